@@ -1,0 +1,345 @@
+"""MIND's ``news.tsv`` and ``behaviors.tsv`` as arrays, compiled once and memory-mapped after.
+
+The stories of all splits form one catalogue. Row 0 is padding, row 1 the unknown story, and real
+stories start at row 2 in the order in which train, dev and test name them first. A history keeps
+only stories that some ``news.tsv`` has; a candidate that none has becomes row 1. Both are counted.
+
+Compiled arrays live in ``ROOT/.newsrec`` under a key made of the files' contents, so that changed
+files are compiled anew and old arrays are never read for them.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from newsrec.data.cache import cache_folder, content_hashes, digest, publish
+from newsrec.data.ragged import Ragged, to_offsets
+from newsrec.data.tsv import BEHAVIORS_COLUMNS, NEWS_COLUMNS, bad_line, read_tsv
+from newsrec.errors import UserError
+
+SPLITS = ("train", "dev", "test")
+PADDING_NEWS, UNKNOWN_NEWS, FIRST_NEWS = 0, 1, 2
+FORMAT = 1
+"""Version of the compiled arrays; a change of their meaning counts it up."""
+
+TIME_FORMAT = "%m/%d/%Y %I:%M:%S %p"
+
+
+class Split(NamedTuple):
+    """The impressions of one split, in the order of its ``behaviors.tsv``."""
+
+    name: str
+    """``train``, ``dev`` or ``test``."""
+    impression_id: NDArray[np.int64]
+    """MIND's number of each impression ``[impressions]``."""
+    user: NDArray[np.int32]
+    """Row of ``MindData.users`` ``[impressions]``."""
+    time: NDArray[np.datetime64]
+    """When the impression was shown, in seconds ``[impressions]``."""
+    history: NDArray[np.int32]
+    """Row of ``histories`` ``[impressions]``."""
+    histories: Ragged
+    """Distinct histories: catalogue rows, oldest first, unknown stories left out."""
+    candidates: Ragged
+    """Catalogue rows of each impression's candidates, in the order of the file."""
+    labels: NDArray[np.int8] | None
+    """1 clicked, 0 skipped ``[candidates]``; None where the split has no labels."""
+    counts: dict[str, int]
+    """What ``prepare`` reports: impressions, users, unknown ids and so on."""
+    fingerprint: str
+    """Hash of the split's two files."""
+
+
+class MindData(NamedTuple):
+    """A data folder: one catalogue of stories and the splits that were found."""
+
+    root: Path
+    cache: Path
+    """Folder for arrays that belong to these very files."""
+    news: pa.Table
+    """Real stories: news_id, category, subcategory, title, abstract; row ``i`` is catalogue row
+    ``i + 2``."""
+    users: pa.Array
+    """User ids of all splits."""
+    splits: dict[str, Split]
+
+    @property
+    def num_news(self) -> int:
+        """Rows of the catalogue, padding and the unknown story included."""
+        return len(self.news) + FIRST_NEWS
+
+    def split(self, name: str) -> Split:
+        """Return a split by name.
+
+        Raises:
+            UserError: If the folder has no such split.
+        """
+        if name not in self.splits:
+            raise UserError(
+                f"{self.root} has no split {name!r}, only {', '.join(self.splits)}. Put its "
+                f"news.tsv and behaviors.tsv into {self.root / name}, or choose another split."
+            )
+        return self.splits[name]
+
+
+def find_splits(root: Path) -> dict[str, Path]:
+    """Return the folder of each split under ``root``: ``train`` or, as unpacked, ``MIND*_train``.
+
+    Raises:
+        UserError: If there is none, one is incomplete or two claim the same split.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder. {_where_from()}")
+    found = {}
+    for split in SPLITS:
+        folders = [f for f in (root / split, *sorted(root.glob(f"MIND*_{split}"))) if f.is_dir()]
+        if len(folders) > 1:
+            names = " and ".join(f.name for f in folders)
+            raise UserError(f"{root} has {names}: which is {split}? Keep one of them there.")
+        for folder in folders:
+            missing = [n for n in ("news.tsv", "behaviors.tsv") if not (folder / n).is_file()]
+            if missing:
+                raise UserError(f"{folder} has no {' or '.join(missing)}. {_where_from()}")
+            found[split] = folder
+    if not found:
+        raise UserError(f"{root} has none of the folders {', '.join(SPLITS)}. {_where_from()}")
+    return found
+
+
+def open_mind(root: str | Path) -> MindData:
+    """Open a data folder, compiling its files first if that has not been done for these contents.
+
+    Args:
+        root: Folder with ``{train,dev,test}/{news,behaviors}.tsv``; any subset of splits.
+
+    Raises:
+        UserError: If files are missing or a line cannot be read.
+    """
+    root = Path(root)
+    folders = find_splits(root)
+    base = cache_folder(root)
+    files = [folder / name for folder in folders.values() for name in ("news.tsv", "behaviors.tsv")]
+    hashes = content_hashes(files, base / "files.json")
+    fingerprints = {
+        split: digest(hashes[folder / "news.tsv"], hashes[folder / "behaviors.tsv"])
+        for split, folder in folders.items()
+    }
+    cache = base / f"mind-{digest(FORMAT, fingerprints)}"
+    if not (cache / "meta.json").is_file():
+        publish(cache, lambda folder: compile_mind(folders, folder))
+    return _load(root, cache, fingerprints)
+
+
+def compile_mind(folders: Mapping[str, Path], target: Path) -> None:
+    """Read the splits' files and write their arrays into ``target``.
+
+    Args:
+        folders: Where each split's ``news.tsv`` and ``behaviors.tsv`` are.
+        target: An empty folder.
+    """
+    news, disagreeing = _read_news({s: f / "news.tsv" for s, f in folders.items()})
+    _write_table(target / "news.arrow", news)
+    user_ids: list[pa.Array] = []
+    counts: dict[str, dict[str, int]] = {}
+    for split, folder in folders.items():
+        arrays, users, counts[split] = _read_behaviors(folder / "behaviors.tsv", news["news_id"])
+        user_ids.append(users)
+        (target / split).mkdir()
+        for name, array in arrays.items():
+            np.save(target / split / f"{name}.npy", array)
+    all_users = pc.unique(pa.concat_arrays(user_ids))
+    for split, users in zip(folders, user_ids, strict=True):
+        rows = pc.index_in(users, value_set=all_users).to_numpy()
+        path = target / split / "user.npy"
+        np.save(path, rows[np.load(path)].astype(np.int32))
+    _write_table(target / "users.arrow", pa.table({"user_id": all_users}))
+    meta = {"format": FORMAT, "counts": counts, "disagreeing_news": disagreeing}
+    (target / "meta.json").write_text(json.dumps(meta, indent=1))
+
+
+def _read_news(paths: Mapping[str, Path]) -> tuple[pa.Table, int]:
+    """Return the catalogue's real stories, and how many ids a later file describes otherwise."""
+    table = pa.concat_tables(
+        read_tsv(path, NEWS_COLUMNS, keep=NEWS_COLUMNS[:5]) for path in paths.values()
+    ).combine_chunks()
+    ids = table["news_id"].combine_chunks()
+    unique = pc.unique(ids)
+    first = np.full(len(unique), len(ids), dtype=np.int64)
+    owner = pc.index_in(ids, value_set=unique).to_numpy()
+    np.minimum.at(first, owner, np.arange(len(ids)))
+    repeated = np.flatnonzero(first[owner] != np.arange(len(ids)))
+    again, original = table.take(repeated), table.take(first[owner[repeated]])
+    same = np.ones(len(repeated), dtype=bool)
+    for name in ("category", "subcategory", "title", "abstract"):
+        same &= pc.equal(again[name], original[name]).to_numpy()
+    return table.take(first), int((~same).sum())
+
+
+def _read_behaviors(
+    path: Path, news_ids: pa.ChunkedArray
+) -> tuple[dict[str, NDArray], pa.Array, dict[str, int]]:
+    """Return one split's arrays, its distinct users and its counts."""
+    table = read_tsv(path, BEHAVIORS_COLUMNS)
+    ids = news_ids.combine_chunks()
+    impression_id = _integers(path, table["impression_id"])
+    time = _times(path, table["time"])
+    users = table["user_id"].combine_chunks().dictionary_encode()
+    histories = table["history"].combine_chunks().dictionary_encode()
+    history = histories.indices.to_numpy().astype(np.int32)
+    history_news, unknown_history = _parse_histories(histories.dictionary, ids)
+    candidates, labels, unknown = _parse_candidates(path, table["candidates"], ids)
+
+    arrays = {
+        "impression_id": impression_id,
+        "user": users.indices.to_numpy().astype(np.int32),
+        "time": time,
+        "history": history,
+        "history_values": history_news.values,
+        "history_offsets": history_news.offsets,
+        "candidate_values": candidates.values,
+        "candidate_offsets": candidates.offsets,
+    }
+    lengths = history_news.lengths[history]
+    counts = {
+        "impressions": len(table),
+        "users": len(users.dictionary),
+        "history_news": int(lengths.sum()),
+        "unknown_history_news": int(unknown_history[history].sum()),
+        "empty_histories": int((lengths == 0).sum()),
+        "candidates": len(candidates.values),
+        "unknown_candidates": unknown,
+    }
+    if labels is not None:
+        arrays["labels"] = labels
+        counts["clicks"] = int(labels.sum())
+    return arrays, users.dictionary, counts
+
+
+def _parse_histories(texts: pa.Array, ids: pa.Array) -> tuple[Ragged, NDArray[np.int64]]:
+    """Return known stories of each distinct history, and how many unknown ids each had."""
+    parts = pc.split_pattern(texts, " ")
+    words = parts.flatten()
+    rows = pc.index_in(words, value_set=ids)
+    known = rows.is_valid().to_numpy(zero_copy_only=False)
+    unknown = ~known & pc.not_equal(words, "").to_numpy(zero_copy_only=False)
+    values = rows.fill_null(0).to_numpy() + np.int32(FIRST_NEWS)
+    everything = Ragged(values, _list_offsets(parts))
+    num_unknown = np.diff(to_offsets(unknown)[everything.offsets])
+    return everything.select(known), num_unknown
+
+
+def _parse_candidates(
+    path: Path, column: pa.ChunkedArray, ids: pa.Array
+) -> tuple[Ragged, NDArray[np.int8] | None, int]:
+    """Return candidates, labels (None if the file has none) and the number of unknown stories."""
+    # One lookup gives story and label at once: each id with a skip, with a click, and bare.
+    known = pa.concat_arrays(
+        [pc.binary_join_element_wise(ids, end, "") for end in ("-0", "-1")] + [ids]
+    )
+    values, labels, lengths = [], [], []
+    for chunk in column.chunks:
+        parts = pc.split_pattern(chunk, " ")
+        words = parts.flatten()
+        found = pc.index_in(words, value_set=known)
+        missing = np.flatnonzero(found.is_null().to_numpy(zero_copy_only=False))
+        label, row = np.divmod(found.fill_null(0).to_numpy(), np.int32(max(len(ids), 1)))
+        row += FIRST_NEWS
+        if len(missing):
+            strange = words.take(pa.array(missing))
+            row[missing] = UNKNOWN_NEWS
+            clicked, skipped = (
+                pc.ends_with(strange, end).to_numpy(zero_copy_only=False) for end in ("-1", "-0")
+            )
+            label[missing] = np.where(clicked, 1, np.where(skipped, 0, 2))
+            row[missing[pc.equal(strange, "").to_numpy(zero_copy_only=False)]] = -1
+        values.append(row)
+        labels.append(label.astype(np.int8))
+        lengths.append(np.diff(_list_offsets(parts)))
+    candidates = Ragged(np.concatenate(values), to_offsets(np.concatenate(lengths)))
+    label = np.concatenate(labels)
+
+    empty = np.flatnonzero(candidates.values == -1)
+    if len(empty):
+        line = _owner(candidates, empty[0])
+        raise bad_line(path, line + 1, "candidates", column[line].as_py(), "an empty candidate id")
+    bare = np.flatnonzero(label == 2)
+    if len(bare) and len(bare) < len(label):
+        line = _owner(candidates, bare[0])
+        word = column[line].as_py().split(" ")[bare[0] - candidates.offsets[line]]
+        raise bad_line(
+            path, line + 1, "candidates", word, "no label (-0 or -1), while others in the file have"
+        )
+    unknown = int((candidates.values == UNKNOWN_NEWS).sum())
+    return candidates, None if len(bare) else label, unknown
+
+
+def _integers(path: Path, column: pa.ChunkedArray) -> NDArray[np.int64]:
+    good = pc.match_substring_regex(column, r"^[0-9]{1,18}$").to_numpy()
+    if not good.all():
+        line = int(np.flatnonzero(~good)[0])
+        raise bad_line(path, line + 1, "impression_id", column[line].as_py(), "not a whole number")
+    return pc.cast(column, pa.int64()).to_numpy()
+
+
+def _times(path: Path, column: pa.ChunkedArray) -> NDArray[np.datetime64]:
+    times = pc.strptime(column, format=TIME_FORMAT, unit="s", error_is_null=True)
+    if times.null_count:
+        line = int(np.flatnonzero(times.is_null().to_numpy())[0])
+        text = column[line].as_py()
+        raise bad_line(path, line + 1, "time", text, "not a time like 11/11/2019 9:05:58 AM")
+    return times.to_numpy().astype("datetime64[s]")
+
+
+def _list_offsets(lists: pa.ListArray) -> NDArray[np.int64]:
+    """Offsets into ``lists.flatten()``."""
+    offsets = lists.offsets.to_numpy().astype(np.int64)
+    return offsets - offsets[0]
+
+
+def _owner(rows: Ragged, position: int) -> int:
+    return int(np.searchsorted(rows.offsets, position, side="right")) - 1
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _read_table(path: Path) -> pa.Table:
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all()
+
+
+def _load(root: Path, cache: Path, fingerprints: Mapping[str, str]) -> MindData:
+    meta: dict[str, Any] = json.loads((cache / "meta.json").read_text())
+    splits = {}
+    for name, fingerprint in fingerprints.items():
+        arrays = {p.stem: np.load(p, mmap_mode="r") for p in (cache / name).glob("*.npy")}
+        splits[name] = Split(
+            name=name,
+            impression_id=arrays["impression_id"],
+            user=arrays["user"],
+            time=arrays["time"],
+            history=arrays["history"],
+            histories=Ragged(arrays["history_values"], arrays["history_offsets"]),
+            candidates=Ragged(arrays["candidate_values"], arrays["candidate_offsets"]),
+            labels=arrays.get("labels"),
+            counts=meta["counts"][name],
+            fingerprint=fingerprint,
+        )
+    news = _read_table(cache / "news.arrow")
+    users = _read_table(cache / "users.arrow")["user_id"].combine_chunks()
+    return MindData(root, cache, news, users, splits)
+
+
+def _where_from() -> str:
+    return (
+        "MIND comes from https://msnews.github.io (data/README.md shows the layout); "
+        "`python -m newsrec simulate --output DIR` writes a simulated one. Then set --data.root."
+    )

@@ -1,0 +1,59 @@
+"""Rows of different lengths in one flat array: how histories, candidates and tokens are kept."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Ragged(NamedTuple):
+    """Compressed sparse rows: row ``i`` is ``values[offsets[i]:offsets[i + 1]]``."""
+
+    values: NDArray
+    """All rows joined ``[values, ...]``."""
+    offsets: NDArray[np.int64]
+    """Where each row begins, and the end ``[rows + 1]``."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Length of each row ``[rows]``."""
+        return np.diff(self.offsets)
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        return len(self.offsets) - 1
+
+    def take(self, rows: NDArray[np.integer], last: int | None = None) -> "Ragged":
+        """Return some rows in the given order, each cut to its last ``last`` values if given."""
+        ends = self.offsets[1:][rows]
+        lengths = ends - self.offsets[:-1][rows]
+        if last is not None:
+            lengths = np.minimum(lengths, last)
+        offsets = to_offsets(lengths)
+        shift = np.repeat(ends - lengths - offsets[:-1], lengths)
+        return Ragged(self.values[np.arange(offsets[-1]) + shift], offsets)
+
+    def select(self, keep: NDArray[np.bool_]) -> "Ragged":
+        """Return the rows without the values where ``keep`` ``[values]`` is False."""
+        kept_before = to_offsets(keep)
+        return Ragged(self.values[keep], kept_before[self.offsets])
+
+    def pad(self) -> NDArray:
+        """Return the rows as one array, zeros behind the shorter ones ``[rows, longest, ...]``."""
+        lengths = self.lengths
+        shape = (self.num_rows, int(lengths.max(initial=0)), *self.values.shape[1:])
+        padded = np.zeros(shape, dtype=self.values.dtype)
+        padded[np.arange(shape[1]) < lengths[:, None]] = self.values
+        return padded
+
+    def owners(self) -> NDArray[np.int64]:
+        """Row that each value belongs to ``[values]``."""
+        return np.repeat(np.arange(self.num_rows), self.lengths)
+
+
+def to_offsets(lengths: NDArray) -> NDArray[np.int64]:
+    """Return row offsets for rows of the given lengths ``[rows + 1]``."""
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets

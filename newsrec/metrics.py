@@ -1,0 +1,241 @@
+"""MIND's metrics, computed for a whole split at once.
+
+AUC, MRR, nDCG@5 and nDCG@10 are computed for each impression and then averaged, all four from the
+ranks that a leaderboard submission carries: candidates sorted by score, highest first, equal scores
+in the order of the file. An impression without a click or without a skip has no AUC; it is left out
+of all four and counted.
+
+Scores, labels and offsets are flat: the candidates of impression ``i`` are
+``scores[offsets[i]:offsets[i + 1]]``. Arrays may be NumPy or PyTorch.
+
+>>> mind_metrics([0.9, 0.1, 0.5, 0.2, 0.7], [0, 0, 1, 1, 0], offsets=[0, 3, 5])["auc"]
+0.25
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torchmetrics import Metric
+
+METRICS = ("auc", "mrr", "ndcg@5", "ndcg@10")
+"""Names of the four metrics, in the order in which this module reports them."""
+
+
+class ImpressionMetrics(NamedTuple):
+    """The metrics of every impression; the reported number is the mean over ``valid``."""
+
+    values: NDArray[np.float64]
+    """In the order of ``METRICS``; NaN where ``valid`` is False ``[4, impressions]``."""
+    valid: NDArray[np.bool_]
+    """True where the impression has a click and a skip ``[impressions]``."""
+    tied: NDArray[np.bool_]
+    """True where two candidates have the same score ``[impressions]``."""
+
+
+def mind_metrics(scores: ArrayLike, labels: ArrayLike, offsets: ArrayLike) -> dict[str, Any]:
+    """Return MIND's four metrics and what was counted on the way.
+
+    Args:
+        scores: Higher is better, any real number ``[candidates]``.
+        labels: 1 clicked, 0 skipped ``[candidates]``.
+        offsets: Where each impression's candidates begin, and the end ``[impressions + 1]``.
+
+    Returns:
+        ``auc``, ``mrr``, ``ndcg@5``, ``ndcg@10`` (NaN if no impression can be evaluated) and the
+        counts ``impressions``, ``evaluated``, ``single_class``, ``tied``.
+
+    Raises:
+        ValueError: If the arrays do not fit together, a score is NaN or a label is not 0 or 1.
+    """
+    return summarize(impression_metrics(scores, labels, offsets))
+
+
+def summarize(result: ImpressionMetrics) -> dict[str, Any]:
+    """Average per-impression metrics and count what was left out, as ``mind_metrics`` reports."""
+    evaluated = int(result.valid.sum())
+    means = result.values[:, result.valid].mean(axis=1) if evaluated else np.full(4, np.nan)
+    return {
+        "impressions": len(result.valid),
+        "evaluated": evaluated,
+        "single_class": len(result.valid) - evaluated,
+        "tied": int(result.tied.sum()),
+        **dict(zip(METRICS, means.tolist(), strict=True)),
+    }
+
+
+def impression_metrics(
+    scores: ArrayLike, labels: ArrayLike, offsets: ArrayLike
+) -> ImpressionMetrics:
+    """Return the four metrics of every impression; arguments as in ``mind_metrics``."""
+    flat_scores, bounds = _check(scores, offsets)
+    clicked = _numpy(labels)
+    if clicked.shape != flat_scores.shape:
+        raise ValueError(f"{len(flat_scores)} scores but {len(clicked)} labels.")
+    wrong = np.flatnonzero((clicked != 0) & (clicked != 1))
+    if len(wrong):
+        raise ValueError(f"Label {clicked[wrong[0]]} at position {wrong[0]} is neither 0 nor 1.")
+
+    num_impressions = len(bounds) - 1
+    values = np.full((4, num_impressions), np.nan)
+    tied = np.zeros(num_impressions, dtype=bool)
+    valid = np.zeros(num_impressions, dtype=bool)
+    for first, last, order, ties in _sorted_blocks(flat_scores, bounds):
+        tied[first:last] = ties
+        block = slice(bounds[first], bounds[last])
+        starts = bounds[first : last + 1] - bounds[first]
+        valid[first:last] = _block_metrics(
+            clicked[block][order].astype(bool), starts, values[:, first:last]
+        )
+    return ImpressionMetrics(values, valid, tied)
+
+
+def ranks(scores: ArrayLike, offsets: ArrayLike) -> NDArray[np.int32]:
+    """Return each candidate's rank in its impression, 1 the best: the numbers of a submission.
+
+    Args:
+        scores: Higher is better ``[candidates]``.
+        offsets: Where each impression's candidates begin, and the end ``[impressions + 1]``.
+
+    Returns:
+        A permutation of 1..n for every impression of n candidates ``[candidates]``.
+    """
+    flat_scores, bounds = _check(scores, offsets)
+    result = np.empty(len(flat_scores), dtype=np.int32)
+    for first, last, order, _ in _sorted_blocks(flat_scores, bounds):
+        begin, end = bounds[first], bounds[last]
+        starts = bounds[first:last] - begin
+        in_order = np.arange(end - begin) - np.repeat(starts, np.diff(bounds[first : last + 1]))
+        result[begin:end][order] = in_order + 1
+    return result
+
+
+class MindMetric(Metric):
+    """MIND's metrics over batches and processes: sums and counts, so any number of GPUs agrees.
+
+    ``update`` takes the arguments of ``mind_metrics``; ``compute`` returns the four means.
+    """
+
+    full_state_update = False
+    total: Tensor
+    evaluated: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set_dtype(torch.float64)
+        self.add_state("total", torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("evaluated", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, scores: Tensor, labels: Tensor, offsets: Tensor) -> None:
+        """Add the impressions of one batch."""
+        result = impression_metrics(scores, labels, offsets)
+        sums = result.values[:, result.valid].sum(axis=1)
+        self.total += torch.from_numpy(sums).to(self.total.device)
+        self.evaluated += int(result.valid.sum())
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the mean of each metric over all impressions seen; NaN if there were none."""
+        means = (self.total / self.evaluated).unbind()
+        return dict(zip(METRICS, means, strict=True))
+
+
+def _block_metrics(
+    clicked: NDArray[np.bool_], starts: NDArray[np.int64], out: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Fill ``out`` ``[4, impressions]`` from labels in rank order; return which are valid."""
+    lengths = np.diff(starts)
+    positions = np.flatnonzero(clicked)
+    owner = np.searchsorted(starts, positions, side="right") - 1  # impression of each click
+    rank = positions - starts[owner] + 1
+    num_clicks = np.bincount(owner, minlength=len(lengths))
+    num_skips = lengths - num_clicks
+    valid = (num_clicks > 0) & (num_skips > 0)
+
+    def per_impression(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.bincount(owner, weights=weights, minlength=len(lengths))[valid]
+
+    clicks, skips = num_clicks[valid], num_skips[valid]
+    # The i-th click from the top has rank - i skips above it (Mann-Whitney).
+    skips_above = per_impression(rank.astype(np.float64)) - clicks * (clicks + 1) / 2
+    out[0, valid] = 1 - skips_above / (clicks * skips)
+    out[1, valid] = per_impression(1 / rank) / clicks
+    gain = 1 / np.log2(rank + 1)
+    ideal = np.concatenate([[0], np.cumsum(1 / np.log2(np.arange(2, 12)))])  # of 0..10 clicks
+    for row, k in ((2, 5), (3, 10)):
+        out[row, valid] = per_impression(gain * (rank <= k)) / ideal[np.minimum(clicks, k)]
+    return valid
+
+
+def _sorted_blocks(
+    scores: NDArray[np.floating], bounds: NDArray[np.int64]
+) -> Iterator[tuple[int, int, NDArray[np.int64], NDArray[np.bool_]]]:
+    """Yield ``first, last, order, tied`` for consecutive blocks of impressions.
+
+    ``order`` sorts the block's candidates by impression, then score (highest first), then position.
+    One sort of a packed integer does it for float32: impression in the high bits, the score's bits
+    in the middle, the position in the low bits, so that the sorted keys themselves hold the order.
+    """
+    lengths = np.diff(bounds)
+    position_bits = int(lengths.max(initial=1) - 1).bit_length()
+    packed = scores.dtype == np.float32 and position_bits < 24
+    # A block's own numbering must fit beside 32 bits of score; 2^18 impressions also bound memory.
+    size = 1 << min(18, 31 - position_bits) if packed else 1 << 18
+    for first in range(0, len(lengths), size):
+        last = min(first + size, len(lengths))
+        values = scores[bounds[first] : bounds[last]]
+        impression = np.repeat(np.arange(last - first), lengths[first:last])
+        starts = bounds[first:last] - bounds[first]
+        if packed:
+            position = np.arange(len(values)) - starts[impression]
+            key = (impression << 32) | _descending(values)
+            key = np.sort((key << position_bits) | position)
+            order = (key & ((1 << position_bits) - 1)) + starts[impression]
+            key >>= position_bits
+            equal = key[1:] == key[:-1]
+        else:
+            order = np.lexsort((-values, impression))
+            in_order = values[order]
+            equal = (in_order[1:] == in_order[:-1]) & (impression[1:] == impression[:-1])
+        tied = np.zeros(last - first, dtype=bool)
+        tied[impression[1:][equal]] = True
+        yield first, last, order, tied
+
+
+def _descending(values: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Map float32 to integers in 0..2^32-1 whose order is the reverse of the values'."""
+    bits = (values + np.float32(0)).view(np.int32).astype(np.int64)  # + 0: -0.0 equals 0.0
+    ascending = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+    return 0x7FFFFFFF - ascending
+
+
+def _check(
+    scores: ArrayLike, offsets: ArrayLike
+) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+    """Return scores as float32 or float64 and offsets as int64, or refuse them."""
+    values, bounds = _numpy(scores), _numpy(offsets).astype(np.int64)
+    if values.dtype == np.float16:
+        values = values.astype(np.float32)
+    elif values.dtype != np.float32:
+        values = values.astype(np.float64)
+    if values.ndim != 1 or bounds.ndim != 1:
+        raise ValueError(f"Scores {values.shape} and offsets {bounds.shape} must be flat.")
+    if not len(bounds) or bounds[0] != 0 or bounds[-1] != len(values) or (np.diff(bounds) < 0).any():
+        raise ValueError(f"Offsets must rise from 0 to the number of scores, {len(values)}.")
+    nan = np.flatnonzero(np.isnan(values))
+    if len(nan):
+        impression = int(np.searchsorted(bounds, nan[0], side="right")) - 1
+        raise ValueError(
+            f"{len(nan)} scores are NaN, the first in impression {impression}: "
+            "a NaN has no rank. Look for a division by zero or an overflow in the model."
+        )
+    return values, bounds
+
+
+def _numpy(values: ArrayLike | Tensor) -> NDArray[Any]:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    return np.asarray(values)

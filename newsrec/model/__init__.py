@@ -1,0 +1,1 @@
+"""Batches to scores: plain PyTorch modules that know nothing of files."""

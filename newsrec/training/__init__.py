@@ -1,0 +1,1 @@
+"""The Lightning side: training, callbacks and checkpoints."""
