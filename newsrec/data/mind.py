@@ -29,6 +29,7 @@ FORMAT = 1
 """Version of the compiled arrays; a change of their meaning counts it up."""
 
 TIME_FORMAT = "%m/%d/%Y %I:%M:%S %p"
+TIME_DAY = r"^[0-9]{1,2}/(?P<day>[0-9]{1,2})/[0-9]{4} "
 
 
 class Split(NamedTuple):
@@ -165,9 +166,13 @@ def compile_mind(folders: Mapping[str, Path], target: Path) -> None:
 
 def _read_news(paths: Mapping[str, Path]) -> tuple[pa.Table, int]:
     """Return the catalogue's real stories, and how many ids a later file describes otherwise."""
-    table = pa.concat_tables(
-        read_tsv(path, NEWS_COLUMNS, keep=NEWS_COLUMNS[:5]) for path in paths.values()
-    ).combine_chunks()
+    tables = []
+    for path in paths.values():
+        part = read_tsv(path, NEWS_COLUMNS, keep=NEWS_COLUMNS[:5])
+        good = pc.match_substring_regex(part["news_id"], "^[^ ]+$")
+        _require(good, path, part, "news_id", "empty or with a space")
+        tables.append(part)
+    table = pa.concat_tables(tables).combine_chunks()
     ids = table["news_id"].combine_chunks()
     unique = pc.unique(ids)
     first = np.full(len(unique), len(ids), dtype=np.int64)
@@ -187,8 +192,9 @@ def _read_behaviors(
     """Return one split's arrays, its distinct users and its counts."""
     table = read_tsv(path, BEHAVIORS_COLUMNS)
     ids = news_ids.combine_chunks()
-    impression_id = _integers(path, table["impression_id"])
-    time = _times(path, table["time"])
+    impression_id = _integers(path, table)
+    time = _times(path, table)
+    _require(pc.not_equal(table["user_id"], ""), path, table, "user_id", "empty")
     users = table["user_id"].combine_chunks().dictionary_encode()
     histories = table["history"].combine_chunks().dictionary_encode()
     history = histories.indices.to_numpy().astype(np.int32)
@@ -279,21 +285,27 @@ def _parse_candidates(
     return candidates, None if len(bare) else label, unknown
 
 
-def _integers(path: Path, column: pa.ChunkedArray) -> NDArray[np.int64]:
-    good = pc.match_substring_regex(column, r"^[0-9]{1,18}$").to_numpy()
-    if not good.all():
-        line = int(np.flatnonzero(~good)[0])
-        raise bad_line(path, line + 1, "impression_id", column[line].as_py(), "not a whole number")
-    return pc.cast(column, pa.int64()).to_numpy()
+def _integers(path: Path, table: pa.Table) -> NDArray[np.int64]:
+    good = pc.match_substring_regex(table["impression_id"], r"^[0-9]{1,18}$")
+    _require(good, path, table, "impression_id", "not a whole number")
+    return pc.cast(table["impression_id"], pa.int64()).to_numpy()
 
 
-def _times(path: Path, column: pa.ChunkedArray) -> NDArray[np.datetime64]:
-    times = pc.strptime(column, format=TIME_FORMAT, unit="s", error_is_null=True)
-    if times.null_count:
-        line = int(np.flatnonzero(times.is_null().to_numpy())[0])
-        text = column[line].as_py()
-        raise bad_line(path, line + 1, "time", text, "not a time like 11/11/2019 9:05:58 AM")
+def _times(path: Path, table: pa.Table) -> NDArray[np.datetime64]:
+    texts = table["time"]
+    times = pc.strptime(texts, format=TIME_FORMAT, unit="s", error_is_null=True)
+    # strptime turns 02/30 into 2 March and takes the year 19, so the day must be the one written.
+    day = pc.struct_field(pc.extract_regex(texts, TIME_DAY), "day")
+    good = pc.fill_null(pc.equal(pc.cast(day, pa.int64()), pc.day(times)), False)
+    _require(good, path, table, "time", "not a time like 11/11/2019 9:05:58 AM")
     return times.to_numpy().astype("datetime64[s]")
+
+
+def _require(good: pa.ChunkedArray, path: Path, table: pa.Table, column: str, problem: str) -> None:
+    """Raise for the first line where ``good`` is False."""
+    if not pc.all(good).as_py():
+        line = pc.index(good, False).as_py()
+        raise bad_line(path, line + 1, column, table[column][line].as_py(), problem)
 
 
 def _list_offsets(lists: pa.ListArray) -> NDArray[np.int64]:

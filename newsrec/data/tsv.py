@@ -35,10 +35,14 @@ def read_tsv(path: Path, columns: Sequence[str], keep: Sequence[str] | None = No
         keep: Columns to return; all of them if None.
 
     Raises:
-        UserError: If a line has another number of columns or is not UTF-8, naming the line.
+        UserError: If a line has another number of columns, a NUL byte or is not UTF-8, naming
+            the line.
     """
     if not path.stat().st_size:
         raise UserError(f"{path} is empty. Unpack or copy the file again.")
+    with path.open("rb") as file:  # a damaged disk or download leaves zeros in place of lines
+        if any(b"\0" in block for block in iter(lambda: file.read(BLOCK_BYTES), b"")):
+            raise _explain(path, columns, "it holds NUL bytes")
     try:
         return csv.read_csv(
             path,
@@ -53,7 +57,7 @@ def read_tsv(path: Path, columns: Sequence[str], keep: Sequence[str] | None = No
             ),
         )
     except pa.ArrowInvalid as error:
-        raise _explain(path, columns, error) from None
+        raise _explain(path, columns, str(error)) from None
 
 
 def bad_line(path: Path, line: int, column: str, text: str, problem: str) -> UserError:
@@ -65,15 +69,19 @@ def bad_line(path: Path, line: int, column: str, text: str, problem: str) -> Use
     )
 
 
-def _explain(path: Path, columns: Sequence[str], error: pa.ArrowInvalid) -> UserError:
+def _explain(path: Path, columns: Sequence[str], error: str) -> UserError:
     """Find the line that stopped the reader, by reading slowly."""
     with path.open("rb") as file:
         for number, line in enumerate(file.read().splitlines(), start=1):
             try:
                 fields = line.decode("utf-8").split("\t")
             except UnicodeDecodeError as problem:
-                text = line[max(problem.start - 20, 0) : problem.start + 20].decode(errors="replace")
+                text = line[max(problem.start - 20, 0) : problem.start + 20].decode(
+                    errors="replace"
+                )
                 return bad_line(path, number, "?", text, "not UTF-8")
+            if b"\0" in line:
+                return bad_line(path, number, "?", line.decode().strip("\0"), "NUL bytes")
             if len(fields) != len(columns):
                 problem = f"{len(fields)} columns instead of {len(columns)}"
                 return bad_line(path, number, "all", line.decode(), problem)

@@ -1,0 +1,102 @@
+"""``python -m newsrec COMMAND``: finds the command and turns mistakes into messages.
+
+A command's module is imported when the command is chosen, so ``--help`` answers at once.
+"""
+
+import difflib
+import importlib
+import logging
+import os
+import sys
+
+from newsrec import __version__
+from newsrec.errors import UserError
+
+COMMANDS = {
+    "fit": ("newsrec.cli", "train a recommender"),
+    "evaluate": ("newsrec.evaluation.evaluate", "MIND's metrics and prediction.zip of a checkpoint"),
+    "export": ("newsrec.serving.export", "the user encoder as ONNX, checked against PyTorch"),
+    "prepare": ("newsrec.data.prepare", "compile a data folder and show what is in it"),
+    "simulate": ("newsrec.data.simulate", "write a simulated world as MIND files"),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run a command.
+
+    Args:
+        argv: Command and options; those of the process if None.
+    """
+    given = sys.argv[1:] if argv is None else argv
+    if not given or given[0] in ("-h", "--help"):
+        print(_usage())
+        return
+    if given[0] == "--version":
+        print(f"newsrec {__version__}")
+        return
+    _log_to_stderr()
+    try:
+        _run(given)
+    except UserError as error:
+        _exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        # Raised while a configuration is read: the user's mistake, but omegaconf's own class.
+        if not any(c.__name__ == "OmegaConfBaseException" for c in type(error).__mro__):
+            raise
+        _exit(f"configuration: {' '.join(str(error).split())}")
+
+
+def _run(given: list[str]) -> None:
+    name, rest = given[0], given[1:]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Choose from {', '.join(COMMANDS)}."
+        raise UserError(f"There is no command {name!r}. {hint}")
+    module_name, summary = COMMANDS[name]
+    module = importlib.import_module(module_name)
+    if name == "fit":  # LightningCLI parses for itself
+        module.fit(rest)
+        return
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog=f"newsrec {name}", description=f"{name}: {summary}.")
+    module.add_arguments(parser)
+    module.run(parser.parse_args(rest))
+
+
+def _usage() -> str:
+    lines = [f"  {name:<10} {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: newsrec COMMAND [options]    (or: python -m newsrec COMMAND ...)",
+            "",
+            "News recommendation on MIND with Fastformer and a pretrained language model.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "newsrec COMMAND --help shows a command's options; newsrec --version the version.",
+        ]
+    )
+
+
+def _log_to_stderr() -> None:
+    """Show our own messages, on the first process only."""
+    logger = logging.getLogger("newsrec")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    logger.setLevel(logging.INFO if first else logging.WARNING)
+
+
+def _exit(message: str) -> None:
+    print(f"newsrec: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""The command ``fit``: LightningCLI with a run folder, and a summary at the end."""
+
+import logging
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import yaml
+from lightning import Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from newsrec.data.datamodule import MindDataModule
+from newsrec.errors import UserError
+from newsrec.evaluation.evaluate import plm_vectors, score_split
+from newsrec.evaluation.report import print_comparison
+from newsrec.training.callbacks import Curves, FrozenStates, RunCsv, ScoreCollector
+from newsrec.training.checkpoint import (
+    check_run_folder,
+    check_same_options,
+    read_checkpoint,
+    resolve_checkpoint,
+)
+from newsrec.training.module import RecommenderModule
+
+log = logging.getLogger(__name__)
+
+LINKS = {"data.plm": "model.plm", "model.max_tokens": "data.max_tokens"}
+LINKS["model.max_history"] = "data.max_history"
+"""Values that two rooms share: the second key owns it, the first is filled in from it."""
+
+FREE_ON_RESUME = ("root", "num_workers", "pin_memory", "eval_batch_size")
+"""Data options that may change when a run goes on: none of them moves a number."""
+
+
+class FitCLI(LightningCLI):
+    """``fit`` and nothing else; see ``python -m newsrec fit --help``."""
+
+    output: Path
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Offer ``fit`` alone: ``evaluate`` rebuilds a model from its checkpoint, which this cannot."""
+        return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run folder and link what two rooms share."""
+        parser.add_argument(
+            "--output",
+            type=str | None,
+            default=None,
+            help="run folder; default: runs/, the config's name and the time",
+        )
+        parser.add_argument(
+            "--baselines",
+            type=bool,
+            default=True,
+            help="compare with the baselines at the end; costs a PLM pass if the PLM is tuned",
+        )
+        for target, source in LINKS.items():
+            parser.link_arguments(source, target)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, after refusing what a link would silently drop."""
+        given = [str(a) for a in args] if isinstance(args, list) else sys.argv[1:]
+        for key, place in _written_keys(given):
+            if key in LINKS:
+                raise UserError(f"{place}: {key} follows {LINKS[key]}. Set {LINKS[key]} instead.")
+        super().parse_arguments(parser, args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Find the checkpoint to go on from, and refuse options that contradict it.
+
+        Lightning would take the checkpoint's options over the given ones without a word.
+        """
+        if not self.subcommand_config:
+            return
+        config = self.subcommand_config
+        self.output = _run_folder(config)
+        if config.ckpt_path is None:
+            if os.environ.get("LOCAL_RANK", "0") == "0":  # the other processes come after the first
+                check_run_folder(self.output)
+            return
+        config.ckpt_path = str(resolve_checkpoint(config.ckpt_path, self.output))
+        checkpoint = read_checkpoint(config.ckpt_path)
+        given = {part: config[part].as_dict() for part in ("model", "data")}
+        given["data"] = {k: v for k, v in given["data"].items() if k not in FREE_ON_RESUME}
+        if given["data"]["seed"] is None:
+            del given["data"]["seed"]
+        check_same_options(checkpoint, given, config.ckpt_path)
+
+    @property
+    def subcommand_config(self) -> Any:
+        """The options of ``fit``."""
+        return self.config.get("fit")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the Trainer with the run folder's logs, checkpoints and curves."""
+        if self.subcommand is None:
+            return super().instantiate_trainer(**kwargs)
+        output = self.output
+        csv = RunCsv(output)
+        loggers: list[Any] = [csv, TensorBoardLogger(str(output), name="tensorboard", version="")]
+        wanted = self._get(self.config_init, "trainer")["logger"]
+        if wanted not in (None, True, False):
+            loggers += wanted if isinstance(wanted, list) else [wanted]
+        self.checkpoints = ModelCheckpoint(
+            dirpath=output / "checkpoints",
+            filename="best",
+            monitor="val/auc",
+            mode="max",
+            save_last=True,
+            enable_version_counter=False,
+        )
+        self.trainer_defaults["callbacks"] = [
+            FrozenStates(),
+            ScoreCollector(),
+            Curves(csv, output / "curves.png"),
+            LearningRateMonitor("step"),
+            self.checkpoints,
+        ]
+        return super().instantiate_trainer(
+            logger=loggers, default_root_dir=str(output), use_distributed_sampler=False, **kwargs
+        )
+
+    def before_fit(self) -> None:
+        """Show what will be trained on, before anything slow."""
+        if self.trainer.is_global_zero:
+            self.datamodule.prepare_data()
+            self.datamodule.setup("fit")
+            log.info("%s", self.datamodule.describe())
+
+    def after_fit(self) -> None:
+        """Compare the best checkpoint with the baselines and name the next command."""
+        trainer, module, data = self.trainer, self.model, self.datamodule
+        best = self.checkpoints.best_model_path
+        if not best or trainer.fast_dev_run or trainer.interrupted:
+            return
+        module.load_state_dict(read_checkpoint(best)["state_dict"])
+        scores = score_split(trainer, module, data, data.val)
+        if scores is None:  # not the first process
+            return
+        vectors = plm_vectors(data) if self.subcommand_config.baselines else None
+        print()
+        print_comparison(data.data, data.val, scores, vectors, selected_on=data.val)
+        best = os.path.relpath(best) if Path(best).is_relative_to(Path.cwd()) else best
+        split = "test" if "test" in data.data.splits else data.val
+        print(
+            f"\nBest checkpoint: {best}\nCurves: {self.output / 'curves.png'}\n\nNext:\n"
+            f"  python -m newsrec evaluate --ckpt_path {best} --data.root {data.root} "
+            f"--split {split} --output results/{self.output.name}-{split}\n"
+            f"  python -m newsrec export --ckpt_path {best} --output exports/{self.output.name}"
+        )
+
+
+def fit(argv: list[str]) -> None:
+    """Train, as the command line says.
+
+    Args:
+        argv: Options of ``fit``.
+    """
+    # Interpolation that follows the command line, across files: the mode and this switch together.
+    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+    FitCLI(args=["fit", *argv], **cli_options())
+
+
+def cli_options(run: bool = True) -> dict[str, Any]:
+    """Return the arguments of ``FitCLI``; ``run=False`` only builds what a config describes."""
+    return {
+        "model_class": RecommenderModule,
+        "datamodule_class": MindDataModule,
+        "save_config_kwargs": {"overwrite": True},
+        "trainer_defaults": {"use_distributed_sampler": False},
+        "seed_everything_default": 42,
+        "parser_kwargs": {"prog": "newsrec", "parser_mode": "omegaconf+"},
+        "auto_configure_optimizers": False,
+        "run": run,
+    }
+
+
+def _run_folder(config: Any) -> Path:
+    """Return the run folder: ``--output``, or one named by config and time."""
+    if config.output is not None:
+        return Path(config.output)
+    paths = [str(path) for path in config.get("config") or []]
+    name = Path(paths[0]).stem if paths else "fit"
+    # Processes that the first one starts find its choice here.
+    stamp = os.environ.setdefault("NEWSREC_RUN_TIME", f"{datetime.now():%Y%m%d-%H%M%S}")
+    return Path("runs") / f"{name}-{stamp}"
+
+
+def _written_keys(args: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield every dotted key that options and configuration files set, and where."""
+    for position, arg in enumerate(args):
+        option, _, value = arg.partition("=")
+        if option.startswith("--") and "." in option:
+            yield option[2:], option
+        if option in ("--config", "-c", "--data", "--model"):
+            value = value or (args[position + 1] if position + 1 < len(args) else "")
+            prefix = option[2:] + "." if option in ("--data", "--model") else ""
+            yield from _keys_of_file(Path(value), prefix)
+
+
+def _keys_of_file(path: Path, prefix: str = "") -> Iterator[tuple[str, str]]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return  # the parser's own message says it better
+
+    def walk(node: Any, name: str) -> Iterator[tuple[str, str]]:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                yield from walk(value, f"{name}.{key}" if name else str(key))
+        elif name in ("data", "model") and isinstance(node, str):
+            yield from _keys_of_file(path.parent / node, f"{name}.")
+        else:
+            yield prefix + name, str(path)
+
+    yield from walk(content, "")
+
+
+def remove_if_unused(output: Path, existed: bool) -> None:
+    """Remove a run folder that a failed start leaves behind."""
+    if not existed and not (output / "checkpoints").exists():
+        shutil.rmtree(output, ignore_errors=True)

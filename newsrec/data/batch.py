@@ -1,0 +1,62 @@
+"""The contract between data and model: what a batch holds."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+FIRST_NEWS = 2
+"""Rows 0 (padding) and 1 (the unknown story) precede the real stories, here as in the catalogue."""
+
+
+class Batch(NamedTuple):
+    """Training samples and the stories that they mention, each story once."""
+
+    token_ids: Tensor
+    """Tokens of each story, rows 0 and 1 empty, then sorted by length ``[news, tokens]``."""
+    token_lengths: Tensor
+    """Real tokens of each story, always on the CPU ``[news]``."""
+    token_states: Tensor | None
+    """Frozen PLM states in place of running the PLM ``[news, tokens, hidden]``."""
+    history: Tensor
+    """Rows of ``token_ids`` that each distinct history holds, oldest first, padded with 0
+    ``[users, history]``."""
+    user: Tensor
+    """Row of ``history`` that each sample belongs to ``[batch]``."""
+    candidates: Tensor
+    """Rows of ``token_ids``; 0 where an impression has too few skips ``[batch, candidates]``."""
+    labels: Tensor
+    """1 clicked, 0 skipped or padding; one click per row ``[batch, candidates]``."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """Move to a device; ``token_lengths`` stays, since cutting by length needs no GPU."""
+        moved = (t if t is None else t.to(device, non_blocking=non_blocking) for t in self)
+        return Batch(*moved)._replace(token_lengths=self.token_lengths)
+
+
+class EvalBatch(NamedTuple):
+    """Impressions to score against story vectors that were made once."""
+
+    history: Tensor
+    """Catalogue rows of each distinct history, oldest first, padded with 0 ``[users, history]``."""
+    user: Tensor
+    """Row of ``history`` that each impression belongs to ``[impressions]``."""
+    candidates: Tensor
+    """Catalogue rows, all impressions joined ``[candidates]``."""
+    offsets: Tensor
+    """Where each impression's candidates begin, and the end ``[impressions + 1]``."""
+    labels: Tensor | None
+    """1 clicked, 0 skipped ``[candidates]``; None where the split has no labels."""
+    row: Tensor
+    """Position of each impression in its file ``[impressions]``."""
+
+
+class Catalogue(NamedTuple):
+    """Every story's tokens: row 0 padding, row 1 the unknown story, both without tokens."""
+
+    token_ids: Tensor
+    """Tokens, padded with 0 ``[news, max_tokens]``."""
+    token_lengths: Tensor
+    """Real tokens, on the CPU ``[news]``."""
+    first: Tensor
+    """Lowest row with the same tokens: such stories are encoded once ``[news]``."""

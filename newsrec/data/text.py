@@ -1,0 +1,93 @@
+"""Stories to token ids, once per data folder and setting."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from tokenizers import Tokenizer
+
+from newsrec.data.batch import FIRST_NEWS, Catalogue
+from newsrec.data.cache import digest, publish
+from newsrec.data.mind import MindData
+from newsrec.errors import UserError
+
+FIELDS = ("category", "subcategory", "title", "abstract")
+FORMAT = 1
+CHUNK = 10_000
+
+
+def story_texts(news: pa.Table, fields: Sequence[str]) -> pa.Array:
+    """Return each story's text: its non-empty fields joined by a space ``[stories]``.
+
+    Args:
+        news: Table with the columns ``FIELDS``.
+        fields: Which of them, in the order in which they are read.
+
+    Raises:
+        UserError: If a field is not one of ``FIELDS``.
+    """
+    unknown = [field for field in fields if field not in FIELDS]
+    if unknown or not fields:
+        raise UserError(
+            f"data.fields: {unknown[0] if unknown else 'an empty list'!r} is not a field of a "
+            f"story. Choose from {', '.join(FIELDS)}."
+        )
+    columns = [news[field].combine_chunks() for field in fields]
+    joined = pc.binary_join_element_wise(*columns, " ")
+    return pc.utf8_trim_whitespace(pc.replace_substring_regex(joined, r"\s+", " "))
+
+
+def tokenize_catalogue(
+    data: MindData, fields: Sequence[str], max_tokens: int, tokenizer_json: str
+) -> Catalogue:
+    """Tokenise every story, or read the tokens that an earlier run with these settings made.
+
+    Args:
+        data: The data folder.
+        fields: Fields that make up a story's text.
+        max_tokens: Longer texts are cut here, special tokens included.
+        tokenizer_json: Text of the PLM's ``tokenizer.json``.
+    """
+    texts = story_texts(data.news, fields)
+    folder = data.cache / f"tokens-{digest(FORMAT, list(fields), max_tokens, tokenizer_json)}"
+    if not folder.is_dir():
+        token_ids, lengths, first = _tokenize(texts, max_tokens, tokenizer_json)
+
+        def build(aside) -> None:  # noqa: ANN001
+            np.save(aside / "token_ids.npy", token_ids)
+            np.save(aside / "token_lengths.npy", lengths)
+            np.save(aside / "first.npy", first)
+
+        publish(folder, build)
+    names = ("token_ids", "token_lengths", "first")
+    return Catalogue(*(torch.from_numpy(np.load(folder / f"{name}.npy")) for name in names))
+
+
+def _tokenize(
+    texts: pa.Array, max_tokens: int, tokenizer_json: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_tokens)
+    distinct = texts.dictionary_encode()
+    ids = np.zeros((len(distinct.dictionary), max_tokens), dtype=np.int32)
+    lengths = np.zeros(len(ids), dtype=np.int64)
+    for start in range(0, len(ids), CHUNK):
+        chunk = distinct.dictionary[start : start + CHUNK].to_pylist()
+        for row, encoding in enumerate(tokenizer.encode_batch_fast(chunk), start=start):
+            lengths[row] = len(encoding.ids)
+            ids[row, : lengths[row]] = encoding.ids
+    # Different texts may still give equal tokens (case, cuts), so compare the tokens themselves.
+    _, first, group = np.unique(ids, axis=0, return_index=True, return_inverse=True)
+    text_row = distinct.indices.to_numpy()
+    group = group.reshape(-1)[text_row]  # of each story
+    first_story = np.full(len(first), len(texts), dtype=np.int64)
+    np.minimum.at(first_story, group, np.arange(len(texts)))
+    empty = np.zeros((FIRST_NEWS, max_tokens), dtype=np.int32)
+    return (
+        np.concatenate([empty, ids[text_row]]),
+        np.concatenate([np.zeros(FIRST_NEWS, dtype=np.int64), lengths[text_row]]),
+        np.concatenate([np.arange(FIRST_NEWS), first_story[group] + FIRST_NEWS]),
+    )

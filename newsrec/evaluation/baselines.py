@@ -1,0 +1,302 @@
+"""Scorers that need no training, each computed for a whole split at once.
+
+They say what a model has to beat: clicks alone, topics alone, words alone, sentence vectors alone.
+Scores are flat and in the order of the file, as ``mind_metrics`` and a submission take a model's.
+
+An empty history gives zeros to all candidates, and an unknown candidate scores 0, except in
+``random``. Users' profiles are made in blocks of distinct histories that bound the memory.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from newsrec.data.mind import FIRST_NEWS, UNKNOWN_NEWS, MindData, Split
+from newsrec.data.ragged import Ragged, to_offsets
+from newsrec.errors import UserError
+
+RECENT_WINDOW = 24 * 60 * 60
+"""Seconds before an impression whose clicks ``recent`` counts."""
+
+WORD = re.compile(r"\b\w\w+\b")
+
+BLOCK_STORIES = 1 << 16
+"""Stories of histories and candidates that one block gathers, at most."""
+PROFILE_CELLS = 1 << 23
+"""Numbers in the dense profiles of one block, at most (64 MB)."""
+VECTOR_CELLS = 1 << 24
+"""Numbers in the gathered story vectors of one block, at most (64 MB)."""
+
+
+def score_baseline(
+    name: str,
+    data: MindData,
+    split: str,
+    *,
+    news_vectors: NDArray[np.float32] | None = None,
+    seed: int = 0,
+) -> NDArray[np.float32]:
+    """Score every candidate of a split by a baseline.
+
+    Args:
+        name: One of ``BASELINES``.
+        data: The data folder; ``popularity`` and ``recent`` read the clicks of its other splits.
+        split: ``train``, ``dev`` or ``test``.
+        news_vectors: Needed by ``cosine`` only, as in ``cosine_scores`` ``[news, dim]``.
+        seed: Used by ``random`` only.
+
+    Returns:
+        Higher is better, in the order of the file ``[candidates]``.
+
+    Raises:
+        UserError: If there is no such baseline or split, or the clicks it needs are missing.
+    """
+    if name not in _SCORERS:
+        raise UserError(f"There is no baseline {name!r}. Choose one of {', '.join(BASELINES)}.")
+    if name == "random":
+        return random_scores(data, split, seed)
+    if name == "cosine":
+        if news_vectors is None:
+            raise ValueError("The baseline cosine needs news_vectors.")
+        return cosine_scores(data, split, news_vectors)
+    return _SCORERS[name](data, split)
+
+
+def describe_baselines() -> dict[str, str]:
+    """Return what each baseline is, in one line."""
+    return {name: (scorer.__doc__ or "").partition("\n")[0] for name, scorer in _SCORERS.items()}
+
+
+def random_scores(data: MindData, split: str, seed: int = 0) -> NDArray[np.float32]:
+    """Uniform random numbers: the AUC of .5 that the others are measured from."""
+    num_candidates = len(data.split(split).candidates.values)
+    return np.random.default_rng(seed).random(num_candidates, dtype=np.float32)
+
+
+def popularity_scores(data: MindData, split: str) -> NDArray[np.float32]:
+    """Clicks on the candidate in the whole of train, 0 for a story that train never clicked.
+
+    On ``train`` itself it leaks: a candidate's own click is among those counted.
+    """
+    train = data.split("train")
+    if train.labels is None:
+        raise UserError(f"{data.root}: train has no labels, so no story has a click to count.")
+    clicked = train.candidates.values[np.flatnonzero(train.labels)]
+    clicks = np.bincount(clicked, minlength=data.num_news).astype(np.float32)
+    clicks[:FIRST_NEWS] = 0
+    return clicks[data.split(split).candidates.values]
+
+
+def recent_scores(data: MindData, split: str) -> NDArray[np.float32]:
+    """Clicks on the candidate in the 24 hours before the impression, never at or after its time.
+
+    All splits with labels are counted, the scored one included, as a live system would see them.
+    An impression of an unlabelled split that is shown a day or more after the last label gets
+    zeros only.
+    """
+    target = data.split(split)
+    stories, times = [], []
+    for source in data.splits.values():
+        if source.labels is not None:
+            clicked = np.flatnonzero(source.labels)
+            owner = np.searchsorted(source.candidates.offsets, clicked, side="right") - 1
+            stories.append(source.candidates.values[clicked])
+            times.append(source.time[owner].astype(np.int64))
+    if not stories:
+        raise UserError(f"{data.root} has no split with labels, so there are no clicks to count.")
+    story, time = np.concatenate(stories), np.concatenate(times)
+    known = story != UNKNOWN_NEWS
+    story, time = story[known].astype(np.int64), time[known]
+
+    # One sorted key orders the clicks by story, then second. Every second counted from the start
+    # is more than a window, so that no window reaches into the clicks of the story before.
+    shown = target.time.astype(np.int64)
+    everything = np.concatenate([time, shown])
+    start = everything.min(initial=1 << 62) - RECENT_WINDOW - 1
+    span = everything.max(initial=start) - start + 1
+    clicks = np.sort(story * span + time - start)
+
+    scores = np.empty(len(target.candidates.values), dtype=np.float32)
+    bounds = target.candidates.offsets
+    step = 1 << 14  # impressions at once
+    for first in range(0, len(shown), step):
+        ends = bounds[first : first + step + 1]
+        block = slice(ends[0], ends[-1])
+        now = target.candidates.values[block].astype(np.int64) * span
+        now += np.repeat(shown[first : first + step] - start, np.diff(ends))
+        before = np.searchsorted(clicks, now, side="left")
+        scores[block] = before - np.searchsorted(clicks, now - RECENT_WINDOW, side="right")
+    return scores
+
+
+def category_scores(data: MindData, split: str) -> NDArray[np.float32]:
+    """Share of the history in the candidate's category, plus the share in its subcategory."""
+    # A subcategory counts within its category: MIND uses some names in several.
+    pairs = pc.binary_join_element_wise(data.news["category"], data.news["subcategory"], "\t")
+    columns = [c.combine_chunks().dictionary_encode() for c in (data.news["category"], pairs)]
+    values = np.stack([c.indices.to_numpy() for c in columns], axis=1)
+    values[:, 1] += len(columns[0].dictionary)
+    lengths = np.repeat([0, 2], [FIRST_NEWS, len(values)])
+    terms = Ragged(values.ravel(), to_offsets(lengths))
+    num_terms = sum(len(c.dictionary) for c in columns)
+    return _term_scores(data.split(split), terms, np.ones(values.size), num_terms)
+
+
+def tfidf_scores(data: MindData, split: str) -> NDArray[np.float32]:
+    """Cosine of the candidate's TF-IDF title vector and the mean of the history's.
+
+    Words, weights and normalisation are those of scikit-learn's ``TfidfVectorizer`` by default,
+    fitted on the titles of the whole catalogue.
+    """
+    terms, weights, num_terms = _tfidf(data.news["title"].to_pylist())
+    return _term_scores(data.split(split), terms, weights, num_terms, cosine=True)
+
+
+def cosine_scores(
+    data: MindData, split: str, news_vectors: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Cosine of the candidate's story vector and the mean of the history's, both centred.
+
+    Centred means: scaled to length 1, less the mean of the catalogue's stories so scaled.
+
+    Args:
+        data: The data folder.
+        split: ``train``, ``dev`` or ``test``.
+        news_vectors: One row for each row of the catalogue; the padding's and the unknown story's
+            are ignored ``[news, dim]``.
+    """
+    target = data.split(split)
+    if news_vectors.ndim != 2 or len(news_vectors) != data.num_news:
+        shape = list(news_vectors.shape)
+        raise ValueError(f"news_vectors are {shape}, but the catalogue has {data.num_news} rows.")
+    centred = _normalize(np.asarray(news_vectors, dtype=np.float32))
+    centred -= centred[FIRST_NEWS:].mean(axis=0, dtype=np.float64)
+    centred[:FIRST_NEWS] = 0
+    inverse_norm = _inverse(np.linalg.norm(centred, axis=1))
+
+    scores = np.zeros(len(target.candidates.values), dtype=np.float32)
+    for block in _blocks(target, max(1, VECTOR_CELLS // max(1, news_vectors.shape[1]))):
+        clicked = centred[block.histories.values]
+        # No history here is empty, or reduceat would repeat its neighbour's first story.
+        users = _normalize(np.add.reduceat(clicked, block.histories.offsets[:-1], axis=0))
+        dots = np.einsum("cd,cd->c", centred[block.stories], users[block.owner])
+        scores[block.positions] = dots * inverse_norm[block.stories]
+    return scores
+
+
+_SCORERS: dict[str, Callable[..., NDArray[np.float32]]] = {
+    "random": random_scores,
+    "popularity": popularity_scores,
+    "recent": recent_scores,
+    "category": category_scores,
+    "tfidf": tfidf_scores,
+    "cosine": cosine_scores,
+}
+BASELINES: tuple[str, ...] = tuple(_SCORERS)
+"""Names that ``score_baseline`` knows."""
+
+
+class _Block(NamedTuple):
+    """Some distinct histories, none empty, and candidates of their impressions."""
+
+    histories: Ragged  # catalogue rows
+    owner: NDArray[np.int64]  # row of histories that each candidate belongs to [candidates]
+    stories: NDArray[np.int32]  # catalogue row of each candidate [candidates]
+    positions: NDArray[np.int64]  # where each candidate stands in the split [candidates]
+
+
+def _blocks(split: Split, max_stories: int, max_histories: int = 1 << 62) -> Iterator[_Block]:
+    """Divide a split into blocks, impressions of the same history together.
+
+    A history whose impressions do not fit into one block appears in several.
+    """
+    lengths = split.histories.lengths
+    order = np.argsort(split.history, kind="stable")
+    order = order[lengths[split.history[order]] > 0]
+    history = split.history[order]
+    first = np.diff(history, prepend=-1) != 0
+    rank = np.cumsum(first)
+    work = to_offsets(split.candidates.lengths[order] + first * lengths[history])
+    begin = 0
+    while begin < len(order):
+        by_stories = np.searchsorted(work, work[begin] + max_stories, side="right") - 1
+        by_histories = np.searchsorted(rank, rank[begin] + max_histories)
+        end = max(begin + 1, min(by_stories, by_histories))
+        positions, impression = _locate(split.candidates.offsets, order[begin:end])
+        local = rank[begin:end] - rank[begin]
+        histories = split.histories.take(np.unique(history[begin:end]))
+        stories = split.candidates.values[positions]
+        yield _Block(histories, local[impression], stories, positions)
+        begin = end
+
+
+def _locate(
+    offsets: NDArray[np.int64], rows: NDArray[np.integer]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the positions of the values of some ragged rows, and which of ``rows`` each is in."""
+    lengths = offsets[1:][rows] - offsets[:-1][rows]
+    owner = np.repeat(np.arange(len(rows)), lengths)
+    shift = offsets[:-1][rows] - to_offsets(lengths)[:-1]
+    return np.arange(len(owner)) + shift[owner], owner
+
+
+def _term_scores(
+    split: Split, terms: Ragged, weights: NDArray[np.float64], num_terms: int, cosine: bool = False
+) -> NDArray[np.float32]:
+    """Score candidates by the product of two sparse vectors: theirs and the history's mean.
+
+    ``terms`` are those of each story of the catalogue, numbers below ``num_terms``, each with its
+    weight in ``weights``. ``cosine`` divides by the length of the history's mean; a story's vector
+    is taken to have length 1.
+    """
+    scores = np.zeros(len(split.candidates.values), dtype=np.float32)
+    max_histories = max(1, PROFILE_CELLS // max(1, num_terms))
+    profiles = np.zeros(max_histories * num_terms)
+    for block in _blocks(split, BLOCK_STORIES, max_histories):
+        at, story = _locate(terms.offsets, block.histories.values)
+        user = block.histories.owners()[story]
+        cells = user * num_terms + terms.values[at]
+        shares = weights[at] / block.histories.lengths[user]
+        np.add.at(profiles, cells, shares)
+
+        at, candidate = _locate(terms.offsets, block.stories)
+        products = profiles[block.owner[candidate] * num_terms + terms.values[at]] * weights[at]
+        dots = np.bincount(candidate, products, len(block.stories))
+        if cosine:
+            # sum_k p_k^2, written as a sum over what was added, so that no profile is read whole.
+            squares = np.bincount(user, shares * profiles[cells], block.histories.num_rows)
+            dots = dots * _inverse(np.sqrt(squares))[block.owner]
+        scores[block.positions] = dots
+        profiles[cells] = 0  # cheaper than new zeros: few cells of a profile are ever touched
+    return scores
+
+
+def _tfidf(titles: list[str]) -> tuple[Ragged, NDArray[np.float64], int]:
+    """Return the words of each catalogue row, their weights and the size of the vocabulary."""
+    vocabulary: dict[str, int] = {}
+    rows, words = [], []
+    for row, title in enumerate(titles, start=FIRST_NEWS):
+        for word in WORD.findall(title.lower()):
+            rows.append(row)
+            words.append(vocabulary.setdefault(word, len(vocabulary)))
+    num_rows, num_terms = FIRST_NEWS + len(titles), max(1, len(vocabulary))
+    cells = np.array(rows, dtype=np.int64) * num_terms + np.array(words, dtype=np.int64)
+    cells, counts = np.unique(cells, return_counts=True)
+    owner, term = cells // num_terms, cells % num_terms
+    num_titles = np.bincount(term, minlength=num_terms)  # that have the word
+    weights = counts * (np.log((1 + len(titles)) / (1 + num_titles)) + 1)[term]
+    weights *= _inverse(np.sqrt(np.bincount(owner, weights**2, num_rows)))[owner]
+    return Ragged(term, to_offsets(np.bincount(owner, minlength=num_rows))), weights, num_terms
+
+
+def _normalize(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale rows to length 1; zeros stay zeros ``[rows, dim]``."""
+    return vectors * _inverse(np.linalg.norm(vectors, axis=1))[:, None]
+
+
+def _inverse(values: NDArray) -> NDArray:
+    return np.divide(1, values, out=np.zeros_like(values), where=values > 0)

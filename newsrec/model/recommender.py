@@ -1,0 +1,99 @@
+"""Stories and readers to scores: the whole model, without a Trainer."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from newsrec.data.batch import FIRST_NEWS, Batch, EvalBatch
+from newsrec.model.encoders import NewsEncoder, UserEncoder
+from newsrec.model.fastformer import FastformerConfig
+
+
+class NewsRecommender(nn.Module):
+    """News encoder, user encoder, and their dot product.
+
+    Args:
+        plm: Any ``transformers`` encoder.
+        dim: Size of news and user vectors.
+        tune_layers: Top layers of the PLM that are trained; 0 freezes it, -1 trains all.
+        news: Shape of the Fastformer over title tokens.
+        user: Shape of the Fastformer over the history.
+        max_tokens: Longest text.
+        max_history: Longest history.
+    """
+
+    def __init__(
+        self,
+        plm: PreTrainedModel,
+        dim: int = 256,
+        tune_layers: int = 0,
+        news: FastformerConfig | dict[str, Any] | None = None,
+        user: FastformerConfig | dict[str, Any] | None = None,
+        max_tokens: int = 32,
+        max_history: int = 50,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.news_encoder = NewsEncoder(
+            plm, dim, FastformerConfig.of(news or {}), tune_layers, max_tokens
+        )
+        self.user_encoder = UserEncoder(dim, FastformerConfig.of(user or {}), max_history)
+
+    def encode_news(
+        self, token_ids: Tensor, token_lengths: Tensor, token_states: Tensor | None = None
+    ) -> Tensor:
+        """Encode a batch's stories; rows 0 and 1 have no tokens and get zeros.
+
+        Args:
+            token_ids: Tokens; from row 2 sorted by length ``[news, tokens]``.
+            token_lengths: Real tokens, on the CPU ``[news]``.
+            token_states: The PLM's states, to skip the PLM ``[news, tokens, hidden]``.
+
+        Returns:
+            News vectors ``[news, dim]``.
+        """
+        vectors = self.news_encoder(
+            token_ids[FIRST_NEWS:],
+            token_lengths[FIRST_NEWS:],
+            None if token_states is None else token_states[FIRST_NEWS:],
+        )
+        return torch.cat([vectors.new_zeros(FIRST_NEWS, self.dim), vectors])
+
+    def encode_user(self, news_vectors: Tensor, history: Tensor) -> Tensor:
+        """Encode readers from the stories they clicked.
+
+        Args:
+            news_vectors: One per row that ``history`` may name; row 0 padding ``[news, dim]``.
+            history: Rows of ``news_vectors``, oldest first, 0 behind ``[users, history]``.
+
+        Returns:
+            User vectors ``[users, dim]``.
+        """
+        return self.user_encoder(news_vectors[history], history > 0)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Score training candidates.
+
+        Returns:
+            Raw scores; of no meaning where a candidate is padding ``[batch, candidates]``.
+        """
+        news = self.encode_news(batch.token_ids, batch.token_lengths, batch.token_states)
+        users = self.encode_user(news, batch.history)
+        return torch.einsum("bd,bcd->bc", users[batch.user], news[batch.candidates])
+
+    def score(self, news_vectors: Tensor, batch: EvalBatch) -> Tensor:
+        """Score whole impressions.
+
+        Args:
+            news_vectors: One per catalogue row ``[news, dim]``.
+            batch: Impressions whose rows mean the catalogue.
+
+        Returns:
+            Scores in float32, all impressions joined ``[candidates]``.
+        """
+        users = self.encode_user(news_vectors, batch.history).float()
+        counts = batch.offsets.diff()
+        user = batch.user.repeat_interleave(counts, output_size=len(batch.candidates))
+        return (users[user] * news_vectors[batch.candidates].float()).sum(dim=1)

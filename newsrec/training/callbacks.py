@@ -1,0 +1,181 @@
+"""What happens around training: frozen states, scores of a split, the run's files."""
+
+import csv
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.utilities import rank_zero_only
+from numpy.typing import NDArray
+
+from newsrec.data.batch import EvalBatch
+from newsrec.data.mind import Split
+from newsrec.data.ragged import Ragged, to_offsets
+from newsrec.training.catalogue import compute_states
+
+log = logging.getLogger(__name__)
+
+
+class FrozenStates(Callback):
+    """Runs a frozen PLM over the catalogue once, so that training need not run it again.
+
+    It has no dropout, so its states are constants: the loss is the same as without.
+    """
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compute the states where ``tune_layers`` is 0."""
+        module: Any = pl_module
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if module.tune_layers != 0 or data.states is not None:
+            return
+        start = time.monotonic()
+        data.states = compute_states(module.recommender.news_encoder.plm.eval(), data.catalogue)
+        size = data.states.values.nbytes / 2**20
+        log.info(
+            "frozen PLM: states of %s stories computed once, in %.1f s; %.0f MiB of memory",
+            f"{len(data.catalogue.first):,}",
+            time.monotonic() - start,
+            size,
+        )
+
+
+class ScoreCollector(Callback):
+    """Keeps the scores of ``trainer.predict`` and puts them into the order of the file."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[NDArray, NDArray, NDArray]] = []
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget earlier scores."""
+        self.parts = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: EvalBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a batch's rows, sizes and scores."""
+        part = (batch.row, batch.offsets.diff(), outputs)
+        self.parts.append(tuple(t.cpu().numpy() for t in part))  # type: ignore[arg-type]
+
+    def scores(self, trainer: Trainer, split: Split) -> NDArray[np.float32] | None:
+        """Gather all processes' scores.
+
+        Returns:
+            Scores in the order of the split's file on the first process, None on the others
+            ``[candidates]``.
+        """
+        columns = zip(*self.parts, strict=True)
+        rows, sizes, scores = (np.concatenate(column) for column in columns)
+        if trainer.world_size > 1:
+            parts: list[Any] | None = [None] * trainer.world_size if trainer.is_global_zero else None
+            torch.distributed.gather_object((rows, sizes, scores), parts)
+            if parts is None:
+                return None
+            rows, sizes, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
+        assert len(rows) == len(split.history)
+        return Ragged(scores, to_offsets(sizes)).take(np.argsort(rows)).values
+
+
+class RunCsv(CSVLogger):
+    """``metrics.csv`` in the run folder; a resumed run goes on in the same file."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder), name="", version="")
+
+    @property
+    def experiment(self) -> "_RunCsvWriter":  # type: ignore[override]
+        """The writer."""
+        if self._experiment is None:
+            self._experiment = _RunCsvWriter(self.save_dir)
+        return self._experiment
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any = None) -> None:
+        """Do nothing: the run's ``config.yaml`` has them."""
+
+
+class _RunCsvWriter(ExperimentWriter):
+    def _check_log_dir_exists(self) -> None:
+        """Keep the rows that are there, where Lightning would delete them."""
+        path = Path(self.metrics_file_path)
+        if path.is_file():
+            with path.open(newline="") as file:
+                self.metrics_keys = list(csv.DictReader(file).fieldnames or [])
+
+    def forget_after(self, step: int) -> None:
+        """Drop rows that a run killed between checkpoints has logged and a resume logs again."""
+        path = Path(self.metrics_file_path)
+        if not path.is_file():
+            return
+        with path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+class Curves(Callback):
+    """Draws the loss and the validation metrics into the run folder after each validation.
+
+    Args:
+        logger: Where the numbers are.
+        path: The picture to write.
+    """
+
+    def __init__(self, logger: RunCsv, path: Path) -> None:
+        self.logger = logger
+        self.path = path
+
+    @rank_zero_only
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Rewind the log to the checkpoint that a resumed run starts from."""
+        self.logger.experiment.forget_after(trainer.global_step)
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw what has been logged so far."""
+        self.logger.save()
+        if self.logger.experiment.metrics_keys:
+            draw_curves(Path(self.logger.experiment.metrics_file_path), self.path)
+
+    on_train_end = on_train_epoch_end
+
+
+def draw_curves(metrics: Path, path: Path) -> None:
+    """Draw ``train/loss`` and the validation metrics of a ``metrics.csv`` against the step."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with metrics.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    for axes, names in (
+        (left, ("train/loss",)),
+        (right, ("val/auc", "val/mrr", "val/ndcg@5", "val/ndcg@10")),
+    ):
+        for name in names:
+            points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker="." if axes is right else "", label=name)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    left.set_title("Training loss (cross-entropy)")
+    right.set_title("Validation metrics")
+    aside = path.with_name(f".{path.name}")
+    figure.savefig(aside, format="png", dpi=120)
+    aside.replace(path)

@@ -1,0 +1,115 @@
+"""Run folders and checkpoints: what a run leaves behind, and how it is read again."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from newsrec.errors import UserError
+
+FORMAT = 1
+"""Version of what a checkpoint holds under ``newsrec``; a change of meaning counts it up."""
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint that ``newsrec fit`` wrote; nothing in it is executed.
+
+    Returns:
+        Lightning's dict: ``state_dict``, ``hyper_parameters``, ``datamodule_hyper_parameters`` and
+        ours under ``newsrec``.
+
+    Raises:
+        UserError: If there is no such file, or it is not one of ours.
+    """
+    if "://" in str(path):
+        raise UserError(
+            f"--ckpt_path {path} is a URL, and a checkpoint from elsewhere may run code. "
+            "Download the file, check where it comes from, and name its path."
+        )
+    if not Path(path).is_file():
+        raise UserError(
+            f"--ckpt_path {path}: there is no such file. `python -m newsrec fit` writes "
+            "runs/NAME/checkpoints/best.ckpt and last.ckpt."
+        )
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen kinds, none of its own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"--ckpt_path {path} cannot be read as a checkpoint ({reason}). Is the file whole, and "
+            "written by `python -m newsrec fit`?"
+        ) from error
+    ours = checkpoint.get("newsrec") if isinstance(checkpoint, dict) else None
+    if not ours or ours.get("format") != FORMAT:
+        found = ours.get("format") if ours else "none"
+        raise UserError(
+            f"--ckpt_path {path} has newsrec format {found}; this version reads format {FORMAT}. "
+            "Train it again, or use the version of newsrec that wrote it."
+        )
+    return checkpoint
+
+
+def hyper_parameters(checkpoint: dict[str, Any], part: str) -> dict[str, Any]:
+    """Return the constructor arguments of the ``model`` or the ``data`` module."""
+    key = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}[part]
+    return {k: v for k, v in checkpoint[key].items() if not k.startswith("_")}
+
+
+def resolve_checkpoint(ckpt_path: str, output: Path) -> Path:
+    """Return the file that ``fit --ckpt_path`` means; ``last`` and ``best`` are this folder's.
+
+    Raises:
+        UserError: If it does not exist: Lightning would start anew without a word.
+    """
+    path = Path(ckpt_path)
+    if ckpt_path in ("last", "best"):
+        path = output / "checkpoints" / f"{ckpt_path}.ckpt"
+    if "://" not in ckpt_path and not path.is_file():
+        raise UserError(
+            f"--ckpt_path {ckpt_path}: there is no {path}. Name the run to go on with by --output, "
+            "or leave --ckpt_path out to start a new one."
+        )
+    return path
+
+
+def check_run_folder(output: Path) -> None:
+    """Refuse to start a run in a folder that already holds something.
+
+    Raises:
+        UserError: If ``output`` is a file or a folder that is not empty.
+    """
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        raise UserError(
+            f"--output {output} is not empty. Go on with that run by `--ckpt_path last`, choose "
+            "another --output, or remove the folder."
+        )
+
+
+def check_same_options(
+    checkpoint: dict[str, Any], options: dict[str, dict[str, Any]], ckpt_path: str | Path
+) -> None:
+    """Refuse options that contradict a checkpoint.
+
+    Args:
+        checkpoint: What ``read_checkpoint`` returned.
+        options: Given values under ``model`` and ``data``.
+        ckpt_path: Named in the message.
+
+    Raises:
+        UserError: If a value differs, naming both.
+    """
+    for part, given in options.items():
+        stored = hyper_parameters(checkpoint, part)
+        for name, value in given.items():
+            if name in stored and plain(value) != plain(stored[name]):
+                raise UserError(
+                    f"{part}.{name} is {plain(value)}, but {ckpt_path} was trained with "
+                    f"{plain(stored[name])}. Leave the option as it was, or train a new run."
+                )
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON would hold it, so that tuples equal lists."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,222 @@
+"""What Lightning needs around the model: loss, validation and the optimizer."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.nn import functional as F
+
+from newsrec.data.batch import Batch, EvalBatch
+from newsrec.data.states import TokenStates
+from newsrec.errors import UserError
+from newsrec.metrics import MindMetric
+from newsrec.model.fastformer import FastformerConfig
+from newsrec.model.recommender import NewsRecommender
+from newsrec.plm import DEFAULT_PLM, build_plm, load_plm, plm_config
+from newsrec.training.catalogue import encode_catalogue
+from newsrec.training.checkpoint import FORMAT, hyper_parameters, read_checkpoint
+
+
+class RecommenderModule(LightningModule):
+    """Trains a news recommender to pick the clicked story among skipped ones.
+
+    Args:
+        plm: Pretrained language model: a folder, or a name on the Hugging Face hub.
+        tune_layers: Top layers of the PLM that are trained: 0 freezes it, -1 trains all.
+        dim: Size of news and user vectors.
+        news: Fastformer over the tokens of a story.
+        user: Fastformer over the clicked stories of a reader.
+        lr: Peak learning rate of all that is not the PLM.
+        plm_lr: Peak learning rate of the PLM.
+        weight_decay: AdamW's, on weight matrices alone.
+        warmup: Share of all steps in which the learning rate rises; it then falls linearly to 0.
+        max_tokens: Longest text; on the command line set data.max_tokens instead.
+        max_history: Longest history; on the command line set data.max_history instead.
+    """
+
+    def __init__(
+        self,
+        plm: str = DEFAULT_PLM,
+        tune_layers: int = 0,
+        dim: int = 256,
+        news: FastformerConfig = FastformerConfig(),  # noqa: B008, shows its defaults in --help
+        user: FastformerConfig = FastformerConfig(),  # noqa: B008
+        lr: float = 1e-4,
+        plm_lr: float = 1e-5,
+        weight_decay: float = 0.01,
+        warmup: float = 0.1,
+        max_tokens: int = 32,
+        max_history: int = 50,
+    ) -> None:
+        super().__init__()
+        self.plm = plm
+        self.tune_layers = tune_layers
+        self.dim = dim
+        self.news = FastformerConfig.of(news)
+        self.user = FastformerConfig.of(user)
+        self.lr = lr
+        self.plm_lr = plm_lr
+        self.weight_decay = weight_decay
+        self.warmup = warmup
+        self.max_tokens = max_tokens
+        self.max_history = max_history
+        for name, shape in (("news", self.news), ("user", self.user)):
+            if dim % shape.heads:
+                raise UserError(
+                    f"model.{name}.heads is {shape.heads}, which does not divide model.dim, {dim}."
+                )
+        self.save_hyperparameters(
+            {
+                "plm": plm,
+                "tune_layers": tune_layers,
+                "dim": dim,
+                "news": vars(self.news).copy(),
+                "user": vars(self.user).copy(),
+                "lr": lr,
+                "plm_lr": plm_lr,
+                "weight_decay": weight_decay,
+                "warmup": warmup,
+                "max_tokens": max_tokens,
+                "max_history": max_history,
+            },
+            logger=False,
+        )
+        self.plm_config: dict[str, Any] | None = None
+        """Set by a checkpoint: the PLM is then built from it, and its weights are not looked up."""
+        self.recommender: NewsRecommender
+        self.val_metric = MindMetric()
+        self.news_vectors: Tensor | None = None
+
+    def configure_model(self) -> None:
+        """Build the model; called once everything else is known to be right."""
+        if hasattr(self, "recommender"):
+            return
+        plm = load_plm(self.plm) if self.plm_config is None else build_plm(self.plm_config)
+        self.recommender = NewsRecommender(
+            plm, self.dim, self.tune_layers, self.news, self.user, self.max_tokens, self.max_history
+        )
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return raw scores of a training batch ``[batch, candidates]``."""
+        return self.recommender(batch)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the cross-entropy of picking the clicked candidate."""
+        scores = self(batch).float().masked_fill(batch.candidates == 0, -torch.inf)
+        loss = F.cross_entropy(scores, batch.labels.argmax(dim=1))
+        self.log("train/loss", loss, batch_size=len(batch.labels), prog_bar=True)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Encode every story once."""
+        self.encode_stories()
+
+    def validation_step(self, batch: EvalBatch, batch_idx: int) -> None:
+        """Add a batch's impressions to the metrics."""
+        assert self.news_vectors is not None
+        assert batch.labels is not None
+        self.val_metric.update(
+            self.recommender.score(self.news_vectors, batch), batch.labels, batch.offsets
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """Log MIND's metrics over all processes."""
+        for name, value in self.val_metric.compute().items():
+            # Every process has the same value by now; sync_dist only keeps Lightning from warning.
+            self.log(f"val/{name}", value.float(), prog_bar=name == "auc", sync_dist=True)
+        self.val_metric.reset()
+        self.news_vectors = None
+
+    def on_predict_epoch_start(self) -> None:
+        """Encode every story once."""
+        self.encode_stories()
+
+    def predict_step(self, batch: EvalBatch, batch_idx: int) -> Tensor:
+        """Return the scores of a batch's candidates ``[candidates]``."""
+        assert self.news_vectors is not None
+        return self.recommender.score(self.news_vectors, batch)
+
+    def encode_stories(self) -> Tensor:
+        """Encode the data module's catalogue, in the Trainer's precision ``[news, dim]``."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        states: TokenStates | None = data.states
+        with self.trainer.precision_plugin.forward_context():
+            self.news_vectors = encode_catalogue(
+                self.recommender,
+                data.catalogue,
+                states,
+                self.trainer.global_rank,
+                self.trainer.world_size,
+            )
+        return self.news_vectors
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what makes the file sufficient by itself: see ``load_from_checkpoint``."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        metrics = self.trainer.callback_metrics
+        checkpoint["newsrec"] = {
+            "format": FORMAT,
+            "plm_config": plm_config(self.recommender.news_encoder.plm),
+            "tokenizer_json": data.tokenizer_json,
+            "monitor": "val/auc",
+            "selected_on": data.val,
+            "metrics": {k: float(v) for k, v in metrics.items() if k.startswith("val/")},
+            "data_fingerprint": {s: data.data.split(s).fingerprint for s in (data.train, data.val)},
+        }
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu"
+    ) -> "RecommenderModule":
+        """Rebuild a trained model from its checkpoint alone, PLM included.
+
+        Args:
+            checkpoint_path: A file that ``newsrec fit`` wrote.
+            map_location: Device to load to.
+
+        Raises:
+            UserError: If there is no such file, or it is not one of ours.
+        """
+        return cls.from_checkpoint(read_checkpoint(checkpoint_path)).to(map_location)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: dict[str, Any]) -> "RecommenderModule":
+        """Rebuild a trained model from what ``read_checkpoint`` returned."""
+        module = cls(**hyper_parameters(checkpoint, "model"))
+        module.plm_config = checkpoint["newsrec"]["plm_config"]
+        module.configure_model()
+        module.load_state_dict(checkpoint["state_dict"])
+        return module.eval()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return AdamW with a linear rise and fall of the learning rate, step by step."""
+        groups = parameter_groups(self.recommender, self.lr, self.plm_lr, self.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=self.lr)
+        steps = max(int(self.trainer.estimated_stepping_batches), 1)
+        rising = max(round(self.warmup * steps), 1)
+
+        def share_of_peak(step: int) -> float:
+            return min((step + 1) / rising, max(steps - step, 0) / max(steps - rising, 1), 1.0)
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_peak)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def parameter_groups(
+    recommender: NewsRecommender, lr: float, plm_lr: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Split trainable parameters by learning rate (PLM or not) and decay (matrices or not)."""
+    plm = set(recommender.news_encoder.plm.parameters())
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    for parameter in recommender.parameters():
+        if parameter.requires_grad:
+            rate = plm_lr if parameter in plm else lr
+            decay = weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((rate, decay), []).append(parameter)
+    return [
+        {"params": parameters, "lr": rate, "weight_decay": decay}
+        for (rate, decay), parameters in groups.items()
+    ]

@@ -1,0 +1,205 @@
+"""A tiny MIND and a tiny language model, small enough to check by hand."""
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+Rows = Sequence[Sequence[str]]
+
+STORIES = {
+    # id: category, subcategory, title, abstract
+    "N1": ("sports", "football", "Underdogs win the cup on the last kick", "A late goal decides."),
+    "N2": ("sports", "football", "Coach leaves after three lost games", "The club is looking."),
+    "N3": ("sports", "tennis", "Teenager reaches her first final", "She meets the champion."),
+    "N4": ("sports", "tennis", "Champion out with an injured wrist", ""),
+    "N5": ("finance", "markets", "Shares fall as rates rise again", "Banks lost most."),
+    "N6": ("finance", "markets", "Gold climbs for a fifth day", "Buyers fear inflation."),
+    "N7": ("finance", "savings", "How to save on your heating bill", "Turn it down by a degree."),
+    "N8": ("travel", "cities", "Ten quiet streets in a loud city", "Walk them at dawn."),
+    "N9": ("travel", "nature", '"Slow trains" are back, and full', "Night lines reopen."),
+    "N10": (
+        "travel",
+        "nature",
+        "Where the café ends and the forest begins — a walk",
+        "Bring boots.",
+    ),
+    "N11": ("weather", "storms", "Storm closes ports along the coast", "Ferries stay in."),
+    "N12": ("weather", "storms", "Snow by the weekend, says the office", "Roads may ice."),
+    "N13": ("food", "recipes", "A soup for cold evenings", "Leeks, potatoes, time."),
+    "N14": ("food", "recipes", "A soup for cold evenings", "The same title, told again."),
+    # new in dev
+    "N15": ("sports", "football", "Cup winners parade through the rain", "Thousands came."),
+    "N16": ("weather", "storms", "Coast counts the cost of the storm", "Ports open again."),
+    "N17": ("food", "restaurants", "The last table at the harbour inn", "It closes in May."),
+    # new in test
+    "N18": ("finance", "markets", "Rates stay where they are", "Markets had hoped."),
+    "N19": ("travel", "cities", "A city without cars, for one day", "Children took over."),
+    "N20": ("music", "", "", ""),
+}
+KNOWN_IN = {
+    "train": [f"N{i}" for i in range(1, 15)],
+    "dev": [f"N{i}" for i in (*range(1, 13), *range(15, 18))],
+    "test": [f"N{i}" for i in (*range(3, 15), *range(18, 21))],
+}
+FAVOURITE = {
+    "U1": "sports",
+    "U2": "finance",
+    "U3": "travel",
+    "U4": "weather",
+    "U5": "food",
+    "U6": "sports",
+}
+
+
+def write_mind(
+    root: Path,
+    news: Mapping[str, Rows],
+    behaviors: Mapping[str, Rows],
+    line_end: str = "\n",
+    last_line_end: bool = True,
+) -> Path:
+    """Write ``root/SPLIT/news.tsv`` and ``behaviors.tsv`` from rows of fields; return ``root``."""
+    for name, splits in (("news.tsv", news), ("behaviors.tsv", behaviors)):
+        for split, rows in splits.items():
+            text = line_end.join("\t".join(row) for row in rows)
+            (root / split).mkdir(parents=True, exist_ok=True)
+            path = root / split / name
+            path.write_bytes((text + line_end * last_line_end).encode())
+    return root
+
+
+def news_row(news_id: str, category: str, subcategory: str, title: str, abstract: str) -> list[str]:
+    """Return the 8 columns of a story, the last three as MIND writes them."""
+    url = f"https://example.org/{news_id}.html"
+    return [news_id, category, subcategory, title, abstract, url, "[]", "[]"]
+
+
+def tiny_news() -> dict[str, list[list[str]]]:
+    """Stories of each split; N4 has no abstract, and nothing at all behind it."""
+    news = {
+        split: [news_row(news_id, *STORIES[news_id]) for news_id in ids]
+        for split, ids in KNOWN_IN.items()
+    }
+    for rows in news.values():
+        for row in rows:
+            if row[0] == "N4":
+                row[5:] = ["", "", ""]
+    return news
+
+
+def tiny_behaviors() -> dict[str, list[list[str]]]:
+    """Impressions of each split: made ones, in which users click their topic, then awkward ones."""
+    awkward = {
+        "train": [
+            ["U1", "", "N2-0 N3-1 N11-0"],  # empty history
+            ["U2", "N5 N404 N6", "N7-1 N8-0"],  # a story that no news.tsv has
+            ["U3", "N404 N405", "N1-0 N9-1 N8-1 N10-1 N12-0"],  # none known; several clicks
+            ["U4", "N11 N12 N11 N11", "N12-0 N404-0 N11-1"],  # repeats; an unknown candidate
+            ["U5", "N13", "N404-1 N2-0 N13-0"],  # the click itself is unknown
+        ],
+        "dev": [
+            ["U7", "", "N15-0 N16-1"],  # a new user without history
+            ["U1", "N3 N404 N1 N3", "N15-1 N404-0 N5-0"],
+            ["U2", "N5", "N6-0 N7-0 N8-0"],  # no click
+            ["U3", "N9", "N8-1 N10-1"],  # all clicked
+            ["U4", "N11 N16", "N11-1"],  # one candidate
+        ],
+        "test": [
+            ["U8", "", "N18 N19 N20"],
+            ["U1", "N3 N404 N4", "N404 N18"],
+            ["U2", "N5 N5", "N19"],  # one candidate
+        ],
+    }
+    behaviors = {}
+    number = 0
+    for split, made, day in (("train", 36, 11), ("dev", 18, 15), ("test", 12, 16)):
+        rows = _made_impressions(split, made) + awkward[split]
+        behaviors[split] = []
+        for i, (user, history, candidates) in enumerate(rows):
+            number += 1
+            time = f"11/{day}/2019 {i % 12 + 1}:0{i % 7}:5{i % 10} {'AP'[i % 2]}M"
+            behaviors[split].append([str(number), user, time, history, candidates])
+    return behaviors
+
+
+def _made_impressions(split: str, number: int) -> list[list[str]]:
+    """Return user, history and candidates; a user's history is the same throughout a split."""
+    rng = random.Random(f"mind {split}")
+    topics = {
+        topic: [n for n in KNOWN_IN[split] if STORIES[n][0] == topic]
+        for topic in FAVOURITE.values()
+    }
+    histories = {
+        user: [rng.choice(topics[topic]) for _ in range(rng.randrange(1, 6))]
+        for user, topic in FAVOURITE.items()
+        if topics[topic]
+    }
+    rows = []
+    for i in range(number):
+        user = list(histories)[i % len(histories)]
+        wanted = topics[FAVOURITE[user]]
+        clicked = rng.sample(wanted, min(len(wanted), 1 + (i % 4 == 0)))
+        others = [n for n in KNOWN_IN[split] if n not in wanted]
+        skipped = rng.sample(others, rng.randrange(1, 8))
+        labels = dict.fromkeys(clicked, 1) | dict.fromkeys(skipped, 0)
+        shown = rng.sample(list(labels), len(labels))
+        words = shown if split == "test" else [f"{n}-{labels[n]}" for n in shown]
+        rows.append([user, " ".join(histories[user]), " ".join(words)])
+    return rows
+
+
+@pytest.fixture
+def mind_dir(tmp_path: Path) -> Path:
+    """A tiny MIND: train and dev with labels, test without."""
+    return write_mind(tmp_path / "mind", tiny_news(), tiny_behaviors())
+
+
+@pytest.fixture(scope="session")
+def plm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT of two layers and its tokenizer, as ``from_pretrained`` wants them."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("plm")
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    titles = normalizer.normalize_str(" ".join(" ".join(story) for story in STORIES.values()))
+    words = {word for word, _ in splitter.pre_tokenize_str(titles)}
+    letters = set("abcdefghijklmnopqrstuvwxyz0123456789")
+    pieces = sorted(words | letters) + sorted(f"##{letter}" for letter in letters)
+    vocab = {piece: i for i, piece in enumerate(special + pieces)}
+
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, vocab[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens(special)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 64}
+    settings |= dict(zip(names, special, strict=True))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
+
+    config = BertConfig(
+        vocab_size=len(vocab),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertModel(config).save_pretrained(folder)
+    return folder
