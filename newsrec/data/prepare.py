@@ -1,12 +1,9 @@
 """The command ``prepare``: compile a data folder and show what is in it."""
 
 import argparse
-import logging
 import time
 
 from newsrec.data.mind import open_mind
-
-log = logging.getLogger(__name__)
 
 ROWS = {
     "impressions": "impressions",
@@ -32,11 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Compile and show a table of counts."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     start = time.monotonic()
     data = open_mind(args.data.root)
-    table = Table(title=f"{data.root}: {len(data.news):,} stories, {len(data.users):,} users")
+    title = f"{data.root}: {len(data.news):,} stories, {len(data.users):,} users"
+    table = Table(title=escape(title))  # a folder's name may hold brackets
     table.add_column("")
     for name in data.splits:
         table.add_column(name, justify="right")

@@ -124,6 +124,8 @@ class TrainBatches(Sampler[BatchKey]):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
+        self.start = 0
+        """Batches to leave out; a run that goes on in the middle of an epoch has done them."""
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch's order; Lightning calls this."""
@@ -137,7 +139,7 @@ class TrainBatches(Sampler[BatchKey]):
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_samples)
         usable = self.num_samples // self.world_size * self.world_size
         step = self.batch_size * self.world_size
-        for start in range(0, usable, step):
+        for start in range(self.start * step, usable, step):
             together = order[start : min(start + step, usable)]
             yield BatchKey(self.epoch, together[self.rank :: self.world_size])
 

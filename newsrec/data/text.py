@@ -1,6 +1,8 @@
 """Stories to token ids, once per data folder and setting."""
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -52,17 +54,24 @@ def tokenize_catalogue(
     """
     texts = story_texts(data.news, fields)
     folder = data.cache / f"tokens-{digest(FORMAT, list(fields), max_tokens, tokenizer_json)}"
-    if not folder.is_dir():
-        token_ids, lengths, first = _tokenize(texts, max_tokens, tokenizer_json)
+    if folder.is_dir():
+        try:
+            return _read(folder)
+        except (OSError, ValueError, EOFError):  # a folder that was copied by half
+            shutil.rmtree(folder)
+    arrays = _tokenize(texts, max_tokens, tokenizer_json)
 
-        def build(aside) -> None:  # noqa: ANN001
-            np.save(aside / "token_ids.npy", token_ids)
-            np.save(aside / "token_lengths.npy", lengths)
-            np.save(aside / "first.npy", first)
+    def build(aside: Path) -> None:
+        for name, array in zip(Catalogue._fields, arrays, strict=True):
+            np.save(aside / f"{name}.npy", array)
 
-        publish(folder, build)
-    names = ("token_ids", "token_lengths", "first")
-    return Catalogue(*(torch.from_numpy(np.load(folder / f"{name}.npy")) for name in names))
+    publish(folder, build)
+    return _read(folder)
+
+
+def _read(folder: Path) -> Catalogue:
+    arrays = (np.load(folder / f"{name}.npy") for name in Catalogue._fields)
+    return Catalogue(*map(torch.from_numpy, arrays))
 
 
 def _tokenize(
@@ -80,7 +89,9 @@ def _tokenize(
             lengths[row] = len(encoding.ids)
             ids[row, : lengths[row]] = encoding.ids
     # Different texts may still give equal tokens (case, cuts), so compare the tokens themselves.
-    _, first, group = np.unique(ids, axis=0, return_index=True, return_inverse=True)
+    # The lengths go along, since 0 may be a token as well as padding.
+    tokens = np.column_stack([lengths.astype(np.int32), ids])
+    _, first, group = np.unique(tokens, axis=0, return_index=True, return_inverse=True)
     text_row = distinct.indices.to_numpy()
     group = group.reshape(-1)[text_row]  # of each story
     first_story = np.full(len(first), len(texts), dtype=np.int64)

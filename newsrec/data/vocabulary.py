@@ -60,61 +60,61 @@ TIMES = (
 )  # fmt: skip
 
 STYLES = (
-    Style("report", 0.0, 0.30, (
-        "{who} will {do} in {place}",
-        "{who} to {do} {when}",
-        "{who} could {do} near {place} {when}",
-        "In {place}, {who} may {do} {when}",
+    Style("report", 0.0, 0.22, (
+        "{who} will {do} amid {things}",
+        "{who} to {do} in {place}",
+        "{who} could {do} {when} as {things} go on",
+        "After {things}, {who} may {do}",
     )),
-    Style("list", 0.5, 0.12, (
-        "{n} {things} worth your time {when}",
-        "The {n} best {things} we found in {place}",
-        "{n} {things} that people in {place} keep sharing",
+    Style("list", 0.6, 0.13, (
+        "{n} {things} and {others} worth your time",
+        "The {n} best {things} and {others} we found",
+        "{n} {things} that fans of {others} keep sharing",
         "Ranked: {n} {things} everyone talks about {when}",
     )),
-    Style("question", 0.15, 0.12, (
+    Style("question", 0.1, 0.12, (
         "Why would {who} {do} {when}?",
-        "Will {who} really {do} in {place}?",
-        "Could {who} {do}, and what would change?",
+        "Will {who} really {do} despite {things}?",
+        "Could {who} {do}, and what about {things}?",
     )),
-    Style("howto", -0.5, 0.08, (
-        "How to make sense of {things} {when}",
-        "A beginner's guide to {things} in {place}",
+    Style("howto", -0.6, 0.09, (
+        "How to make sense of {things} and {others}",
+        "A beginner's guide to {things} and {others}",
         "How to talk about {things} with your family",
     )),
-    Style("explainer", -0.35, 0.10, (
-        "What to know about {things} {when}",
-        "Explainer: where {things} stand in {place}",
-        "Here is what we know about {things} in {place}",
+    Style("explainer", -0.4, 0.09, (
+        "What to know about {things} and {others} {when}",
+        "Explainer: where {things} stand if {who} should {do}",
+        "Here is what we know about {things} and {others}",
     )),
-    Style("breaking", 0.8, 0.08, (
+    Style("breaking", 0.8, 0.10, (
         "Breaking: {who} to {do}",
-        "Just in: {who} will {do} in {place}",
-        "Developing story: {who} about to {do} {when}",
+        "Just in: {who} will {do} amid {things}",
+        "Developing story: {who} about to {do}",
     )),
-    Style("opinion", -0.8, 0.08, (
+    Style("opinion", -0.8, 0.09, (
         "Opinion: {who} should never {do}",
         "Editorial: it is too early for {who} to {do}",
-        "Letters: our readers on {things} in {place}",
+        "Letters: our readers on {things} and {others}",
     )),
-    Style("photos", 0.35, 0.05, (
-        "Photos: {things} as seen in {place}",
-        "In pictures: {things} from around {place}",
+    Style("photos", 0.4, 0.05, (
+        "Photos: {things} and {others} as seen in {place}",
+        "In pictures: {things} and {others} from around {place}",
     )),
-    Style("shock", 1.0, 0.08, (
+    Style("shock", 1.0, 0.10, (
         "Nobody expected {who} to {do}",
         "{place} is stunned: {who} will {do}",
         "Shock and tears after {who} vowed to {do}",
-        "Unbelievable: {who} will {do} {when}",
+        "Unbelievable: {who} will {do} after {things}",
     )),
-    Style("digest", -0.9, 0.08, (
-        "Weekly digest: {things} and other notes from {place}",
-        "Minutes: the {place} panel on {things}",
-        "Calendar: {things} in {place} {when}",
+    Style("digest", -1.0, 0.09, (
+        "Weekly digest: {things}, {others} and other notes",
+        "Minutes: the {place} panel on {things} and {others}",
+        "Calendar: {things} and {others} in {place} {when}",
     )),
     Style("quote", 0.2, 0.02, (
         '"We will {do}," {who} told reporters in {place}',
-        '"Time to {do}": {who} spoke up {when}',
+        '"Time to {do}": {who} spoke up on {things}',
     )),
 )  # fmt: skip
 

@@ -21,15 +21,13 @@ from newsrec.errors import UserError
 
 RECENT_WINDOW = 24 * 60 * 60
 """Seconds before an impression whose clicks ``recent`` counts."""
-
 WORD = re.compile(r"\b\w\w+\b")
-
 BLOCK_STORIES = 1 << 16
 """Stories of histories and candidates that one block gathers, at most."""
 PROFILE_CELLS = 1 << 23
 """Numbers in the dense profiles of one block, at most (64 MB)."""
 VECTOR_CELLS = 1 << 24
-"""Numbers in the gathered story vectors of one block, at most (64 MB)."""
+"""Numbers in the gathered story vectors of one block, at most (64 MB, users' as much again)."""
 
 
 def score_baseline(
@@ -95,8 +93,7 @@ def recent_scores(data: MindData, split: str) -> NDArray[np.float32]:
     """Clicks on the candidate in the 24 hours before the impression, never at or after its time.
 
     All splits with labels are counted, the scored one included, as a live system would see them.
-    An impression of an unlabelled split that is shown a day or more after the last label gets
-    zeros only.
+    An impression shown a day or more after the last label gets zeros only.
     """
     target = data.split(split)
     stories, times = [], []

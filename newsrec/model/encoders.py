@@ -33,7 +33,7 @@ class NewsEncoder(nn.Module):
         tokens_per_pass: int = 16_384,
     ) -> None:
         super().__init__()
-        limit = getattr(plm.config, "max_position_embeddings", None)
+        limit = longest_text(plm)
         if limit is not None and max_tokens > limit:
             raise UserError(
                 f"data.max_tokens is {max_tokens}, but the PLM reads at most {limit} tokens."
@@ -47,6 +47,7 @@ class NewsEncoder(nn.Module):
         self.pooling = AttentionPooling(dim)
         self.project.apply(init_weights)
         self.pooling.apply(init_weights)
+        self.train()  # from_pretrained leaves the PLM in evaluation mode, and a Trainer keeps that
 
     def forward(
         self, token_ids: Tensor, token_lengths: Tensor, token_states: Tensor | None = None
@@ -130,6 +131,17 @@ def run_plm(plm: PreTrainedModel, token_ids: Tensor, mask: Tensor) -> Tensor:
     return plm(input_ids=token_ids.long(), attention_mask=mask.long())[0]
 
 
+def longest_text(plm: PreTrainedModel) -> int | None:
+    """Return how many tokens a PLM can read, None where it sets no limit."""
+    limit = getattr(plm.config, "max_position_embeddings", None)
+    if limit is None or limit < 0:
+        return None
+    # RoBERTa and its kin count positions from behind the padding's own.
+    positions = getattr(getattr(plm, "embeddings", None), "position_embeddings", None)
+    padding = getattr(positions, "padding_idx", None)
+    return limit if padding is None else limit - padding - 1
+
+
 def freeze(plm: PreTrainedModel, tune_layers: int) -> list[nn.Module]:
     """Stop gradients to all but the top layers of a PLM.
 
@@ -141,7 +153,7 @@ def freeze(plm: PreTrainedModel, tune_layers: int) -> list[nn.Module]:
         The modules that are frozen whole.
 
     Raises:
-        UserError: If the PLM has fewer layers.
+        UserError: If the PLM has fewer layers, or one set of weights for all of them.
     """
     if tune_layers == -1:
         return []
@@ -149,15 +161,22 @@ def freeze(plm: PreTrainedModel, tune_layers: int) -> list[nn.Module]:
     if tune_layers == 0:
         return [plm]
     depth = plm.config.num_hidden_layers
-    stacks = [m for m in plm.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
-    if not stacks or not 0 < tune_layers <= depth:
+    if not 0 < tune_layers <= depth:
         raise UserError(
             f"model.tune_layers is {tune_layers}; this PLM has {depth} layers. Choose 0 (frozen), "
             f"1 to {depth}, or -1 (all layers and the embeddings)."
         )
-    layers = stacks[0]
-    layers[depth - tune_layers :].requires_grad_(True)
-    tuned = set(layers[depth - tune_layers :].modules())
+    for owner in plm.modules():  # XLM keeps a layer's parts in several lists, side by side
+        lists = [m for m in owner.children() if isinstance(m, nn.ModuleList) and len(m) == depth]
+        if lists:
+            break
+    else:
+        raise UserError(
+            f"model.tune_layers is {tune_layers}, but the layers of this PLM "
+            f"({plm.config.model_type}) cannot be told apart. Choose 0 (frozen) or -1 (all)."
+        )
+    top = nn.ModuleList(layer for layers in lists for layer in layers[depth - tune_layers :])
+    tuned = set(top.requires_grad_(True).modules())
     above = {module for module in plm.modules() if tuned & set(module.modules())}
     return [m for m in plm.modules() if m not in tuned and m not in above]
 

@@ -41,16 +41,17 @@ class FastformerConfig:
 
 
 def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over dimension 1, in float32, that gives exact zeros where ``mask`` is False.
+    """Softmax over dimension 1, in float32 or better, exact zeros where ``mask`` is False.
 
     Args:
         logits: Any precision ``[batch, length, heads]``.
         mask: True where real ``[batch, length]``.
 
     Returns:
-        Weights in float32; all zeros in a row whose mask is all False ``[batch, length, heads]``.
+        Weights; all zeros in a row whose mask is all False ``[batch, length, heads]``.
     """
-    logits = logits.float().masked_fill(~mask[..., None], torch.finfo(torch.float32).min)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = logits.masked_fill(~mask[..., None], torch.finfo(torch.float32).min)
     return logits.softmax(dim=1) * mask[..., None]
 
 

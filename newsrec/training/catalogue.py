@@ -17,7 +17,7 @@ def story_blocks(catalogue: Catalogue) -> list[Tensor]:
     rows = torch.arange(len(catalogue.first))
     distinct = rows[(catalogue.first == rows) & (rows >= FIRST_NEWS)]
     order = catalogue.token_lengths[distinct].argsort(stable=True)
-    return list(distinct[order].split(STORIES_PER_PASS))
+    return [block for block in distinct[order].split(STORIES_PER_PASS) if len(block)]
 
 
 @torch.no_grad()
@@ -55,7 +55,7 @@ def encode_catalogue(
         torch.distributed.all_reduce(vectors)  # every row is zeros on all processes but one
     vectors = vectors[catalogue.first.to(device)]
     if len(vectors) > FIRST_NEWS:
-        vectors[FIRST_NEWS - 1] = vectors[FIRST_NEWS:].double().mean(dim=0).float()
+        vectors[FIRST_NEWS - 1] = vectors[FIRST_NEWS:].mean(dim=0)
     return vectors
 
 

@@ -1,0 +1,54 @@
+import torch
+from lightning.pytorch.utilities import move_data_to_device
+from torch.utils.data._utils.pin_memory import pin_memory
+
+from newsrec.data.batch import Batch, EvalBatch
+
+
+def made_batch(token_states=None):
+    return Batch(
+        token_ids=torch.tensor([[0, 0], [0, 0], [7, 0], [8, 9]]),
+        token_lengths=torch.tensor([0, 0, 1, 2]),
+        token_states=token_states,
+        history=torch.tensor([[2, 3]]),
+        user=torch.tensor([0]),
+        candidates=torch.tensor([[3, 2]]),
+        labels=torch.tensor([[1, 0]]),
+    )
+
+
+def made_eval_batch(labels=None):
+    empty = torch.zeros(0, dtype=torch.int64)
+    return EvalBatch(torch.zeros(0, 0), empty, empty, torch.tensor([0]), labels, empty)
+
+
+def devices(batch):
+    return {name: t.device.type for name, t in batch._asdict().items() if t is not None}
+
+
+def test_a_batch_moves_as_a_whole_but_for_its_lengths():
+    moved = made_batch(torch.zeros(4, 2, 3)).to("meta", non_blocking=True)
+    assert isinstance(moved, Batch)
+    found = devices(moved)
+    assert found.pop("token_lengths") == "cpu"
+    assert found == dict.fromkeys(set(Batch._fields) - {"token_lengths"}, "meta")
+    assert made_batch().to(torch.device("meta")).token_states is None
+
+
+def test_lightning_moves_both_kinds_of_batch():
+    moved = move_data_to_device(made_batch(), torch.device("meta"))
+    assert moved.token_lengths.tolist() == [0, 0, 1, 2]
+    assert set(devices(moved).values()) == {"meta", "cpu"}
+    moved = move_data_to_device(made_eval_batch(), torch.device("meta"))
+    assert isinstance(moved, EvalBatch)
+    assert set(devices(moved).values()) == {"meta"}
+    assert moved.labels is None
+
+
+def test_both_kinds_of_batch_can_be_pinned(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda t, *device: t + 1)
+    pinned = pin_memory(made_batch())
+    assert isinstance(pinned, Batch)
+    assert pinned.user.tolist() == [1]
+    assert pinned.token_states is None
+    assert isinstance(pin_memory(made_eval_batch()), EvalBatch)

@@ -1,0 +1,522 @@
+import math
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_behaviors, tiny_news, write_mind
+from lightning import Callback, Trainer
+from torch import nn
+
+from newsrec.data.batch import Batch
+from newsrec.data.datamodule import MindDataModule
+from newsrec.data.states import TokenStates
+from newsrec.errors import UserError
+from newsrec.metrics import METRICS, mind_metrics
+from newsrec.training.callbacks import FrozenStates, ScoreCollector
+from newsrec.training.catalogue import encode_catalogue
+from newsrec.training.checkpoint import (
+    check_run_folder,
+    check_same_options,
+    hyper_parameters,
+    read_checkpoint,
+    resolve_checkpoint,
+)
+from newsrec.training.module import RecommenderModule, parameter_groups
+
+SMALL = {"heads": 2, "ffn": 16, "dropout": 0.0}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_mind(tmp_path_factory.mktemp("training") / "mind", tiny_news(), tiny_behaviors())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Tensors this small gain nothing from threads, which wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _repeatable():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # few workers, no logger: Lightning's advice
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def make(root, plm_dir):
+    """Return a function that builds a small model and its data; keywords override the model's."""
+
+    def build(data=(), **options):
+        options = {"dim": 16, "news": SMALL, "user": SMALL, "lr": 3e-3} | options
+        module = RecommenderModule(plm=str(plm_dir), **options)
+        sizes = {"batch_size": 8, "eval_batch_size": 5, "seed": 42} | dict(data)
+        return module, MindDataModule(root=str(root), plm=str(plm_dir), **sizes)
+
+    return build
+
+
+def trainer_of(*callbacks, **options):
+    defaults = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "callbacks": list(callbacks),
+    }
+    return Trainer(**defaults | options)
+
+
+class Recorder(Callback):
+    """Keeps the loss, the learning rates and the key of every training step."""
+
+    def __init__(self):
+        self.losses, self.rates, self.epochs, self.states = [], [], [], []
+
+    def on_train_start(self, trainer, pl_module):
+        dataset = trainer.train_dataloader.dataset
+        take = type(dataset).__getitem__
+        recorder = self
+
+        class Watched(type(dataset)):
+            def __getitem__(self, key):
+                recorder.epochs.append((key.epoch, key.samples.tolist()))
+                return take(self, key)
+
+        dataset.__class__ = Watched
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.rates.append([group["lr"] for group in optimizer.param_groups])
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.losses.append(float(outputs["loss"]))
+        self.states.append(batch.token_states is not None)
+
+
+@pytest.fixture(scope="module")
+def trained(make, tmp_path_factory):
+    """A model trained for two epochs, its scores on dev and its checkpoint."""
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        module, data = make()
+        collector, recorder = ScoreCollector(), Recorder()
+        trainer = trainer_of(collector, recorder, FrozenStates(), max_epochs=2)
+        trainer.fit(module, datamodule=data)
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        path = tmp_path_factory.mktemp("checkpoint") / "best.ckpt"
+        trainer.save_checkpoint(path)
+        data.states = None
+        trainer.predict(module, datamodule=data, return_predictions=False)
+        scores = collector.scores(trainer, data.data.split("dev"))
+    return {
+        "module": module.eval(),
+        "data": data,
+        "trainer": trainer,
+        "recorder": recorder,
+        "logged": logged,
+        "path": path,
+        "scores": scores,
+    }
+
+
+# fitting
+
+
+def test_two_epochs_see_every_sample_twice_in_another_order(trained):
+    recorder, number = trained["recorder"], len(trained["data"].index.click)
+    epochs = [
+        [s for e, samples in recorder.epochs if e == epoch for s in samples] for epoch in (0, 1)
+    ]
+    assert [sorted(samples) for samples in epochs] == [list(range(number))] * 2
+    assert epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize("tune_layers", [0, 1, -1])
+def test_a_few_samples_are_learned_by_heart(make, tune_layers):
+    module, data = make(tune_layers=tune_layers, lr=1e-2, plm_lr=1e-3, data={"npratio": 2})
+    recorder = Recorder()
+    trainer_of(recorder, max_epochs=12, limit_val_batches=0).fit(module, datamodule=data)
+    first, last = np.mean(recorder.losses[:5]), np.mean(recorder.losses[-5:])
+    assert first > 0.8
+    assert last < 0.6 * first
+
+
+def test_a_frozen_plm_stays_as_it_was_and_a_tuned_one_does_not(make):
+    changed = {}
+    for tune_layers in (0, 1):
+        module, data = make(tune_layers=tune_layers, plm_lr=1e-3)
+        module.configure_model()
+        plm = module.recommender.news_encoder.plm
+        before = {name: p.clone() for name, p in plm.named_parameters()}
+        trainer_of(max_epochs=1, limit_val_batches=0).fit(module, datamodule=data)
+        changed[tune_layers] = {n for n, p in plm.named_parameters() if (p != before[n]).any()}
+        assert not any(m.training for m in module.recommender.news_encoder.frozen)
+    assert changed[0] == set()
+    assert changed[1]
+    assert {name.split(".")[2] for name in changed[1]} == {"1"}  # encoder.layer.1
+
+
+def test_the_loss_is_the_cross_entropy_over_real_candidates(make):
+    module, data = make(data={"npratio": 6})
+    data.setup("fit")
+    module.configure_model()
+    module.eval()
+    module.log = lambda *args, **kwargs: None
+    padded = 0
+    for batch in data.train_dataloader():
+        loss = module.training_step(batch, 0)
+        scores = module(batch).tolist()
+        expected = []
+        for row, candidates in zip(scores, batch.candidates.tolist(), strict=True):
+            real = [score for score, news in zip(row, candidates, strict=True) if news]
+            padded += len(row) - len(real)
+            expected.append(math.log(sum(map(math.exp, real))) - real[0])
+        assert float(loss) == pytest.approx(np.mean(expected), abs=1e-6)
+    assert padded
+
+
+def test_what_padded_candidates_score_does_not_reach_the_loss(make, monkeypatch):
+    module, _ = make()
+    module.log = lambda *args, **kwargs: None
+    zero = torch.zeros(2, dtype=torch.int64)
+    labels = torch.tensor([[1, 0, 0], [1, 0, 0]])
+    candidates = torch.tensor([[2, 3, 0], [3, 0, 0]])
+    batch = Batch(zero, zero, None, zero, zero, candidates, labels)
+    scores = torch.tensor([[0.0, 0.0, 99.0], [-5.0, 99.0, float("inf")]], requires_grad=True)
+    monkeypatch.setattr(module, "forward", lambda batch: scores)
+    loss = module.training_step(batch, 0)
+    assert float(loss) == pytest.approx(math.log(2) / 2)
+    loss.backward()
+    torch.testing.assert_close(scores.grad, torch.tensor([[-0.25, 0.25, 0], [0, 0, 0]]))
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(4, 0.2), (3, 0.5), (2, 0.1)])
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_almost_nothing(make, epochs, warmup):
+    module, data = make(warmup=warmup, tune_layers=1, lr=1e-3, plm_lr=1e-5)
+    recorder = Recorder()
+    trainer_of(recorder, max_epochs=epochs, limit_val_batches=0).fit(module, datamodule=data)
+    steps = epochs * len(data.train_dataloader())
+    rates = np.array(recorder.rates)
+    assert len(rates) == steps
+    for group in rates.T:
+        peak = group.max()
+        assert peak == pytest.approx(1e-3) or peak == pytest.approx(1e-5)
+        top = np.flatnonzero(group > peak * (1 - 1e-9))
+        assert top[0] == max(round(warmup * steps), 1) - 1
+        assert len(top) <= 2
+        rise, fall = group[: top[0] + 1], group[top[-1] :]
+        assert (np.diff(rise) > 0).all()
+        assert (np.diff(fall) < 0).all()
+        assert group[0] == pytest.approx(peak / len(rise))
+        assert 0 < group[-1] <= 1.01 * peak / (steps - len(rise))
+    assert {round(g.max() * 1e5) for g in rates.T} == {100, 1}
+
+
+def test_parameters_are_grouped_by_rate_and_decay(make):
+    module, _ = make(tune_layers=1, user=SMALL | {"positions": "learned"})
+    module.configure_model()
+    recommender = module.recommender
+    groups = parameter_groups(recommender, lr=1e-3, plm_lr=1e-5, weight_decay=0.01)
+    settings = {
+        id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]
+    }
+    assert sum(len(group["params"]) for group in groups) == len(settings)
+    norms = {
+        id(p) for m in recommender.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()
+    }
+    for name, parameter in recommender.named_parameters():
+        in_plm = name.startswith("news_encoder.plm.")
+        if in_plm and "encoder.layer.1." not in name:
+            assert id(parameter) not in settings  # frozen
+            continue
+        plain = name.endswith("bias") or id(parameter) in norms or name == "user_encoder.empty"
+        expected = (1e-5 if in_plm else 1e-3, 0.0 if plain else 0.01)
+        assert settings.pop(id(parameter)) == expected, name
+    assert not settings
+
+
+def test_a_frozen_plm_has_no_group(make):
+    module, _ = make(tune_layers=0)
+    module.configure_model()
+    groups = parameter_groups(module.recommender, lr=1e-3, plm_lr=1e-5, weight_decay=0.01)
+    assert {group["lr"] for group in groups} == {1e-3}
+
+
+def test_cached_states_give_the_losses_of_running_the_plm(make, trained):
+    assert all(trained["recorder"].states)
+    torch.manual_seed(0)
+    module, data = make()
+    recorder = Recorder()
+    trainer = trainer_of(recorder, max_epochs=2)
+    trainer.fit(module, datamodule=data)
+    assert not any(recorder.states)
+    np.testing.assert_allclose(recorder.losses, trained["recorder"].losses, atol=1e-6)
+    for name in METRICS:
+        assert trained["logged"][f"val/{name}"] == pytest.approx(
+            float(trainer.callback_metrics[f"val/{name}"]), abs=1e-6
+        )
+
+
+def test_a_tuned_plm_is_not_cached(make):
+    module, data = make(tune_layers=1)
+    trainer_of(FrozenStates(), max_steps=1, limit_val_batches=0).fit(module, datamodule=data)
+    assert data.states is None
+
+
+# scoring
+
+
+def test_validation_logs_the_metrics_of_the_scores(trained):
+    split = trained["data"].data.split("dev")
+    expected = mind_metrics(trained["scores"], split.labels, split.candidates.offsets)
+    assert expected["evaluated"] == 23 - 3
+    for name in METRICS:
+        assert trained["logged"][f"val/{name}"] == pytest.approx(expected[name], abs=1e-6)
+
+
+def scores_one_by_one(module, data, split):
+    """Score each candidate of each impression alone, in the order of the file."""
+    vectors = encode_catalogue(module.recommender, data.catalogue)
+    scores = []
+    for i, history_row in enumerate(split.history):
+        start, end = split.histories.offsets[history_row : history_row + 2]
+        clicked = torch.from_numpy(split.histories.values[start:end].astype(np.int64))
+        with torch.no_grad():
+            user = module.recommender.encode_user(vectors, clicked[None])[0]
+        start, end = split.candidates.offsets[i : i + 2]
+        for news in split.candidates.values[start:end]:
+            scores.append(float(user @ vectors[int(news)]))
+    return scores
+
+
+@pytest.mark.parametrize("name", ["dev", "test"])
+def test_scores_come_in_the_order_of_the_file(trained, name):
+    module, data, trainer = (trained[key] for key in ("module", "data", "trainer"))
+    (collector,) = (c for c in trainer.callbacks if isinstance(c, ScoreCollector))
+    data.eval_split = name
+    trainer.predict(module, datamodule=data, return_predictions=False)
+    split = data.data.split(name)
+    scores = collector.scores(trainer, split)
+    data.eval_split = None
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, scores_one_by_one(module, data, split), atol=1e-6)
+    assert len(set(np.round(scores, 6))) > len(scores) / 10  # they differ, so order is tested
+
+
+def test_a_process_without_impressions_left_scores_nothing(trained):
+    module, data = trained["module"], trained["data"]
+    vectors = encode_catalogue(module.recommender, data.catalogue)
+    data.trainer = None
+    dataset = data.val_dataloader().dataset
+    with torch.no_grad():
+        assert module.recommender.score(vectors, dataset[np.arange(0)]).tolist() == []
+        empty = np.flatnonzero(dataset.split.histories.lengths[dataset.split.history] == 0)
+        batch = dataset[empty]  # histories without a column
+        assert module.recommender.score(vectors, batch).isfinite().all()
+
+
+def test_the_unknown_story_is_the_mean_story(trained):
+    module, data = trained["module"], trained["data"]
+    vectors = encode_catalogue(module.recommender, data.catalogue)
+    assert vectors[0].tolist() == [0] * 16
+    torch.testing.assert_close(vectors[1], vectors[2:].mean(dim=0))
+    assert torch.equal(
+        vectors, vectors[data.catalogue.first].index_copy(0, torch.tensor([1]), vectors[1:2])
+    )
+
+
+def test_states_are_those_of_the_plm_for_each_story_alone(trained):
+    module, data = trained["module"], trained["data"]
+    from newsrec.training.catalogue import compute_states
+
+    plm, catalogue = module.recommender.news_encoder.plm, data.catalogue
+    states = compute_states(plm, catalogue)
+    assert isinstance(states, TokenStates)
+    found = states.take(torch.arange(len(catalogue.first)))
+    for row in range(2, len(catalogue.first)):
+        length = int(catalogue.token_lengths[row])
+        with torch.no_grad():
+            alone = plm(input_ids=catalogue.token_ids[row : row + 1, :length].long())[0][0]
+        torch.testing.assert_close(found[row, :length], alone, atol=1e-5, rtol=1e-5)
+        assert not found[row, length:].any()
+
+
+# checkpoints
+
+
+def test_a_checkpoint_is_plain_data_that_describes_itself(trained):
+    checkpoint = torch.load(trained["path"], weights_only=True)
+    ours = checkpoint["newsrec"]
+    data = trained["data"]
+    assert ours["format"] == 1
+    assert ours["tokenizer_json"] == data.tokenizer_json
+    assert (ours["monitor"], ours["selected_on"]) == ("val/auc", "dev")
+    assert ours["metrics"] == {k: v for k, v in trained["logged"].items() if k.startswith("val/")}
+    fingerprints = {name: data.data.split(name).fingerprint for name in ("train", "dev")}
+    assert ours["data_fingerprint"] == fingerprints
+    assert ours["plm_config"]["hidden_size"] == 32
+    assert hyper_parameters(checkpoint, "model") == dict(trained["module"].hparams)
+    assert hyper_parameters(checkpoint, "data") == dict(data.hparams)
+    assert any("news_encoder.plm." in name for name in checkpoint["state_dict"])
+
+
+def test_a_checkpoint_needs_neither_its_plm_nor_its_options(make, plm_dir, trained, tmp_path):
+    moved = shutil.copy(trained["path"], tmp_path / "elsewhere.ckpt")
+    hidden = plm_dir.with_name(f"{plm_dir.name}-away")
+    plm_dir.rename(hidden)
+    try:
+        module = RecommenderModule.load_from_checkpoint(moved)
+    finally:
+        hidden.rename(plm_dir)
+    assert not module.training
+    data, state = trained["data"], trained["module"].state_dict()
+    loaded = module.state_dict()
+    assert list(loaded) == list(state)
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+    vectors = encode_catalogue(module.recommender, data.catalogue)
+    assert torch.equal(vectors, encode_catalogue(trained["module"].recommender, data.catalogue))
+    collector = ScoreCollector()
+    trainer = trainer_of(collector)
+    trainer.predict(module, datamodule=data, return_predictions=False)
+    scores = collector.scores(trainer, data.data.split("dev"))
+    assert scores.tolist() == trained["scores"].tolist()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("when", ["train_batch", "validation", "train_epoch"])
+def test_a_resumed_run_goes_on_as_an_unbroken_one_does(make, tmp_path, when, num_workers):
+    path = tmp_path / "last.ckpt"
+
+    def save(trainer, *args, **kwargs):
+        if trainer.global_step == (3 if when == "train_batch" else len(first.losses)):
+            trainer.save_checkpoint(path) if not path.exists() else None
+
+    first, second, saver = Recorder(), Recorder(), Callback()
+    setattr(saver, f"on_{when}_end", save)
+    module, data = make(data={"num_workers": num_workers})
+    trainer_of(first, saver, max_epochs=2).fit(module, datamodule=data)
+    done = 3 if when == "train_batch" else len(first.losses) // 2
+    assert torch.load(path, weights_only=True)["global_step"] == done
+
+    torch.manual_seed(1)
+    module, data = make(data={"num_workers": num_workers})
+    trainer_of(second, max_epochs=2).fit(module, datamodule=data, ckpt_path=path)
+    assert second.losses == first.losses[done:]
+    assert second.rates == first.rates[done:]
+    if num_workers == 0:
+        assert second.epochs == first.epochs[done:]
+
+
+def write_foreign(kind, path):
+    if kind == "text":
+        path.write_text("epoch,loss\n1,0.5\n")
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "pickle":
+        torch.save({"newsrec": {"format": 1}, "code": nn.Linear(2, 2)}, path)
+    elif kind == "tensors":
+        torch.save({"weight": torch.zeros(2)}, path)
+    elif kind == "tensor":
+        torch.save(torch.zeros(2), path)
+    elif kind == "newer":
+        torch.save({"newsrec": {"format": 99}}, path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("text", "cannot be read"),
+        ("empty", "cannot be read"),
+        ("pickle", "cannot be read"),
+        ("tensors", "newsrec format none"),
+        ("tensor", "newsrec format none"),
+        ("newer", "newsrec format 99; this version reads format 1"),
+        ("missing", "no such file"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_of_ours_is_refused(tmp_path, kind, reason):
+    path = tmp_path / "some.ckpt"
+    write_foreign(kind, path)
+    with pytest.raises(UserError) as error:
+        read_checkpoint(path)
+    message = str(error.value)
+    assert message.startswith(f"--ckpt_path {path}")
+    assert reason in message
+    assert "newsrec fit" in message or "Train it again" in message  # the next step
+
+
+def test_a_cut_checkpoint_is_refused(trained, tmp_path):
+    path = tmp_path / "cut.ckpt"
+    path.write_bytes(trained["path"].read_bytes()[:-1000])
+    with pytest.raises(UserError, match=r"cut\.ckpt cannot be read .* Is the file whole"):
+        RecommenderModule.load_from_checkpoint(path)
+
+
+@pytest.mark.parametrize("url", ["https://example.org/best.ckpt", "s3://bucket/best.ckpt"])
+def test_a_url_is_refused_before_anything_is_loaded(url):
+    with pytest.raises(UserError, match=f"{url} is a URL.* Download the file"):
+        read_checkpoint(url)
+
+
+# the run folder
+
+
+def test_last_and_best_are_those_of_the_run_folder(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("last", "best"):
+        path = tmp_path / "checkpoints" / f"{name}.ckpt"
+        with pytest.raises(UserError) as error:
+            resolve_checkpoint(name, tmp_path)
+        assert str(error.value).startswith(f"--ckpt_path {name}: there is no {path}. ")
+        assert "--output" in str(error.value)
+        path.touch()
+        assert resolve_checkpoint(name, tmp_path) == path
+        assert resolve_checkpoint(str(path), tmp_path / "other") == path
+
+
+def test_a_checkpoint_that_is_not_there_is_never_a_new_start(tmp_path):
+    path = tmp_path / "other.ckpt"
+    with pytest.raises(UserError, match=r"there is no .*other\.ckpt.* leave --ckpt_path out"):
+        resolve_checkpoint(str(path), tmp_path)
+    with pytest.raises(UserError, match="there is no"):
+        resolve_checkpoint(str(tmp_path), tmp_path)  # a folder
+
+
+def test_a_run_starts_in_an_empty_folder_only(tmp_path):
+    check_run_folder(tmp_path / "new")
+    check_run_folder(tmp_path)
+    (tmp_path / "file").touch()
+    for output in (tmp_path, tmp_path / "file"):
+        with pytest.raises(UserError) as error:
+            check_run_folder(output)
+        assert str(error.value).startswith(f"--output {output} is not empty. ")
+        assert "--ckpt_path last" in str(error.value)
+
+
+def test_an_option_that_contradicts_the_checkpoint_is_refused_with_both_values(trained):
+    checkpoint = read_checkpoint(trained["path"])
+    check_same_options(checkpoint, {}, "best.ckpt")
+    same = {"model": {"dim": 16, "news": dict(trained["module"].hparams["news"])}}
+    same["data"] = {"fields": ("category", "subcategory", "title"), "max_history": 50}
+    check_same_options(checkpoint, same, "best.ckpt")
+    for part, name, value, stored in (
+        ("model", "dim", 32, "16"),
+        ("model", "news", checkpoint["hyper_parameters"]["news"] | {"layers": 3}, "'layers': 1"),
+        ("data", "fields", ["title"], "['category', 'subcategory', 'title']"),
+        ("data", "npratio", 1, "4"),
+    ):
+        with pytest.raises(UserError) as error:
+            check_same_options(checkpoint, same | {part: {name: value}}, "best.ckpt")
+        message = str(error.value)
+        assert message.startswith(f"{part}.{name} is {value}, but best.ckpt was trained with ")
+        assert stored in message.split("trained with")[1]
