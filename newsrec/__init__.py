@@ -1,3 +1,3 @@
-"""News recommendation on MIND with Fastformer, a pretrained language model and PyTorch Lightning."""
+"""News recommendation on MIND: Fastformer on a pretrained language model, with Lightning."""
 
 __version__ = "0.1.0"

@@ -5,16 +5,18 @@ A command's module is imported when the command is chosen, so ``--help`` answers
 
 import difflib
 import importlib
-import logging
-import os
 import sys
 
 from newsrec import __version__
+from newsrec.console import show_our_messages
 from newsrec.errors import UserError
 
 COMMANDS = {
     "fit": ("newsrec.cli", "train a recommender"),
-    "evaluate": ("newsrec.evaluation.evaluate", "MIND's metrics and prediction.zip of a checkpoint"),
+    "evaluate": (
+        "newsrec.evaluation.evaluate",
+        "MIND's metrics and prediction.zip of a checkpoint",
+    ),
     "export": ("newsrec.serving.export", "the user encoder as ONNX, checked against PyTorch"),
     "prepare": ("newsrec.data.prepare", "compile a data folder and show what is in it"),
     "simulate": ("newsrec.data.simulate", "write a simulated world as MIND files"),
@@ -34,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     if given[0] == "--version":
         print(f"newsrec {__version__}")
         return
-    _log_to_stderr()
+    show_our_messages()
     try:
         _run(given)
     except UserError as error:
@@ -80,17 +82,6 @@ def _usage() -> str:
             "newsrec COMMAND --help shows a command's options; newsrec --version the version.",
         ]
     )
-
-
-def _log_to_stderr() -> None:
-    """Show our own messages, on the first process only."""
-    logger = logging.getLogger("newsrec")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
-    logger.setLevel(logging.INFO if first else logging.WARNING)
 
 
 def _exit(message: str) -> None:

@@ -4,7 +4,6 @@ import logging
 import os
 import shutil
 import sys
-import warnings
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -47,7 +46,7 @@ class FitCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Offer ``fit`` alone: ``evaluate`` rebuilds a model from its checkpoint, which this cannot."""
+        """Offer ``fit`` alone; ``evaluate`` rebuilds a model from its checkpoint."""
         return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -130,18 +129,25 @@ class FitCLI(LightningCLI):
             logger=loggers, default_root_dir=str(output), use_distributed_sampler=False, **kwargs
         )
 
-    def before_fit(self) -> None:
-        """Show what will be trained on, before anything slow."""
-        if self.trainer.is_global_zero:
-            self.datamodule.prepare_data()
-            self.datamodule.setup("fit")
-            log.info("%s", self.datamodule.describe())
+    def fit(self, **kwargs: Any) -> None:
+        """Train; a start that fails leaves no run folder behind."""
+        fresh = not self.output.exists()
+        try:
+            if self.trainer.is_global_zero:  # mistakes in the data show before anything slow
+                self.datamodule.prepare_data()
+                self.datamodule.setup("fit")
+                log.info("%s", self.datamodule.describe())
+            self.trainer.fit(**kwargs)
+        except UserError:
+            if fresh and self.trainer.is_global_zero:
+                shutil.rmtree(self.output, ignore_errors=True)
+            raise
 
     def after_fit(self) -> None:
         """Compare the best checkpoint with the baselines and name the next command."""
         trainer, module, data = self.trainer, self.model, self.datamodule
         best = self.checkpoints.best_model_path
-        if not best or trainer.fast_dev_run or trainer.interrupted:
+        if not best or trainer.interrupted:
             return
         module.load_state_dict(read_checkpoint(best)["state_dict"])
         scores = score_split(trainer, module, data, data.val)
@@ -168,8 +174,6 @@ def fit(argv: list[str]) -> None:
     """
     # Interpolation that follows the command line, across files: the mode and this switch together.
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     FitCLI(args=["fit", *argv], **cli_options())
 
 
@@ -226,9 +230,3 @@ def _keys_of_file(path: Path, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield prefix + name, str(path)
 
     yield from walk(content, "")
-
-
-def remove_if_unused(output: Path, existed: bool) -> None:
-    """Remove a run folder that a failed start leaves behind."""
-    if not existed and not (output / "checkpoints").exists():
-        shutil.rmtree(output, ignore_errors=True)

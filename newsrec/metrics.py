@@ -155,7 +155,8 @@ def _block_metrics(
     valid = (num_clicks > 0) & (num_skips > 0)
 
     def per_impression(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(owner, weights=weights, minlength=len(lengths))[valid]
+        sums = np.bincount(owner, weights=weights, minlength=len(lengths))
+        return sums[valid].astype(np.float64, copy=False)
 
     clicks, skips = num_clicks[valid], num_skips[valid]
     # The i-th click from the top has rank - i skips above it (Mann-Whitney).
@@ -211,9 +212,7 @@ def _descending(values: NDArray[np.float32]) -> NDArray[np.int64]:
     return 0x7FFFFFFF - ascending
 
 
-def _check(
-    scores: ArrayLike, offsets: ArrayLike
-) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+def _check(scores: ArrayLike, offsets: ArrayLike) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
     """Return scores as float32 or float64 and offsets as int64, or refuse them."""
     values, bounds = _numpy(scores), _numpy(offsets).astype(np.int64)
     if values.dtype == np.float16:
@@ -222,7 +221,12 @@ def _check(
         values = values.astype(np.float64)
     if values.ndim != 1 or bounds.ndim != 1:
         raise ValueError(f"Scores {values.shape} and offsets {bounds.shape} must be flat.")
-    if not len(bounds) or bounds[0] != 0 or bounds[-1] != len(values) or (np.diff(bounds) < 0).any():
+    if (
+        not len(bounds)
+        or bounds[0] != 0
+        or bounds[-1] != len(values)
+        or (np.diff(bounds) < 0).any()
+    ):
         raise ValueError(f"Offsets must rise from 0 to the number of scores, {len(values)}.")
     nan = np.flatnonzero(np.isnan(values))
     if len(nan):

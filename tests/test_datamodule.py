@@ -31,6 +31,7 @@ def process(rank, world_size, use_distributed_sampler=False):
     return SimpleNamespace(
         global_rank=rank,
         world_size=world_size,
+        training=False,
         _accelerator_connector=SimpleNamespace(use_distributed_sampler=use_distributed_sampler),
     )
 

@@ -211,7 +211,7 @@ def worlds(draw):
     news, behaviors = {}, {}
     for split in draw(st.sets(st.sampled_from(["train", "dev", "test"]), min_size=1)):
         known = draw(st.lists(ids, min_size=1, max_size=6))
-        news[split] = [[n, *draw(st.tuples(*[text] * 7))] for n in known]
+        news[split] = [[n, *draw(st.tuples(*[text] * 4)), "", "", draw(text)] for n in known]
         labelled = draw(st.booleans())
         behaviors[split] = []
         for _ in range(draw(st.integers(1, 5))):

@@ -1,6 +1,6 @@
 """The contract between data and model: what a batch holds."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,8 +30,12 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """Move to a device; ``token_lengths`` stays, since cutting by length needs no GPU."""
-        moved = (t if t is None else t.to(device, non_blocking=non_blocking) for t in self)
-        return Batch(*moved)._replace(token_lengths=self.token_lengths)
+        moved: dict[str, Any] = {
+            name: None if value is None else value.to(device, non_blocking=non_blocking)
+            for name, value in self._asdict().items()
+            if name != "token_lengths"
+        }
+        return self._replace(**moved)
 
 
 class EvalBatch(NamedTuple):

@@ -1,5 +1,6 @@
 """Arrays compiled from other files: found by content, written aside, believed only when whole."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,12 +12,10 @@ from typing import Any
 
 
 def cache_folder(root: Path) -> Path:
-    """Return where arrays made from ``root`` live: inside it, or in the user's cache if read-only."""
+    """Return where arrays made from ``root`` live: in it, or in the user's cache if read-only."""
     folder = root / ".newsrec"
-    try:
+    with contextlib.suppress(OSError):
         folder.mkdir(exist_ok=True)
-    except OSError:
-        pass
     if not os.access(folder, os.W_OK):
         user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = user_cache / "newsrec" / digest(str(root.resolve()))

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from newsrec.data.batch import Batch, Catalogue, EvalBatch
@@ -29,27 +29,18 @@ log = logging.getLogger(__name__)
 class TrainLoader(DataLoader[Batch]):
     """Training batches that go on where a checkpoint was written, also in the middle of an epoch.
 
-    Without the state, Lightning would begin the epoch anew and leave out as many batches at its end.
+    Lightning shortens such an epoch by the batches that are done, but leaves out the last ones.
     """
 
     sampler: TrainBatches
-    done = 0
-    skip = 0
+    trainer: Trainer | None = None
 
-    def __iter__(self) -> Iterator[Batch]:
-        self.done = self.sampler.start = self.skip
-        self.skip = 0
-        for batch in super().__iter__():
-            self.done += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        """Return how many batches of the epoch are done; Lightning calls this."""
-        return {"done": self.done % max(len(self), 1)}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Leave out the batches that are done, once; Lightning calls this."""
-        self.skip = state["done"]
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        # Lightning asks for an iterator before it reads the checkpoint, but for no batch.
+        self.sampler.start = 0
+        if self.trainer is not None and self.trainer.training:
+            self.sampler.start = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        yield from super().__iter__()
 
 
 class MindDataModule(LightningDataModule):
@@ -212,7 +203,9 @@ class MindDataModule(LightningDataModule):
             self.states,
         )
         sampler = TrainBatches(len(self._samples), self.batch_size, self.seed, rank, world_size)
-        return self._loader(self._samples, sampler, TrainLoader)
+        loader = self._loader(self._samples, sampler, TrainLoader)
+        loader.trainer = self.trainer
+        return loader
 
     def val_dataloader(self) -> DataLoader[EvalBatch]:
         """Return the impressions that choose the checkpoint."""

@@ -83,7 +83,7 @@ def draw_skips(
     return chosen
 
 
-def counter_uniform(*counters: int | NDArray[np.integer]) -> NDArray[np.float64]:
+def counter_uniform(*counters: int | NDArray[np.integer]) -> NDArray[np.floating]:
     """Return a number in [0, 1) for each tuple of counters: the same for the same tuple, always.
 
     Each counter goes through the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
@@ -94,7 +94,7 @@ def counter_uniform(*counters: int | NDArray[np.integer]) -> NDArray[np.float64]
         state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         state = state ^ (state >> np.uint64(31))
-    return (state >> np.uint64(11)) * 2.0**-53
+    return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 class BatchKey(NamedTuple):

@@ -33,7 +33,7 @@ class TokenStates:
         self.values[self._positions(rows, states.shape[1])[real]] = states.cpu().float()[real]
 
     def take(self, rows: Tensor) -> Tensor:
-        """Return some stories' states ``[rows, longest, hidden]``; zeros behind each story's end."""
+        """Return some stories' states ``[rows, longest, hidden]``; zeros behind each's end."""
         rows = self.first[rows]
         longest = int(self.lengths[rows].max()) if len(rows) else 0
         real = torch.arange(longest) < self.lengths[rows, None]

@@ -75,10 +75,8 @@ def _explain(path: Path, columns: Sequence[str], error: str) -> UserError:
         for number, line in enumerate(file.read().splitlines(), start=1):
             try:
                 fields = line.decode("utf-8").split("\t")
-            except UnicodeDecodeError as problem:
-                text = line[max(problem.start - 20, 0) : problem.start + 20].decode(
-                    errors="replace"
-                )
+            except UnicodeDecodeError as wrong:
+                text = line[max(wrong.start - 20, 0) : wrong.start + 20].decode(errors="replace")
                 return bad_line(path, number, "?", text, "not UTF-8")
             if b"\0" in line:
                 return bad_line(path, number, "?", line.decode().strip("\0"), "NUL bytes")

@@ -36,7 +36,7 @@ WITHDRAWN_EVERY = 100
 TASTE_SCALE = 2.2
 STYLE_SCALE = 1.8
 HIDDEN_SCALE = 0.2
-DECAY_PER_DAY = 0.2
+DECAY_PER_DAY = 0.4
 MILD_TASTE = 0.5
 """Taste for a topic beside a strong one, which is 1."""
 TASTE_NOISE = 0.05

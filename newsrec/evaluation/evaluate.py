@@ -18,7 +18,6 @@ from newsrec.metrics import METRICS, impression_metrics, ranks, summarize
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
-    from lightning import Trainer
 
     from newsrec.data.datamodule import MindDataModule
     from newsrec.training.module import RecommenderModule
@@ -140,12 +139,12 @@ def evaluate_scores(data: MindData, split: str, scores: NDArray[np.float32]) -> 
 
 
 def score_split(
-    trainer: "Trainer", module: "RecommenderModule", datamodule: "MindDataModule", split: str
+    trainer: Any, module: "RecommenderModule", datamodule: "MindDataModule", split: str
 ) -> NDArray[np.float32] | None:
     """Score every candidate of a split on all the trainer's processes.
 
     Args:
-        trainer: Has a ``ScoreCollector`` among its callbacks.
+        trainer: A Lightning Trainer with a ``ScoreCollector`` among its callbacks.
         module: The model.
         datamodule: The data folder.
         split: Split to score.
@@ -241,7 +240,7 @@ def _print(title: str, metrics: dict[str, Any], output: Path) -> None:
 
     split = metrics["split"]
     if "auc" in metrics:
-        Console().print(metrics_table(f"{split}, with 95 % intervals", {title: metrics}))
+        Console().print(metrics_table(f"{split} split, {title}", metrics))
         if metrics["selected_on"] == split:
             print(f"{split} chose this checkpoint: expect less on another split.")
         print(
@@ -255,4 +254,6 @@ def _print(title: str, metrics: dict[str, Any], output: Path) -> None:
             f"{split} has no labels: {metrics['impressions']:,} impressions ranked, "
             f"{metrics['unknown_candidates']:,} candidates not in news.tsv."
         )
-    print(f"Written: {output / 'metrics.json'} and {output / 'prediction.zip'} (the leaderboard's).")
+    print(
+        f"Written: {output / 'metrics.json'} and {output / 'prediction.zip'} (the leaderboard's)."
+    )

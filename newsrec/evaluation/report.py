@@ -18,26 +18,36 @@ from newsrec.metrics import METRICS, impression_metrics, summarize
 HEADINGS = ("AUC", "MRR", "nDCG@5", "nDCG@10")
 
 
-def metrics_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
+def comparison_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     """Return a table with a row of the four metrics for each scorer.
 
     Args:
         title: What was scored, the split's name included.
-        rows: Metrics by the scorer's name; an ``intervals`` entry is shown beside them.
+        rows: Metrics by the scorer's name.
     """
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for heading in HEADINGS:
         table.add_column(heading, justify="right")
     for name, metrics in rows.items():
-        cells = []
-        for metric in METRICS:
-            cell = f"{metrics[metric]:.4f}"
-            if "intervals" in metrics:
-                low, high = metrics["intervals"][metric]
-                cell += f"\n{low:.4f} to {high:.4f}"
-            cells.append(cell)
-        table.add_row(name, *cells)
+        table.add_row(name, *(f"{metrics[metric]:.4f}" for metric in METRICS))
+    return table
+
+
+def metrics_table(title: str, metrics: Mapping[str, Any]) -> Table:
+    """Return a table with a row for each of the four metrics, its interval beside it.
+
+    Args:
+        title: What was scored, the split's name included.
+        metrics: What ``metrics.json`` holds.
+    """
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="right")
+    for heading, metric in zip(HEADINGS, METRICS, strict=True):
+        low, high = metrics["intervals"][metric] if "intervals" in metrics else (np.nan, np.nan)
+        table.add_row(heading, f"{metrics[metric]:.4f}", f"{low:.4f} to {high:.4f}")
     return table
 
 
@@ -71,9 +81,9 @@ def print_comparison(
     ceiling = read_ceiling(data.root, split)
     if ceiling:
         rows["ceiling of this simulated world"] = ceiling
-    chosen = f", which chose the checkpoint (of {part.fingerprint[:8]})" * (split == selected_on)
+    chosen = ", the split that chose the checkpoint" if split == selected_on else ""
     title = f"{split}: {rows['this model']['evaluated']:,} impressions{chosen}"
-    Console().print(metrics_table(title, rows))
+    Console().print(comparison_table(title, rows))
     if results:
         best = max(results, key=lambda name: rows[name]["auc"])
         mean, low, high = paired_interval(own.values[0], results[best].values[0], part.user)

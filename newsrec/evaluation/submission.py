@@ -15,7 +15,7 @@ def write_predictions(
     ranks: NDArray[np.integer],
     offsets: NDArray[np.int64],
 ) -> None:
-    """Write ``prediction.zip``: exactly ``prediction.txt``, a line ``id [r1,r2,...]`` an impression.
+    """Write ``prediction.zip``: just ``prediction.txt``, a line ``id [r1,r2,...]`` an impression.
 
     The bytes depend on the arguments alone.
 

@@ -44,7 +44,8 @@ def add_arguments(parser: "ArgumentParser") -> None:
     )
     parser.add_argument("--output", required=True, help="folder to write; must not exist")
     parser.add_argument(
-        "--data.root", help="data folder: its stories' vectors are exported too, as news_vectors.npy"
+        "--data.root",
+        help="data folder: its stories' vectors are exported too, as news_vectors.npy",
     )
 
 
@@ -81,7 +82,9 @@ def run(args: "Namespace") -> None:
     for path in sorted(output.iterdir()):
         print(f"  {path.name:<26} {path.stat().st_size / 1024:10,.0f} KiB")
     if root is None:
-        print("Stories' vectors are not among them: add --data.root ROOT to export those of a folder.")
+        print(
+            "Stories' vectors are not among them: add --data.root ROOT to export those of a folder."
+        )
 
 
 def write_onnx(encoder: UserEncoder, path: Path) -> None:

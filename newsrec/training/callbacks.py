@@ -78,7 +78,8 @@ class ScoreCollector(Callback):
         columns = zip(*self.parts, strict=True)
         rows, sizes, scores = (np.concatenate(column) for column in columns)
         if trainer.world_size > 1:
-            parts: list[Any] | None = [None] * trainer.world_size if trainer.is_global_zero else None
+            first = trainer.is_global_zero
+            parts: list[Any] | None = [None] * trainer.world_size if first else None
             torch.distributed.gather_object((rows, sizes, scores), parts)
             if parts is None:
                 return None
@@ -94,9 +95,9 @@ class RunCsv(CSVLogger):
         super().__init__(str(folder), name="", version="")
 
     @property
-    def experiment(self) -> "_RunCsvWriter":  # type: ignore[override]
+    def experiment(self) -> "_RunCsvWriter":
         """The writer."""
-        if self._experiment is None:
+        if not isinstance(self._experiment, _RunCsvWriter):
             self._experiment = _RunCsvWriter(self.save_dir)
         return self._experiment
 
@@ -170,10 +171,12 @@ def draw_curves(metrics: Path, path: Path) -> None:
         for name in names:
             points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
             if points:
-                axes.plot(*zip(*points, strict=True), marker="." if axes is right else "", label=name)
+                marker = "." if axes is right else ""
+                axes.plot(*zip(*points, strict=True), marker=marker, label=name)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.lines:
+            axes.legend()
     left.set_title("Training loss (cross-entropy)")
     right.set_title("Validation metrics")
     aside = path.with_name(f".{path.name}")
