@@ -1,11 +1,15 @@
 """A tiny MIND and a tiny language model, small enough to check by hand."""
 
 import json
+import os
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+
+# Tests work on small arrays, where a second thread only waits; torch reads this when imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 Rows = Sequence[Sequence[str]]
 

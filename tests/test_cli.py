@@ -1,0 +1,258 @@
+import csv
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from newsrec.__main__ import COMMANDS, main
+
+SMALL = [
+    "--model.dim=16",
+    "--model.news={heads: 2, ffn: 16}",
+    "--model.user={heads: 2, ffn: 16}",
+    "--data.max_tokens=12",
+    "--trainer.accelerator=cpu",
+    "--trainer.devices=1",
+    "--trainer.enable_progress_bar=false",
+]
+
+
+def fit_options(mind_dir, plm_dir, output):
+    return [
+        "fit",
+        f"--data.root={mind_dir}",
+        f"--model.plm={plm_dir}",
+        f"--output={output}",
+        "--trainer.max_epochs=2",
+        *SMALL,
+    ]
+
+
+def refused(capsys, *argv):
+    """Run a command that must exit with 2; return what it said."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in argv])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.fixture
+def trained(mind_dir, plm_dir, tmp_path):
+    output = tmp_path / "runs" / "one"
+    main(fit_options(mind_dir, plm_dir, output))
+    return output
+
+
+def test_fit_evaluate_and_export_in_one_go(trained, mind_dir, tmp_path, capsys):
+    best = trained / "checkpoints" / "best.ckpt"
+    assert best.is_file()
+    assert (trained / "checkpoints" / "last.ckpt").is_file()
+    assert (trained / "config.yaml").is_file()
+    assert (trained / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert any((trained / "tensorboard").iterdir())
+    with (trained / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert sum(bool(row["val/auc"]) for row in rows) == 2
+    said = capsys.readouterr().out
+    assert str(best) in said
+    assert "python -m newsrec evaluate" in said
+    assert "recent" in said
+
+    main(["evaluate", f"--ckpt_path={best}", f"--data.root={mind_dir}", "--split=dev",
+          f"--output={tmp_path / 'dev'}", "--trainer.accelerator=cpu"])  # fmt: skip
+    metrics = json.loads((tmp_path / "dev" / "metrics.json").read_text())
+    logged = max(float(row["val/auc"]) for row in rows if row["val/auc"])
+    assert metrics["auc"] == pytest.approx(logged, abs=1e-6)
+    assert metrics["selected_on"] == metrics["split"] == "dev"
+    assert metrics["single_class"] + metrics["evaluated"] == metrics["impressions"]
+    low, high = metrics["intervals"]["auc"]
+    assert low <= metrics["auc"] <= high
+
+    main(["export", f"--ckpt_path={best}", f"--output={tmp_path / 'export'}",
+          f"--data.root={mind_dir}"])  # fmt: skip
+    manifest = json.loads((tmp_path / "export" / "manifest.json").read_text())
+    assert manifest["largest_error"] < 1e-4
+    assert set(manifest["files"]) == {
+        "user_encoder.onnx",
+        "user_encoder.safetensors",
+        "news_vectors.npy",
+        "news.parquet",
+    }
+
+
+def test_a_submission_has_a_line_per_impression_in_file_order(trained, mind_dir, tmp_path):
+    best = trained / "checkpoints" / "best.ckpt"
+    main(["evaluate", f"--ckpt_path={best}", f"--data.root={mind_dir}", "--split=test",
+          f"--output={tmp_path / 'test'}", "--trainer.accelerator=cpu"])  # fmt: skip
+    with zipfile.ZipFile(tmp_path / "test" / "prediction.zip") as archive:
+        assert archive.namelist() == ["prediction.txt"]
+        lines = archive.read("prediction.txt").decode().splitlines()
+    rows = (Path(mind_dir) / "test" / "behaviors.tsv").read_text().splitlines()
+    assert len(lines) == len(rows)
+    for line, row in zip(lines, rows, strict=True):
+        number, _, _, _, candidates = row.split("\t")
+        name, ranks = line.split(" ")
+        assert name == number
+        assert sorted(json.loads(ranks)) == list(range(1, len(candidates.split()) + 1))
+    assert "auc" not in json.loads((tmp_path / "test" / "metrics.json").read_text())
+
+
+def test_the_export_gives_the_models_scores_without_the_model(trained, mind_dir, tmp_path):
+    import onnxruntime
+    import pyarrow.parquet as pq
+
+    from newsrec.training.module import RecommenderModule
+
+    best = trained / "checkpoints" / "best.ckpt"
+    output = tmp_path / "export"
+    main(["export", f"--ckpt_path={best}", f"--output={output}", f"--data.root={mind_dir}"])
+    vectors = np.load(output / "news_vectors.npy")
+    news = pq.read_table(output / "news.parquet")
+    assert news["row"].to_pylist() == list(range(2, len(vectors)))
+    session = onnxruntime.InferenceSession(str(output / "user_encoder.onnx"))
+    history = np.array([[2, 3, 4], [5, 0, 0], [0, 0, 0]])
+    feed = {"history": vectors[history], "mask": history > 0}
+    user = session.run(["user_vector"], feed)[0]
+
+    import torch
+
+    module = RecommenderModule.load_from_checkpoint(best)
+    with torch.no_grad():
+        expected = module.recommender.encode_user(
+            torch.from_numpy(vectors), torch.from_numpy(history)
+        )
+    np.testing.assert_allclose(user, expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("scorer", ["random", "popularity", "recent", "category", "tfidf"])
+def test_baselines_are_evaluated_without_a_checkpoint(scorer, mind_dir, tmp_path):
+    output = tmp_path / scorer
+    main(["evaluate", f"--scorer={scorer}", f"--data.root={mind_dir}", "--split=dev",
+          f"--output={output}"])  # fmt: skip
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["scorer"] == scorer
+    assert 0 <= metrics["auc"] <= 1
+    assert (output / "prediction.zip").is_file()
+
+
+def test_a_run_goes_on_from_its_last_checkpoint(mind_dir, plm_dir, tmp_path):
+    output = tmp_path / "run"
+    options = fit_options(mind_dir, plm_dir, output)
+    main(options)
+    main([*options, "--trainer.max_epochs=3", "--ckpt_path=last"])
+    with (output / "metrics.csv").open() as file:
+        epochs = [row["epoch"] for row in csv.DictReader(file) if row["val/auc"]]
+    assert epochs == ["0", "1", "2"]
+
+
+def test_interpolation_follows_the_command_line(tmp_path, plm_dir, monkeypatch):
+    from newsrec.cli import FitCLI, cli_options
+
+    config = tmp_path / "run.yaml"
+    config.write_text("data:\n  max_history: 20\n  eval_batch_size: ${data.max_history}\n")
+    monkeypatch.setattr("sys.argv", ["newsrec"])
+    args = ["--config", str(config), "--data.max_history", "7", "--trainer.accelerator", "cpu"]
+    cli = FitCLI(args=args, **cli_options(run=False))
+    assert cli.datamodule.eval_batch_size == 7
+    assert cli.model.max_history == 7
+
+
+def test_mistakes_exit_with_2_and_name_value_and_next_step(
+    mind_dir, plm_dir, tmp_path, capsys, monkeypatch
+):
+    run = tmp_path / "run"
+    options = fit_options(mind_dir, plm_dir, run)
+    config = tmp_path / "config.yaml"
+
+    assert "Did you mean 'fit'?" in refused(capsys, "fti")
+    assert "nowhere" in refused(capsys, *options, "--data.root=nowhere")
+    assert not run.exists()
+    assert "data.no_such_key" in refused(capsys, *options, "--data.no_such_key=1")
+    config.write_text("data:\n  no_such_key: 1\n")
+    assert "no_such_key" in refused(capsys, *options, f"--config={config}")
+    config.write_text("data:\n  max_history: ${data.no_such_key}\n")
+    assert "no_such_key" in refused(capsys, *options, f"--config={config}")
+    config.write_text("data:\n  plm: other\n")
+    assert "Set model.plm" in refused(capsys, *options, f"--config={config}")
+    assert "Set data.max_history" in refused(capsys, *options, "--model.max_history=3")
+    assert "last.ckpt" in refused(capsys, *options, "--ckpt_path=last")
+    assert "heads" in refused(capsys, *options, "--model.dim=15")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    said = refused(capsys, *options, "--model.plm=nobody/no-such-model")
+    assert "nobody/no-such-model" in said
+    assert "save_pretrained" in said
+    assert not run.exists()
+
+    behaviors = Path(mind_dir) / "train" / "behaviors.tsv"
+    good = behaviors.read_text()
+    lines = good.splitlines()
+    for line, place in (
+        ("only\ttwo", "line 2"),
+        ("9\tU1\tyesterday\t\tN1-0 N2-1", "yesterday"),
+        ("9\tU1\t11/11/2019 9:05:58 AM\t\tN1 N2-1", "label"),
+    ):
+        behaviors.write_text("\n".join([lines[0], line, *lines[2:]]) + "\n")
+        said = refused(capsys, "prepare", f"--data.root={mind_dir}")
+        assert "behaviors.tsv, line 2" in said
+        assert place in said
+    behaviors.write_text(good)
+    run.mkdir()
+    (run / "notes.txt").write_text("mine")
+    assert "not empty" in refused(capsys, *options)
+
+
+def test_evaluate_refuses_options_that_contradict_the_checkpoint(
+    trained, mind_dir, tmp_path, capsys
+):
+    said = refused(
+        capsys,
+        "evaluate",
+        f"--ckpt_path={trained / 'checkpoints' / 'best.ckpt'}",
+        f"--data.root={mind_dir}",
+        "--split=dev",
+        f"--output={tmp_path / 'x'}",
+        "--data.max_history=3",
+    )
+    assert "3" in said
+    assert "50" in said
+    assert not (tmp_path / "x").exists()
+
+
+def test_help_needs_no_heavy_import():
+    code = (
+        "import sys; from newsrec.__main__ import main; main(['--help']); "
+        "heavy = {'torch', 'lightning', 'transformers', 'pandas', 'pyarrow', 'numpy'}; "
+        "sys.exit(bool(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for name in COMMANDS:
+        assert name in result.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_metrics_of_one(mind_dir, plm_dir, tmp_path):
+    output = tmp_path / "run"
+    newsrec = [sys.executable, "-m", "newsrec"]
+    ddp = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    options = fit_options(mind_dir, plm_dir, output)
+    subprocess.run([*newsrec, *options, *ddp], check=True, timeout=300)
+    metrics = []
+    for name, extra in (("one", ["--trainer.devices=1"]), ("two", ddp)):
+        command = [*newsrec, "evaluate", f"--ckpt_path={output / 'checkpoints' / 'best.ckpt'}"]
+        command += [f"--data.root={mind_dir}", "--split=dev", f"--output={tmp_path / name}"]
+        subprocess.run([*command, "--trainer.accelerator=cpu", *extra], check=True, timeout=300)
+        metrics.append(json.loads((tmp_path / name / "metrics.json").read_text()))
+    for name in ("auc", "mrr", "ndcg@5", "ndcg@10"):
+        assert metrics[0][name] == pytest.approx(metrics[1][name], abs=1e-4)
+    predictions = [
+        zipfile.ZipFile(tmp_path / name / "prediction.zip").read("prediction.txt").splitlines()
+        for name in ("one", "two")
+    ]
+    assert len(predictions[0]) == len(predictions[1])

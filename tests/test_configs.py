@@ -1,0 +1,32 @@
+from pathlib import Path
+
+import jsonargparse
+import pytest
+import yaml
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_preset_builds(path, plm_dir, monkeypatch, tmp_path):
+    from newsrec.cli import FitCLI, cli_options
+
+    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    monkeypatch.setattr("sys.argv", ["newsrec"])
+    args = ["--config", str(path), "--model.plm", str(plm_dir), "--trainer.precision", "32-true"]
+    args += ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
+    cli = FitCLI(args=args, **cli_options(run=False))
+    cli.model.configure_model()
+    assert cli.datamodule.plm == str(plm_dir)
+    assert cli.model.max_history == cli.datamodule.max_history
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_preset_opens_with_its_command(path):
+    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any(f"python -m newsrec fit --config configs/{path.name}" in line for line in head)
+
+
+def test_every_group_file_is_plain_yaml():
+    for path in CONFIGS.glob("*/*.yaml"):
+        assert isinstance(yaml.safe_load(path.read_text()), dict)
