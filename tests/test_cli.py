@@ -49,7 +49,9 @@ def trained(mind_dir, plm_dir, tmp_path):
     return output
 
 
-def test_fit_evaluate_and_export_in_one_go(trained, mind_dir, tmp_path, capsys):
+def test_fit_evaluate_and_export_in_one_go(mind_dir, plm_dir, tmp_path, capsys):
+    trained = tmp_path / "runs" / "one"
+    main(fit_options(mind_dir, plm_dir, trained))
     best = trained / "checkpoints" / "best.ckpt"
     assert best.is_file()
     assert (trained / "checkpoints" / "last.ckpt").is_file()

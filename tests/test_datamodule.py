@@ -7,6 +7,7 @@ from tokenizers import Tokenizer
 
 from newsrec.data.batch import Batch, EvalBatch
 from newsrec.data.datamodule import MindDataModule
+from newsrec.data.states import TokenStates
 from newsrec.errors import UserError
 
 
@@ -216,3 +217,14 @@ def test_the_description_counts_what_is_used_and_what_is_not(make):
     assert sum(left_out.values()) == counts["clicks"] - len(data.index.click) > 0
     for reason, number in left_out.items():
         assert f"{number} {reason}" in samples
+
+
+def test_states_reach_a_loader_that_lightning_asked_for_before_they_were_computed(make):
+    data = make()
+    data.setup("fit")
+    loader = data.train_dataloader()
+    assert next(iter(loader)).token_states is None
+    catalogue = data.catalogue
+    data.states = TokenStates(catalogue.token_lengths, catalogue.first, hidden=4)
+    for batch in (next(iter(loader)), next(iter(data.train_dataloader()))):
+        assert batch.token_states.shape == (*batch.token_ids.shape, 4)

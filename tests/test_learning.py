@@ -37,8 +37,16 @@ def train(root, output, monkeypatch):
     config = DEMO.parent.parent / "configs" / "demo.yaml"
     main(["fit", f"--config={config}", f"--output={output}", "--trainer.max_epochs=2",
           "--baselines=false", "--trainer.enable_progress_bar=false"])  # fmt: skip
-    main(["evaluate", f"--ckpt_path={output / 'checkpoints' / 'best.ckpt'}", "--split=dev",
-          f"--data.root={root}", f"--output={output / 'dev'}", "--trainer.accelerator=cpu"])  # fmt: skip
+    main(
+        [
+            "evaluate",
+            f"--ckpt_path={output / 'checkpoints' / 'best.ckpt'}",
+            "--split=dev",
+            f"--data.root={root}",
+            f"--output={output / 'dev'}",
+            "--trainer.accelerator=cpu",
+        ]
+    )
     return json.loads((output / "dev" / "metrics.json").read_text())
 
 
