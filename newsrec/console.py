@@ -17,10 +17,9 @@ ASIDES = (
 def show_our_messages() -> None:
     """Print messages of ``newsrec`` as they are, on the first process only, and hush asides."""
     logger = logging.getLogger("newsrec")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers = [handler]  # a new one each time: stderr may be another by now
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     logger.setLevel(logging.INFO if first else logging.WARNING)
     for message in ASIDES:
