@@ -1,5 +1,6 @@
 import csv
 import json
+import logging
 import subprocess
 import sys
 import zipfile
@@ -30,6 +31,12 @@ def fit_options(mind_dir, plm_dir, output):
         "--trainer.max_epochs=2",
         *SMALL,
     ]
+
+
+@pytest.fixture(autouse=True)
+def lightning_keeps_the_stderr_of_its_import(monkeypatch):
+    """By then pytest has closed that one; logging would print a traceback about it."""
+    monkeypatch.setattr(logging, "raiseExceptions", False)
 
 
 def refused(capsys, *argv):
