@@ -192,7 +192,7 @@ def test_mistakes_exit_with_2_and_name_value_and_next_step(
     assert "Set data.max_history" in refused(capsys, *options, "--model.max_history=3")
     assert "last.ckpt" in refused(capsys, *options, "--ckpt_path=last")
     assert "heads" in refused(capsys, *options, "--model.dim=15")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read at import
     said = refused(capsys, *options, "--model.plm=nobody/no-such-model")
     assert "nobody/no-such-model" in said
     assert "save_pretrained" in said
