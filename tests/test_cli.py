@@ -191,6 +191,7 @@ def test_mistakes_exit_with_2_and_name_value_and_next_step(
     assert "Set model.plm" in refused(capsys, *options, f"--config={config}")
     assert "Set data.max_history" in refused(capsys, *options, "--model.max_history=3")
     assert "last.ckpt" in refused(capsys, *options, "--ckpt_path=last")
+    assert "is a URL" in refused(capsys, *options, "--ckpt_path=https://example.org/best.ckpt")
     assert "heads" in refused(capsys, *options, "--model.dim=15")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read at import
     said = refused(capsys, *options, "--model.plm=nobody/no-such-model")

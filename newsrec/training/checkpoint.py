@@ -21,11 +21,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: If there is no such file, or it is not one of ours.
     """
-    if "://" in str(path):
-        raise UserError(
-            f"--ckpt_path {path} is a URL, and a checkpoint from elsewhere may run code. "
-            "Download the file, check where it comes from, and name its path."
-        )
+    _refuse_url(str(path))
     if not Path(path).is_file():
         raise UserError(
             f"--ckpt_path {path}: there is no such file. `python -m newsrec fit` writes "
@@ -49,6 +45,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def _refuse_url(ckpt_path: str) -> None:
+    """Refuse a URL before ``Path`` turns it into something else; Lightning loads them unsafely."""
+    if "://" in ckpt_path:
+        raise UserError(
+            f"--ckpt_path {ckpt_path} is a URL, and a checkpoint from elsewhere may run code. "
+            "Download the file, check where it comes from, and name its path."
+        )
+
+
 def hyper_parameters(checkpoint: dict[str, Any], part: str) -> dict[str, Any]:
     """Return the constructor arguments of the ``model`` or the ``data`` module."""
     key = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}[part]
@@ -59,12 +64,13 @@ def resolve_checkpoint(ckpt_path: str, output: Path) -> Path:
     """Return the file that ``fit --ckpt_path`` means; ``last`` and ``best`` are this folder's.
 
     Raises:
-        UserError: If it does not exist: Lightning would start anew without a word.
+        UserError: If it does not exist (Lightning would start anew without a word) or is a URL.
     """
+    _refuse_url(ckpt_path)
     path = Path(ckpt_path)
     if ckpt_path in ("last", "best"):
         path = output / "checkpoints" / f"{ckpt_path}.ckpt"
-    if "://" not in ckpt_path and not path.is_file():
+    if not path.is_file():
         raise UserError(
             f"--ckpt_path {ckpt_path}: there is no {path}. Name the run to go on with by --output, "
             "or leave --ckpt_path out to start a new one."
