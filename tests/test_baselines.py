@@ -4,7 +4,8 @@ from datetime import datetime, timedelta
 import numpy as np
 import pytest
 
-from newsrec.data.mind import FIRST_NEWS, open_mind
+from newsrec.data import FIRST_NEWS
+from newsrec.data.mind import open_mind
 from newsrec.errors import UserError
 from newsrec.evaluation import baselines
 from newsrec.evaluation.baselines import (

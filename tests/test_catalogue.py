@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from newsrec.data.batch import FIRST_NEWS, Catalogue
+from newsrec.data import FIRST_NEWS
+from newsrec.data.batch import Catalogue
 from newsrec.data.states import TokenStates
 from newsrec.model.recommender import NewsRecommender
 from newsrec.plm import load_plm

@@ -13,7 +13,7 @@ from conftest import news_row, tiny_behaviors, write_mind
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newsrec.data import mind, tsv
+from newsrec.data import FIRST_NEWS, PADDING_NEWS, UNKNOWN_NEWS, mind, tsv
 from newsrec.data.mind import find_splits, open_mind
 from newsrec.errors import UserError
 
@@ -123,7 +123,7 @@ def test_real_stories_start_at_row_2_in_the_order_of_the_splits(mind_dir):
     ids = data.news["news_id"].to_pylist()
     assert ids[:3] == ["N1", "N2", "N3"]
     assert ids[-6:] == ["N15", "N16", "N17", "N18", "N19", "N20"]
-    assert (mind.PADDING_NEWS, mind.UNKNOWN_NEWS, mind.FIRST_NEWS) == (PADDING, UNKNOWN, FIRST)
+    assert (PADDING_NEWS, UNKNOWN_NEWS, FIRST_NEWS) == (PADDING, UNKNOWN, FIRST)
     rows = {news_id: FIRST + i for i, news_id in enumerate(ids)}
     train = data.split("train")
     last = train.candidates.take(np.arange(train.candidates.num_rows)[-2:])

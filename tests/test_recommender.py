@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from newsrec.data.batch import FIRST_NEWS, Batch, EvalBatch
+from newsrec.data import FIRST_NEWS
+from newsrec.data.batch import Batch, EvalBatch
 from newsrec.model.fastformer import FastformerConfig
 from newsrec.model.recommender import NewsRecommender
 from newsrec.plm import load_plm

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newsrec.data.batch import FIRST_NEWS, Catalogue
+from newsrec.data import FIRST_NEWS
+from newsrec.data.batch import Catalogue
 from newsrec.data.mind import open_mind
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.samples import (

@@ -4,8 +4,7 @@ import pytest
 from conftest import STORIES, news_row, tiny_behaviors, write_mind
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from newsrec.data import text
-from newsrec.data.batch import FIRST_NEWS
+from newsrec.data import FIRST_NEWS, text
 from newsrec.data.mind import open_mind
 from newsrec.data.text import story_texts, tokenize_catalogue
 from newsrec.errors import UserError

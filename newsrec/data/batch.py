@@ -5,9 +5,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-FIRST_NEWS = 2
-"""Rows 0 (padding) and 1 (the unknown story) precede the real stories, here as in the catalogue."""
-
 
 class Batch(NamedTuple):
     """Training samples and the stories that they mention, each story once."""

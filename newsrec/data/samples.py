@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
-from newsrec.data.batch import FIRST_NEWS, Batch, Catalogue, EvalBatch
+from newsrec.data import FIRST_NEWS
+from newsrec.data.batch import Batch, Catalogue, EvalBatch
 from newsrec.data.mind import Split
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.states import TokenStates

@@ -19,7 +19,8 @@ import pyarrow.csv as csv
 from numpy.typing import NDArray
 
 from newsrec.data.cache import publish
-from newsrec.data.mind import SPLITS, TIME_FORMAT
+from newsrec.data.compile import TIME_FORMAT
+from newsrec.data.mind import SPLITS
 from newsrec.data.ragged import Ragged
 from newsrec.data.vocabulary import ABSTRACTS, PLACES, STYLES, TIMES, TOPICS, Style, Topic
 from newsrec.data.world import (

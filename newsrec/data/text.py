@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 import torch
 from tokenizers import Tokenizer
 
-from newsrec.data.batch import FIRST_NEWS, Catalogue
+from newsrec.data import FIRST_NEWS
+from newsrec.data.batch import Catalogue
 from newsrec.data.cache import digest, publish
 from newsrec.data.mind import MindData
 from newsrec.errors import UserError

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from newsrec.data.mind import FIRST_NEWS, UNKNOWN_NEWS, MindData, Split
+from newsrec.data import FIRST_NEWS, UNKNOWN_NEWS
+from newsrec.data.mind import MindData, Split
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.errors import UserError
 

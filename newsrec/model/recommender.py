@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from newsrec.data.batch import FIRST_NEWS, Batch, EvalBatch
+from newsrec.data import FIRST_NEWS
+from newsrec.data.batch import Batch, EvalBatch
 from newsrec.model.encoders import NewsEncoder, UserEncoder
 from newsrec.model.fastformer import FastformerConfig
 

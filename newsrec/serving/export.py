@@ -176,7 +176,7 @@ def write_news_vectors(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from newsrec.data.batch import FIRST_NEWS
+    from newsrec.data import FIRST_NEWS
     from newsrec.data.datamodule import MindDataModule
     from newsrec.training.catalogue import encode_catalogue
 

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from newsrec.data.batch import FIRST_NEWS, Catalogue
+from newsrec.data import FIRST_NEWS
+from newsrec.data.batch import Catalogue
 from newsrec.data.states import TokenStates
 from newsrec.model.encoders import length_mask, run_plm
 from newsrec.model.recommender import NewsRecommender
