@@ -1,5 +1,6 @@
 """MIND files to the batches of a Lightning Trainer."""
 
+import inspect
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -93,9 +94,9 @@ class MindDataModule(LightningDataModule):
         ):
             if value < least:
                 raise UserError(f"data.{name} is {value}; it must be at least {least}.")
-        self.root = root
+        self.root = str(root)
         self.plm = plm
-        self.fields = tuple(fields)
+        self.fields = list(fields)
         self.max_tokens = max_tokens
         self.max_history = max_history
         self.npratio = npratio
@@ -106,24 +107,9 @@ class MindDataModule(LightningDataModule):
         self.seed = seed
         self.num_workers = num_workers
         self.pin_memory = pin_memory
-        self.save_hyperparameters(
-            {
-                "root": str(root),
-                "plm": plm,
-                "fields": list(fields),
-                "max_tokens": max_tokens,
-                "max_history": max_history,
-                "npratio": npratio,
-                "batch_size": batch_size,
-                "eval_batch_size": eval_batch_size,
-                "train": train,
-                "val": val,
-                "seed": seed,
-                "num_workers": num_workers,
-                "pin_memory": pin_memory,
-            },
-            logger=False,
-        )
+        # By name, not from the call: values as resolved above, and plain enough for a checkpoint.
+        names = inspect.signature(MindDataModule).parameters
+        self.save_hyperparameters({name: getattr(self, name) for name in names}, logger=False)
         self.tokenizer_json: str | None = None
         """Text of the tokenizer's file; read from the PLM unless a checkpoint brought it."""
         self.eval_split: str | None = None

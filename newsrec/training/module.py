@@ -1,5 +1,7 @@
 """What Lightning needs around the model: loss, validation and the optimizer."""
 
+import inspect
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -68,22 +70,10 @@ class RecommenderModule(LightningModule):
                 raise UserError(
                     f"model.{name}.heads is {shape.heads}, which does not divide model.dim, {dim}."
                 )
-        self.save_hyperparameters(
-            {
-                "plm": plm,
-                "tune_layers": tune_layers,
-                "dim": dim,
-                "news": vars(self.news).copy(),
-                "user": vars(self.user).copy(),
-                "lr": lr,
-                "plm_lr": plm_lr,
-                "weight_decay": weight_decay,
-                "warmup": warmup,
-                "max_tokens": max_tokens,
-                "max_history": max_history,
-            },
-            logger=False,
-        )
+        names = inspect.signature(RecommenderModule).parameters
+        values = {name: getattr(self, name) for name in names}
+        values |= {"news": asdict(self.news), "user": asdict(self.user)}  # plain, for a checkpoint
+        self.save_hyperparameters(values, logger=False)
         self.plm_config: dict[str, Any] | None = None
         """Set by a checkpoint: the PLM is then built from it, and its weights are not looked up."""
         self.recommender: NewsRecommender
