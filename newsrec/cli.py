@@ -31,8 +31,11 @@ from newsrec.training.module import RecommenderModule
 
 log = logging.getLogger(__name__)
 
-LINKS = {"data.plm": "model.plm", "model.max_tokens": "data.max_tokens"}
-LINKS["model.max_history"] = "data.max_history"
+LINKS = {
+    "data.plm": "model.plm",
+    "model.max_tokens": "data.max_tokens",
+    "model.max_history": "data.max_history",
+}
 """Values that two rooms share: the second key owns it, the first is filled in from it."""
 
 FREE_ON_RESUME = ("root", "num_workers", "pin_memory", "eval_batch_size")

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from newsrec.errors import UserError
+
 
 def cache_folder(root: Path) -> Path:
     """Return where arrays made from ``root`` live: in it, or in the user's cache if read-only."""
@@ -58,6 +60,20 @@ def content_hashes(files: Sequence[Path], index: Path) -> dict[Path, str]:
     if fresh != known:
         write_text(index, json.dumps(fresh, indent=1))
     return hashes
+
+
+def require_empty(output: Path, hint: str = "Choose another --output, or remove it.") -> None:
+    """Refuse to write where something is already.
+
+    Args:
+        output: A folder that should be absent or empty.
+        hint: What the user can do instead.
+
+    Raises:
+        UserError: If it is a file or holds anything.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output {output} is not empty. {hint}")
 
 
 def publish(target: Path, build: Callable[[Path], None]) -> None:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 from numpy.typing import NDArray
 
-from newsrec.data.cache import publish
+from newsrec.data.cache import publish, require_empty
 from newsrec.data.compile import TIME_FORMAT
 from newsrec.data.mind import SPLITS
 from newsrec.data.ragged import Ragged
@@ -87,11 +87,7 @@ def simulate(output: Path, preset: str = "demo", seed: int = 0) -> dict[str, Any
     if seed < 0:
         raise UserError(f"Seed {seed} is negative. Give --seed a whole number from 0.")
     output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(
-            f"{output} is not empty, and simulate overwrites nothing. "
-            "Remove it, or choose another --output."
-        )
+    require_empty(output)
     world: dict[str, Any] = {}
     publish(output, lambda folder: world.update(_write_world(folder, preset, seed)))
     if not (output / "world.json").is_file():  # a mount point, say, which no rename can replace

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from newsrec.data.cache import file_hash, publish
+from newsrec.data.cache import file_hash, publish, require_empty
 from newsrec.data.mind import SPLITS, MindData, open_mind
 from newsrec.errors import UserError
 from newsrec.evaluation.baselines import BASELINES, describe_baselines, score_baseline
@@ -55,7 +55,7 @@ def add_arguments(parser: "ArgumentParser") -> None:
             help="of the baseline cosine; a checkpoint brings its own",
         )
     parser.add_argument("--split", choices=SPLITS, required=True, help="split to score")
-    parser.add_argument("--output", required=True, help="folder for the results; must not exist")
+    parser.add_argument("--output", required=True, help="folder for the results, absent or empty")
     parser.add_argument(
         "--precision",
         choices=("fp32", "bf16"),
@@ -80,8 +80,7 @@ def run(args: "Namespace") -> None:
     if (args.ckpt_path is None) == (args.scorer is None):
         raise UserError("Give either --ckpt_path CKPT or --scorer NAME.")
     output = Path(args.output)
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise UserError(f"--output {output} exists. Choose another folder, or remove it.")
+    require_empty(output)
     if args.scorer is not None:
         data = open_mind(args.data.root)
         scores = _baseline_scores(args, data)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from newsrec.data.cache import file_hash, publish
+from newsrec.data.cache import file_hash, publish, require_empty
 from newsrec.errors import UserError
 from newsrec.model.encoders import UserEncoder
 from newsrec.model.recommender import NewsRecommender
@@ -42,7 +42,7 @@ def add_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument(
         "--ckpt_path", required=True, help="checkpoint that fit wrote: runs/NAME/.../best.ckpt"
     )
-    parser.add_argument("--output", required=True, help="folder to write; must not exist")
+    parser.add_argument("--output", required=True, help="folder to write, absent or empty")
     parser.add_argument(
         "--data.root",
         help="data folder: its stories' vectors are exported too, as news_vectors.npy",
@@ -52,8 +52,7 @@ def add_arguments(parser: "ArgumentParser") -> None:
 def run(args: "Namespace") -> None:
     """Export, verify, and only then let the folder appear."""
     output = Path(args.output)
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise UserError(f"--output {output} exists. Choose another folder, or remove it.")
+    require_empty(output)
     for package in ("onnx", "onnxruntime", "onnxscript"):
         try:
             version(package)

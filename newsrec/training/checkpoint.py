@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from newsrec.data.cache import require_empty
 from newsrec.errors import UserError
 
 FORMAT = 1
@@ -84,11 +85,10 @@ def check_run_folder(output: Path) -> None:
     Raises:
         UserError: If ``output`` is a file or a folder that is not empty.
     """
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise UserError(
-            f"--output {output} is not empty. Go on with that run by `--ckpt_path last`, choose "
-            "another --output, or remove the folder."
-        )
+    require_empty(
+        output,
+        "Go on with that run by `--ckpt_path last`, choose another --output, or remove the folder.",
+    )
 
 
 def check_same_options(
