@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from newsrec.data import cache
-from newsrec.data.cache import cache_folder, content_hashes, digest, publish, write_text
+from newsrec.data.cache import (
+    cache_folder,
+    content_hashes,
+    digest,
+    publish,
+    require_empty,
+    write_text,
+)
+from newsrec.errors import UserError
 
 
 def names(folder):
@@ -151,3 +159,13 @@ def test_read_only_data_has_its_arrays_in_the_users_cache(tmp_path, monkeypatch)
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(home))
     assert cache_folder(one).parent == home / ".cache" / "newsrec"
+
+
+def test_only_an_absent_or_empty_folder_may_be_written(tmp_path):
+    require_empty(tmp_path / "absent")
+    require_empty(tmp_path)
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match=f"{tmp_path} is not empty. Choose another"):
+        require_empty(tmp_path)
+    with pytest.raises(UserError, match="mine.txt is not empty. Go on"):
+        require_empty(tmp_path / "mine.txt", "Go on.")
