@@ -167,5 +167,5 @@ def test_only_an_absent_or_empty_folder_may_be_written(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match=f"{tmp_path} is not empty. Choose another"):
         require_empty(tmp_path)
-    with pytest.raises(UserError, match="mine.txt is not empty. Go on"):
+    with pytest.raises(UserError, match=r"mine\.txt is not empty\. Go on"):
         require_empty(tmp_path / "mine.txt", "Go on.")
