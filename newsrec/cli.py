@@ -4,22 +4,24 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from argparse import ArgumentError
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
-import yaml
 from lightning import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf.errors import OmegaConfBaseException
+from transformers.utils.logging import disable_progress_bar
 
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
 from newsrec.evaluation.evaluate import plm_vectors, score_split
 from newsrec.evaluation.report import print_comparison
+from newsrec.options import explain, written_options
 from newsrec.training.callbacks import Curves, FrozenStates, RunCsv, ScoreCollector
 from newsrec.training.checkpoint import (
     check_run_folder,
@@ -27,7 +29,7 @@ from newsrec.training.checkpoint import (
     read_checkpoint,
     resolve_checkpoint,
 )
-from newsrec.training.module import RecommenderModule
+from newsrec.training.module import RecommenderModule, trainer_mistakes
 
 log = logging.getLogger(__name__)
 
@@ -72,10 +74,16 @@ class FitCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, after refusing what a link would silently drop."""
         given = [str(a) for a in args] if isinstance(args, list) else sys.argv[1:]
-        for key, place in _written_keys(given):
+        written = written_options(given)
+        for key, place, _ in written:
             if key in LINKS:
                 raise UserError(f"{place}: {key} follows {LINKS[key]}. Set {LINKS[key]} instead.")
-        super().parse_arguments(parser, args)
+        try:
+            super().parse_arguments(parser, args)
+        except (ArgumentError, OmegaConfBaseException) as error:
+            fit = getattr(self, "_subcommand_parsers", {}).get("fit", parser)
+            known = [action.dest for action in fit._actions]
+            raise UserError(explain(str(error), written, known)) from error
 
     def _parse_ckpt_path(self) -> None:
         """Find the checkpoint to go on from, and refuse options that contradict it.
@@ -128,9 +136,9 @@ class FitCLI(LightningCLI):
             LearningRateMonitor("step"),
             self.checkpoints,
         ]
-        return super().instantiate_trainer(
-            logger=loggers, default_root_dir=str(output), use_distributed_sampler=False, **kwargs
-        )
+        kwargs |= {"logger": loggers, "default_root_dir": str(output)}
+        with trainer_mistakes():
+            return super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
 
     def fit(self, **kwargs: Any) -> None:
         """Train; a start that fails leaves no run folder behind."""
@@ -141,10 +149,10 @@ class FitCLI(LightningCLI):
                 self.datamodule.setup("fit")
                 log.info("%s", self.datamodule.describe())
             self.trainer.fit(**kwargs)
-        except UserError:
-            if fresh and self.trainer.is_global_zero:
+        finally:
+            unused = fresh and not (self.output / "checkpoints").exists()
+            if unused and self.trainer.is_global_zero and not self.trainer.global_step:
                 shutil.rmtree(self.output, ignore_errors=True)
-            raise
 
     def after_fit(self) -> None:
         """Compare the best checkpoint with the baselines and name the next command."""
@@ -165,7 +173,8 @@ class FitCLI(LightningCLI):
             f"\nBest checkpoint: {best}\nCurves: {self.output / 'curves.png'}\n\nNext:\n"
             f"  python -m newsrec evaluate --ckpt_path {best} --data.root {data.root} "
             f"--split {split} --output results/{self.output.name}-{split}\n"
-            f"  python -m newsrec export --ckpt_path {best} --output exports/{self.output.name}"
+            f"  python -m newsrec export --ckpt_path {best} --data.root {data.root} "
+            f"--output exports/{self.output.name}"
         )
 
 
@@ -177,18 +186,21 @@ def fit(argv: list[str]) -> None:
     """
     # Interpolation that follows the command line, across files: the mode and this switch together.
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    disable_progress_bar()  # of reading weights, a blink; downloads keep theirs
     FitCLI(args=["fit", *argv], **cli_options())
 
 
 def cli_options(run: bool = True) -> dict[str, Any]:
     """Return the arguments of ``FitCLI``; ``run=False`` only builds what a config describes."""
+    parser = {"prog": "newsrec fit", "parser_mode": "omegaconf+", "exit_on_error": False}
     return {
         "model_class": RecommenderModule,
         "datamodule_class": MindDataModule,
         "save_config_kwargs": {"overwrite": True},
-        "trainer_defaults": {"use_distributed_sampler": False},
+        # Lightning's own default would be 1,000 epochs.
+        "trainer_defaults": {"use_distributed_sampler": False, "max_epochs": 5},
         "seed_everything_default": 42,
-        "parser_kwargs": {"prog": "newsrec", "parser_mode": "omegaconf+"},
+        "parser_kwargs": parser | {"fit": parser},
         "auto_configure_optimizers": False,
         "run": run,
     }
@@ -203,33 +215,3 @@ def _run_folder(config: Any) -> Path:
     # Processes that the first one starts find its choice here.
     stamp = os.environ.setdefault("NEWSREC_RUN_TIME", f"{datetime.now():%Y%m%d-%H%M%S}")
     return Path("runs") / f"{name}-{stamp}"
-
-
-def _written_keys(args: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield every dotted key that options and configuration files set, and where."""
-    for position, arg in enumerate(args):
-        option, _, value = arg.partition("=")
-        if option.startswith("--") and "." in option:
-            yield option[2:], option
-        if option in ("--config", "-c", "--data", "--model"):
-            value = value or (args[position + 1] if position + 1 < len(args) else "")
-            prefix = option[2:] + "." if option in ("--data", "--model") else ""
-            yield from _keys_of_file(Path(value), prefix)
-
-
-def _keys_of_file(path: Path, prefix: str = "") -> Iterator[tuple[str, str]]:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
-        return  # the parser's own message says it better
-
-    def walk(node: Any, name: str) -> Iterator[tuple[str, str]]:
-        if isinstance(node, dict):
-            for key, value in node.items():
-                yield from walk(value, f"{name}.{key}" if name else str(key))
-        elif name in ("data", "model") and isinstance(node, str):
-            yield from _keys_of_file(path.parent / node, f"{name}.")
-        else:
-            yield prefix + name, str(path)
-
-    yield from walk(content, "")

@@ -30,4 +30,5 @@ def show_our_messages() -> None:
 
 def _is_news(record: logging.LogRecord) -> bool:
     text = record.getMessage()
-    return not ("Tip:" in text or text.startswith(("GPU available: False", "TPU available")))
+    asides = ("GPU available: False", "TPU available", "Loading `train_dataloader`")
+    return not ("Tip:" in text or text.startswith(asides))

@@ -160,14 +160,16 @@ def test_a_run_goes_on_from_its_last_checkpoint(mind_dir, plm_dir, tmp_path):
     assert epochs == ["0", "1", "2"]
 
 
-def test_interpolation_follows_the_command_line(tmp_path, plm_dir, monkeypatch):
+def test_interpolation_follows_the_command_line(tmp_path, monkeypatch):
     from newsrec.cli import FitCLI, cli_options
 
+    monkeypatch.setattr(FitCLI, "_run_subcommand", lambda self, name: None)
     config = tmp_path / "run.yaml"
     config.write_text("data:\n  max_history: 20\n  eval_batch_size: ${data.max_history}\n")
     monkeypatch.setattr("sys.argv", ["newsrec"])
-    args = ["--config", str(config), "--data.max_history", "7", "--trainer.accelerator", "cpu"]
-    cli = FitCLI(args=args, **cli_options(run=False))
+    args = ["fit", "--config", str(config), "--data.max_history", "7"]
+    args += ["--trainer.accelerator", "cpu", "--output", str(tmp_path / "run")]
+    cli = FitCLI(args=args, **cli_options())
     assert cli.datamodule.eval_batch_size == 7
     assert cli.model.max_history == 7
 
@@ -183,12 +185,22 @@ def test_mistakes_exit_with_2_and_name_value_and_next_step(
     assert "nowhere" in refused(capsys, *options, "--data.root=nowhere")
     assert not run.exists()
     assert "data.no_such_key" in refused(capsys, *options, "--data.no_such_key=1")
-    config.write_text("data:\n  no_such_key: 1\n")
-    assert "no_such_key" in refused(capsys, *options, f"--config={config}")
-    config.write_text("data:\n  max_history: ${data.no_such_key}\n")
-    assert "no_such_key" in refused(capsys, *options, f"--config={config}")
-    config.write_text("data:\n  plm: other\n")
-    assert "Set model.plm" in refused(capsys, *options, f"--config={config}")
+    for text, line, said in (
+        ("data:\n  no_such_key: 1\n", 2, "no_such_key"),
+        ("data:\n  max_histroy: 1\n", 2, "Did you mean data.max_history?"),
+        ("data:\n  eval_batch_size: ${data.no_such_key}\n", 2, "no_such_key"),
+        ("data:\n  root: ${oc.env:NO_SUCH_VARIABLE}\n", 2, "NO_SUCH_VARIABLE"),
+        ("data:\n  batch_size: many\n", 2, "many"),
+        ("data:\n\n  plm: other\n", 3, "Set model.plm"),
+        ("data: [1\n", 2, "not YAML"),
+    ):
+        config.write_text(text)
+        fit = [option for option in options if "data.root" not in option]
+        answer = refused(capsys, *fit, f"--config={config}")
+        assert f"{config}, line {line}: " in answer
+        assert said in answer
+    assert "model.lr is -1.0" in refused(capsys, *options, "--model.lr=-1")
+    assert "foo" in refused(capsys, *options, "--trainer.strategy=foo")
     assert "Set data.max_history" in refused(capsys, *options, "--model.max_history=3")
     assert "last.ckpt" in refused(capsys, *options, "--ckpt_path=last")
     assert "is a URL" in refused(capsys, *options, "--ckpt_path=https://example.org/best.ckpt")

@@ -18,6 +18,7 @@ def test_every_preset_builds(path, plm_dir, monkeypatch, tmp_path):
     cli = FitCLI(args=args, **cli_options(run=False))
     cli.model.configure_model()
     assert cli.datamodule.plm == str(plm_dir)
+    assert 0 < cli.trainer.max_epochs <= 20
     assert cli.model.max_history == cli.datamodule.max_history
 
 

@@ -498,11 +498,12 @@ def test_a_run_starts_in_an_empty_folder_only(tmp_path):
     check_run_folder(tmp_path / "new")
     check_run_folder(tmp_path)
     (tmp_path / "file").touch()
-    for output in (tmp_path, tmp_path / "file"):
-        with pytest.raises(UserError) as error:
-            check_run_folder(output)
-        assert str(error.value).startswith(f"--output {output} is not empty. ")
-        assert "--ckpt_path last" in str(error.value)
+    with pytest.raises(UserError) as error:
+        check_run_folder(tmp_path)
+    assert str(error.value).startswith(f"--output {tmp_path} is not empty. ")
+    assert "--ckpt_path last" in str(error.value)
+    with pytest.raises(UserError, match="is a file, not a folder"):
+        check_run_folder(tmp_path / "file")
 
 
 def test_an_option_that_contradicts_the_checkpoint_is_refused_with_both_values(trained):

@@ -70,9 +70,11 @@ def require_empty(output: Path, hint: str = "Choose another --output, or remove 
         hint: What the user can do instead.
 
     Raises:
-        UserError: If it is a file or holds anything.
+        UserError: If it is a file or a folder that holds anything.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output} is a file, not a folder. Choose another --output.")
+    if output.is_dir() and any(output.iterdir()):
         raise UserError(f"--output {output} is not empty. {hint}")
 
 

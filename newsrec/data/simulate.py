@@ -53,7 +53,7 @@ PRESETS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``python -m newsrec simulate``."""
-    parser.add_argument("--output", type=Path, required=True, help="folder to write, new or empty")
+    parser.add_argument("--output", required=True, help="folder to write, new or empty")
     parser.add_argument("--preset", default="demo", help=f"size: {', '.join(PRESETS)}")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same files")
 

@@ -60,12 +60,12 @@ def read_tsv(path: Path, columns: Sequence[str], keep: Sequence[str] | None = No
         raise _explain(path, columns, str(error)) from None
 
 
-def bad_line(path: Path, line: int, column: str, text: str, problem: str) -> UserError:
+def bad_line(path: Path, line: int, column: str | None, text: str, problem: str) -> UserError:
     """Return the error for a line that cannot be read, its text cut to 80 characters."""
+    place = f"{path}, line {line}, " + (f"column {column}: " if column else "")
     shown = text if len(text) <= 80 else text[:77] + "..."
     return UserError(
-        f"{path}, line {line}, column {column}: {problem}: {shown!r}. "
-        "Correct the line, or unpack the file again from its zip."
+        f"{place}{problem}: {shown!r}. Correct the line, or unpack the file again from its zip."
     )
 
 
@@ -77,10 +77,10 @@ def _explain(path: Path, columns: Sequence[str], error: str) -> UserError:
                 fields = line.decode("utf-8").split("\t")
             except UnicodeDecodeError as wrong:
                 text = line[max(wrong.start - 20, 0) : wrong.start + 20].decode(errors="replace")
-                return bad_line(path, number, "?", text, "not UTF-8")
+                return bad_line(path, number, None, text, "not UTF-8")
             if b"\0" in line:
-                return bad_line(path, number, "?", line.decode().strip("\0"), "NUL bytes")
+                return bad_line(path, number, None, line.decode().strip("\0"), "NUL bytes")
             if len(fields) != len(columns):
                 problem = f"{len(fields)} columns instead of {len(columns)}"
-                return bad_line(path, number, "all", line.decode(), problem)
+                return bad_line(path, number, None, line.decode(), problem)
     return UserError(f"{path} cannot be read: {error}")

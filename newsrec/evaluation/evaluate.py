@@ -194,7 +194,7 @@ def _checkpoint_scores(
     from newsrec.data.datamodule import MindDataModule
     from newsrec.training.callbacks import ScoreCollector
     from newsrec.training.checkpoint import check_same_options, hyper_parameters, read_checkpoint
-    from newsrec.training.module import RecommenderModule
+    from newsrec.training.module import RecommenderModule, trainer_mistakes
 
     checkpoint = read_checkpoint(args.ckpt_path)
     given: dict[str, dict[str, Any]] = {"data": {}, "model": {}}
@@ -213,13 +213,14 @@ def _checkpoint_scores(
     datamodule.prepare_data()  # so that a mistake in the data shows before the Trainer's banner
     datamodule.data.split(args.split)
     module = RecommenderModule.from_checkpoint(checkpoint)
-    trainer = Trainer(
-        **vars(args.trainer),
-        precision="bf16-mixed" if args.precision == "bf16" else "32-true",
-        logger=False,
-        callbacks=[ScoreCollector()],
-        use_distributed_sampler=False,
-    )
+    with trainer_mistakes():
+        trainer = Trainer(
+            **vars(args.trainer),
+            precision="bf16-mixed" if args.precision == "bf16" else "32-true",
+            logger=False,
+            callbacks=[ScoreCollector()],
+            use_distributed_sampler=False,
+        )
     scores = score_split(trainer, module, datamodule, args.split)
     if scores is None:
         return None

@@ -15,6 +15,13 @@ from newsrec.evaluation.baselines import BASELINES, score_baseline
 from newsrec.evaluation.intervals import paired_interval
 from newsrec.metrics import METRICS, impression_metrics, summarize
 
+NAMES = {
+    "recent": "recent popularity",
+    "tfidf": "TF-IDF cosine",
+    "cosine": "centred PLM cosine",
+}
+"""How a table calls a baseline; the others by their own name."""
+
 HEADINGS = ("AUC", "MRR", "nDCG@5", "nDCG@10")
 
 
@@ -30,7 +37,8 @@ def comparison_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table
     for heading in HEADINGS:
         table.add_column(heading, justify="right")
     for name, metrics in rows.items():
-        table.add_row(name, *(f"{metrics[metric]:.4f}" for metric in METRICS))
+        label = NAMES.get(name, name)
+        table.add_row(label, *(f"{metrics[metric]:.4f}" for metric in METRICS))
     return table
 
 
@@ -88,9 +96,9 @@ def print_comparison(
         best = max(results, key=lambda name: rows[name]["auc"])
         mean, low, high = paired_interval(own.values[0], results[best].values[0], part.user)
         print(
-            f"AUC of this model minus {best}'s: {mean:+.4f}, 95 % interval {low:+.4f} to "
-            f"{high:+.4f} (paired, clustered by user;\nit covers the choice of users, not the "
-            "training seed)."
+            f"AUC of this model minus that of {NAMES.get(best, best)}: {mean:+.4f}, 95 % interval "
+            f"{low:+.4f} to {high:+.4f}\n(paired, clustered by user; covers the choice of users, "
+            "not the training seed)."
         )
 
 

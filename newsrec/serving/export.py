@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from newsrec.data.cache import file_hash, publish, require_empty
+from newsrec.data.mind import open_mind
 from newsrec.errors import UserError
 from newsrec.model.encoders import UserEncoder
 from newsrec.model.recommender import NewsRecommender
@@ -64,6 +65,8 @@ def run(args: "Namespace") -> None:
     checkpoint = read_checkpoint(args.ckpt_path)
     module = RecommenderModule.from_checkpoint(checkpoint)
     root = args.data.root
+    if root is not None:  # a mistake in it shows before the work
+        open_mind(root)
 
     def build(folder: Path) -> None:
         encoder = module.recommender.user_encoder
@@ -113,6 +116,7 @@ def write_safetensors(encoder: UserEncoder, path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, path)
+    path.chmod(0o644)  # save_file makes it private; the other files are not
 
 
 @torch.no_grad()

@@ -1,12 +1,15 @@
 """What Lightning needs around the model: loss, validation and the optimizer."""
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional as F
@@ -65,6 +68,11 @@ class RecommenderModule(LightningModule):
         self.warmup = warmup
         self.max_tokens = max_tokens
         self.max_history = max_history
+        for name, value in (("lr", lr), ("plm_lr", plm_lr), ("weight_decay", weight_decay)):
+            if not 0 <= value < float("inf"):
+                raise UserError(f"model.{name} is {value}; it must be 0 or more.")
+        if not 0 <= warmup <= 1:
+            raise UserError(f"model.warmup is {warmup}; it is a share of all steps, from 0 to 1.")
         for name, shape in (("news", self.news), ("user", self.user)):
             if dim % shape.heads:
                 raise UserError(
@@ -193,6 +201,20 @@ class RecommenderModule(LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_peak)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@contextmanager
+def trainer_mistakes() -> Iterator[None]:
+    """Turn what Lightning says of impossible Trainer options into a ``UserError``."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (MisconfigurationException, ValueError) as error:
+        raise UserError(
+            f"trainer: {' '.join(str(error).split())} On a machine without GPU use "
+            "--trainer.accelerator cpu --trainer.devices 1 --trainer.precision 32-true."
+        ) from error
 
 
 def parameter_groups(

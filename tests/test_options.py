@@ -1,0 +1,52 @@
+import pytest
+
+from newsrec.errors import UserError
+from newsrec.options import Written, explain, written_options
+
+
+def test_options_and_files_are_read_with_their_places(tmp_path):
+    (tmp_path / "data.yaml").write_text("root: there\nfields: [title]\n")
+    run = tmp_path / "run.yaml"
+    run.write_text("seed_everything: 1\ndata: data.yaml\nmodel:\n  user:\n    heads: 2\n")
+    written = written_options(["--model.dim=16", "--data.plm", "x", "-c", str(run)])
+    assert written == [
+        Written("model.dim", "--model.dim", "16"),
+        Written("data.plm", "--data.plm", "x"),
+        Written("seed_everything", f"{run}, line 1", "1"),
+        Written("data.root", f"{tmp_path / 'data.yaml'}, line 1", "there"),
+        Written("data.fields", f"{tmp_path / 'data.yaml'}, line 2", written[4].value),
+        Written("model.user.heads", f"{run}, line 5", "2"),
+    ]
+
+
+def test_a_group_on_the_command_line_is_a_file(tmp_path):
+    path = tmp_path / "group.yaml"
+    path.write_text("max_history: 3\n")
+    assert written_options(["--data", str(path)]) == [
+        Written("data.max_history", f"{path}, line 1", "3")
+    ]
+
+
+def test_a_file_that_is_not_yaml_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("data:\n  fields: [title\n")
+    with pytest.raises(UserError, match=f"{path}, line 3: not YAML"):
+        written_options([f"--config={path}"])
+
+
+def test_a_file_that_is_missing_or_empty_is_left_to_the_parser(tmp_path):
+    (tmp_path / "empty.yaml").write_text("")
+    assert written_options([f"--config={tmp_path / 'none.yaml'}"]) == []
+    assert written_options([f"--config={tmp_path / 'empty.yaml'}"]) == []
+
+
+def test_a_message_gets_the_place_and_the_nearest_option():
+    written = [Written("data.max_histroy", "run.yaml, line 2", "3")]
+    message = "Subcommand 'fit' does not accept option 'data.max_histroy'"
+    said = explain(message, written, ["data.max_history", "data.root"])
+    assert said == f"run.yaml, line 2: {message}. Did you mean data.max_history?"
+
+
+def test_a_missing_reference_is_found_where_it_is_asked_for():
+    written = [Written("data.root", "a", "x"), Written("data.npratio", "b", "${data.nowhere}")]
+    assert explain("Interpolation key '.nowhere' not found", written, []).startswith("b: ")
