@@ -1,8 +1,11 @@
 """What a person sees on the terminal: our messages, without other libraries' asides."""
 
+import contextlib
 import logging
 import os
+import sys
 import warnings
+from collections.abc import Callable, Iterator
 
 ASIDES = (
     r".*does not have many workers.*",  # 0 workers is the fastest choice here
@@ -12,6 +15,9 @@ ASIDES = (
     r".*smaller than the logging interval.*",
     r".*Checkpoint directory .* exists and is not empty.*",
 )
+
+SLOW_BYTES = 20_000_000
+"""What takes less than about a second to read needs no progress bar."""
 
 
 def show_our_messages() -> None:
@@ -26,6 +32,40 @@ def show_our_messages() -> None:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def progress(doing: str, num_bytes: int) -> Iterator[Callable[[int], None]]:
+    """Show how far a long piece of work is, its rate and the time left.
+
+    Args:
+        doing: What is being done.
+        num_bytes: How much there is to read.
+
+    Yields:
+        A function to call with the number of bytes just read.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    shown = sys.stderr.isatty() and num_bytes >= SLOW_BYTES
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+        task = bar.add_task(doing, total=num_bytes)
+        yield lambda done: bar.advance(task, done)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -1,18 +1,23 @@
+import errno
 import hashlib
-import json
 import os
 import threading
 from pathlib import Path
 
 import pytest
 
-from newsrec.data import cache
 from newsrec.data.cache import (
-    cache_folder,
-    content_hashes,
+    build_lock,
+    building,
+    cache_folders,
+    changed_files,
     digest,
+    find_or_build,
+    is_whole,
     publish,
     require_empty,
+    seal,
+    writable_folder,
     write_text,
 )
 from newsrec.errors import UserError
@@ -73,59 +78,104 @@ def test_digests_tell_values_apart():
     assert digest("a") == hashlib.sha256(b'["a"]').hexdigest()[:16]
 
 
-def test_hashes_are_remembered_by_size_and_time(tmp_path, monkeypatch):
-    path, index = tmp_path / "news.tsv", tmp_path / "files.json"
-    path.write_text("one")
-    first = content_hashes([path], index)
-    assert first == {path: hashlib.sha256(b"one").hexdigest()}
-
-    hashed = []
-    file_hash = cache.file_hash
-    monkeypatch.setattr(cache, "file_hash", lambda p: hashed.append(p) or file_hash(p))
-    assert content_hashes([path], index) == first
-    assert hashed == []
-    os.utime(path, (1, 1))
-    assert content_hashes([path], index) == first
-    path.write_text("two")
-    os.utime(path, (2, 2))
-    assert content_hashes([path], index) == {path: hashlib.sha256(b"two").hexdigest()}
-    path.write_text("three")
-    os.utime(path, (2, 2))
-    assert content_hashes([path], index) == {path: hashlib.sha256(b"three").hexdigest()}
-    assert hashed == [path] * 3
+def write(text):
+    """Return a build that writes one file."""
+    return lambda folder: (folder / "a.txt").write_text(text)
 
 
-def test_a_file_that_changes_while_it_is_hashed_is_hashed_again(tmp_path, monkeypatch):
-    path, index = tmp_path / "news.tsv", tmp_path / "files.json"
-    path.write_text("one")
-    os.utime(path, (1, 1))
-
-    def hash_and_change(path):
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        path.write_text("two")
-        return found
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cache, "file_hash", hash_and_change)
-        content_hashes([path], index)
-    assert content_hashes([path], index) == {path: hashlib.sha256(b"two").hexdigest()}
+def test_a_folder_is_built_once(tmp_path):
+    built = find_or_build(tmp_path, "arrays-1", write("one"))
+    assert built == tmp_path / ".newsrec" / "arrays-1"
+    assert find_or_build(tmp_path, "arrays-1", write("two")) == built
+    assert (built / "a.txt").read_text() == "one"
+    assert find_or_build(tmp_path, "arrays-2", write("two")) != built
+    assert names(tmp_path / ".newsrec") == ["arrays-1", "arrays-2", "lock"]
+    assert built.stat().st_mode & 0o777 == 0o755
 
 
-def test_an_index_remembers_files_that_were_not_asked_for(tmp_path):
-    index = tmp_path / "files.json"
-    for name in "ab":
-        (tmp_path / name).write_text(name)
-        content_hashes([tmp_path / name], index)
-    assert sorted(Path(name).name for name in json.loads(index.read_text())) == ["a", "b"]
+@pytest.mark.parametrize("damage", ["cut", "gone", "seal gone", "seal cut", "seal odd"])
+def test_a_folder_that_is_not_whole_is_built_again(tmp_path, damage):
+    built = find_or_build(tmp_path, "arrays", write("one"))
+    path = built / ("seal.json" if "seal" in damage else "a.txt")
+    if "gone" in damage:
+        path.unlink()
+    else:
+        path.write_text("[1]" if "odd" in damage else path.read_text()[:-1])
+    assert not is_whole(built)
+    find_or_build(tmp_path, "arrays", write("two"))
+    assert (built / "a.txt").read_text() == "two"
 
 
-@pytest.mark.parametrize("damage", ["", "{", '{"news.tsv": [1', "\0\0\0"])
-def test_a_damaged_index_is_made_anew(tmp_path, damage):
-    path, index = tmp_path / "news.tsv", tmp_path / "files.json"
-    path.write_text("one")
-    index.write_text(damage)
-    assert content_hashes([path], index) == {path: hashlib.sha256(b"one").hexdigest()}
-    assert list(json.loads(index.read_text())) == [str(path)]
+def test_bytes_that_changed_in_place_are_found_by_hashing(tmp_path):
+    built = find_or_build(tmp_path, "arrays", write("one"))
+    assert changed_files(built) == []
+    (built / "a.txt").write_text("eno")
+    assert is_whole(built)
+    assert changed_files(built) == ["a.txt"]
+
+
+def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path):
+    left = tmp_path / ".newsrec" / ".building-killed"
+    left.mkdir(parents=True)
+    (left / "half.npy").write_text("half")
+    find_or_build(tmp_path, "arrays", write("one"))
+    assert not left.exists()
+
+
+def test_a_build_waits_for_another_one(tmp_path, caplog):
+    order = []
+    with build_lock(tmp_path):
+        thread = threading.Thread(target=lambda: _lock(tmp_path, order))
+        thread.start()
+        thread.join(timeout=0.3)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def _lock(base, order):
+    with build_lock(base):
+        order.append("second")
+
+
+def test_a_file_system_without_locks_is_no_hindrance(tmp_path, monkeypatch):
+    def refuse(self, **kwargs):
+        raise NotImplementedError("no flock here")
+
+    monkeypatch.setattr("newsrec.data.cache.FileLock.acquire", refuse)
+    left = tmp_path / ".newsrec" / ".building-of-another"
+    left.mkdir(parents=True)
+    find_or_build(tmp_path, "arrays", write("one"))
+    assert left.exists()  # it may be at work
+
+
+def test_the_first_of_two_builds_without_a_lock_wins(tmp_path):
+    with building(tmp_path) as slow, building(tmp_path) as fast:
+        write("slow")(slow)
+        write("fast")(fast)
+        seal(fast, tmp_path / "arrays")
+        seal(slow, tmp_path / "arrays")
+    assert (tmp_path / "arrays" / "a.txt").read_text() == "fast"
+    assert names(tmp_path) == ["arrays"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_said_and_nothing_is_left(tmp_path, number):
+    def build(folder):
+        write("half")(folder)
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(UserError, match=r"\.newsrec: .*; nothing was kept. Free some space"):
+        find_or_build(tmp_path, "arrays", build)
+    assert names(tmp_path / ".newsrec") == ["lock"]
+
+
+def test_another_error_of_the_system_is_not_called_a_full_disk(tmp_path):
+    def build(folder):
+        raise PermissionError(errno.EACCES, "no")
+
+    with pytest.raises(PermissionError):
+        find_or_build(tmp_path, "arrays", build)
 
 
 def test_text_is_whole_whoever_writes_it(tmp_path):
@@ -141,24 +191,27 @@ def test_text_is_whole_whoever_writes_it(tmp_path):
 
 
 def test_arrays_live_beside_the_data(tmp_path):
-    assert cache_folder(tmp_path) == tmp_path / ".newsrec"
-    assert cache_folder(tmp_path).is_dir()
+    assert writable_folder(tmp_path) == cache_folders(tmp_path)[0] == tmp_path / ".newsrec"
+    assert (tmp_path / ".newsrec").is_dir()
 
 
 def test_read_only_data_has_its_arrays_in_the_users_cache(tmp_path, monkeypatch):
     one, two, home = (tmp_path / name for name in ("one", "two", "home"))
     for folder in (one, two):
         (folder / ".newsrec").mkdir(parents=True)
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).is_relative_to(home))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home))
-    assert cache_folder(one).parent == home / "newsrec"
-    assert cache_folder(one).is_dir()
-    assert cache_folder(one) != cache_folder(two)
+    assert writable_folder(one).parent == home / "newsrec"
+    assert writable_folder(one) == cache_folders(one)[1]
+    assert writable_folder(one) != writable_folder(two)
     monkeypatch.chdir(tmp_path)
-    assert cache_folder(Path("one")) == cache_folder(one)
+    assert writable_folder(Path("one")) == writable_folder(one)
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(home))
-    assert cache_folder(one).parent == home / ".cache" / "newsrec"
+    assert writable_folder(one).parent == home / ".cache" / "newsrec"
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match="XDG_CACHE_HOME"):
+        writable_folder(one)
 
 
 def test_only_an_absent_or_empty_folder_may_be_written(tmp_path):

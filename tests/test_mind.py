@@ -20,24 +20,28 @@ from newsrec.errors import UserError
 PADDING, UNKNOWN, FIRST = 0, 1, 2
 
 
-def lines_of(path):
-    lines = path.read_bytes().decode().split("\n")
+def lines_of(file):
+    with file.open() as stream:
+        lines = stream.read().decode().split("\n")
     if lines[-1] == "":
         lines.pop()
     return [line.removesuffix("\r").split("\t") for line in lines]
 
 
-def parse_by_lines(folders):
+def parse_by_lines(files):
     """Read a data folder slowly, one line at a time: stories by row, impressions by split."""
     stories = {}
-    for folder in folders.values():
-        for news_id, *fields in lines_of(folder / "news.tsv"):
+    for split in files.values():
+        for news_id, *fields in lines_of(split.news):
             stories.setdefault(news_id, fields[:4])
     row = {news_id: FIRST + i for i, news_id in enumerate(stories)}
     splits = {}
-    for split, folder in folders.items():
-        impressions, counts = [], Counter()
-        for number, user, time, history, candidates in lines_of(folder / "behaviors.tsv"):
+    for split in files:
+        impressions, counts = [], Counter(skipped_lines=0, skipped_news_lines=0)
+        titles = {fields[0]: fields[3] for fields in reversed(lines_of(files[split].news))}
+        counts["stories"] = len(titles)
+        counts["repeated_titles"] = len(titles) - len(set(titles.values()))
+        for number, user, time, history, candidates in lines_of(files[split].behaviors):
             clicked = [n for n in history.split(" ") if n]
             shown = [c.removesuffix("-0").removesuffix("-1") for c in candidates.split(" ")]
             labels = [int(c[-1]) for c in candidates.split(" ") if c.endswith(("-0", "-1"))]
@@ -83,9 +87,8 @@ def impressions_of(data, split):
 
 
 def assert_agrees_with_lines(root):
-    folders = find_splits(root)
     data = open_mind(root)
-    stories, splits = parse_by_lines(folders)
+    stories, splits = parse_by_lines(find_splits(root))
     assert data.news["news_id"].to_pylist() == list(stories)
     for i, column in enumerate(("category", "subcategory", "title", "abstract")):
         assert data.news[column].to_pylist() == [fields[i] for fields in stories.values()]
@@ -194,8 +197,10 @@ def test_small_blocks_change_nothing(mind_dir, monkeypatch):
 def test_every_field_of_the_real_mind_is_as_a_loop_over_lines_reads_it(tmp_path):
     if not os.environ.get("MIND_ROOT"):
         pytest.skip("MIND_ROOT names no folder")
-    for split, folder in find_splits(Path(os.environ["MIND_ROOT"])).items():
-        (tmp_path / split).symlink_to(folder.resolve())
+    for split, files in find_splits(Path(os.environ["MIND_ROOT"])).items():
+        (tmp_path / split).mkdir()
+        for file in files:
+            (tmp_path / split / file.path.name).symlink_to(file.path.resolve())
     assert_agrees_with_lines(tmp_path)
 
 
@@ -210,7 +215,7 @@ def worlds(draw):
     """Return news and behaviors rows of some splits, with awkward text and unknown stories."""
     news, behaviors = {}, {}
     for split in draw(st.sets(st.sampled_from(["train", "dev", "test"]), min_size=1)):
-        known = draw(st.lists(ids, min_size=1, max_size=4))
+        known = draw(st.lists(ids, min_size=1, max_size=4, unique=True))
         news[split] = [[n, *draw(st.tuples(*[text] * 4)), "", "", draw(text)] for n in known]
         labelled = draw(st.booleans())
         behaviors[split] = []
@@ -330,7 +335,7 @@ def test_an_empty_file_is_named(mind_dir, split, name):
 @pytest.mark.parametrize("name", ["news.tsv", "behaviors.tsv"])
 def test_a_missing_file_is_named(mind_dir, name):
     (mind_dir / "dev" / name).unlink()
-    assert_refused(mind_dir, f"{mind_dir / 'dev'} has no {name}", "https://msnews.github.io")
+    assert_refused(mind_dir, f"{mind_dir / 'dev'} has no {name}", "newsrec download")
 
 
 def test_a_missing_folder_is_named(tmp_path):
@@ -338,14 +343,15 @@ def test_a_missing_folder_is_named(tmp_path):
 
 
 def test_a_folder_without_splits_is_named(tmp_path):
-    assert_refused(tmp_path, f"{tmp_path} has none of the folders train, dev, test")
+    assert_refused(tmp_path, f"{tmp_path} has no split: none of the folders train, dev, test")
 
 
 def test_an_unlabelled_file_with_one_label_is_refused(mind_dir):
     rows = tiny_behaviors()["test"]
     rows[3][4] = "N3 N4-1"
     write_mind(mind_dir, {}, {"test": rows})
-    assert_refused(mind_dir, f"{mind_dir / 'test' / 'behaviors.tsv'}, line 1, column candidates")
+    path = mind_dir / "test" / "behaviors.tsv"
+    assert_refused(mind_dir, f"{path}, line 4, column candidates: a label, while", "'N4-1'")
 
 
 def test_an_absent_split_is_named_together_with_those_that_are_there(mind_dir):
@@ -358,7 +364,7 @@ def test_official_folder_names_are_accepted(mind_dir):
     (mind_dir / "train").rename(mind_dir / "MINDlarge_train")
     (mind_dir / "dev").rename(mind_dir / "MINDsmall_dev")
     assert list(assert_agrees_with_lines(mind_dir).splits) == ["train", "dev", "test"]
-    assert find_splits(mind_dir)["dev"] == mind_dir / "MINDsmall_dev"
+    assert find_splits(mind_dir)["dev"].news.path == mind_dir / "MINDsmall_dev" / "news.tsv"
 
 
 def test_two_folders_for_one_split_are_refused(mind_dir):
@@ -376,7 +382,7 @@ def count_compilations(monkeypatch):
 
     def counted(*args):
         calls.append(args)
-        compile_mind(*args)
+        return compile_mind(*args)
 
     monkeypatch.setattr(mind, "compile_mind", counted)
     return calls
@@ -440,13 +446,27 @@ def test_another_version_of_the_arrays_is_not_read(mind_dir, monkeypatch):
     assert open_mind(mind_dir).cache != before.cache
 
 
-def test_what_a_killed_compilation_left_is_not_believed(mind_dir):
+def test_what_a_killed_compilation_left_is_removed_and_not_believed(mind_dir):
     cache = open_mind(mind_dir).cache
-    left = cache.with_name(f".{cache.name}-killed")
+    left = cache.with_name(".building-killed")
     cache.rename(left)
     for path in left.rglob("*.npy"):
         path.write_bytes(b"half")
     assert assert_agrees_with_lines(mind_dir).cache == cache
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("name", ["candidate_values.npy", "meta.json", "seal.json", "news.arrow"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "longer"])
+def test_arrays_copied_by_half_are_made_anew(mind_dir, name, damage):
+    path = open_mind(mind_dir).cache / name
+    whole = path.read_bytes()
+    path.unlink()
+    if damage != "gone":
+        path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else whole + b"\0")
+    assert_agrees_with_lines(mind_dir)
+    if name != "seal.json" or damage == "cut":
+        assert path.read_bytes() == whole
 
 
 def test_a_refused_folder_opens_once_it_is_mended(mind_dir):
@@ -457,20 +477,48 @@ def test_a_refused_folder_opens_once_it_is_mended(mind_dir):
     assert_agrees_with_lines(mind_dir)
 
 
-def test_a_read_only_folder_is_compiled_into_the_users_cache(mind_dir, tmp_path, monkeypatch):
-    access, mkdir = os.access, Path.mkdir
+@pytest.fixture
+def read_only(monkeypatch, tmp_path):
+    """Make a folder read-only, even for a superuser whom permissions do not stop."""
 
-    def refuse(path, *args, **kwargs):
-        if Path(path).parent == mind_dir:
-            raise PermissionError(path)
-        mkdir(path, *args, **kwargs)
+    def protect(root):
+        access, mkdir = os.access, Path.mkdir
 
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    monkeypatch.setattr(os, "access", lambda p, m: Path(p).parent != mind_dir and access(p, m))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        def refuse(path, *args, **kwargs):
+            if Path(path).is_relative_to(root) and not Path(path).exists():
+                raise PermissionError(path)
+            mkdir(path, *args, **kwargs)
+
+        monkeypatch.setattr(Path, "mkdir", refuse)
+        monkeypatch.setattr(
+            os, "access", lambda p, m: not Path(p).is_relative_to(root) and access(p, m)
+        )
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    return protect
+
+
+def test_a_read_only_folder_is_compiled_into_the_users_cache(mind_dir, tmp_path, read_only):
+    read_only(mind_dir)
     data = assert_agrees_with_lines(mind_dir)
     assert data.cache.is_relative_to(tmp_path / "cache" / "newsrec")
     assert not (mind_dir / ".newsrec").exists()
+
+
+def test_arrays_that_the_owner_of_a_read_only_folder_has_made_are_read(
+    mind_dir, read_only, monkeypatch
+):
+    before = open_mind(mind_dir)
+    calls = count_compilations(monkeypatch)
+    read_only(mind_dir)
+    assert open_mind(mind_dir).cache == before.cache
+    assert calls == []
+
+
+def test_nowhere_to_write_is_an_error_that_says_so(mind_dir, read_only, tmp_path):
+    read_only(tmp_path)
+    with pytest.raises(UserError, match=r"neither .*newsrec nor .* can be written. Set XDG_CACHE"):
+        open_mind(mind_dir)
 
 
 def _open_together(root, barrier, results):
@@ -494,4 +542,4 @@ def test_processes_that_start_at_once_read_the_same_arrays(mind_dir):
     data = assert_agrees_with_lines(mind_dir)
     assert found == [(data.cache.name, data.split("dev").candidates.values.tolist())] * 2
     files = sorted(p.name for p in (mind_dir / ".newsrec").iterdir())
-    assert files == ["files.json", data.cache.name]
+    assert files == ["files.json", "lock", data.cache.name]

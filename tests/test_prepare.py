@@ -1,3 +1,4 @@
+import os
 import re
 
 import pytest
@@ -13,8 +14,8 @@ def table(text):
     return {row[0]: row[1:] for row in rows if row}
 
 
-def prepare(root):
-    main(["prepare", "--data.root", str(root)])
+def prepare(root, *options):
+    main(["prepare", "--data.root", str(root), *options])
 
 
 def test_prepare_shows_what_was_counted_in_each_split(mind_dir, capsys, monkeypatch):
@@ -24,25 +25,40 @@ def test_prepare_shows_what_was_counted_in_each_split(mind_dir, capsys, monkeypa
     rows, splits = table(shown), open_mind(mind_dir).splits
     assert rows[""] == ["train", "dev", "test"]
     assert rows["impressions"] == ["41", "23", "15"]
+    assert rows["without labels"] == ["0", "0", "15"]
     assert rows["users"] == [str(splits[name].counts["users"]) for name in rows[""]]
+    assert rows["stories"] == ["14", "15", "15"]
+    assert rows["repeated titles"] == ["1", "0", "1"]  # N13 and N14
     assert rows["clicks"] == [*(str(splits[n].counts["clicks"]) for n in rows[""][:2]), "no labels"]
-    assert rows["candidates not in news.tsv"] == ["2", "1", "1"]
-    assert rows["history clicks not in news.tsv"] == ["3", "1", "1"]
-    assert rows["empty histories"] == ["2", "1", "1"]
-    assert rows["days"][2] == "2019-11-16 to 2019-11-16"
+    assert [cell.split()[0] for cell in rows["unknown candidates"]] == ["2", "1", "1"]
+    assert rows["unknown history clicks"] == ["3", "1", "1"]
+    assert rows["empty histories"] == ["2   4.9%", "1   4.3%", "1   6.7%"]
+    assert (rows["first day"][0], rows["last day"][2]) == ("2019-11-11", "2019-11-16")
+    assert rows["lines skipped"] == ["0", "0", "0"]
     assert "20 stories, 8 users" in shown
     assert str(open_mind(mind_dir).cache) in shown.replace("\n", "")
+
+
+def test_a_table_of_three_large_splits_fits_80_columns(mind_dir, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    data = open_mind(mind_dir)
+    for split in data.splits.values():
+        split.counts.update(candidates=88_888_888, impressions=2_370_727, empty_histories=47_000)
+    monkeypatch.setattr("newsrec.data.prepare.open_mind", lambda *args, **kwargs: data)
+    prepare(mind_dir)
+    assert table(capsys.readouterr().out)["candidates"] == ["88,888,888"] * 3
 
 
 def test_prepare_leaves_arrays_that_the_next_start_reads(mind_dir, monkeypatch):
     prepare(mind_dir)
 
-    def compile_again(folders, target):
+    def compile_again(*args):
         raise AssertionError("compiled a second time")
 
     monkeypatch.setattr("newsrec.data.mind.compile_mind", compile_again)
     assert len(open_mind(mind_dir).news) == 20
     prepare(mind_dir)
+    prepare(mind_dir, "--check")
 
 
 def test_prepare_takes_any_subset_of_splits(tmp_path, capsys):
@@ -50,6 +66,45 @@ def test_prepare_takes_any_subset_of_splits(tmp_path, capsys):
     root = write_mind(tmp_path / "only", {"dev": news["dev"]}, {"dev": behaviors["dev"]})
     prepare(root)
     assert table(capsys.readouterr().out)["impressions"] == ["23"]
+
+
+def test_check_finds_a_file_whose_size_and_time_are_as_before(mind_dir, capsys, caplog):
+    path = mind_dir / "dev" / "behaviors.tsv"
+    os.utime(path, (1, 1))
+    prepare(mind_dir)
+    path.write_bytes(path.read_bytes().replace(b"N15-1", b"N15-0", 1))
+    os.utime(path, (1, 1))
+    capsys.readouterr()
+    prepare(mind_dir)
+    before = int(table(capsys.readouterr().out)["clicks"][1])
+    prepare(mind_dir, "--check")
+    assert int(table(capsys.readouterr().out)["clicks"][1]) == before - 1
+    assert f"{path} has other contents" in caplog.text
+
+
+def test_check_finds_an_array_that_has_changed(mind_dir, capsys, caplog):
+    prepare(mind_dir)
+    path = open_mind(mind_dir).cache / "labels.npy"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"\7")
+    prepare(mind_dir, "--check")
+    assert "labels.npy damaged" in caplog.text
+    assert path.read_bytes() == whole
+
+
+def test_skipped_lines_are_counted_and_shown(mind_dir, capsys):
+    path = mind_dir / "dev" / "behaviors.tsv"
+    path.write_bytes(path.read_bytes() + b"seven\tU1\t11/11/2019 9:05:58 AM\t\tN1-0\n")
+    with pytest.raises(SystemExit) as exit_:
+        prepare(mind_dir)
+    assert exit_.value.code == 2
+    assert "--data.on_bad_line skip" in capsys.readouterr().err
+    for _ in range(2):  # compiled now, and read later
+        prepare(mind_dir, "--data.on_bad_line", "skip")
+        shown = capsys.readouterr().out
+        assert table(shown)["impressions"] == ["41", "23", "15"]
+        assert table(shown)["lines skipped"] == ["0", "1", "0"]
+        assert "line 24, column impression_id: not a whole number: 'seven'" in shown
 
 
 def test_a_folder_name_in_brackets_is_not_taken_for_markup(tmp_path, capsys, monkeypatch):

@@ -1,12 +1,15 @@
+import zipfile
 from unittest.mock import patch
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from newsrec.data import tsv
-from newsrec.data.tsv import bad_line, read_tsv
+from newsrec.data.source import SourceFile
+from newsrec.data.tsv import BadLine, Reader
 from newsrec.errors import UserError
 
 COLUMNS = ("id", "title", "url")
@@ -22,8 +25,26 @@ def file(tmp_path):
     return write
 
 
-def rows_of(table):
-    return [tuple(row.values()) for row in table.to_pylist()]
+def read(path, keep=None):
+    """Return a file's rows as tuples, their line numbers and the bad lines."""
+    reader = Reader(SourceFile(path), COLUMNS, keep)
+    rows, lines, bad = [], [], []
+    for block in reader.map(lambda block: block):
+        assert block.table.column_names == list(keep or COLUMNS)
+        assert set(block.table.schema.types) == {pa.string()}
+        rows += [tuple(row.values()) for row in block.table.to_pylist()]
+        lines += block.lines.tolist()
+        bad += block.bad
+        assert block.num_bad == len(block.bad) or len(block.bad) == tsv.LISTED
+    return rows, lines, bad
+
+
+def rows_of(path):
+    """Return the rows of a file without bad lines."""
+    rows, lines, bad = read(path)
+    assert not bad
+    assert lines == list(range(1, len(rows) + 1))
+    return rows
 
 
 def test_nothing_is_quoted_escaped_stripped_or_taken_for_missing(file):
@@ -35,37 +56,33 @@ def test_nothing_is_quoted_escaped_stripped_or_taken_for_missing(file):
         ("", "", ""),
     ]
     path = file("".join("\t".join(row) + "\n" for row in rows).encode())
-    assert rows_of(read_tsv(path, COLUMNS)) == rows
+    assert rows_of(path) == rows
 
 
 @pytest.mark.parametrize("content", [b"1\ta\tb\n2\tc\td\n", b"1\ta\tb\n2\tc\td"])
 def test_the_last_line_end_may_be_missing(file, content):
-    assert rows_of(read_tsv(file(content), COLUMNS)) == [("1", "a", "b"), ("2", "c", "d")]
+    assert rows_of(file(content)) == [("1", "a", "b"), ("2", "c", "d")]
 
 
 def test_windows_line_ends_are_not_part_of_the_last_column(file):
-    assert rows_of(read_tsv(file(b"1\ta\tb\r\n2\tc\t\r\n"), COLUMNS)) == [
+    assert rows_of(file(b"1\ta\tb\r\n2\tc\t\r\n")) == [
         ("1", "a", "b"),
         ("2", "c", ""),
     ]
 
 
 def test_a_byte_order_mark_is_not_part_of_the_first_column(file):
-    assert rows_of(read_tsv(file(b"\xef\xbb\xbf1\ta\tb\n"), COLUMNS)) == [("1", "a", "b")]
+    assert rows_of(file(b"\xef\xbb\xbf1\ta\tb\n")) == [("1", "a", "b")]
 
 
 def test_only_the_wanted_columns_are_returned(file):
-    table = read_tsv(file(b"1\ta\tb\n"), COLUMNS, keep=("id", "url"))
-    assert table.column_names == ["id", "url"]
-    assert table.schema.types == [pa.string(), pa.string()]
+    assert read(file(b"1\ta\tb\n"), keep=("id", "url"))[0] == [("1", "b")]
 
 
 def test_rows_keep_the_order_of_lines_over_many_blocks(file, monkeypatch):
     monkeypatch.setattr(tsv, "BLOCK_BYTES", 64)
     content = "".join(f"{i}\ttitle {i}\t\n" for i in range(500)).encode()
-    table = read_tsv(file(content), COLUMNS)
-    assert table["id"].num_chunks > 100
-    assert table["id"].to_pylist() == [str(i) for i in range(500)]
+    assert [row[0] for row in rows_of(file(content))] == [str(i) for i in range(500)]
 
 
 @pytest.mark.parametrize("line", [1, 2, 7, 399, 400])
@@ -74,47 +91,94 @@ def test_rows_keep_the_order_of_lines_over_many_blocks(file, monkeypatch):
     [
         (b"one\ttwo", "2 columns instead of 3"),
         (b"one\ttwo\tthree\tfour", "4 columns instead of 3"),
-        (b"one\tt\xff\xfewo\tthree", "not UTF-8"),
+        (b"one\tt\xff\xfewo\tthree", "not UTF-8 at byte 6"),
         (b"one\t\0\0\0\0\tthree", "NUL bytes"),
+        (b"one\ttw\ro\tthree", "a carriage return inside the line"),
+        (b"\xef\xbb\xbf\xef\xbb\xbfone\ttwo\tthree", "a byte order mark inside the file"),
     ],
 )
-def test_a_line_that_cannot_be_read_is_named(file, monkeypatch, line, text, problem):
+def test_a_bad_line_is_left_out_and_named(file, monkeypatch, line, text, problem):
     monkeypatch.setattr(tsv, "BLOCK_BYTES", 64)
     lines = [f"{i}\ttitle {i}\t".encode() for i in range(400)]
     lines[line - 1] = text
-    path = file(b"\n".join(lines) + b"\n")
-    with pytest.raises(UserError) as error:
-        read_tsv(path, COLUMNS)
-    assert f"{path}, line {line}, " in str(error.value)
-    assert problem in str(error.value)
+    rows, numbers, bad = read(file(b"\n".join(lines) + b"\n"))
+    assert numbers == [i for i in range(1, 401) if i != line]
+    assert [row[0] for row in rows] == [str(i - 1) for i in numbers]
+    assert [(b.line, b.column, b.problem) for b in bad] == [(line, None, problem)]
 
 
-def test_a_carriage_return_inside_a_field_is_reported(file):
-    with pytest.raises(UserError, match=r"line 2, .* columns instead of 3"):
-        read_tsv(file(b"1\ta\tb\n2\tc\rd\te\n3\tf\tg\n"), COLUMNS)
-
-
-def test_a_line_longer_than_a_block_is_reported(file, monkeypatch):
+def test_a_line_may_be_longer_than_a_block(file, monkeypatch):
     monkeypatch.setattr(tsv, "BLOCK_BYTES", 64)
-    path = file(b"1\ta\tb\n" + b"2\t" + b"long " * 99 + b"\tb\n" + b"3\ta\tb\n" * 20)
-    with pytest.raises(UserError, match=f"{path} cannot be read"):
-        read_tsv(path, COLUMNS)
+    rows = [("1", "a", "b"), ("2", "long " * 99, "b"), *[("3", "a", "b")] * 20]
+    assert rows_of(file("".join("\t".join(row) + "\n" for row in rows).encode())) == rows
+
+
+def test_a_file_without_lines_is_refused_before_it_fills_the_memory(file, monkeypatch):
+    monkeypatch.setattr(tsv, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(tsv, "LONGEST_LINE", 1000)
+    with pytest.raises(UserError, match=r"stories\.tsv cannot be read: line 2 is over"):
+        read(file(b"1\ta\tb\n" + b"x" * 9999))
 
 
 def test_a_blank_line_is_a_row_of_empty_fields_for_the_caller_to_refuse(file):
-    table = read_tsv(file(b"1\ta\tb\n\n2\tc\td\n"), COLUMNS)
-    assert rows_of(table) == [("1", "a", "b"), ("", "", ""), ("2", "c", "d")]
+    rows = [("1", "a", "b"), ("", "", ""), ("2", "c", "d"), ("", "", "")]
+    assert rows_of(file(b"1\ta\tb\n\n2\tc\td\n\n")) == rows
+    assert rows_of(file(b"\n")) == [("", "", "")]
 
 
-def test_an_empty_file_is_refused(file):
+@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf"])
+def test_an_empty_file_is_refused(file, content):
     with pytest.raises(UserError, match=r"stories\.tsv is empty"):
-        read_tsv(file(b""), COLUMNS)
+        read(file(content))
 
 
-def test_an_error_shows_at_most_80_characters_of_the_line(tmp_path):
-    message = str(bad_line(tmp_path / "x", 3, "title", "word " * 1000, "too long"))
+@pytest.mark.parametrize(("content", "cut_off"), [(b"1\ta\tb\n", False), (b"1\ta\tb", True)])
+def test_a_last_line_without_its_end_is_noticed(file, content, cut_off):
+    reader = Reader(SourceFile(file(content)), COLUMNS)
+    assert sum(block.num_rows for block in reader.map(lambda block: block)) == 1
+    assert reader.cut_off == cut_off
+
+
+def test_bytes_are_counted_and_hashed_as_they_are_read(file, monkeypatch):
+    import hashlib
+
+    monkeypatch.setattr(tsv, "BLOCK_BYTES", 64)
+    content = b"\xef\xbb\xbf" + b"1\ta\tb\r\n" * 99 + b"bad\0"
+    read_bytes = []
+    reader = Reader(SourceFile(file(content)), COLUMNS, on_read=read_bytes.append)
+    for _ in reader.map(lambda block: block):
+        pass
+    assert sum(read_bytes) == len(content)
+    assert reader.sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_a_damaged_zip_is_refused(tmp_path):
+    path = tmp_path / "MINDsmall_train.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("stories.tsv", b"1\ta\tb\n" * 1000)
+    path.write_bytes(path.read_bytes().replace(b"1\ta\tb\n", b"1\tA\tb\n", 1))
+    with pytest.raises(UserError, match=r"stories\.tsv cannot be read: Bad CRC-32.*Download"):
+        for _ in Reader(SourceFile(path, "stories.tsv"), COLUMNS).map(lambda block: block):
+            pass
+
+
+def test_rows_that_a_caller_refuses_are_left_out_and_named(file):
+    reader = Reader(SourceFile(file(b"1\ta\tx\nbad\n3\tb\ty\n4\ta\tz\n")), COLUMNS)
+    (rows,) = reader.map(lambda block: block)
+    assert rows.require(np.array([True, True, True]), "id", "wrong") is rows
+    rest = rows.require(np.array([True, False, True]), "title", "not a")
+    assert rest.lines.tolist() == [1, 4]
+    assert rest.column("url").to_pylist() == ["x", "z"]
+    assert rest.num_bad == 2
+    assert rest.bad[-1] == BadLine(3, "title", "not a", "b")
+    again = rest.require(pa.array([False, True]), "url", "no", lambda row: f"row {row}")
+    assert again.bad[-1] == BadLine(1, "url", "no", "row 0")
+
+
+def test_an_error_shows_at_most_80_characters_of_the_line():
+    message = str(BadLine(3, "title", "too long", "word " * 1000))
     assert "line 3, column title: too long: 'word word" in message
-    assert len(message) < len(str(tmp_path)) + 200
+    assert len(message.partition("long: ")[2]) == 80 + len("''")
 
 
 fields = st.text(
@@ -132,30 +196,37 @@ def test_any_text_comes_back_as_it_was_written(tmp_path_factory, rows, line_end,
     path = tmp_path_factory.getbasetemp() / "any.tsv"
     text = line_end.join("\t".join(row) for row in rows) + line_end * last_line_end
     path.write_bytes(text.encode())
-    assert rows_of(read_tsv(path, COLUMNS)) == rows
+    assert rows_of(path) == rows
 
 
 @given(
     st.integers(1, 20),
     st.lists(
-        st.sampled_from([b"\t", b"\t", b"\n", b"\r\n", b"\r", b"a", b'"', "é".encode()]),
+        st.sampled_from(
+            [b"\t", b"\t", b"\n", b"\r\n", b"\r", b"a", b'"', "é".encode(), b"\xff", b"\0"]
+        ),
         max_size=30,
     ),
-    st.sampled_from([b"", b"", b"\xff", b"\0"]),
     st.sampled_from([64, 1 << 20]),
 )
 @settings(max_examples=400, deadline=None)
-def test_every_line_is_read_or_the_file_is_refused(
-    tmp_path_factory, good_lines, parts, damage, block
-):
-    content = b"1\ta\tb\n" * good_lines + b"".join(parts) + damage
+def test_every_line_is_read_or_named(tmp_path_factory, good_lines, parts, block):
+    content = b"1\ta\tb\n" * good_lines + b"".join(parts)
     path = tmp_path_factory.getbasetemp() / "bytes.tsv"
     path.write_bytes(content)
-    lines = [line.split(b"\t") if line else [b""] * 3 for line in content.splitlines()]
-    with patch.object(tsv, "BLOCK_BYTES", block):
-        if damage or any(len(line) != 3 for line in lines):
-            with pytest.raises(UserError, match=r"bytes\.tsv, line \d"):
-                read_tsv(path, COLUMNS)
+    expected, wrong = [], []
+    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), start=1):
+        line = line.removesuffix(b"\r")
+        fields = line.split(b"\t") if line else [b""] * 3
+        try:
+            text = tuple(field.decode() for field in fields)
+        except UnicodeDecodeError:
+            text = ()
+        if len(text) == 3 and b"\r" not in line and b"\0" not in line:
+            expected.append((number, text))
         else:
-            expected = [tuple(field.decode() for field in line) for line in lines]
-            assert rows_of(read_tsv(path, COLUMNS)) == expected
+            wrong.append(number)
+    with patch.object(tsv, "BLOCK_BYTES", block):
+        rows, lines, bad = read(path)
+    assert list(zip(lines, rows, strict=True)) == expected
+    assert [b.line for b in bad] == wrong or len(bad) >= tsv.LISTED

@@ -1,28 +1,150 @@
-"""Arrays compiled from other files: found by content, written aside, believed only when whole."""
+"""Arrays made from other files: found by content, written aside, believed only when whole.
+
+They live in ``ROOT/.newsrec``, or in the user's cache where the root is read-only. A folder of
+arrays is built aside under a lock, sealed with the size and hash of each of its files, and renamed,
+so what a killed process leaves is never read, and the next one to build removes it.
+"""
 
 import contextlib
+import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from newsrec.errors import UserError
 
+log = logging.getLogger(__name__)
 
-def cache_folder(root: Path) -> Path:
-    """Return where arrays made from ``root`` live: in it, or in the user's cache if read-only."""
-    folder = root / ".newsrec"
-    with contextlib.suppress(OSError):
-        folder.mkdir(exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = user_cache / "newsrec" / digest(str(root.resolve()))
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
+SEAL = "seal.json"
+ASIDE = ".building-"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def cache_folders(root: Path) -> tuple[Path, Path]:
+    """Return where arrays made from ``root`` may be: in it, and in the user's cache."""
+    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / ".newsrec", user_cache / "newsrec" / digest(str(root.resolve()))
+
+
+def writable_folder(root: Path) -> Path:
+    """Return the first of ``cache_folders`` that can be written, made if absent.
+
+    Raises:
+        UserError: If none can.
+    """
+    for folder in cache_folders(root):
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=folder.parent != root, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return folder
+    names = " nor ".join(str(folder) for folder in cache_folders(root))
+    raise UserError(
+        f"Compiled arrays need a place: neither {names} can be written. Set XDG_CACHE_HOME to a "
+        "folder that can."
+    )
+
+
+def find_or_build(root: Path, name: str, build: Callable[[Path], None]) -> Path:
+    """Return a folder of arrays made from ``root``, built if no whole one is there.
+
+    Args:
+        root: The data folder.
+        name: Names the folder; holds a digest of all that shaped the arrays.
+        build: Fills an empty folder.
+    """
+    for base in cache_folders(root):
+        if is_whole(base / name):
+            return base / name
+    base = writable_folder(root)
+    with build_lock(base):
+        if not is_whole(base / name):  # another process may have been faster
+            with building(base) as folder:
+                build(folder)
+                seal(folder, base / name)
+    return base / name
+
+
+@contextlib.contextmanager
+def build_lock(base: Path) -> Iterator[None]:
+    """Keep other processes from building in ``base``, and remove what killed ones have left."""
+    lock = FileLock(base / "lock", mode=0o666)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            log.info("waiting for another process that compiles into %s", base)
+            lock.acquire()
+    except (NotImplementedError, OSError):  # a file system without locks: renaming must do
+        yield
+        return
+    try:
+        for left in base.glob(f"{ASIDE}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def building(base: Path) -> Iterator[Path]:
+    """Give an empty folder to build in; it is gone afterwards unless it was renamed.
+
+    Raises:
+        UserError: If the disk is full.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=ASIDE, dir=base))
+    try:
+        yield folder
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise UserError(
+            f"{base}: {os.strerror(error.errno)}; nothing was kept. Free some space there, or make "
+            "the data folder read-only and set XDG_CACHE_HOME to a place with more."
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def seal(folder: Path, target: Path) -> None:
+    """Note size and hash of a folder's files in it, and rename it to ``target``."""
+    files = {
+        str(path.relative_to(folder)): [path.stat().st_size, file_hash(path)]
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    (folder / SEAL).write_text(json.dumps(files, indent=1))
+    folder.chmod(0o755)  # mkdtemp's folders are private
+    if target.exists() and not is_whole(target):
+        shutil.rmtree(target)
+    try:
+        folder.rename(target)
+    except OSError:
+        if not is_whole(target):  # else another process was faster
+            raise
+
+
+def is_whole(folder: Path) -> bool:
+    """Tell if a folder is sealed and its files have the sizes that they had then."""
+    try:
+        files = json.loads((folder / SEAL).read_text())
+        return all((folder / name).stat().st_size == size for name, (size, _) in files.items())
+    except (OSError, ValueError, TypeError, AttributeError):
+        return False
+
+
+def changed_files(folder: Path) -> list[str]:
+    """Hash a sealed folder's files again and return those that are not as they were."""
+    files = json.loads((folder / SEAL).read_text())
+    return [name for name, (_, found) in files.items() if file_hash(folder / name) != found]
 
 
 def digest(*parts: Any) -> str:
@@ -35,31 +157,6 @@ def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def content_hashes(files: Sequence[Path], index: Path) -> dict[Path, str]:
-    """Return the SHA-256 of each file; those whose size and time are as in ``index`` are believed.
-
-    Args:
-        files: What to hash.
-        index: JSON file that remembers size, modification time and hash; updated as needed.
-    """
-    try:
-        known = json.loads(index.read_text())
-    except (OSError, ValueError):
-        known = {}
-    hashes, fresh = {}, dict(known)
-    for path in files:
-        stat = path.stat()
-        name = str(path.resolve())
-        entry = known.get(name)
-        if not entry or [stat.st_size, stat.st_mtime_ns] != entry[:2]:
-            entry = [stat.st_size, stat.st_mtime_ns, file_hash(path)]
-        hashes[path] = entry[2]
-        fresh[name] = entry
-    if fresh != known:
-        write_text(index, json.dumps(fresh, indent=1))
-    return hashes
 
 
 def require_empty(output: Path, hint: str = "Choose another --output, or remove it.") -> None:

@@ -1,204 +1,495 @@
-"""Reads ``news.tsv`` and ``behaviors.tsv`` into arrays; ``newsrec.data.mind`` opens them."""
+"""Reads ``news.tsv`` and ``behaviors.tsv`` into arrays; ``newsrec.data.mind`` opens them.
 
+Files go through block by block: a block is parsed by column operations and its arrays are written
+behind those of the blocks before, so memory does not grow with the files.
+"""
+
+import contextlib
 import json
-from collections.abc import Mapping
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
+from newsrec.console import progress
 from newsrec.data import FIRST_NEWS, UNKNOWN_NEWS
 from newsrec.data.ragged import Ragged, to_offsets
-from newsrec.data.tsv import BEHAVIORS_COLUMNS, NEWS_COLUMNS, bad_line, read_tsv
+from newsrec.data.source import SourceFile, SplitFiles
+from newsrec.data.tsv import (
+    BEHAVIORS_COLUMNS,
+    DAMAGE,
+    LISTED,
+    LONGEST_LINE,
+    NEWS_COLUMNS,
+    BadLine,
+    Reader,
+    Rows,
+)
+from newsrec.errors import UserError
 
-FORMAT = 1
+log = logging.getLogger(__name__)
+
+FORMAT = 2
 """Version of the compiled arrays; a change of their meaning counts it up."""
 
 TIME_FORMAT = "%m/%d/%Y %I:%M:%S %p"
-TIME_DAY = r"^[0-9]{1,2}/(?P<day>[0-9]{1,2})/[0-9]{4} "
+TIME = r"^\d{1,2}/(?P<day>\d{1,2})/[12]\d{3} \d{1,2}:[0-5]\d:[0-5]\d [AP]M$"
+NO_IDS = pa.array(["", "-0", "-1"])
+TEXTS = ("category", "subcategory", "title", "abstract")
+
+ARRAYS: dict[str, DTypeLike] = {
+    "impression_id": np.int64,
+    "user": np.int32,
+    "time": "datetime64[s]",
+    "history": np.int32,
+    "candidate_offsets": np.int64,
+    "candidate_values": np.int32,
+    "labels": np.int8,
+    "history_offsets": np.int64,
+    "history_values": np.int32,
+}
+"""All splits' rows one after the other; histories are one table that splits share."""
 
 
-def compile_mind(folders: Mapping[str, Path], target: Path) -> None:
+class Compiled(NamedTuple):
+    """What ``compile_mind`` learned while it read."""
+
+    hashes: dict[SourceFile, str]
+    """SHA-256 of every file."""
+    num_bad: int
+    """Lines that were left out."""
+
+
+def compile_mind(
+    splits: Mapping[str, SplitFiles], target: Path, on_bad_line: str = "error"
+) -> Compiled:
     """Read the splits' files and write their arrays into ``target``.
 
     Args:
-        folders: Where each split's ``news.tsv`` and ``behaviors.tsv`` are.
+        splits: Each split's files.
         target: An empty folder.
+        on_bad_line: ``error`` stops at the first line that cannot be read; ``skip`` leaves such
+            lines out, counts them and keeps the first ten of each file to be shown.
+
+    Raises:
+        UserError: If a file is empty or damaged, or a line cannot be read.
     """
-    news, disagreeing = _read_news({s: f / "news.tsv" for s, f in folders.items()})
-    _write_table(target / "news.arrow", news)
-    user_ids: list[pa.Array] = []
-    counts: dict[str, dict[str, int]] = {}
-    for split, folder in folders.items():
-        arrays, users, counts[split] = _read_behaviors(folder / "behaviors.tsv", news["news_id"])
-        user_ids.append(users)
-        (target / split).mkdir()
-        for name, array in arrays.items():
-            np.save(target / split / f"{name}.npy", array)
-    all_users = pc.unique(pa.concat_arrays(user_ids))
-    for split, users in zip(folders, user_ids, strict=True):
-        rows = pc.index_in(users, value_set=all_users).to_numpy()
-        path = target / split / "user.npy"
-        np.save(path, rows[np.load(path)].astype(np.int32))
-    _write_table(target / "users.arrow", pa.table({"user_id": all_users}))
-    meta = {"format": FORMAT, "counts": counts, "disagreeing_news": disagreeing}
-    (target / "meta.json").write_text(json.dumps(meta, indent=1))
+    files = [file for split in splits.values() for file in split]
+    num_bytes = sum(file.size for file in files)
+    with progress("compiling", num_bytes) as advance:
+        run = _Compilation(target, on_bad_line, advance)
+        run.compile(splits)
+    return Compiled(run.hashes, run.num_bad)
 
 
-def _read_news(paths: Mapping[str, Path]) -> tuple[pa.Table, int]:
-    """Return the catalogue's real stories, and how many ids a later file describes otherwise."""
-    tables = []
-    for path in paths.values():
-        part = read_tsv(path, NEWS_COLUMNS, keep=NEWS_COLUMNS[:5])
-        good = pc.match_substring_regex(part["news_id"], "^[^ ]+$")
-        _require(good, path, part, "news_id", "empty or with a space")
-        tables.append(part)
-    table = pa.concat_tables(tables).combine_chunks()
-    ids = table["news_id"].combine_chunks()
-    unique = pc.unique(ids)
-    first = np.full(len(unique), len(ids), dtype=np.int64)
-    owner = pc.index_in(ids, value_set=unique).to_numpy()
-    np.minimum.at(first, owner, np.arange(len(ids)))
-    repeated = np.flatnonzero(first[owner] != np.arange(len(ids)))
-    again, original = table.take(repeated), table.take(first[owner[repeated]])
-    same = np.ones(len(repeated), dtype=bool)
-    for name in ("category", "subcategory", "title", "abstract"):
-        same &= pc.equal(again[name], original[name]).to_numpy()
-    return table.take(first), int((~same).sum())
+class _Compilation:
+    def __init__(self, target: Path, on_bad_line: str, advance: Callable[[int], None]) -> None:
+        self.target = target
+        self.on_bad_line = on_bad_line
+        self.advance = advance
+        self.hashes: dict[SourceFile, str] = {}
+        self.bad_lines: dict[str, list[str]] = {}
+        self.num_bad = 0
 
+    def compile(self, splits: Mapping[str, SplitFiles]) -> None:
+        counts: dict[str, dict[str, int]] = {split: {} for split in splits}
+        news, disagreeing = self._news(splits, counts)
+        _write_table(self.target / "news.arrow", news)
+        ids = news["news_id"].combine_chunks()
+        rows: dict[str, list[int]] = {}
+        labelled: dict[str, bool] = {}
+        users = _Users()
+        with contextlib.ExitStack() as stack:
+            arrays = {n: NpyWriter(self.target / f"{n}.npy", kind) for n, kind in ARRAYS.items()}
+            for array in arrays.values():
+                stack.callback(array.close)
+            for name in ("candidate_offsets", "history_offsets"):
+                arrays[name].write(np.zeros(1))
+            histories = _Histories(arrays["history_values"], arrays["history_offsets"])
+            for split, files in splits.items():
+                begin = arrays["time"].length
+                counts[split] |= self._behaviors(files.behaviors, ids, arrays, histories, users)
+                rows[split] = [begin, arrays["time"].length]
+                labelled[split] = "clicks" in counts[split]
+            all_users, user = users.finish()
+            arrays["user"].write(user)
+        for split, (begin, end) in rows.items():
+            counts[split]["users"] = len(np.unique(user[begin:end]))
+        _write_table(self.target / "users.arrow", pa.table({"user_id": all_users}))
+        meta = {
+            "format": FORMAT,
+            "rows": rows,
+            "labelled": labelled,
+            "counts": counts,
+            "disagreeing_news": disagreeing,
+            "bad_lines": self.bad_lines,
+        }
+        (self.target / "meta.json").write_text(json.dumps(meta, indent=1))
 
-def _read_behaviors(
-    path: Path, news_ids: pa.ChunkedArray
-) -> tuple[dict[str, NDArray], pa.Array, dict[str, int]]:
-    """Return one split's arrays, its distinct users and its counts."""
-    table = read_tsv(path, BEHAVIORS_COLUMNS)
-    ids = news_ids.combine_chunks()
-    impression_id = _integers(path, table)
-    time = _times(path, table)
-    _require(pc.not_equal(table["user_id"], ""), path, table, "user_id", "empty")
-    users = table["user_id"].combine_chunks().dictionary_encode()
-    histories = table["history"].combine_chunks().dictionary_encode()
-    history = histories.indices.to_numpy().astype(np.int32)
-    history_news, unknown_history = _parse_histories(histories.dictionary, ids)
-    candidates, labels, unknown = _parse_candidates(path, table["candidates"], ids)
-
-    arrays = {
-        "impression_id": impression_id,
-        "user": users.indices.to_numpy().astype(np.int32),
-        "time": time,
-        "history": history,
-        "history_values": history_news.values,
-        "history_offsets": history_news.offsets,
-        "candidate_values": candidates.values,
-        "candidate_offsets": candidates.offsets,
-    }
-    lengths = history_news.lengths[history]
-    counts = {
-        "impressions": len(table),
-        "users": len(users.dictionary),
-        "history_news": int(lengths.sum()),
-        "unknown_history_news": int(unknown_history[history].sum()),
-        "empty_histories": int((lengths == 0).sum()),
-        "candidates": len(candidates.values),
-        "unknown_candidates": unknown,
-    }
-    if labels is not None:
-        arrays["labels"] = labels
-        counts["clicks"] = int(labels.sum())
-    return arrays, users.dictionary, counts
-
-
-def _parse_histories(texts: pa.Array, ids: pa.Array) -> tuple[Ragged, NDArray[np.int64]]:
-    """Return known stories of each distinct history, and how many unknown ids each had."""
-    parts = pc.split_pattern(texts, " ")
-    words = parts.flatten()
-    rows = pc.index_in(words, value_set=ids)
-    known = rows.is_valid().to_numpy(zero_copy_only=False)
-    unknown = ~known & pc.not_equal(words, "").to_numpy(zero_copy_only=False)
-    values = rows.fill_null(0).to_numpy() + np.int32(FIRST_NEWS)
-    everything = Ragged(values, _list_offsets(parts))
-    num_unknown = np.diff(to_offsets(unknown)[everything.offsets])
-    return everything.select(known), num_unknown
-
-
-def _parse_candidates(
-    path: Path, column: pa.ChunkedArray, ids: pa.Array
-) -> tuple[Ragged, NDArray[np.int8] | None, int]:
-    """Return candidates, labels (None if the file has none) and the number of unknown stories."""
-    # One lookup gives story and label at once: each id with a skip, with a click, and bare.
-    known = pa.concat_arrays(
-        [pc.binary_join_element_wise(ids, end, "") for end in ("-0", "-1")] + [ids]
-    )
-    values, labels, lengths = [], [], []
-    for chunk in column.chunks:
-        parts = pc.split_pattern(chunk, " ")
-        words = parts.flatten()
-        found = pc.index_in(words, value_set=known)
-        missing = np.flatnonzero(found.is_null().to_numpy(zero_copy_only=False))
-        label, row = np.divmod(found.fill_null(0).to_numpy(), np.int32(max(len(ids), 1)))
-        row += FIRST_NEWS
-        if len(missing):
-            strange = words.take(pa.array(missing))
-            row[missing] = UNKNOWN_NEWS
-            clicked, skipped = (
-                pc.ends_with(strange, end).to_numpy(zero_copy_only=False) for end in ("-1", "-0")
+    def _news(
+        self, splits: Mapping[str, SplitFiles], counts: dict[str, dict[str, int]]
+    ) -> tuple[pa.Table, int]:
+        """Return the catalogue's real stories, and how many ids a later file tells otherwise."""
+        tables: list[pa.Table] = []
+        for split, files in splits.items():
+            reader = Reader(files.news, NEWS_COLUMNS, NEWS_COLUMNS[:5], self.advance)
+            blocks = list(reader.map(_parse_news))
+            rows = Rows(
+                pa.concat_tables([block.table for block in blocks]).combine_chunks(),
+                np.concatenate([block.lines for block in blocks]),
+                [bad for block in blocks for bad in block.bad],
+                sum(block.num_bad for block in blocks),
             )
-            label[missing] = np.where(clicked, 1, np.where(skipped, 0, 2))
-            row[missing[pc.equal(strange, "").to_numpy(zero_copy_only=False)]] = -1
-        values.append(row)
-        labels.append(label.astype(np.int8))
-        lengths.append(np.diff(_list_offsets(parts)))
-    candidates = Ragged(np.concatenate(values), to_offsets(np.concatenate(lengths)))
-    label = np.concatenate(labels)
+            differs = _differs(rows.table, _first_of_each(rows.column("news_id")))
+            rows = rows.require(
+                ~differs, "news_id", "an earlier line has another story under this id"
+            )
+            skipped = self._finish(reader, rows.bad, rows.num_bad, rows.num_rows)
+            own = rows.table.take(np.unique(_first_of_each(rows.column("news_id"))))
+            counts[split] = {
+                "skipped_news_lines": skipped,
+                "stories": len(own),
+                "repeated_titles": len(own) - len(pc.unique(own["title"])),
+            }
+            tables.append(own)
+        table = pa.concat_tables(tables).combine_chunks()
+        first = _first_of_each(table["news_id"].combine_chunks())
+        disagreeing = len(pc.unique(table["news_id"].filter(pa.array(_differs(table, first)))))
+        if disagreeing:
+            have = "story has" if disagreeing == 1 else "stories have"
+            log.warning(
+                "%s %s another text in a later split; the first is kept", f"{disagreeing:,}", have
+            )
+        return table.take(np.unique(first)), disagreeing
 
-    empty = np.flatnonzero(candidates.values == -1)
-    if len(empty):
-        line = _owner(candidates, empty[0])
-        raise bad_line(path, line + 1, "candidates", column[line].as_py(), "an empty candidate id")
-    bare = np.flatnonzero(label == 2)
-    if len(bare) and len(bare) < len(label):
-        line = _owner(candidates, bare[0])
-        word = column[line].as_py().split(" ")[bare[0] - candidates.offsets[line]]
-        raise bad_line(
-            path, line + 1, "candidates", word, "no label (-0 or -1), while others in the file have"
+    def _behaviors(
+        self,
+        file: SourceFile,
+        ids: pa.Array,
+        arrays: dict[str, "NpyWriter"],
+        histories: "_Histories",
+        users: "_Users",
+    ) -> dict[str, int]:
+        """Write a split's arrays and return its counts."""
+        counts: Counter[str] = Counter()
+        bad: list[BadLine] = []
+        num_bad = 0
+        reader = Reader(file, BEHAVIORS_COLUMNS, on_read=self.advance)
+        for block in reader.map(_Parser(ids, _has_labels(file)).parse):
+            bad += block.rows.bad
+            num_bad += block.rows.num_bad
+            if num_bad and self.on_bad_line == "error":
+                break
+            candidates = block.candidates
+            labels = block.labels
+            if labels is None:
+                labels = np.zeros(len(candidates.values), dtype=np.int8)
+            arrays["impression_id"].write(block.impression_id)
+            arrays["time"].write(block.time)
+            arrays["history"].write(histories.add(block.histories))
+            arrays["candidate_values"].write(candidates.values)
+            arrays["labels"].write(labels)
+            offsets = arrays["candidate_offsets"]
+            offsets.write(offsets.last + candidates.offsets[1:])
+            users.add(block.users)
+            counts.update(block.counts())
+        skipped = self._finish(reader, bad, num_bad, counts["impressions"])
+        return dict(counts) | {"skipped_lines": skipped}
+
+    def _finish(self, reader: Reader, bad: list[BadLine], num_bad: int, num_rows: int) -> int:
+        """Stop at a file's bad lines, or note and count them, as ``on_bad_line`` says."""
+        first = sorted(bad, key=lambda line: line.line)[:LISTED]
+        if num_bad and self.on_bad_line == "error":
+            raise UserError(
+                f"{reader.file}, {first[0]}. Correct the line, or unpack the file again from its "
+                "zip; --data.on_bad_line skip leaves such lines out."
+            )
+        if not num_rows:
+            raise UserError(f"{reader.file}: none of its lines can be read, {first[0]}.")
+        self.hashes[reader.file] = reader.sha256
+        if num_bad:
+            self.num_bad += num_bad
+            self.bad_lines[str(reader.file)] = [str(line) for line in first]
+            more = [f"  and {num_bad - len(first):,} more"] if num_bad > len(first) else []
+            lines = "\n".join([*(f"  {line}" for line in first), *more])
+            log.warning("%s: %s lines skipped\n%s", reader.file, f"{num_bad:,}", lines)
+        if reader.cut_off:
+            log.warning(
+                "%s: its last line has no line end. Unless it was written so, the file was cut "
+                "off: copy or unpack it again.",
+                reader.file,
+            )
+        return num_bad
+
+
+def _has_labels(file: SourceFile) -> bool:
+    """Tell by the first line with candidates if a file's candidates end in ``-0`` and ``-1``."""
+    with contextlib.suppress(*DAMAGE), file.open() as stream:  # damage shows when all is read
+        while line := stream.readline(LONGEST_LINE):
+            fields = line.rstrip(b"\r\n").split(b"\t")
+            if len(fields) == len(BEHAVIORS_COLUMNS) and fields[-1]:
+                return fields[-1].split(b" ")[0].endswith((b"-0", b"-1"))
+    return False
+
+
+def _parse_news(rows: Rows) -> Rows:
+    good = pc.match_substring_regex(rows.column("news_id"), "^[^ ]+$")
+    return rows.require(good, "news_id", "empty or with a space")
+
+
+def _first_of_each(ids: pa.Array) -> NDArray[np.int64]:
+    """Return for each row the first row with the same id ``[rows]``."""
+    owner = ids.dictionary_encode().indices.to_numpy()
+    _, first = np.unique(owner, return_index=True)  # the dictionary is in the order of the rows
+    return first[owner]
+
+
+def _differs(table: pa.Table, first: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Tell which rows describe a story otherwise than the row ``first`` ``[rows]``."""
+    differs = np.zeros(len(table), dtype=bool)
+    again = np.flatnonzero(first != np.arange(len(table)))
+    rows, originals = table.take(again), table.take(first[again])
+    for name in TEXTS:
+        differs[again] |= pc.not_equal(rows[name], originals[name]).to_numpy()
+    return differs
+
+
+class _Block(NamedTuple):
+    """Some impressions as arrays."""
+
+    rows: Rows
+    impression_id: NDArray[np.int64]
+    time: NDArray[np.datetime64]
+    users: pa.DictionaryArray
+    histories: Ragged
+    """Catalogue rows of known stories."""
+    unknown_history: int
+    candidates: Ragged
+    """Catalogue rows."""
+    labels: NDArray[np.int8] | None
+    """1 clicked, 0 skipped; None without labels ``[candidates]``."""
+
+    def counts(self) -> dict[str, int]:
+        """Return what ``prepare`` reports of these rows."""
+        counts = {
+            "impressions": self.rows.num_rows,
+            "history_news": len(self.histories.values),
+            "unknown_history_news": self.unknown_history,
+            "empty_histories": int((self.histories.lengths == 0).sum()),
+            "candidates": len(self.candidates.values),
+            "unknown_candidates": int((self.candidates.values == UNKNOWN_NEWS).sum()),
+        }
+        return counts if self.labels is None else counts | {"clicks": int(self.labels.sum())}
+
+
+class _Parser:
+    """Turns lines of ``behaviors.tsv`` into arrays.
+
+    Args:
+        ids: News id of each real story.
+        labelled: Whether the file's candidates have labels.
+    """
+
+    def __init__(self, ids: pa.Array, labelled: bool) -> None:
+        self.ids = ids
+        self.labelled = labelled
+        # One lookup gives story and label at once: each id with a skip, with a click, and bare.
+        self.words = pa.concat_arrays(
+            [pc.binary_join_element_wise(ids, end, "") for end in ("-0", "-1")] + [ids]
         )
-    unknown = int((candidates.values == UNKNOWN_NEWS).sum())
-    return candidates, None if len(bare) else label, unknown
+
+    def parse(self, rows: Rows) -> _Block:
+        """Return the rows that can be read; they tell of the others."""
+        good = pc.match_substring_regex(rows.column("impression_id"), r"^[0-9]{1,18}$")
+        rows = rows.require(good, "impression_id", "not a whole number")
+        rows = rows.require(pc.not_equal(rows.column("user_id"), ""), "user_id", "empty")
+        rows = rows.require(
+            _is_time(rows.column("time")), "time", "not a time like 11/11/2019 9:05:58 AM"
+        )
+        rows, candidates, labels = self._candidates(rows)
+        histories, unknown = self._histories(rows.column("history"))
+        return _Block(
+            rows,
+            pc.cast(rows.column("impression_id"), pa.int64()).to_numpy(),
+            _times(rows.column("time")).to_numpy().astype("datetime64[s]"),
+            rows.column("user_id").dictionary_encode(),
+            histories,
+            unknown,
+            candidates,
+            labels,
+        )
+
+    def _candidates(self, rows: Rows) -> tuple[Rows, Ragged, NDArray[np.int8] | None]:
+        lists = pc.split_pattern(rows.column("candidates"), " ")
+        words, offsets = lists.flatten(), _offsets(lists)
+        found = pc.index_in(words, value_set=self.words)
+        missing = np.flatnonzero(_true(found.is_null()))
+        label, story = np.divmod(found.fill_null(0).to_numpy(), np.int32(max(len(self.ids), 1)))
+        story += FIRST_NEWS
+        label = label.astype(np.int8)
+        strange = words.take(pa.array(missing))
+        label[missing] = np.select(
+            [_true(pc.ends_with(strange, "-0")), _true(pc.ends_with(strange, "-1"))], [0, 1], 2
+        )
+        story[missing] = UNKNOWN_NEWS
+
+        bare = label == 2
+        known = pc.index_in(pc.replace_substring_regex(strange, "-[^-]*$", ""), self.ids)
+        other = _true(known.is_valid()) & bare[missing]
+        for problem, wrong in (
+            ("an empty candidate id", missing[_true(pc.is_in(strange, NO_IDS))]),
+            ("a label other than 0 and 1", missing[other]),
+            (
+                "no label (-0 or -1), while the first line has"
+                if self.labelled
+                else "a label, while the first line has none",
+                np.flatnonzero(bare == self.labelled),
+            ),
+        ):
+            if len(wrong):
+                owner = np.searchsorted(offsets, wrong, side="right") - 1
+                owner, first = np.unique(owner, return_index=True)
+                first_wrong = dict(zip(owner.tolist(), wrong[first].tolist(), strict=True))
+                good = np.ones(rows.num_rows, dtype=bool)
+                good[owner] = False
+                rest = rows.require(
+                    good, "candidates", problem, lambda row: words[first_wrong[row]].as_py()
+                )
+                return self._candidates(rest)  # parse again what is left
+        return rows, Ragged(story, offsets), label if self.labelled else None
+
+    def _histories(self, column: pa.Array) -> tuple[Ragged, int]:
+        """Return the known stories of each history, and how many unknown ones there are."""
+        lists = pc.split_pattern(column, " ")
+        words = lists.flatten()
+        found = pc.index_in(words, value_set=self.ids)
+        known = _true(found.is_valid())
+        unknown = int((~known).sum()) - int(pc.sum(pc.equal(words, "")).as_py() or 0)
+        stories = found.fill_null(0).to_numpy() + np.int32(FIRST_NEWS)
+        return Ragged(stories, _offsets(lists)).select(known), unknown
 
 
-def _integers(path: Path, table: pa.Table) -> NDArray[np.int64]:
-    good = pc.match_substring_regex(table["impression_id"], r"^[0-9]{1,18}$")
-    _require(good, path, table, "impression_id", "not a whole number")
-    return pc.cast(table["impression_id"], pa.int64()).to_numpy()
+def _times(texts: pa.Array) -> pa.Array:
+    return pc.strptime(texts, format=TIME_FORMAT, unit="s", error_is_null=True)
 
 
-def _times(path: Path, table: pa.Table) -> NDArray[np.datetime64]:
-    texts = table["time"]
-    times = pc.strptime(texts, format=TIME_FORMAT, unit="s", error_is_null=True)
-    # strptime turns 02/30 into 2 March and takes the year 19, so the day must be the one written.
-    day = pc.struct_field(pc.extract_regex(texts, TIME_DAY), "day")
-    good = pc.fill_null(pc.equal(pc.cast(day, pa.int64()), pc.day(times)), False)
-    _require(good, path, table, "time", "not a time like 11/11/2019 9:05:58 AM")
-    return times.to_numpy().astype("datetime64[s]")
+def _is_time(texts: pa.Array) -> pa.Array:
+    # strptime also takes the year 19 and no spaces, and turns 02/30 into 2 March.
+    day = pc.struct_field(pc.extract_regex(texts, TIME), "day")
+    return pc.fill_null(pc.equal(pc.cast(day, pa.int64()), pc.day(_times(texts))), False)
 
 
-def _require(good: pa.ChunkedArray, path: Path, table: pa.Table, column: str, problem: str) -> None:
-    """Raise for the first line where ``good`` is False."""
-    if not pc.all(good).as_py():
-        line = pc.index(good, False).as_py()
-        raise bad_line(path, line + 1, column, table[column][line].as_py(), problem)
+def _true(values: pa.BooleanArray) -> NDArray[np.bool_]:
+    return values.to_numpy(zero_copy_only=False)
 
 
-def _list_offsets(lists: pa.ListArray) -> NDArray[np.int64]:
+def _offsets(lists: pa.ListArray) -> NDArray[np.int64]:
     """Offsets into ``lists.flatten()``."""
     offsets = lists.offsets.to_numpy().astype(np.int64)
     return offsets - offsets[0]
 
 
-def _owner(rows: Ragged, position: int) -> int:
-    return int(np.searchsorted(rows.offsets, position, side="right")) - 1
+class _Users:
+    """All users' ids, and each impression's row of them."""
+
+    def __init__(self) -> None:
+        self.ids: list[pa.Array] = []
+        self.rows: list[NDArray[np.int64]] = []
+        self.num_ids = 0
+
+    def add(self, users: pa.DictionaryArray) -> None:
+        self.ids.append(users.dictionary)
+        self.rows.append(users.indices.to_numpy() + np.int64(self.num_ids))
+        self.num_ids += len(users.dictionary)
+
+    def finish(self) -> tuple[pa.Array, NDArray[np.int32]]:
+        """Return the distinct ids, and the row of every impression ``[impressions]``."""
+        ids = pa.concat_arrays(self.ids).dictionary_encode()
+        return ids.dictionary, ids.indices.to_numpy()[np.concatenate(self.rows)]
+
+
+class _Histories:
+    """Writes each distinct history once.
+
+    Histories are told apart by a 64-bit hash of their stories and places: for the 2 million of
+    MIND-large the chance that any two are confused is 1 in 10 million.
+    """
+
+    def __init__(self, values: "NpyWriter", offsets: "NpyWriter") -> None:
+        self.values = values
+        self.offsets = offsets
+        self.hashes = np.zeros(0, dtype=np.uint64)
+        """Sorted."""
+        self.rows = np.zeros(0, dtype=np.int64)
+        """Row of each hash."""
+
+    def add(self, histories: Ragged) -> NDArray[np.int32]:
+        """Write the new ones; return the row of each ``[impressions]``."""
+        hashes, first, inverse = np.unique(
+            hash_rows(histories), return_index=True, return_inverse=True
+        )
+        place = np.searchsorted(self.hashes, hashes)
+        known = np.zeros(len(hashes), dtype=bool)
+        inside = place < len(self.hashes)
+        known[inside] = self.hashes[place[inside]] == hashes[inside]
+        new = np.flatnonzero(~known)
+        new = new[np.argsort(first[new])]  # in the order of the file
+        rows = np.empty(len(hashes), dtype=np.int64)
+        rows[known] = self.rows[place[known]]
+        rows[new] = len(self.rows) + np.arange(len(new))
+        added = histories.take(first[new])
+        self.values.write(added.values)
+        self.offsets.write(self.offsets.last + added.offsets[1:])
+        new.sort()
+        self.hashes = np.insert(self.hashes, place[new], hashes[new])
+        self.rows = np.insert(self.rows, place[new], rows[new])
+        return rows[inverse].astype(np.int32)
+
+
+def hash_rows(rows: Ragged) -> NDArray[np.uint64]:
+    """Return a hash of each row's values and their places; 0 for an empty one ``[rows]``."""
+    place = np.arange(len(rows.values)) - np.repeat(rows.offsets[:-1], rows.lengths)
+    state = (rows.values.astype(np.uint64) << np.uint64(32)) + place.astype(np.uint64)
+    # SplitMix64's finaliser, as in newsrec.data.samples.
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    sums = to_offsets((state ^ (state >> np.uint64(31))).view(np.int64))
+    return np.diff(sums[rows.offsets]).view(np.uint64)
+
+
+class NpyWriter:
+    """A one-dimensional ``.npy`` file that grows, so that no array is ever whole in memory."""
+
+    def __init__(self, path: Path, dtype: DTypeLike) -> None:
+        self.dtype = np.dtype(dtype)
+        self.length = 0
+        self.last = 0
+        """The last value written."""
+        self.file = path.open("wb")
+        self._header()
+
+    def write(self, values: NDArray) -> None:
+        """Append values."""
+        if len(values):
+            self.file.write(np.ascontiguousarray(values, dtype=self.dtype).view(np.uint8).data)
+            self.length += len(values)
+            self.last = values[-1]
+
+    def close(self) -> None:
+        """Write the length into the header, which numpy leaves room for."""
+        self.file.seek(0)
+        self._header()
+        self.file.close()
+
+    def _header(self) -> None:
+        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}
+        np.lib.format.write_array_header_1_0(self.file, header)
 
 
 def _write_table(path: Path, table: pa.Table) -> None:

@@ -5,10 +5,15 @@ stories start at row 2 in the order in which train, dev and test name them first
 only stories that some ``news.tsv`` has; a candidate that none has becomes row 1. Both are counted.
 
 Compiled arrays live in ``ROOT/.newsrec`` under a key made of the files' contents, so that changed
-files are compiled anew and old arrays are never read for them.
+files are compiled anew and old arrays are never read for them. Files are hashed while they are
+compiled; later starts compare size and modification time, and hash again only where these differ.
 """
 
+import contextlib
+import hashlib
 import json
+import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +23,30 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS
-from newsrec.data.cache import cache_folder, content_hashes, digest, publish
-from newsrec.data.compile import FORMAT, compile_mind
+from newsrec.data.cache import (
+    build_lock,
+    building,
+    cache_folders,
+    changed_files,
+    digest,
+    is_whole,
+    seal,
+    writable_folder,
+    write_text,
+)
+from newsrec.data.compile import ARRAYS, FORMAT, compile_mind
 from newsrec.data.ragged import Ragged
+from newsrec.data.source import SPLITS as SPLITS  # for those who read splits
+from newsrec.data.source import SourceFile, SplitFiles, find_splits
+from newsrec.data.tsv import DAMAGE
 from newsrec.errors import UserError
 
-SPLITS = ("train", "dev", "test")
+log = logging.getLogger(__name__)
+
+INDEX = "files.json"
+"""Remembers size, modification time and SHA-256 of the files that were compiled."""
+SKIPPED = "-skipped"
+"""Ends the name of a compiled folder whose files had bad lines."""
 
 
 class Split(NamedTuple):
@@ -40,7 +63,7 @@ class Split(NamedTuple):
     history: NDArray[np.int32]
     """Row of ``histories`` ``[impressions]``."""
     histories: Ragged
-    """Distinct histories: catalogue rows, oldest first, unknown stories left out."""
+    """Distinct histories of all splits: catalogue rows, oldest first, unknown stories left out."""
     candidates: Ragged
     """Catalogue rows of each impression's candidates, in the order of the file."""
     labels: NDArray[np.int8] | None
@@ -63,6 +86,8 @@ class MindData(NamedTuple):
     users: pa.Array
     """User ids of all splits."""
     splits: dict[str, Split]
+    bad_lines: dict[str, list[str]]
+    """The first lines that were left out of each file that has such, as text."""
 
     @property
     def num_news(self) -> int:
@@ -83,52 +108,140 @@ class MindData(NamedTuple):
         return self.splits[name]
 
 
-def find_splits(root: Path) -> dict[str, Path]:
-    """Return the folder of each split under ``root``: ``train`` or, as unpacked, ``MIND*_train``.
-
-    Raises:
-        UserError: If there is none, one is incomplete or two claim the same split.
-    """
-    if not root.is_dir():
-        raise UserError(f"{root} is not a folder. {_where_from()}")
-    found = {}
-    for split in SPLITS:
-        folders = [f for f in (root / split, *sorted(root.glob(f"MIND*_{split}"))) if f.is_dir()]
-        if len(folders) > 1:
-            names = " and ".join(f.name for f in folders)
-            raise UserError(f"{root} has {names}: which is {split}? Keep one of them there.")
-        for folder in folders:
-            missing = [n for n in ("news.tsv", "behaviors.tsv") if not (folder / n).is_file()]
-            if missing:
-                raise UserError(f"{folder} has no {' or '.join(missing)}. {_where_from()}")
-            found[split] = folder
-    if not found:
-        raise UserError(f"{root} has none of the folders {', '.join(SPLITS)}. {_where_from()}")
-    return found
-
-
-def open_mind(root: str | Path) -> MindData:
+def open_mind(root: str | Path, on_bad_line: str = "error", check: bool = False) -> MindData:
     """Open a data folder, compiling its files first if that has not been done for these contents.
 
     Args:
-        root: Folder with ``{train,dev,test}/{news,behaviors}.tsv``; any subset of splits.
+        root: Folder with train, dev and test, any subset, unpacked or zipped.
+        on_bad_line: ``error`` refuses a file with a line that cannot be read; ``skip`` leaves such
+            lines out and counts them.
+        check: Hash files and arrays again, whatever their size and time say; what differs is
+            compiled anew.
 
     Raises:
-        UserError: If files are missing or a line cannot be read.
+        UserError: If files are missing or cannot be read.
     """
+    if on_bad_line not in ("error", "skip"):
+        raise UserError(f"data.on_bad_line is {on_bad_line!r}; choose error or skip.")
     root = Path(root)
-    folders = find_splits(root)
-    base = cache_folder(root)
-    files = [folder / name for folder in folders.values() for name in ("news.tsv", "behaviors.tsv")]
-    hashes = content_hashes(files, base / "files.json")
+    splits = find_splits(root)
+    found = _find(root, splits, on_bad_line, check)
+    if found is not None and check:
+        changed = changed_files(found[0])
+        if changed:
+            log.warning("%s: %s damaged; compiling anew", found[0], ", ".join(changed))
+            shutil.rmtree(found[0])
+            found = None
+    if found is None:
+        base = writable_folder(root)
+        with build_lock(base):
+            found = _find(root, splits, on_bad_line)  # another process may have been faster
+            if found is None:
+                found = _compile(root, base, splits, on_bad_line)
+    return _load(root, *found)
+
+
+Hashes = dict[SourceFile, str]
+
+
+def _find(
+    root: Path, splits: Mapping[str, SplitFiles], on_bad_line: str, check: bool = False
+) -> tuple[Path, dict[str, str]] | None:
+    """Return the compiled folder of these files and the splits' fingerprints, if there is one."""
+    for base in cache_folders(root):
+        hashes = _known_hashes(root, base, splits, check)
+        if hashes is not None:
+            name, fingerprints = _name(splits, hashes)
+            for folder in (base / name, base / f"{name}{SKIPPED}"):
+                if (on_bad_line == "skip" or folder.name == name) and is_whole(folder):
+                    return folder, fingerprints
+    return None
+
+
+def _name(splits: Mapping[str, SplitFiles], hashes: Hashes) -> tuple[str, dict[str, str]]:
     fingerprints = {
-        split: digest(hashes[folder / "news.tsv"], hashes[folder / "behaviors.tsv"])
-        for split, folder in folders.items()
+        split: digest(hashes[files.news], hashes[files.behaviors])
+        for split, files in splits.items()
     }
-    cache = base / f"mind-{digest(FORMAT, fingerprints)}"
-    if not (cache / "meta.json").is_file():
-        publish(cache, lambda folder: compile_mind(folders, folder))
-    return _load(root, cache, fingerprints)
+    return f"mind-{digest(FORMAT, fingerprints)}", fingerprints
+
+
+def _compile(
+    root: Path, base: Path, splits: Mapping[str, SplitFiles], on_bad_line: str
+) -> tuple[Path, dict[str, str]]:
+    files = [file for split in splits.values() for file in split]
+    before = {file: _stamp(file) for file in files}
+    with building(base) as folder:
+        hashes, num_bad = compile_mind(splits, folder, on_bad_line)
+        for file in files:
+            if _stamp(file) != before[file]:
+                raise UserError(f"{file} changed while it was read. Run again once it is whole.")
+        name, fingerprints = _name(splits, hashes)
+        target = base / (name + SKIPPED if num_bad else name)
+        index = _read_index(base)
+        for file in files:
+            index[_key(root, file)] = [*before[file], hashes[file]]
+        write_text(base / INDEX, json.dumps(index, indent=1))
+        seal(folder, target)
+    return target, fingerprints
+
+
+def _known_hashes(
+    root: Path, base: Path, splits: Mapping[str, SplitFiles], check: bool
+) -> Hashes | None:
+    """Return the files' SHA-256; only those that look changed, or all, are hashed.
+
+    None if a file is new, or its size another: compiling it hashes it, too.
+    """
+    index = _read_index(base)
+    fresh, hashes = dict(index), {}
+    for file in (file for split in splits.values() for file in split):
+        known = index.get(_key(root, file))
+        stamp = _stamp(file)
+        if not known or known[0] != stamp[0]:
+            return None
+        if check or known[:2] != stamp:
+            before, known = known, [*stamp, hash_source(file)]
+            fresh[_key(root, file)] = known
+            if before[:2] == stamp and before[2] != known[2]:
+                log.warning("%s has other contents than when it was compiled", file)
+        hashes[file] = known[2]
+    if fresh != index:
+        with contextlib.suppress(OSError):  # a read-only folder: hash again next time
+            write_text(base / INDEX, json.dumps(fresh, indent=1))
+    return hashes
+
+
+def hash_source(file: SourceFile) -> str:
+    """Return the SHA-256 of a source file, a zip's member unpacked.
+
+    Raises:
+        UserError: If its zip is damaged.
+    """
+    try:
+        with file.open() as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+    except DAMAGE as error:
+        raise UserError(f"{file} cannot be read: {error}. Download it again.") from None
+
+
+def _key(root: Path, file: SourceFile) -> str:
+    """Name a file as seen from the root, so that a moved folder keeps its arrays."""
+    name = file.path.relative_to(root).as_posix()
+    return name if file.member is None else f"{name}:{file.member}"
+
+
+def _stamp(file: SourceFile) -> list[int]:
+    stat = file.path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _read_index(base: Path) -> dict[str, Any]:
+    try:
+        index = json.loads((base / INDEX).read_text())
+    except (OSError, ValueError):
+        return {}
+    return index if isinstance(index, dict) else {}
 
 
 def _read_table(path: Path) -> pa.Table:
@@ -138,28 +251,25 @@ def _read_table(path: Path) -> pa.Table:
 
 def _load(root: Path, cache: Path, fingerprints: Mapping[str, str]) -> MindData:
     meta: dict[str, Any] = json.loads((cache / "meta.json").read_text())
+    arrays = {name: np.load(cache / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+    histories = Ragged(arrays["history_values"], arrays["history_offsets"])
     splits = {}
-    for name, fingerprint in fingerprints.items():
-        arrays = {p.stem: np.load(p, mmap_mode="r") for p in (cache / name).glob("*.npy")}
+    for name, (begin, end) in meta["rows"].items():
+        rows = slice(begin, end)
+        offsets = arrays["candidate_offsets"][begin : end + 1]
+        shown = slice(offsets[0], offsets[-1])
         splits[name] = Split(
             name=name,
-            impression_id=arrays["impression_id"],
-            user=arrays["user"],
-            time=arrays["time"],
-            history=arrays["history"],
-            histories=Ragged(arrays["history_values"], arrays["history_offsets"]),
-            candidates=Ragged(arrays["candidate_values"], arrays["candidate_offsets"]),
-            labels=arrays.get("labels"),
+            impression_id=arrays["impression_id"][rows],
+            user=arrays["user"][rows],
+            time=arrays["time"][rows],
+            history=arrays["history"][rows],
+            histories=histories,
+            candidates=Ragged(arrays["candidate_values"][shown], offsets - offsets[0]),
+            labels=arrays["labels"][shown] if meta["labelled"][name] else None,
             counts=meta["counts"][name],
-            fingerprint=fingerprint,
+            fingerprint=fingerprints[name],
         )
     news = _read_table(cache / "news.arrow")
     users = _read_table(cache / "users.arrow")["user_id"].combine_chunks()
-    return MindData(root, cache, news, users, splits)
-
-
-def _where_from() -> str:
-    return (
-        "MIND comes from https://msnews.github.io (data/README.md shows the layout); "
-        "`python -m newsrec simulate --output DIR` writes a simulated one. Then set --data.root."
-    )
+    return MindData(root, cache, news, users, splits, meta["bad_lines"])

@@ -3,17 +3,7 @@
 import argparse
 import time
 
-from newsrec.data.mind import open_mind
-
-ROWS = {
-    "impressions": "impressions",
-    "users": "users",
-    "clicks": "clicks",
-    "candidates": "candidates",
-    "unknown_candidates": "candidates not in news.tsv",
-    "empty_histories": "empty histories",
-    "unknown_history_news": "history clicks not in news.tsv",
-}
+from newsrec.data.mind import MindData, Split, open_mind
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,36 +12,69 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data.root",
         dest="data.root",
         required=True,
-        help="folder with train/, dev/ and test/, any of them",
+        help="folder with train, dev and test, any of them: folders or MIND's zips",
+    )
+    parser.add_argument(
+        "--data.on_bad_line",
+        dest="data.on_bad_line",
+        choices=("error", "skip"),
+        default="error",
+        help="what to do with a line that cannot be read: stop, or leave it out and count it",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="hash files and arrays again; what has changed or is damaged is compiled anew",
     )
 
 
 def run(args: argparse.Namespace) -> None:
     """Compile and show a table of counts."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     start = time.monotonic()
-    data = open_mind(args.data.root)
-    title = f"{data.root}: {len(data.news):,} stories, {len(data.users):,} users"
-    table = Table(title=escape(title))  # a folder's name may hold brackets
+    data = open_mind(args.data.root, args.data.on_bad_line, check=args.check)
+    seconds = time.monotonic() - start
+    print(f"{data.root}: {len(data.news):,} stories, {len(data.users):,} users")
+    table = Table()
     table.add_column("")
     for name in data.splits:
         table.add_column(name, justify="right")
-    for key, label in ROWS.items():
-        cells = []
-        for split in data.splits.values():
-            count = split.counts.get(key)
-            cells.append("no labels" if count is None else f"{count:,}")
-        table.add_row(label, *cells)
-    table.add_row(
-        "days",
-        *(
-            f"{split.time.min().astype('datetime64[D]')} to "
-            f"{split.time.max().astype('datetime64[D]')}"
-            for split in data.splits.values()
-        ),
-    )
+    columns = [_cells(data, split) for split in data.splits.values()]
+    for label in columns[0]:
+        table.add_row(label, *(column[label] for column in columns))
     Console().print(table)
-    print(f"Compiled into {data.cache} ({time.monotonic() - start:.1f} s).")
+    print("Unknown: not in any news.tsv. A history is empty if it has no known story.")
+    for file, lines in data.bad_lines.items():
+        print(f"{file}: skipped lines, the first of them:", *lines, sep="\n  ")
+    if args.check:
+        print("Hashed again: all files and arrays are as compiled.")
+    print(f"Compiled into {data.cache} ({seconds:.1f} s).")
+
+
+def _cells(data: MindData, split: Split) -> dict[str, str]:
+    """Return a split's column of the table."""
+    counts = split.counts
+    impressions = counts["impressions"]
+    days = split.time.min(), split.time.max()
+
+    def share(part: str, whole: str) -> str:
+        return f"{counts[part]:,} {counts[part] / max(counts[whole], 1):6.1%}"
+
+    return {
+        "impressions": f"{impressions:,}",
+        "without labels": f"{0 if 'clicks' in counts else impressions:,}",
+        "users": f"{counts['users']:,}",
+        "stories": f"{counts['stories']:,}",
+        "repeated titles": f"{counts['repeated_titles']:,}",
+        "candidates": f"{counts['candidates']:,}",
+        "unknown candidates": share("unknown_candidates", "candidates"),
+        "clicks": f"{counts['clicks']:,}" if "clicks" in counts else "no labels",
+        "history clicks": f"{counts['history_news'] + counts['unknown_history_news']:,}",
+        "unknown history clicks": f"{counts['unknown_history_news']:,}",
+        "empty histories": share("empty_histories", "impressions"),
+        "first day": str(days[0].astype("datetime64[D]")),
+        "last day": str(days[1].astype("datetime64[D]")),
+        "lines skipped": f"{counts['skipped_lines'] + counts['skipped_news_lines']:,}",
+    }

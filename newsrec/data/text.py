@@ -1,6 +1,5 @@
 """Stories to token ids, once per data folder and setting."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from tokenizers import Tokenizer
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Catalogue
-from newsrec.data.cache import digest, publish
+from newsrec.data.cache import digest, find_or_build
 from newsrec.data.mind import MindData
 from newsrec.errors import UserError
 
@@ -54,20 +53,14 @@ def tokenize_catalogue(
         tokenizer_json: Text of the PLM's ``tokenizer.json``.
     """
     texts = story_texts(data.news, fields)
-    folder = data.cache / f"tokens-{digest(FORMAT, list(fields), max_tokens, tokenizer_json)}"
-    if folder.is_dir():
-        try:
-            return _read(folder)
-        except (OSError, ValueError, EOFError):  # a folder that was copied by half
-            shutil.rmtree(folder)
-    arrays = _tokenize(texts, max_tokens, tokenizer_json)
+    key = digest(FORMAT, data.cache.name, list(fields), max_tokens, tokenizer_json)
 
-    def build(aside: Path) -> None:
+    def build(folder: Path) -> None:
+        arrays = _tokenize(texts, max_tokens, tokenizer_json)
         for name, array in zip(Catalogue._fields, arrays, strict=True):
-            np.save(aside / f"{name}.npy", array)
+            np.save(folder / f"{name}.npy", array)
 
-    publish(folder, build)
-    return _read(folder)
+    return _read(find_or_build(data.root, f"tokens-{key}", build))
 
 
 def _read(folder: Path) -> Catalogue:
@@ -87,8 +80,9 @@ def _tokenize(
     for start in range(0, len(ids), CHUNK):
         chunk = distinct.dictionary[start : start + CHUNK].to_pylist()
         for row, encoding in enumerate(tokenizer.encode_batch_fast(chunk), start=start):
-            lengths[row] = len(encoding.ids)
-            ids[row, : lengths[row]] = encoding.ids
+            ids[row, : len(encoding.ids)] = encoding.ids
+            # A tokenizer without special tokens has none for an empty text: the PLM needs one.
+            lengths[row] = max(len(encoding.ids), 1)
     # Different texts may still give equal tokens (case, cuts), so compare the tokens themselves.
     # The lengths go along, since 0 may be a token as well as padding.
     tokens = np.column_stack([lengths.astype(np.int32), ids])

@@ -1,11 +1,20 @@
-"""MIND's tab-separated files as Arrow tables of strings; every line is read or reported."""
+"""MIND's tab-separated files, block by block; every line is read or reported."""
 
-from collections.abc import Sequence
-from pathlib import Path
+import hashlib
+import zipfile
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as csv
+from numpy.typing import NDArray
 
+from newsrec.data.source import SourceFile
 from newsrec.errors import UserError
 
 NEWS_COLUMNS = (
@@ -21,66 +30,244 @@ NEWS_COLUMNS = (
 BEHAVIORS_COLUMNS = ("impression_id", "user_id", "time", "history", "candidates")
 
 BLOCK_BYTES = 16 << 20
+LONGEST_LINE = 256 << 20
+WORKERS = 2
+"""Blocks parsed at once; more of them cost memory, and reading is the limit soon after."""
+BOM = b"\xef\xbb\xbf"
+LISTED = 10
+"""Bad lines that are kept to be shown; all of them are counted."""
+
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
+"""What reading a damaged zip raises."""
+
+Parsed = TypeVar("Parsed")
 
 
-def read_tsv(path: Path, columns: Sequence[str], keep: Sequence[str] | None = None) -> pa.Table:
-    """Read a file without a header line into strings; row ``i`` is line ``i + 1``.
+class BadLine(NamedTuple):
+    """A line that cannot be read."""
 
-    Titles may begin with a quote and the last columns may be empty: nothing is quoted, escaped,
-    stripped or taken for a missing value.
+    line: int
+    column: str | None
+    problem: str
+    text: str
+
+    def __str__(self) -> str:
+        place = f"line {self.line}, " + (f"column {self.column}: " if self.column else "")
+        shown = self.text if len(self.text) <= 80 else self.text[:77] + "..."
+        return f"{place}{self.problem}: {shown!r}"
+
+
+class Rows(NamedTuple):
+    """Some lines as an Arrow table of strings; bad ones are left out and noted."""
+
+    table: pa.Table
+    """One row a line."""
+    lines: NDArray[np.int64]
+    """Number of each line in its file ``[rows]``."""
+    bad: list[BadLine]
+    """The first bad lines, in no order."""
+    num_bad: int
+    """How many there are."""
+
+    @property
+    def num_rows(self) -> int:
+        """Lines that are not bad."""
+        return len(self.lines)
+
+    def column(self, name: str) -> pa.Array:
+        """Return a column ``[rows]``."""
+        return self.table[name].combine_chunks()
+
+    def require(
+        self,
+        good: NDArray[np.bool_] | pa.Array,
+        column: str,
+        problem: str,
+        word: Callable[[int], str] | None = None,
+    ) -> "Rows":
+        """Return these very rows if all are good, else the good ones, the others noted.
+
+        Args:
+            good: Which rows can be read ``[rows]``.
+            column: Where the problem is.
+            problem: What it is.
+            word: Returns the offending part of a row; its whole column if None.
+        """
+        good = np.asarray(good, dtype=bool)
+        wrong = np.flatnonzero(~good)
+        if not len(wrong):
+            return self
+        bad = []
+        for row in wrong[:LISTED].tolist():
+            text = word(row) if word else self.table[column][row].as_py()
+            bad.append(BadLine(int(self.lines[row]), column, problem, text))
+        return Rows(
+            self.table.filter(pa.array(good)),
+            self.lines[good],
+            self.bad + bad,
+            self.num_bad + len(wrong),
+        )
+
+
+class Reader:
+    """Reads a file once, block by block.
 
     Args:
-        path: The file.
-        columns: Names of all its columns.
+        file: What to read.
+        columns: Names of all its columns; it has no header line.
         keep: Columns to return; all of them if None.
-
-    Raises:
-        UserError: If a line has another number of columns, a NUL byte or is not UTF-8, naming
-            the line.
+        on_read: Called with the number of bytes after each block.
     """
-    if not path.stat().st_size:
-        raise UserError(f"{path} is empty. Unpack or copy the file again.")
-    with path.open("rb") as file:  # a damaged disk or download leaves zeros in place of lines
-        if any(b"\0" in block for block in iter(lambda: file.read(BLOCK_BYTES), b"")):
-            raise _explain(path, columns, "it holds NUL bytes")
-    try:
+
+    def __init__(
+        self,
+        file: SourceFile,
+        columns: Sequence[str],
+        keep: Sequence[str] | None = None,
+        on_read: Callable[[int], None] = lambda num_bytes: None,
+    ) -> None:
+        self.file = file
+        self.columns = columns
+        self.keep = keep or columns
+        self.on_read = on_read
+        self.cut_off = False
+        """True if the last line has no line end, as in a file that was cut off."""
+        self._hash = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """Hash of what was read."""
+        return self._hash.hexdigest()
+
+    def map(self, parse: Callable[[Rows], Parsed]) -> Iterator[Parsed]:
+        """Call ``parse`` on every block's rows, two at once, and return results in file order.
+
+        Titles may begin with a quote and the last columns may be empty: nothing is quoted,
+        escaped, stripped or taken for a missing value.
+
+        Raises:
+            UserError: If the file is empty or its zip is damaged.
+        """
+        with ThreadPoolExecutor(WORKERS) as pool:
+            pending: deque[Future[Parsed]] = deque()
+            try:
+                for line, block in self._blocks():
+                    pending.append(pool.submit(lambda a, b: parse(self._rows(a, b)), line, block))
+                    if len(pending) > WORKERS:
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
+            finally:
+                for future in pending:
+                    future.cancel()
+
+    def _blocks(self) -> Iterator[tuple[int, bytes]]:
+        """Return whole lines, about ``BLOCK_BYTES`` at a time, with the number of the first."""
+        line, rest = 1, [b""]
+        try:
+            with self.file.open() as stream:
+                while chunk := stream.read(BLOCK_BYTES):
+                    self._hash.update(chunk)
+                    self.on_read(len(chunk))
+                    end = chunk.rfind(b"\n") + 1
+                    if not end:
+                        rest.append(chunk)
+                        if sum(map(len, rest)) > LONGEST_LINE:
+                            raise self._damaged(f"line {line} is over {LONGEST_LINE >> 20} MB long")
+                        continue
+                    block = b"".join([*rest, chunk[:end]])
+                    rest = [chunk[end:]]
+                    yield line, block.removeprefix(BOM) if line == 1 else block
+                    line += block.count(b"\n")
+        except DAMAGE as error:
+            raise self._damaged(str(error)) from None
+        last = b"".join(rest)
+        if line == 1:
+            last = last.removeprefix(BOM)
+        if last:
+            self.cut_off = True
+            yield line, last
+        elif line == 1:
+            raise UserError(f"{self.file} is empty. Unpack or copy the file again.")
+
+    def _damaged(self, problem: str) -> UserError:
+        return UserError(f"{self.file} cannot be read: {problem}. Download or unpack it again.")
+
+    def _rows(self, first_line: int, block: bytes) -> Rows:
+        """Parse whole lines; line by line only where one of them is bad."""
+        if _is_clean(block):
+            try:
+                table = self._parse(block)
+            except pa.ArrowInvalid:  # some line has another number of columns
+                pass
+            else:
+                return Rows(table, first_line + np.arange(len(table)), [], 0)
+        good, lines = [], []
+        bad: list[BadLine] = []
+        num_bad = 0
+        for number, line in enumerate(block.removesuffix(b"\n").split(b"\n"), start=first_line):
+            problem = _problem(line, len(self.columns))
+            if problem is None:
+                good.append(line)
+                lines.append(number)
+                continue
+            num_bad += 1
+            if len(bad) < LISTED:
+                text = line.replace(b"\0", b"")[:400].decode(errors="replace")
+                bad.append(BadLine(number, None, problem, text))
+        table = self._parse(b"\n".join(good) + b"\n") if good else self._parse_nothing()
+        return Rows(table, np.array(lines, dtype=np.int64), bad, num_bad)
+
+    def _parse(self, block: bytes) -> pa.Table:
         return csv.read_csv(
-            path,
-            read_options=csv.ReadOptions(column_names=columns, block_size=BLOCK_BYTES),
+            pa.BufferReader(block),
+            read_options=csv.ReadOptions(
+                column_names=self.columns,
+                use_threads=False,
+                block_size=len(block) + 1,  # the whole of it, however long a line is
+            ),
             parse_options=csv.ParseOptions(
                 delimiter="\t", quote_char=False, double_quote=False, ignore_empty_lines=False
             ),
             convert_options=csv.ConvertOptions(
-                column_types=dict.fromkeys(columns, pa.string()),
+                column_types=dict.fromkeys(self.columns, pa.string()),
                 strings_can_be_null=False,
-                include_columns=keep or columns,
+                check_utf8=False,  # the whole block is checked
+                include_columns=self.keep,
             ),
         )
-    except pa.ArrowInvalid as error:
-        raise _explain(path, columns, str(error)) from None
+
+    def _parse_nothing(self) -> pa.Table:
+        return pa.table({name: pa.array([], pa.string()) for name in self.keep})
 
 
-def bad_line(path: Path, line: int, column: str | None, text: str, problem: str) -> UserError:
-    """Return the error for a line that cannot be read, its text cut to 80 characters."""
-    place = f"{path}, line {line}, " + (f"column {column}: " if column else "")
-    shown = text if len(text) <= 80 else text[:77] + "..."
-    return UserError(
-        f"{place}{problem}: {shown!r}. Correct the line, or unpack the file again from its zip."
-    )
+def _is_clean(block: bytes) -> bool:
+    """Tell if no line needs a closer look than the number of its columns."""
+    # A disk or download that was interrupted leaves zeros in place of lines.
+    if b"\0" in block or block.startswith(BOM) or b"\n" + BOM in block:
+        return False
+    if block.count(b"\r") != block.count(b"\r\n"):
+        return False
+    try:
+        pc.cast(pa.array([block], pa.large_binary()), pa.large_string())  # validates, copies not
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
-def _explain(path: Path, columns: Sequence[str], error: str) -> UserError:
-    """Find the line that stopped the reader, by reading slowly."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file.read().splitlines(), start=1):
-            try:
-                fields = line.decode("utf-8").split("\t")
-            except UnicodeDecodeError as wrong:
-                text = line[max(wrong.start - 20, 0) : wrong.start + 20].decode(errors="replace")
-                return bad_line(path, number, None, text, "not UTF-8")
-            if b"\0" in line:
-                return bad_line(path, number, None, line.decode().strip("\0"), "NUL bytes")
-            if len(fields) != len(columns):
-                problem = f"{len(fields)} columns instead of {len(columns)}"
-                return bad_line(path, number, None, line.decode(), problem)
-    return UserError(f"{path} cannot be read: {error}")
+def _problem(line: bytes, num_columns: int) -> str | None:
+    """Return what is wrong with a line, if anything."""
+    if b"\0" in line:
+        return "NUL bytes"
+    if line.startswith(BOM):
+        return "a byte order mark inside the file"
+    if b"\r" in line.removesuffix(b"\r"):
+        return "a carriage return inside the line"
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        return f"not UTF-8 at byte {error.start + 1}"
+    found = line.count(b"\t") + 1
+    if found != num_columns and (found > 1 or line.removesuffix(b"\r")):
+        return f"{found} columns instead of {num_columns}"
+    return None

@@ -1,0 +1,344 @@
+"""Bad input: every line is read or reported, whatever the file has been through."""
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from conftest import news_row, tiny_behaviors, tiny_news, write_mind
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from newsrec.data import compile as compile_module
+from newsrec.data import tsv
+from newsrec.data.compile import NpyWriter, hash_rows
+from newsrec.data.mind import open_mind
+from newsrec.data.ragged import Ragged, to_offsets
+from newsrec.errors import UserError
+
+TIME = "11/11/2019 9:05:58 AM"
+NEWS = [news_row("N1", *"abcd"), news_row("N2", *"efgh"), news_row("N3", *"ijkl")]
+GOOD = [
+    ["1", "U1", TIME, "N1 N2", "N1-0 N2-1"],
+    ["2", "U2", "1/2/2019 12:05:58 PM", "", "N404-0 N3-1"],
+    ["3", "U1", TIME, "N1 N404 N2", "N3-1 N1-0 N2-1"],
+]
+BOM = b"\xef\xbb\xbf"
+
+
+def contents(data, name="train"):
+    """Return a split's impressions, with ids in place of rows."""
+    split = data.split(name)
+    ids = ["", "?", *data.news["news_id"].to_pylist()]
+    labels = split.labels if split.labels is not None else np.full(len(split.candidates.values), 9)
+    labels = Ragged(labels, split.candidates.offsets)
+
+    def row(ragged, i):
+        return ragged.values[ragged.offsets[i] : ragged.offsets[i + 1]].tolist()
+
+    return [
+        (
+            int(split.impression_id[i]),
+            data.users[int(split.user[i])].as_py(),
+            split.time[i].item(),
+            [ids[n] for n in row(split.histories, split.history[i])],
+            [ids[n] for n in row(split.candidates, i)],
+            row(labels, i),
+        )
+        for i in range(len(split.history))
+    ]
+
+
+def write(root, behaviors, news=NEWS):
+    return write_mind(root, {"train": news}, {"train": behaviors})
+
+
+@pytest.mark.parametrize(
+    ("number", "column", "text", "problem"),
+    [
+        (0, "impression_id", "seven", "not a whole number"),
+        (1, "user_id", "", "empty"),
+        (2, "time", "11/31/2019 9:05:58 AM", "not a time like 11/11/2019 9:05:58 AM"),
+        (2, "time", "11/11/2019 9:05:58AM", "not a time"),
+        (2, "time", "11/11/2019 9:05:60 AM", "not a time"),
+        (4, "candidates", "N1-0 N2-2", "a label other than 0 and 1: 'N2-2'"),
+        (4, "candidates", "N1-0 N2-", "a label other than 0 and 1: 'N2-'"),
+        (4, "candidates", "N1-0 N404-2", "no label (-0 or -1), while the first line has: 'N404-2'"),
+        (4, "candidates", "N1 N2", "no label (-0 or -1), while the first line has: 'N1'"),
+        (4, "candidates", "N1-0  N2-1", "an empty candidate id: ''"),
+        (4, "candidates", "", "an empty candidate id: ''"),
+        (4, "candidates", "N1-0 -1", "an empty candidate id: '-1'"),
+    ],
+)
+@pytest.mark.parametrize("line", [2, 40])
+def test_a_field_that_cannot_be_read_stops_or_is_left_out(
+    tmp_path, monkeypatch, number, column, text, problem, line
+):
+    monkeypatch.setattr(tsv, "BLOCK_BYTES", 256)
+    rows = [list(GOOD[i % 3]) for i in range(40)]
+    expected = contents(open_mind(write(tmp_path / "good", rows)))
+    rows[line - 1][number] = text
+    root = write(tmp_path / "bad", rows)
+    path = root / "train" / "behaviors.tsv"
+    with pytest.raises(UserError) as error:
+        open_mind(root)
+    assert f"{path}, line {line}, column {column}: {problem}" in str(error.value)
+    data = open_mind(root, "skip")
+    assert contents(data) == expected[: line - 1] + expected[line:]
+    assert data.split("train").counts["skipped_lines"] == 1
+    (shown,) = data.bad_lines[str(path)]
+    assert shown.startswith(f"line {line}, column {column}: {problem}")
+    with pytest.raises(UserError):  # what was compiled with lines left out serves no other
+        open_mind(root)
+
+
+def test_skipped_lines_are_counted_and_the_first_ten_listed(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(tsv, "BLOCK_BYTES", 256)
+    rows = [list(GOOD[i % 3]) for i in range(60)]
+    for i in range(10, 50):
+        rows[i] = [rows[i][0], "", *rows[i][2:]] if i % 2 else rows[i][:3]
+    data = open_mind(write(tmp_path, rows), "skip")
+    assert data.split("train").counts["skipped_lines"] == 40
+    assert data.split("train").counts["impressions"] == 20
+    (lines,) = data.bad_lines.values()
+    assert [int(re.search(r"line (\d+)", line)[1]) for line in lines] == list(range(11, 21))
+    assert "40 lines skipped" in caplog.text
+    assert "and 30 more" in caplog.text
+
+
+def test_with_skip_a_clean_folder_needs_no_arrays_of_its_own(tmp_path):
+    root = write(tmp_path, GOOD)
+    assert open_mind(root, "skip").cache == open_mind(root).cache
+
+
+def test_an_option_other_than_error_and_skip_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"data\.on_bad_line is 'drop'; choose error or skip"):
+        open_mind(write(tmp_path, GOOD), "drop")
+
+
+def test_a_file_without_a_readable_line_is_refused(tmp_path):
+    root = write(tmp_path, [["x", *row[1:]] for row in GOOD])
+    with pytest.raises(UserError, match=r"none of its lines can be read, line 1"):
+        open_mind(root, "skip")
+
+
+def test_a_story_told_twice_is_one_story_and_told_otherwise_is_a_bad_line(tmp_path):
+    root = write(tmp_path, GOOD, [*NEWS, NEWS[1]])
+    assert len(open_mind(root).news) == 3
+    other = [*NEWS[1][:3], "another title", *NEWS[1][4:]]
+    root = write(tmp_path, GOOD, [*NEWS, other])
+    with pytest.raises(UserError, match=r"news\.tsv, line 4, column news_id: an earlier line has"):
+        open_mind(root)
+    data = open_mind(root, "skip")
+    assert data.news["title"].to_pylist() == [row[3] for row in NEWS]
+    assert data.split("train").counts["skipped_news_lines"] == 1
+
+
+def test_a_story_that_splits_tell_differently_is_kept_as_first_told_and_said(tmp_path, caplog):
+    other = [*NEWS[1][:3], "another title", *NEWS[1][4:]]
+    root = write_mind(tmp_path, {"train": NEWS, "dev": [other]}, {"train": GOOD, "dev": GOOD})
+    assert open_mind(root).news["title"].to_pylist() == [row[3] for row in NEWS]
+    assert "1 story has another text in a later split" in caplog.text
+
+
+def test_a_file_that_was_cut_off_is_reported(tmp_path, caplog):
+    root = write(tmp_path, GOOD)
+    path = root / "train" / "behaviors.tsv"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-3])  # N2-1 without its label
+    with pytest.raises(UserError, match=r"line 3, column candidates: .*: 'N2'"):
+        open_mind(root)
+    path.write_bytes(whole[:-6])  # a shorter list, as good as any
+    assert len(contents(open_mind(root))) == 3
+    assert f"{path}: its last line has no line end" in caplog.text
+
+
+def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path):
+    expected = contents(open_mind(write(tmp_path, GOOD)))
+    write_mind(tmp_path, {"train": NEWS}, {"train": GOOD}, line_end="\r\n")
+    for path in tmp_path.glob("train/*.tsv"):
+        path.write_bytes(BOM + path.read_bytes())
+    data = open_mind(tmp_path)
+    assert contents(data) == expected
+    assert data.news["news_id"].to_pylist() == ["N1", "N2", "N3"]
+
+
+def read_slowly(content):
+    """Return the good lines of a behaviors.tsv with labels, and the numbers of the bad ones."""
+    good, bad = [], []
+    known = {"N1", "N2", "N3"}
+    content = content.removeprefix(BOM)
+    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), start=1):
+        line = line.removesuffix(b"\r")
+        try:
+            assert b"\r" not in line
+            assert b"\0" not in line
+            assert not line.startswith(BOM)
+            impression, user, shown, history, candidates = line.decode().split("\t")
+            assert re.fullmatch("[0-9]{1,18}", impression)
+            assert user
+            assert re.fullmatch(r"[0-9/]+ [0-9]{1,2}:[0-9]{2}:[0-9]{2} [AP]M", shown)
+            assert re.fullmatch(r"[0-9]+/[0-9]+/[12][0-9]{3} .*", shown)
+            time = datetime.strptime(shown, "%m/%d/%Y %I:%M:%S %p")
+            words = [word.rpartition("-") for word in candidates.split(" ")]
+            assert all(news_id and label in ("0", "1") for news_id, _, label in words)
+        except (AssertionError, ValueError):
+            bad.append(number)
+        else:
+            good.append(
+                (
+                    int(impression),
+                    user,
+                    time,
+                    [n for n in history.split(" ") if n in known],
+                    [n if n in known else "?" for n, _, _ in words],
+                    [int(label) for _, _, label in words],
+                )
+            )
+    return good, bad
+
+
+@st.composite
+def mutations(draw):
+    """Return a valid file after a few accidents."""
+    content = "".join("\t".join(GOOD[i % 3]) + "\n" for i in range(draw(st.integers(1, 12))))
+    data = bytearray(content.encode())
+    piece = st.sampled_from(
+        [b"\t", b"\n", b"\r", b"\r\n", b"\0", b" ", b"-", b"N1", b"0", b"1", b"9", b"\xff", BOM]
+        + ["é".encode(), b'"', b"/", b":"]
+    )
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(data)))
+        kind = draw(st.sampled_from(["insert", "delete", "replace", "cut", "repeat"]))
+        end = min(at + draw(st.integers(1, 60 if kind in ("delete", "repeat") else 3)), len(data))
+        if kind == "insert":
+            data[at:at] = draw(piece)
+        elif kind == "delete":
+            del data[at:end]
+        elif kind == "replace":
+            data[at:end] = draw(piece)
+        elif kind == "cut":
+            del data[at:]
+        else:
+            data[at:at] = data[at:end]
+    return bytes(data)
+
+
+@given(mutations(), st.sampled_from([64, 300, 1 << 20]))
+@settings(max_examples=200, deadline=None)
+def test_a_damaged_file_is_refused_or_read_as_a_loop_reads_it(tmp_path_factory, content, block):
+    root = tmp_path_factory.mktemp("mind")
+    first = "\t".join(GOOD[0]).encode() + b"\n"  # says that there are labels
+    content = first + content
+    path = write(root, GOOD) / "train" / "behaviors.tsv"
+    path.write_bytes(content)
+    good, bad = read_slowly(content)
+    with patch.object(tsv, "BLOCK_BYTES", block):
+        if bad:
+            with pytest.raises(UserError) as error:
+                open_mind(root)
+            assert f"{path}, line {bad[0]}, " in str(error.value)
+        else:
+            assert contents(open_mind(root)) == good
+        data = open_mind(root, "skip")
+        assert contents(data) == good
+        assert data.split("train").counts["skipped_lines"] == len(bad)
+
+
+def test_a_full_disk_leaves_nothing_and_says_so(tmp_path):
+    root = write(tmp_path, [GOOD[i % 3] for i in range(3000)])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # of any file
+    try:
+        with pytest.raises(UserError, match="nothing was kept"):
+            open_mind(root)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(p.name for p in root.glob(".newsrec/*")) == ["lock"]
+    assert len(contents(open_mind(root))) == 3000
+
+
+SLOW_COMPILE = """
+import sys, time
+from newsrec.data import tsv
+from newsrec.data.mind import open_mind
+tsv.BLOCK_BYTES = 2000
+rows = tsv.Reader._rows
+def slow(self, line, block):
+    time.sleep(0.1)
+    return rows(self, line, block)
+tsv.Reader._rows = slow
+open_mind(sys.argv[1])
+"""
+
+
+def test_a_compilation_that_is_killed_leaves_nothing_that_is_believed(tmp_path):
+    root = write(tmp_path, [GOOD[i % 3] for i in range(3000)])
+    process = subprocess.Popen([sys.executable, "-c", SLOW_COMPILE, str(root)])
+    aside = root / ".newsrec"
+    deadline = time.monotonic() + 60
+    while not any(p.stat().st_size > 1000 for p in aside.glob(".building-*/candidate_values.npy")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(aside.glob(".building-*"))
+    assert not list(aside.glob("mind-*"))
+    assert len(contents(open_mind(root))) == 3000
+    assert not list(aside.glob(".building-*"))
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(mind_dir, monkeypatch):
+    path = mind_dir / "dev" / "behaviors.tsv"
+    parse = compile_module._Parser.parse
+
+    def parse_and_touch(self, rows):
+        os.utime(path, (1, 1))
+        return parse(self, rows)
+
+    monkeypatch.setattr(compile_module._Parser, "parse", parse_and_touch)
+    with pytest.raises(UserError, match="changed while it was read"):
+        open_mind(mind_dir)
+    assert not list(mind_dir.glob(".newsrec/mind-*"))
+
+
+def test_block_size_changes_no_byte_of_the_arrays(tmp_path, monkeypatch):
+    found = []
+    for block in (200, 1000, 1 << 20):
+        monkeypatch.setattr(tsv, "BLOCK_BYTES", block)
+        root = write_mind(tmp_path / str(block), tiny_news(), tiny_behaviors())
+        cache = open_mind(root).cache
+        found.append({p.name: p.read_bytes() for p in cache.iterdir() if p.suffix == ".npy"})
+    assert found[0] == found[1] == found[2]
+
+
+rows = st.lists(st.lists(st.integers(2, 5), max_size=4), min_size=1, max_size=8)
+
+
+@given(rows)
+@settings(max_examples=300, deadline=None)
+def test_rows_have_the_same_hash_only_if_they_are_equal(lists):
+    flat = np.array([value for row in lists for value in row], dtype=np.int32)
+    hashes = hash_rows(Ragged(flat, to_offsets(np.array([len(row) for row in lists]))))
+    for i, row in enumerate(lists):
+        for j, other in enumerate(lists):
+            assert (hashes[i] == hashes[j]) == (row == other)
+
+
+@given(st.lists(st.lists(st.integers(-9, 9), max_size=5), max_size=6))
+def test_a_growing_array_is_read_back_by_numpy(tmp_path_factory, parts):
+    path = tmp_path_factory.getbasetemp() / "grown.npy"
+    writer = NpyWriter(path, np.int32)
+    for part in parts:
+        writer.write(np.array(part))
+    writer.close()
+    assert np.load(path).tolist() == [value for part in parts for value in part]
+    assert np.load(path, mmap_mode="r" if any(parts) else None).dtype == np.int32
