@@ -18,6 +18,7 @@ COMMANDS = {
         "MIND's metrics and prediction.zip of a checkpoint",
     ),
     "export": ("newsrec.serving.export", "the user encoder as ONNX, checked against PyTorch"),
+    "download": ("newsrec.data.download", "MIND from its official place, checked"),
     "prepare": ("newsrec.data.prepare", "compile a data folder and show what is in it"),
     "simulate": ("newsrec.data.simulate", "write a simulated world as MIND files"),
 }

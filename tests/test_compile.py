@@ -16,10 +16,11 @@ from conftest import news_row, tiny_behaviors, tiny_news, write_mind
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newsrec.data import compile as compile_module
 from newsrec.data import tsv
-from newsrec.data.compile import NpyWriter, hash_rows
+from newsrec.data.behaviors import Parser
+from newsrec.data.compile import hash_rows
 from newsrec.data.mind import open_mind
+from newsrec.data.npy import NpyWriter
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.errors import UserError
 
@@ -212,7 +213,7 @@ def mutations(draw):
     data = bytearray(content.encode())
     piece = st.sampled_from(
         [b"\t", b"\n", b"\r", b"\r\n", b"\0", b" ", b"-", b"N1", b"0", b"1", b"9", b"\xff", BOM]
-        + ["é".encode(), b'"', b"/", b":"]
+        + [word.encode() for word in ("é", '"', "/", ":")]
     )
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(data)))
@@ -298,13 +299,13 @@ def test_a_compilation_that_is_killed_leaves_nothing_that_is_believed(tmp_path):
 
 def test_a_file_that_changes_while_it_is_read_is_refused(mind_dir, monkeypatch):
     path = mind_dir / "dev" / "behaviors.tsv"
-    parse = compile_module._Parser.parse
+    parse = Parser.parse
 
     def parse_and_touch(self, rows):
         os.utime(path, (1, 1))
         return parse(self, rows)
 
-    monkeypatch.setattr(compile_module._Parser, "parse", parse_and_touch)
+    monkeypatch.setattr(Parser, "parse", parse_and_touch)
     with pytest.raises(UserError, match="changed while it was read"):
         open_mind(mind_dir)
     assert not list(mind_dir.glob(".newsrec/mind-*"))

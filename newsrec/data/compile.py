@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from numpy.typing import DTypeLike, NDArray
 
 from newsrec.console import progress
-from newsrec.data import FIRST_NEWS, UNKNOWN_NEWS
+from newsrec.data.behaviors import Parser
+from newsrec.data.npy import NpyWriter
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.source import SourceFile, SplitFiles
 from newsrec.data.tsv import (
@@ -38,9 +39,6 @@ log = logging.getLogger(__name__)
 FORMAT = 2
 """Version of the compiled arrays; a change of their meaning counts it up."""
 
-TIME_FORMAT = "%m/%d/%Y %I:%M:%S %p"
-TIME = r"^\d{1,2}/(?P<day>\d{1,2})/[12]\d{3} \d{1,2}:[0-5]\d:[0-5]\d [AP]M$"
-NO_IDS = pa.array(["", "-0", "-1"])
 TEXTS = ("category", "subcategory", "title", "abstract")
 
 ARRAYS: dict[str, DTypeLike] = {
@@ -102,8 +100,6 @@ class _Compilation:
         news, disagreeing = self._news(splits, counts)
         _write_table(self.target / "news.arrow", news)
         ids = news["news_id"].combine_chunks()
-        rows: dict[str, list[int]] = {}
-        labelled: dict[str, bool] = {}
         users = _Users()
         with contextlib.ExitStack() as stack:
             arrays = {n: NpyWriter(self.target / f"{n}.npy", kind) for n, kind in ARRAYS.items()}
@@ -113,20 +109,17 @@ class _Compilation:
                 arrays[name].write(np.zeros(1))
             histories = _Histories(arrays["history_values"], arrays["history_offsets"])
             for split, files in splits.items():
-                begin = arrays["time"].length
                 counts[split] |= self._behaviors(files.behaviors, ids, arrays, histories, users)
-                rows[split] = [begin, arrays["time"].length]
-                labelled[split] = "clicks" in counts[split]
             all_users, user = users.finish()
             arrays["user"].write(user)
-        for split, (begin, end) in rows.items():
-            counts[split]["users"] = len(np.unique(user[begin:end]))
+        end = 0
+        for part in counts.values():
+            begin, end = end, end + part["impressions"]
+            part["users"] = len(np.unique(user[begin:end]))
         _write_table(self.target / "users.arrow", pa.table({"user_id": all_users}))
         meta = {
             "format": FORMAT,
-            "rows": rows,
-            "labelled": labelled,
-            "counts": counts,
+            "counts": counts,  # splits in the order of their rows
             "disagreeing_news": disagreeing,
             "bad_lines": self.bad_lines,
         }
@@ -181,7 +174,7 @@ class _Compilation:
         bad: list[BadLine] = []
         num_bad = 0
         reader = Reader(file, BEHAVIORS_COLUMNS, on_read=self.advance)
-        for block in reader.map(_Parser(ids, _has_labels(file)).parse):
+        for block in reader.map(Parser(ids, _has_labels(file)).parse):
             bad += block.rows.bad
             num_bad += block.rows.num_bad
             if num_bad and self.on_bad_line == "error":
@@ -260,141 +253,6 @@ def _differs(table: pa.Table, first: NDArray[np.int64]) -> NDArray[np.bool_]:
     return differs
 
 
-class _Block(NamedTuple):
-    """Some impressions as arrays."""
-
-    rows: Rows
-    impression_id: NDArray[np.int64]
-    time: NDArray[np.datetime64]
-    users: pa.DictionaryArray
-    histories: Ragged
-    """Catalogue rows of known stories."""
-    unknown_history: int
-    candidates: Ragged
-    """Catalogue rows."""
-    labels: NDArray[np.int8] | None
-    """1 clicked, 0 skipped; None without labels ``[candidates]``."""
-
-    def counts(self) -> dict[str, int]:
-        """Return what ``prepare`` reports of these rows."""
-        counts = {
-            "impressions": self.rows.num_rows,
-            "history_news": len(self.histories.values),
-            "unknown_history_news": self.unknown_history,
-            "empty_histories": int((self.histories.lengths == 0).sum()),
-            "candidates": len(self.candidates.values),
-            "unknown_candidates": int((self.candidates.values == UNKNOWN_NEWS).sum()),
-        }
-        return counts if self.labels is None else counts | {"clicks": int(self.labels.sum())}
-
-
-class _Parser:
-    """Turns lines of ``behaviors.tsv`` into arrays.
-
-    Args:
-        ids: News id of each real story.
-        labelled: Whether the file's candidates have labels.
-    """
-
-    def __init__(self, ids: pa.Array, labelled: bool) -> None:
-        self.ids = ids
-        self.labelled = labelled
-        # One lookup gives story and label at once: each id with a skip, with a click, and bare.
-        self.words = pa.concat_arrays(
-            [pc.binary_join_element_wise(ids, end, "") for end in ("-0", "-1")] + [ids]
-        )
-
-    def parse(self, rows: Rows) -> _Block:
-        """Return the rows that can be read; they tell of the others."""
-        good = pc.match_substring_regex(rows.column("impression_id"), r"^[0-9]{1,18}$")
-        rows = rows.require(good, "impression_id", "not a whole number")
-        rows = rows.require(pc.not_equal(rows.column("user_id"), ""), "user_id", "empty")
-        rows = rows.require(
-            _is_time(rows.column("time")), "time", "not a time like 11/11/2019 9:05:58 AM"
-        )
-        rows, candidates, labels = self._candidates(rows)
-        histories, unknown = self._histories(rows.column("history"))
-        return _Block(
-            rows,
-            pc.cast(rows.column("impression_id"), pa.int64()).to_numpy(),
-            _times(rows.column("time")).to_numpy().astype("datetime64[s]"),
-            rows.column("user_id").dictionary_encode(),
-            histories,
-            unknown,
-            candidates,
-            labels,
-        )
-
-    def _candidates(self, rows: Rows) -> tuple[Rows, Ragged, NDArray[np.int8] | None]:
-        lists = pc.split_pattern(rows.column("candidates"), " ")
-        words, offsets = lists.flatten(), _offsets(lists)
-        found = pc.index_in(words, value_set=self.words)
-        missing = np.flatnonzero(_true(found.is_null()))
-        label, story = np.divmod(found.fill_null(0).to_numpy(), np.int32(max(len(self.ids), 1)))
-        story += FIRST_NEWS
-        label = label.astype(np.int8)
-        strange = words.take(pa.array(missing))
-        label[missing] = np.select(
-            [_true(pc.ends_with(strange, "-0")), _true(pc.ends_with(strange, "-1"))], [0, 1], 2
-        )
-        story[missing] = UNKNOWN_NEWS
-
-        bare = label == 2
-        known = pc.index_in(pc.replace_substring_regex(strange, "-[^-]*$", ""), self.ids)
-        other = _true(known.is_valid()) & bare[missing]
-        for problem, wrong in (
-            ("an empty candidate id", missing[_true(pc.is_in(strange, NO_IDS))]),
-            ("a label other than 0 and 1", missing[other]),
-            (
-                "no label (-0 or -1), while the first line has"
-                if self.labelled
-                else "a label, while the first line has none",
-                np.flatnonzero(bare == self.labelled),
-            ),
-        ):
-            if len(wrong):
-                owner = np.searchsorted(offsets, wrong, side="right") - 1
-                owner, first = np.unique(owner, return_index=True)
-                first_wrong = dict(zip(owner.tolist(), wrong[first].tolist(), strict=True))
-                good = np.ones(rows.num_rows, dtype=bool)
-                good[owner] = False
-                rest = rows.require(
-                    good, "candidates", problem, lambda row: words[first_wrong[row]].as_py()
-                )
-                return self._candidates(rest)  # parse again what is left
-        return rows, Ragged(story, offsets), label if self.labelled else None
-
-    def _histories(self, column: pa.Array) -> tuple[Ragged, int]:
-        """Return the known stories of each history, and how many unknown ones there are."""
-        lists = pc.split_pattern(column, " ")
-        words = lists.flatten()
-        found = pc.index_in(words, value_set=self.ids)
-        known = _true(found.is_valid())
-        unknown = int((~known).sum()) - int(pc.sum(pc.equal(words, "")).as_py() or 0)
-        stories = found.fill_null(0).to_numpy() + np.int32(FIRST_NEWS)
-        return Ragged(stories, _offsets(lists)).select(known), unknown
-
-
-def _times(texts: pa.Array) -> pa.Array:
-    return pc.strptime(texts, format=TIME_FORMAT, unit="s", error_is_null=True)
-
-
-def _is_time(texts: pa.Array) -> pa.Array:
-    # strptime also takes the year 19 and no spaces, and turns 02/30 into 2 March.
-    day = pc.struct_field(pc.extract_regex(texts, TIME), "day")
-    return pc.fill_null(pc.equal(pc.cast(day, pa.int64()), pc.day(_times(texts))), False)
-
-
-def _true(values: pa.BooleanArray) -> NDArray[np.bool_]:
-    return values.to_numpy(zero_copy_only=False)
-
-
-def _offsets(lists: pa.ListArray) -> NDArray[np.int64]:
-    """Offsets into ``lists.flatten()``."""
-    offsets = lists.offsets.to_numpy().astype(np.int64)
-    return offsets - offsets[0]
-
-
 class _Users:
     """All users' ids, and each impression's row of them."""
 
@@ -461,35 +319,6 @@ def hash_rows(rows: Ragged) -> NDArray[np.uint64]:
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     sums = to_offsets((state ^ (state >> np.uint64(31))).view(np.int64))
     return np.diff(sums[rows.offsets]).view(np.uint64)
-
-
-class NpyWriter:
-    """A one-dimensional ``.npy`` file that grows, so that no array is ever whole in memory."""
-
-    def __init__(self, path: Path, dtype: DTypeLike) -> None:
-        self.dtype = np.dtype(dtype)
-        self.length = 0
-        self.last = 0
-        """The last value written."""
-        self.file = path.open("wb")
-        self._header()
-
-    def write(self, values: NDArray) -> None:
-        """Append values."""
-        if len(values):
-            self.file.write(np.ascontiguousarray(values, dtype=self.dtype).view(np.uint8).data)
-            self.length += len(values)
-            self.last = values[-1]
-
-    def close(self) -> None:
-        """Write the length into the header, which numpy leaves room for."""
-        self.file.seek(0)
-        self._header()
-        self.file.close()
-
-    def _header(self) -> None:
-        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}
-        np.lib.format.write_array_header_1_0(self.file, header)
 
 
 def _write_table(path: Path, table: pa.Table) -> None:

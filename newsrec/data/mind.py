@@ -53,7 +53,7 @@ class Split(NamedTuple):
     """The impressions of one split, in the order of its ``behaviors.tsv``."""
 
     name: str
-    """``train``, ``dev`` or ``test``."""
+    """``train``, ``dev`` or ``test``, or what ``newsrec.data.splits`` made of them."""
     impression_id: NDArray[np.int64]
     """MIND's number of each impression ``[impressions]``."""
     user: NDArray[np.int32]
@@ -71,7 +71,19 @@ class Split(NamedTuple):
     counts: dict[str, int]
     """What ``prepare`` reports: impressions, users, unknown ids and so on."""
     fingerprint: str
-    """Hash of the split's two files."""
+    """Hash of the split's two files, and of how it was cut."""
+
+    @property
+    def days(self) -> tuple[np.datetime64, np.datetime64]:
+        """First and last day on which its impressions were shown."""
+        first, last = self.time.min(), self.time.max()
+        return first.astype("datetime64[D]"), last.astype("datetime64[D]")
+
+    @property
+    def window(self) -> str:
+        """Its days as text: ``2019-11-09 to 2019-11-14``."""
+        first, last = self.days
+        return str(first) if first == last else f"{first} to {last}"
 
 
 class MindData(NamedTuple):
@@ -79,7 +91,7 @@ class MindData(NamedTuple):
 
     root: Path
     cache: Path
-    """Folder for arrays that belong to these very files."""
+    """Folder of the arrays that belong to these very files."""
     news: pa.Table
     """Real stories: news_id, category, subcategory, title, abstract; row ``i`` is catalogue row
     ``i + 2``."""
@@ -88,6 +100,10 @@ class MindData(NamedTuple):
     splits: dict[str, Split]
     bad_lines: dict[str, list[str]]
     """The first lines that were left out of each file that has such, as text."""
+    arrays: dict[str, NDArray]
+    """The compiled arrays, all splits' rows one after the other."""
+    train: str = "train"
+    """The split that models and baselines learn from."""
 
     @property
     def num_news(self) -> int:
@@ -252,24 +268,37 @@ def _read_table(path: Path) -> pa.Table:
 def _load(root: Path, cache: Path, fingerprints: Mapping[str, str]) -> MindData:
     meta: dict[str, Any] = json.loads((cache / "meta.json").read_text())
     arrays = {name: np.load(cache / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
-    histories = Ragged(arrays["history_values"], arrays["history_offsets"])
     splits = {}
-    for name, (begin, end) in meta["rows"].items():
-        rows = slice(begin, end)
-        offsets = arrays["candidate_offsets"][begin : end + 1]
-        shown = slice(offsets[0], offsets[-1])
-        splits[name] = Split(
-            name=name,
-            impression_id=arrays["impression_id"][rows],
-            user=arrays["user"][rows],
-            time=arrays["time"][rows],
-            history=arrays["history"][rows],
-            histories=histories,
-            candidates=Ragged(arrays["candidate_values"][shown], offsets - offsets[0]),
-            labels=arrays["labels"][shown] if meta["labelled"][name] else None,
-            counts=meta["counts"][name],
-            fingerprint=fingerprints[name],
-        )
+    end = 0
+    for name, counts in meta["counts"].items():
+        begin, end = end, end + counts["impressions"]
+        splits[name] = split_of(arrays, name, begin, end, counts, fingerprints[name])
     news = _read_table(cache / "news.arrow")
     users = _read_table(cache / "users.arrow")["user_id"].combine_chunks()
-    return MindData(root, cache, news, users, splits, meta["bad_lines"])
+    return MindData(root, cache, news, users, splits, meta["bad_lines"], arrays)
+
+
+def split_of(
+    arrays: Mapping[str, NDArray],
+    name: str,
+    begin: int,
+    end: int,
+    counts: dict[str, int],
+    fingerprint: str,
+) -> Split:
+    """Return the split of the impressions ``begin`` to ``end`` of the arrays."""
+    rows = slice(begin, end)
+    offsets = arrays["candidate_offsets"][begin : end + 1]
+    shown = slice(offsets[0], offsets[-1])
+    return Split(
+        name=name,
+        impression_id=arrays["impression_id"][rows],
+        user=arrays["user"][rows],
+        time=arrays["time"][rows],
+        history=arrays["history"][rows],
+        histories=Ragged(arrays["history_values"], arrays["history_offsets"]),
+        candidates=Ragged(arrays["candidate_values"][shown], offsets - offsets[0]),
+        labels=arrays["labels"][shown] if "clicks" in counts else None,
+        counts=counts,
+        fingerprint=fingerprint,
+    )

@@ -85,7 +85,7 @@ def _in_zip(path: Path) -> SplitFiles:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
         raise UserError(
             f"{path} cannot be read as a zip ({error}). If it was cut off, download it again."
         ) from None

@@ -1,6 +1,7 @@
 """MIND's tab-separated files, block by block; every line is read or reported."""
 
 import hashlib
+import lzma
 import zipfile
 import zlib
 from collections import deque
@@ -37,7 +38,7 @@ BOM = b"\xef\xbb\xbf"
 LISTED = 10
 """Bad lines that are kept to be shown; all of them are counted."""
 
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
+DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
 """What reading a damaged zip raises."""
 
 Parsed = TypeVar("Parsed")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from newsrec.data import FIRST_NEWS, UNKNOWN_NEWS
 from newsrec.data.mind import MindData, Split
 from newsrec.data.ragged import Ragged, to_offsets
+from newsrec.data.splits import labelled_splits
 from newsrec.errors import UserError
 
 RECENT_WINDOW = 24 * 60 * 60
@@ -81,9 +82,11 @@ def popularity_scores(data: MindData, split: str) -> NDArray[np.float32]:
 
     On ``train`` itself it leaks: a candidate's own click is among those counted.
     """
-    train = data.split("train")
+    train = data.split(data.train)
     if train.labels is None:
-        raise UserError(f"{data.root}: train has no labels, so no story has a click to count.")
+        raise UserError(
+            f"{data.root}: {train.name} has no labels, so no story has a click to count."
+        )
     clicked = train.candidates.values[np.flatnonzero(train.labels)]
     clicks = np.bincount(clicked, minlength=data.num_news).astype(np.float32)
     clicks[:FIRST_NEWS] = 0
@@ -98,12 +101,12 @@ def recent_scores(data: MindData, split: str) -> NDArray[np.float32]:
     """
     target = data.split(split)
     stories, times = [], []
-    for source in data.splits.values():
-        if source.labels is not None:
-            clicked = np.flatnonzero(source.labels)
-            owner = np.searchsorted(source.candidates.offsets, clicked, side="right") - 1
-            stories.append(source.candidates.values[clicked])
-            times.append(source.time[owner].astype(np.int64))
+    for source in labelled_splits(data):
+        assert source.labels is not None
+        clicked = np.flatnonzero(source.labels)
+        owner = np.searchsorted(source.candidates.offsets, clicked, side="right") - 1
+        stories.append(source.candidates.values[clicked])
+        times.append(source.time[owner].astype(np.int64))
     if not stories:
         raise UserError(f"{data.root} has no split with labels, so there are no clicks to count.")
     story, time = np.concatenate(stories), np.concatenate(times)

@@ -1,0 +1,35 @@
+"""A ``.npy`` file that grows."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+
+class NpyWriter:
+    """A one-dimensional ``.npy`` file that grows, so that no array is ever whole in memory."""
+
+    def __init__(self, path: Path, dtype: DTypeLike) -> None:
+        self.dtype = np.dtype(dtype)
+        self.length = 0
+        self.last = 0
+        """The last value written."""
+        self.file = path.open("wb")
+        self._header()
+
+    def write(self, values: NDArray) -> None:
+        """Append values."""
+        if len(values):
+            self.file.write(np.ascontiguousarray(values, dtype=self.dtype).view(np.uint8).data)
+            self.length += len(values)
+            self.last = values[-1]
+
+    def close(self) -> None:
+        """Write the length into the header, which numpy leaves room for."""
+        self.file.seek(0)
+        self._header()
+        self.file.close()
+
+    def _header(self) -> None:
+        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}
+        np.lib.format.write_array_header_1_0(self.file, header)

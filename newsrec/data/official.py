@@ -1,0 +1,87 @@
+"""Whether a split is what MIND has: every checksum, every line."""
+
+import stat
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO
+
+from newsrec.data.source import NAMES, SPLITS, SourceFile, SplitFiles, find_splits
+from newsrec.errors import UserError
+
+LINES = {
+    # Lines of news.tsv and behaviors.tsv. Two builds of the small zips exist, with the same lines.
+    "MINDsmall_train": (51_282, 156_965),
+    "MINDsmall_dev": (42_416, 73_152),
+    "MINDlarge_train": (101_527, 2_232_748),
+    "MINDlarge_dev": (72_023, 376_471),
+    "MINDlarge_test": (120_961, 2_370_727),
+}
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeDecodeError, OSError)
+"""What reading a damaged zip raises."""
+
+
+def check(root: Path, name: str) -> Path | None:
+    """Read a split to its end, in a zip with all that is beside it, and compare with what MIND has.
+
+    Args:
+        root: Folder with the split as a zip or unpacked.
+        name: What it should be: a key of ``LINES``.
+
+    Returns:
+        The zip or folder; None if ``root`` has no such split.
+
+    Raises:
+        UserError: If the zip is damaged or unsafe to unpack, or the files are not MIND's.
+    """
+    split = name.rpartition("_")[2]
+    patterns = [p for s in SPLITS for p in (s, f"{s}.zip", f"MIND*_{s}", f"MIND*_{s}.zip")]
+    if not any(any(root.glob(pattern)) for pattern in patterns):
+        return None
+    try:
+        found = find_splits(root)
+        if split not in found:
+            return None
+        place = root / found[split].news.path.relative_to(root).parts[0]
+        if place.name.startswith("MIND") and place.name not in (name, f"{name}.zip"):
+            raise UserError(f"{place} is not {name}.")
+        lines = _read_folder(found[split]) if place.is_dir() else _read_zip(place)
+    except ZIP_ERRORS as error:
+        raise UserError(f"{name} in {root} is damaged or cannot be read ({error}).") from None
+    for file, tsv, expected in zip(found[split], NAMES, LINES[name], strict=True):
+        if lines[file] != expected:
+            raise UserError(
+                f"{place} is not {name}: its {tsv} has {lines[file]:,} lines, not {expected:,}."
+            )
+    return place
+
+
+def _read_folder(files: SplitFiles) -> dict[SourceFile, int]:
+    return {file: _count_lines(file.open()) for file in files}
+
+
+def _read_zip(path: Path) -> dict[SourceFile, int]:
+    lines = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if _leads_outside(member):
+                raise UserError(f"{path} would unpack {member.filename!r} elsewhere.")
+            # Read to the end, a member's checksum is compared.
+            lines[SourceFile(path, member.filename)] = _count_lines(archive.open(member))
+    return lines
+
+
+def _leads_outside(member: zipfile.ZipInfo) -> bool:
+    # As on Windows too, where a backslash separates. orig_filename: before zipfile mends it.
+    name = member.orig_filename.replace("\\", "/")
+    absolute = name.startswith("/") or bool(PureWindowsPath(name).drive)
+    return absolute or ".." in PurePosixPath(name).parts or stat.S_ISLNK(member.external_attr >> 16)
+
+
+def _count_lines(stream: IO[bytes]) -> int:
+    lines, end = 0, b"\n"
+    with stream:
+        while block := stream.read(1 << 20):
+            lines += block.count(b"\n")
+            end = block[-1:]
+    return lines + (end != b"\n")

@@ -1,0 +1,136 @@
+"""Splits made of those on disk: train with dev, train's last day, a gap before the day judged.
+
+MIND's dev is the day after train, and its test the week after that, with mostly new stories. Who
+chooses a checkpoint on dev and reports dev reports too much; who trains up to the day before hides
+how fast news age. The splits made here let both be seen.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from newsrec.data import UNKNOWN_NEWS
+from newsrec.data.cache import digest
+from newsrec.data.mind import MindData, Split, split_of
+from newsrec.data.ragged import Ragged
+from newsrec.data.source import SPLITS
+from newsrec.errors import UserError
+
+LAST_DAY = "last_day"
+"""The last day of what is trained on, kept from training to choose the checkpoint."""
+NONE = "none"
+"""No validation: everything is trained on and the last checkpoint kept."""
+
+
+def choose_splits(
+    data: MindData, train: str = "train", val: str = "dev", stale: int = 0
+) -> MindData:
+    """Return the data with the splits that a run trains on and is validated on.
+
+    Args:
+        data: The data folder.
+        train: A split, or several that follow each other, joined by ``+``.
+        val: A split, ``last_day`` or ``none``. With ``last_day`` the split of that name is the
+            last day of ``train``, which then ends before it.
+        stale: Days that training ends before the day before ``val`` begins.
+
+    Returns:
+        The same data, where ``splits`` also has ``train`` as it is trained on (it may be shorter
+        than on disk), and ``val``.
+
+    Raises:
+        UserError: If a split is missing, overlaps, or nothing is left to train on.
+    """
+    if val not in (LAST_DAY, NONE):
+        data.split(val)
+    splits = dict(data.splits)
+    parts = train.split("+")
+    learned = data.split(train) if len(parts) == 1 else _join(data, parts)
+    if val in parts:
+        raise UserError(
+            f"data.val is {val}, which data.train {train} trains on. Choose last_day, or none to "
+            "keep the last checkpoint."
+        )
+    if val == NONE:
+        if stale:
+            raise UserError(f"data.stale {stale} counts from the split data.val; it is none.")
+    elif val == LAST_DAY:
+        day = learned.time.astype("datetime64[D]")
+        last = day.max()
+        if day.min() == last:
+            raise UserError(
+                f"data.val last_day: {train} has impressions of {last} alone, so nothing is left "
+                "to train on. Choose another data.val."
+            )
+        splits[LAST_DAY] = _select(learned, day == last, LAST_DAY)
+        learned = _select(learned, day < last, train)
+    if val != NONE and stale:
+        if stale < 0:
+            raise UserError(f"data.stale is {stale}; it must be at least 0.")
+        first = data._replace(splits=splits).split(val).days[0]
+        day = learned.time.astype("datetime64[D]")
+        kept = day < first - stale
+        if not kept.any():
+            raise UserError(
+                f"data.stale {stale} leaves nothing of {train} to train on: it has impressions of "
+                f"{learned.window}, and {val} begins on {first}. Choose a smaller gap."
+            )
+        if not kept.all():
+            learned = _select(learned, kept, train)
+    splits[train] = learned
+    return data._replace(splits=splits, train=train)
+
+
+def labelled_splits(data: MindData) -> list[Split]:
+    """Return splits with labels of which no two hold the same impression."""
+    joined = data.train.split("+") if "+" in data.train else []
+    return [s for s in data.splits.values() if s.labels is not None and s.name not in joined]
+
+
+def _join(data: MindData, parts: list[str]) -> Split:
+    """Return splits as one; their rows follow each other, so nothing is copied."""
+    order = [name for name in SPLITS if name in data.splits]
+    splits = [data.split(part) for part in parts]
+    names = "+".join(parts)
+    if names not in "+".join(order):
+        raise UserError(f"data.train is {names}; join splits in their order: {'+'.join(order)}.")
+    for split in splits:
+        if split.labels is None:
+            raise UserError(f"data.train {names}: {split.name} has no labels to train on.")
+    begin = sum(data.splits[name].counts["impressions"] for name in order[: order.index(parts[0])])
+    end = begin + sum(split.counts["impressions"] for split in splits)
+    fingerprint = digest(*(split.fingerprint for split in splits))
+    joined = split_of(data.arrays, names, begin, end, {"clicks": 0}, fingerprint)
+    return joined._replace(counts=_counts(joined))
+
+
+def _select(split: Split, keep: NDArray[np.bool_], name: str) -> Split:
+    """Return some impressions of a split."""
+    rows = np.flatnonzero(keep)
+    labels = split.labels
+    if labels is not None:
+        labels = Ragged(labels, split.candidates.offsets).take(rows).values
+    part = split._replace(
+        name=name,
+        impression_id=split.impression_id[rows],
+        user=split.user[rows],
+        time=split.time[rows],
+        history=split.history[rows],
+        candidates=split.candidates.take(rows),
+        labels=labels,
+    )
+    fingerprint = digest(split.fingerprint, name, part.window)
+    return part._replace(counts=_counts(part), fingerprint=fingerprint)
+
+
+def _counts(split: Split) -> dict[str, int]:
+    """Return what can be counted from the arrays alone."""
+    lengths = split.histories.lengths[split.history]
+    counts = {
+        "impressions": len(split.history),
+        "users": len(np.unique(split.user)),
+        "history_news": int(lengths.sum()),
+        "empty_histories": int((lengths == 0).sum()),
+        "candidates": len(split.candidates.values),
+        "unknown_candidates": int((split.candidates.values == UNKNOWN_NEWS).sum()),
+    }
+    return counts if split.labels is None else counts | {"clicks": int(split.labels.sum())}
