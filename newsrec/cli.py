@@ -40,7 +40,7 @@ LINKS = {
 }
 """Values that two rooms share: the second key owns it, the first is filled in from it."""
 
-FREE_ON_RESUME = ("root", "num_workers", "pin_memory", "eval_batch_size")
+FREE_ON_RESUME = ("root", "num_workers", "prefetch_factor", "pin_memory", "eval_batch_size")
 """Data options that may change when a run goes on: none of them moves a number."""
 
 
@@ -124,7 +124,7 @@ class FitCLI(LightningCLI):
         self.checkpoints = ModelCheckpoint(
             dirpath=output / "checkpoints",
             filename="best",
-            monitor="val/auc",
+            monitor=None if self.datamodule.selected_on is None else "val/auc",
             mode="max",
             save_last=True,
             enable_version_counter=False,
@@ -160,17 +160,24 @@ class FitCLI(LightningCLI):
         best = self.checkpoints.best_model_path
         if not best or trainer.interrupted:
             return
-        module.load_state_dict(read_checkpoint(best)["state_dict"])
-        scores = score_split(trainer, module, data, data.val)
-        if scores is None:  # not the first process
+        if data.selected_on is not None:
+            module.load_state_dict(read_checkpoint(best)["state_dict"])
+            scores = score_split(trainer, module, data, data.selected_on)
+            if scores is None:  # not the first process
+                return
+            vectors = plm_vectors(data) if self.subcommand_config.baselines else None
+            print()
+            print_comparison(
+                data.data, data.selected_on, scores, vectors, selected_on=data.selected_on
+            )
+        elif not trainer.is_global_zero:
             return
-        vectors = plm_vectors(data) if self.subcommand_config.baselines else None
-        print()
-        print_comparison(data.data, data.val, scores, vectors, selected_on=data.val)
         best = os.path.relpath(best) if Path(best).is_relative_to(Path.cwd()) else best
-        split = "test" if "test" in data.data.splits else data.val
+        splits = data.data.splits
+        split = next((name for name in ("test", "dev") if name in splits), data.val)
+        chosen = "Best" if data.selected_on else "Last"
         print(
-            f"\nBest checkpoint: {best}\nCurves: {self.output / 'curves.png'}\n\nNext:\n"
+            f"\n{chosen} checkpoint: {best}\nCurves: {self.output / 'curves.png'}\n\nNext:\n"
             f"  python -m newsrec evaluate --ckpt_path {best} --data.root {data.root} "
             f"--split {split} --output results/{self.output.name}-{split}\n"
             f"  python -m newsrec export --ckpt_path {best} --data.root {data.root} "

@@ -14,6 +14,7 @@ ASIDES = (
     r".*in eval mode at the start of training.*",  # a frozen PLM belongs there
     r".*smaller than the logging interval.*",
     r".*Checkpoint directory .* exists and is not empty.*",
+    r".*Total length of `list` across ranks is zero.*",  # data.val none
 )
 
 SLOW_BYTES = 20_000_000

@@ -160,6 +160,75 @@ def test_a_run_goes_on_from_its_last_checkpoint(mind_dir, plm_dir, tmp_path):
     assert epochs == ["0", "1", "2"]
 
 
+@pytest.fixture
+def mind_week(mind_dir):
+    """The tiny MIND with train on six days."""
+    path = mind_dir / "train" / "behaviors.tsv"
+    lines = path.read_text().splitlines(keepends=True)
+    text = "".join(line.replace("11/11/", f"11/{9 + i % 6}/", 1) for i, line in enumerate(lines))
+    path.write_text(text)
+    return mind_dir
+
+
+def test_the_last_day_of_train_chooses_and_dev_judges(mind_week, plm_dir, tmp_path, capsys, caplog):
+    caplog.set_level(logging.INFO, "newsrec")
+    output = tmp_path / "one"
+    main([*fit_options(mind_week, plm_dir, output), "--data.val=last_day", "--data.stale=2"])
+    assert "train: 2019-11-09 to 2019-11-11, " in caplog.text
+    assert "last_day: 2019-11-14, " in caplog.text
+    assert "last_day, 2019-11-14:" in capsys.readouterr().out
+    ckpt = f"--ckpt_path={output / 'checkpoints' / 'best.ckpt'}"
+    for split, window in (("dev", "2019-11-15"), ("last_day", "2019-11-14")):
+        main(["evaluate", ckpt, f"--data.root={mind_week}", f"--split={split}",
+              f"--output={tmp_path / split}", "--trainer.accelerator=cpu"])  # fmt: skip
+        metrics = json.loads((tmp_path / split / "metrics.json").read_text())
+        assert metrics["selected_on"] == "last_day"
+        assert metrics["trained_on"] == {"train": "2019-11-09 to 2019-11-11"}
+        assert metrics["window"] == window
+        said = capsys.readouterr().out
+        assert "Trained on train, 2019-11-09 to 2019-11-11." in said
+        assert ("last_day chose this checkpoint" in said) == (split == "last_day")
+    rows = (mind_week / "train" / "behaviors.tsv").read_text().splitlines()
+    assert metrics["impressions"] == sum("\t11/14/" in row for row in rows)
+
+
+def test_a_final_model_is_trained_on_everything_and_its_last_checkpoint_kept(
+    mind_week, plm_dir, tmp_path, capsys, caplog
+):
+    caplog.set_level(logging.INFO, "newsrec")
+    output = tmp_path / "one"
+    main([*fit_options(mind_week, plm_dir, output), "--data.train=train+dev", "--data.val=none"])
+    assert "train+dev: 2019-11-09 to 2019-11-15, 64 impressions" in caplog.text
+    said = capsys.readouterr().out
+    assert f"Last checkpoint: {output / 'checkpoints' / 'best.ckpt'}" in said
+    last = f"--ckpt_path={output / 'checkpoints' / 'last.ckpt'}"
+    main(["evaluate", last, f"--data.root={mind_week}", "--split=dev",
+          f"--output={tmp_path / 'dev'}", "--trainer.accelerator=cpu"])  # fmt: skip
+    metrics = json.loads((tmp_path / "dev" / "metrics.json").read_text())
+    assert metrics["selected_on"] is None
+    assert "dev is among what was trained on" in capsys.readouterr().out
+    said = refused(capsys, "evaluate", last, f"--data.root={mind_week}", "--split=last_day",
+                   f"--output={tmp_path / 'day'}")  # fmt: skip
+    assert "was trained with data.val none, so it has seen that day" in said
+
+
+def test_bad_lines_are_skipped_where_asked_and_said(mind_dir, plm_dir, tmp_path, capsys):
+    for split in ("train", "dev"):
+        path = mind_dir / split / "behaviors.tsv"
+        path.write_bytes(path.read_bytes() + b"seven\tU1\t11/11/2019 9:05:58 AM\t\tN1-0\n")
+    output = tmp_path / "one"
+    said = refused(capsys, *fit_options(mind_dir, plm_dir, output))
+    assert "line 42, column impression_id: not a whole number: 'seven'" in said
+    assert not output.exists()
+    main([*fit_options(mind_dir, plm_dir, output), "--data.on_bad_line=skip"])
+    main(["evaluate", f"--ckpt_path={output / 'checkpoints' / 'best.ckpt'}", "--split=dev",
+          f"--data.root={mind_dir}", f"--output={tmp_path / 'dev'}",
+          "--trainer.accelerator=cpu"])  # fmt: skip
+    metrics = json.loads((tmp_path / "dev" / "metrics.json").read_text())
+    assert (metrics["impressions"], metrics["skipped_lines"]) == (23, 1)
+    assert "1 line of behaviors.tsv was skipped and not ranked" in capsys.readouterr().out
+
+
 def test_interpolation_follows_the_command_line(tmp_path, monkeypatch):
     from newsrec.cli import FitCLI, cli_options
 

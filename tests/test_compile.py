@@ -110,7 +110,7 @@ def test_skipped_lines_are_counted_and_the_first_ten_listed(tmp_path, caplog, mo
     assert data.split("train").counts["impressions"] == 20
     (lines,) = data.bad_lines.values()
     assert [int(re.search(r"line (\d+)", line)[1]) for line in lines] == list(range(11, 21))
-    assert "40 lines skipped" in caplog.text
+    assert "lines skipped: 40" in caplog.text
     assert "and 30 more" in caplog.text
 
 

@@ -1,8 +1,10 @@
 import json
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning import Callback, LightningModule, Trainer
 from tokenizers import Tokenizer
 
 from newsrec.data.batch import Batch, EvalBatch
@@ -27,9 +29,10 @@ def plain(batches):
     return [[None if t is None else t.tolist() for t in batch] for batch in batches]
 
 
-def process(rank, world_size, use_distributed_sampler=False):
+def process(rank, world_size, use_distributed_sampler=False, device="cpu"):
     """Return what the data module reads of a Trainer."""
     return SimpleNamespace(
+        strategy=SimpleNamespace(root_device=torch.device(device)),
         global_rank=rank,
         world_size=world_size,
         training=False,
@@ -113,7 +116,9 @@ def test_the_seed_decides_order_and_negatives(make):
         ("npratio", 0),
         ("batch_size", 0),
         ("eval_batch_size", -1),
+        ("tokens_per_batch", 0),
         ("num_workers", -1),
+        ("prefetch_factor", 0),
         ("seed", -1),
     ],
 )
@@ -191,6 +196,174 @@ def test_processes_share_the_samples_out(make):
     assert sorted(rows) == list(range(23))
 
 
+def tokens_of(batches):
+    return [int(batch.token_lengths.sum()) for batch in batches]
+
+
+@pytest.mark.parametrize("group_by_user", [False, True])
+def test_a_bound_on_tokens_takes_the_place_of_the_batch_size(make, group_by_user):
+    data = make(tokens_per_batch=1000, group_by_user=group_by_user, batch_size=1)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    batches = list(loader)
+    assert 1 < len(batches) == len(loader) < len(data.index.click) / 2
+    assert max(tokens_of(batches)) <= 1000
+    assert sum(len(batch.labels) for batch in batches) == len(data.index.click)
+    data.trainer = process(1, 2)
+    assert len(data.train_dataloader()) == -(-len(batches) // 2)
+
+
+def test_a_bound_that_one_sample_may_pass_is_refused_with_the_least_that_will_do(make):
+    message = (
+        r"data.tokens_per_batch is 40, but one sample of 'train' can bring (\d+) word pieces.*"
+        r"Raise it to (\d+) at least, or lower data.max_history"
+    )
+    with pytest.raises(UserError, match=message) as refused:
+        make(tokens_per_batch=40).setup("fit")
+    least = int(str(refused.value).split("Raise it to ")[1].split()[0])
+    data = make(tokens_per_batch=least)
+    data.setup("fit")
+    assert 0 < max(tokens_of(data.train_dataloader())) <= least
+    with pytest.raises(UserError, match=f"Raise it to {least} at least"):
+        make(tokens_per_batch=least - 1).setup("fit")
+    make(tokens_per_batch=40).setup("predict")  # evaluation has batches of its own
+
+
+def test_users_may_stay_together(make):
+    changes = {}
+    for grouped in (False, True):
+        data = make(group_by_user=grouped)
+        data.setup("fit")
+        user = data.data.split("train").user[data.index.impression]
+        order = [s for key in data.train_dataloader().sampler for s in key.samples]
+        assert sorted(order) == list(range(len(user)))
+        changes[grouped] = int((user[order][1:] != user[order][:-1]).sum())
+    assert changes[True] == len(set(user.tolist())) - 1 < changes[False]
+
+
+def test_workers_prepare_as_many_batches_ahead_as_asked_for(make):
+    data = make(num_workers=2, prefetch_factor=3)
+    data.setup("fit")
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        assert (loader.num_workers, loader.prefetch_factor) == (2, 3)
+        assert loader.persistent_workers
+        if sys.platform == "linux":  # or each worker would get a copy of all arrays
+            assert loader.multiprocessing_context.get_start_method() == "fork"
+    data = make(prefetch_factor=3)
+    data.setup("fit")
+    assert data.train_dataloader().prefetch_factor is None
+
+
+@pytest.mark.parametrize(
+    ("option", "device", "pinned"),
+    [(None, "cpu", False), (None, "cuda", True), (False, "cuda", False), (True, "cpu", True)],
+)
+def test_batches_are_pinned_where_a_gpu_reads_them(make, option, device, pinned):
+    data = make(pin_memory=option)
+    data.setup("fit")
+    assert data.train_dataloader().pin_memory == bool(option)  # no Trainer, no GPU
+    data.trainer = process(0, 1, device=device)
+    assert {data.train_dataloader().pin_memory, data.val_dataloader().pin_memory} == {pinned}
+
+
+def test_samples_are_listed_once_for_all_setups_with_the_same_split(make, monkeypatch):
+    data = make(tokens_per_batch=1000)
+    data.setup("fit")
+    index = data.index
+    data.setup("fit")
+    assert data.index is index
+    data.train = "dev"
+    data.setup("fit")
+    assert data.index is not index
+    assert data.index.impression.max() < 23
+
+
+def test_options_of_an_older_checkpoint_still_build_a_data_module(make):
+    stored = dict(make().hparams)
+    for option in ("tokens_per_batch", "group_by_user", "prefetch_factor"):
+        del stored[option]
+    again = MindDataModule(**(stored | {"pin_memory": False}))
+    assert (again.tokens_per_batch, again.group_by_user, again.prefetch_factor) == (None, False, 2)
+
+
+DONE = 8
+
+
+class Watcher(LightningModule):
+    """Learns nothing and notes which batches it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(plain([batch])[0])
+        return self.weight * 1.0
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("error:.*not resumable")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"group_by_user": True},
+        {"tokens_per_batch": 1000},
+        {"tokens_per_batch": 800, "group_by_user": True, "num_workers": 1},
+    ],
+    ids=["by user", "tokens", "tokens by user"],
+)
+def test_a_run_goes_on_in_the_middle_of_an_epoch(make, tmp_path, options):
+    path = tmp_path / "middle.ckpt"
+
+    def train(ckpt_path=None):
+        watcher, data, saver = Watcher(), make(**options), Callback()
+        saver.on_train_batch_end = lambda trainer, *_: (
+            trainer.global_step == DONE and trainer.save_checkpoint(path)
+        )
+        Trainer(
+            accelerator="cpu",
+            max_epochs=3,
+            callbacks=[saver],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+        ).fit(watcher, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+        assert data._trained_on == (None if ckpt_path is None else 1)
+        return watcher.seen, len(data.train_dataloader())
+
+    whole, steps = train()
+    assert len(whole) == 3 * steps
+    assert DONE % steps
+    assert train(path)[0] == whole[DONE:]
+
+
+@pytest.mark.parametrize(("trained_on", "done"), [(1, 2), (3, 2), (2, 2), (1, 0), (None, 2)])
+def test_another_number_of_processes_goes_on_only_at_the_end_of_an_epoch(make, trained_on, done):
+    data = make()
+    data.setup("fit")
+    data.trainer = process(0, 2)
+    assert data.state_dict() == {"world_size": 2}
+    if trained_on is not None:  # an older checkpoint does not say
+        data.load_state_dict({"world_size": trained_on})
+    loader = data.train_dataloader()
+    loader.trainer.training = True
+    progress = SimpleNamespace(current=SimpleNamespace(ready=done))
+    loader.trainer.fit_loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    if done and trained_on not in (2, None):
+        with pytest.raises(UserError, match=rf"by {trained_on} processes.* Use {trained_on}, or"):
+            next(iter(loader))
+    else:
+        assert len(list(loader)) == len(loader) - done
+
+
 def test_a_trainer_that_would_deal_the_batches_out_again_is_refused(make):
     data = make()
     data.setup("fit")
@@ -207,16 +380,41 @@ def test_the_description_counts_what_is_used_and_what_is_not(make):
     data.setup("fit")
     train, dev, samples = data.describe().splitlines()
     counts = data.data.split("train").counts
-    assert train.startswith(f"train: 41 impressions, {counts['users']} users")
+    assert train.startswith(f"train: 2019-11-11, 41 impressions, {counts['users']} users")
     assert f"{counts['candidates']} candidates" in train
     assert f"{2 / 41:.1%} empty histories" in train
-    assert dev.startswith("dev: 23 impressions")
+    assert dev.startswith("dev: 2019-11-15, 23 impressions")
     assert f"({1 / data.data.split('dev').counts['candidates']:.1%} not in news.tsv)" in dev
     assert samples.startswith(f"samples: {len(data.index.click)} of train (left out: ")
     left_out = data.index.left_out
     assert sum(left_out.values()) == counts["clicks"] - len(data.index.click) > 0
     for reason, number in left_out.items():
         assert f"{number} {reason}" in samples
+
+
+def test_a_run_may_have_no_validation(make):
+    data = make(train="train+dev", val="none")
+    data.setup("fit")
+    assert data.val_dataloader() == []
+    assert data.selected_on is None
+    assert data.windows() == {"train+dev": "2019-11-11 to 2019-11-15"}
+    assert data.describe().count("\n") == 1
+
+
+def test_splits_are_chosen_once_for_all_stages(make, mind_dir):
+    path = mind_dir / "train" / "behaviors.tsv"
+    path.write_bytes(path.read_bytes().replace(b"11/11/2019", b"11/10/2019", 20))
+    data = make(val="last_day")
+    for stage in ("fit", "fit", "predict"):
+        data.setup(stage)
+        assert data.windows() == {"train": "2019-11-10", "last_day": "2019-11-11"}
+    other = make(val="last_day")
+    other.eval_split = "last_day"
+    other.setup("predict")
+    assert sum(len(b.row) for b in other.predict_dataloader()) == 21
+    plain = make(val="last_day")
+    plain.setup("predict")  # as for another folder, which may have no train
+    assert "last_day" not in plain.data.splits
 
 
 def test_states_reach_a_loader_that_lightning_asked_for_before_they_were_computed(make):

@@ -85,3 +85,26 @@ def test_no_rows_stay_no_rows():
     assert nothing.pad().shape == (0, 0)
     assert nothing.take(np.array([], dtype=int)).num_rows == 0
     assert nothing.owners().tolist() == []
+
+
+@given(rows_of_numbers, st.data())
+@settings(max_examples=200, deadline=None)
+def test_places_find_what_lies_beside_the_values(rows, data):
+    picked = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=9) if rows else st.just([]))
+    last = data.draw(st.none() | st.integers(0, 7))
+    whole, picked = ragged(rows), np.array(picked, dtype=np.int32)
+    beside = np.arange(len(whole.values)) + 100
+    places = whole.places(picked, last)
+    expected = Ragged(beside, whole.offsets).take(picked, last)
+    assert beside[places.values].tolist() == expected.values.tolist()
+    assert places.offsets.tolist() == expected.offsets.tolist()
+
+
+@given(rows_of_numbers, st.integers(0, 8), st.integers(0, 8))
+@settings(max_examples=200, deadline=None)
+def test_neighbouring_rows_agree_with_a_slice(rows, start, length):
+    start = min(start, len(rows))
+    whole = ragged(rows)
+    part = whole.between(start, start + length)
+    assert as_lists(part) == rows[start : start + length]
+    assert part.values.base is not None  # a view

@@ -309,7 +309,7 @@ def test_scores_come_in_the_order_of_the_file(trained, name):
     scores = collector.scores(trainer, split)
     data.eval_split = None
     assert scores.dtype == np.float32
-    np.testing.assert_allclose(scores, scores_one_by_one(module, data, split), atol=1e-6)
+    np.testing.assert_allclose(scores, scores_one_by_one(module, data, split), rtol=1e-6)
     assert len(set(np.round(scores, 6))) > len(scores) / 10  # they differ, so order is tested
 
 

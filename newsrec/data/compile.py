@@ -19,6 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from newsrec.console import progress
 from newsrec.data.behaviors import Parser
+from newsrec.data.mixing import mix
 from newsrec.data.npy import NpyWriter
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.source import SourceFile, SplitFiles
@@ -211,7 +212,7 @@ class _Compilation:
             self.bad_lines[str(reader.file)] = [str(line) for line in first]
             more = [f"  and {num_bad - len(first):,} more"] if num_bad > len(first) else []
             lines = "\n".join([*(f"  {line}" for line in first), *more])
-            log.warning("%s: %s lines skipped\n%s", reader.file, f"{num_bad:,}", lines)
+            log.warning("%s: lines skipped: %s\n%s", reader.file, f"{num_bad:,}", lines)
         if reader.cut_off:
             log.warning(
                 "%s: its last line has no line end. Unless it was written so, the file was cut "
@@ -314,10 +315,7 @@ def hash_rows(rows: Ragged) -> NDArray[np.uint64]:
     """Return a hash of each row's values and their places; 0 for an empty one ``[rows]``."""
     place = np.arange(len(rows.values)) - np.repeat(rows.offsets[:-1], rows.lengths)
     state = (rows.values.astype(np.uint64) << np.uint64(32)) + place.astype(np.uint64)
-    # SplitMix64's finaliser, as in newsrec.data.samples.
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    sums = to_offsets((state ^ (state >> np.uint64(31))).view(np.int64))
+    sums = to_offsets(mix(state).view(np.int64))
     return np.diff(sums[rows.offsets]).view(np.uint64)
 
 

@@ -3,6 +3,7 @@
 import inspect
 import logging
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,14 +12,21 @@ from torch.utils.data import DataLoader
 
 from newsrec.data.batch import Batch, Catalogue, EvalBatch
 from newsrec.data.mind import MindData, Split, open_mind
-from newsrec.data.samples import (
+from newsrec.data.samplers import (
     EvalBatches,
+    Readers,
+    SampleTokens,
+    TokenBatches,
+    TrainBatches,
+)
+from newsrec.data.samples import (
     EvalImpressions,
     SampleIndex,
-    TrainBatches,
     TrainSamples,
+    count_tokens,
     index_samples,
 )
+from newsrec.data.splits import LAST_DAY, NONE, choose_splits
 from newsrec.data.states import TokenStates
 from newsrec.data.text import tokenize_catalogue
 from newsrec.errors import UserError
@@ -35,33 +43,59 @@ class TrainLoader(DataLoader[Batch]):
 
     sampler: TrainBatches
     trainer: Trainer | None = None
+    trained_on: int | None = None
+    """Processes of the run that wrote the checkpoint, if there is one."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # Lightning asks for an iterator before it reads the checkpoint, but for no batch.
         self.sampler.start = 0
         if self.trainer is not None and self.trainer.training:
             self.sampler.start = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if self.sampler.start and self.trained_on not in (None, self.sampler.world_size):
+            raise UserError(
+                f"The checkpoint was written in the middle of an epoch by {self.trained_on} "
+                f"processes, whose batches {self.sampler.world_size} cannot go on with. Use "
+                f"{self.trained_on}, or a checkpoint from the end of an epoch."
+            )
         yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: Lightning's own count is enough, but it takes this for "resumable"."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Do nothing."""
 
 
 class MindDataModule(LightningDataModule):
     """Click-history samples of MIND for training, whole impressions for evaluation.
 
     Args:
-        root: Data folder with train/, dev/ and test/, each with news.tsv and behaviors.tsv.
+        root: Data folder with train, dev and test, any of them, as folders or as MIND's zips.
         plm: The PLM whose tokenizer reads the stories; on the command line set model.plm instead.
         fields: What a story's text is made of: category, subcategory, title, abstract.
         max_tokens: Word pieces kept of a text, special tokens included.
         max_history: Clicks kept of a history, the last ones.
         npratio: Skipped stories per clicked story in training.
         batch_size: Samples per process and step.
+        tokens_per_batch: Bound on the word pieces that the PLM reads per process and step, in place
+            of batch_size, which then counts for nothing. Batches hold different numbers of samples,
+            each as many as surely fit; the number of steps is the same in every epoch.
+        group_by_user: Shuffle users, and samples within a user, in place of all samples: a batch
+            then mentions fewer stories to encode, but holds fewer users.
         eval_batch_size: Impressions per process and step of evaluation.
-        train: Split to train on.
-        val: Split that chooses the checkpoint.
+        train: Split to train on; train+dev joins two.
+        val: Split that chooses the checkpoint. last_day is the last day of train, which is then
+            not trained on; with none the last checkpoint is kept.
+        stale: Days left out of training before the day before val begins, since news age.
+        on_bad_line: What to do with a line that cannot be read: error stops and names it, skip
+            leaves it out and counts it.
         seed: Seed of shuffling and of the skips drawn; that of seed_everything if not set.
-        num_workers: Processes that prepare batches. 0 is fastest on most machines: batches are
-            made by a few array operations, and copying them between processes costs more.
-        pin_memory: Copy batches into pinned memory, for faster transfers to a GPU.
+        num_workers: Processes that prepare batches. With 0 the training process makes a batch in
+            a few array operations, which takes less time than to receive it from another process.
+        prefetch_factor: Batches that each worker prepares ahead; without workers of no meaning.
+        pin_memory: Copy batches into pinned memory, for faster transfers to a GPU; by default
+            where the Trainer trains on CUDA.
     """
 
     def __init__(
@@ -73,12 +107,17 @@ class MindDataModule(LightningDataModule):
         max_history: int = 50,
         npratio: int = 4,
         batch_size: int = 64,
+        tokens_per_batch: int | None = None,
+        group_by_user: bool = False,
         eval_batch_size: int = 512,
         train: str = "train",
         val: str = "dev",
+        stale: int = 0,
+        on_bad_line: str = "error",
         seed: int | None = None,
         num_workers: int = 0,
-        pin_memory: bool = False,
+        prefetch_factor: int = 2,
+        pin_memory: bool | None = None,
     ) -> None:
         super().__init__()
         if seed is None:
@@ -88,11 +127,14 @@ class MindDataModule(LightningDataModule):
             ("max_history", max_history, 1),
             ("npratio", npratio, 1),
             ("batch_size", batch_size, 1),
+            ("tokens_per_batch", tokens_per_batch, 1),
             ("eval_batch_size", eval_batch_size, 1),
+            ("stale", stale, 0),
             ("seed", seed, 0),
             ("num_workers", num_workers, 0),
+            ("prefetch_factor", prefetch_factor, 1),
         ):
-            if value < least:
+            if value is not None and value < least:
                 raise UserError(f"data.{name} is {value}; it must be at least {least}.")
         self.root = str(root)
         self.plm = plm
@@ -101,11 +143,16 @@ class MindDataModule(LightningDataModule):
         self.max_history = max_history
         self.npratio = npratio
         self.batch_size = batch_size
+        self.tokens_per_batch = tokens_per_batch
+        self.group_by_user = group_by_user
         self.eval_batch_size = eval_batch_size
         self.train = train
         self.val = val
+        self.stale = stale
+        self.on_bad_line = on_bad_line
         self.seed = seed
         self.num_workers = num_workers
+        self.prefetch_factor = prefetch_factor
         self.pin_memory = pin_memory
         # By name, not from the call: values as resolved above, and plain enough for a checkpoint.
         names = inspect.signature(MindDataModule).parameters
@@ -115,10 +162,14 @@ class MindDataModule(LightningDataModule):
         self.eval_split: str | None = None
         """Split that ``predict_dataloader`` goes through; ``val`` if None."""
         self._data: MindData | None = None
+        self._chosen = False
         self._catalogue: Catalogue | None = None
         self._index: SampleIndex | None = None
+        self._indexed: Split | None = None
+        self._tokens: SampleTokens | None = None
         self._states: TokenStates | None = None
         self._samples: TrainSamples | None = None
+        self._trained_on: int | None = None
 
     def prepare_data(self) -> None:
         """Compile the files and tokenise the stories, on one process of each machine."""
@@ -131,19 +182,25 @@ class MindDataModule(LightningDataModule):
             stage: Lightning's name for what follows; ``fit`` needs labelled splits.
         """
         self._open()
+        if (stage == "fit" or self.eval_split == LAST_DAY) and not self._chosen:
+            self._data = choose_splits(self.data, self.train, self.val, self.stale)
+            self._chosen = True
         if stage == "fit":
-            for option, name in (("train", self.train), ("val", self.val)):
+            for option, name in zip(("train", "val"), self.windows(), strict=False):
                 if self.data.split(name).labels is None:
                     raise UserError(
                         f"data.{option}: the split {name!r} in {self.root} has no labels. "
                         "Choose a split whose candidates end in -0 and -1."
                     )
-            self._index = index_samples(self.data.split(self.train))
-            if not len(self._index.click):
-                raise UserError(
-                    f"{self.root}: no impression of {self.train!r} has a known click and a known "
-                    f"skip. Does its news.tsv belong to its behaviors.tsv?"
-                )
+            self._index_samples()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint holds besides the options: how batches were shared out."""
+        return {"world_size": self._process()[1]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember how batches were shared out, for a run that goes on within an epoch."""
+        self._trained_on = state_dict["world_size"]
 
     @property
     def data(self) -> MindData:
@@ -177,7 +234,6 @@ class MindDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return shuffled training batches."""
-        rank, world_size = self._process()
         split = self.data.split(self.train)
         self._samples = TrainSamples(
             split,
@@ -188,28 +244,38 @@ class MindDataModule(LightningDataModule):
             self.seed,
             self.states,
         )
-        sampler = TrainBatches(len(self._samples), self.batch_size, self.seed, rank, world_size)
-        loader = self._loader(self._samples, sampler, TrainLoader)
+        loader = self._loader(self._samples, self._train_batches(split), TrainLoader)
         loader.trainer = self.trainer
+        loader.trained_on = self._trained_on
         return loader
 
-    def val_dataloader(self) -> DataLoader[EvalBatch]:
-        """Return the impressions that choose the checkpoint."""
-        return self._eval_loader(self.data.split(self.val))
+    def val_dataloader(self) -> DataLoader[EvalBatch] | list[Any]:
+        """Return the impressions that choose the checkpoint; no loader where ``val`` is none."""
+        return [] if self.selected_on is None else self._eval_loader(self.data.split(self.val))
 
     def predict_dataloader(self) -> DataLoader[EvalBatch]:
         """Return the impressions of ``eval_split``."""
         return self._eval_loader(self.data.split(self.eval_split or self.val))
 
+    @property
+    def selected_on(self) -> str | None:
+        """The split that chooses the checkpoint, if there is one."""
+        return None if self.val == NONE else self.val
+
+    def windows(self) -> dict[str, str]:
+        """Return the days of what is trained on, and of what chooses the checkpoint."""
+        names = (self.train, self.selected_on)
+        return {name: self.data.split(name).window for name in names if name}
+
     def describe(self) -> str:
         """Return a few lines on what will be trained on and what is left out."""
-        counts = {name: self.data.split(name).counts for name in (self.train, self.val)}
         lines = []
-        for name, count in counts.items():
+        for name, window in self.windows().items():
+            count = self.data.split(name).counts
             unknown = count["unknown_candidates"] / max(count["candidates"], 1)
             lines.append(
-                f"{name}: {count['impressions']:,} impressions, {count['users']:,} users, "
-                f"{count['candidates']:,} candidates ({unknown:.1%} not in news.tsv), "
+                f"{name}: {window}, {count['impressions']:,} impressions, {count['users']:,} "
+                f"users, {count['candidates']:,} candidates ({unknown:.1%} not in news.tsv), "
                 f"{count['empty_histories'] / count['impressions']:.1%} empty histories"
             )
         left_out = ", ".join(f"{n:,} {reason}" for reason, n in self.index.left_out.items())
@@ -219,13 +285,49 @@ class MindDataModule(LightningDataModule):
     def _open(self) -> None:
         if self._data is not None:
             return
-        data = open_mind(self.root)
+        data = open_mind(self.root, self.on_bad_line)
         if self.tokenizer_json is None:
             self.tokenizer_json = load_tokenizer(self.plm)
         self._catalogue = tokenize_catalogue(
             data, self.fields, self.max_tokens, self.tokenizer_json
         )
         self._data = data
+
+    def _index_samples(self) -> None:
+        """List the training samples, and count their word pieces if batches depend on them."""
+        split = self.data.split(self.train)
+        if self._indexed is not split:  # fit sets up twice: once to report mistakes early
+            self._index = index_samples(split)
+            if not len(self._index.click):
+                raise UserError(
+                    f"{self.root}: no impression of {self.train!r} has a known click and a known "
+                    f"skip. Does its news.tsv belong to its behaviors.tsv?"
+                )
+            self._indexed = split
+        if self.tokens_per_batch is not None:
+            lengths = self.catalogue.token_lengths.numpy()
+            self._tokens = count_tokens(split, self.index, lengths, self.max_history, self.npratio)
+            largest = self._tokens.largest
+            if self.tokens_per_batch < 2 * largest:
+                raise UserError(
+                    f"data.tokens_per_batch is {self.tokens_per_batch}, but one sample of "
+                    f"{self.train!r} can bring {largest} word pieces, and a batch must hold two. "
+                    f"Raise it to {2 * largest} at least, or lower data.max_history, "
+                    f"data.max_tokens or data.npratio."
+                )
+
+    def _train_batches(self, split: Split) -> TrainBatches:
+        readers = None
+        if self.group_by_user:
+            impression = self.index.impression
+            readers = Readers(split.user[impression], split.history[impression])
+        if self.tokens_per_batch is None:
+            samples = len(self.index.click)
+            return TrainBatches(samples, self.batch_size, self.seed, *self._process(), readers)
+        assert self._tokens is not None, "setup('fit') comes first"
+        return TokenBatches(
+            self._tokens, self.tokens_per_batch, self.seed, *self._process(), readers
+        )
 
     def _process(self) -> tuple[int, int]:
         """Return this process's number and how many there are."""
@@ -248,11 +350,23 @@ class MindDataModule(LightningDataModule):
     def _loader(
         self, dataset: Any, sampler: Any, kind: type[DataLoader] = DataLoader
     ) -> DataLoader:
+        workers: dict[str, Any] = {}
+        if self.num_workers:
+            workers = {"prefetch_factor": self.prefetch_factor, "persistent_workers": True}
+            if sys.platform == "linux":
+                # Forked workers share the arrays; started any other way, each gets a copy.
+                workers["multiprocessing_context"] = "fork"
         return kind(
             dataset,
             batch_size=None,  # the sampler's keys are whole batches already
             sampler=sampler,
             num_workers=self.num_workers,
-            pin_memory=self.pin_memory,
-            persistent_workers=self.num_workers > 0,
+            pin_memory=self._pins(),
+            **workers,
         )
+
+    def _pins(self) -> bool:
+        """Return whether batches go into pinned memory."""
+        if self.pin_memory is None:
+            return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return self.pin_memory

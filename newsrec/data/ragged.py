@@ -26,13 +26,28 @@ class Ragged(NamedTuple):
 
     def take(self, rows: NDArray[np.integer], last: int | None = None) -> "Ragged":
         """Return some rows in the given order, each cut to its last ``last`` values if given."""
-        ends = self.offsets[1:][rows]
-        lengths = ends - self.offsets[:-1][rows]
+        places = self.places(rows, last)
+        return Ragged(np.asarray(self.values)[places.values], places.offsets)
+
+    def places(self, rows: NDArray[np.integer], last: int | None = None) -> "Ragged":
+        """Return where in ``values`` the values that ``take`` gives are.
+
+        One such lookup serves every array that lies beside ``values``, labels for instance.
+        """
+        bounds = np.asarray(self.offsets)  # a memory map's own indexing is slow
+        ends = bounds[1:][rows]
+        lengths = ends - bounds[:-1][rows]
         if last is not None:
             lengths = np.minimum(lengths, last)
         offsets = to_offsets(lengths)
-        shift = np.repeat(ends - lengths - offsets[:-1], lengths)
-        return Ragged(self.values[np.arange(offsets[-1]) + shift], offsets)
+        places = np.repeat(ends - lengths - offsets[:-1], lengths)
+        places += np.arange(len(places))
+        return Ragged(places, offsets)
+
+    def between(self, start: int, stop: int) -> "Ragged":
+        """Return neighbouring rows; their values are shared, not copied."""
+        offsets = self.offsets[start : stop + 1]
+        return Ragged(self.values[offsets[0] : offsets[-1]], offsets - offsets[0])
 
     def select(self, keep: NDArray[np.bool_]) -> "Ragged":
         """Return the rows without the values where ``keep`` ``[values]`` is False."""

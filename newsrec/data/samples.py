@@ -2,34 +2,39 @@
 
 A sample is one clicked story and ``npratio`` skipped ones of the same impression. Which skips it
 gets depends on (seed, epoch, sample) alone: neither the number of workers nor of processes nor a
-resume changes them. Datasets here take a whole batch's key and return a whole batch, so a
-DataLoader with ``batch_size=None`` has nothing left to collate.
+resume changes them. Datasets here take a whole batch's key (see ``samplers.py``) and return a whole
+batch, so a DataLoader with ``batch_size=None`` has nothing left to collate.
+
+Little is held in memory: an index of two numbers a sample. Candidates and histories are looked up
+in the memory-mapped split when a batch is made.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, Catalogue, EvalBatch
 from newsrec.data.mind import Split
+from newsrec.data.mixing import mix
 from newsrec.data.ragged import Ragged, to_offsets
+from newsrec.data.samplers import BatchKey, SampleTokens
 from newsrec.data.states import TokenStates
+
+BLOCK = 1 << 15
+"""Impressions looked at together where a whole split is gone through."""
 
 
 class SampleIndex(NamedTuple):
     """Every (impression, click) of a split that can be trained on."""
 
-    impression: NDArray[np.int64]
+    impression: NDArray[np.int32]
     """Impression of each sample ``[samples]``."""
     click: NDArray[np.int32]
     """Catalogue row of the clicked story ``[samples]``."""
-    skips: Ragged
-    """Known skipped stories of every impression."""
     left_out: dict[str, int]
     """Clicks that make no sample, by reason."""
 
@@ -41,17 +46,64 @@ def index_samples(split: Split) -> SampleIndex:
     has no known skip, is left out and counted.
     """
     assert split.labels is not None
-    known = split.candidates.values >= FIRST_NEWS
-    skips = split.candidates.select((split.labels == 0) & known)
-    clicked = np.flatnonzero(split.labels == 1)
-    impression = np.searchsorted(split.candidates.offsets, clicked, side="right") - 1
-    unknown = ~known[clicked]
-    alone = ~unknown & (skips.lengths[impression] == 0)
-    keep = ~unknown & ~alone
-    left_out = {"unknown_click": int(unknown.sum()), "no_known_skip": int(alone.sum())}
-    return SampleIndex(
-        impression[keep], np.asarray(split.candidates.values[clicked[keep]]), skips, left_out
-    )
+    impressions, clicks = [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.int32)]
+    left_out = {"unknown_click": 0, "no_known_skip": 0}
+    shown, labelled = split.candidates, Ragged(split.labels, split.candidates.offsets)
+    for start in range(0, shown.num_rows, BLOCK):
+        candidates, labels = (rows.between(start, start + BLOCK) for rows in (shown, labelled))
+        known = candidates.values >= FIRST_NEWS
+        num_skips = np.diff(to_offsets((labels.values == 0) & known)[candidates.offsets])
+        clicked = np.flatnonzero(labels.values == 1)
+        impression = np.searchsorted(candidates.offsets, clicked, side="right") - 1
+        unknown = ~known[clicked]
+        alone = ~unknown & (num_skips[impression] == 0)
+        keep = ~unknown & ~alone
+        left_out["unknown_click"] += int(unknown.sum())
+        left_out["no_known_skip"] += int(alone.sum())
+        impressions.append((start + impression[keep]).astype(np.int32))
+        clicks.append(np.asarray(candidates.values[clicked[keep]]))
+    return SampleIndex(np.concatenate(impressions), np.concatenate(clicks), left_out)
+
+
+def count_tokens(
+    split: Split,
+    index: SampleIndex,
+    token_lengths: NDArray[np.int64],
+    max_history: int,
+    npratio: int,
+) -> SampleTokens:
+    """Count what each sample can bring to a batch at most, whichever skips it draws.
+
+    Args:
+        split: A labelled split.
+        index: Its samples.
+        token_lengths: Word pieces of each story ``[news]``.
+        max_history: The last so many clicks are kept.
+        npratio: Skipped stories per click.
+    """
+    assert split.labels is not None
+    lengths = token_lengths.astype(np.int32)
+    longest_skip = np.zeros(split.candidates.num_rows, dtype=np.int32)
+    labelled = Ragged(split.labels, split.candidates.offsets)
+    for start in range(0, len(longest_skip), BLOCK):
+        candidates, labels = (
+            rows.between(start, start + BLOCK) for rows in (split.candidates, labelled)
+        )
+        of_skips = lengths[candidates.values] * (labels.values == 0)
+        filled = np.flatnonzero(candidates.lengths)  # reduceat cannot say "empty"
+        if len(filled):
+            first = candidates.offsets[filled]
+            longest_skip[start + filled] = np.maximum.reduceat(of_skips, first)
+
+    of_history = np.zeros(split.histories.num_rows, dtype=np.int32)
+    owner = np.asarray(split.history)[index.impression]
+    used = np.unique(owner)
+    for start in range(0, len(used), BLOCK):
+        rows = used[start : start + BLOCK]
+        clicked = split.histories.take(rows, last=max_history)
+        of_history[rows] = np.diff(to_offsets(lengths[clicked.values])[clicked.offsets])
+    own = lengths[index.click] + npratio * longest_skip[index.impression]
+    return SampleTokens(own, of_history[owner])
 
 
 def draw_skips(
@@ -71,10 +123,11 @@ def draw_skips(
         ``[batch, npratio]``.
     """
     beyond = np.iinfo(np.int64).max
+    uniform = counter_uniform(seed, epoch, sample[:, None], np.arange(npratio))
     chosen = np.full((len(sample), npratio), beyond)
     for draw in range(npratio):
         left = num_skips - draw
-        place = (counter_uniform(seed, epoch, sample, draw) * left).astype(np.int64)
+        place = (uniform[:, draw] * left).astype(np.int64)
         # The place among those not drawn yet: step over the earlier draws, lowest first.
         for earlier in chosen[:, :draw].T:
             place += place >= earlier
@@ -85,64 +138,11 @@ def draw_skips(
 
 
 def counter_uniform(*counters: int | NDArray[np.integer]) -> NDArray[np.floating]:
-    """Return a number in [0, 1) for each tuple of counters: the same for the same tuple, always.
-
-    Each counter goes through the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
-    """
+    """Return a number in [0, 1) for each tuple of counters: the same for the same tuple, always."""
     state = np.zeros(1, dtype=np.uint64)
     for counter in counters:
-        state = state + np.asarray(counter).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        state = state ^ (state >> np.uint64(31))
+        state = mix(state + np.asarray(counter).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
     return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-class BatchKey(NamedTuple):
-    """Names a training batch: everything that its content depends on besides the data."""
-
-    epoch: int
-    samples: NDArray[np.int64]
-
-
-class TrainBatches(Sampler[BatchKey]):
-    """Shuffled batches; every process gets the same number, and together they see each sample once.
-
-    Args:
-        num_samples: Samples to shuffle.
-        batch_size: Samples per process and batch.
-        seed: The order depends on seed and epoch.
-        rank: This process.
-        world_size: Number of processes; fewer than this many samples are left over per epoch.
-    """
-
-    def __init__(
-        self, num_samples: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
-    ) -> None:
-        self.num_samples = num_samples
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-        self.start = 0
-        """Batches to leave out; a run that goes on in the middle of an epoch has done them."""
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch's order; Lightning calls this."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        per_process = self.num_samples // self.world_size
-        return -(-per_process // self.batch_size)
-
-    def __iter__(self) -> Iterator[BatchKey]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_samples)
-        usable = self.num_samples // self.world_size * self.world_size
-        step = self.batch_size * self.world_size
-        for start in range(self.start * step, usable, step):
-            together = order[start : min(start + step, usable)]
-            yield BatchKey(self.epoch, together[self.rank :: self.world_size])
 
 
 class TrainSamples(Dataset[Batch]):
@@ -170,12 +170,18 @@ class TrainSamples(Dataset[Batch]):
     ) -> None:
         self.split = split
         self.index = index
-        self.catalogue = catalogue
         self.max_history = max_history
         self.npratio = npratio
         self.seed = seed
         self.states = states
-        self.lengths = catalogue.token_lengths.numpy()
+        self.token_ids = catalogue.token_ids.numpy()
+        self.token_lengths = catalogue.token_lengths.numpy()
+        # Padding and the unknown story have no tokens, so they come first here as in a batch.
+        self.by_length = np.argsort(self.token_lengths, kind="stable")
+        """Catalogue rows, shortest text first, rows 0 and 1 before all ``[news]``."""
+        self.place = np.empty(len(self.by_length), dtype=np.int32)
+        """Where in ``by_length`` each catalogue row is ``[news]``."""
+        self.place[self.by_length] = np.arange(len(self.by_length))
 
     def __len__(self) -> int:
         return len(self.index.click)
@@ -183,20 +189,27 @@ class TrainSamples(Dataset[Batch]):
     def __getitem__(self, key: BatchKey) -> Batch:
         """Return one batch."""
         impression = self.index.impression[key.samples]
-        skips = self.index.skips
-        places = draw_skips(
-            skips.lengths[impression], self.npratio, self.seed, key.epoch, key.samples
-        )
+        skips = self._skips(impression)
+        drawn = draw_skips(skips.lengths, self.npratio, self.seed, key.epoch, key.samples)
         candidates = np.zeros((len(impression), 1 + self.npratio), dtype=np.int64)
         candidates[:, 0] = self.index.click[key.samples]
-        drawn = places >= 0
-        candidates[:, 1:][drawn] = skips.values[(skips.offsets[impression, None] + places)[drawn]]
+        real = drawn >= 0
+        candidates[:, 1:][real] = skips.values[(skips.offsets[:-1, None] + drawn)[real]]
         labels = np.zeros_like(candidates)
         labels[:, 0] = 1
 
-        distinct, user = np.unique(self.split.history[impression], return_inverse=True)
+        owner = np.asarray(self.split.history)[impression]
+        distinct, user = np.unique(owner, return_inverse=True)
         history = self.split.histories.take(distinct, last=self.max_history).pad()
         return self._with_stories(history, user, candidates, labels)
+
+    def _skips(self, impression: NDArray[np.integer]) -> Ragged:
+        """Return known skipped stories of some impressions, in the order of the file."""
+        assert self.split.labels is not None
+        places = self.split.candidates.places(impression)
+        shown = Ragged(np.asarray(self.split.candidates.values)[places.values], places.offsets)
+        labels = np.asarray(self.split.labels)[places.values]
+        return shown.select((labels == 0) & (shown.values >= FIRST_NEWS))
 
     def _with_stories(
         self,
@@ -206,53 +219,29 @@ class TrainSamples(Dataset[Batch]):
         labels: NDArray[np.int64],
     ) -> Batch:
         """Bring along each story once, sorted by length, and number the stories by that order."""
-        news = np.unique(np.concatenate([history.ravel(), candidates.ravel()]))
-        news = news[news >= FIRST_NEWS]
-        news = news[np.argsort(self.lengths[news], kind="stable")]
-        news = np.concatenate([np.arange(FIRST_NEWS), news])
-        number = np.zeros(len(self.lengths), dtype=np.int64)
+        # Marking the stories in a row of flags, shortest first, sorts them and drops repeats at
+        # once; sorting the mentions themselves would take longer than everything else.
+        clicked, shown = self.place[history], self.place[candidates]
+        mentioned = np.zeros(len(self.place), dtype=np.bool_)
+        mentioned[:FIRST_NEWS] = True
+        mentioned[clicked] = True
+        mentioned[shown] = True
+        news = np.flatnonzero(mentioned)
+        number = np.empty(len(self.place), dtype=np.int64)  # read only where it was written
         number[news] = np.arange(len(news))
-        rows = torch.from_numpy(news)
-        lengths = self.catalogue.token_lengths[rows]
+        rows = self.by_length[news]
+        # By NumPy: torch would share such small copies among threads and wait for the slowest.
+        lengths = self.token_lengths.take(rows)
+        token_ids = self.token_ids.take(rows, axis=0)[:, : lengths[-1]]
         return Batch(
-            token_ids=self.catalogue.token_ids[rows, : int(lengths.max())],
-            token_lengths=lengths,
-            token_states=None if self.states is None else self.states.take(rows),
-            history=torch.from_numpy(number[history]),
+            token_ids=torch.from_numpy(np.ascontiguousarray(token_ids)),
+            token_lengths=torch.from_numpy(lengths),
+            token_states=None if self.states is None else self.states.take(torch.from_numpy(rows)),
+            history=torch.from_numpy(number[clicked]),
             user=torch.from_numpy(user),
-            candidates=torch.from_numpy(number[candidates]),
+            candidates=torch.from_numpy(number[shown]),
             labels=torch.from_numpy(labels),
         )
-
-
-class EvalBatches(Sampler[NDArray[np.int64]]):
-    """Impressions in batches; each goes to exactly one process, and none is repeated.
-
-    Neighbours share a history or have histories of nearly the same length, so a user vector is
-    made once and little is padded. Every process gets the same number of batches; the last ones
-    may be empty.
-
-    Args:
-        split: The split to go through.
-        batch_size: Impressions per process and batch.
-        rank: This process.
-        world_size: Number of processes.
-    """
-
-    def __init__(self, split: Split, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        length = split.histories.lengths[split.history]
-        self.order = np.lexsort((split.history, length))
-        self.batch_size = batch_size
-        self.rank = rank
-        self.world_size = world_size
-
-    def __len__(self) -> int:
-        return -(-len(self.order) // (self.batch_size * self.world_size))
-
-    def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        step = self.batch_size * self.world_size
-        for start in range(0, len(self.order), step):
-            yield np.array_split(self.order[start : start + step], self.world_size)[self.rank]
 
 
 class EvalImpressions(Dataset[EvalBatch]):
@@ -273,17 +262,16 @@ class EvalImpressions(Dataset[EvalBatch]):
     def __getitem__(self, rows: NDArray[np.int64]) -> EvalBatch:
         """Return one batch."""
         split = self.split
-        distinct, user = np.unique(split.history[rows], return_inverse=True)
+        distinct, user = np.unique(np.asarray(split.history)[rows], return_inverse=True)
         history = split.histories.take(distinct, last=self.max_history).pad()
-        candidates = split.candidates.take(rows)
-        labels = None
-        if split.labels is not None:
-            labels = Ragged(split.labels, split.candidates.offsets).take(rows).values
+        places = split.candidates.places(rows)
+        candidates = np.asarray(split.candidates.values)[places.values]
+        labels = None if split.labels is None else np.asarray(split.labels)[places.values]
         return EvalBatch(
             history=torch.from_numpy(history.astype(np.int64)),
             user=torch.from_numpy(user),
-            candidates=torch.from_numpy(candidates.values.astype(np.int64)),
-            offsets=torch.from_numpy(to_offsets(candidates.lengths)),
+            candidates=torch.from_numpy(candidates.astype(np.int64)),
+            offsets=torch.from_numpy(places.offsets),
             labels=None if labels is None else torch.from_numpy(labels),
             row=torch.from_numpy(rows),
         )

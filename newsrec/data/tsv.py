@@ -30,7 +30,7 @@ NEWS_COLUMNS = (
 )
 BEHAVIORS_COLUMNS = ("impression_id", "user_id", "time", "history", "candidates")
 
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = 32 << 20
 LONGEST_LINE = 256 << 20
 WORKERS = 2
 """Blocks parsed at once; more of them cost memory, and reading is the limit soon after."""

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.data.cache import file_hash, publish, require_empty
-from newsrec.data.mind import SPLITS, MindData, open_mind
+from newsrec.data.mind import MindData, open_mind
+from newsrec.data.source import SPLITS
+from newsrec.data.splits import LAST_DAY, choose_splits
 from newsrec.errors import UserError
 from newsrec.evaluation.baselines import BASELINES, describe_baselines, score_baseline
 from newsrec.evaluation.intervals import mean_interval
@@ -48,13 +50,23 @@ def add_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("--data.root", required=True, help="data folder")
     parser.add_argument("--data.eval_batch_size", type=int, help="impressions per step")
     parser.add_argument("--data.num_workers", type=int, help="processes that prepare batches")
+    parser.add_argument(
+        "--data.on_bad_line",
+        choices=("error", "skip"),
+        help="what to do with a line that cannot be read: stop, or leave it out and count it",
+    )
     for name, kind in FROM_CHECKPOINT.items():
         parser.add_argument(
             f"--{name}",
             type=kind | None,
             help="of the baseline cosine; a checkpoint brings its own",
         )
-    parser.add_argument("--split", choices=SPLITS, required=True, help="split to score")
+    parser.add_argument(
+        "--split",
+        choices=(*SPLITS, LAST_DAY),
+        required=True,
+        help="split to score; last_day is that of train, which the checkpoint must not have seen",
+    )
     parser.add_argument("--output", required=True, help="folder for the results, absent or empty")
     parser.add_argument(
         "--precision",
@@ -82,9 +94,17 @@ def run(args: "Namespace") -> None:
     output = Path(args.output)
     require_empty(output)
     if args.scorer is not None:
-        data = open_mind(args.data.root)
+        data = open_mind(args.data.root, args.data.on_bad_line or "error")
+        if args.split == LAST_DAY:
+            data = choose_splits(data, val=LAST_DAY)
         scores = _baseline_scores(args, data)
-        info: dict[str, Any] = {"scorer": args.scorer, "selected_on": None, "precision": None}
+        train = data.splits.get(data.train)
+        info: dict[str, Any] = {
+            "scorer": args.scorer,
+            "selected_on": None,
+            "trained_on": {} if train is None else {train.name: train.window},
+            "precision": None,
+        }
         title = f"baseline {args.scorer}"
     else:
         scored = _checkpoint_scores(args)
@@ -122,8 +142,10 @@ def evaluate_scores(data: MindData, split: str, scores: NDArray[np.float32]) -> 
     result: dict[str, Any] = {
         "format": FORMAT,
         "split": split,
+        "window": part.window,
         "impressions": len(part.history),
         "unknown_candidates": part.counts["unknown_candidates"],
+        "skipped_lines": part.counts.get("skipped_lines", 0),
         "data_fingerprint": part.fingerprint,
     }
     if part.labels is None:
@@ -205,12 +227,18 @@ def _checkpoint_scores(
     check_same_options(checkpoint, given, args.ckpt_path)
 
     options = hyper_parameters(checkpoint, "data") | {"root": args.data.root}
-    for option in ("eval_batch_size", "num_workers"):
+    for option in ("eval_batch_size", "num_workers", "on_bad_line"):
         if args[f"data.{option}"] is not None:
             options[option] = args[f"data.{option}"]
     datamodule = MindDataModule(**options)
     datamodule.tokenizer_json = checkpoint["newsrec"]["tokenizer_json"]
-    datamodule.prepare_data()  # so that a mistake in the data shows before the Trainer's banner
+    if args.split == LAST_DAY != datamodule.val:
+        raise UserError(
+            f"--split last_day: {args.ckpt_path} was trained with data.val {datamodule.val}, so it "
+            "has seen that day. Train with --data.val last_day, or choose another split."
+        )
+    datamodule.eval_split = args.split
+    datamodule.setup("predict")  # so that a mistake in the data shows before the Trainer's banner
     datamodule.data.split(args.split)
     module = RecommenderModule.from_checkpoint(checkpoint)
     with trainer_mistakes():
@@ -224,9 +252,11 @@ def _checkpoint_scores(
     scores = score_split(trainer, module, datamodule, args.split)
     if scores is None:
         return None
+    windows = checkpoint["newsrec"].get("windows", {})
     info = {
         "scorer": "checkpoint",
         "selected_on": checkpoint["newsrec"]["selected_on"],
+        "trained_on": {name: windows[name] for name in windows if name == datamodule.train},
         "precision": args.precision,
         "checkpoint_sha256": file_hash(Path(args.ckpt_path)),
     }
@@ -239,8 +269,12 @@ def _print(title: str, metrics: dict[str, Any], output: Path) -> None:
     from newsrec.evaluation.report import metrics_table
 
     split = metrics["split"]
+    for name, window in metrics["trained_on"].items():
+        print(f"Trained on {name}, {window}.")
+        if split in name.split("+"):
+            print(f"{split} is among what was trained on: this says nothing of new impressions.")
     if "auc" in metrics:
-        Console().print(metrics_table(f"{split} split, {title}", metrics))
+        Console().print(metrics_table(f"{split} split, {metrics['window']}, {title}", metrics))
         if metrics["selected_on"] == split:
             print(f"{split} chose this checkpoint: expect less on another split.")
         print(
@@ -251,8 +285,15 @@ def _print(title: str, metrics: dict[str, Any], output: Path) -> None:
         )
     else:
         print(
-            f"{split} has no labels: {metrics['impressions']:,} impressions ranked, "
+            f"{split}, {metrics['window']}, has no labels: {metrics['impressions']:,} impressions "
+            "ranked, "
             f"{metrics['unknown_candidates']:,} candidates not in news.tsv."
+        )
+    if metrics["skipped_lines"]:
+        lines = "line" if metrics["skipped_lines"] == 1 else "lines"
+        were = "was" if metrics["skipped_lines"] == 1 else "were"
+        print(
+            f"{metrics['skipped_lines']:,} {lines} of behaviors.tsv {were} skipped and not ranked."
         )
     print(
         f"Written: {output / 'metrics.json'} and {output / 'prediction.zip'} (the leaderboard's)."

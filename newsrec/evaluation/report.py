@@ -90,7 +90,8 @@ def print_comparison(
     if ceiling:
         rows["ceiling of this simulated world"] = ceiling
     chosen = ", the split that chose the checkpoint" if split == selected_on else ""
-    title = f"{split}: {rows['this model']['evaluated']:,} impressions{chosen}"
+    evaluated = rows["this model"]["evaluated"]
+    title = f"{split}, {part.window}: {evaluated:,} impressions{chosen}"
     Console().print(comparison_table(title, rows))
     if results:
         best = max(results, key=lambda name: rows[name]["auc"])

@@ -1,11 +1,13 @@
 """Run folders and checkpoints: what a run leaves behind, and how it is read again."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from newsrec.data.cache import require_empty
+from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
 
 FORMAT = 1
@@ -106,6 +108,9 @@ def check_same_options(
     """
     for part, given in options.items():
         stored = hyper_parameters(checkpoint, part)
+        if part == "data":  # an earlier version's run had the defaults of later options
+            known = inspect.signature(MindDataModule).parameters
+            stored = {name: known[name].default for name in known if name in given} | stored
         for name, value in given.items():
             if name in stored and plain(value) != plain(stored[name]):
                 raise UserError(

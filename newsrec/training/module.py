@@ -160,9 +160,12 @@ class RecommenderModule(LightningModule):
             "plm_config": plm_config(self.recommender.news_encoder.plm),
             "tokenizer_json": data.tokenizer_json,
             "monitor": "val/auc",
-            "selected_on": data.val,
+            "selected_on": data.selected_on,
+            "windows": data.windows(),
             "metrics": {k: float(v) for k, v in metrics.items() if k.startswith("val/")},
-            "data_fingerprint": {s: data.data.split(s).fingerprint for s in (data.train, data.val)},
+            "data_fingerprint": {
+                name: data.data.split(name).fingerprint for name in data.windows()
+            },
         }
 
     @classmethod
