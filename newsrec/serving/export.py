@@ -66,7 +66,8 @@ def run(args: "Namespace") -> None:
     module = RecommenderModule.from_checkpoint(checkpoint)
     root = args.data.root
     if root is not None:  # a mistake in it shows before the work
-        open_mind(root)
+        on_bad_line = hyper_parameters(checkpoint, "data").get("on_bad_line", "error")
+        open_mind(root, on_bad_line)
 
     def build(folder: Path) -> None:
         encoder = module.recommender.user_encoder

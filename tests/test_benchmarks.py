@@ -1,0 +1,38 @@
+"""The benchmarks run, and their references give what ours gives; how fast is not asserted."""
+
+import json
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+DEMO = Path(__file__).parents[1] / "data" / "demo"
+
+
+def measure(monkeypatch, capsys, name, *options):
+    """Run a benchmark in this process and return what it printed."""
+    path = BENCHMARKS / name
+    monkeypatch.setattr(sys, "argv", [str(path), *options])
+    runpy.run_path(str(path), run_name="__main__")
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture
+def demo(tmp_path):
+    return shutil.copytree(DEMO, tmp_path / "demo", ignore=shutil.ignore_patterns(".newsrec"))
+
+
+@pytest.mark.slow
+def test_feed_gives_the_content_of_its_reference(monkeypatch, capsys, demo):
+    options = ("--workers", "0", "--passes", "1", "--reference_batches", "4")
+    result = measure(monkeypatch, capsys, "feed.py", f"--data.root={demo}", *options)
+    assert result["reference"]["equal_batches"] == 4
+
+
+@pytest.mark.slow
+def test_prepare_reads_what_its_reference_reads(monkeypatch, capsys, demo):
+    result = measure(monkeypatch, capsys, "prepare.py", f"--data.root={demo}")
+    assert result["impressions"] == 2000
