@@ -20,6 +20,20 @@ FORMAT = 1
 CHUNK = 10_000
 
 
+def check_fields(fields: Sequence[str]) -> None:
+    """Refuse names that are no fields of a story.
+
+    Raises:
+        UserError: If one is not of ``FIELDS``, or there are none.
+    """
+    unknown = [field for field in fields if field not in FIELDS]
+    if unknown or not fields:
+        raise UserError(
+            f"data.fields: {unknown[0] if unknown else 'an empty list'!r} is not a field of a "
+            f"story. Choose from {', '.join(FIELDS)}."
+        )
+
+
 def story_texts(news: pa.Table, fields: Sequence[str]) -> pa.Array:
     """Return each story's text: its non-empty fields joined by a space ``[stories]``.
 
@@ -30,12 +44,7 @@ def story_texts(news: pa.Table, fields: Sequence[str]) -> pa.Array:
     Raises:
         UserError: If a field is not one of ``FIELDS``.
     """
-    unknown = [field for field in fields if field not in FIELDS]
-    if unknown or not fields:
-        raise UserError(
-            f"data.fields: {unknown[0] if unknown else 'an empty list'!r} is not a field of a "
-            f"story. Choose from {', '.join(FIELDS)}."
-        )
+    check_fields(fields)
     columns = [news[field].combine_chunks() for field in fields]
     joined = pc.binary_join_element_wise(*columns, " ")
     return pc.utf8_trim_whitespace(pc.replace_substring_regex(joined, r"\s+", " "))
@@ -52,11 +61,11 @@ def tokenize_catalogue(
         max_tokens: Longer texts are cut here, special tokens included.
         tokenizer_json: Text of the PLM's ``tokenizer.json``.
     """
-    texts = story_texts(data.news, fields)
+    check_fields(fields)
     key = digest(FORMAT, data.cache.name, list(fields), max_tokens, tokenizer_json)
 
     def build(folder: Path) -> None:
-        arrays = _tokenize(texts, max_tokens, tokenizer_json)
+        arrays = _tokenize(story_texts(data.news, fields), max_tokens, tokenizer_json)
         for name, array in zip(Catalogue._fields, arrays, strict=True):
             np.save(folder / f"{name}.npy", array)
 
