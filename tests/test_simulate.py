@@ -1,6 +1,7 @@
 import argparse
 import json
 import re
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +11,32 @@ import scipy.sparse as sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from newsrec.data.headlines import compose
+from newsrec.data.impressions import _click, _draw_lists
 from newsrec.data.mind import open_mind
-from newsrec.data.ragged import to_offsets
-from newsrec.data.simulate import PRESETS, add_arguments, run, simulate
+from newsrec.data.presets import PRESETS
+from newsrec.data.ragged import Ragged, to_offsets
+from newsrec.data.simulate import add_arguments, run, simulate, simulate_splits
 from newsrec.data.vocabulary import STYLES, TOPICS
+from newsrec.data.world import Stories, append_clicks, make_stories
 from newsrec.errors import UserError
 from newsrec.evaluation.baselines import score_baseline
 from newsrec.metrics import mind_metrics
 
 DEMO = Path(__file__).parents[1] / "data" / "demo"
 FILES = sorted(f"{s}/{n}.tsv" for s in ("train", "dev", "test") for n in ("news", "behaviors"))
+BENCHMARK = runpy.run_path(str(Path(__file__).parent / "benchmarks" / "simulate.py"))
+ASKED, EVERYWHERE = BENCHMARK["ASKED"], BENCHMARK["EVERYWHERE"]
+"""Statistics of MINDsmall and MINDlarge, counted in their files."""
+LITTLE = replace(
+    PRESETS["small"],
+    impressions=(3000, 1500),
+    users=(1000, 1000),
+    early_stories=1000,
+    daily_stories=(350,) * 8,
+    length_scale=0.5,
+)
+"""Like small in all but size; a day has as many stories as lists of 142 need."""
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +44,14 @@ def world(tmp_path_factory):
     """A demo world with seed 0."""
     root = tmp_path_factory.mktemp("simulate") / "world"
     simulate(root, "demo", seed=0)
+    return root
+
+
+@pytest.fixture(scope="module")
+def medium(tmp_path_factory):
+    """A medium world with seed 0."""
+    root = tmp_path_factory.mktemp("simulate") / "medium"
+    simulate(root, "medium", seed=0)
     return root
 
 
@@ -182,9 +207,9 @@ def test_every_topic_and_style_is_complete():
     assert min(s.appeal for s in STYLES) < -0.5 < 0.5 < max(s.appeal for s in STYLES)
 
 
-@pytest.mark.parametrize("committed", [False, True])
-def test_similarity_is_far_below_the_ceiling(world, committed):
-    root = DEMO if committed else world
+@pytest.mark.parametrize("name", ["demo", "committed", "medium"])
+def test_similarity_is_far_below_the_ceiling(world, medium, name):
+    root = {"demo": world, "committed": DEMO, "medium": medium}[name]
     data = open_mind(root)
     dev = data.split("dev")
     reached = json.loads((root / "world.json").read_text())["ceiling"]
@@ -194,10 +219,17 @@ def test_similarity_is_far_below_the_ceiling(world, committed):
     for name, least, most in (
         ("category", 0.58, 0.66),
         ("tfidf", 0.58, 0.66),
-        ("recent", 0.5, 0.66),
+        ("recent", 0.5, 0.69),  # medium has enough clicks to show what is liked today
         ("popularity", 0.48, 0.60),
     ):
         assert least < auc(score_baseline(name, data, "dev"), dev) < most, name
+
+
+def test_medium_has_the_sizes_that_a_comparison_needs(medium):
+    splits = json.loads((medium / "world.json").read_text())["splits"]
+    assert [split["impressions"] for split in splits.values()] == [8000, 10_000, 2000]
+    listed = {row[0] for split in splits for row in rows(medium / split / "news.tsv")}
+    assert len(listed) == pytest.approx(3000, rel=0.02)
 
 
 def test_reading_titles_beats_the_best_baseline_on_dev(data):
@@ -270,3 +302,246 @@ def test_the_command_prints_the_ceiling_and_the_next_command(tmp_path, capsys):
     ceiling = json.loads((root / "world.json").read_text())["ceiling"]
     assert f"dev {ceiling['dev']['auc']:.4f}" in printed
     assert f"python -m newsrec fit --config configs/demo.yaml --data.root {root}" in printed
+
+
+@pytest.fixture(scope="module")
+def small():
+    """The stories and splits of small with seed 0, never written."""
+    rng = np.random.default_rng(0)
+    stories = make_stories(rng, PRESETS["small"])
+    return stories, {split.name: split for split in simulate_splits(rng, PRESETS["small"], stories)}
+
+
+def test_small_has_minds_counts_and_like_mindsmall_no_test_split(small):
+    _, splits = small
+    assert list(splits) == ["train", "dev"]
+    for name, split in splits.items():
+        asked = ASKED["small"][name]
+        assert len(split.shown.user) == asked["impressions"]
+        assert len(split.user_numbers) == asked["users"]
+        assert len(split.named) == pytest.approx(asked["stories"], rel=0.05)
+    shared = np.intersect1d(splits["train"].user_numbers, splits["dev"].user_numbers)
+    assert len(shared) == 5943
+
+
+def test_histories_of_small_have_minds_lengths(small):
+    for name, split in small[1].items():
+        lengths = split.histories.lengths[split.user]
+        assert lengths.mean() == pytest.approx(32, rel=0.05)
+        middle, high, highest = np.quantile(lengths, [0.5, 0.9, 0.99])
+        assert middle == pytest.approx(18, rel=0.05)
+        assert high == pytest.approx(76, rel=0.05)
+        assert highest == pytest.approx(201, rel=0.05)
+        assert 400 < lengths.max() <= 425
+        assert (lengths <= 5).mean() == pytest.approx(0.18, abs=0.01)
+        assert (lengths > 50).mean() == pytest.approx(0.19, abs=0.01)
+        assert (lengths == 0).mean() == pytest.approx(ASKED["small"][name]["empty"], abs=0.01)
+        pairs = np.sort(split.histories.owners() * 2**32 + split.histories.values)
+        repeats = np.unique(pairs[1:][pairs[1:] == pairs[:-1]] >> 32)
+        assert np.isin(split.user, repeats).mean() == pytest.approx(0.21, abs=0.015)
+
+
+def test_candidates_and_clicks_of_small_are_as_many_as_in_mind(small):
+    for split in small[1].values():
+        lengths = split.shown.candidates.lengths
+        assert lengths.mean() == pytest.approx(37.4, rel=0.05)
+        least, middle, high = np.quantile(lengths, [0.05, 0.5, 0.9])
+        assert (least, lengths.min(), lengths.max()) == (2, 2, 283)
+        assert middle == pytest.approx(24, rel=0.05)
+        assert high == pytest.approx(93, rel=0.05)
+        starts = split.shown.candidates.offsets[:-1]
+        clicks = np.add.reduceat(split.shown.labels, starts, dtype=np.int64)
+        assert clicks.min() == 1
+        assert (clicks < lengths).all()
+        assert clicks.mean() == pytest.approx(1.52, rel=0.05)
+        for number, share in enumerate((0.725, 0.165, 0.059, 0.024), start=1):
+            assert (clicks == number).mean() == pytest.approx(share, abs=0.01)
+        assert (clicks > 4).mean() == pytest.approx(0.028, abs=0.01)
+
+
+def test_a_list_of_small_shows_no_story_twice_and_only_fresh_ones(small):
+    stories, splits = small
+    for split in splits.values():
+        story, owner = split.shown.candidates.values, split.shown.candidates.owners()
+        pairs = np.sort(owner * len(stories.number) + story)
+        assert (pairs[1:] != pairs[:-1]).all()
+        day = split.shown.day[owner]
+        assert ((stories.birth[story] <= day) & (day < stories.death[story])).all()
+
+
+def test_stories_of_small_are_new_popular_and_short_lived_as_in_mind(small):
+    """Shares of new stories and lifetimes are defined in the benchmark's ``statistics``."""
+    stories, splits = small
+    train, dev = splits["train"], splits["dev"]
+    new_users = ~np.isin(dev.user_numbers, train.user_numbers)
+    assert new_users.mean() == pytest.approx(0.89, abs=0.01)
+    shown = np.intersect1d(dev.shown.candidates.values, dev.named)
+    new_stories = ~np.isin(shown, train.named)
+    assert new_stories.mean() == pytest.approx(0.71, abs=0.01)
+
+    slots = np.sort(np.bincount(train.shown.candidates.values))[::-1]
+    slots = slots[slots > 0]
+    for part, share in ((100, 0.16), (10, 0.66)):
+        assert slots[: len(slots) // part].sum() / slots.sum() == pytest.approx(share, abs=0.02)
+
+    first, last = np.full(len(stories.number), np.inf), np.full(len(stories.number), -np.inf)
+    for split in splits.values():
+        day = split.shown.day[split.shown.candidates.owners()]
+        np.minimum.at(first, split.shown.candidates.values, day)
+        np.maximum.at(last, split.shown.candidates.values, day)
+    life = (last - first)[np.isfinite(first)]
+    assert (life < 2).mean() == pytest.approx(0.845, abs=0.01)
+
+
+def test_a_few_candidates_of_small_are_in_the_history_already(small):
+    for split in small[1].values():
+        rows = np.arange(20_000)
+        shown, read = split.shown.candidates.take(rows), split.histories.take(split.user[rows])
+        keys = [part.owners() * 2**32 + part.values for part in (shown, read)]
+        assert 0.0005 < np.isin(*keys).mean() < 0.005  # MIND: .0025
+
+
+def test_the_ceiling_of_small_is_that_of_the_demo_and_a_constant_scorer_gets_half(small):
+    dev = small[1]["dev"].shown
+    offsets = dev.candidates.offsets
+    assert 0.75 < mind_metrics(dev.utility, dev.labels, offsets)["auc"] < 0.82
+    constant = np.zeros(len(dev.labels), dtype=np.float32)
+    assert mind_metrics(constant, dev.labels, offsets)["auc"] == pytest.approx(0.5, abs=0.005)
+
+
+def test_days_of_small_are_in_no_order(small):
+    for (first, end), split in zip(((0, 6), (6, 7)), small[1].values(), strict=True):
+        assert first <= split.shown.day.min()
+        assert split.shown.day.max() < end
+        rises = np.diff(split.shown.day) > 0
+        assert rises.mean() == pytest.approx(0.5, abs=0.01)
+
+
+def stories_that_live(birth, death, exposure):
+    nothing = np.zeros(len(birth), dtype=np.int64)
+    birth, death, exposure = (np.array(a, dtype=float) for a in (birth, death, exposure))
+    return Stories(nothing, nothing, exposure, exposure, birth, death, nothing == 0, nothing)
+
+
+def test_lists_are_drawn_by_exposure_without_replacement():
+    # The second place goes to a story that the first left: P(1 in the list) = sum over firsts.
+    exposure = np.array([4, 1, 1, 1, 1]) / 8
+    stories = stories_that_live([0] * 5, [2] * 5, exposure)
+    size = 40_000
+    lists = _draw_lists(
+        np.random.default_rng(0),
+        stories,
+        np.linspace(0, 1, size),
+        np.repeat(np.arange(size), 2),
+        np.arange(size + 1) * 2,
+    ).reshape(size, 2)
+    assert (lists[:, 0] != lists[:, 1]).all()
+    first = exposure[0] + 4 * (1 / 8) * exposure[0] / (1 - 1 / 8)
+    assert (lists == 0).any(axis=1).mean() == pytest.approx(first, abs=0.01)
+    # In random order: the exposed story stands as often first as last.
+    assert (lists[:, 0] == 0).mean() == pytest.approx(first / 2, abs=0.01)
+
+
+def test_a_story_is_not_shown_before_its_birth_or_after_its_death():
+    stories = stories_that_live([0, 0, 0.5, 0, 0], [2, 2, 2, 0.5, 2], [1, 1, 9, 9, 1])
+    day = np.linspace(0.01, 1, 5000)
+    lists = _draw_lists(
+        np.random.default_rng(0), stories, day, np.repeat(np.arange(5000), 2), np.arange(5001) * 2
+    ).reshape(5000, 2)
+    assert day[(lists == 2).any(axis=1)].min() >= 0.5
+    assert day[(lists == 3).any(axis=1)].max() < 0.5
+
+
+def test_clicks_follow_the_utilities_and_gumbel_noise():
+    # Of two stories, one is clicked with odds of exp(difference of utilities).
+    size = 40_000
+    owner, offsets = np.repeat(np.arange(size), 2), np.arange(size + 1) * 2
+    utility = np.tile(np.log(np.array([3, 1], dtype=np.float32)), size)
+    many = np.full(size, 5)  # cut, so that one is left
+    label = _click(np.random.default_rng(0), utility, many, owner, offsets).reshape(size, 2)
+    assert (label.sum(axis=1) == 1).all()
+    assert label[:, 0].mean() == pytest.approx(0.75, abs=0.01)
+
+
+def test_grown_histories_keep_their_length_where_they_follow_mind():
+    rng = np.random.default_rng(0)
+    histories = Ragged(np.array([1, 2, 3, 4, 5], dtype=np.int32), to_offsets(np.array([3, 2, 0])))
+    clicks = [
+        np.array(c) for c in ([0, 0, 1, 1, 1, 2], [7, 6, 10, 11, 12, 9], [2.0, 1, 3, 4, 5, 1])
+    ]
+
+    def grown(sizes):
+        result = append_clicks(rng, sizes, histories, *clicks)
+        return [result.take(np.array([row])).values.tolist() for row in range(3)]
+
+    assert grown(PRESETS["demo"]) == [[1, 2, 3, 6, 7], [4, 5, 10, 11, 12], [9]]
+    # The oldest fall off; who had read nothing now has one story.
+    assert grown(PRESETS["small"]) == [[3, 6, 7], [11, 12], [9]]
+
+
+def test_titles_and_abstracts_are_as_long_and_as_different_as_minds():
+    rng = np.random.default_rng(0)
+    stories = make_stories(rng, replace(PRESETS["small"], early_stories=8000))
+    stories = Stories(*(column[:12_000] for column in stories))
+    fields = [line.split("\t") for line in compose(rng, PRESETS["small"], stories)]
+    titles, abstracts = [f[3] for f in fields], [f[4] for f in fields]
+    assert np.mean([len(t.split()) for t in titles]) == pytest.approx(11, rel=0.05)
+    assert np.mean([len(a.split()) for a in abstracts if a]) == pytest.approx(43, rel=0.05)
+    assert abstracts.count("") / len(fields) == pytest.approx(0.05, abs=0.01)
+    assert len(set(titles)) / len(fields) == pytest.approx(98_388 / 101_527, abs=0.01)
+    assert 0 < sum(title.startswith('"') for title in titles) < 40  # MIND: 3 of 2,000
+    for category, share in (("news", 0.3), ("sports", 0.3), ("finance", 0.06), ("weather", 0.04)):
+        assert sum(f[1] == category for f in fields) / len(fields) == pytest.approx(share, abs=0.01)
+
+
+def test_a_world_like_mind_has_the_same_bytes_for_a_seed_however_it_is_written(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setitem(PRESETS, "little", LITTLE)
+    done = []
+    simulate(tmp_path / "one", "little", 3, done.append)
+    monkeypatch.setattr("newsrec.data.simulate.WRITE_BLOCK", 100)
+    simulate(tmp_path / "two", "little", 3)
+    simulate(tmp_path / "other", "little", 4)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    names = {"train/news.tsv", "train/behaviors.tsv", "dev/news.tsv", "dev/behaviors.tsv"}
+    assert set(contents(tmp_path / "one")) == {*names, "world.json"}
+    other = contents(tmp_path / "other")
+    assert all(other[name] != contents(tmp_path / "one")[name] for name in names)
+    assert sum(done) == 2 * (3000 + 1500)  # simulated, and written
+
+
+def test_a_world_like_mind_can_be_opened_and_says_what_it_holds(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(PRESETS, "little", LITTLE)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    run(parser.parse_args(["--output", str(tmp_path / "little"), "--preset", "little"]))
+    printed, progress = capsys.readouterr()
+    assert "train 3000 impressions  1000 users" in printed
+    assert "(the true utilities): dev 0." in printed
+    assert progress == ""  # only a terminal gets a bar
+    data = open_mind(tmp_path / "little")
+    assert [len(split.impression_id) for split in data.splits.values()] == [3000, 1500]
+    test_an_impression_shows_no_story_twice(data)
+
+
+@pytest.mark.slow
+def test_the_files_of_small_have_minds_statistics(tmp_path):
+    """Read line by line, without our reader; the numbers asked for are MIND's own."""
+    simulate(tmp_path / "small", "small", seed=1)
+    reached = BENCHMARK["statistics"](tmp_path / "small", ["train", "dev"])
+    shares = dict.fromkeys(("empty", "new_users", "new_stories", "abstracts_missing"), 0.01)
+    shares |= dict.fromkeys(("titles_distinct", "titles_quoted", "candidates_in_history"), 0.01)
+    shares |= dict.fromkeys(("clicks_1_2_3_4_more", "history_up_to_5", "history_over_50"), 0.01)
+    shares["history_with_repeats"] = 0.015
+    shares["slots_of_top_1_and_10_percent"] = 0.07  # fewer stories share dev's day; train: .02
+    for split in ("train", "dev"):
+        asked = {**EVERYWHERE, **ASKED["small"][split]}
+        assert asked.keys() <= reached[split].keys()
+        for name, value in asked.items():
+            within = {"abs": shares[name]} if name in shares else {"rel": 0.05}
+            assert reached[split][name] == pytest.approx(value, **within), (split, name)
+        assert reached[split]["clicks_none_or_all"] == 0
+    assert reached["all"]["life_under_2_days"] == pytest.approx(0.845, abs=0.01)
+    size = sum(path.stat().st_size for path in (tmp_path / "small").rglob("*.tsv"))
+    assert size > 140_000_000

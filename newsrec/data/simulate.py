@@ -7,10 +7,11 @@ impressions name stories that no ``news.tsv`` has. No row of MIND is in it.
 """
 
 import argparse
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,49 +19,46 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 from numpy.typing import NDArray
 
+from newsrec.data.behaviors import TIME_FORMAT
 from newsrec.data.cache import publish, require_empty
-from newsrec.data.compile import TIME_FORMAT
+from newsrec.data.headlines import compose
+from newsrec.data.impressions import Impressions, show
 from newsrec.data.mind import SPLITS
+from newsrec.data.presets import DAYS, PRESETS, Preset
 from newsrec.data.ragged import Ragged
-from newsrec.data.vocabulary import ABSTRACTS, PLACES, STYLES, TIMES, TOPICS, Style, Topic
+from newsrec.data.vocabulary import STYLES
 from newsrec.data.world import (
-    BLOCK,
     STYLE_SCALE,
-    Impressions,
-    Preset,
     Stories,
     append_clicks,
     assign_users,
     make_histories,
     make_stories,
     make_tastes,
-    show,
 )
 from newsrec.errors import UserError
 
+Advance = Callable[[int], None]
+"""Is told how much was done since the last call."""
+
 FIRST_DAY = np.datetime64("2019-11-09T00:00:00", "s")
-DAYS = {"train": (0, 6), "dev": (6, 7), "test": (7, 14)}
-"""MIND's weeks: train on November 9 to 14, dev on the 15th, test on the 16th to 22nd."""
-
-MISSING_ABSTRACTS = 0.05
-REPEATED_TITLES = 0.02
-
-PRESETS = {
-    # An eighth of dev's users are in train, as in MIND-small.
-    "demo": Preset((2000, 500, 500), (650, 340, 350), 0.12, 210, 55, 0.5),
-}
+WRITE_BLOCK = 1 << 14
+"""Impressions or histories made into text at a time, to bound memory."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``python -m newsrec simulate``."""
+    presets = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
     parser.add_argument("--output", required=True, help="folder to write, new or empty")
-    parser.add_argument("--preset", default="demo", help=f"size: {', '.join(PRESETS)}")
+    parser.add_argument("--preset", default="demo", help=f"size. {presets}")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same files")
 
 
 def run(args: argparse.Namespace) -> None:
     """Simulate a world and print what it holds."""
-    world = simulate(args.output, args.preset, args.seed)
+    sizes = _find_preset(args.preset)
+    with _progress(2 * sum(sizes.impressions)) as advance:  # each is simulated, then written
+        world = simulate(args.output, args.preset, args.seed, advance)
     for split, counts in world["splits"].items():
         print(f"{split:5}", "  ".join(f"{count} {name}" for name, count in counts.items()))
     ceilings = "  ".join(f"{split} {m['auc']:.4f}" for split, m in world["ceiling"].items())
@@ -68,13 +66,16 @@ def run(args: argparse.Namespace) -> None:
     print(f"Next: python -m newsrec fit --config configs/demo.yaml --data.root {args.output}")
 
 
-def simulate(output: Path, preset: str = "demo", seed: int = 0) -> dict[str, Any]:
+def simulate(
+    output: Path, preset: str = "demo", seed: int = 0, advance: Advance = lambda done: None
+) -> dict[str, Any]:
     """Write a simulated world as ``{train,dev,test}/{news,behaviors}.tsv`` and ``world.json``.
 
     Args:
         output: A folder that is absent or empty; it appears whole or not at all.
-        preset: Name of its sizes in ``PRESETS``.
+        preset: Name of its sizes in ``PRESETS``; ``small`` has no test split, as MINDsmall.
         seed: The same seed gives the same bytes.
+        advance: Called with the number of impressions just simulated, and just written.
 
     Returns:
         What ``world.json`` holds: seed, preset, ceiling of dev and test, sizes, style appeals.
@@ -82,148 +83,146 @@ def simulate(output: Path, preset: str = "demo", seed: int = 0) -> dict[str, Any
     Raises:
         UserError: If there is no such preset, the seed is negative, or ``output`` cannot be made.
     """
-    if preset not in PRESETS:
-        raise UserError(f"No preset {preset!r}. Choose --preset from: {', '.join(PRESETS)}.")
+    sizes = _find_preset(preset)
     if seed < 0:
         raise UserError(f"Seed {seed} is negative. Give --seed a whole number from 0.")
     output = Path(output)
     require_empty(output)
-    world: dict[str, Any] = {}
-    publish(output, lambda folder: world.update(_write_world(folder, preset, seed)))
+    world: dict[str, Any] = {
+        "world": "Simulated by `python -m newsrec simulate`: invented readers, stories and clicks. "
+        "The ceiling is what the true utilities reach.",
+        "preset": preset,
+        "seed": seed,
+    }
+    publish(output, lambda folder: _write_world(folder, sizes, world, advance))
     if not (output / "world.json").is_file():  # a mount point, say, which no rename can replace
         raise UserError(f"{output} could not be replaced. Choose a folder inside it as --output.")
     return world
 
 
-def _write_world(folder: Path, preset: str, seed: int) -> dict[str, Any]:
+def _find_preset(name: str) -> Preset:
+    if name not in PRESETS:
+        raise UserError(f"No preset {name!r}. Choose --preset from: {', '.join(PRESETS)}.")
+    return PRESETS[name]
+
+
+class Split(NamedTuple):
+    """One split of a simulated world, before it is written."""
+
+    name: str
+    """``train``, ``dev`` or ``test``."""
+    shown: Impressions
+    """What was shown and clicked, in the order of the file."""
+    user: NDArray[np.int64]
+    """Row of ``histories`` of each impression ``[impressions]``."""
+    histories: Ragged
+    """Stories that each of the split's users clicked before, oldest first."""
+    user_numbers: NDArray[np.int64]
+    """The number in each user's id ``[users]``."""
+    named: NDArray[np.int64]
+    """Stories of the split's news.tsv, by number: those listed, and shown or in a history."""
+
+
+def simulate_splits(
+    rng: np.random.Generator, sizes: Preset, stories: Stories, advance: Advance = lambda done: None
+) -> Iterator[Split]:
+    """Yield a world's splits, as arrays, in the order of time.
+
+    Args:
+        rng: Where chance comes from.
+        sizes: The preset.
+        stories: What ``make_stories`` returned.
+        advance: Called with the number of impressions just simulated.
+    """
+    split_users = assign_users(rng, sizes)
+    num_users = 1 + max(int(users.max()) for users in split_users)
+    tastes = make_tastes(rng, sizes, num_users)
+    histories = make_histories(rng, sizes, stories, tastes, split_users)
+    user_numbers = rng.permutation(num_users) + 1
+    for name, here, num_impressions in zip(SPLITS, split_users, sizes.impressions, strict=False):
+        shown = show(rng, sizes, stories, tastes, here, DAYS[name], num_impressions, advance)
+        users = np.unique(shown.user)
+        read = histories.take(users)
+        is_named = np.zeros(len(stories.number), dtype=bool)
+        is_named[shown.candidates.values] = True
+        is_named[read.values] = True
+        named = np.flatnonzero(is_named & stories.listed)
+        named = named[np.argsort(stories.number[named])]
+        user = np.searchsorted(users, shown.user)
+        yield Split(name, shown, user, read, user_numbers[users], named)
+        histories = append_clicks(rng, sizes, histories, *shown.clicks())
+
+
+def _write_world(folder: Path, sizes: Preset, world: dict[str, Any], advance: Advance) -> None:
+    """Write all files, and complete the dictionary that ``world.json`` holds."""
     from newsrec.metrics import METRICS, mind_metrics  # imports torch, which --help does not need
 
-    sizes = PRESETS[preset]
-    rng = np.random.Generator(np.random.PCG64(seed))
-    stories = make_stories(rng, DAYS["test"][1], sizes)
-    news_rows = _compose(rng, stories)
-    split_users, num_users = assign_users(rng, sizes)
-    tastes = make_tastes(rng, num_users)
-    histories = make_histories(rng, sizes, stories, tastes)
-    user_numbers = rng.permutation(num_users) + 1
-
+    rng = np.random.Generator(np.random.PCG64(world["seed"]))
+    stories = make_stories(rng, sizes)
+    # Text has chance of its own, so that arrays can be made without it; data/demo is older.
+    lines = compose(rng.spawn(1)[0] if sizes.like_mind else rng, sizes, stories)
     ceiling: dict[str, dict[str, float]] = {}
     counts: dict[str, dict[str, int]] = {}
-    for split, users, num_impressions in zip(SPLITS, split_users, sizes.impressions, strict=True):
-        shown = show(rng, sizes, stories, tastes, users, DAYS[split], num_impressions)
-        (folder / split).mkdir()
-        named = np.unique(
-            np.concatenate([shown.candidates.values, histories.take(np.unique(shown.user)).values])
-        )
-        named = named[stories.listed[named]]
-        named = named[np.argsort(stories.number[named])]
-        text = "".join(news_rows[story] for story in named)
-        (folder / split / "news.tsv").write_text(text, encoding="utf-8", newline="")
-        _write_behaviors(
-            folder / split / "behaviors.tsv",
-            shown,
-            histories,
-            user_numbers,
-            stories.number,
-            labelled=split != "test",
-        )
-        counts[split] = {
-            "impressions": num_impressions,
-            "users": len(np.unique(shown.user)),
-            "stories": len(named),
+    for split in simulate_splits(rng, sizes, stories, advance):
+        name, shown = split.name, split.shown
+        (folder / name).mkdir()
+        text = "".join(lines[story] for story in split.named)
+        (folder / name / "news.tsv").write_text(text, encoding="utf-8", newline="")
+        _write_behaviors(folder / name / "behaviors.tsv", split, stories.number, advance)
+        counts[name] = {
+            "impressions": len(shown.user),
+            "users": len(split.user_numbers),
+            "stories": len(split.named),
             "candidates": len(shown.candidates.values),
         }
-        if split != "train":
+        if name != "train":
             metrics = mind_metrics(shown.utility, shown.labels, shown.candidates.offsets)
-            ceiling[split] = {name: round(metrics[name], 6) for name in METRICS}
-        histories = append_clicks(histories, shown)
-    world = {
-        "world": "Simulated by `python -m newsrec simulate`: invented readers, stories and clicks. "
-        "The ceiling is what the true utilities reach.",
-        "preset": preset,
-        "seed": seed,
+            ceiling[name] = {metric: round(metrics[metric], 6) for metric in METRICS}
+    world |= {
         "ceiling": ceiling,
         "splits": counts,
         "style_appeal": {style.name: round(style.appeal * STYLE_SCALE, 3) for style in STYLES},
     }
     text = json.dumps(world, indent=1) + "\n"
     (folder / "world.json").write_text(text, encoding="utf-8", newline="")
-    return world
-
-
-def _compose(rng: np.random.Generator, stories: Stories) -> list[str]:
-    """Return each story's line of news.tsv, whatever split it appears in."""
-    phrases = {
-        topic: [getattr(topic, n).split(" / ") for n in Topic._fields[2:]] for topic in TOPICS
-    }
-
-    def pick(options: Sequence[str]) -> str:
-        return options[int(rng.integers(len(options)))]
-
-    def fill(template: str, topic: Topic) -> str:
-        who, do, things = (pick(options) for options in phrases[topic])
-        others = pick([option for option in phrases[topic][2] if option != things])
-        text = template.format(
-            who=who,
-            do=do,
-            things=things,
-            others=others,
-            place=pick(PLACES),
-            when=pick(TIMES),
-            n=rng.integers(3, 22),
-        )
-        first = 1 if text[0] == '"' else 0
-        return text[:first] + text[first].upper() + text[first + 1 :]
-
-    titles: dict[tuple[Topic, Style], list[str]] = {}
-    lines = []
-    for number, topic_row, style_row in zip(
-        stories.number, stories.topic, stories.style, strict=True
-    ):
-        topic, style = TOPICS[topic_row], STYLES[style_row]
-        earlier = titles.setdefault((topic, style), [])
-        again = earlier and rng.random() < REPEATED_TITLES
-        title = earlier[-1] if again else fill(pick(style.templates), topic)
-        earlier.append(title)
-        sentences = [fill(pick(ABSTRACTS), topic) for _ in range(rng.integers(1, 3))]
-        abstract = "" if rng.random() < MISSING_ABSTRACTS else " ".join(dict.fromkeys(sentences))
-        url = f"https://example.org/N{number}"
-        fields = (f"N{number}", topic.category, topic.subcategory, title, abstract, url, "[]", "[]")
-        lines.append("\t".join(fields) + "\n")
-    return lines
 
 
 def _write_behaviors(
-    path: Path,
-    shown: Impressions,
-    histories: Ragged,
-    user_numbers: NDArray[np.int64],
-    news_numbers: NDArray[np.int64],
-    labelled: bool,
+    path: Path, split: Split, news_numbers: NDArray[np.int64], advance: Advance
 ) -> None:
+    """Write one split's impressions, those of test without their clicks."""
     ids = _prefixed("N", news_numbers)
-    ends = ("-0", "-1") if labelled else ("", "")
+    ends = ("", "") if split.name == "test" else ("-0", "-1")
     words = pa.concat_arrays([pc.binary_join_element_wise(ids, end, "") for end in ends])
+    # A user's history is one text for all of the split's impressions.
+    texts = pa.chunked_array(
+        [_join(ids, split.histories.take(rows)) for rows in _blocks(split.histories.num_rows)]
+    ).combine_chunks()
+    user_ids = _prefixed("U", split.user_numbers)
+    shown = split.shown
+    labels = Ragged(shown.labels, shown.candidates.offsets)
     options = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
     with path.open("wb") as file:
-        for begin in range(0, len(shown.user), BLOCK):
-            rows = np.arange(begin, min(begin + BLOCK, len(shown.user)))
-            user = shown.user[rows]
+        for rows in _blocks(len(split.user)):
+            user = pa.array(split.user[rows])
+            candidates = shown.candidates.take(rows)
+            word = candidates.values + len(ids) * labels.take(rows).values
             table = pa.table(
                 {
                     "impression_id": pa.array(rows + 1),
-                    "user_id": _prefixed("U", user_numbers[user]),
+                    "user_id": user_ids.take(user),
                     "time": _time_strings(shown.day[rows]),
-                    "history": _join(ids, histories.take(user)),
-                    "candidates": _join(words, _with_labels(shown, len(ids)).take(rows)),
+                    "history": texts.take(user),
+                    "candidates": _join(words, Ragged(word, candidates.offsets)),
                 }
             )
             csv.write_csv(table, file, options)
+            advance(len(rows))
 
 
-def _with_labels(shown: Impressions, num_stories: int) -> Ragged:
-    """Candidates as rows of a table that has each story skipped, then each story clicked."""
-    return Ragged(shown.candidates.values + num_stories * shown.labels, shown.candidates.offsets)
+def _blocks(num_rows: int) -> Iterator[NDArray[np.int64]]:
+    for begin in range(0, num_rows, WRITE_BLOCK):
+        yield np.arange(begin, min(begin + WRITE_BLOCK, num_rows))
 
 
 def _prefixed(letter: str, numbers: NDArray[np.int64]) -> pa.Array:
@@ -241,3 +240,23 @@ def _time_strings(days: NDArray[np.float64]) -> pa.Array:
     seconds = FIRST_DAY + (days * 86400).astype("timedelta64[s]")
     padded = pc.strftime(pa.array(seconds), format=TIME_FORMAT)
     return pc.replace_substring_regex(padded, r"(^|[/ ])0", r"\1")
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Advance]:
+    """Show on a terminal how much is done, the rate and the time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{(task.speed or 0) / 2:,.0f} impressions/s")
+
+    console = Console(stderr=True)
+    columns = ("Simulating", BarColumn(), Rate(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.advance(task, done)

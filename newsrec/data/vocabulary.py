@@ -48,6 +48,22 @@ CATEGORY_SHARES = {
     "autos": 0.02,
 }
 """Share of stories; news and sports lead as they do in MIND."""
+MIND_CATEGORY_SHARES = {
+    "news": 0.30,
+    "sports": 0.30,
+    "finance": 0.06,
+    "foodanddrink": 0.05,
+    "lifestyle": 0.05,
+    "weather": 0.04,
+    "travel": 0.05,
+    "autos": 0.03,
+    "health": 0.03,
+    "tv": 0.03,
+    "technology": 0.02,
+    "movies": 0.02,
+    "music": 0.02,
+}
+"""Share of stories; the first six are MIND's own, the others share what is left."""
 
 PLACES = (
     "Ashdale", "Linden Bay", "Port Corrie", "Marrow Hill", "Tessaly", "Quillfield", "Saint Orrin",
@@ -58,6 +74,19 @@ TIMES = (
     "this week", "this weekend", "tonight", "by Friday", "next month", "before winter", "on Monday",
     "this season", "after the holidays", "within days", "later this year", "on short notice",
 )  # fmt: skip
+
+TOWNS = tuple(
+    start + end
+    for start in (
+        "Alder", "Amber", "Birch", "Clay", "Dray", "Elm", "Fen", "Gorse", "Harrow", "Juniper",
+        "Kettle", "Lark", "Mill", "Otter", "Pebble", "Raven", "Sedge", "Tarn", "Umber", "Wren",
+    )
+    for end in (
+        "bridge", "bury", "croft", "ford", "gate", "ham", "ley", "mouth", "stead", "ton", "wick",
+        "worth",
+    )
+)  # fmt: skip
+"""Datelines that tell two stories with the same headline apart."""
 
 STYLES = (
     Style("report", 0.0, 0.22, (

@@ -1,0 +1,73 @@
+"""Writes the stories of a simulated world: titles and abstracts from ``vocabulary.py``."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from newsrec.data.presets import Preset
+from newsrec.data.vocabulary import ABSTRACTS, PLACES, STYLES, TIMES, TOPICS, TOWNS, Style, Topic
+from newsrec.data.world import Stories
+
+MISSING_ABSTRACTS = 0.05
+REPEATED_TITLES = 0.02
+MIND_REPEATED_TITLES = 1 - 98_388 / 101_527
+"""Share of titles that an earlier story has: 98,388 of MINDlarge's 101,527 are distinct."""
+SENTENCES = (1, 2)
+MIND_SENTENCES = (2, 4)
+"""Fewest and most sentences of an abstract; these give MIND's mean of 43 words."""
+
+
+def compose(rng: np.random.Generator, sizes: Preset, stories: Stories) -> list[str]:
+    """Return each story's line of news.tsv, whatever split it appears in."""
+    phrases = {
+        topic: [getattr(topic, n).split(" / ") for n in Topic._fields[2:]] for topic in TOPICS
+    }
+    repeated = MIND_REPEATED_TITLES if sizes.like_mind else REPEATED_TITLES
+    fewest, most = MIND_SENTENCES if sizes.like_mind else SENTENCES
+
+    taken: set[str] = set()
+
+    def pick(options: Sequence[str]) -> str:
+        return options[int(rng.integers(len(options)))]
+
+    def fill(template: str, topic: Topic) -> str:
+        who, do, things = (pick(options) for options in phrases[topic])
+        others = pick([option for option in phrases[topic][2] if option != things])
+        text = template.format(
+            who=who,
+            do=do,
+            things=things,
+            others=others,
+            place=pick(PLACES),
+            when=pick(TIMES),
+            n=rng.integers(3, 22),
+        )
+        first = 1 if text[0] == '"' else 0
+        return text[:first] + text[first].upper() + text[first + 1 :]
+
+    def new_title(style: Style, topic: Topic) -> str:
+        plain = title = fill(pick(style.templates), topic)
+        while sizes.like_mind and title in taken:
+            if plain[0] == '"':
+                plain = title = fill(pick(style.templates), topic)
+            else:
+                title = f"{pick(TOWNS)}: {plain}"
+        return title
+
+    titles: dict[tuple[Topic, Style], list[str]] = {}
+    lines = []
+    for number, topic_row, style_row in zip(
+        stories.number, stories.topic, stories.style, strict=True
+    ):
+        topic, style = TOPICS[topic_row], STYLES[style_row]
+        earlier = titles.setdefault((topic, style), [])
+        again = earlier and rng.random() < repeated
+        title = earlier[-1] if again else new_title(style, topic)
+        earlier.append(title)
+        taken.add(title)
+        sentences = [fill(pick(ABSTRACTS), topic) for _ in range(rng.integers(fewest, most + 1))]
+        abstract = "" if rng.random() < MISSING_ABSTRACTS else " ".join(dict.fromkeys(sentences))
+        url = f"https://example.org/N{number}"
+        fields = (f"N{number}", topic.category, topic.subcategory, title, abstract, url, "[]", "[]")
+        lines.append("\t".join(fields) + "\n")
+    return lines

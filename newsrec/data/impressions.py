@@ -1,0 +1,268 @@
+"""What a simulated split shows to its users, and what they click.
+
+Lengths, clicks and the shape of the days follow MIND. Everything is computed for blocks of
+impressions near in time, never for one: in a small world, where a list takes much of what is fresh,
+over all stories at once; in one of MIND's size by drawing stories until no list has one twice.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from newsrec.data.presets import CANDIDATE_QUANTILES, CLICK_SHARES, Preset
+from newsrec.data.ragged import Ragged, to_offsets
+from newsrec.data.world import DECAY_PER_DAY, TASTE_SCALE, Stories, draw_lengths
+
+BLOCK = 8192
+"""Impressions simulated at a time in a small world, to bound memory."""
+BLOCK_DAYS = 1 / 24
+"""Time that a block spans in a world of MIND's size."""
+TABLE = 1 << 20
+"""Entries of the table that stories are drawn from: how finely it knows their exposure."""
+PLACE_BITS = 9
+"""Enough for a place in the longest list."""
+MAX_ROUNDS = 1000
+
+
+class Impressions(NamedTuple):
+    """One split, in the order of its file."""
+
+    user: NDArray[np.int64]
+    """Row of the tastes ``[impressions]``."""
+    day: NDArray[np.float64]
+    """Time in days after train begins ``[impressions]``."""
+    candidates: Ragged
+    """Stories shown."""
+    labels: NDArray[np.bool_]
+    """True where clicked ``[candidates]``."""
+    utility: NDArray[np.floating]
+    """Without the noise ``[candidates]``."""
+
+    def clicks(self) -> tuple[NDArray[np.int64], NDArray[np.integer], NDArray[np.float64]]:
+        """Return user, story and day of each click, in the order of the file ``[clicks]``."""
+        clicked = np.flatnonzero(self.labels)
+        impression = np.searchsorted(self.candidates.offsets, clicked, side="right") - 1
+        return self.user[impression], self.candidates.values[clicked], self.day[impression]
+
+
+def show(
+    rng: np.random.Generator,
+    sizes: Preset,
+    stories: Stories,
+    tastes: NDArray[np.float32],
+    users: NDArray[np.int64],
+    days: tuple[int, int],
+    num_impressions: int,
+    advance: Callable[[int], None] = lambda done: None,
+) -> Impressions:
+    """Show fresh stories to a split's users, and let them click.
+
+    Args:
+        rng: Where chance comes from.
+        sizes: The preset.
+        stories: All stories.
+        tastes: Of all users ``[users, topics]``.
+        users: Rows of ``tastes`` that the split has.
+        days: When the split begins and ends.
+        num_impressions: How many to show.
+        advance: Called with the number of impressions just simulated.
+    """
+    # Every user comes at least once, if there are impressions enough.
+    activity = np.cumsum(np.exp(rng.normal(0, 0.8, len(users))))
+    more = rng.random(max(num_impressions - len(users), 0)) * activity[-1]
+    user = np.concatenate([users, users[np.searchsorted(activity, more)]])[:num_impressions]
+    user = rng.permutation(user)
+    hour = rng.triangular(0, 14, 24, num_impressions)
+    day = np.sort(rng.integers(days[0], days[1], num_impressions) + hour / 24)
+    lengths = draw_lengths(rng, sizes, CANDIDATE_QUANTILES, num_impressions, 2)
+    clicks = 1 + np.searchsorted(np.cumsum(CLICK_SHARES[:-1]), rng.random(num_impressions))
+    # More clicks come from longer lists, or the short ones would cut them below MIND's mean.
+    by_length = np.argsort(np.log(lengths) + rng.normal(size=num_impressions))
+    clicks[by_length] = np.sort(clicks)
+    visits = _Visits(user, day, lengths, clicks)
+    if sizes.like_mind:
+        return _show_many(rng, stories, tastes, visits, advance)
+    return _show_few(rng, stories, tastes, visits, advance)
+
+
+class _Visits(NamedTuple):
+    """Impressions before anything is shown, in order of time."""
+
+    user: NDArray[np.int64]  # row of the tastes [impressions]
+    day: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    clicks: NDArray[np.int64]
+
+    def part(self, rows: slice) -> "_Visits":
+        return _Visits(self.user[rows], self.day[rows], self.lengths[rows], self.clicks[rows])
+
+
+def _show_few(
+    rng: np.random.Generator,
+    stories: Stories,
+    tastes: NDArray[np.float32],
+    visits: _Visits,
+    advance: Callable[[int], None],
+) -> Impressions:
+    """Weigh every fresh story for every impression; lists are cut to the stories there are."""
+    blocks = []
+    for begin in range(0, len(visits.user), BLOCK):
+        part = visits.part(slice(begin, begin + BLOCK))
+        blocks.append(_show_all_fresh(rng, stories, tastes, part))
+        advance(len(part.user))
+    values, labels, utility, lengths = (
+        np.concatenate(arrays) for arrays in zip(*blocks, strict=True)
+    )
+    candidates = Ragged(values, to_offsets(lengths))
+    # In MIND the order of the file is not that of time either.
+    order = rng.permutation(len(visits.user))
+    labels, utility = (
+        Ragged(flat, candidates.offsets).take(order).values for flat in (labels, utility)
+    )
+    return Impressions(
+        visits.user[order], visits.day[order], candidates.take(order), labels, utility
+    )
+
+
+def _show_all_fresh(
+    rng: np.random.Generator, stories: Stories, tastes: NDArray[np.float32], visits: _Visits
+) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """Return stories, labels and utilities, flat, and lengths of impressions near in time."""
+    user, day, lengths, clicks = visits
+    pool = np.flatnonzero((stories.birth <= day[-1]) & (stories.death > day[0]))
+    age = day[:, None] - stories.birth[pool]  # [impressions, pool]
+    fresh = (age >= 0) & (day[:, None] < stories.death[pool])
+    # A draw without replacement: the first arrivals of independent exponential clocks.
+    arrival = rng.standard_exponential(age.shape) / stories.exposure[pool]
+    arrival[~fresh] = np.inf
+    lengths = np.minimum(lengths, fresh.sum(axis=1))
+    assert lengths.min() > 1, "the preset has too few stories a day for a click and a skip"
+    longest = int(lengths.max())
+    chosen = np.argpartition(arrival, min(longest, len(pool) - 1), axis=1)[:, :longest]
+    chosen = np.take_along_axis(
+        chosen, np.take_along_axis(arrival, chosen, axis=1).argsort(axis=1), axis=1
+    )
+    real = np.arange(longest) < lengths[:, None]  # [impressions, longest]
+
+    story = pool[chosen]
+    utility = TASTE_SCALE * tastes[user[:, None], stories.topic[story]] + stories.appeal[story]
+    utility -= DECAY_PER_DAY * np.take_along_axis(age, chosen, axis=1)
+    noisy = np.where(real, utility + rng.gumbel(size=story.shape), -np.inf)
+    rank = (-noisy).argsort(axis=1).argsort(axis=1)
+    label = rank < np.minimum(clicks, lengths - 1)[:, None]
+    # Shuffle, or the most exposed stories would stand first.
+    shuffle = np.where(real, rng.random(story.shape), np.inf).argsort(axis=1)
+    flat = [np.take_along_axis(a, shuffle, axis=1)[real] for a in (story, label, utility)]
+    return flat[0], flat[1], flat[2], lengths
+
+
+def _show_many(
+    rng: np.random.Generator,
+    stories: Stories,
+    tastes: NDArray[np.float32],
+    visits: _Visits,
+    advance: Callable[[int], None],
+) -> Impressions:
+    """Draw lists from a pool much larger than they are, an hour of impressions at a time."""
+    num_impressions = len(visits.user)
+    order = rng.permutation(num_impressions)
+    offsets = to_offsets(visits.lengths[order])
+    # The lists are written to their place in the file at once: no second copy to shuffle.
+    start = np.empty(num_impressions, dtype=np.int64)
+    start[order] = offsets[:-1]
+    values = np.empty(offsets[-1], dtype=np.int32)
+    labels = np.empty(offsets[-1], dtype=bool)
+    utilities = np.empty(offsets[-1], dtype=np.float32)
+    hours = np.floor(visits.day / BLOCK_DAYS)
+    bounds = [0, *(1 + np.flatnonzero(np.diff(hours))), num_impressions]
+    for begin, end in itertools.pairwise(bounds):
+        part = visits.part(slice(begin, end))
+        flat = to_offsets(part.lengths)
+        owner = np.repeat(np.arange(end - begin), part.lengths)
+        story = _draw_lists(rng, stories, part.day, owner, flat)
+        age = (part.day[owner] - stories.birth[story]).astype(np.float32)
+        utility = np.float32(TASTE_SCALE) * tastes[part.user[owner], stories.topic[story]]
+        utility += stories.appeal[story].astype(np.float32) - np.float32(DECAY_PER_DAY) * age
+        at = np.arange(len(story)) + (start[begin:end] - flat[:-1])[owner]
+        values[at] = story
+        labels[at] = _click(rng, utility, part.clicks, owner, flat)
+        utilities[at] = utility
+        advance(end - begin)
+    return Impressions(
+        visits.user[order], visits.day[order], Ragged(values, offsets), labels, utilities
+    )
+
+
+def _draw_lists(
+    rng: np.random.Generator,
+    stories: Stories,
+    day: NDArray[np.float64],
+    owner: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Return lists of different stories, drawn by exposure among those fresh, in random order.
+
+    Args:
+        rng: Where chance comes from.
+        stories: All stories.
+        day: Time of each impression, rising ``[impressions]``.
+        owner: Impression of each place ``[places]``.
+        offsets: Where each impression's places begin, and the end ``[impressions + 1]``.
+    """
+    pool = np.flatnonzero((stories.birth <= day[-1]) & (stories.death > day[0]))
+    assert np.diff(offsets).max() < len(pool) / 2, "the preset has too few stories a day"
+    birth, death = stories.birth[pool], stories.death[pool]
+    weight = stories.exposure[pool]
+    table = np.repeat(np.arange(len(pool)), np.ceil(weight * (TABLE / weight.sum())).astype(int))
+
+    nothing = len(pool)
+    drawn = np.full(len(owner), nothing)
+    redraw = np.arange(len(owner))  # places that hold nothing
+    unsettled = redraw  # places of the lists that have one of them
+    place_bits = len(owner).bit_length()
+    for _ in range(MAX_ROUNDS):
+        found = table[rng.integers(len(table), size=len(redraw), dtype=np.int32)]
+        when = day[owner[redraw]]
+        fresh = (birth[found] <= when) & (when < death[found])
+        drawn[redraw] = np.where(fresh, found, nothing)
+        key = owner[unsettled] * (len(pool) + 1) + drawn[unsettled]
+        key = np.sort(key << place_bits | unsettled)  # equal ones side by side
+        again = key[1:][(key[1:] >> place_bits) == (key[:-1] >> place_bits)]
+        drawn[again & ((1 << place_bits) - 1)] = nothing
+        redraw = unsettled[drawn[unsettled] == nothing]
+        if not len(redraw):
+            break
+        is_open = np.zeros(len(day), dtype=bool)
+        is_open[owner[redraw]] = True
+        unsettled = unsettled[is_open[owner[unsettled]]]
+    assert not len(redraw), "lists of different stories could not be drawn"
+    # Shuffle, or the most exposed stories would stand first.
+    shuffle = owner << 40 | rng.integers(1 << 31, size=len(owner)) << PLACE_BITS
+    place = np.arange(len(owner)) - offsets[owner]
+    place = np.sort(shuffle | place) & ((1 << PLACE_BITS) - 1)
+    return pool[drawn[offsets[owner] + place]]
+
+
+def _click(
+    rng: np.random.Generator,
+    utility: NDArray[np.float32],
+    clicks: NDArray[np.int64],
+    owner: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+) -> NDArray[np.bool_]:
+    """Return True for the ``clicks`` best of each list by utility and Gumbel noise ``[places]``."""
+    waits = rng.standard_exponential(len(utility), dtype=np.float32)  # -log: Gumbel noise
+    noisy = utility - np.log(waits + np.finfo(np.float32).tiny)
+    noisy = noisy.max() - noisy  # from 0, where the bits of floats are in the order of the floats
+    place = np.arange(len(owner)) - offsets[owner]
+    key = owner << 40 | noisy.view(np.int32).astype(np.int64) << PLACE_BITS | place
+    best = np.sort(key) & ((1 << PLACE_BITS) - 1)  # places of each list, best first
+    num_clicks = np.minimum(clicks, np.diff(offsets) - 1)
+    label = np.zeros(len(owner), dtype=bool)
+    rank = np.arange(len(owner)) - offsets[owner]
+    chosen = np.flatnonzero(rank < num_clicks[owner])
+    label[offsets[owner[chosen]] + best[chosen]] = True
+    return label
