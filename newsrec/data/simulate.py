@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> None:
         print(f"{split:5}", "  ".join(f"{count} {name}" for name, count in counts.items()))
     ceilings = "  ".join(f"{split} {m['auc']:.4f}" for split, m in world["ceiling"].items())
     print(f"Ceiling AUC (the true utilities): {ceilings}")
-    print(f"Next: python -m newsrec fit --config configs/demo.yaml --data.root {args.output}")
+    config = "mind_small_top2" if sizes.like_mind else "demo"
+    print(f"Next: python -m newsrec fit --config configs/{config}.yaml --data.root {args.output}")
 
 
 def simulate(
