@@ -92,6 +92,20 @@ def test_check_finds_an_array_that_has_changed(mind_dir, capsys, caplog):
     assert path.read_bytes() == whole
 
 
+def test_damaged_arrays_that_belong_to_another_are_said(mind_dir, capsys, monkeypatch):
+    prepare(mind_dir)
+    path = open_mind(mind_dir).cache / "labels.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"\7")
+
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr("newsrec.data.mind.shutil.rmtree", refuse)
+    with pytest.raises(SystemExit):
+        prepare(mind_dir, "--check")
+    assert "is damaged and cannot be removed" in capsys.readouterr().err
+
+
 def test_skipped_lines_are_counted_and_shown(mind_dir, capsys):
     path = mind_dir / "dev" / "behaviors.tsv"
     path.write_bytes(path.read_bytes() + b"seven\tU1\t11/11/2019 9:05:58 AM\t\tN1-0\n")

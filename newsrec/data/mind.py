@@ -146,7 +146,13 @@ def open_mind(root: str | Path, on_bad_line: str = "error", check: bool = False)
         changed = changed_files(found[0])
         if changed:
             log.warning("%s: %s damaged; compiling anew", found[0], ", ".join(changed))
-            shutil.rmtree(found[0])
+            try:
+                shutil.rmtree(found[0])
+            except OSError as error:
+                raise UserError(
+                    f"{found[0]} is damaged and cannot be removed ({error}). Ask its owner to, or "
+                    "copy the data folder without its .newsrec."
+                ) from error
             found = None
     if found is None:
         base = writable_folder(root)

@@ -197,7 +197,8 @@ def _baseline_scores(args: "Namespace", data: MindData) -> NDArray[np.float32]:
     if args.scorer == "cosine":
         from newsrec.data.datamodule import MindDataModule
 
-        given = {name: args[f"data.{name}"] for name in ("fields", "max_tokens")}
+        names = ("fields", "max_tokens", "on_bad_line")
+        given = {name: args[f"data.{name}"] for name in names}
         options = {name: value for name, value in given.items() if value is not None}
         if args.model.plm is not None:
             options["plm"] = args.model.plm
