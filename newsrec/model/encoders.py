@@ -13,10 +13,12 @@ from newsrec.model.fastformer import AttentionPooling, Fastformer, FastformerCon
 class NewsEncoder(nn.Module):
     """PLM, then Fastformer over its token states, then attention pooling.
 
+    The stack is called ``fastformer`` in state dicts also where it is the softmax twin.
+
     Args:
         plm: Any ``transformers`` encoder.
         dim: Size of a news vector.
-        fastformer: Shape of the Fastformer over tokens.
+        fastformer: Shape of the stack over tokens: Fastformer, or its softmax twin.
         tune_layers: Top layers of the PLM that are trained: 0 freezes it, -1 trains all of it and
             its embeddings.
         max_tokens: Longest text.
@@ -92,8 +94,9 @@ class UserEncoder(nn.Module):
 
     Args:
         dim: Size of news and user vectors.
-        fastformer: Shape of the Fastformer over the history.
-        max_history: Longest history; only learned positions need it.
+        fastformer: Shape of the stack over the history: Fastformer, or its softmax twin. With
+            ``positions: recency`` it knows how many clicks ago each story was read.
+        max_history: Longest history; only positions need it.
     """
 
     def __init__(self, dim: int, fastformer: FastformerConfig, max_history: int) -> None:

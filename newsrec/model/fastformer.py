@@ -6,38 +6,113 @@ mask is True where an element is real.
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from newsrec.errors import UserError
+from newsrec.model.transformer import SoftmaxAttention
+
+Encoder = Literal["fastformer", "transformer"]
+Norm = Literal["post", "none"]
+Positions = Literal["learned", "recency", "none"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "notebook": {
+        "heads": 16,
+        "layers": 2,
+        "ffn": 256,
+        "dropout": 0.2,
+        "norm": "post",
+        "positions": "learned",
+    },
+    "plain": {"heads": 16, "layers": 1, "ffn": None, "norm": "none", "positions": "none"},
+}
+"""What the authors published at https://github.com/wuch15/Fastformer, for dim 256.
+
+``notebook`` is their released layer with the sizes of ``fastformer.json``. ``plain`` follows their
+README: not all tasks need the feed-forward part, and news recommendation does better without layer
+normalization and positions. On the command line: ``--model.user configs/encoder/plain.yaml``.
+"""
 
 
 @dataclass
 class FastformerConfig:
-    """Shape of a Fastformer stack.
+    """Shape of a stack of Fastformer layers, or of its softmax twin.
 
     Args:
         heads: Attention heads; must divide dim.
-        layers: Layers.
+        layers: Layers; 0 leaves them out, and elements are pooled without seeing each other.
         ffn: Width of the feed-forward part, or null to leave it out.
         dropout: Share of values dropped in training.
         norm: post puts a LayerNorm behind each residual sum, none leaves them out.
-        positions: learned adds an embedding of the position, none leaves the order out.
+        positions: learned adds an embedding of the position, recency one of the distance from the
+            last element (of a history, the newest click), none leaves the order out.
+        encoder: fastformer, or transformer for softmax attention with all else alike.
+        share_layers: Whether all layers are one set of weights, as in the paper; the authors' code
+            has them apart.
     """
 
     heads: int = 16
     layers: int = 1
     ffn: int | None = 256
     dropout: float = 0.2
-    norm: Literal["post", "none"] = "post"
-    positions: Literal["learned", "none"] = "none"
+    norm: Norm = "post"
+    positions: Positions = "none"
+    encoder: Encoder = "fastformer"
+    share_layers: bool = False
 
     @classmethod
     def of(cls, values: "FastformerConfig | dict[str, Any]") -> "FastformerConfig":
         """Return a config from itself or from the plain dict that a checkpoint holds."""
         return values if isinstance(values, cls) else cls(**values)  # type: ignore[arg-type]
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> "FastformerConfig":
+        """Return a published shape: see ``PRESETS``.
+
+        Args:
+            name: notebook or plain.
+            **overrides: Values that differ from the preset's.
+
+        Raises:
+            UserError: If there is no such preset.
+        """
+        if name not in PRESETS:
+            raise UserError(f"preset is {name!r}. Choose one of {', '.join(PRESETS)}.")
+        return cls(**(PRESETS[name] | overrides))
+
+    def check(self, dim: int, option: str = "") -> None:
+        """Refuse values that no stack can be built from.
+
+        Args:
+            dim: Size of each element.
+            option: What precedes a field's name in messages, such as ``model.user.``.
+
+        Raises:
+            UserError: Naming the option, its value and what is allowed.
+        """
+        for name, kind in (("encoder", Encoder), ("norm", Norm), ("positions", Positions)):
+            value = getattr(self, name)
+            if value not in get_args(kind):
+                allowed = ", ".join(get_args(kind))
+                raise UserError(f"{option}{name} is {value!r}. Choose one of {allowed}.")
+        if self.heads < 1 or dim % self.heads:
+            divisors = ", ".join(str(n) for n in range(1, dim + 1) if dim % n == 0)
+            raise UserError(
+                f"{option}heads is {self.heads}, which does not divide dim, {dim}. "
+                f"Choose one of {divisors}."
+            )
+        if self.layers < 0:
+            raise UserError(f"{option}layers is {self.layers}; it must be 0 or more.")
+        if self.ffn is not None and self.ffn < 1:
+            raise UserError(
+                f"{option}ffn is {self.ffn}; it must be 1 or more, or null for no such part."
+            )
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"{option}dropout is {self.dropout}; it must be 0 or more, below 1.")
 
 
 def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
@@ -127,8 +202,31 @@ class AdditiveAttention(nn.Module):
         return torch.einsum("blh,blhe->bhe", weights, per_head).flatten(1).unsqueeze(1)
 
 
+class LayerNorm(nn.LayerNorm):
+    """Layer normalization with the authors' epsilon, 1e-12, also in float16.
+
+    An element without variance, such as padding, is divided by 1e-6. Its inverse is beyond float16,
+    where PyTorch keeps it for the backward pass on a CPU: 0 times infinity.
+
+    Args:
+        dim: Size of each element.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, eps=1e-12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each element ``[..., dim]``."""
+        if self.weight.dtype != torch.float16:
+            return super().forward(x)
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
+
+
 class FastformerLayer(nn.Module):
     """Additive attention and a feed-forward part, each with a residual sum.
+
+    With ``encoder: transformer`` softmax attention takes the first place, and nothing else changes.
 
     Args:
         dim: Size of each element.
@@ -138,16 +236,17 @@ class FastformerLayer(nn.Module):
     def __init__(self, dim: int, config: FastformerConfig) -> None:
         super().__init__()
         norm = config.norm == "post"
-        self.attention = AdditiveAttention(dim, config.heads)
+        twin = config.encoder == "transformer"
+        self.attention = (SoftmaxAttention if twin else AdditiveAttention)(dim, config.heads)
         self.output = nn.Linear(dim, dim)
-        self.attention_norm = nn.LayerNorm(dim, eps=1e-12) if norm else nn.Identity()
+        self.attention_norm = LayerNorm(dim) if norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.ffn: nn.Sequential | None = None
         if config.ffn is not None:
             self.ffn = nn.Sequential(
                 nn.Linear(dim, config.ffn), nn.GELU(), nn.Linear(config.ffn, dim)
             )
-            self.ffn_norm = nn.LayerNorm(dim, eps=1e-12) if norm else nn.Identity()
+            self.ffn_norm = LayerNorm(dim) if norm else nn.Identity()
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Return the sequence one layer up; arguments as in ``AdditiveAttention``."""
@@ -158,21 +257,24 @@ class FastformerLayer(nn.Module):
 
 
 class Fastformer(nn.Module):
-    """A stack of Fastformer layers.
+    """A stack of Fastformer layers, or of their softmax twins.
 
     Args:
         dim: Size of each element.
         config: Shape of the stack.
-        max_length: Longest sequence; only learned positions need it.
+        max_length: Longest sequence; only positions need it.
     """
 
     def __init__(self, dim: int, config: FastformerConfig, max_length: int) -> None:
         super().__init__()
-        learned = config.positions == "learned"
-        self.positions = nn.Embedding(max_length, dim) if learned else None
-        self.norm = nn.LayerNorm(dim, eps=1e-12) if config.norm == "post" else nn.Identity()
+        config.check(dim)
+        self.recency = config.positions == "recency"
+        self.positions = None if config.positions == "none" else nn.Embedding(max_length, dim)
+        self.norm = LayerNorm(dim) if config.norm == "post" else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(FastformerLayer(dim, config) for _ in range(config.layers))
+        distinct = min(config.layers, 1) if config.share_layers else config.layers
+        self.layers = nn.ModuleList(FastformerLayer(dim, config) for _ in range(distinct))
+        self.passes = config.layers
         self.apply(init_weights)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -184,13 +286,30 @@ class Fastformer(nn.Module):
 
         Returns:
             ``[batch, length, dim]``; of no meaning where ``mask`` is False.
+
+        Raises:
+            UserError: If there are more elements than positions.
         """
         if self.positions is not None:
-            x = x + self.positions.weight[: x.shape[1]]
+            x = x + self.positions(self._places(mask))
         x = self.dropout(self.norm(x))
-        for layer in self.layers:
-            x = layer(x, mask)
+        for number in range(self.passes):
+            x = self.layers[number % len(self.layers)](x, mask)
         return x
+
+    def _places(self, mask: Tensor) -> Tensor:
+        """Return each element's row of ``positions`` ``[length]`` or ``[batch, length]``."""
+        assert self.positions is not None
+        length, known = mask.shape[1], self.positions.num_embeddings
+        # While exporting, the length is a symbol, and comparing it would fix it.
+        if not torch.compiler.is_exporting() and length > known:
+            raise UserError(
+                f"A sequence has {length} elements, but there are positions for {known}. Cut it, "
+                "build the model for longer ones, or choose positions none."
+            )
+        if self.recency:  # real elements behind it: the last is 0, however long the sequence
+            return mask.sum(dim=1, keepdim=True) - mask.cumsum(dim=1)
+        return torch.arange(length, device=mask.device)
 
 
 def init_weights(module: nn.Module) -> None:

@@ -19,8 +19,8 @@ class NewsRecommender(nn.Module):
         plm: Any ``transformers`` encoder.
         dim: Size of news and user vectors.
         tune_layers: Top layers of the PLM that are trained; 0 freezes it, -1 trains all.
-        news: Shape of the Fastformer over title tokens.
-        user: Shape of the Fastformer over the history.
+        news: Shape of the stack over title tokens: Fastformer, or its softmax twin.
+        user: Shape of the stack over the history, likewise.
         max_tokens: Longest text.
         max_history: Longest history.
     """

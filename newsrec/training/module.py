@@ -74,10 +74,7 @@ class RecommenderModule(LightningModule):
         if not 0 <= warmup <= 1:
             raise UserError(f"model.warmup is {warmup}; it is a share of all steps, from 0 to 1.")
         for name, shape in (("news", self.news), ("user", self.user)):
-            if dim % shape.heads:
-                raise UserError(
-                    f"model.{name}.heads is {shape.heads}, which does not divide model.dim, {dim}."
-                )
+            shape.check(dim, f"model.{name}.")
         names = inspect.signature(RecommenderModule).parameters
         values = {name: getattr(self, name) for name in names}
         values |= {"news": asdict(self.news), "user": asdict(self.user)}  # plain, for a checkpoint
