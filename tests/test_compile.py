@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from newsrec.data import tsv
 from newsrec.data.behaviors import Parser
-from newsrec.data.compile import hash_rows
 from newsrec.data.mind import open_mind
 from newsrec.data.npy import NpyWriter
 from newsrec.data.ragged import Ragged, to_offsets
+from newsrec.data.tables import hash_rows
 from newsrec.errors import UserError
 
 TIME = "11/11/2019 9:05:58 AM"
@@ -71,8 +71,8 @@ def write(root, behaviors, news=NEWS):
         (2, "time", "11/11/2019 9:05:60 AM", "not a time"),
         (4, "candidates", "N1-0 N2-2", "a label other than 0 and 1: 'N2-2'"),
         (4, "candidates", "N1-0 N2-", "a label other than 0 and 1: 'N2-'"),
-        (4, "candidates", "N1-0 N404-2", "no label (-0 or -1), while the first line has: 'N404-2'"),
-        (4, "candidates", "N1 N2", "no label (-0 or -1), while the first line has: 'N1'"),
+        (4, "candidates", "N1-0 N404-2", "no label (-0 or -1), while most lines have: 'N404-2'"),
+        (4, "candidates", "N1 N2", "no label (-0 or -1), while most lines have: 'N1'"),
         (4, "candidates", "N1-0  N2-1", "an empty candidate id: ''"),
         (4, "candidates", "", "an empty candidate id: ''"),
         (4, "candidates", "N1-0 -1", "an empty candidate id: '-1'"),
@@ -171,45 +171,77 @@ def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path):
     assert data.news["news_id"].to_pylist() == ["N1", "N2", "N3"]
 
 
-def read_slowly(content):
-    """Return the good lines of a behaviors.tsv with labels, and the numbers of the bad ones."""
-    good, bad = [], []
-    known = {"N1", "N2", "N3"}
+def lines_of(content):
+    """Return each line with its number, None in place of one that is no text."""
     content = content.removeprefix(BOM)
     for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), start=1):
         line = line.removesuffix(b"\r")
+        whole = not (b"\r" in line or b"\0" in line or line.startswith(BOM))
         try:
-            assert b"\r" not in line
-            assert b"\0" not in line
-            assert not line.startswith(BOM)
-            impression, user, shown, history, candidates = line.decode().split("\t")
+            yield number, line.decode() if whole else None
+        except UnicodeDecodeError:
+            yield number, None
+
+
+def read_slowly(content):
+    """Return the good lines of a behaviors.tsv and the numbers of the bad ones."""
+    good, bad = [], []
+    known = {"N1", "N2", "N3"}
+    with_labels = without = 0
+    for line in content.removesuffix(b"\n").split(b"\n")[:100]:
+        fields = line.rstrip(b"\r").split(b"\t")
+        if len(fields) == 5:
+            labels = [word[-2:] in (b"-0", b"-1") for word in fields[4].split(b" ")]
+            with_labels += all(labels)
+            without += not any(labels)
+    labelled = with_labels > 0 and with_labels >= without
+    for number, line in lines_of(content):
+        try:
+            assert line is not None
+            impression, user, shown, history, candidates = line.split("\t")
             assert re.fullmatch("[0-9]{1,18}", impression)
             assert user
             assert re.fullmatch(r"[0-9/]+ [0-9]{1,2}:[0-9]{2}:[0-9]{2} [AP]M", shown)
             assert re.fullmatch(r"[0-9]+/[0-9]+/[12][0-9]{3} .*", shown)
             time = datetime.strptime(shown, "%m/%d/%Y %I:%M:%S %p")
-            words = [word.rpartition("-") for word in candidates.split(" ")]
-            assert all(news_id and label in ("0", "1") for news_id, _, label in words)
+            ids, labels = [], []
+            for word in candidates.split(" "):
+                news_id, _, label = word.rpartition("-")
+                if labelled:
+                    assert news_id
+                    assert label in ("0", "1")
+                else:
+                    assert word
+                    assert not word.endswith(("-0", "-1"))
+                    assert news_id not in known  # a label, but neither 0 nor 1
+                    news_id, label = word, 9
+                ids.append(news_id if news_id in known else "?")
+                labels.append(int(label))
         except (AssertionError, ValueError):
             bad.append(number)
         else:
-            good.append(
-                (
-                    int(impression),
-                    user,
-                    time,
-                    [n for n in history.split(" ") if n in known],
-                    [n if n in known else "?" for n, _, _ in words],
-                    [int(label) for _, _, label in words],
-                )
-            )
+            clicked = [n for n in history.split(" ") if n in known]
+            good.append((int(impression), user, time, clicked, ids, labels))
     return good, bad
 
 
+def read_news_slowly(content):
+    """Return the good stories of a news.tsv and the numbers of the bad lines."""
+    stories, bad = {}, []
+    for number, line in lines_of(content):
+        fields = [] if line is None else line.split("\t")
+        good = len(fields) == 8 and fields[0] and " " not in fields[0]
+        good = good and fields[0].lower() not in ("news_id", "newsid")
+        if not good or stories.setdefault(fields[0], fields[1:5]) != fields[1:5]:
+            bad.append(number)
+    return stories, bad
+
+
 @st.composite
-def mutations(draw):
+def mutations(draw, rows, most):
     """Return a valid file after a few accidents."""
-    content = "".join("\t".join(GOOD[i % 3]) + "\n" for i in range(draw(st.integers(1, 12))))
+    number = draw(st.integers(1, most))
+    content = "".join("\t".join(rows[i % len(rows)]) + "\n" for i in range(number))
     data = bytearray(content.encode())
     piece = st.sampled_from(
         [b"\t", b"\n", b"\r", b"\r\n", b"\0", b" ", b"-", b"N1", b"0", b"1", b"9", b"\xff", BOM]
@@ -232,25 +264,79 @@ def mutations(draw):
     return bytes(data)
 
 
-@given(mutations(), st.sampled_from([64, 300, 1 << 20]))
+@given(mutations(GOOD, 12), st.sampled_from([64, 300, 1 << 20]))
 @settings(max_examples=200, deadline=None)
 def test_a_damaged_file_is_refused_or_read_as_a_loop_reads_it(tmp_path_factory, content, block):
     root = tmp_path_factory.mktemp("mind")
-    first = "\t".join(GOOD[0]).encode() + b"\n"  # says that there are labels
-    content = first + content
     path = write(root, GOOD) / "train" / "behaviors.tsv"
     path.write_bytes(content)
     good, bad = read_slowly(content)
     with patch.object(tsv, "BLOCK_BYTES", block):
+        if not content.removeprefix(BOM):
+            refused(root, f"{path} is empty")
+            return
         if bad:
-            with pytest.raises(UserError) as error:
-                open_mind(root)
-            assert f"{path}, line {bad[0]}, " in str(error.value)
+            refused(root, f"{path}, line {bad[0]}, ")
         else:
             assert contents(open_mind(root)) == good
+        if not good:
+            refused(root, "none of its lines can be read", "skip")
+            return
         data = open_mind(root, "skip")
         assert contents(data) == good
         assert data.split("train").counts["skipped_lines"] == len(bad)
+
+
+@given(mutations(NEWS, 4), st.sampled_from([64, 1 << 20]))
+@settings(max_examples=200, deadline=None)
+def test_damaged_stories_are_refused_or_read_as_a_loop_reads_them(tmp_path_factory, content, block):
+    root = tmp_path_factory.mktemp("mind")
+    path = write(root, GOOD) / "train" / "news.tsv"
+    path.write_bytes(content)
+    stories, bad = read_news_slowly(content)
+    with patch.object(tsv, "BLOCK_BYTES", block):
+        if not content.removeprefix(BOM):
+            refused(root, f"{path} is empty")
+            return
+        if bad:
+            refused(root, f"{path}, line {bad[0]}, ")
+        if not stories:
+            refused(root, "none of its lines can be read", "skip")
+            return
+        data = open_mind(root, "skip")
+        assert data.split("train").counts["skipped_news_lines"] == len(bad)
+        columns = data.news.to_pydict()
+        assert dict(zip(columns.pop("news_id"), zip(*columns.values()), strict=True)) == {
+            news_id: tuple(fields) for news_id, fields in stories.items()
+        }
+
+
+def refused(root, message, on_bad_line="error"):
+    with pytest.raises(UserError) as error:
+        open_mind(root, on_bad_line)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("damaged", ["N1 N2", "N1-2 N2-1", "N1 N2-1", ""])
+def test_a_damaged_first_line_does_not_speak_for_the_others(tmp_path, damaged):
+    rows = [GOOD[i % 3] for i in range(9)]
+    expected = contents(open_mind(write(tmp_path / "good", rows)))
+    rows[0] = [*rows[0][:4], damaged]
+    root = write(tmp_path / "bad", rows)
+    refused(root, "line 1, column candidates: ")
+    assert contents(open_mind(root, "skip")) == expected[1:]
+
+
+@pytest.mark.parametrize("name", ["news.tsv", "behaviors.tsv"])
+def test_a_header_is_a_bad_line(tmp_path, name):
+    expected = contents(open_mind(write(tmp_path / "good", GOOD)))
+    path = write(tmp_path / "bad", GOOD) / "train" / name
+    columns = tsv.NEWS_COLUMNS if name == "news.tsv" else tsv.BEHAVIORS_COLUMNS
+    path.write_bytes("\t".join(columns).encode() + b"\n" + path.read_bytes())
+    refused(tmp_path / "bad", f"{path}, line 1, column {columns[0]}: ")
+    data = open_mind(tmp_path / "bad", "skip")
+    assert contents(data) == expected
+    assert len(data.news) == 3
 
 
 def test_a_full_disk_leaves_nothing_and_says_so(tmp_path):

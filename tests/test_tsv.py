@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from newsrec.data import tsv
 from newsrec.data.source import SourceFile
-from newsrec.data.tsv import BadLine, Reader
+from newsrec.data.tsv import BOM, BadLine, Reader
 from newsrec.errors import UserError
 
 COLUMNS = ("id", "title", "url")
@@ -87,24 +87,31 @@ def test_rows_keep_the_order_of_lines_over_many_blocks(file, monkeypatch):
 
 @pytest.mark.parametrize("line", [1, 2, 7, 399, 400])
 @pytest.mark.parametrize(
-    ("text", "problem"),
+    ("text", "column", "problem"),
     [
-        (b"one\ttwo", "2 columns instead of 3"),
-        (b"one\ttwo\tthree\tfour", "4 columns instead of 3"),
-        (b"one\tt\xff\xfewo\tthree", "not UTF-8 at byte 6"),
-        (b"one\t\0\0\0\0\tthree", "NUL bytes"),
-        (b"one\ttw\ro\tthree", "a carriage return inside the line"),
-        (b"\xef\xbb\xbf\xef\xbb\xbfone\ttwo\tthree", "a byte order mark inside the file"),
+        (b"one\ttwo", None, "2 columns instead of 3"),
+        (b"one\ttwo\tthree\tfour", None, "4 columns instead of 3"),
+        (b"one\tt\xff\xfewo\tthree", "title", "not UTF-8 at byte 6"),
+        (b"one\ttwo\t\0\0\0\0", "url", "NUL bytes"),
+        (b"one\ttw\ro\tthree", "title", "a carriage return inside the line"),
+        (BOM + BOM + b"one\ttwo\tthree", "id", "a byte order mark inside the file"),
+        (b"1\t2\t3\t\0", None, "NUL bytes"),
     ],
 )
-def test_a_bad_line_is_left_out_and_named(file, monkeypatch, line, text, problem):
+def test_a_bad_line_is_left_out_and_named(file, monkeypatch, line, text, column, problem):
     monkeypatch.setattr(tsv, "BLOCK_BYTES", 64)
     lines = [f"{i}\ttitle {i}\t".encode() for i in range(400)]
     lines[line - 1] = text
     rows, numbers, bad = read(file(b"\n".join(lines) + b"\n"))
     assert numbers == [i for i in range(1, 401) if i != line]
     assert [row[0] for row in rows] == [str(i - 1) for i in numbers]
-    assert [(b.line, b.column, b.problem) for b in bad] == [(line, None, problem)]
+    assert [(b.line, b.column, b.problem) for b in bad] == [(line, column, problem)]
+
+
+def test_the_text_shown_is_that_around_the_problem(file):
+    _, _, bad = read(file(b"1\t" + b"good " * 100 + b"b\0d " + b"more " * 100 + b"\tx\n"))
+    assert "good b\\x00d more" in str(bad[0])
+    assert len(str(bad[0])) < 130
 
 
 def test_a_line_may_be_longer_than_a_block(file, monkeypatch):

@@ -102,9 +102,9 @@ class Parser:
             ("an empty candidate id", missing[_true(pc.is_in(strange, NO_IDS))]),
             ("a label other than 0 and 1", missing[other]),
             (
-                "no label (-0 or -1), while the first line has"
+                "no label (-0 or -1), while most lines have"
                 if self.labelled
-                else "a label, while the first line has none",
+                else "a label, while most lines have none",
                 np.flatnonzero(bare == self.labelled),
             ),
         ):

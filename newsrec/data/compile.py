@@ -5,6 +5,7 @@ behind those of the blocks before, so memory does not grow with the files.
 """
 
 import contextlib
+import itertools
 import json
 import logging
 from collections import Counter
@@ -19,10 +20,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from newsrec.console import progress
 from newsrec.data.behaviors import Parser
-from newsrec.data.mixing import mix
 from newsrec.data.npy import NpyWriter
-from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.source import SourceFile, SplitFiles
+from newsrec.data.tables import Histories, Users
 from newsrec.data.tsv import (
     BEHAVIORS_COLUMNS,
     DAMAGE,
@@ -37,9 +37,15 @@ from newsrec.errors import UserError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Version of the compiled arrays; a change of their meaning counts it up."""
 
+VOTERS = 100
+"""Lines that say whether a file has labels: one alone may be damaged."""
+CUT_OFF = (
+    "its last line has no line end. Unless it was written so, the file was cut off and that line "
+    "may be wrong: copy or unpack it again."
+)
 TEXTS = ("category", "subcategory", "title", "abstract")
 
 ARRAYS: dict[str, DTypeLike] = {
@@ -95,20 +101,21 @@ class _Compilation:
         self.hashes: dict[SourceFile, str] = {}
         self.bad_lines: dict[str, list[str]] = {}
         self.num_bad = 0
+        self.cut_off: list[str] = []
 
     def compile(self, splits: Mapping[str, SplitFiles]) -> None:
         counts: dict[str, dict[str, int]] = {split: {} for split in splits}
         news, disagreeing = self._news(splits, counts)
         _write_table(self.target / "news.arrow", news)
         ids = news["news_id"].combine_chunks()
-        users = _Users()
+        users = Users()
         with contextlib.ExitStack() as stack:
             arrays = {n: NpyWriter(self.target / f"{n}.npy", kind) for n, kind in ARRAYS.items()}
             for array in arrays.values():
                 stack.callback(array.close)
             for name in ("candidate_offsets", "history_offsets"):
                 arrays[name].write(np.zeros(1))
-            histories = _Histories(arrays["history_values"], arrays["history_offsets"])
+            histories = Histories(arrays["history_values"], arrays["history_offsets"])
             for split, files in splits.items():
                 counts[split] |= self._behaviors(files.behaviors, ids, arrays, histories, users)
             all_users, user = users.finish()
@@ -123,6 +130,7 @@ class _Compilation:
             "counts": counts,  # splits in the order of their rows
             "disagreeing_news": disagreeing,
             "bad_lines": self.bad_lines,
+            "cut_off": self.cut_off,
         }
         (self.target / "meta.json").write_text(json.dumps(meta, indent=1))
 
@@ -166,9 +174,9 @@ class _Compilation:
         self,
         file: SourceFile,
         ids: pa.Array,
-        arrays: dict[str, "NpyWriter"],
-        histories: "_Histories",
-        users: "_Users",
+        arrays: dict[str, NpyWriter],
+        histories: Histories,
+        users: Users,
     ) -> dict[str, int]:
         """Write a split's arrays and return its counts."""
         counts: Counter[str] = Counter()
@@ -214,25 +222,28 @@ class _Compilation:
             lines = "\n".join([*(f"  {line}" for line in first), *more])
             log.warning("%s: lines skipped: %s\n%s", reader.file, f"{num_bad:,}", lines)
         if reader.cut_off:
-            log.warning(
-                "%s: its last line has no line end. Unless it was written so, the file was cut "
-                "off: copy or unpack it again.",
-                reader.file,
-            )
+            self.cut_off.append(str(reader.file))
+            log.warning("%s: %s", reader.file, CUT_OFF)
         return num_bad
 
 
 def _has_labels(file: SourceFile) -> bool:
-    """Tell by the first line with candidates if a file's candidates end in ``-0`` and ``-1``."""
+    """Tell if a file's candidates end in ``-0`` and ``-1``, as most of its first lines do."""
+    labelled = bare = 0
     with contextlib.suppress(*DAMAGE), file.open() as stream:  # damage shows when all is read
-        while line := stream.readline(LONGEST_LINE):
+        for line in itertools.islice(iter(lambda: stream.readline(LONGEST_LINE), b""), VOTERS):
             fields = line.rstrip(b"\r\n").split(b"\t")
-            if len(fields) == len(BEHAVIORS_COLUMNS) and fields[-1]:
-                return fields[-1].split(b" ")[0].endswith((b"-0", b"-1"))
-    return False
+            if len(fields) == len(BEHAVIORS_COLUMNS):
+                ends = {word.endswith((b"-0", b"-1")) for word in fields[-1].split(b" ")}
+                labelled += ends == {True}
+                bare += ends == {False}
+    return labelled > 0 and labelled >= bare  # labels are lost by accident, not won
 
 
 def _parse_news(rows: Rows) -> Rows:
+    ids = rows.column("news_id")
+    header = pc.match_substring_regex(ids, "(?i)^news_?id$")
+    rows = rows.require(pc.invert(header), "news_id", "a header line, which MIND's files have not")
     good = pc.match_substring_regex(rows.column("news_id"), "^[^ ]+$")
     return rows.require(good, "news_id", "empty or with a space")
 
@@ -252,71 +263,6 @@ def _differs(table: pa.Table, first: NDArray[np.int64]) -> NDArray[np.bool_]:
     for name in TEXTS:
         differs[again] |= pc.not_equal(rows[name], originals[name]).to_numpy()
     return differs
-
-
-class _Users:
-    """All users' ids, and each impression's row of them."""
-
-    def __init__(self) -> None:
-        self.ids: list[pa.Array] = []
-        self.rows: list[NDArray[np.int64]] = []
-        self.num_ids = 0
-
-    def add(self, users: pa.DictionaryArray) -> None:
-        self.ids.append(users.dictionary)
-        self.rows.append(users.indices.to_numpy() + np.int64(self.num_ids))
-        self.num_ids += len(users.dictionary)
-
-    def finish(self) -> tuple[pa.Array, NDArray[np.int32]]:
-        """Return the distinct ids, and the row of every impression ``[impressions]``."""
-        ids = pa.concat_arrays(self.ids).dictionary_encode()
-        return ids.dictionary, ids.indices.to_numpy()[np.concatenate(self.rows)]
-
-
-class _Histories:
-    """Writes each distinct history once.
-
-    Histories are told apart by a 64-bit hash of their stories and places: for the 2 million of
-    MIND-large the chance that any two are confused is 1 in 10 million.
-    """
-
-    def __init__(self, values: "NpyWriter", offsets: "NpyWriter") -> None:
-        self.values = values
-        self.offsets = offsets
-        self.hashes = np.zeros(0, dtype=np.uint64)
-        """Sorted."""
-        self.rows = np.zeros(0, dtype=np.int64)
-        """Row of each hash."""
-
-    def add(self, histories: Ragged) -> NDArray[np.int32]:
-        """Write the new ones; return the row of each ``[impressions]``."""
-        hashes, first, inverse = np.unique(
-            hash_rows(histories), return_index=True, return_inverse=True
-        )
-        place = np.searchsorted(self.hashes, hashes)
-        known = np.zeros(len(hashes), dtype=bool)
-        inside = place < len(self.hashes)
-        known[inside] = self.hashes[place[inside]] == hashes[inside]
-        new = np.flatnonzero(~known)
-        new = new[np.argsort(first[new])]  # in the order of the file
-        rows = np.empty(len(hashes), dtype=np.int64)
-        rows[known] = self.rows[place[known]]
-        rows[new] = len(self.rows) + np.arange(len(new))
-        added = histories.take(first[new])
-        self.values.write(added.values)
-        self.offsets.write(self.offsets.last + added.offsets[1:])
-        new.sort()
-        self.hashes = np.insert(self.hashes, place[new], hashes[new])
-        self.rows = np.insert(self.rows, place[new], rows[new])
-        return rows[inverse].astype(np.int32)
-
-
-def hash_rows(rows: Ragged) -> NDArray[np.uint64]:
-    """Return a hash of each row's values and their places; 0 for an empty one ``[rows]``."""
-    place = np.arange(len(rows.values)) - np.repeat(rows.offsets[:-1], rows.lengths)
-    state = (rows.values.astype(np.uint64) << np.uint64(32)) + place.astype(np.uint64)
-    sums = to_offsets(mix(state).view(np.int64))
-    return np.diff(sums[rows.offsets]).view(np.uint64)
 
 
 def _write_table(path: Path, table: pa.Table) -> None:

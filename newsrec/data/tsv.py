@@ -207,17 +207,22 @@ class Reader:
         bad: list[BadLine] = []
         num_bad = 0
         for number, line in enumerate(block.removesuffix(b"\n").split(b"\n"), start=first_line):
-            problem = _problem(line, len(self.columns))
+            problem, at = _problem(line, len(self.columns))
             if problem is None:
                 good.append(line)
                 lines.append(number)
                 continue
             num_bad += 1
             if len(bad) < LISTED:
-                text = line.replace(b"\0", b"")[:400].decode(errors="replace")
-                bad.append(BadLine(number, None, problem, text))
+                column = None if at is None else self._column(line, at)
+                bad.append(BadLine(number, column, problem, _around(line, at or 0)))
         table = self._parse(b"\n".join(good) + b"\n") if good else self._parse_nothing()
         return Rows(table, np.array(lines, dtype=np.int64), bad, num_bad)
+
+    def _column(self, line: bytes, at: int) -> str | None:
+        """Return the name of the column that a byte of a line is in."""
+        before = line.count(b"\t", 0, at)
+        return self.columns[before] if before < len(self.columns) else None
 
     def _parse(self, block: bytes) -> pa.Table:
         return csv.read_csv(
@@ -256,19 +261,24 @@ def _is_clean(block: bytes) -> bool:
     return True
 
 
-def _problem(line: bytes, num_columns: int) -> str | None:
-    """Return what is wrong with a line, if anything."""
+def _problem(line: bytes, num_columns: int) -> tuple[str | None, int | None]:
+    """Return what is wrong with a line, if anything, and at which byte."""
     if b"\0" in line:
-        return "NUL bytes"
+        return "NUL bytes", line.index(b"\0")
     if line.startswith(BOM):
-        return "a byte order mark inside the file"
+        return "a byte order mark inside the file", 0
     if b"\r" in line.removesuffix(b"\r"):
-        return "a carriage return inside the line"
+        return "a carriage return inside the line", line.index(b"\r")
     try:
         line.decode()
     except UnicodeDecodeError as error:
-        return f"not UTF-8 at byte {error.start + 1}"
+        return f"not UTF-8 at byte {error.start + 1}", error.start
     found = line.count(b"\t") + 1
     if found != num_columns and (found > 1 or line.removesuffix(b"\r")):
-        return f"{found} columns instead of {num_columns}"
-    return None
+        return f"{found} columns instead of {num_columns}", None
+    return None, None
+
+
+def _around(line: bytes, at: int) -> str:
+    """Return the text of a line from a little before a byte on."""
+    return line[max(at - 20, 0) : at + 400].decode(errors="replace")

@@ -1,0 +1,75 @@
+"""Users and histories, which many impressions share: each is kept once."""
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from newsrec.data.mixing import mix
+from newsrec.data.npy import NpyWriter
+from newsrec.data.ragged import Ragged, to_offsets
+
+
+class Users:
+    """All users' ids, and each impression's row of them."""
+
+    def __init__(self) -> None:
+        self.ids: list[pa.Array] = []
+        self.rows: list[NDArray[np.int64]] = []
+        self.num_ids = 0
+
+    def add(self, users: pa.DictionaryArray) -> None:
+        """Note the users of some more impressions."""
+        self.ids.append(users.dictionary)
+        self.rows.append(users.indices.to_numpy() + np.int64(self.num_ids))
+        self.num_ids += len(users.dictionary)
+
+    def finish(self) -> tuple[pa.Array, NDArray[np.int32]]:
+        """Return the distinct ids, and the row of every impression ``[impressions]``."""
+        ids = pa.concat_arrays(self.ids).dictionary_encode()
+        return ids.dictionary, ids.indices.to_numpy()[np.concatenate(self.rows)]
+
+
+class Histories:
+    """Writes each distinct history once.
+
+    Histories are told apart by a 64-bit hash of their stories and places: for the 2 million of
+    MIND-large the chance that any two are confused is 1 in 10 million.
+    """
+
+    def __init__(self, values: NpyWriter, offsets: NpyWriter) -> None:
+        self.values = values
+        self.offsets = offsets
+        self.hashes = np.zeros(0, dtype=np.uint64)
+        """Sorted."""
+        self.rows = np.zeros(0, dtype=np.int64)
+        """Row of each hash."""
+
+    def add(self, histories: Ragged) -> NDArray[np.int32]:
+        """Write the new ones; return the row of each ``[impressions]``."""
+        hashes, first, inverse = np.unique(
+            hash_rows(histories), return_index=True, return_inverse=True
+        )
+        place = np.searchsorted(self.hashes, hashes)
+        known = np.zeros(len(hashes), dtype=bool)
+        inside = place < len(self.hashes)
+        known[inside] = self.hashes[place[inside]] == hashes[inside]
+        new = np.flatnonzero(~known)
+        new = new[np.argsort(first[new])]  # in the order of the file
+        rows = np.empty(len(hashes), dtype=np.int64)
+        rows[known] = self.rows[place[known]]
+        rows[new] = len(self.rows) + np.arange(len(new))
+        added = histories.take(first[new])
+        self.values.write(added.values)
+        self.offsets.write(self.offsets.last + added.offsets[1:])
+        new.sort()
+        self.hashes = np.insert(self.hashes, place[new], hashes[new])
+        self.rows = np.insert(self.rows, place[new], rows[new])
+        return rows[inverse].astype(np.int32)
+
+
+def hash_rows(rows: Ragged) -> NDArray[np.uint64]:
+    """Return a hash of each row's values and their places; 0 for an empty one ``[rows]``."""
+    place = np.arange(len(rows.values)) - np.repeat(rows.offsets[:-1], rows.lengths)
+    state = (rows.values.astype(np.uint64) << np.uint64(32)) + place.astype(np.uint64)
+    sums = to_offsets(mix(state).view(np.int64))
+    return np.diff(sums[rows.offsets]).view(np.uint64)
