@@ -6,6 +6,8 @@ from conftest import tiny_behaviors, tiny_news, write_mind
 
 from newsrec.__main__ import main
 from newsrec.data.mind import open_mind
+from newsrec.data.text import tokenize_catalogue
+from newsrec.plm import load_tokenizer
 
 
 def table(text):
@@ -68,7 +70,7 @@ def test_prepare_takes_any_subset_of_splits(tmp_path, capsys):
     assert table(capsys.readouterr().out)["impressions"] == ["23"]
 
 
-def test_check_finds_a_file_whose_size_and_time_are_as_before(mind_dir, capsys, caplog):
+def test_check_finds_a_file_whose_size_and_time_are_as_before(mind_dir, capsys):
     path = mind_dir / "dev" / "behaviors.tsv"
     os.utime(path, (1, 1))
     prepare(mind_dir)
@@ -78,18 +80,36 @@ def test_check_finds_a_file_whose_size_and_time_are_as_before(mind_dir, capsys, 
     prepare(mind_dir)
     before = int(table(capsys.readouterr().out)["clicks"][1])
     prepare(mind_dir, "--check")
-    assert int(table(capsys.readouterr().out)["clicks"][1]) == before - 1
-    assert f"{path} has other contents" in caplog.text
-
-
-def test_check_finds_an_array_that_has_changed(mind_dir, capsys, caplog):
-    prepare(mind_dir)
-    path = open_mind(mind_dir).cache / "labels.npy"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1] + b"\7")
+    shown = capsys.readouterr().out
+    assert int(table(shown)["clicks"][1]) == before - 1
+    assert f"  {path}\n" in shown
     prepare(mind_dir, "--check")
-    assert "labels.npy damaged" in caplog.text
+    assert "all files and arrays are as compiled" in capsys.readouterr().out
+
+
+def test_check_finds_arrays_that_have_changed_tokens_too(mind_dir, plm_dir, capsys):
+    data = open_mind(mind_dir)
+    tokenize_catalogue(data, ("title",), 16, load_tokenizer(str(plm_dir)))
+    (tokens,) = data.cache.parent.glob("tokens-*")
+    path = data.cache / "labels.npy"
+    whole = path.read_bytes()
+    for damaged in (path, tokens / "token_ids.npy"):
+        damaged.write_bytes(damaged.read_bytes()[:-1] + b"\7")
+    prepare(mind_dir, "--check")
+    shown = capsys.readouterr().out
+    assert str(path) in shown
+    assert str(tokens / "token_ids.npy") in shown
+    assert "all files and arrays are as compiled" not in shown
     assert path.read_bytes() == whole
+    assert not tokens.exists()  # made anew when needed
+
+
+def test_a_file_that_was_cut_off_is_said_each_time(mind_dir, capsys):
+    path = mind_dir / "test" / "behaviors.tsv"
+    path.write_bytes(path.read_bytes()[:-1])
+    for _ in range(2):
+        prepare(mind_dir)
+        assert f"{path}: its last line has no line end" in capsys.readouterr().out
 
 
 def test_damaged_arrays_that_belong_to_another_are_said(mind_dir, capsys, monkeypatch):
@@ -100,7 +120,7 @@ def test_damaged_arrays_that_belong_to_another_are_said(mind_dir, capsys, monkey
     def refuse(folder):
         raise PermissionError(13, "Permission denied", str(folder))
 
-    monkeypatch.setattr("newsrec.data.mind.shutil.rmtree", refuse)
+    monkeypatch.setattr("newsrec.data.cache.shutil.rmtree", refuse)
     with pytest.raises(SystemExit):
         prepare(mind_dir, "--check")
     assert "is damaged and cannot be removed" in capsys.readouterr().err

@@ -141,6 +141,22 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
+def remove(folder: Path) -> None:
+    """Remove a damaged folder of arrays.
+
+    Raises:
+        UserError: If it is another's.
+    """
+    try:
+        with build_lock(folder.parent):
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder} is damaged and cannot be removed ({error}). Ask its owner to, or copy the "
+            "data folder without its .newsrec."
+        ) from error
+
+
 def changed_files(folder: Path) -> list[str]:
     """Hash a sealed folder's files again and return those that are not as they were."""
     files = json.loads((folder / SEAL).read_text())

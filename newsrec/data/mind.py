@@ -12,8 +12,7 @@ compiled; later starts compare size and modification time, and hash again only w
 import contextlib
 import hashlib
 import json
-import logging
-import shutil
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ from newsrec.data.cache import (
     changed_files,
     digest,
     is_whole,
+    remove,
     seal,
     writable_folder,
     write_text,
@@ -40,8 +40,6 @@ from newsrec.data.source import SPLITS as SPLITS  # for those who read splits
 from newsrec.data.source import SourceFile, SplitFiles, find_splits
 from newsrec.data.tsv import DAMAGE
 from newsrec.errors import UserError
-
-log = logging.getLogger(__name__)
 
 INDEX = "files.json"
 """Remembers size, modification time and SHA-256 of the files that were compiled."""
@@ -100,6 +98,8 @@ class MindData(NamedTuple):
     splits: dict[str, Split]
     bad_lines: dict[str, list[str]]
     """The first lines that were left out of each file that has such, as text."""
+    cut_off: list[str]
+    """Files whose last line has no line end."""
     arrays: dict[str, NDArray]
     """The compiled arrays, all splits' rows one after the other."""
     train: str = "train"
@@ -124,15 +124,13 @@ class MindData(NamedTuple):
         return self.splits[name]
 
 
-def open_mind(root: str | Path, on_bad_line: str = "error", check: bool = False) -> MindData:
+def open_mind(root: str | Path, on_bad_line: str = "error") -> MindData:
     """Open a data folder, compiling its files first if that has not been done for these contents.
 
     Args:
         root: Folder with train, dev and test, any subset, unpacked or zipped.
         on_bad_line: ``error`` refuses a file with a line that cannot be read; ``skip`` leaves such
             lines out and counts them.
-        check: Hash files and arrays again, whatever their size and time say; what differs is
-            compiled anew.
 
     Raises:
         UserError: If files are missing or cannot be read.
@@ -141,19 +139,7 @@ def open_mind(root: str | Path, on_bad_line: str = "error", check: bool = False)
         raise UserError(f"data.on_bad_line is {on_bad_line!r}; choose error or skip.")
     root = Path(root)
     splits = find_splits(root)
-    found = _find(root, splits, on_bad_line, check)
-    if found is not None and check:
-        changed = changed_files(found[0])
-        if changed:
-            log.warning("%s: %s damaged; compiling anew", found[0], ", ".join(changed))
-            try:
-                shutil.rmtree(found[0])
-            except OSError as error:
-                raise UserError(
-                    f"{found[0]} is damaged and cannot be removed ({error}). Ask its owner to, or "
-                    "copy the data folder without its .newsrec."
-                ) from error
-            found = None
+    found = _find(root, splits, on_bad_line)
     if found is None:
         base = writable_folder(root)
         with build_lock(base):
@@ -163,15 +149,47 @@ def open_mind(root: str | Path, on_bad_line: str = "error", check: bool = False)
     return _load(root, *found)
 
 
+def recheck(root: str | Path) -> list[str]:
+    """Hash a data folder's files and all arrays made from it, whatever their size and time say.
+
+    What is found is remembered, and damaged arrays are removed, so ``open_mind`` compiles anew.
+
+    Returns:
+        Names of what is not as it was when compiled.
+
+    Raises:
+        UserError: If damaged arrays cannot be removed.
+    """
+    root = Path(root)
+    files = [file for split in find_splits(root).values() for file in split]
+    changed = []
+    for base in filter(Path.is_dir, cache_folders(root)):
+        index = _read_index(base)
+        for file in files:
+            known = index.get(_key(root, file))
+            fresh = [*_stamp(file), hash_source(file)] if known else None
+            if known and fresh and known[2] != fresh[2]:
+                changed.append(str(file))
+                index[_key(root, file)] = fresh
+        if changed and os.access(base, os.W_OK):
+            write_text(base / INDEX, json.dumps(index, indent=1))
+        for folder in sorted(filter(is_whole, base.iterdir())):
+            damaged = changed_files(folder)
+            if damaged:
+                changed += [str(folder / name) for name in damaged]
+                remove(folder)
+    return changed
+
+
 Hashes = dict[SourceFile, str]
 
 
 def _find(
-    root: Path, splits: Mapping[str, SplitFiles], on_bad_line: str, check: bool = False
+    root: Path, splits: Mapping[str, SplitFiles], on_bad_line: str
 ) -> tuple[Path, dict[str, str]] | None:
     """Return the compiled folder of these files and the splits' fingerprints, if there is one."""
     for base in cache_folders(root):
-        hashes = _known_hashes(root, base, splits, check)
+        hashes = _known_hashes(root, base, splits)
         if hashes is not None:
             name, fingerprints = _name(splits, hashes)
             for folder in (base / name, base / f"{name}{SKIPPED}"):
@@ -208,10 +226,8 @@ def _compile(
     return target, fingerprints
 
 
-def _known_hashes(
-    root: Path, base: Path, splits: Mapping[str, SplitFiles], check: bool
-) -> Hashes | None:
-    """Return the files' SHA-256; only those that look changed, or all, are hashed.
+def _known_hashes(root: Path, base: Path, splits: Mapping[str, SplitFiles]) -> Hashes | None:
+    """Return the files' SHA-256, hashing only those that look changed.
 
     None if a file is new, or its size another: compiling it hashes it, too.
     """
@@ -222,11 +238,8 @@ def _known_hashes(
         stamp = _stamp(file)
         if not known or known[0] != stamp[0]:
             return None
-        if check or known[:2] != stamp:
-            before, known = known, [*stamp, hash_source(file)]
-            fresh[_key(root, file)] = known
-            if before[:2] == stamp and before[2] != known[2]:
-                log.warning("%s has other contents than when it was compiled", file)
+        if known[:2] != stamp:
+            fresh[_key(root, file)] = known = [*stamp, hash_source(file)]
         hashes[file] = known[2]
     if fresh != index:
         with contextlib.suppress(OSError):  # a read-only folder: hash again next time
@@ -281,7 +294,7 @@ def _load(root: Path, cache: Path, fingerprints: Mapping[str, str]) -> MindData:
         splits[name] = split_of(arrays, name, begin, end, counts, fingerprints[name])
     news = _read_table(cache / "news.arrow")
     users = _read_table(cache / "users.arrow")["user_id"].combine_chunks()
-    return MindData(root, cache, news, users, splits, meta["bad_lines"], arrays)
+    return MindData(root, cache, news, users, splits, meta["bad_lines"], meta["cut_off"], arrays)
 
 
 def split_of(

@@ -3,7 +3,8 @@
 import argparse
 import time
 
-from newsrec.data.mind import MindData, Split, open_mind
+from newsrec.data.compile import CUT_OFF
+from newsrec.data.mind import MindData, Split, open_mind, recheck
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +35,8 @@ def run(args: argparse.Namespace) -> None:
     from rich.table import Table
 
     start = time.monotonic()
-    data = open_mind(args.data.root, args.data.on_bad_line, check=args.check)
+    changed = recheck(args.data.root) if args.check else []
+    data = open_mind(args.data.root, args.data.on_bad_line)
     seconds = time.monotonic() - start
     print(f"{data.root}: {len(data.news):,} stories, {len(data.users):,} users")
     table = Table()
@@ -48,7 +50,13 @@ def run(args: argparse.Namespace) -> None:
     print("Unknown: not in any news.tsv. A history is empty if it has no known story.")
     for file, lines in data.bad_lines.items():
         print(f"{file}: skipped lines, the first of them:", *lines, sep="\n  ")
-    if args.check:
+    for file in data.cut_off:
+        print(f"{file}: {CUT_OFF}")
+    if changed:
+        print(
+            "Hashed again. Not as compiled, and compiled anew where needed:", *changed, sep="\n  "
+        )
+    elif args.check:
         print("Hashed again: all files and arrays are as compiled.")
     print(f"Compiled into {data.cache} ({seconds:.1f} s).")
 
