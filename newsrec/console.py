@@ -17,9 +17,6 @@ ASIDES = (
     r".*Total length of `list` across ranks is zero.*",  # data.val none
 )
 
-SLOW_BYTES = 20_000_000
-"""What takes less than about a second to read needs no progress bar."""
-
 
 def show_our_messages() -> None:
     """Print messages of ``newsrec`` as they are, on the first process only, and hush asides."""
@@ -36,36 +33,32 @@ def show_our_messages() -> None:
 
 
 @contextlib.contextmanager
-def progress(doing: str, num_bytes: int) -> Iterator[Callable[[int], None]]:
-    """Show how far a long piece of work is, its rate and the time left.
+def progress(
+    doing: str, total: int, slow: int, rate: Callable[[float], str]
+) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how far a long piece of work is, its rate and the time left.
 
     Args:
         doing: What is being done.
-        num_bytes: How much there is to read.
+        total: How much there is to do.
+        slow: Less than this is over so soon that it needs no bar.
+        rate: Words what is done in a second.
 
     Yields:
-        A function to call with the number of bytes just read.
+        A function to call with how much was just done.
     """
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+    from rich.text import Text
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    shown = sys.stderr.isatty() and num_bytes >= SLOW_BYTES
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(rate(task.speed or 0))
+
+    columns = (doing, BarColumn(), "{task.percentage:3.0f} %", Rate(), TimeRemainingColumn())
+    shown = sys.stderr.isatty() and total >= slow
     with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
-        task = bar.add_task(doing, total=num_bytes)
+        task = bar.add_task("", total=total)
         yield lambda done: bar.advance(task, done)
 
 

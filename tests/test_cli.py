@@ -173,7 +173,7 @@ def mind_week(mind_dir):
 def test_the_last_day_of_train_chooses_and_dev_judges(mind_week, plm_dir, tmp_path, capsys, caplog):
     caplog.set_level(logging.INFO, "newsrec")
     output = tmp_path / "one"
-    main([*fit_options(mind_week, plm_dir, output), "--data.val=last_day", "--data.stale=2"])
+    main([*fit_options(mind_week, plm_dir, output), "--data.val=last_day", "--data.stale=3"])
     assert "train: 2019-11-09 to 2019-11-11, " in caplog.text
     assert "last_day: 2019-11-14, " in caplog.text
     assert "last_day, 2019-11-14:" in capsys.readouterr().out

@@ -305,10 +305,11 @@ def test_damaged_stories_are_refused_or_read_as_a_loop_reads_them(tmp_path_facto
             return
         data = open_mind(root, "skip")
         assert data.split("train").counts["skipped_news_lines"] == len(bad)
-        columns = data.news.to_pydict()
-        assert dict(
-            zip(columns.pop("news_id"), zip(*columns.values(), strict=True), strict=True)
-        ) == {news_id: tuple(fields) for news_id, fields in stories.items()}
+        found = {
+            news_id: list(fields)
+            for news_id, *fields in zip(*data.news.to_pydict().values(), strict=True)
+        }
+        assert found == stories
 
 
 def refused(root, message, on_bad_line="error"):

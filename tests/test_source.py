@@ -92,7 +92,7 @@ def test_files_may_sit_in_a_folder_of_the_folder(mind_dir):
     assert find_splits(mind_dir)["train"].news.path == wrapper / "MINDsmall_train" / "news.tsv"
 
 
-def refused(root, *parts):
+def assert_refused(root, *parts):
     with pytest.raises(UserError) as error:
         open_mind(root)
     for part in parts:
@@ -102,19 +102,19 @@ def refused(root, *parts):
 def test_two_zips_for_one_split_are_refused(mind_dir):
     path = pack(mind_dir, "train")
     shutil.copy(path, mind_dir / "MINDlarge_train.zip")
-    refused(mind_dir, "MINDlarge_train.zip and MINDsmall_train.zip", "which is train?")
+    assert_refused(mind_dir, "MINDlarge_train.zip and MINDsmall_train.zip", "which is train?")
 
 
 def test_a_file_that_a_zip_holds_twice_is_refused(mind_dir):
     pack(mind_dir, "train", extra=("other/news.tsv",))
-    refused(mind_dir, "MINDsmall_train.zip, news.tsv and", "other/news.tsv. Keep one")
+    assert_refused(mind_dir, "MINDsmall_train.zip, news.tsv and", "other/news.tsv. Keep one")
 
 
 def test_a_zip_without_a_file_is_refused(mind_dir):
     path = pack(mind_dir, "train")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("news.tsv", "")
-    refused(mind_dir, f"{path} has no behaviors.tsv")
+    assert_refused(mind_dir, f"{path} has no behaviors.tsv")
 
 
 @pytest.mark.parametrize("kept", [0, 10, 0.5, 0.99])
@@ -122,7 +122,7 @@ def test_a_zip_that_was_cut_off_is_refused(mind_dir, kept):
     path = pack(mind_dir, "train")
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept * len(whole)) if kept < 1 else kept])
-    refused(mind_dir, f"{path} cannot be read as a zip", "download it again")
+    assert_refused(mind_dir, f"{path} cannot be read as a zip", "download it again")
 
 
 def test_damage_inside_a_zip_is_refused(mind_dir):
@@ -132,7 +132,7 @@ def test_damage_inside_a_zip_is_refused(mind_dir):
     whole = bytearray(path.read_bytes())
     whole[start : start + 20] = bytes(20)
     path.write_bytes(whole)
-    refused(mind_dir, f"{path}, behaviors.tsv", "ownload")
+    assert_refused(mind_dir, f"{path}, behaviors.tsv", "ownload")
     assert not list(mind_dir.glob(".newsrec/mind-*"))
 
 
@@ -144,4 +144,4 @@ def test_an_encrypted_zip_is_refused(mind_dir):
         data[at + 8] |= 1
         at += 4
     path.write_bytes(data)
-    refused(mind_dir, f"{path} is encrypted. Unpack it")
+    assert_refused(mind_dir, f"{path} is encrypted. Unpack it")

@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 FORMAT = 3
 """Version of the compiled arrays; a change of their meaning counts it up."""
 
+SLOW_BYTES = 20_000_000
+"""What takes less than about a second to read needs no progress bar."""
 VOTERS = 100
 """Lines that say whether a file has labels: one alone may be damaged."""
 CUT_OFF = (
@@ -87,10 +89,14 @@ def compile_mind(
     """
     files = [file for split in splits.values() for file in split]
     num_bytes = sum(file.size for file in files)
-    with progress("compiling", num_bytes) as advance:
+    with progress("compiling", num_bytes, SLOW_BYTES, _rate) as advance:
         run = _Compilation(target, on_bad_line, advance)
         run.compile(splits)
     return Compiled(run.hashes, run.num_bad)
+
+
+def _rate(done_per_second: float) -> str:
+    return f"{done_per_second / 1e6:.0f} MB/s"
 
 
 class _Compilation:

@@ -4,13 +4,14 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from lightning import LightningDataModule, Trainer
+from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from newsrec.data.batch import Batch, Catalogue, EvalBatch
+from newsrec.data.loader import TrainLoader
 from newsrec.data.mind import MindData, Split, open_mind
 from newsrec.data.samplers import (
     EvalBatches,
@@ -35,38 +36,6 @@ from newsrec.plm import DEFAULT_PLM, load_tokenizer
 log = logging.getLogger(__name__)
 
 
-class TrainLoader(DataLoader[Batch]):
-    """Training batches that go on where a checkpoint was written, also in the middle of an epoch.
-
-    Lightning shortens such an epoch by the batches that are done, but leaves out the last ones.
-    """
-
-    sampler: TrainBatches
-    trainer: Trainer | None = None
-    trained_on: int | None = None
-    """Processes of the run that wrote the checkpoint, if there is one."""
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        # Lightning asks for an iterator before it reads the checkpoint, but for no batch.
-        self.sampler.start = 0
-        if self.trainer is not None and self.trainer.training:
-            self.sampler.start = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        if self.sampler.start and self.trained_on not in (None, self.sampler.world_size):
-            raise UserError(
-                f"The checkpoint was written in the middle of an epoch by {self.trained_on} "
-                f"processes, whose batches {self.sampler.world_size} cannot go on with. Use "
-                f"{self.trained_on}, or a checkpoint from the end of an epoch."
-            )
-        yield from super().__iter__()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: Lightning's own count is enough, but it takes this for "resumable"."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Do nothing."""
-
-
 class MindDataModule(LightningDataModule):
     """Click-history samples of MIND for training, whole impressions for evaluation.
 
@@ -87,7 +56,8 @@ class MindDataModule(LightningDataModule):
         train: Split to train on; train+dev joins two.
         val: Split that chooses the checkpoint. last_day is the last day of train, which is then
             not trained on; with none the last checkpoint is kept.
-        stale: Days left out of training before the day before val begins, since news age.
+        stale: Days that training ends before the day on which val begins, since news age: 1 is the
+            day before; 0 leaves nothing out.
         on_bad_line: What to do with a line that cannot be read: error stops and names it, skip
             leaves it out and counts it.
         seed: Seed of shuffling and of the skips drawn; that of seed_everything if not set.

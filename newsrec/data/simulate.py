@@ -7,7 +7,6 @@ impressions name stories that no ``news.tsv`` has. No row of MIND is in it.
 """
 
 import argparse
-import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 from numpy.typing import NDArray
 
+from newsrec.console import progress
 from newsrec.data.behaviors import TIME_FORMAT
 from newsrec.data.cache import publish, require_empty
 from newsrec.data.headlines import compose
@@ -42,6 +42,8 @@ Advance = Callable[[int], None]
 """Is told how much was done since the last call."""
 
 FIRST_DAY = np.datetime64("2019-11-09T00:00:00", "s")
+SLOW_IMPRESSIONS = 100_000
+"""What takes less than a second or two needs no progress bar."""
 WRITE_BLOCK = 1 << 14
 """Impressions or histories made into text at a time, to bound memory."""
 
@@ -50,14 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``python -m newsrec simulate``."""
     presets = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
     parser.add_argument("--output", required=True, help="folder to write, new or empty")
-    parser.add_argument("--preset", default="demo", help=f"size. {presets}")
+    parser.add_argument("--preset", choices=PRESETS, default="demo", help=f"size. {presets}")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same files")
 
 
 def run(args: argparse.Namespace) -> None:
     """Simulate a world and print what it holds."""
     sizes = _find_preset(args.preset)
-    with _progress(2 * sum(sizes.impressions)) as advance:  # each is simulated, then written
+    total = 2 * sum(sizes.impressions)  # each is simulated, then written
+    with progress("simulating", total, SLOW_IMPRESSIONS, _rate) as advance:
         world = simulate(args.output, args.preset, args.seed, advance)
     for split, counts in world["splits"].items():
         print(f"{split:5}", "  ".join(f"{count} {name}" for name, count in counts.items()))
@@ -65,6 +68,10 @@ def run(args: argparse.Namespace) -> None:
     print(f"Ceiling AUC (the true utilities): {ceilings}")
     config = "mind_small_top2" if sizes.like_mind else "demo"
     print(f"Next: python -m newsrec fit --config configs/{config}.yaml --data.root {args.output}")
+
+
+def _rate(done_per_second: float) -> str:
+    return f"{done_per_second / 2:,.0f} impressions/s"
 
 
 def simulate(
@@ -241,23 +248,3 @@ def _time_strings(days: NDArray[np.float64]) -> pa.Array:
     seconds = FIRST_DAY + (days * 86400).astype("timedelta64[s]")
     padded = pc.strftime(pa.array(seconds), format=TIME_FORMAT)
     return pc.replace_substring_regex(padded, r"(^|[/ ])0", r"\1")
-
-
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[Advance]:
-    """Show on a terminal how much is done, the rate and the time left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            return Text(f"{(task.speed or 0) / 2:,.0f} impressions/s")
-
-    console = Console(stderr=True)
-    columns = ("Simulating", BarColumn(), Rate(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda done: bar.advance(task, done)

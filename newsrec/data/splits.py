@@ -31,7 +31,8 @@ def choose_splits(
         train: A split, or several that follow each other, joined by ``+``.
         val: A split, ``last_day`` or ``none``. With ``last_day`` the split of that name is the
             last day of ``train``, which then ends before it.
-        stale: Days that training ends before the day before ``val`` begins.
+        stale: Days that training ends before the day on which ``val`` begins: 1 is the day before;
+            0 leaves nothing out.
 
     Returns:
         The same data, where ``splits`` also has ``train`` as it is trained on (it may be shorter
@@ -68,7 +69,7 @@ def choose_splits(
             raise UserError(f"data.stale is {stale}; it must be at least 0.")
         first = data._replace(splits=splits).split(val).days[0]
         day = learned.time.astype("datetime64[D]")
-        kept = day < first - stale
+        kept = day <= first - stale
         if not kept.any():
             raise UserError(
                 f"data.stale {stale} leaves nothing of {train} to train on: it has impressions of "
@@ -91,11 +92,12 @@ def _join(data: MindData, parts: list[str]) -> Split:
     order = [name for name in SPLITS if name in data.splits]
     splits = [data.split(part) for part in parts]
     names = "+".join(parts)
-    if names not in "+".join(order):
-        raise UserError(f"data.train is {names}; join splits in their order: {'+'.join(order)}.")
     for split in splits:
         if split.labels is None:
             raise UserError(f"data.train {names}: {split.name} has no labels to train on.")
+    if names not in "+".join(order):
+        possible = "+".join(name for name in order if data.splits[name].labels is not None)
+        raise UserError(f"data.train is {names}; join splits in their order: {possible}.")
     begin = sum(data.splits[name].counts["impressions"] for name in order[: order.index(parts[0])])
     end = begin + sum(split.counts["impressions"] for split in splits)
     fingerprint = digest(*(split.fingerprint for split in splits))

@@ -1,6 +1,7 @@
 """Run folders and checkpoints: what a run leaves behind, and how it is read again."""
 
 import inspect
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from newsrec.data.cache import require_empty
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
+from newsrec.model.fastformer import FastformerConfig
 
 FORMAT = 1
 """Version of what a checkpoint holds under ``newsrec``; a change of meaning counts it up."""
@@ -111,6 +113,8 @@ def check_same_options(
         if part == "data":  # an earlier version's run had the defaults of later options
             known = inspect.signature(MindDataModule).parameters
             stored = {name: known[name].default for name in known if name in given} | stored
+        else:  # and its shapes lack later options, which had their defaults
+            stored |= {n: asdict(FastformerConfig.of(stored[n])) for n in ("news", "user")}
         for name, value in given.items():
             if name in stored and plain(value) != plain(stored[name]):
                 raise UserError(

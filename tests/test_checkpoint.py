@@ -1,0 +1,41 @@
+from dataclasses import asdict
+
+import pytest
+
+from newsrec.errors import UserError
+from newsrec.model.fastformer import FastformerConfig
+from newsrec.training.checkpoint import check_same_options
+
+SHAPE = asdict(FastformerConfig(heads=2))
+
+
+def stored(**shape):
+    """Return a checkpoint's options as a run before later options has written them."""
+    old = {k: v for k, v in SHAPE.items() if k not in ("encoder", "share_layers")} | shape
+    return {
+        "hyper_parameters": {"dim": 16, "news": old, "user": old},
+        "datamodule_hyper_parameters": {"root": "a", "batch_size": 32},
+    }
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_the_defaults_of_later_options():
+    options = {
+        "model": {"dim": 16, "news": SHAPE, "user": SHAPE},
+        "data": {"batch_size": 32, "group_by_user": False, "stale": 0},
+    }
+    check_same_options(stored(), options, "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("part", "option", "value"),
+    [
+        ("model", "dim", 32),
+        ("model", "user", SHAPE | {"encoder": "transformer"}),
+        ("model", "news", SHAPE | {"heads": 4}),
+        ("data", "batch_size", 64),
+        ("data", "group_by_user", True),
+    ],
+)
+def test_an_option_that_differs_is_refused_with_both_values(part, option, value):
+    with pytest.raises(UserError, match=f"{part}.{option} is .* but last.ckpt was trained with"):
+        check_same_options(stored(), {part: {option: value}}, "last.ckpt")
