@@ -162,10 +162,14 @@ class FitCLI(LightningCLI):
             return
         if data.selected_on is not None:
             module.load_state_dict(read_checkpoint(best)["state_dict"])
+            if data.states is not None and not data.states.exact:
+                data.states = None  # the table shows what evaluate will find
             scores = score_split(trainer, module, data, data.selected_on)
             if scores is None:  # not the first process
                 return
-            vectors = plm_vectors(data) if self.subcommand_config.baselines else None
+            vectors = None
+            if self.subcommand_config.baselines:
+                vectors = plm_vectors(data, None if module.tune_layers else data.states)
             print()
             print_comparison(
                 data.data, data.selected_on, scores, vectors, selected_on=data.selected_on

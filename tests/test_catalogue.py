@@ -5,13 +5,12 @@ import torch
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Catalogue
-from newsrec.data.states import TokenStates
 from newsrec.model.recommender import NewsRecommender
 from newsrec.plm import load_plm
 from newsrec.training import catalogue as module
 from newsrec.training.catalogue import (
-    compute_states,
     encode_catalogue,
+    frozen_states,
     mean_states,
     story_blocks,
 )
@@ -62,8 +61,8 @@ def recommender(plm_dir):
 
 
 @pytest.fixture
-def states(recommender):
-    return compute_states(recommender.news_encoder.plm, CATALOGUE)
+def states(recommender, tmp_path):
+    return frozen_states(recommender.news_encoder.cut, CATALOGUE, tmp_path, "fp32")
 
 
 def alone(recommender, row):
@@ -143,61 +142,17 @@ def test_states_are_those_of_the_plm_run_on_each_story_alone(recommender, states
     for row, title in enumerate(TITLES, start=FIRST_NEWS):
         with torch.no_grad():
             expected = plm(torch.tensor([title]))[0]
-        torch.testing.assert_close(states.take(torch.tensor([row])), expected, rtol=1e-5, atol=1e-5)
+        found = states.take(torch.tensor([row]))
+        torch.testing.assert_close(found, expected[0], rtol=1e-5, atol=1e-5)
 
 
-def test_states_are_kept_once_for_stories_with_equal_tokens(states):
-    assert len(states.values) == 4 + 3 + 7 + 9 + 2 + 3
-    assert torch.equal(states.take(torch.tensor([3])), states.take(torch.tensor([8])))
-
-
-@pytest.fixture
-def numbered():
-    """States of 2 values: 10 * row + position, and 1."""
-    numbered = TokenStates(CATALOGUE.token_lengths, CATALOGUE.first, hidden=2)
-    for rows in ([7, 3], [9, 2, 4], [6]):
-        padded = torch.full((len(rows), 10, 2), 99.0)  # what lies behind a story is not kept
-        for i, row in enumerate(rows):
-            for position in range(CATALOGUE.token_lengths[row]):
-                padded[i, position] = torch.tensor([10.0 * row + position, 1])
-        numbered.put(torch.tensor(rows), padded)
-    return numbered
-
-
-def test_take_returns_the_states_that_were_put(numbered):
-    taken = numbered.take(torch.tensor([7, 2, 9]))
-    assert taken[..., 0].tolist() == [[70, 71, 0, 0], [20, 21, 22, 23], [90, 91, 92, 0]]
-    assert taken[..., 1].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 0]]
-
-
-def test_take_gives_any_rows_in_any_order_as_often_as_they_are_named(numbered):
-    rows = torch.randint(len(CATALOGUE.first), (50,), generator=torch.Generator().manual_seed(0))
-    taken = numbered.take(rows)
-    for states, row in zip(taken, rows.tolist(), strict=True):
-        expected = torch.zeros(9, 2)
-        for position in range(CATALOGUE.token_lengths[row]):
-            expected[position] = torch.tensor([10 * CATALOGUE.first[row] + position, 1])
-        assert torch.equal(states, expected)
-
-
-def test_take_gives_zeros_for_the_rows_without_tokens(numbered):
-    assert numbered.take(torch.tensor([0, 1])).shape == (2, 0, 2)
-    assert numbered.take(torch.tensor([0, 7, 1]))[..., 1].tolist() == [[0, 0], [1, 1], [0, 0]]
-    assert numbered.take(torch.zeros(0, dtype=torch.int64)).shape == (0, 0, 2)
-    nothing = make_catalogue([])
-    empty = TokenStates(nothing.token_lengths, nothing.first, hidden=2)
-    assert empty.take(torch.tensor([0, 1])).shape == (2, 0, 2)
-
-
-def test_what_is_taken_can_be_changed_without_harm(numbered):
-    numbered.take(torch.tensor([7, 2])).fill_(-1)
-    assert (numbered.values >= 0).all()
-
-
-def test_mean_states_are_the_means_of_each_storys_states(numbered):
-    means = mean_states(numbered)
-    assert means.shape == (len(CATALOGUE.first), 2)
-    for row, length in enumerate(CATALOGUE.token_lengths.tolist()):
-        first = 10 * CATALOGUE.first[row]
-        expected = [first + (length - 1) / 2, 1] if length else [0, 0]
-        torch.testing.assert_close(means[row], torch.tensor(expected, dtype=torch.float32))
+def test_mean_states_are_the_means_of_each_storys_states(recommender, states):
+    cut = recommender.news_encoder.cut
+    for given in (None, states):
+        means = mean_states(cut, CATALOGUE, given)
+        assert means.shape == (len(CATALOGUE.first), 32)
+        assert (means[:FIRST_NEWS] == 0).all()
+        for row, title in enumerate(TITLES, start=FIRST_NEWS):
+            with torch.no_grad():
+                expected = cut.plm(torch.tensor([title]))[0][0].mean(dim=0)
+            torch.testing.assert_close(means[row], expected, rtol=1e-5, atol=1e-5)

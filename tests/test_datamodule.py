@@ -422,7 +422,8 @@ def test_states_reach_a_loader_that_lightning_asked_for_before_they_were_compute
     data.setup("fit")
     loader = data.train_dataloader()
     assert next(iter(loader)).token_states is None
-    catalogue = data.catalogue
-    data.states = TokenStates(catalogue.token_lengths, catalogue.first, hidden=4)
+    lengths = data.catalogue.token_lengths
+    starts, values = lengths.cumsum(0) - lengths, torch.zeros(int(lengths.sum()), 4)
+    data.states = TokenStates([values], torch.zeros_like(lengths), starts, lengths)
     for batch in (next(iter(loader)), next(iter(data.train_dataloader()))):
-        assert batch.token_states.shape == (*batch.token_ids.shape, 4)
+        assert batch.token_states.shape == (int(batch.token_lengths.sum()), 4)

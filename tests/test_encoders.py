@@ -5,17 +5,10 @@ import torch
 from torch import distributed, nn
 
 from newsrec.errors import UserError
-from newsrec.model.encoders import (
-    NewsEncoder,
-    UserEncoder,
-    blocks_by_length,
-    freeze,
-    length_mask,
-    longest_text,
-    run_plm,
-)
+from newsrec.model.encoders import NewsEncoder, UserEncoder
 from newsrec.model.fastformer import PRESETS, FastformerConfig
 from newsrec.model.recommender import NewsRecommender
+from newsrec.model.tuning import CutPlm, blocks_by_length, length_mask, longest_text
 from newsrec.plm import build_plm, load_plm
 
 DIM = 16
@@ -127,17 +120,25 @@ def test_blocks_by_hand():
     assert list(blocks_by_length(torch.zeros(0, dtype=torch.int64), budget=16)) == []
 
 
-def test_given_states_stand_in_for_the_plm(plm):
-    encoder = stirred(NewsEncoder(plm, DIM, SMALL, tune_layers=0, max_tokens=12))
-    token_ids, lengths = stories([1, 2, 4, 12])
+@pytest.mark.parametrize("tune_layers", [0, 1, 2])
+def test_given_states_stand_in_for_what_is_frozen(plm, tune_layers):
+    encoder = stirred(NewsEncoder(plm, DIM, SMALL, tune_layers, max_tokens=12))
+    token_ids, lengths = stories([1, 2, 2, 4, 5, 9, 12])
     expected = encoder(token_ids, lengths)
-    with torch.no_grad():
-        states = run_plm(plm, token_ids, length_mask(lengths, 12))
-    states[~length_mask(lengths, 12)] = 1e3  # what lies behind a story must not matter
-    vectors = encoder(torch.zeros_like(token_ids), lengths, states)
-    torch.testing.assert_close(vectors, expected, rtol=1e-5, atol=1e-5)
+    mask = length_mask(lengths, 12)
+    states = encoder.cut.below(token_ids, mask)[mask]  # of real tokens, joined
+    for tokens_per_pass in (16, 10_000):
+        encoder.tokens_per_pass = tokens_per_pass
+        vectors = encoder(torch.zeros_like(token_ids), lengths, states)
+        torch.testing.assert_close(vectors, expected, rtol=1e-5, atol=1e-5)
     half = encoder(token_ids, lengths, states.bfloat16())
     torch.testing.assert_close(half, expected, rtol=0.1, atol=0.1)
+
+
+def test_states_of_another_plm_are_refused(plm):
+    encoder = NewsEncoder(plm, DIM, SMALL, tune_layers=0, max_tokens=12)
+    with pytest.raises(UserError, match=r"another PLM's.*48.*bert is 32"):
+        encoder(*stories([1, 2]), torch.zeros(3, 48))
 
 
 def test_no_stories_give_no_vectors(plm):
@@ -223,9 +224,9 @@ def test_more_layers_than_there_are_are_refused(plm, tune_layers):
 def test_layers_that_share_their_weights_cannot_be_tuned_apart():
     albert = build_plm({"model_type": "albert", **SIZES, "embedding_size": 8})
     with pytest.raises(UserError, match=r"tune_layers is 1.*albert.*0 .*-1"):
-        freeze(albert, 1)
-    assert freeze(albert, 0) == [albert]
-    assert freeze(albert, -1) == []
+        CutPlm(albert, 1)
+    assert CutPlm(albert, 0).frozen == [albert]
+    assert CutPlm(albert, -1).frozen == []
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -259,7 +260,7 @@ def test_a_plm_that_counts_positions_from_behind_its_padding_reads_fewer_tokens(
 
 def test_a_tuned_layer_has_all_its_parts_where_they_lie_in_several_lists():
     xlm = build_plm({"model_type": "xlm", **FAMILIES["xlm"]})
-    freeze(xlm, 1)
+    CutPlm(xlm, 1)
     for part in (xlm.attentions, xlm.layer_norm1, xlm.ffns, xlm.layer_norm2):
         assert isinstance(part, nn.ModuleList)
         assert trainable(part) == {n for n, _ in part.named_parameters() if n.startswith("2.")}

@@ -366,14 +366,16 @@ def test_a_batch_is_cut_to_its_longest_text(data):
 
 def test_states_come_in_the_order_of_the_stories(data):
     catalogue = made_catalogue(data.num_news)
-    states = TokenStates(catalogue.token_lengths, catalogue.first, hidden=3)
-    news = torch.arange(FIRST_NEWS, data.num_news)
-    states.put(news, catalogue.token_ids[news, :, None].float().expand(-1, -1, 3))
+    lengths = catalogue.token_lengths
+    real = torch.arange(catalogue.token_ids.shape[1]) < lengths[:, None]
+    values = catalogue.token_ids[real][:, None].float().expand(-1, 3)
+    states = TokenStates([values], torch.zeros_like(lengths), lengths.cumsum(0) - lengths, lengths)
     split = data.split("train")
     dataset = TrainSamples(split, index_samples(split), catalogue, 50, 4, 42, states)
     batch = dataset[BatchKey(0, np.arange(7))]
-    assert batch.token_states.shape == (*batch.token_ids.shape, 3)
-    assert (batch.token_states == batch.token_ids[..., None]).all()
+    mentioned = torch.arange(batch.token_ids.shape[1]) < batch.token_lengths[:, None]
+    assert batch.token_states.shape == (int(batch.token_lengths.sum()), 3)
+    assert (batch.token_states == batch.token_ids[mentioned][:, None]).all()
 
 
 # EvalImpressions

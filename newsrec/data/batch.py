@@ -14,7 +14,8 @@ class Batch(NamedTuple):
     token_lengths: Tensor
     """Real tokens of each story, always on the CPU ``[news]``."""
     token_states: Tensor | None
-    """Frozen PLM states in place of running the PLM ``[news, tokens, hidden]``."""
+    """States below the PLM's tuned layers, of the real tokens of all stories joined, in place of
+    running the frozen layers ``[tokens, hidden]``."""
     history: Tensor
     """Rows of ``token_ids`` that each distinct history holds, oldest first, padded with 0
     ``[users, history]``."""

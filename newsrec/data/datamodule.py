@@ -28,7 +28,7 @@ from newsrec.data.samples import (
     index_samples,
 )
 from newsrec.data.splits import LAST_DAY, NONE, choose_splits
-from newsrec.data.states import TokenStates
+from newsrec.data.states import PRECISIONS, TokenStates
 from newsrec.data.text import tokenize_catalogue
 from newsrec.errors import UserError
 from newsrec.plm import DEFAULT_PLM, load_tokenizer
@@ -58,6 +58,9 @@ class MindDataModule(LightningDataModule):
             not trained on; with none the last checkpoint is kept.
         stale: Days that training ends before the day on which val begins, since news age: 1 is the
             day before; 0 leaves nothing out.
+        frozen_states: How the states of the PLM's frozen layers are kept beside the data, so that
+            they are computed once: bf16, fp32 (twice the disk; losses as if computed every time),
+            or none, which runs the whole PLM in every step. Without frozen layers of no meaning.
         on_bad_line: What to do with a line that cannot be read: error stops and names it, skip
             leaves it out and counts it.
         seed: Seed of shuffling and of the skips drawn; that of seed_everything if not set.
@@ -83,6 +86,7 @@ class MindDataModule(LightningDataModule):
         train: str = "train",
         val: str = "dev",
         stale: int = 0,
+        frozen_states: str = "bf16",
         on_bad_line: str = "error",
         seed: int | None = None,
         num_workers: int = 0,
@@ -106,6 +110,10 @@ class MindDataModule(LightningDataModule):
         ):
             if value is not None and value < least:
                 raise UserError(f"data.{name} is {value}; it must be at least {least}.")
+        if frozen_states not in PRECISIONS:
+            raise UserError(
+                f"data.frozen_states is {frozen_states!r}. Choose one of {', '.join(PRECISIONS)}."
+            )
         self.root = str(root)
         self.plm = plm
         self.fields = list(fields)
@@ -119,6 +127,7 @@ class MindDataModule(LightningDataModule):
         self.train = train
         self.val = val
         self.stale = stale
+        self.frozen_states = frozen_states
         self.on_bad_line = on_bad_line
         self.seed = seed
         self.num_workers = num_workers
@@ -192,7 +201,7 @@ class MindDataModule(LightningDataModule):
 
     @property
     def states(self) -> TokenStates | None:
-        """States of a frozen PLM, once a callback has computed them."""
+        """States of the PLM's frozen layers, once a callback has found or computed them."""
         return self._states
 
     @states.setter

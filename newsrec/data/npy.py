@@ -7,18 +7,25 @@ from numpy.typing import DTypeLike, NDArray
 
 
 class NpyWriter:
-    """A one-dimensional ``.npy`` file that grows, so that no array is ever whole in memory."""
+    """A ``.npy`` file that grows, so that no array is ever whole in memory.
 
-    def __init__(self, path: Path, dtype: DTypeLike) -> None:
+    Args:
+        path: The file.
+        dtype: Kind of its values.
+        width: Values of a row; None makes the array one-dimensional.
+    """
+
+    def __init__(self, path: Path, dtype: DTypeLike, width: int | None = None) -> None:
         self.dtype = np.dtype(dtype)
+        self.width = width
         self.length = 0
         self.last = 0
-        """The last value written."""
+        """The last value (or row) written."""
         self.file = path.open("wb")
         self._header()
 
     def write(self, values: NDArray) -> None:
-        """Append values."""
+        """Append values, or rows of them."""
         if len(values):
             self.file.write(np.ascontiguousarray(values, dtype=self.dtype).view(np.uint8).data)
             self.length += len(values)
@@ -31,5 +38,6 @@ class NpyWriter:
         self.file.close()
 
     def _header(self) -> None:
-        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}
+        shape = (self.length,) if self.width is None else (self.length, self.width)
+        header = {"descr": self.dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self.file, header)

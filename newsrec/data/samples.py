@@ -155,7 +155,7 @@ class TrainSamples(Dataset[Batch]):
         max_history: The last so many clicks are kept.
         npratio: Skipped stories per click.
         seed: Seed of the draws.
-        states: States of a frozen PLM, if they were computed.
+        states: States of the PLM's frozen layers, if they were computed.
     """
 
     def __init__(

@@ -160,9 +160,10 @@ def tfidf_scores(data: MindData, split: str) -> NDArray[np.float32]:
 def cosine_scores(
     data: MindData, split: str, news_vectors: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Cosine of the candidate's story vector and the mean of the history's, both centred.
+    """Product of the candidate's story vector and the mean of the history's, both centred.
 
-    Centred means: scaled to length 1, less the mean of the catalogue's stories so scaled.
+    Centred means: scaled to length 1, less the mean of the catalogue's stories so scaled. An
+    untrained model with a skip path scores in this way.
 
     Args:
         data: The data folder.
@@ -177,15 +178,15 @@ def cosine_scores(
     centred = _normalize(np.asarray(news_vectors, dtype=np.float32))
     centred -= centred[FIRST_NEWS:].mean(axis=0, dtype=np.float64)
     centred[:FIRST_NEWS] = 0
-    inverse_norm = _inverse(np.linalg.norm(centred, axis=1))
 
     scores = np.zeros(len(target.candidates.values), dtype=np.float32)
     for block in _blocks(target, max(1, VECTOR_CELLS // max(1, news_vectors.shape[1]))):
         clicked = centred[block.histories.values]
         # No history here is empty, or reduceat would repeat its neighbour's first story.
-        users = _normalize(np.add.reduceat(clicked, block.histories.offsets[:-1], axis=0))
-        dots = np.einsum("cd,cd->c", centred[block.stories], users[block.owner])
-        scores[block.positions] = dots * inverse_norm[block.stories]
+        users = np.add.reduceat(clicked, block.histories.offsets[:-1], axis=0)
+        users /= block.histories.lengths[:, None]
+        products = np.einsum("cd,cd->c", centred[block.stories], users[block.owner])
+        scores[block.positions] = products
     return scores
 
 

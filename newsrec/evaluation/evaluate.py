@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
     from newsrec.data.datamodule import MindDataModule
+    from newsrec.data.states import TokenStates
     from newsrec.training.module import RecommenderModule
 
 log = logging.getLogger(__name__)
@@ -181,15 +182,21 @@ def score_split(
     return collector.scores(trainer, datamodule.data.split(split))
 
 
-def plm_vectors(datamodule: "MindDataModule") -> NDArray[np.float32]:
-    """Return the mean PLM state of every story, for the baseline ``cosine`` ``[news, hidden]``."""
-    from newsrec.plm import load_plm
-    from newsrec.training.catalogue import compute_states, mean_states
+def plm_vectors(
+    datamodule: "MindDataModule", states: "TokenStates | None" = None
+) -> NDArray[np.float32]:
+    """Return the mean PLM state of every story, for the baseline ``cosine`` ``[news, hidden]``.
 
-    states = datamodule.states
-    if states is None:
-        states = compute_states(load_plm(datamodule.plm).eval(), datamodule.catalogue)
-    return mean_states(states).numpy()
+    Args:
+        datamodule: The data folder.
+        states: The PLM's last states, if they are known.
+    """
+    from newsrec.model.tuning import CutPlm
+    from newsrec.plm import load_plm
+    from newsrec.training.catalogue import mean_states
+
+    cut = CutPlm(load_plm(datamodule.plm).eval(), tune_layers=0)
+    return mean_states(cut, datamodule.catalogue, states).numpy()
 
 
 def _baseline_scores(args: "Namespace", data: MindData) -> NDArray[np.float32]:

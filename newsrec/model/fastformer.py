@@ -130,6 +130,20 @@ def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
     return logits.softmax(dim=1) * mask[..., None]
 
 
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of the real elements of each sequence, zeros where there are none.
+
+    Args:
+        x: Sequence ``[batch, length, dim]``.
+        mask: True where ``x`` is real ``[batch, length]``.
+
+    Returns:
+        Means ``[batch, dim]``.
+    """
+    weights = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    return torch.einsum("bl,bld->bd", weights.to(x.dtype), x.masked_fill(~mask[..., None], 0))
+
+
 class AttentionPooling(nn.Module):
     """Weighted mean over a sequence, weights learned from its elements.
 

@@ -23,6 +23,8 @@ class NewsRecommender(nn.Module):
         user: Shape of the stack over the history, likewise.
         max_tokens: Longest text.
         max_history: Longest history.
+        skip: Whether the PLM's sentence vectors go past the encoders, which then start behind
+            closed gates: an untrained model scores by the centred cosine.
     """
 
     def __init__(
@@ -34,13 +36,14 @@ class NewsRecommender(nn.Module):
         user: FastformerConfig | dict[str, Any] | None = None,
         max_tokens: int = 32,
         max_history: int = 50,
+        skip: bool = False,
     ) -> None:
         super().__init__()
         self.dim = dim
         self.news_encoder = NewsEncoder(
-            plm, dim, FastformerConfig.of(news or {}), tune_layers, max_tokens
+            plm, dim, FastformerConfig.of(news or {}), tune_layers, max_tokens, skip
         )
-        self.user_encoder = UserEncoder(dim, FastformerConfig.of(user or {}), max_history)
+        self.user_encoder = UserEncoder(dim, FastformerConfig.of(user or {}), max_history, skip)
 
     def encode_news(
         self, token_ids: Tensor, token_lengths: Tensor, token_states: Tensor | None = None
@@ -50,7 +53,8 @@ class NewsRecommender(nn.Module):
         Args:
             token_ids: Tokens; from row 2 sorted by length ``[news, tokens]``.
             token_lengths: Real tokens, on the CPU ``[news]``.
-            token_states: The PLM's states, to skip the PLM ``[news, tokens, hidden]``.
+            token_states: States of the real tokens below the PLM's tuned layers, to skip what is
+                frozen ``[tokens, hidden]``.
 
         Returns:
             News vectors ``[news, dim]``.
@@ -58,7 +62,7 @@ class NewsRecommender(nn.Module):
         vectors = self.news_encoder(
             token_ids[FIRST_NEWS:],
             token_lengths[FIRST_NEWS:],
-            None if token_states is None else token_states[FIRST_NEWS:],
+            token_states,
         )
         return torch.cat([vectors.new_zeros(FIRST_NEWS, self.dim), vectors])
 
@@ -73,6 +77,14 @@ class NewsRecommender(nn.Module):
             User vectors ``[users, dim]``.
         """
         return self.user_encoder(news_vectors[history], history > 0)
+
+    def gates(self) -> dict[str, Tensor]:
+        """Return how far the skip path's gates are open, and its scale; nothing without it."""
+        news, user = self.news_encoder, self.user_encoder
+        if news.gate is None or user.gate is None or user.log_scale is None:
+            return {}
+        gates = {"news": news.gate, "user": user.gate, "scale": user.log_scale.exp()}
+        return {name: value.detach() for name, value in gates.items()}
 
     def forward(self, batch: Batch) -> Tensor:
         """Score training candidates.

@@ -1,8 +1,6 @@
 """What happens around training: frozen states, scores of a split, the run's files."""
 
 import csv
-import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +15,47 @@ from numpy.typing import NDArray
 from newsrec.data.batch import EvalBatch
 from newsrec.data.mind import Split
 from newsrec.data.ragged import Ragged, to_offsets
-from newsrec.training.catalogue import compute_states
-
-log = logging.getLogger(__name__)
+from newsrec.data.states import TokenStates
+from newsrec.errors import UserError
+from newsrec.training.catalogue import frozen_states
 
 
 class FrozenStates(Callback):
-    """Runs a frozen PLM over the catalogue once, so that training need not run it again.
+    """Brings the states of the PLM's frozen layers, so that training does not compute them anew.
 
-    It has no dropout, so its states are constants: the loss is the same as without.
+    The first process of each machine computes what is not beside the data yet; all then read it.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compute the states where ``tune_layers`` is 0."""
+        """Find or compute the states, unless all layers are tuned or ``frozen_states`` is none.
+
+        Raises:
+            UserError: On every process, if the disk has too little space.
+        """
         module: Any = pl_module
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if module.tune_layers != 0 or data.states is not None:
+        if module.tune_layers == -1 or data.frozen_states == "none" or data.states is not None:
             return
-        start = time.monotonic()
-        data.states = compute_states(module.recommender.news_encoder.plm.eval(), data.catalogue)
-        size = data.states.values.nbytes / 2**20
-        log.info(
-            "frozen PLM: states of %s stories computed once, in %.1f s; %.0f MiB of memory",
-            f"{len(data.catalogue.first):,}",
-            time.monotonic() - start,
-            size,
-        )
+
+        def find() -> TokenStates | None:
+            encoder = module.recommender.news_encoder.eval()
+            try:
+                return frozen_states(encoder.cut, data.catalogue, data.root, data.frozen_states)
+            finally:
+                encoder.train()
+
+        mistake = None
+        if trainer.local_rank == 0:
+            try:
+                data.states = find()
+            except UserError as error:  # the others must not wait for states that never come
+                mistake = error
+        trainer.strategy.barrier("frozen states")
+        mistake = trainer.strategy.broadcast(mistake)
+        if mistake is not None:
+            raise mistake
+        if trainer.local_rank != 0:
+            data.states = find()
 
 
 class ScoreCollector(Callback):

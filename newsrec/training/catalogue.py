@@ -1,24 +1,24 @@
-"""Work on every story of the catalogue: its vectors, and the states of a frozen PLM."""
+"""Work on every story of the catalogue: its vectors, and the states of a PLM's frozen layers."""
+
+import logging
+from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Catalogue
-from newsrec.data.states import TokenStates
-from newsrec.model.encoders import length_mask, run_plm
+from newsrec.data.states import STORIES_PER_PASS, StateStore, TokenStates, distinct_rows
+from newsrec.model.fastformer import masked_mean
 from newsrec.model.recommender import NewsRecommender
+from newsrec.model.tuning import CutPlm, length_mask
 
-STORIES_PER_PASS = 1024
+log = logging.getLogger(__name__)
 
 
 def story_blocks(catalogue: Catalogue) -> list[Tensor]:
     """Return the catalogue's rows, one of each set with equal tokens, in blocks of like length."""
-    rows = torch.arange(len(catalogue.first))
-    distinct = rows[(catalogue.first == rows) & (rows >= FIRST_NEWS)]
-    order = catalogue.token_lengths[distinct].argsort(stable=True)
-    return [block for block in distinct[order].split(STORIES_PER_PASS) if len(block)]
+    return [block for block in distinct_rows(catalogue).split(STORIES_PER_PASS) if len(block)]
 
 
 @torch.no_grad()
@@ -37,7 +37,7 @@ def encode_catalogue(
     Args:
         recommender: The model, in evaluation mode.
         catalogue: Every story's tokens.
-        states: States of a frozen PLM, to skip the PLM.
+        states: States below the PLM's tuned layers, to skip what is frozen.
         rank: This process.
         world_size: Number of processes.
 
@@ -48,10 +48,7 @@ def encode_catalogue(
     device = recommender.user_encoder.empty.device
     vectors = torch.zeros(len(catalogue.first), recommender.dim, device=device)
     for rows in story_blocks(catalogue)[rank::world_size]:
-        lengths = catalogue.token_lengths[rows]
-        token_states = None if states is None else states.take(rows).to(device)
-        token_ids = catalogue.token_ids[rows, : int(lengths[-1])].to(device)
-        vectors[rows] = recommender.news_encoder(token_ids, lengths, token_states).float()
+        vectors[rows] = recommender.news_encoder(*_stories(catalogue, rows, states, device)).float()
     if world_size > 1:
         torch.distributed.all_reduce(vectors)  # every row is zeros on all processes but one
     vectors = vectors[catalogue.first.to(device)]
@@ -61,25 +58,67 @@ def encode_catalogue(
 
 
 @torch.no_grad()
-def compute_states(plm: PreTrainedModel, catalogue: Catalogue) -> TokenStates:
-    """Run a PLM, without dropout, over every story once.
+def mean_states(cut: CutPlm, catalogue: Catalogue, states: TokenStates | None = None) -> Tensor:
+    """Return the mean of each story's last states ``[news, hidden]``; zeros for rows 0 and 1.
 
     Args:
-        plm: The PLM, in evaluation mode, on the device to use.
+        cut: The PLM, in evaluation mode.
         catalogue: Every story's tokens.
+        states: States below its tuned layers, to skip what is frozen.
     """
-    states = TokenStates(catalogue.token_lengths, catalogue.first, plm.config.hidden_size)
+    means = torch.zeros(len(catalogue.first), cut.plm.config.hidden_size)
     for rows in story_blocks(catalogue):
+        blocks = cut.last_states(*_stories(catalogue, rows, states, cut.plm.device))
+        means[rows] = torch.cat([masked_mean(*block) for block in blocks]).float().cpu()
+    return means[catalogue.first]
+
+
+def _stories(
+    catalogue: Catalogue, rows: Tensor, states: TokenStates | None, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return tokens, lengths and states of some stories of ascending length."""
+    lengths = catalogue.token_lengths[rows]
+    token_ids = catalogue.token_ids[rows, : int(lengths[-1])].to(device)
+    return token_ids, lengths, None if states is None else states.take(rows).to(device)
+
+
+def frozen_states(
+    cut: CutPlm, catalogue: Catalogue, root: str | Path, precision: str
+) -> TokenStates | None:
+    """Return the states below a PLM's tuned layers, from beside the data or computed once.
+
+    Args:
+        cut: The PLM, on the device to use, in evaluation mode.
+        catalogue: Every story's tokens.
+        root: The data folder.
+        precision: bf16 or fp32.
+
+    Returns:
+        None where the PLM cannot be continued from its tuned layers; it then runs whole.
+
+    Raises:
+        UserError: If the disk has too little space.
+    """
+    plm = cut.plm
+
+    def block(rows: Tensor) -> tuple[Tensor, Tensor]:
         lengths = catalogue.token_lengths[rows]
-        mask = length_mask(lengths, int(lengths[-1]))
-        token_ids = catalogue.token_ids[rows, : int(lengths[-1])]
-        states.put(rows, run_plm(plm, token_ids.to(plm.device), mask.to(plm.device)))
-    return states
+        tokens = int(lengths.max())
+        mask = length_mask(lengths, tokens)
+        return catalogue.token_ids[rows, :tokens].to(plm.device), mask.to(plm.device)
 
+    some = distinct_rows(catalogue)[-8:]
+    if len(some) and not cut.works(*block(some)):
+        log.info(
+            "the PLM's family (%s) cannot be continued from its tuned layers: all of it runs in "
+            "every step",
+            plm.config.model_type,
+        )
+        return None
 
-def mean_states(states: TokenStates) -> Tensor:
-    """Return each story's mean state ``[news, hidden]``; zeros for rows 0 and 1."""
-    owner = torch.repeat_interleave(torch.arange(len(states.lengths)), states.lengths)
-    total = torch.zeros(len(states.lengths), states.values.shape[1])
-    total.index_add_(0, owner, states.values)
-    return (total / states.lengths.clamp(min=1)[:, None])[states.first]
+    def compute(rows: Tensor) -> Tensor:
+        token_ids, mask = block(rows)
+        return cut.below(token_ids, mask)[mask]
+
+    store = StateStore(Path(root), cut.key(), plm.config.hidden_size, precision)
+    return store.find_or_compute(catalogue, compute)

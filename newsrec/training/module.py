@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
+from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, EvalBatch
 from newsrec.data.states import TokenStates
 from newsrec.errors import UserError
@@ -21,7 +22,7 @@ from newsrec.metrics import MindMetric
 from newsrec.model.fastformer import FastformerConfig
 from newsrec.model.recommender import NewsRecommender
 from newsrec.plm import DEFAULT_PLM, build_plm, load_plm, plm_config
-from newsrec.training.catalogue import encode_catalogue
+from newsrec.training.catalogue import encode_catalogue, mean_states
 from newsrec.training.checkpoint import FORMAT, hyper_parameters, read_checkpoint
 
 
@@ -34,8 +35,11 @@ class RecommenderModule(LightningModule):
         dim: Size of news and user vectors.
         news: Fastformer over the tokens of a story.
         user: Fastformer over the clicked stories of a reader.
+        skip: Whether the PLM's own sentence vectors go past the encoders. Training then starts at
+            the centred cosine, and gates, closed at first, let in what the encoders add.
         lr: Peak learning rate of all that is not the PLM.
         plm_lr: Peak learning rate of the PLM.
+        gate_lr: Peak learning rate of the skip path's gates and scale, three numbers.
         weight_decay: AdamW's, on weight matrices alone.
         warmup: Share of all steps in which the learning rate rises; it then falls linearly to 0.
         max_tokens: Longest text; on the command line set data.max_tokens instead.
@@ -49,8 +53,10 @@ class RecommenderModule(LightningModule):
         dim: int = 256,
         news: FastformerConfig = FastformerConfig(),  # noqa: B008, shows its defaults in --help
         user: FastformerConfig = FastformerConfig(),  # noqa: B008
+        skip: bool = False,
         lr: float = 1e-4,
         plm_lr: float = 1e-5,
+        gate_lr: float = 1e-2,
         weight_decay: float = 0.01,
         warmup: float = 0.1,
         max_tokens: int = 32,
@@ -62,13 +68,16 @@ class RecommenderModule(LightningModule):
         self.dim = dim
         self.news = FastformerConfig.of(news)
         self.user = FastformerConfig.of(user)
+        self.skip = skip
         self.lr = lr
         self.plm_lr = plm_lr
+        self.gate_lr = gate_lr
         self.weight_decay = weight_decay
         self.warmup = warmup
         self.max_tokens = max_tokens
         self.max_history = max_history
-        for name, value in (("lr", lr), ("plm_lr", plm_lr), ("weight_decay", weight_decay)):
+        for name in ("lr", "plm_lr", "gate_lr", "weight_decay"):
+            value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise UserError(f"model.{name} is {value}; it must be 0 or more.")
         if not 0 <= warmup <= 1:
@@ -91,8 +100,29 @@ class RecommenderModule(LightningModule):
             return
         plm = load_plm(self.plm) if self.plm_config is None else build_plm(self.plm_config)
         self.recommender = NewsRecommender(
-            plm, self.dim, self.tune_layers, self.news, self.user, self.max_tokens, self.max_history
+            plm,
+            self.dim,
+            self.tune_layers,
+            self.news,
+            self.user,
+            self.max_tokens,
+            self.max_history,
+            self.skip,
         )
+
+    def on_fit_start(self) -> None:
+        """Fit the skip path to the catalogue, the same on every process; a resumed run has it."""
+        encoder = self.recommender.news_encoder
+        if encoder.skip is None or encoder.skip.fitted:
+            return
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.trainer.is_global_zero:
+            encoder.eval()
+            means = mean_states(encoder.cut, data.catalogue, data.states)
+            encoder.train()
+            encoder.skip.fit(means[FIRST_NEWS:])
+        state = {name: value.cpu() for name, value in encoder.skip.state_dict().items()}
+        encoder.skip.load_state_dict(self.trainer.strategy.broadcast(state))
 
     def forward(self, batch: Batch) -> Tensor:
         """Return raw scores of a training batch ``[batch, candidates]``."""
@@ -104,6 +134,11 @@ class RecommenderModule(LightningModule):
         loss = F.cross_entropy(scores, batch.labels.argmax(dim=1))
         self.log("train/loss", loss, batch_size=len(batch.labels), prog_bar=True)
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Log how far the skip path's gates are open."""
+        for name, value in self.recommender.gates().items():
+            self.log(f"gate/{name}", value)
 
     def on_validation_epoch_start(self) -> None:
         """Encode every story once."""
@@ -191,7 +226,8 @@ class RecommenderModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW with a linear rise and fall of the learning rate, step by step."""
-        groups = parameter_groups(self.recommender, self.lr, self.plm_lr, self.weight_decay)
+        rates = self.lr, self.plm_lr, self.gate_lr
+        groups = parameter_groups(self.recommender, *rates, self.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=self.lr)
         steps = max(int(self.trainer.estimated_stepping_batches), 1)
         rising = max(round(self.warmup * steps), 1)
@@ -218,14 +254,15 @@ def trainer_mistakes() -> Iterator[None]:
 
 
 def parameter_groups(
-    recommender: NewsRecommender, lr: float, plm_lr: float, weight_decay: float
+    recommender: NewsRecommender, lr: float, plm_lr: float, gate_lr: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Split trainable parameters by learning rate (PLM or not) and decay (matrices or not)."""
-    plm = set(recommender.news_encoder.plm.parameters())
+    """Split trainable parameters by learning rate (PLM, gates, all else) and decay (matrices)."""
+    rates = dict.fromkeys(recommender.parameters(), lr)
+    rates |= dict.fromkeys(recommender.news_encoder.plm.parameters(), plm_lr)
+    rates |= dict.fromkeys((p for p in rates if p.ndim == 0), gate_lr)
     groups: dict[tuple[float, float], list[Tensor]] = {}
-    for parameter in recommender.parameters():
+    for parameter, rate in rates.items():
         if parameter.requires_grad:
-            rate = plm_lr if parameter in plm else lr
             decay = weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
     return [

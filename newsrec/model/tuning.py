@@ -1,0 +1,331 @@
+"""Which layers of a PLM are trained, and the PLM cut in two below them."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from newsrec.errors import UserError
+
+TOKENS_PER_PASS = 16_384
+"""Padded tokens that go through a PLM at once."""
+NOT_WEIGHTS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+"""What a PLM's configuration says of its origin, which moves no number."""
+
+
+class CutPlm:
+    """A PLM whose bottom layers are frozen, as two: what lies below the tuned layers, and the rest.
+
+    States below are constants, since nothing there is trained and no dropout runs: they may be
+    computed once and handed to ``above`` in every step.
+
+    Args:
+        plm: Any ``transformers`` encoder.
+        tune_layers: Top layers that are trained; 0 leaves nothing above the cut, -1 nothing below.
+
+    Raises:
+        UserError: If the PLM has fewer layers, or they cannot be told apart.
+    """
+
+    def __init__(self, plm: PreTrainedModel, tune_layers: int) -> None:
+        self.plm = plm
+        self.tune_layers = tune_layers
+        self._lists: list[nn.ModuleList] = []
+        self._top: _Top | None = None
+        if tune_layers not in (0, -1):
+            self._lists = layer_lists(plm, tune_layers)
+        self.frozen = self._freeze()
+        """The modules that are frozen whole."""
+
+    def below(self, token_ids: Tensor, mask: Tensor) -> Tensor:
+        """Return the states that enter the tuned layers ``[news, tokens, hidden]``.
+
+        Args:
+            token_ids: Tokens ``[news, tokens]``.
+            mask: True where real ``[news, tokens]``.
+        """
+        assert self.tune_layers >= 0
+        with torch.no_grad():
+            if not self.tune_layers:
+                return run_plm(self.plm, token_ids, mask)
+            first = self._lists[0][-self.tune_layers]
+
+            def stop(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+                raise _Reached(args[0] if args else kwargs["hidden_states"])
+
+            hook = first.register_forward_pre_hook(stop, with_kwargs=True)
+            try:
+                run_plm(self.plm, token_ids, mask)
+            except _Reached as reached:
+                return reached.states
+            finally:
+                hook.remove()
+        raise AssertionError("the PLM did not come to its tuned layers")
+
+    def above(self, states: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
+        """Return the PLM's last states from those that ``below`` gave ``[news, tokens, hidden]``.
+
+        Args:
+            states: States that enter the tuned layers ``[news, tokens, hidden]``.
+            token_ids: Tokens; their number alone counts ``[news, tokens]``.
+            mask: True where real ``[news, tokens]``.
+        """
+        if not self.tune_layers:
+            return states
+        if self._top is None:
+            self._top = _Top(self.plm, self._lists, self.tune_layers, token_ids[:1], mask[:1])
+        return self._top(states, token_ids, mask)
+
+    def last_states(
+        self,
+        token_ids: Tensor,
+        token_lengths: Tensor,
+        token_states: Tensor | None = None,
+        tokens_per_pass: int = TOKENS_PER_PASS,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Run stories that are sorted by length, some of like length at a time.
+
+        Args:
+            token_ids: Tokens, padded behind ``[news, tokens]``.
+            token_lengths: Real tokens of each story, ascending, on the CPU ``[news]``.
+            token_states: States below the tuned layers of the real tokens, all stories joined, in
+                place of running what is frozen ``[tokens, hidden]``.
+            tokens_per_pass: Padded tokens that are run at once.
+
+        Yields:
+            Last states of some stories ``[rows, tokens, hidden]``, and True where a token is real
+            ``[rows, tokens]``.
+
+        Raises:
+            UserError: If the states are of another size than this PLM's.
+        """
+        hidden = self.plm.config.hidden_size
+        if token_states is not None and token_states.shape[1] != hidden:
+            raise UserError(
+                f"The states are another PLM's: their size is {token_states.shape[1]}, and that of "
+                f"{self.plm.config.model_type} is {hidden}. Compute them with this one."
+            )
+        ends = token_lengths.cumsum(0)
+        for rows, tokens in blocks_by_length(token_lengths, tokens_per_pass):
+            lengths, ids = token_lengths[rows], token_ids[rows, :tokens]
+            mask = length_mask(lengths, tokens).to(token_ids.device)
+            if token_states is None:
+                with torch.set_grad_enabled(torch.is_grad_enabled() and self.tune_layers != 0):
+                    states = run_plm(self.plm, ids, mask)
+                yield states, mask  # outside, or the caller would go on without gradients
+                continue
+            # Behind a story's end its last token stands again, which the mask hides.
+            places = torch.arange(tokens).minimum(lengths[:, None] - 1)
+            places += (ends[rows] - lengths)[:, None]
+            below = token_states[places.to(token_states.device, non_blocking=True)]
+            yield self.above(below.to(self.plm.dtype), ids, mask), mask
+
+    def works(self, token_ids: Tensor, mask: Tensor) -> bool:
+        """Return whether both halves, one after the other, give what the PLM gives in one piece.
+
+        In a few families a layer knows its number (DeBERTa's convolution) or is none (XLM).
+        """
+        training = self.plm.training
+        self.plm.eval()
+        try:
+            with torch.no_grad():
+                whole = run_plm(self.plm, token_ids, mask)[mask]
+                states = self.below(token_ids, mask)
+                return torch.allclose(self.above(states, token_ids, mask)[mask], whole, 1e-3, 1e-4)
+        except Exception:  # whatever a family does when called in an unforeseen way
+            return False
+        finally:
+            self.plm.train(training)
+
+    def key(self) -> str:
+        """Return a hash of all that shapes the states below: weights, configuration, depth."""
+        config = {k: v for k, v in self.plm.config.to_dict().items() if k not in NOT_WEIGHTS}
+        found = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+        found.update(f"tune_layers {self.tune_layers}".encode())
+        for name, parameter in sorted(self.plm.named_parameters()):
+            if not parameter.requires_grad:
+                found.update(f"{name} {parameter.dtype}".encode())
+                values = parameter.detach().cpu().contiguous()
+                found.update(values.flatten().view(torch.uint8).numpy().data)
+        return found.hexdigest()
+
+    def _freeze(self) -> list[nn.Module]:
+        if self.tune_layers == -1:
+            return []
+        self.plm.requires_grad_(False)
+        if self.tune_layers == 0:
+            return [self.plm]
+        tops = (layers[-self.tune_layers :] for layers in self._lists)
+        top = nn.ModuleList(layer for layers in tops for layer in layers)
+        tuned = set(top.requires_grad_(True).modules())
+        above = {module for module in self.plm.modules() if tuned & set(module.modules())}
+        return [m for m in self.plm.modules() if m not in tuned and m not in above]
+
+
+class _Reached(Exception):
+    """The PLM has come to its tuned layers."""
+
+    def __init__(self, states: Tensor) -> None:
+        self.states = states
+
+
+class _Given(nn.Module):
+    """Stands where a PLM makes the states that enter its first layer, and returns those given."""
+
+    states: Tensor
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self.states
+
+
+class _Top:
+    """The PLM without its bottom layers, on the same weights.
+
+    The modules on the way to the layers and to what feeds the first of them are shallow copies,
+    everything else is the PLM's own; masks and relative positions are thus made as its family does.
+    """
+
+    def __init__(
+        self,
+        plm: PreTrainedModel,
+        lists: list[nn.ModuleList],
+        tune_layers: int,
+        token_ids: Tensor,
+        mask: Tensor,
+    ) -> None:
+        self.given = _Given()
+        replaced: dict[nn.Module, nn.Module] = {_entrance(plm, lists, token_ids, mask): self.given}
+        for layers in lists:
+            replaced[layers] = nn.ModuleList(layers[-tune_layers:])
+        self.copies: list[tuple[nn.Module, nn.Module]] = []
+        self.plm = self._copy(plm, replaced)
+
+    def __call__(self, states: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
+        self.given.states = states
+        for module, original in self.copies:
+            module.training = original.training
+        try:
+            return run_plm(self.plm, token_ids, mask)
+        finally:
+            del self.given.states
+
+    def _copy(self, module: nn.Module, replaced: dict[nn.Module, nn.Module]) -> Any:
+        """Return a module with some in it replaced; what lies on the way there is copied."""
+        if module in replaced:
+            return replaced[module]
+        children = {
+            name: child if child is None else self._copy(child, replaced)
+            for name, child in module._modules.items()
+        }
+        if all(children[name] is child for name, child in module._modules.items()):
+            return module
+        same = copy.copy(module)
+        same._modules = children
+        self.copies.append((same, module))
+        return same
+
+
+def _entrance(
+    plm: PreTrainedModel, lists: list[nn.ModuleList], token_ids: Tensor, mask: Tensor
+) -> nn.Module:
+    """Return the outermost module whose output enters the first layer: the embeddings, mostly."""
+    made: list[tuple[nn.Module, Any]] = []
+    hooks = [
+        module.register_forward_hook(lambda module, _, output: made.append((module, output)))
+        for module in plm.modules()
+    ]
+
+    def stop(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        raise _Reached(args[0] if args else kwargs["hidden_states"])
+
+    hooks.append(lists[0][0].register_forward_pre_hook(stop, with_kwargs=True))
+    try:
+        with torch.no_grad():
+            run_plm(plm, token_ids, mask)
+    except _Reached as reached:
+        # Modules report on leaving, so the last of those with this output is the outermost.
+        return [module for module, output in made if output is reached.states][-1]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    raise AssertionError("the PLM did not come to its layers")
+
+
+def layer_lists(plm: PreTrainedModel, tune_layers: int) -> list[nn.ModuleList]:
+    """Return where a PLM keeps its layers: one list mostly, several where their parts lie apart.
+
+    Raises:
+        UserError: If it has fewer layers than are to be tuned, or one set of weights for all.
+    """
+    depth = plm.config.num_hidden_layers
+    if not 0 < tune_layers <= depth:
+        raise UserError(
+            f"model.tune_layers is {tune_layers}; this PLM has {depth} layers. Choose 0 (frozen), "
+            f"1 to {depth}, or -1 (all layers and the embeddings)."
+        )
+    for owner in plm.modules():  # XLM keeps a layer's parts in several lists, side by side
+        lists = [m for m in owner.children() if isinstance(m, nn.ModuleList) and len(m) == depth]
+        if lists:
+            return lists
+    raise UserError(
+        f"model.tune_layers is {tune_layers}, but the layers of this PLM "
+        f"({plm.config.model_type}) cannot be told apart. Choose 0 (frozen) or -1 (all)."
+    )
+
+
+def run_plm(plm: PreTrainedModel, token_ids: Tensor, mask: Tensor) -> Tensor:
+    """Run a PLM.
+
+    Args:
+        plm: Any ``transformers`` encoder.
+        token_ids: Tokens ``[news, tokens]``.
+        mask: True where real ``[news, tokens]``.
+
+    Returns:
+        Last states ``[news, tokens, hidden]``.
+    """
+    return plm(input_ids=token_ids.long(), attention_mask=mask.long())[0]
+
+
+def longest_text(plm: PreTrainedModel) -> int | None:
+    """Return how many tokens a PLM can read, None where it sets no limit."""
+    limit = getattr(plm.config, "max_position_embeddings", None)
+    if limit is None or limit < 0:
+        return None
+    # RoBERTa and its kin count positions from behind the padding's own.
+    positions = getattr(getattr(plm, "embeddings", None), "position_embeddings", None)
+    padding = getattr(positions, "padding_idx", None)
+    return limit if padding is None else limit - padding - 1
+
+
+def length_mask(lengths: Tensor, longest: int) -> Tensor:
+    """Return True where a token is real ``[news, longest]``."""
+    return torch.arange(longest) < lengths[:, None]
+
+
+def blocks_by_length(lengths: Tensor, budget: int) -> Iterator[tuple[slice, int]]:
+    """Cut sorted rows into blocks of similar length, so that little padding is computed.
+
+    Args:
+        lengths: Ascending, on the CPU ``[rows]``.
+        budget: Padded tokens of a block at most (one row at least).
+
+    Yields:
+        Rows of a block and its longest length.
+    """
+    sizes = lengths.tolist()
+    start = 0
+    while start < len(sizes):
+        end = start + 1
+        # A block ends where its shortest row would be padded by more than a quarter.
+        while end < len(sizes) and (
+            sizes[end] * (end + 1 - start) <= budget and sizes[end] <= 1.25 * sizes[start] + 2
+        ):
+            end += 1
+        yield slice(start, end), sizes[end - 1]
+        start = end
