@@ -40,6 +40,9 @@ LINKS = {
 }
 """Values that two rooms share: the second key owns it, the first is filled in from it."""
 
+HALF = (16, "16", "16-mixed", "16-true")
+"""Precisions that only GPUs train in."""
+
 FREE_ON_RESUME = ("root", "num_workers", "prefetch_factor", "pin_memory", "eval_batch_size")
 """Data options that may change when a run goes on: none of them moves a number."""
 
@@ -138,7 +141,14 @@ class FitCLI(LightningCLI):
         ]
         kwargs |= {"logger": loggers, "default_root_dir": str(output)}
         with trainer_mistakes():
-            return super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
+            trainer = super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
+        precision = self._get(self.config_init, "trainer")["precision"]
+        if precision in HALF and trainer.strategy.root_device.type == "cpu":
+            raise UserError(  # Lightning would take bf16-mixed with no more than a warning
+                f"trainer.precision is {precision}, in which a CPU cannot train. Choose 32-true or "
+                "bf16-mixed, or a GPU by --trainer.accelerator gpu."
+            )
+        return trainer
 
     def fit(self, **kwargs: Any) -> None:
         """Train; a start that fails leaves no run folder behind."""

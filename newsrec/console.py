@@ -14,6 +14,7 @@ ASIDES = (
     r".*in eval mode at the start of training.*",  # a frozen PLM belongs there
     r".*smaller than the logging interval.*",
     r".*Checkpoint directory .* exists and is not empty.*",
+    r".*AMP with fp16 is not supported on CPU.*",  # we refuse it
     r".*Total length of `list` across ranks is zero.*",  # data.val none
 )
 

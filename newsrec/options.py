@@ -10,7 +10,7 @@ import yaml
 
 from newsrec.errors import UserError
 
-GROUPS = ("data", "model", "trainer")
+GROUPS = ("data", "model", "model.news", "model.user", "trainer")
 """Options whose value may be a file of options."""
 
 

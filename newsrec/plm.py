@@ -74,10 +74,11 @@ def load_plm(name: str) -> "PreTrainedModel":
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unavailable(name, error) from error
-    if plm.config.is_encoder_decoder or plm.main_input_name != "input_ids":
+    kind = _other_kind(plm)
+    if kind is not None:
         raise UserError(
-            f"model.plm: {name!r} ({plm.config.model_type}) is not a text encoder. Name one like "
-            "BERT, RoBERTa, MPNet or ModernBERT."
+            f"model.plm: {name!r} ({plm.config.model_type}) is {kind}, not a text encoder. Name "
+            "one like BERT, RoBERTa, MPNet or ModernBERT."
         )
     missing = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))
     if missing:  # transformers would fill them with random numbers
@@ -123,6 +124,22 @@ def load_tokenizer(name: str) -> str:
             "AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER)."
         )
     return tokenizer.backend_tokenizer.to_str()
+
+
+def _other_kind(plm: "PreTrainedModel") -> str | None:
+    """Return what a model is if it is no encoder whose tokens see each other."""
+    from transformers.models.auto import modeling_auto
+
+    config = plm.config
+    if config.is_encoder_decoder:
+        return "an encoder with a decoder (seq2seq)"
+    if plm.main_input_name != "input_ids":
+        return "no model of text"
+    causal = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys()
+    causal -= modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys() | {"xlnet"}
+    if config.model_type in causal and not getattr(config, "use_bidirectional_attention", False):
+        return "a decoder, whose tokens see only those before them"
+    return None
 
 
 def _without_pooler(plm: "PreTrainedModel") -> "PreTrainedModel":

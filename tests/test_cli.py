@@ -268,6 +268,19 @@ def test_mistakes_exit_with_2_and_name_value_and_next_step(
         answer = refused(capsys, *fit, f"--config={config}")
         assert f"{config}, line {line}: " in answer
         assert said in answer
+    (tmp_path / "encoder.yaml").write_text("heads: 2\nlayrs: 1\n")
+    for place in ([f"--model.user={tmp_path / 'encoder.yaml'}"], [f"--config={config}"]):
+        config.write_text("model:\n  user: encoder.yaml\n")
+        fit = [option for option in options if "model.user" not in option]
+        answer = refused(capsys, *fit, *place)
+        assert f"{tmp_path / 'encoder.yaml'}, line 2: " in answer
+        assert "Did you mean model.user.layers?" in answer
+    half = refused(capsys, *options, "--trainer.precision=16-mixed")
+    assert "trainer.precision is 16-mixed" in half
+    assert "bf16-mixed" in half
+    assert "bf16, fp32, none" in refused(capsys, *options, "--data.frozen_states=fp16")
+    assert "this PLM has 2 layers" in refused(capsys, *options, "--model.tune_layers=3")
+    assert "model.dim is 64" in refused(capsys, *options, "--model.dim=64", "--model.skip=true")
     assert "model.lr is -1.0" in refused(capsys, *options, "--model.lr=-1")
     assert "foo" in refused(capsys, *options, "--trainer.strategy=foo")
     assert "Set data.max_history" in refused(capsys, *options, "--model.max_history=3")
@@ -333,7 +346,9 @@ def test_two_processes_give_the_metrics_of_one(mind_dir, plm_dir, tmp_path):
     newsrec = [sys.executable, "-m", "newsrec"]
     ddp = ["--trainer.devices=2", "--trainer.strategy=ddp"]
     options = fit_options(mind_dir, plm_dir, output)
+    options += ["--model.tune_layers=1", "--model.skip=true"]  # states by one, read by both
     subprocess.run([*newsrec, *options, *ddp], check=True, timeout=300)
+    assert len(list(Path(mind_dir).glob(".newsrec/states-*"))) == 1
     metrics = []
     for name, extra in (("one", ["--trainer.devices=1"]), ("two", ddp)):
         command = [*newsrec, "evaluate", f"--ckpt_path={output / 'checkpoints' / 'best.ckpt'}"]

@@ -266,6 +266,18 @@ def test_a_tuned_layer_has_all_its_parts_where_they_lie_in_several_lists():
         assert trainable(part) == {n for n, _ in part.named_parameters() if n.startswith("2.")}
 
 
+def test_mean_pooling_is_the_mean_of_the_real_tokens(plm):
+    shape = FastformerConfig(4, layers=0, norm="none", pooling="mean")
+    encoder = NewsEncoder(plm, DIM, shape, tune_layers=0, max_tokens=12).eval()
+    token_ids, lengths = stories([1, 4, 12])
+    vectors = encoder(token_ids, lengths)
+    for row, length in enumerate(lengths):
+        with torch.no_grad():
+            states = plm(token_ids[row : row + 1, :length].long())[0][0]
+        expected = encoder.project(states).mean(dim=0)
+        torch.testing.assert_close(vectors[row], expected, rtol=1e-5, atol=1e-5)
+
+
 # Users
 
 
@@ -357,12 +369,19 @@ def one_process(tmp_path):
 
 @pytest.mark.parametrize("encoder", ["fastformer", "transformer"])
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("other", [{}, {"positions": "recency", "layers": 2, "share_layers": True}])
+@pytest.mark.parametrize(
+    ("other", "skip"),
+    [
+        ({}, False),
+        ({"positions": "recency", "layers": 2, "share_layers": True}, False),
+        ({"pooling": "mean"}, True),
+    ],
+)
 def test_every_preset_trains_under_ddp_without_unused_parameters(
-    plm, one_process, preset, encoder, other
+    plm, one_process, preset, encoder, other, skip
 ):
     shape = FastformerConfig.preset(preset, **({"heads": 4, "encoder": encoder} | other))
-    recommender = NewsRecommender(plm, DIM, 1, shape, shape, max_tokens=12, max_history=6)
+    recommender = NewsRecommender(plm, DIM, 1, shape, shape, 12, max_history=6, skip=skip)
 
     class Scores(nn.Module):
         def __init__(self):

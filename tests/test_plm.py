@@ -190,8 +190,13 @@ def test_models_that_are_not_text_encoders_are_refused(tmp_path):
     )
     picture = {k: v for k, v in SIZES.items() if k != "vocab_size"}
     vit = saved(tmp_path / "vit", "vit", **picture, image_size=16, patch_size=8)
-    for kind, folder in (("t5", t5), ("vit", vit)):
-        with pytest.raises(UserError, match=rf"'{folder}' \({kind}\) is not a text encoder"):
+    gpt2 = saved(tmp_path / "gpt2", "gpt2", **SIZES)
+    for kind, folder, what in (
+        ("t5", t5, "an encoder with a decoder"),
+        ("vit", vit, "no model of text"),
+        ("gpt2", gpt2, "a decoder"),
+    ):
+        with pytest.raises(UserError, match=rf"'{folder}' \({kind}\) is {what}.*not a text enc"):
             load_plm(folder)
 
 
@@ -226,7 +231,6 @@ def test_a_model_saved_with_a_head_and_without_pooler_loads(tmp_path):
             "distilbert",
             {"vocab_size": 90, "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24},
         ),
-        ("gpt2", SIZES),  # a decoder: each token sees those before it, which works too
     ],
 )
 def test_a_plm_is_built_again_from_its_configuration_and_weights(tmp_path, family, values):

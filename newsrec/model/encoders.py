@@ -6,21 +6,21 @@ from transformers import PreTrainedModel
 
 from newsrec.errors import UserError
 from newsrec.model.fastformer import (
-    AttentionPooling,
     Fastformer,
     FastformerConfig,
     init_weights,
     masked_mean,
+    pooling_of,
 )
 from newsrec.model.skip import SkipPath
-from newsrec.model.tuning import TOKENS_PER_PASS, CutPlm, longest_text
+from newsrec.model.tuning import TOKENS_PER_PASS, CutPlm, longest_text, recompute_activations
 
 START_SCALE = 10.0
 """Of scores on the skip path before training: products of sentence vectors lie within .3 or so."""
 
 
 class NewsEncoder(nn.Module):
-    """PLM, then Fastformer over its token states, then attention pooling.
+    """PLM, then Fastformer over its token states, then pooling.
 
     The stack is called ``fastformer`` in state dicts also where it is the softmax twin.
 
@@ -33,6 +33,8 @@ class NewsEncoder(nn.Module):
         max_tokens: Longest text.
         skip: Whether the PLM's own sentence vector is added: see ``SkipPath``. What is trained then
             starts behind a gate that is closed.
+        checkpoint_activations: Whether the tuned layers keep little for the backward pass and run
+            twice instead: less memory, more time, the same gradients.
         tokens_per_pass: Padded tokens that go through the PLM at once.
     """
 
@@ -44,6 +46,7 @@ class NewsEncoder(nn.Module):
         tune_layers: int,
         max_tokens: int,
         skip: bool = False,
+        checkpoint_activations: bool = False,
         tokens_per_pass: int = TOKENS_PER_PASS,
     ) -> None:
         super().__init__()
@@ -54,10 +57,12 @@ class NewsEncoder(nn.Module):
             )
         self.plm = plm
         self.cut = CutPlm(plm, tune_layers)
+        if checkpoint_activations:
+            recompute_activations(plm)
         self.tokens_per_pass = tokens_per_pass
         self.project = nn.Linear(plm.config.hidden_size, dim)
         self.fastformer = Fastformer(dim, fastformer, max_tokens)
-        self.pooling = AttentionPooling(dim)
+        self.pooling = pooling_of(dim, fastformer)
         self.skip = SkipPath(plm.config.hidden_size, dim) if skip else None
         self.gate = nn.Parameter(torch.zeros(())) if skip else None
         self.project.apply(init_weights)
@@ -102,7 +107,7 @@ class NewsEncoder(nn.Module):
 
 
 class UserEncoder(nn.Module):
-    """Fastformer over clicked news, then attention pooling.
+    """Fastformer over clicked news, then pooling.
 
     A reader without history gets a learned vector of their own, not zeros: 3 % of MIND's dev
     impressions have none, and they count.
@@ -121,7 +126,7 @@ class UserEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.fastformer = Fastformer(dim, fastformer, max_history)
-        self.pooling = AttentionPooling(dim)
+        self.pooling = pooling_of(dim, fastformer)
         self.empty = nn.Parameter(torch.zeros(dim))
         self.gate = nn.Parameter(torch.zeros(())) if skip else None
         self.log_scale = nn.Parameter(torch.tensor(START_SCALE).log()) if skip else None

@@ -18,6 +18,7 @@ from newsrec.model.transformer import SoftmaxAttention
 Encoder = Literal["fastformer", "transformer"]
 Norm = Literal["post", "none"]
 Positions = Literal["learned", "recency", "none"]
+Pooling = Literal["attention", "mean"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "notebook": {
@@ -63,6 +64,7 @@ class FastformerConfig:
     positions: Positions = "none"
     encoder: Encoder = "fastformer"
     share_layers: bool = False
+    pooling: Pooling = "attention"
 
     @classmethod
     def of(cls, values: "FastformerConfig | dict[str, Any]") -> "FastformerConfig":
@@ -94,7 +96,8 @@ class FastformerConfig:
         Raises:
             UserError: Naming the option, its value and what is allowed.
         """
-        for name, kind in (("encoder", Encoder), ("norm", Norm), ("positions", Positions)):
+        kinds = {"encoder": Encoder, "norm": Norm, "positions": Positions, "pooling": Pooling}
+        for name, kind in kinds.items():
             value = getattr(self, name)
             if value not in get_args(kind):
                 allowed = ", ".join(get_args(kind))
@@ -168,6 +171,19 @@ class AttentionPooling(nn.Module):
         """
         weights = masked_softmax(self.logit(torch.tanh(self.hidden(x))), mask)
         return torch.einsum("blo,bld->bd", weights.to(x.dtype), x)
+
+
+class MeanPooling(nn.Module):
+    """Mean over a sequence, in place of ``AttentionPooling``."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Pool a padded sequence; arguments and result as in ``AttentionPooling``."""
+        return masked_mean(x, mask)
+
+
+def pooling_of(dim: int, config: FastformerConfig) -> nn.Module:
+    """Return a new module that makes one vector of a sequence, as ``config.pooling`` says."""
+    return AttentionPooling(dim) if config.pooling == "attention" else MeanPooling()
 
 
 class AdditiveAttention(nn.Module):

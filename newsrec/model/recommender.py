@@ -25,6 +25,7 @@ class NewsRecommender(nn.Module):
         max_history: Longest history.
         skip: Whether the PLM's sentence vectors go past the encoders, which then start behind
             closed gates: an untrained model scores by the centred cosine.
+        checkpoint_activations: Whether the PLM's tuned layers run twice to save memory.
     """
 
     def __init__(
@@ -37,11 +38,18 @@ class NewsRecommender(nn.Module):
         max_tokens: int = 32,
         max_history: int = 50,
         skip: bool = False,
+        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
         self.dim = dim
         self.news_encoder = NewsEncoder(
-            plm, dim, FastformerConfig.of(news or {}), tune_layers, max_tokens, skip
+            plm,
+            dim,
+            FastformerConfig.of(news or {}),
+            tune_layers,
+            max_tokens,
+            skip,
+            checkpoint_activations,
         )
         self.user_encoder = UserEncoder(dim, FastformerConfig.of(user or {}), max_history, skip)
 

@@ -37,6 +37,8 @@ class RecommenderModule(LightningModule):
         user: Fastformer over the clicked stories of a reader.
         skip: Whether the PLM's own sentence vectors go past the encoders. Training then starts at
             the centred cosine, and gates, closed at first, let in what the encoders add.
+        checkpoint_activations: Whether the PLM's tuned layers keep little for the backward pass and
+            run twice instead: less memory, more time, the same gradients.
         lr: Peak learning rate of all that is not the PLM.
         plm_lr: Peak learning rate of the PLM.
         gate_lr: Peak learning rate of the skip path's gates and scale, three numbers.
@@ -54,6 +56,7 @@ class RecommenderModule(LightningModule):
         news: FastformerConfig = FastformerConfig(),  # noqa: B008, shows its defaults in --help
         user: FastformerConfig = FastformerConfig(),  # noqa: B008
         skip: bool = False,
+        checkpoint_activations: bool = False,
         lr: float = 1e-4,
         plm_lr: float = 1e-5,
         gate_lr: float = 1e-2,
@@ -69,6 +72,7 @@ class RecommenderModule(LightningModule):
         self.news = FastformerConfig.of(news)
         self.user = FastformerConfig.of(user)
         self.skip = skip
+        self.checkpoint_activations = checkpoint_activations
         self.lr = lr
         self.plm_lr = plm_lr
         self.gate_lr = gate_lr
@@ -108,6 +112,7 @@ class RecommenderModule(LightningModule):
             self.max_tokens,
             self.max_history,
             self.skip,
+            self.checkpoint_activations,
         )
 
     def on_fit_start(self) -> None:
