@@ -4,7 +4,7 @@ import pytest
 
 from newsrec.errors import UserError
 from newsrec.model.fastformer import FastformerConfig
-from newsrec.training.checkpoint import check_same_options
+from newsrec.training.checkpoint import check_same_options, hyper_parameters
 
 SHAPE = asdict(FastformerConfig(heads=2))
 
@@ -24,6 +24,13 @@ def test_a_run_of_an_earlier_version_goes_on_with_the_defaults_of_later_options(
         "data": {"batch_size": 32, "group_by_user": False, "stale": 0},
     }
     check_same_options(stored(), options, "last.ckpt")
+
+
+def test_a_run_from_before_the_skip_path_has_none():
+    assert hyper_parameters(stored(), "model")["skip"] is False
+    assert hyper_parameters(stored(), "data")["frozen_states"] == "fp32"
+    with pytest.raises(UserError, match=r"model.skip is True, but last.ckpt was .* with False"):
+        check_same_options(stored(), {"model": {"skip": True}}, "last.ckpt")
 
 
 @pytest.mark.parametrize(

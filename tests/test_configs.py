@@ -15,6 +15,7 @@ def test_every_preset_builds(path, plm_dir, monkeypatch, tmp_path):
     monkeypatch.setattr("sys.argv", ["newsrec"])
     args = ["--config", str(path), "--model.plm", str(plm_dir), "--trainer.precision", "32-true"]
     args += ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
+    args += ["--model.skip", "false"]  # this PLM's states are smaller than any news vector
     cli = FitCLI(args=args, **cli_options(run=False))
     cli.model.configure_model()
     assert cli.datamodule.plm == str(plm_dir)

@@ -216,7 +216,7 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_almost_nothing(make, e
     assert len(rates) == steps
     for group in rates.T:
         peak = group.max()
-        assert peak == pytest.approx(1e-3) or peak == pytest.approx(1e-5)
+        assert any(peak == pytest.approx(rate) for rate in (1e-3, 1e-5, 1e-2))
         top = np.flatnonzero(group > peak * (1 - 1e-9))
         assert top[0] == max(round(warmup * steps), 1) - 1
         assert len(top) <= 2
@@ -225,14 +225,15 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_almost_nothing(make, e
         assert (np.diff(fall) < 0).all()
         assert group[0] == pytest.approx(peak / len(rise))
         assert 0 < group[-1] <= 1.01 * peak / (steps - len(rise))
-    assert {round(g.max() * 1e5) for g in rates.T} == {100, 1}
+    assert {round(g.max() * 1e5) for g in rates.T} == {100, 1, 1000}  # all else, PLM, gates
 
 
 def test_parameters_are_grouped_by_rate_and_decay(make):
     module, _ = make(tune_layers=1, user=SMALL | {"positions": "learned"})
     module.configure_model()
     recommender = module.recommender
-    groups = parameter_groups(recommender, lr=1e-3, plm_lr=1e-5, gate_lr=1, weight_decay=0.01)
+    rates = {"lr": 1e-3, "plm_lr": 1e-5, "gate_lr": 1e-2}
+    groups = parameter_groups(recommender, **rates, weight_decay=0.01)
     settings = {
         id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]
     }
@@ -247,6 +248,8 @@ def test_parameters_are_grouped_by_rate_and_decay(make):
             continue
         plain = name.endswith("bias") or id(parameter) in norms or name == "user_encoder.empty"
         expected = (1e-5 if in_plm else 1e-3, 0.0 if plain else 0.01)
+        if name.endswith(("gate", "log_scale")):
+            expected = (1e-2, 0.0)
         assert settings.pop(id(parameter)) == expected, name
     assert not settings
 
@@ -254,10 +257,9 @@ def test_parameters_are_grouped_by_rate_and_decay(make):
 def test_a_frozen_plm_has_no_group(make):
     module, _ = make(tune_layers=0)
     module.configure_model()
-    groups = parameter_groups(
-        module.recommender, lr=1e-3, plm_lr=1e-5, gate_lr=1, weight_decay=0.01
-    )
-    assert {group["lr"] for group in groups} == {1e-3}
+    rates = {"lr": 1e-3, "plm_lr": 1e-5, "gate_lr": 1e-2}
+    groups = parameter_groups(module.recommender, **rates, weight_decay=0.01)
+    assert {group["lr"] for group in groups} == {1e-3, 1e-2}
 
 
 def test_cached_states_give_the_losses_of_running_the_plm(make, trained):
@@ -291,7 +293,7 @@ def test_states_below_the_tuned_layers_give_the_losses_of_the_whole_plm(
         trainer_of(FrozenStates(), recorder, max_epochs=2).fit(module, datamodule=data)
         assert set(recorder.states) == {frozen_states != "none"}
         losses[frozen_states] = recorder.losses
-    tolerance = 2e-6 if precision == "fp32" else 0.02
+    tolerance = 2e-6 if precision == "fp32" else 0.05
     np.testing.assert_allclose(losses[precision], losses["none"], atol=tolerance, rtol=0)
 
 
@@ -337,7 +339,7 @@ def test_scores_come_in_the_order_of_the_file(trained, name):
     scores = collector.scores(trainer, split)
     data.eval_split = None
     assert scores.dtype == np.float32
-    np.testing.assert_allclose(scores, scores_one_by_one(module, data, split), rtol=1e-6)
+    np.testing.assert_allclose(scores, scores_one_by_one(module, data, split), 1e-6, 1e-7)
     assert len(set(np.round(scores, 6))) > len(scores) / 10  # they differ, so order is tested
 
 

@@ -37,7 +37,7 @@ class NewsRecommender(nn.Module):
         user: FastformerConfig | dict[str, Any] | None = None,
         max_tokens: int = 32,
         max_history: int = 50,
-        skip: bool = False,
+        skip: bool = True,
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()

@@ -136,7 +136,7 @@ def verify(module: RecommenderModule, folder: Path) -> float:
     from safetensors.torch import load_file
 
     encoder = module.recommender.user_encoder.eval()
-    again = UserEncoder(module.dim, module.user, module.max_history).eval()
+    again = UserEncoder(module.dim, module.user, module.max_history, module.skip).eval()
     again.load_state_dict(load_file(folder / "user_encoder.safetensors"))
     session = onnxruntime.InferenceSession(
         str(folder / "user_encoder.onnx"), providers=["CPUExecutionProvider"]
@@ -213,7 +213,7 @@ def manifest(
         "outputs": {"user_vector": {"shape": ["batch", module.dim], "dtype": "float32"}},
         "input_contract": INPUT_CONTRACT,
         "max_history": module.max_history,
-        "user_encoder": {"dim": module.dim, **vars(module.user)},
+        "user_encoder": {"dim": module.dim, "skip": module.skip, **vars(module.user)},
         "plm": module.plm,
         "checkpoint_sha256": file_hash(ckpt_path),
         "metrics": ours["metrics"],

@@ -15,6 +15,9 @@ from newsrec.model.fastformer import FastformerConfig
 FORMAT = 1
 """Version of what a checkpoint holds under ``newsrec``; a change of meaning counts it up."""
 
+BEFORE = {"model": {"skip": False}, "data": {"frozen_states": "fp32"}}
+"""What runs had from before an option, where its default is something else."""
+
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint that ``newsrec fit`` wrote; nothing in it is executed.
@@ -62,7 +65,8 @@ def _refuse_url(ckpt_path: str) -> None:
 def hyper_parameters(checkpoint: dict[str, Any], part: str) -> dict[str, Any]:
     """Return the constructor arguments of the ``model`` or the ``data`` module."""
     key = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}[part]
-    return {k: v for k, v in checkpoint[key].items() if not k.startswith("_")}
+    stored = {k: v for k, v in checkpoint[key].items() if not k.startswith("_")}
+    return BEFORE[part] | stored
 
 
 def resolve_checkpoint(ckpt_path: str, output: Path) -> Path:

@@ -55,7 +55,7 @@ class RecommenderModule(LightningModule):
         dim: int = 256,
         news: FastformerConfig = FastformerConfig(),  # noqa: B008, shows its defaults in --help
         user: FastformerConfig = FastformerConfig(),  # noqa: B008
-        skip: bool = False,
+        skip: bool = True,
         checkpoint_activations: bool = False,
         lr: float = 1e-4,
         plm_lr: float = 1e-5,
