@@ -36,3 +36,17 @@ def test_feed_gives_the_content_of_its_reference(monkeypatch, capsys, demo):
 def test_prepare_reads_what_its_reference_reads(monkeypatch, capsys, demo):
     result = measure(monkeypatch, capsys, "prepare.py", f"--data.root={demo}")
     assert result["impressions"] == 2000
+
+
+@pytest.mark.slow
+def test_the_ablation_trains_scores_and_compares(monkeypatch, capsys, demo, tmp_path):
+    output = tmp_path / "ablation"
+    options = ("--arms", "base", "no-skip", "--seeds", "0", "--steps", "2", "--jobs", "1")
+    options += (f"--data.root={demo}", f"--output={output}")
+    arms = measure(monkeypatch, capsys, "ablation.py", *options)["arms"]
+    assert abs(arms["base"]["gates_at_zero"] - 0.62) < 0.01  # the centred cosine
+    assert arms["no-skip"]["difference_to"]["base"]["auc"] == pytest.approx(
+        arms["no-skip"]["auc"] - arms["base"]["auc"]
+    )
+    assert "| no-skip | `model.skip=false` |" in (output / "table.md").read_text()
+    assert measure(monkeypatch, capsys, "ablation.py", *options)["arms"] == arms  # nothing anew
