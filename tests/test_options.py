@@ -1,3 +1,6 @@
+import inspect
+import re
+
 import pytest
 
 from newsrec.errors import UserError
@@ -50,3 +53,13 @@ def test_a_message_gets_the_place_and_the_nearest_option():
 def test_a_missing_reference_is_found_where_it_is_asked_for():
     written = [Written("data.root", "a", "x"), Written("data.npratio", "b", "${data.nowhere}")]
     assert explain("Interpolation key '.nowhere' not found", written, []).startswith("b: ")
+
+
+def test_every_option_of_fit_is_described():
+    from newsrec.data.datamodule import MindDataModule
+    from newsrec.model.fastformer import FastformerConfig
+    from newsrec.training.module import RecommenderModule
+
+    for part in (MindDataModule, FastformerConfig, RecommenderModule):
+        described = re.findall(r"^    (\w+): ", inspect.getdoc(part), re.M)
+        assert described == list(inspect.signature(part).parameters)

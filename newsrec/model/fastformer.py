@@ -54,6 +54,8 @@ class FastformerConfig:
         encoder: fastformer, or transformer for softmax attention with all else alike.
         share_layers: Whether all layers are one set of weights, as in the paper; the authors' code
             has them apart.
+        pooling: How the elements become one vector in the end: attention with learned weights, as
+            in the paper, or their mean.
     """
 
     heads: int = 16
