@@ -17,6 +17,10 @@ COMMANDS = {
         "newsrec.evaluation.evaluate",
         "MIND's metrics and prediction.zip of a checkpoint",
     ),
+    "check-submission": (
+        "newsrec.evaluation.check_submission",
+        "would the leaderboard take a prediction.zip, and what looks wrong",
+    ),
     "export": ("newsrec.serving.export", "the user encoder as ONNX, checked against PyTorch"),
     "download": ("newsrec.data.download", "MIND from its official place, checked"),
     "prepare": ("newsrec.data.prepare", "compile a data folder and show what is in it"),
@@ -70,7 +74,8 @@ def _run(given: list[str]) -> None:
 
 
 def _usage() -> str:
-    lines = [f"  {name:<10} {summary}" for name, (_, summary) in COMMANDS.items()]
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}} {summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: newsrec COMMAND [options]    (or: python -m newsrec COMMAND ...)",

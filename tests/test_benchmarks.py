@@ -38,6 +38,11 @@ def test_prepare_reads_what_its_reference_reads(monkeypatch, capsys, demo):
     assert result["impressions"] == 2000
 
 
+def test_submissions_are_written_and_checked_as_a_loop_does(monkeypatch, capsys):
+    result = measure(monkeypatch, capsys, "submission.py", "--impressions", "2000")
+    assert result["reference"]["impressions"] == 2000
+
+
 @pytest.mark.slow
 def test_the_ablation_trains_scores_and_compares(monkeypatch, capsys, demo, tmp_path):
     output = tmp_path / "ablation"

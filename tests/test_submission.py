@@ -36,6 +36,15 @@ def test_chunks_change_nothing(tmp_path, monkeypatch, chunk):
     assert lines_of(tmp_path / "prediction.zip") == expected
 
 
+def test_an_impression_longer_than_a_chunk_and_an_empty_one_are_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(submission, "CHUNK", 2)
+    path = tmp_path / "prediction.zip"
+    write_predictions(path, np.array([9, 8, 7]), np.array([3, 1, 2, 1]), np.array([0, 3, 3, 4]))
+    assert lines_of(path) == "9 [3,1,2]\n8 []\n7 [1]\n"
+    write_predictions(path, np.array([], int), np.array([], int), np.array([0]))
+    assert lines_of(path) == ""
+
+
 def test_the_same_ranks_give_the_same_bytes(tmp_path):
     for name in ("a.zip", "b.zip"):
         write_predictions(tmp_path / name, np.array([1]), np.array([1, 2]), np.array([0, 2]))
