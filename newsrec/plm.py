@@ -135,8 +135,8 @@ def _other_kind(plm: "PreTrainedModel") -> str | None:
         return "an encoder with a decoder (seq2seq)"
     if plm.main_input_name != "input_ids":
         return "no model of text"
-    causal = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys()
-    causal -= modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys() | {"xlnet"}
+    both_ways = {*modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, "xlnet"}
+    causal = {*modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES} - both_ways
     if config.model_type in causal and not getattr(config, "use_bidirectional_attention", False):
         return "a decoder, whose tokens see only those before them"
     return None

@@ -15,7 +15,7 @@ from newsrec.model.fastformer import FastformerConfig
 FORMAT = 1
 """Version of what a checkpoint holds under ``newsrec``; a change of meaning counts it up."""
 
-BEFORE = {"model": {"skip": False}, "data": {"frozen_states": "fp32"}}
+BEFORE: dict[str, dict[str, Any]] = {"model": {"skip": False}, "data": {"frozen_states": "fp32"}}
 """What runs had from before an option, where its default is something else."""
 
 
