@@ -24,8 +24,10 @@ from newsrec.evaluation.report import print_comparison
 from newsrec.options import explain, written_options
 from newsrec.training.callbacks import Curves, FrozenStates, RunCsv, ScoreCollector
 from newsrec.training.checkpoint import (
+    BEFORE,
     check_run_folder,
     check_same_options,
+    hyper_parameters,
     read_checkpoint,
     resolve_checkpoint,
 )
@@ -40,8 +42,10 @@ LINKS = {
 }
 """Values that two rooms share: the second key owns it, the first is filled in from it."""
 
-HALF = (16, "16", "16-mixed", "16-true")
+HALF = (16, "16", "16-mixed")
 """Precisions that only GPUs train in."""
+NO_WEIGHTS_LEFT = ("bf16-true", "16-true")
+"""Precisions whose weights are too coarse for small steps, and for scores to the last digit."""
 
 FREE_ON_RESUME = ("root", "num_workers", "prefetch_factor", "pin_memory", "eval_batch_size")
 """Data options that may change when a run goes on: none of them moves a number."""
@@ -51,6 +55,8 @@ class FitCLI(LightningCLI):
     """``fit`` and nothing else; see ``python -m newsrec fit --help``."""
 
     output: Path
+    written: set[str]
+    """Options that the command line or a file sets."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -78,6 +84,7 @@ class FitCLI(LightningCLI):
         """Parse, after refusing what a link would silently drop."""
         given = [str(a) for a in args] if isinstance(args, list) else sys.argv[1:]
         written = written_options(given)
+        self.written = {option.key for option in written}
         for key, place, _ in written:
             if key in LINKS:
                 raise UserError(f"{place}: {key} follows {LINKS[key]}. Set {LINKS[key]} instead.")
@@ -103,6 +110,11 @@ class FitCLI(LightningCLI):
             return
         config.ckpt_path = str(resolve_checkpoint(config.ckpt_path, self.output))
         checkpoint = read_checkpoint(config.ckpt_path)
+        for part, options in BEFORE.items():
+            stored = hyper_parameters(checkpoint, part)
+            for name in options:  # a run from before an option goes on as it was
+                if f"{part}.{name}" not in self.written:
+                    config[part][name] = stored[name]
         given = {part: config[part].as_dict() for part in ("model", "data")}
         given["data"] = {k: v for k, v in given["data"].items() if k not in FREE_ON_RESUME}
         if given["data"]["seed"] is None:
@@ -140,9 +152,14 @@ class FitCLI(LightningCLI):
             self.checkpoints,
         ]
         kwargs |= {"logger": loggers, "default_root_dir": str(output)}
+        precision = self._get(self.config_init, "trainer")["precision"]
+        if precision in NO_WEIGHTS_LEFT:
+            raise UserError(
+                f"trainer.precision is {precision}, which rounds the weights themselves: small "
+                "steps are lost. Choose 32-true, bf16-mixed, or 16-mixed on a GPU."
+            )
         with trainer_mistakes():
             trainer = super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
-        precision = self._get(self.config_init, "trainer")["precision"]
         if precision in HALF and trainer.strategy.root_device.type == "cpu":
             raise UserError(  # Lightning would take bf16-mixed with no more than a warning
                 f"trainer.precision is {precision}, in which a CPU cannot train. Choose 32-true or "
@@ -173,7 +190,9 @@ class FitCLI(LightningCLI):
         if data.selected_on is not None:
             module.load_state_dict(read_checkpoint(best)["state_dict"])
             if data.states is not None and not data.states.exact:
-                data.states = None  # the table shows what evaluate will find
+                data.states = (
+                    None  # as evaluate has none, so that the table shows what it will find
+                )
             scores = score_split(trainer, module, data, data.selected_on)
             if scores is None:  # not the first process
                 return

@@ -44,5 +44,13 @@ def test_a_run_from_before_the_skip_path_has_none():
     ],
 )
 def test_an_option_that_differs_is_refused_with_both_values(part, option, value):
-    with pytest.raises(UserError, match=f"{part}.{option} is .* but last.ckpt was trained with"):
+    with pytest.raises(
+        UserError, match=rf"{part}\.{option}[.a-z]* is .* but last.ckpt was trained with"
+    ):
         check_same_options(stored(), {part: {option: value}}, "last.ckpt")
+
+
+def test_the_field_of_a_shape_that_differs_is_named():
+    options = {"model": {"news": SHAPE | {"heads": 4}}}
+    with pytest.raises(UserError, match=r"model\.news\.heads is 4, but .* trained with 2\."):
+        check_same_options(stored(), options, "last.ckpt")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from newsrec.__main__ import COMMANDS, main
 
@@ -170,6 +171,52 @@ def mind_week(mind_dir):
     return mind_dir
 
 
+def test_a_run_from_before_an_option_goes_on_as_it_was(mind_dir, plm_dir, tmp_path, capsys):
+    output = tmp_path / "run"
+    options = fit_options(mind_dir, plm_dir, output)
+    old = ["--model.skip=false", "--data.frozen_states=fp32"]
+    main([*options, *old])
+    path = output / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["hyper_parameters"]["skip"]
+    del checkpoint["datamodule_hyper_parameters"]["frozen_states"]
+    torch.save(checkpoint, path)
+    more = [o.replace("max_epochs=2", "max_epochs=3") for o in options]
+    main([*more, "--ckpt_path=last"])
+    again = torch.load(path, weights_only=True)
+    assert again["global_step"] * 2 == checkpoint["global_step"] * 3
+    assert again["hyper_parameters"]["skip"] is False
+    assert again["datamodule_hyper_parameters"]["frozen_states"] == "fp32"
+    torch.save(checkpoint, path)
+    said = refused(capsys, *more, "--ckpt_path=last", "--model.skip=true")
+    assert "model.skip is True" in said
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(mind_dir, plm_dir, tmp_path):
+    output = tmp_path / "run"
+    (output / "tensorboard").mkdir(parents=True)
+    (output / "config.yaml").write_text("left")
+    main([*fit_options(mind_dir, plm_dir, output), "--baselines=false"])
+    assert (output / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_what_is_reported_in_the_end_is_not_computed_from_rounded_states(
+    mind_dir, plm_dir, tmp_path, monkeypatch
+):
+    from newsrec import cli
+
+    seen = []
+    score_split = cli.score_split
+    monkeypatch.setattr(
+        cli, "score_split", lambda *args: seen.append(args[2].states) or score_split(*args)
+    )
+    for precision in ("bf16", "fp32"):
+        options = fit_options(mind_dir, plm_dir, tmp_path / precision)
+        main([*options, "--baselines=false", f"--data.frozen_states={precision}"])
+    assert seen[0] is None
+    assert seen[1].exact
+
+
 def test_the_last_day_of_train_chooses_and_dev_judges(mind_week, plm_dir, tmp_path, capsys, caplog):
     caplog.set_level(logging.INFO, "newsrec")
     output = tmp_path / "one"
@@ -275,6 +322,7 @@ def test_mistakes_exit_with_2_and_name_value_and_next_step(
         answer = refused(capsys, *fit, *place)
         assert f"{tmp_path / 'encoder.yaml'}, line 2: " in answer
         assert "Did you mean model.user.layers?" in answer
+    assert "32-true, bf16-mixed" in refused(capsys, *options, "--trainer.precision=bf16-true")
     half = refused(capsys, *options, "--trainer.precision=16-mixed")
     assert "trainer.precision is 16-mixed" in half
     assert "bf16-mixed" in half

@@ -1,5 +1,7 @@
 """The skip path: an untrained model is the centred cosine, and gates let in what is learned."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -146,6 +148,48 @@ def test_scores_stay_plain_dot_products_of_what_is_exported(root, plm_dir):
             start = split.candidates.offsets[row]
             found = torch.from_numpy(scores[start : start + len(shown)])
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_open_gates_add_what_the_encoders_say(root, plm_dir):
+    """The sums of the README, with the encoders' parts taken one by one."""
+    module, data = made(root, plm_dir, dim=8)
+    fit(module, data, max_epochs=1)
+    recommender = module.recommender.eval()
+    news, user = recommender.news_encoder, recommender.user_encoder
+    with torch.no_grad():
+        news.gate.fill_(0.3)
+        user.gate.fill_(-0.7)
+        user.log_scale.fill_(np.log(2.5))
+        vectors = encode_catalogue(recommender, data.catalogue)
+        means = mean_states(news.cut, data.catalogue)
+        for row in range(FIRST_NEWS, len(vectors)):
+            length = data.catalogue.token_lengths[row : row + 1]
+            token_ids = data.catalogue.token_ids[row : row + 1, : int(length)].long()
+            mask = torch.ones(1, int(length), dtype=torch.bool)
+            states = news.plm(token_ids)[0]
+            learned = news.pooling(news.fastformer(news.project(states), mask), mask)[0]
+            mean = (means[row] / means[row].norm()).double() - news.skip.centre.double()
+            expected = news.skip.projection.double() @ mean + 0.3 * learned
+            torch.testing.assert_close(vectors[row].double(), expected, rtol=1e-4, atol=1e-5)
+        clicked = vectors[None, [3, 5, 9]]
+        mask = torch.ones(1, 3, dtype=torch.bool)
+        learned = user.pooling(user.fastformer(clicked, mask), mask)
+        expected = 2.5 * (clicked.mean(dim=1) - 0.7 * learned)
+        torch.testing.assert_close(user(clicked, mask), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_every_process_takes_the_centre_of_the_first(root, plm_dir):
+    module, data = made(root, plm_dir, dim=8)
+    module.configure_model()
+    data.setup("fit")
+    skip = module.recommender.news_encoder.skip
+    first = SkipPath(HIDDEN, 8)
+    first.fit(torch.randn(30, HIDDEN, generator=torch.Generator().manual_seed(1)))
+    strategy = SimpleNamespace(broadcast=lambda own: first.state_dict())
+    module._trainer = SimpleNamespace(is_global_zero=False, strategy=strategy, datamodule=data)
+    module.on_fit_start()
+    for name, value in first.state_dict().items():
+        assert torch.equal(skip.state_dict()[name], value)
 
 
 def test_a_checkpoint_keeps_the_centre_and_a_resumed_run_does_not_fit_it_again(

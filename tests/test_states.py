@@ -1,5 +1,6 @@
 """States beside the data: what is kept, found again, added, and never believed."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -195,6 +196,34 @@ def test_a_shortened_array_is_computed_again(tmp_path):
     assert len(compute.rows) == 5
 
 
+@pytest.mark.parametrize("name", ["keys.npy", "lengths.npy", "values.npy"])
+def test_a_file_that_cannot_be_read_is_computed_again(tmp_path, name):
+    catalogue = made_catalogue(TITLES)
+    store_of(tmp_path).find_or_compute(catalogue, Computer(catalogue))
+    path = parts(tmp_path)[0] / name
+    path.write_bytes(b"garbage!" + path.read_bytes()[8:])  # of the size it had
+    compute = Computer(catalogue)
+    assert_right(store_of(tmp_path).find_or_compute(catalogue, compute), catalogue)
+    assert len(compute.rows) == 5
+    assert len(parts(tmp_path)) == 1
+
+
+def test_what_another_process_computes_meanwhile_is_not_computed_again(tmp_path, monkeypatch):
+    catalogue = made_catalogue(TITLES)
+    lock = module.build_lock
+
+    @contextlib.contextmanager
+    def slow_lock(base):
+        monkeypatch.setattr(module, "build_lock", lock)
+        store_of(tmp_path).find_or_compute(catalogue, Computer(catalogue))
+        with lock(base):
+            yield
+
+    monkeypatch.setattr(module, "build_lock", slow_lock)
+    never = Computer(catalogue, fail_after=0)
+    assert_right(store_of(tmp_path).find_or_compute(catalogue, never), catalogue)
+
+
 def test_a_changed_byte_is_found_by_hashing_again(mind_dir):
     catalogue = made_catalogue(TITLES)
     store_of(mind_dir).find_or_compute(catalogue, Computer(catalogue))
@@ -222,7 +251,7 @@ def test_too_little_disk_is_said_before_anything_is_computed(tmp_path, monkeypat
     usage = shutil.disk_usage(tmp_path)._replace(free=19 * HIDDEN * 4 - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     compute = Computer(catalogue)
-    with pytest.raises(UserError, match=r"5 stories need 0 MiB.*frozen_states to bf16.*none"):
+    with pytest.raises(UserError, match=r"5 stories need 0.0 MiB.*frozen_states to bf16.*none"):
         store_of(tmp_path).find_or_compute(catalogue, compute)
     assert not compute.rows
     assert not parts(tmp_path)

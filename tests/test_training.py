@@ -1,6 +1,7 @@
 import math
 import shutil
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -297,6 +298,38 @@ def test_states_below_the_tuned_layers_give_the_losses_of_the_whole_plm(
     np.testing.assert_allclose(losses[precision], losses["none"], atol=tolerance, rtol=0)
 
 
+def process(data, rank, said=None):
+    """What a process of two sees of its Trainer; ``said`` is what the first one tells."""
+    strategy = SimpleNamespace(
+        barrier=lambda name: None, broadcast=lambda own: own if rank == 0 else said
+    )
+    return SimpleNamespace(local_rank=rank, strategy=strategy, datamodule=data)
+
+
+def test_each_process_reads_the_states(make):
+    for rank in (0, 1):
+        module, data = make()
+        module.configure_model()
+        data.setup("fit")
+        FrozenStates().on_fit_start(process(data, rank), module)
+        assert len(data.states.take(torch.tensor([2]))) == data.catalogue.token_lengths[2]
+        assert module.recommender.news_encoder.training
+
+
+def test_a_mistake_of_the_first_process_stops_all(make, monkeypatch):
+    monkeypatch.setattr("newsrec.training.callbacks.frozen_states", full_disk)
+    module, data = make()
+    module.configure_model()
+    data.setup("fit")
+    for rank, said in ((0, None), (1, "no space")):
+        with pytest.raises(UserError, match="no space"):
+            FrozenStates().on_fit_start(process(data, rank, said), module)
+
+
+def full_disk(*_):
+    raise UserError("no space")
+
+
 def test_a_plm_that_is_tuned_whole_has_no_states(make):
     module, data = make(tune_layers=-1)
     trainer_of(FrozenStates(), max_steps=1, limit_val_batches=0).fit(module, datamodule=data)
@@ -528,7 +561,6 @@ def test_an_option_that_contradicts_the_checkpoint_is_refused_with_both_values(t
     check_same_options(checkpoint, same, "best.ckpt")
     for part, name, value, stored in (
         ("model", "dim", 32, "16"),
-        ("model", "news", checkpoint["hyper_parameters"]["news"] | {"layers": 3}, "'layers': 1"),
         ("data", "fields", ["title"], "['category', 'subcategory', 'title']"),
         ("data", "npratio", 1, "4"),
     ):
@@ -537,3 +569,6 @@ def test_an_option_that_contradicts_the_checkpoint_is_refused_with_both_values(t
         message = str(error.value)
         assert message.startswith(f"{part}.{name} is {value}, but best.ckpt was trained with ")
         assert stored in message.split("trained with")[1]
+    shape = checkpoint["hyper_parameters"]["news"] | {"layers": 3}
+    with pytest.raises(UserError, match=r"model\.news\.layers is 3, but .* trained with 1\."):
+        check_same_options(checkpoint, {"model": {"news": shape}}, "best.ckpt")

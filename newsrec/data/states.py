@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from newsrec.data import FIRST_NEWS
@@ -118,9 +119,10 @@ class StateStore:
         parts: list[Tensor] = [torch.zeros(0, self.hidden, dtype=self.dtype)]
         places: dict[bytes, _Place] = {}
         for folder in self._folders():
-            values = np.load(folder / "values.npy", mmap_mode="c")
-            keys = np.load(folder / "keys.npy")
-            ends = to_offsets(np.load(folder / "lengths.npy"))
+            arrays = _load(folder)
+            if arrays is None:
+                continue
+            values, keys, ends = arrays
             if values.ndim != 2 or values.shape[1] != self.hidden or len(values) != ends[-1]:
                 raise UserError(
                     f"{folder} holds states of shape {list(values.shape)}; this PLM's are "
@@ -158,6 +160,10 @@ class StateStore:
             return states
         base = writable_folder(self.root)
         with build_lock(base):
+            for folder in self._folders():
+                if _load(folder) is None:
+                    log.info("%s is damaged: its states are computed again", folder)
+                    shutil.rmtree(folder, ignore_errors=True)  # another's is not ours to remove
             states, missing = self.read(catalogue)  # another process may have been faster
             if len(missing):
                 self._compute(base, catalogue, missing, compute)
@@ -178,12 +184,13 @@ class StateStore:
         per_token = self.hidden * self.dtype.itemsize
         tokens = int(lengths[missing].sum())
         need, free = tokens * per_token, shutil.disk_usage(base).free
-        room = f"{need / 2**20:,.0f} MiB in {base}"
+        room = f"{need / 2**20:,.1f} MiB in {base}"
         if need > free:
+            half = "bf16 (half as much) or " if self.dtype == torch.float32 else ""
             raise UserError(
                 f"The frozen layers' states of {len(missing):,} stories need {room}, where "
-                f"{free / 2**20:,.0f} MiB are free. Free some, or set --data.frozen_states to bf16 "
-                f"(half of fp32's) or none (the whole PLM runs in every step)."
+                f"{free / 2**20:,.1f} MiB are free. Free some, or set --data.frozen_states to "
+                f"{half}none (the whole PLM runs in every step)."
             )
         log.info(
             "frozen layers of the PLM: computing %s stories once, %s", f"{len(missing):,}", room
@@ -211,6 +218,20 @@ class StateStore:
         bases = filter(Path.is_dir, cache_folders(self.root))
         folders = (path for base in bases for path in sorted(base.glob(f"{self.prefix}*")))
         return [folder for folder in folders if is_whole(folder)]
+
+
+def _load(folder: Path) -> tuple[NDArray, NDArray[np.uint8], NDArray[np.int64]] | None:
+    """Return a part's states, its texts' hashes and where each begins, and the end.
+
+    None if a file is damaged.
+    """
+    try:
+        keys, lengths = np.load(folder / "keys.npy"), np.load(folder / "lengths.npy")
+        values = np.load(folder / "values.npy", mmap_mode="c")
+    except (OSError, ValueError, EOFError):
+        return None
+    whole = keys.shape == (len(lengths), KEY) and lengths.ndim == 1 and (lengths > 0).all()
+    return (values, keys, to_offsets(lengths)) if whole else None
 
 
 def distinct_rows(catalogue: Catalogue) -> Tensor:

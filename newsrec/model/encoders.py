@@ -53,7 +53,8 @@ class NewsEncoder(nn.Module):
         limit = longest_text(plm)
         if limit is not None and max_tokens > limit:
             raise UserError(
-                f"data.max_tokens is {max_tokens}, but the PLM reads at most {limit} tokens."
+                f"data.max_tokens is {max_tokens}, but the PLM reads at most {limit} tokens. "
+                f"Choose up to {limit}, or a PLM for longer texts."
             )
         self.plm = plm
         self.cut = CutPlm(plm, tune_layers)

@@ -145,8 +145,9 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     Returns:
         Means ``[batch, dim]``.
     """
-    weights = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
-    return torch.einsum("bl,bld->bd", weights.to(x.dtype), x.masked_fill(~mask[..., None], 0))
+    # A sum, not a product with weights, which autocast would round.
+    total = x.masked_fill(~mask[..., None], 0).sum(dim=1)
+    return total / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 class AttentionPooling(nn.Module):

@@ -24,7 +24,8 @@ class NewsRecommender(nn.Module):
         max_tokens: Longest text.
         max_history: Longest history.
         skip: Whether the PLM's sentence vectors go past the encoders, which then start behind
-            closed gates: an untrained model scores by the centred cosine.
+            closed gates: an untrained model scores by the centred cosine of these vectors, in
+            ``dim`` of their directions.
         checkpoint_activations: Whether the PLM's tuned layers run twice to save memory.
     """
 

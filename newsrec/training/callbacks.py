@@ -30,7 +30,8 @@ class FrozenStates(Callback):
         """Find or compute the states, unless all layers are tuned or ``frozen_states`` is none.
 
         Raises:
-            UserError: On every process, if the disk has too little space.
+            UserError: On every process, if the disk has too little space; on all but the first
+                also if that one fails in another way.
         """
         module: Any = pl_module
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -44,16 +45,18 @@ class FrozenStates(Callback):
             finally:
                 encoder.train()
 
-        mistake = None
+        failed: Exception | None = None
         if trainer.local_rank == 0:
             try:
                 data.states = find()
-            except UserError as error:  # the others must not wait for states that never come
-                mistake = error
+            except Exception as error:  # the others must not wait for states that never come
+                failed = error
         trainer.strategy.barrier("frozen states")
-        mistake = trainer.strategy.broadcast(mistake)
-        if mistake is not None:
-            raise mistake
+        said = trainer.strategy.broadcast(None if failed is None else str(failed))
+        if failed is not None:
+            raise failed
+        if said is not None:
+            raise UserError(said)
         if trainer.local_rank != 0:
             data.states = find()
 

@@ -46,7 +46,8 @@ def encode_catalogue(
         stories' ``[news, dim]``.
     """
     device = recommender.user_encoder.empty.device
-    vectors = torch.zeros(len(catalogue.first), recommender.dim, device=device)
+    shape = len(catalogue.first), recommender.dim
+    vectors = torch.zeros(shape, device=device, dtype=torch.float32)
     for rows in story_blocks(catalogue)[rank::world_size]:
         vectors[rows] = recommender.news_encoder(*_stories(catalogue, rows, states, device)).float()
     if world_size > 1:

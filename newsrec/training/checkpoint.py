@@ -19,6 +19,10 @@ BEFORE: dict[str, dict[str, Any]] = {"model": {"skip": False}, "data": {"frozen_
 """What runs had from before an option, where its default is something else."""
 
 
+BEGUN = {"config.yaml", "tensorboard", "checkpoints"}
+"""What a run folder holds before anything is trained."""
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint that ``newsrec fit`` wrote; nothing in it is executed.
 
@@ -90,9 +94,13 @@ def resolve_checkpoint(ckpt_path: str, output: Path) -> Path:
 def check_run_folder(output: Path) -> None:
     """Refuse to start a run in a folder that already holds something.
 
+    What a run has left that was killed before its first checkpoint does not count.
+
     Raises:
         UserError: If ``output`` is a file or a folder that is not empty.
     """
+    if output.is_dir() and {path.name for path in output.rglob("*")} <= BEGUN:
+        return
     require_empty(
         output,
         "Go on with that run by `--ckpt_path last`, choose another --output, or remove the folder.",
@@ -120,11 +128,16 @@ def check_same_options(
         else:  # and its shapes lack later options, which had their defaults
             stored |= {n: asdict(FastformerConfig.of(stored[n])) for n in ("news", "user")}
         for name, value in given.items():
-            if name in stored and plain(value) != plain(stored[name]):
-                raise UserError(
-                    f"{part}.{name} is {plain(value)}, but {ckpt_path} was trained with "
-                    f"{plain(stored[name])}. Leave the option as it was, or train a new run."
-                )
+            if name not in stored or plain(value) == plain(stored[name]):
+                continue
+            option, now, then = f"{part}.{name}", plain(value), plain(stored[name])
+            if isinstance(now, dict) and isinstance(then, dict):
+                field = next(f for f in now | then if now.get(f) != then.get(f))
+                option, now, then = f"{option}.{field}", now.get(field), then.get(field)
+            raise UserError(
+                f"{option} is {now}, but {ckpt_path} was trained with {then}. Leave the option as "
+                "it was, or train a new run."
+            )
 
 
 def plain(value: Any) -> Any:

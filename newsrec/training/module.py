@@ -36,7 +36,8 @@ class RecommenderModule(LightningModule):
         news: Fastformer over the tokens of a story.
         user: Fastformer over the clicked stories of a reader.
         skip: Whether the PLM's own sentence vectors go past the encoders. Training then starts at
-            the centred cosine, and gates, closed at first, let in what the encoders add.
+            their centred cosine, in dim directions of the PLM's, and gates, closed at first, let in
+            what the encoders add.
         checkpoint_activations: Whether the PLM's tuned layers keep little for the backward pass and
             run twice instead: less memory, more time, the same gradients.
         lr: Peak learning rate of all that is not the PLM.
@@ -264,7 +265,9 @@ def parameter_groups(
     """Split trainable parameters by learning rate (PLM, gates, all else) and decay (matrices)."""
     rates = dict.fromkeys(recommender.parameters(), lr)
     rates |= dict.fromkeys(recommender.news_encoder.plm.parameters(), plm_lr)
-    rates |= dict.fromkeys((p for p in rates if p.ndim == 0), gate_lr)
+    news, user = recommender.news_encoder, recommender.user_encoder
+    gates = (news.gate, user.gate, user.log_scale)
+    rates |= {parameter: gate_lr for parameter in gates if parameter is not None}
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for parameter, rate in rates.items():
         if parameter.requires_grad:
