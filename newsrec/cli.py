@@ -24,10 +24,10 @@ from newsrec.evaluation.report import print_comparison
 from newsrec.options import explain, written_options
 from newsrec.training.callbacks import Curves, FrozenStates, RunCsv, ScoreCollector
 from newsrec.training.checkpoint import (
-    BEFORE,
     check_run_folder,
     check_same_options,
     hyper_parameters,
+    plain,
     read_checkpoint,
     resolve_checkpoint,
 )
@@ -110,16 +110,32 @@ class FitCLI(LightningCLI):
             return
         config.ckpt_path = str(resolve_checkpoint(config.ckpt_path, self.output))
         checkpoint = read_checkpoint(config.ckpt_path)
-        for part, options in BEFORE.items():
-            stored = hyper_parameters(checkpoint, part)
-            for name in options:  # a run from before an option goes on as it was
-                if f"{part}.{name}" not in self.written:
-                    config[part][name] = stored[name]
+        self._take_unwritten(checkpoint)
         given = {part: config[part].as_dict() for part in ("model", "data")}
         given["data"] = {k: v for k, v in given["data"].items() if k not in FREE_ON_RESUME}
         if given["data"]["seed"] is None:
             del given["data"]["seed"]
         check_same_options(checkpoint, given, config.ckpt_path)
+
+    def _take_unwritten(self, checkpoint: dict[str, Any]) -> None:
+        """Give options that nobody wrote the values of the run that goes on; say which differ."""
+        config = self.subcommand_config
+        for part in ("model", "data"):
+            for name, stored in hyper_parameters(checkpoint, part).items():
+                key = f"{part}.{name}"
+                if name not in config[part] or key in LINKS or self._is_written(key):
+                    continue
+                shape = isinstance(stored, dict)
+                now = config[part][name].as_dict() if shape else config[part][name]
+                if plain(now) == plain(now | stored if shape else stored):
+                    continue
+                log.info("%s is %s, as in the run that goes on", key, stored)
+                config[part][name] = jsonargparse.Namespace(**now | stored) if shape else stored
+        for target, source in LINKS.items():
+            config[target] = config[source]
+
+    def _is_written(self, key: str) -> bool:
+        return any(f"{option}.".startswith(f"{key}.") for option in self.written)
 
     @property
     def subcommand_config(self) -> Any:
@@ -136,20 +152,16 @@ class FitCLI(LightningCLI):
         wanted = self._get(self.config_init, "trainer")["logger"]
         if wanted not in (None, True, False):
             loggers += wanted if isinstance(wanted, list) else [wanted]
-        self.checkpoints = ModelCheckpoint(
-            dirpath=output / "checkpoints",
-            filename="best",
-            monitor=None if self.datamodule.selected_on is None else "val/auc",
-            mode="max",
-            save_last=True,
-            enable_version_counter=False,
-        )
+        files: dict[str, Any] = {"dirpath": output / "checkpoints", "enable_version_counter": False}
+        monitor = None if self.datamodule.selected_on is None else "val/auc"
+        self.checkpoints = ModelCheckpoint(filename="best", monitor=monitor, mode="max", **files)
         self.trainer_defaults["callbacks"] = [
             FrozenStates(),
             ScoreCollector(),
             Curves(csv, output / "curves.png"),
             LearningRateMonitor("step"),
             self.checkpoints,
+            ModelCheckpoint(filename="last", **files),  # save_last is written with the best alone
         ]
         kwargs |= {"logger": loggers, "default_root_dir": str(output)}
         precision = self._get(self.config_init, "trainer")["precision"]

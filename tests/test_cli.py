@@ -192,6 +192,22 @@ def test_a_run_from_before_an_option_goes_on_as_it_was(mind_dir, plm_dir, tmp_pa
     assert "model.skip is True" in said
 
 
+def test_a_run_goes_on_without_its_options_being_written_again(
+    trained, mind_dir, plm_dir, tmp_path, caplog
+):
+    caplog.set_level(logging.INFO, "newsrec")
+    path = trained / "checkpoints" / "last.ckpt"
+    before = torch.load(path, weights_only=True)
+    main(["fit", "--ckpt_path=last", f"--output={trained}", "--trainer.max_epochs=3",
+          "--trainer.accelerator=cpu", "--trainer.devices=1", "--baselines=false",
+          "--trainer.enable_progress_bar=false"])  # fmt: skip
+    after = torch.load(path, weights_only=True)
+    assert after["global_step"] * 2 == before["global_step"] * 3
+    for part in ("hyper_parameters", "datamodule_hyper_parameters"):
+        assert after[part] == before[part]
+    assert "model.dim is 16, as in the run that goes on" in caplog.text
+
+
 def test_a_run_killed_before_its_first_checkpoint_starts_anew(mind_dir, plm_dir, tmp_path):
     output = tmp_path / "run"
     (output / "tensorboard").mkdir(parents=True)
