@@ -35,7 +35,7 @@ class NewsRecommender(nn.Module):
         dim: int = 256,
         tune_layers: int = 0,
         news: FastformerConfig | dict[str, Any] | None = None,
-        user: FastformerConfig | dict[str, Any] | None = None,
+        user: FastformerConfig | dict[str, Any] = FastformerConfig(positions="recency"),  # noqa: B008
         max_tokens: int = 32,
         max_history: int = 50,
         skip: bool = True,
@@ -52,7 +52,7 @@ class NewsRecommender(nn.Module):
             skip,
             checkpoint_activations,
         )
-        self.user_encoder = UserEncoder(dim, FastformerConfig.of(user or {}), max_history, skip)
+        self.user_encoder = UserEncoder(dim, FastformerConfig.of(user), max_history, skip)
 
     def encode_news(
         self, token_ids: Tensor, token_lengths: Tensor, token_states: Tensor | None = None

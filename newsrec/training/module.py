@@ -55,7 +55,7 @@ class RecommenderModule(LightningModule):
         tune_layers: int = 0,
         dim: int = 256,
         news: FastformerConfig = FastformerConfig(),  # noqa: B008, shows its defaults in --help
-        user: FastformerConfig = FastformerConfig(),  # noqa: B008
+        user: FastformerConfig = FastformerConfig(positions="recency"),  # noqa: B008
         skip: bool = True,
         checkpoint_activations: bool = False,
         lr: float = 1e-4,

@@ -44,6 +44,7 @@ BASE = {
     **{f"model.{part}.heads": "8" for part in ("news", "user")},
     **{f"model.{part}.ffn": "128" for part in ("news", "user")},
     **{f"model.{part}.dropout": "0.3" for part in ("news", "user")},
+    "model.user.positions": "none",
     "model.lr": "5e-4",
     "model.weight_decay": "0.1",
     "data.fields": "[category,subcategory,title]",
