@@ -202,9 +202,7 @@ class FitCLI(LightningCLI):
         if data.selected_on is not None:
             module.load_state_dict(read_checkpoint(best)["state_dict"])
             if data.states is not None and not data.states.exact:
-                data.states = (
-                    None  # as evaluate has none, so that the table shows what it will find
-                )
+                data.states = None  # evaluate has none, and should find what is said here
             scores = score_split(trainer, module, data, data.selected_on)
             if scores is None:  # not the first process
                 return
