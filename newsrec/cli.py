@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
+import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
+from newsrec.console import is_first_process
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
 from newsrec.evaluation.evaluate import plm_vectors, score_split
@@ -31,7 +35,11 @@ from newsrec.training.checkpoint import (
     read_checkpoint,
     resolve_checkpoint,
 )
+from newsrec.training.guards import FiniteLoss, out_of_memory
 from newsrec.training.module import RecommenderModule, trainer_mistakes
+from newsrec.training.parts import StepParts
+from newsrec.training.saving import AtomicCheckpointIO, LastCheckpoint, Stopped
+from newsrec.training.throughput import SpeedBar, Throughput
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +80,18 @@ class FitCLI(LightningCLI):
             help="run folder; default: runs/, the config's name and the time",
         )
         parser.add_argument(
+            "--save_every",
+            type=int | None,
+            default=1000,
+            help="steps between two writes of last.ckpt within an epoch; null: at its end alone",
+        )
+        parser.add_argument(
+            "--patience",
+            type=int | None,
+            default=None,
+            help="stop early, after so many validations without a better val/auc",
+        )
+        parser.add_argument(
             "--baselines",
             type=bool,
             default=True,
@@ -105,7 +125,7 @@ class FitCLI(LightningCLI):
         config = self.subcommand_config
         self.output = _run_folder(config)
         if config.ckpt_path is None:
-            if os.environ.get("LOCAL_RANK", "0") == "0":  # the other processes come after the first
+            if is_first_process():  # the others come after it
                 check_run_folder(self.output)
             return
         config.ckpt_path = str(resolve_checkpoint(config.ckpt_path, self.output))
@@ -115,6 +135,7 @@ class FitCLI(LightningCLI):
         given["data"] = {k: v for k, v in given["data"].items() if k not in FREE_ON_RESUME}
         if given["data"]["seed"] is None:
             del given["data"]["seed"]
+        del given["model"]["precision"]  # auto is another on another machine
         check_same_options(checkpoint, given, config.ckpt_path)
 
     def _take_unwritten(self, checkpoint: dict[str, Any]) -> None:
@@ -155,16 +176,30 @@ class FitCLI(LightningCLI):
         files: dict[str, Any] = {"dirpath": output / "checkpoints", "enable_version_counter": False}
         monitor = None if self.datamodule.selected_on is None else "val/auc"
         self.checkpoints = ModelCheckpoint(filename="best", monitor=monitor, mode="max", **files)
+        self.throughput, self.parts = Throughput(), StepParts()
+        last = output / "checkpoints" / "last.ckpt"
+        guard = FiniteLoss(last)
+        save_every = self.subcommand_config.save_every
         self.trainer_defaults["callbacks"] = [
             FrozenStates(),
             ScoreCollector(),
+            self.throughput,
+            self.parts,
+            guard,
             Curves(csv, output / "curves.png"),
             LearningRateMonitor("step"),
+            *self._early_stopping(monitor),
             self.checkpoints,
-            ModelCheckpoint(filename="last", **files),  # save_last is written with the best alone
+            LastCheckpoint(last, save_every, guard.check_weights),
         ]
+        wanted = self._get(self.config_init, "trainer")
+        if wanted["enable_progress_bar"] is not False:
+            self.trainer_defaults["callbacks"].append(SpeedBar())
+        plugins = wanted["plugins"] or []
+        plugins = [*plugins] if isinstance(plugins, list) else [plugins]
         kwargs |= {"logger": loggers, "default_root_dir": str(output)}
-        precision = self._get(self.config_init, "trainer")["precision"]
+        kwargs["plugins"] = [AtomicCheckpointIO(), *plugins]
+        kwargs["precision"] = precision = self._precision(wanted)
         if precision in NO_WEIGHTS_LEFT:
             raise UserError(
                 f"trainer.precision is {precision}, which rounds the weights themselves: small "
@@ -179,6 +214,27 @@ class FitCLI(LightningCLI):
             )
         return trainer
 
+    def _early_stopping(self, monitor: str | None) -> list[EarlyStopping]:
+        patience = self.subcommand_config.patience
+        if patience is None:
+            return []
+        if patience < 1 or monitor is None:
+            raise UserError(
+                f"--patience is {patience} with data.val {self.datamodule.val}: it counts the "
+                "validations, at least 1, that data.val must bring."
+            )
+        return [EarlyStopping(monitor, mode="max", patience=patience)]
+
+    def _precision(self, trainer: Any) -> Any:
+        """Return what to train in: what the Trainer's option says, or else the model's."""
+        if trainer["precision"] is not None:
+            return trainer["precision"]
+        chosen = self.model.precision
+        if chosen == "auto":
+            chosen = "bf16" if has_bf16(str(trainer["accelerator"])) else "fp32"
+            log.info("precision: %s (model.precision auto)", chosen)
+        return {"bf16": "bf16-mixed", "fp32": "32-true"}[chosen]
+
     def fit(self, **kwargs: Any) -> None:
         """Train; a start that fails leaves no run folder behind."""
         fresh = not self.output.exists()
@@ -187,7 +243,17 @@ class FitCLI(LightningCLI):
                 self.datamodule.prepare_data()
                 self.datamodule.setup("fit")
                 log.info("%s", self.datamodule.describe())
-            self.trainer.fit(**kwargs)
+            with out_of_memory():
+                self.trainer.fit(**kwargs)
+        except Stopped as stopped:
+            if not self.trainer.is_global_zero:
+                sys.exit(0)  # whoever started this process would take another code for a crash
+            print(
+                f"\nStopped by {stopped} after {self.trainer.global_step:,} steps. Go on by\n"
+                f"  python -m newsrec fit --ckpt_path last --output {self.output}",
+                file=sys.stderr,
+            )
+            sys.exit(128 + stopped.number)
         finally:
             unused = fresh and not (self.output / "checkpoints").exists()
             if unused and self.trainer.is_global_zero and not self.trainer.global_step:
@@ -196,6 +262,8 @@ class FitCLI(LightningCLI):
     def after_fit(self) -> None:
         """Compare the best checkpoint with the baselines and name the next command."""
         trainer, module, data = self.trainer, self.model, self.datamodule
+        speed, parts = self.throughput.describe(trainer), self.parts.describe(trainer)
+        trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]
         best = self.checkpoints.best_model_path
         if not best or trainer.interrupted:
             return
@@ -210,11 +278,14 @@ class FitCLI(LightningCLI):
             if self.subcommand_config.baselines:
                 vectors = plm_vectors(data, None if module.tune_layers else data.states)
             print()
+            _print_speed(speed, parts)
             print_comparison(
                 data.data, data.selected_on, scores, vectors, selected_on=data.selected_on
             )
         elif not trainer.is_global_zero:
             return
+        else:
+            _print_speed(speed, parts)
         best = os.path.relpath(best) if Path(best).is_relative_to(Path.cwd()) else best
         splits = data.data.splits
         split = next((name for name in ("test", "dev") if name in splits), data.val)
@@ -248,12 +319,34 @@ def cli_options(run: bool = True) -> dict[str, Any]:
         "datamodule_class": MindDataModule,
         "save_config_kwargs": {"overwrite": True},
         # Lightning's own default would be 1,000 epochs.
-        "trainer_defaults": {"use_distributed_sampler": False, "max_epochs": 5},
+        "trainer_defaults": {
+            "use_distributed_sampler": False,
+            "max_epochs": 5,
+            "gradient_clip_val": 1.0,
+        },
         "seed_everything_default": 42,
         "parser_kwargs": parser | {"fit": parser},
         "auto_configure_optimizers": False,
         "run": run,
     }
+
+
+def has_bf16(accelerator: str) -> bool:
+    """Return whether the hardware that an accelerator stands for multiplies in bf16 by itself."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if accelerator not in ("auto", "cpu") or (
+        accelerator == "auto" and torch.backends.mps.is_available()
+    ):
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _print_speed(speed: str | None, parts: Any) -> None:
+    if parts is not None:
+        Console().print(parts)
+    if speed is not None:
+        print(f"{speed}\n")
 
 
 def _run_folder(config: Any) -> Path:

@@ -15,6 +15,7 @@ ASIDES = (
     r".*smaller than the logging interval.*",
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*AMP with fp16 is not supported on CPU.*",  # we refuse it
+    r".*WeightAveraging callback with a model that overrides.*",  # nothing is sharded here
     r".*Total length of `list` across ranks is zero.*",  # data.val none
 )
 
@@ -25,12 +26,20 @@ def show_our_messages() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers = [handler]  # a new one each time: stderr may be another by now
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
-    logger.setLevel(logging.INFO if first else logging.WARNING)
+    logger.setLevel(logging.INFO if is_first_process() else logging.WARNING)
     for message in ASIDES:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+
+
+def is_first_process() -> bool:
+    """Return whether this is the only process of a run or the first of all machines'.
+
+    Lightning, torchrun and SLURM number processes in variables of their own.
+    """
+    names = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in names)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, Catalogue, EvalBatch
 from newsrec.data.loader import TrainLoader
 from newsrec.data.mind import MindData, Split, open_mind
@@ -260,6 +261,20 @@ class MindDataModule(LightningDataModule):
         left_out = ", ".join(f"{n:,} {reason}" for reason, n in self.index.left_out.items())
         lines.append(f"samples: {len(self.index.click):,} of {self.train} (left out: {left_out})")
         return "\n".join(lines)
+
+    def name_samples(self, epoch: int, step: int) -> list[str]:
+        """Return what a person finds this process's samples of a batch by, in the files."""
+        split = self.data.split(self.train)
+        samples = self._train_batches(split).samples(epoch, step)
+        impressions = self.index.impression[samples]
+        clicks = self.data.news["news_id"].take(self.index.click[samples] - FIRST_NEWS)
+        users = self.data.users.take(split.user[impressions])
+        return [
+            f"impression {number} of {user}, click {news}"
+            for number, user, news in zip(
+                split.impression_id[impressions], users.to_pylist(), clicks.to_pylist(), strict=True
+            )
+        ]
 
     def _open(self) -> None:
         if self._data is not None:

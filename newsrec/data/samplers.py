@@ -95,6 +95,12 @@ class TrainBatches(Sampler[BatchKey]):
         ):
             yield BatchKey(self.epoch, order[cuts[piece] : cuts[piece + 1]])
 
+    def samples(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """Return the samples of this process's batch at a step of an epoch ``[batch]``."""
+        order = self.order(epoch)
+        start, end = self.cuts(order)[step * self.world_size + self.rank :][:2]
+        return order[start:end]
+
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return all samples in an epoch's order ``[samples]``."""
         rng = np.random.default_rng([self.seed, epoch])

@@ -1,12 +1,15 @@
 """What Lightning needs around the model: loss, validation and the optimizer."""
 
 import inspect
+import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import LightningModule
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -24,6 +27,11 @@ from newsrec.model.recommender import NewsRecommender
 from newsrec.plm import DEFAULT_PLM, build_plm, load_plm, plm_config
 from newsrec.training.catalogue import encode_catalogue, mean_states
 from newsrec.training.checkpoint import FORMAT, hyper_parameters, read_checkpoint
+from newsrec.training.optimizer import SCHEDULES, Schedule, adamw, parameter_groups
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = ("auto", "fp32", "bf16")
 
 
 class RecommenderModule(LightningModule):
@@ -44,7 +52,11 @@ class RecommenderModule(LightningModule):
         plm_lr: Peak learning rate of the PLM.
         gate_lr: Peak learning rate of the skip path's gates and scale, three numbers.
         weight_decay: AdamW's, on weight matrices alone.
-        warmup: Share of all steps in which the learning rate rises; it then falls linearly to 0.
+        warmup: Share of all steps in which the learning rate rises, or their number if above 1.
+        schedule: How it goes on from there: linear or cosine, both to 0, or constant.
+        precision: What the command line trains in, where trainer.precision does not say: auto is
+            bf16 where the hardware computes in it and fp32 elsewhere; or fp32, or bf16. Weights,
+            softmaxes and the loss are fp32 either way.
         max_tokens: Longest text; on the command line set data.max_tokens instead.
         max_history: Longest history; on the command line set data.max_history instead.
     """
@@ -63,6 +75,8 @@ class RecommenderModule(LightningModule):
         gate_lr: float = 1e-2,
         weight_decay: float = 0.01,
         warmup: float = 0.1,
+        schedule: str = "linear",
+        precision: str = "auto",
         max_tokens: int = 32,
         max_history: int = 50,
     ) -> None:
@@ -79,14 +93,24 @@ class RecommenderModule(LightningModule):
         self.gate_lr = gate_lr
         self.weight_decay = weight_decay
         self.warmup = warmup
+        self.schedule = schedule
+        self.precision = precision
         self.max_tokens = max_tokens
         self.max_history = max_history
         for name in ("lr", "plm_lr", "gate_lr", "weight_decay"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise UserError(f"model.{name} is {value}; it must be 0 or more.")
-        if not 0 <= warmup <= 1:
-            raise UserError(f"model.warmup is {warmup}; it is a share of all steps, from 0 to 1.")
+        if not 0 <= warmup < float("inf") or (warmup > 1 and warmup % 1):
+            raise UserError(
+                f"model.warmup is {warmup}; it is a share of all steps, from 0 to 1, or a number "
+                "of steps."
+            )
+        for name, allowed in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
+            if getattr(self, name) not in allowed:
+                raise UserError(
+                    f"model.{name} is {getattr(self, name)!r}. Choose one of {', '.join(allowed)}."
+                )
         for name, shape in (("news", self.news), ("user", self.user)):
             shape.check(dim, f"model.{name}.")
         names = inspect.signature(RecommenderModule).parameters
@@ -134,11 +158,34 @@ class RecommenderModule(LightningModule):
         """Return raw scores of a training batch ``[batch, candidates]``."""
         return self.recommender(batch)
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Let dropout depend on (seed, epoch, batch, process) alone, so that a resume moves none.
+
+        A checkpoint then needs no state of any generator, and none is asked of other processes.
+        """
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        place = [data.seed, self.current_epoch, batch_idx, self.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the cross-entropy of picking the clicked candidate."""
         scores = self(batch).float().masked_fill(batch.candidates == 0, -torch.inf)
         loss = F.cross_entropy(scores, batch.labels.argmax(dim=1))
-        self.log("train/loss", loss, batch_size=len(batch.labels), prog_bar=True)
+        size = len(batch.labels)
+        self.log("train/loss", self._over_processes(loss), batch_size=size, prog_bar=True)
+        return loss
+
+    def _over_processes(self, loss: Tensor) -> Tensor:
+        """Return the mean loss of all processes where a step is logged, this one's elsewhere.
+
+        Lightning's ``sync_dist`` would have all wait for each other in every step.
+        """
+        loss = loss.detach()
+        many = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if many and self.trainer._logger_connector.should_update_logs:
+            loss = loss.clone()
+            torch.distributed.all_reduce(loss)
+            loss /= self.trainer.world_size
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -231,18 +278,26 @@ class RecommenderModule(LightningModule):
         return module.eval()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW with a linear rise and fall of the learning rate, step by step."""
-        rates = self.lr, self.plm_lr, self.gate_lr
-        groups = parameter_groups(self.recommender, *rates, self.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=self.lr)
-        steps = max(int(self.trainer.estimated_stepping_batches), 1)
-        rising = max(round(self.warmup * steps), 1)
+        """Return AdamW, its rate moved on after every step; say how."""
+        rates = {"lr": self.lr, "plm_lr": self.plm_lr, "gate_lr": self.gate_lr}
+        groups = parameter_groups(self.recommender, **rates, weight_decay=self.weight_decay)
+        schedule = Schedule(self.schedule, self.warmup, self._steps())
+        # A scaler of fp16 gradients and clipping do not go together with the fused kernel.
+        fused = self.trainer.precision != "16-mixed"
+        optimizer, scheduler = adamw(groups, schedule, fused)
+        trained = {group["lr"] for group in groups}
+        said = ", ".join(f"model.{n} {rate:g}" for n, rate in rates.items() if rate in trained)
+        log.info("learning rate: %s; at its peak %s", schedule.describe(), said)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
 
-        def share_of_peak(step: int) -> float:
-            return min((step + 1) / rising, max(steps - step, 0) / max(steps - rising, 1), 1.0)
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_peak)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def _steps(self) -> float:
+        """Return how many steps the run has; infinity where neither epochs nor steps end it."""
+        if self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
+            return math.inf  # Lightning has infinity for it, too, but as an int, which overflows
+        return max(self.trainer.estimated_stepping_batches, 1)
 
 
 @contextmanager
@@ -257,23 +312,3 @@ def trainer_mistakes() -> Iterator[None]:
             f"trainer: {' '.join(str(error).split())} On a machine without GPU use "
             "--trainer.accelerator cpu --trainer.devices 1 --trainer.precision 32-true."
         ) from error
-
-
-def parameter_groups(
-    recommender: NewsRecommender, lr: float, plm_lr: float, gate_lr: float, weight_decay: float
-) -> list[dict[str, Any]]:
-    """Split trainable parameters by learning rate (PLM, gates, all else) and decay (matrices)."""
-    rates = dict.fromkeys(recommender.parameters(), lr)
-    rates |= dict.fromkeys(recommender.news_encoder.plm.parameters(), plm_lr)
-    news, user = recommender.news_encoder, recommender.user_encoder
-    gates = (news.gate, user.gate, user.log_scale)
-    rates |= {parameter: gate_lr for parameter in gates if parameter is not None}
-    groups: dict[tuple[float, float], list[Tensor]] = {}
-    for parameter, rate in rates.items():
-        if parameter.requires_grad:
-            decay = weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((rate, decay), []).append(parameter)
-    return [
-        {"params": parameters, "lr": rate, "weight_decay": decay}
-        for (rate, decay), parameters in groups.items()
-    ]

@@ -1,0 +1,114 @@
+"""What stops a run that has gone wrong, and says where and what to try."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from newsrec.errors import UserError
+
+SHOWN = 8
+"""Samples that a message names; more are counted."""
+NEVER = 1 << 62
+
+
+class FiniteLoss(Callback):
+    """Stops a run whose loss is no longer a number, before that is saved.
+
+    The step is kept on the device where it happened and asked for only now and then, since asking
+    makes the host wait for the device.
+
+    Args:
+        last: The checkpoint that the message names.
+    """
+
+    def __init__(self, last: Path) -> None:
+        self.last = last
+        self._first: Tensor | None = None
+        self._step = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the first batch whose loss is not finite; look where a step is logged."""
+        loss = outputs["loss"].detach()
+        number = trainer.fit_loop.epoch_loop.total_batch_idx
+        if self._first is None:
+            self._first = torch.full((), NEVER, dtype=torch.int64, device=loss.device)
+        here = torch.where(loss.isfinite(), NEVER, number)
+        self._first = torch.minimum(self._first, here)
+        if trainer._logger_connector.should_update_logs:
+            self.check(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look, before anything is saved."""
+        self.check(trainer)
+
+    def check_weights(self, trainer: Trainer) -> None:
+        """Look before a checkpoint is written, at the weights, too: a gradient can spoil them."""
+        weights = trainer.lightning_module.parameters()
+        if self._first is not None and not all(bool(w.isfinite().all()) for w in weights):
+            self._first.clamp_(max=trainer.fit_loop.epoch_loop.total_batch_idx)
+        self.check(trainer)
+
+    def check(self, trainer: Trainer) -> None:
+        """Stop if a loss was not finite; every process calls this at the same step.
+
+        Raises:
+            UserError: On every process, naming the step, the samples and the last checkpoint.
+        """
+        if self._first is None:
+            return
+        own = int(self._first)
+        first = own
+        if trainer.world_size > 1:
+            everywhere = self._first.clone()
+            torch.distributed.all_reduce(everywhere, torch.distributed.ReduceOp.MIN)
+            first = int(everywhere)
+        if first == NEVER:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        batches = int(trainer.num_training_batches)
+        epoch, batch_idx = divmod(first, batches)
+        names: list[Any] = [data.name_samples(epoch, batch_idx) if own == first else []]
+        if trainer.world_size > 1:
+            everyone: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(everyone, names[0])
+            names = everyone
+        samples = [name for part in names for name in part]
+        more = f" and {len(samples) - SHOWN} more" if len(samples) > SHOWN else ""
+        good = (
+            f"The last good checkpoint is {self.last}; go on from it by --ckpt_path last"
+            if self.last.is_file()
+            else "There is no checkpoint yet; start anew"
+        )
+        raise UserError(
+            f"The loss, or a weight, is infinite or not a number since batch {batch_idx} of epoch "
+            f"{epoch} (batch {first} of the run). Its samples: {'; '.join(samples[:SHOWN])}{more}. "
+            f"{good}, with lower rates (model.lr, model.plm_lr, model.gate_lr), a longer model.warmup, a smaller "
+            "--trainer.gradient_clip_val, or --model.precision fp32."
+        )
+
+
+@contextmanager
+def out_of_memory() -> Iterator[None]:
+    """Say which options lower the memory that training needs, where it was too little."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        said = " ".join(str(error).split())
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(
+            words in said for words in ("DefaultCPUAllocator", "out of memory")
+        ):
+            raise
+        raise UserError(
+            f"There is too little memory ({said[:160]}). Lower data.batch_size (and raise "
+            "--trainer.accumulate_grad_batches by as much for the same steps) or bound the word "
+            "pieces of a step by data.tokens_per_batch; lower data.max_history, data.max_tokens or "
+            "data.npratio; set --model.checkpoint_activations true, --model.precision bf16, fewer "
+            "model.tune_layers, or --data.group_by_user true, which brings fewer stories a batch."
+        ) from error

@@ -1,0 +1,98 @@
+"""Which parameters learn at which rate, and how the rate rises and falls."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from newsrec.errors import UserError
+from newsrec.model.recommender import NewsRecommender
+
+SCHEDULES = ("linear", "cosine", "constant")
+"""How the learning rate goes on after its rise: to 0 in a line, in half a cosine, or not at all."""
+FUSED_ON = ("cpu", "cuda", "mps", "xpu")
+"""Devices on which AdamW updates all parameters in one kernel."""
+
+
+class Schedule:
+    """The learning rate's share of its peak, step by step.
+
+    It rises from the first step on, which has a part of it already, is at its peak for one step and
+    is above 0 in the last.
+
+    Args:
+        shape: One of ``SCHEDULES``.
+        warmup: Share of all steps in which it rises, or their number if above 1.
+        steps: All steps of the run; infinity if nobody knows.
+
+    Raises:
+        UserError: If the shape or the warm-up needs a number of steps and there is none.
+    """
+
+    def __init__(self, shape: str, warmup: float, steps: float) -> None:
+        if steps == math.inf and (shape != "constant" or 0 < warmup <= 1):
+            raise UserError(
+                f"model.schedule is {shape} and model.warmup {warmup:g}, but the run has no end to "
+                "measure them by: set --trainer.max_epochs or --trainer.max_steps, or choose "
+                "model.schedule constant with model.warmup as a number of steps."
+            )
+        self.shape = shape
+        self.steps = steps
+        rising = math.ceil(warmup * steps) if warmup <= 1 and warmup else int(warmup)
+        self.rising = int(min(rising, max(steps - 1, 0)))
+
+    def __call__(self, step: int) -> float:
+        """Return the share of the peak at a step, counted from 0."""
+        if step < self.rising:
+            return (step + 1) / (self.rising + 1)
+        if self.shape == "constant":
+            return 1.0
+        left = max(self.steps - step, 0) / max(self.steps - self.rising, 1)
+        return left if self.shape == "linear" else (1 - math.cos(math.pi * left)) / 2
+
+    def describe(self) -> str:
+        """Return it in words."""
+        then = "constant" if self.shape == "constant" else f"{self.shape} to 0"
+        count = "no end" if self.steps == math.inf else f"{int(self.steps):,} steps"
+        return f"{count}, {self.rising:,} of them rising, then {then}"
+
+
+def parameter_groups(
+    recommender: NewsRecommender, lr: float, plm_lr: float, gate_lr: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Split trainable parameters by learning rate (PLM, gates, all else) and decay.
+
+    Weight matrices decay; biases, norms, gates and embeddings do not.
+    """
+    rates = dict.fromkeys(recommender.parameters(), lr)
+    rates |= dict.fromkeys(recommender.news_encoder.plm.parameters(), plm_lr)
+    news, user = recommender.news_encoder, recommender.user_encoder
+    gates = (news.gate, user.gate, user.log_scale)
+    rates |= {parameter: gate_lr for parameter in gates if parameter is not None}
+    tables = {m.weight for m in recommender.modules() if isinstance(m, nn.Embedding)}
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    for parameter, rate in rates.items():
+        if parameter.requires_grad:
+            decays = parameter.ndim > 1 and parameter not in tables
+            groups.setdefault((rate, weight_decay if decays else 0.0), []).append(parameter)
+    return [
+        {"params": parameters, "lr": rate, "weight_decay": decay}
+        for (rate, decay), parameters in groups.items()
+    ]
+
+
+def adamw(
+    groups: list[dict[str, Any]], schedule: Callable[[int], float], fused: bool
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Return AdamW over some groups and its schedule, to be moved on after every step.
+
+    Args:
+        groups: What ``parameter_groups`` returned.
+        schedule: The share of the peak at each step.
+        fused: Whether all parameters may be updated in one kernel, where the device has it.
+    """
+    device = groups[0]["params"][0].device.type
+    optimizer = torch.optim.AdamW(groups, fused=fused and device in FUSED_ON)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)

@@ -1,0 +1,192 @@
+"""Checkpoints that are whole or absent, and runs that save before they stop.
+
+``last.ckpt`` is written between two steps, and a run that goes on from it ends as one that never
+stopped: the loader knows the next batch, samples and dropout depend on counters alone, and the file
+holds weights, optimizer, schedule, averaged weights and Lightning's own counts.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+from newsrec.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, on disk to the last byte, and renames it.
+
+    What fails is kept in ``failed``, not raised: the other processes wait for the first one, and
+    ``LastCheckpoint`` then stops all of them.
+    """
+
+    failed: str | None = None
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint; the file that was there stays until the new one is whole."""
+        path = Path(path)
+        aside = path.with_name(f".{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with aside.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        except (OSError, RuntimeError) as error:  # torch has a RuntimeError for a full disk
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
+            cause = error.__context__ if isinstance(error.__context__, OSError) else error
+            kept = "what was there before is whole" if path.is_file() else "there is none yet"
+            self.failed = (
+                f"{path} could not be written ({cause}); {kept}. Make room and go on by "
+                "--ckpt_path last, or choose an --output on another disk."
+            )
+
+
+class Stopped(Exception):
+    """The run was asked to stop by a signal, and has saved what it has done."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps ``last.ckpt`` current, and stops the run between two steps when a signal asks for it.
+
+    It is written every so many steps, before every validation and at the end of every epoch. The
+    first SIGTERM or Ctrl-C is answered after the step that runs, at the same one on all processes;
+    a second ends the process at once.
+
+    Args:
+        path: The file.
+        every: Steps between two writes within an epoch; None writes none there.
+        check: Called before each, and stops what should not be kept by raising.
+    """
+
+    def __init__(
+        self, path: Path, every: int | None, check: Callable[[Trainer], None] = lambda trainer: None
+    ) -> None:
+        if every is not None and every < 1:
+            raise UserError(f"--save_every is {every}; it is a number of steps, 1 or more.")
+        self.path = path
+        self.every = every
+        self.check = check
+        self.saved_step: int | None = None
+        self._before_validation = False
+        self._received = 0
+        self._handlers: dict[int, Any] = {}
+        self._group: Any = None
+        self._asking: tuple[Any, torch.Tensor] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over the signals; before, there is nothing to save."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with suppress(ValueError):  # not in the main thread
+                self._handlers[number] = signal.signal(number, self._receive)
+        if trainer.world_size > 1:
+            self._group = torch.distributed.new_group(backend="gloo")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write where it is time, unless a validation or the epoch's end follows and writes."""
+        loop = trainer.fit_loop.epoch_loop
+        asked = self._asked()
+        due = self.every is not None and trainer.global_step % self.every == 0
+        if not (asked or due) or loop._should_accumulate() or loop._num_ready_batches_reached():
+            return
+        fetcher = trainer.fit_loop._data_fetcher
+        assert fetcher is not None
+        if loop._should_check_val_fx(fetcher) and trainer.enable_validation:
+            return
+        self._save(trainer)
+        if asked:
+            raise Stopped(asked)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write, so that a run killed in a validation goes on with that validation."""
+        if not trainer.sanity_checking:
+            self._before_validation = True
+            self._save(trainer)
+            self._before_validation = False
+            self._stop_if_asked()
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Stop where asked; the file is from right before."""
+        if not trainer.sanity_checking:
+            self._stop_if_asked()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write."""
+        self._save(trainer)
+        self._stop_if_asked()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Let a file from before a validation say that one was begun; Lightning then runs it."""
+        if self._before_validation:
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+            total = progress["total"]
+            total["ready"] = total["started"] = total["completed"] + 1
+            total["processed"] = total["completed"]
+            progress["current"] = dict.fromkeys(progress["current"], 0)
+
+    def _save(self, trainer: Trainer) -> None:
+        self.check(trainer)
+        io: Any = trainer.strategy.checkpoint_io
+        trainer.save_checkpoint(self.path)
+        failed = trainer.strategy.broadcast(getattr(io, "failed", None))
+        if failed is not None:
+            raise UserError(failed)
+        self.saved_step = trainer.global_step
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received:
+            os._exit(128 + number)
+        self._received = number
+        name = signal.Signals(number).name
+        log.warning("%s: stopping after this step; again to stop at once", name)
+
+    def _stop_if_asked(self) -> None:
+        asked = self._asked()
+        if asked:
+            raise Stopped(asked)
+
+    def _asked(self) -> int:
+        """Return the signal that some process has received, the same on all, or 0.
+
+        Processes hear of each other's with the next call: nobody waits, and all count alike.
+        """
+        if self._group is None:
+            return self._received
+        heard = 0
+        if self._asking is not None:
+            work, flag = self._asking
+            work.wait()
+            heard = int(flag)
+        flag = torch.tensor(self._received)
+        op = torch.distributed.ReduceOp.MAX
+        self._asking = torch.distributed.all_reduce(flag, op, self._group, async_op=True), flag
+        return heard

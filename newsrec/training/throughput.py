@@ -1,0 +1,201 @@
+"""How fast a run is: clicks, stories and tokens a second, and how near that is to the machine."""
+
+import time
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from torch import Tensor, nn
+
+from newsrec.data import FIRST_NEWS
+from newsrec.data.batch import Batch
+from newsrec.model.recommender import NewsRecommender
+
+BAR = {"clicks": "clicks/s", "stories": "stories/s", "tokens": "tokens/s", "repeats": "repeated"}
+"""How the progress bar calls what is logged under ``speed/``."""
+FORWARD, FORWARD_AND_BACKWARD = 2, 6
+"""Floating-point operations of a weight for a token: a multiply and an add, and twice as many to
+pass gradients to the weight and to its input."""
+WARM_UP = 2
+"""Steps that do not count: they allocate memory and build kernels."""
+
+
+class Throughput(Callback):
+    """Logs clicks, stories and tokens a second of all processes, and how few stories are distinct.
+
+    Nothing here waits for the device but at the steps that are logged, which do so anyhow. Time in
+    validations does not count.
+    """
+
+    def __init__(self) -> None:
+        self.clicks = self.tokens = 0
+        self.seconds = self.flop = 0.0
+        self._window = _Counts()
+        self._steps = 0
+        self._start: float | None = None
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Start the clock where it stands."""
+        if self._start is None:
+            self._start = time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Count a batch; log the rates where a step is logged."""
+        self._steps += 1
+        if self._steps <= WARM_UP:
+            self._start = None
+            return
+        self._window.add(batch)
+        if trainer._logger_connector.should_update_logs:
+            self._log(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self._log(trainer, pl_module, logged=False)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self._log(trainer, pl_module, logged=False)
+
+    def _log(self, trainer: Trainer, pl_module: Any, logged: bool = True) -> None:
+        window, start = self._window, self._start
+        self._window, self._start = _Counts(), None
+        if start is None or not window.clicks:
+            return
+        repeats = 1 - window.stories / max(float(window.mentions), 1)  # waits for the device
+        seconds = time.perf_counter() - start
+        self.seconds += seconds
+        self.clicks += window.clicks * trainer.world_size
+        self.tokens += window.tokens * trainer.world_size
+        kept = trainer.datamodule.states is not None  # type: ignore[attr-defined]
+        self.flop += model_flop(pl_module.recommender, window, kept)
+        if not logged:
+            return
+        self._start = time.perf_counter()
+        each_second = trainer.world_size / seconds
+        for name in ("clicks", "stories", "tokens"):
+            value = float(getattr(window, name) * each_second)
+            pl_module.log(f"speed/{name}", value, prog_bar=True)
+        pl_module.log("speed/repeats", repeats, prog_bar=True)
+
+    def describe(self, trainer: Trainer) -> str | None:
+        """Return the run's speed in a line, beside that of the machine's matrix products."""
+        if not self.clicks or not self.seconds:
+            return None
+        rate = self.flop / self.seconds
+        peak = matrix_rate(trainer.strategy.root_device, trainer.precision)
+        return (
+            f"Training: {self.clicks:,} clicks in {self.seconds:,.0f} s, "
+            f"{self.clicks / self.seconds:,.0f} clicks/s, {self.tokens / self.seconds:,.0f} "
+            f"tokens/s. Model: {rate / 1e9:,.1f} GFLOP/s a process, {rate / peak:.0%} of the "
+            f"{peak / 1e9:,.1f} that a matrix product reaches here ({trainer.precision})."
+        )
+
+
+class _Counts:
+    """What the batches of some steps held, on this process."""
+
+    def __init__(self) -> None:
+        self.clicks = self.stories = self.tokens = self.slots = 0
+        self.squares = 0
+        self.mentions: Tensor | float = 0.0
+
+    def add(self, batch: Batch) -> None:
+        """Count a batch, without waiting for the device."""
+        lengths = batch.token_lengths[FIRST_NEWS:]
+        self.clicks += len(batch.labels)
+        self.stories += len(lengths)
+        self.tokens += int(lengths.sum())
+        self.squares += int((lengths * lengths).sum())
+        self.slots += batch.history.numel()
+        history = (batch.history > 0).sum(dim=1)
+        self.mentions = self.mentions + history[batch.user].sum() + (batch.candidates > 0).sum()
+
+
+def model_flop(recommender: NewsRecommender, counts: Any, kept_states: bool) -> float:
+    """Return the floating-point operations that a model needs for what some batches hold.
+
+    Matrix products alone, of real tokens, as papers count a model's work: padding, softmaxes and
+    norms are not in it.
+
+    Args:
+        recommender: The model.
+        counts: Tokens, sums of squared text lengths, and history slots of the batches.
+        kept_states: Whether the states of frozen layers are read, not computed.
+    """
+    news, user = recommender.news_encoder, recommender.user_encoder
+    linear = [m.weight for m in news.plm.modules() if isinstance(m, nn.Linear)]
+    depth, hidden = news.plm.config.num_hidden_layers, news.plm.config.hidden_size
+    tuned = depth if news.cut.tune_layers == -1 else news.cut.tune_layers
+    flop = 0.0
+    for trained, layers in ((True, tuned), (False, depth - tuned)):
+        if not trained and kept_states:
+            continue
+        each = FORWARD_AND_BACKWARD if trained else FORWARD
+        weights = sum(w.numel() for w in linear if w.requires_grad == trained)
+        # Attention's scores and weighted sums: two products of length x length x hidden.
+        flop += each * (counts.tokens * weights + 2 * counts.squares * hidden * layers)
+    parts = nn.ModuleList([news.project, news.fastformer, news.pooling])
+    flop += FORWARD_AND_BACKWARD * counts.tokens * _weights(parts)
+    parts = nn.ModuleList([user.fastformer, user.pooling])
+    return flop + FORWARD_AND_BACKWARD * counts.slots * _weights(parts)
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
+
+
+def matrix_rate(device: torch.device, precision: str) -> float:
+    """Return the floating-point operations a second of a square matrix product, the best of five.
+
+    Args:
+        device: Where.
+        precision: The Trainer's: bf16-mixed multiplies in bf16, 16-mixed in fp16.
+    """
+    kinds = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+    size = 4096 if device.type == "cuda" else 1024
+    a = torch.randn(size, size, device=device, dtype=kinds.get(precision, torch.float32))
+    seconds = []
+    with torch.no_grad():
+        for _ in range(6):
+            start = time.perf_counter()
+            torch.mm(a, a)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds[1:])
+
+
+class SpeedBar(TQDMProgressBar):
+    """The progress bar, with loss, rates and the share of repeated stories in short words."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Return what stands behind the bar."""
+        shown: dict[str, Any] = {}
+        for name, value in super().get_metrics(trainer, pl_module).items():
+            kind, _, what = name.partition("/")
+            if name == "v_num":
+                continue
+            if kind == "speed":
+                number = float(str(value))
+                shown[BAR[what]] = f"{number:.0%}" if what == "repeats" else _short(number)
+            else:
+                shown["loss" if name == "train/loss" else name] = value
+        return shown
+
+
+def _short(number: float) -> str:
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"

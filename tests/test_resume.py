@@ -1,0 +1,164 @@
+"""A run that dies and goes on ends as one that never died: every tensor, bit for bit."""
+
+import logging
+
+import pytest
+import torch
+from conftest import tiny_behaviors, tiny_news, write_mind
+from lightning import Callback
+
+from newsrec.__main__ import main
+
+EMA = (
+    "--trainer.callbacks+={class_path: EMAWeightAveraging, init_args: {decay: 0.9, "
+    "use_buffers: false}}"
+)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing in newsrec or Lightning saves on it."""
+
+
+class KillAt(Callback):
+    """Dies in a hook, at the ``count``-th call of it."""
+
+    def __init__(self, hook, count):
+        self.left = count
+        setattr(self, hook, self._hook)
+
+    def _hook(self, trainer, *args, **kwargs):
+        self.left -= not trainer.sanity_checking
+        if self.left == 0:
+            raise Killed
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_mind(tmp_path_factory.mktemp("resume") / "mind", tiny_news(), tiny_behaviors())
+
+
+@pytest.fixture(autouse=True)
+def lightning_keeps_the_stderr_of_its_import(monkeypatch):
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+
+
+@pytest.fixture
+def fit(root, plm_dir, monkeypatch):
+    """Return a function that trains, dying where it is told to; dropout is on."""
+
+    def run(output, *options, kill=None):
+        given = [
+            "fit",
+            f"--data.root={root}",
+            f"--model.plm={plm_dir}",
+            f"--output={output}",
+            "--model.dim=16",
+            "--model.tune_layers=1",
+            "--model.plm_lr=1e-3",
+            "--model.news={heads: 2, ffn: 16, dropout: 0.3}",
+            "--model.user={heads: 2, ffn: 16, dropout: 0.3}",
+            "--data.max_tokens=12",
+            "--data.batch_size=8",
+            "--trainer.accelerator=cpu",
+            "--trainer.devices=1",
+            "--trainer.max_epochs=3",
+            "--trainer.log_every_n_steps=2",
+            "--trainer.enable_progress_bar=false",
+            "--baselines=false",
+            *options,
+        ]
+        if kill is None:
+            main(given)
+            return
+        from newsrec import cli
+
+        with monkeypatch.context() as patch:
+            curves = cli.Curves
+            patch.setattr(cli, "Curves", lambda *a: _Both(curves(*a), KillAt(*kill)))
+            with pytest.raises(Killed):
+                main(given)
+
+    return run
+
+
+class _Both(Callback):
+    """Two callbacks where there is room for one."""
+
+    def __new__(cls, first, second):
+        for name in vars(second):
+            if name.startswith("on_"):
+                own = getattr(first, name)
+
+                def hook(*args, own=own, other=getattr(second, name), **kwargs):
+                    own(*args, **kwargs)
+                    other(*args, **kwargs)
+
+                setattr(first, name, hook)
+        first._second = second
+        return first
+
+
+def last(output):
+    return torch.load(output / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def assert_same(a, b, place=""):
+    """Compare everything in two checkpoints, tensors bit for bit."""
+    assert type(a) is type(b), place
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), place
+        for key in a:
+            if key not in ("best_model_path", "dirpath", "last_model_path", "kth_best_model_path",
+                           "best_k_models", "Timer"):  # fmt: skip
+                assert_same(a[key], b[key], f"{place}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), place
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{place}/{i}")
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype, place
+        assert torch.equal(a, b), place
+    else:
+        assert a == b, place
+
+
+@pytest.mark.parametrize(
+    ("kill", "options"),
+    [
+        (("on_train_batch_end", 8), ()),  # in the second epoch
+        (("on_train_batch_start", 6), ()),
+        (("on_validation_batch_start", 1), ()),  # the end of the first epoch
+        (("on_validation_epoch_end", 2), ()),
+        (("on_train_epoch_end", 2), ()),
+        (("on_train_epoch_start", 3), ()),
+        (("on_train_batch_end", 12), ("--trainer.accumulate_grad_batches=2",)),
+        (("on_train_batch_end", 9), (EMA,)),
+        (("on_validation_batch_start", 1), (EMA,)),
+        (("on_train_batch_end", 9), ("--trainer.val_check_interval=3",)),
+        (("on_validation_batch_start", 3), ("--trainer.val_check_interval=3",)),
+        (
+            ("on_train_batch_end", 10),
+            ("--trainer.val_check_interval=4", "--trainer.check_val_every_n_epoch=null"),
+        ),
+        (("on_train_batch_end", 8), ("--data.val=none",)),
+        (("on_train_epoch_start", 2), ("--data.val=none", "--model.schedule=cosine")),
+        (("on_train_batch_end", 8), ("--data.tokens_per_batch=300", "--data.group_by_user=true")),
+    ],
+)
+def test_a_killed_run_goes_on_bit_for_bit(fit, tmp_path, kill, options):
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    whole, killed = (tmp_path / name / "run" for name in ("whole", "killed"))
+    every = "--save_every=2"
+    fit(whole, every, *options)
+    fit(killed, every, *options, kill=kill)
+    left = last(killed)
+    assert left["global_step"] < last(whole)["global_step"]
+    fit(killed, every, *options, "--ckpt_path=last")
+    assert_same(last(whole), last(killed))
+    best = [torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+            for run in (whole, killed)]  # fmt: skip
+    assert_same(*(checkpoint["state_dict"] for checkpoint in best))
+    curves = [(run / "metrics.csv").read_text().splitlines() for run in (whole, killed)]
+    rows = [[row for row in lines if "speed" not in row] for lines in curves]
+    assert len(rows[0]) == len(rows[1])
