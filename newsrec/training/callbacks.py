@@ -130,13 +130,22 @@ class _RunCsvWriter(ExperimentWriter):
             with path.open(newline="") as file:
                 self.metrics_keys = list(csv.DictReader(file).fieldnames or [])
 
-    def forget_after(self, step: int) -> None:
-        """Drop rows that a run killed between checkpoints has logged and a resume logs again."""
+    def forget_after(self, step: int, validation: bool) -> None:
+        """Drop rows that a run killed between checkpoints has logged and a resume logs again.
+
+        Args:
+            step: Steps that were done when the checkpoint was written.
+            validation: Whether the one after them is run again.
+        """
         path = Path(self.metrics_file_path)
         if not path.is_file():
             return
         with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+            rows = [
+                row
+                for row in csv.DictReader(file)
+                if int(row["step"]) < step - (validation and bool(row.get("val/auc")))
+            ]
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
             writer.writeheader()
@@ -158,7 +167,8 @@ class Curves(Callback):
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Rewind the log to the checkpoint that a resumed run starts from."""
-        self.logger.experiment.forget_after(trainer.global_step)
+        again = trainer.fit_loop.epoch_loop.val_loop.restarted_mid_evaluation
+        self.logger.experiment.forget_after(trainer.global_step, again)
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -89,8 +89,8 @@ class FiniteLoss(Callback):
         raise UserError(
             f"The loss, or a weight, is infinite or not a number since batch {batch_idx} of epoch "
             f"{epoch} (batch {first} of the run). Its samples: {'; '.join(samples[:SHOWN])}{more}. "
-            f"{good}, with lower rates (model.lr, model.plm_lr, model.gate_lr), a longer model.warmup, a smaller "
-            "--trainer.gradient_clip_val, or --model.precision fp32."
+            f"{good}, with lower rates (model.lr, model.plm_lr, model.gate_lr), a longer "
+            "model.warmup, a smaller --trainer.gradient_clip_val, or --model.precision fp32."
         )
 
 
