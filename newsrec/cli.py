@@ -11,6 +11,7 @@ from typing import Any
 
 import jsonargparse
 import torch
+import yaml
 from lightning import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -25,7 +26,7 @@ from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
 from newsrec.evaluation.evaluate import plm_vectors, score_split
 from newsrec.evaluation.report import print_comparison
-from newsrec.options import explain, written_options
+from newsrec.options import Written, explain, written_options
 from newsrec.training.callbacks import Curves, FrozenStates, RunCsv, ScoreCollector
 from newsrec.training.checkpoint import (
     check_run_folder,
@@ -105,6 +106,12 @@ class FitCLI(LightningCLI):
         given = [str(a) for a in args] if isinstance(args, list) else sys.argv[1:]
         written = written_options(given)
         self.written = {option.key for option in written}
+        base = _run_config(given, written)
+        if base is not None:
+            log.info("options that are not given are those of %s", base)
+            args = given = [given[0], f"--config={base}", *given[1:]]
+            written = written_options(given)
+            self.written = {option.key for option in written}
         for key, place, _ in written:
             if key in LINKS:
                 raise UserError(f"{place}: {key} follows {LINKS[key]}. Set {LINKS[key]} instead.")
@@ -137,6 +144,17 @@ class FitCLI(LightningCLI):
             del given["data"]["seed"]
         del given["model"]["precision"]  # auto is another on another machine
         check_same_options(checkpoint, given, config.ckpt_path)
+        self._report_trainer_changes()
+
+    def _report_trainer_changes(self) -> None:
+        """Say which of the Trainer's options are others than in the run so far."""
+        path = self.output / "config.yaml"
+        if not path.is_file():
+            return
+        before = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("trainer", {})
+        for name, value in self.subcommand_config.trainer.items():
+            if isinstance(value, str | int | float | None) and before.get(name, value) != value:
+                log.info("trainer.%s is %s, %s in the run so far", name, value, before[name])
 
     def _take_unwritten(self, checkpoint: dict[str, Any]) -> None:
         """Give options that nobody wrote the values of the run that goes on; say which differ."""
@@ -177,8 +195,8 @@ class FitCLI(LightningCLI):
         monitor = None if self.datamodule.selected_on is None else "val/auc"
         self.checkpoints = ModelCheckpoint(filename="best", monitor=monitor, mode="max", **files)
         self.throughput, self.parts = Throughput(), StepParts()
-        last = output / "checkpoints" / "last.ckpt"
-        guard = FiniteLoss(last)
+        self.last = output / "checkpoints" / "last.ckpt"
+        guard = FiniteLoss(self.last)
         save_every = self.subcommand_config.save_every
         self.trainer_defaults["callbacks"] = [
             FrozenStates(),
@@ -190,7 +208,7 @@ class FitCLI(LightningCLI):
             LearningRateMonitor("step"),
             *self._early_stopping(monitor),
             self.checkpoints,
-            LastCheckpoint(last, save_every, guard.check_weights),
+            LastCheckpoint(self.last, save_every, guard.check_weights),
         ]
         wanted = self._get(self.config_init, "trainer")
         if wanted["enable_progress_bar"] is not False:
@@ -265,7 +283,11 @@ class FitCLI(LightningCLI):
         speed, parts = self.throughput.describe(trainer), self.parts.describe(trainer)
         trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]
         best = self.checkpoints.best_model_path
-        if not best or trainer.interrupted:
+        if trainer.interrupted:
+            return
+        if not best:
+            _print_speed(speed, parts)
+            print(f"No validation was reached. Last checkpoint: {self.last}")
             return
         if data.selected_on is not None:
             module.load_state_dict(read_checkpoint(best)["state_dict"])
@@ -329,6 +351,18 @@ def cli_options(run: bool = True) -> dict[str, Any]:
         "auto_configure_optimizers": False,
         "run": run,
     }
+
+
+def _run_config(given: list[str], written: list[Written]) -> Path | None:
+    """Return the configuration of the run that goes on, unless another is given."""
+    values = {option.key: option.value for option in written}
+    if values.get("ckpt_path") not in ("last", "best") or "output" not in values:
+        return None
+    path = Path(values["output"]) / "config.yaml"
+    configs = ("--config", "-c")
+    if any(arg.partition("=")[0] in configs for arg in given) or not path.is_file():
+        return None
+    return path
 
 
 def has_bf16(accelerator: str) -> bool:

@@ -15,6 +15,7 @@ ASIDES = (
     r".*smaller than the logging interval.*",
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*AMP with fp16 is not supported on CPU.*",  # we refuse it
+    r".*could not find the monitored key.*",  # a run that ends before its first validation
     r".*WeightAveraging callback with a model that overrides.*",  # nothing is sharded here
     r".*Total length of `list` across ranks is zero.*",  # data.val none
 )
@@ -30,6 +31,10 @@ def show_our_messages() -> None:
     for message in ASIDES:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
+    # ModelCheckpoint calls with Lightning's default, and Lightning remarks on that each time.
+    logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector").addFilter(
+        lambda record: not record.getMessage().startswith("`weights_only` was not set")
+    )
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
 
 

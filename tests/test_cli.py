@@ -205,6 +205,21 @@ def test_a_run_goes_on_without_its_options_being_written_again(
     assert after["global_step"] * 2 == before["global_step"] * 3
     for part in ("hyper_parameters", "datamodule_hyper_parameters"):
         assert after[part] == before[part]
+    assert f"those of {trained / 'config.yaml'}" in caplog.text
+    assert "trainer.max_epochs is 3, 2 in the run so far" in caplog.text
+
+
+def test_a_moved_checkpoint_brings_the_options_that_nobody_wrote(
+    trained, mind_dir, tmp_path, caplog
+):
+    caplog.set_level(logging.INFO, "newsrec")
+    path = trained / "checkpoints" / "last.ckpt"
+    before = torch.load(path, weights_only=True)
+    main(["fit", f"--ckpt_path={path}", f"--output={tmp_path / 'on'}", "--trainer.max_epochs=3",
+          "--trainer.accelerator=cpu", "--trainer.devices=1", "--baselines=false",
+          "--trainer.enable_progress_bar=false"])  # fmt: skip
+    after = torch.load(tmp_path / "on" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert after["hyper_parameters"] == before["hyper_parameters"]
     assert "model.dim is 16, as in the run that goes on" in caplog.text
 
 

@@ -125,6 +125,10 @@ def assert_same(a, b, place=""):
         assert a == b, place
 
 
+SELDOM = pytest.mark.slow
+"""Ways to die that other tests come near to."""
+
+
 @pytest.mark.parametrize(
     ("kill", "options"),
     [

@@ -42,6 +42,15 @@ class CutPlm:
         self.frozen = self._freeze()
         """The modules that are frozen whole."""
 
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The PLM's layers that a training step runs, as far as they can be told apart."""
+        if not self.tune_layers:
+            return []
+        lists = self._lists or layer_lists(self.plm, self.plm.config.num_hidden_layers)
+        first = 0 if self.tune_layers == -1 else -self.tune_layers
+        return [layer for layers in lists for layer in layers[first:]]
+
     def below(self, token_ids: Tensor, mask: Tensor) -> Tensor:
         """Return the states that enter the tuned layers ``[news, tokens, hidden]``.
 

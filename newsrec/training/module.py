@@ -48,6 +48,9 @@ class RecommenderModule(LightningModule):
             what the encoders add.
         checkpoint_activations: Whether the PLM's tuned layers keep little for the backward pass and
             run twice instead: less memory, more time, the same gradients.
+        torch_compile: Whether torch.compile makes kernels of the PLM's layers and the encoders, for
+            any number of stories and tokens. The first steps then take minutes, and a CPU needs a
+            C++ compiler.
         lr: Peak learning rate of all that is not the PLM.
         plm_lr: Peak learning rate of the PLM.
         gate_lr: Peak learning rate of the skip path's gates and scale, three numbers.
@@ -70,6 +73,7 @@ class RecommenderModule(LightningModule):
         user: FastformerConfig = FastformerConfig(positions="recency"),  # noqa: B008
         skip: bool = True,
         checkpoint_activations: bool = False,
+        torch_compile: bool = False,
         lr: float = 1e-4,
         plm_lr: float = 1e-5,
         gate_lr: float = 1e-2,
@@ -88,6 +92,7 @@ class RecommenderModule(LightningModule):
         self.user = FastformerConfig.of(user)
         self.skip = skip
         self.checkpoint_activations = checkpoint_activations
+        self.torch_compile = torch_compile
         self.lr = lr
         self.plm_lr = plm_lr
         self.gate_lr = gate_lr
@@ -139,6 +144,11 @@ class RecommenderModule(LightningModule):
             self.skip,
             self.checkpoint_activations,
         )
+
+    def on_train_start(self) -> None:
+        """Compile the model where asked; scoring alone does without."""
+        if self.torch_compile:
+            self.recommender.compile_parts()
 
     def on_fit_start(self) -> None:
         """Fit the skip path to the catalogue, the same on every process; a resumed run has it."""
@@ -284,10 +294,10 @@ class RecommenderModule(LightningModule):
         schedule = Schedule(self.schedule, self.warmup, self._steps())
         # A scaler of fp16 gradients and clipping do not go together with the fused kernel.
         fused = self.trainer.precision != "16-mixed"
-        optimizer, scheduler = adamw(groups, schedule, fused)
         trained = {group["lr"] for group in groups}
         said = ", ".join(f"model.{n} {rate:g}" for n, rate in rates.items() if rate in trained)
         log.info("learning rate: %s; at its peak %s", schedule.describe(), said)
+        optimizer, scheduler = adamw(groups, schedule, fused)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},

@@ -156,7 +156,7 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         self.check(trainer)
         io: Any = trainer.strategy.checkpoint_io
-        trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(self.path, weights_only=False)
         failed = trainer.strategy.broadcast(getattr(io, "failed", None))
         if failed is not None:
             raise UserError(failed)

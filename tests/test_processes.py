@@ -1,0 +1,154 @@
+"""Several processes: started by Lightning, by torchrun, on two machines; killed and resumed."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from test_resume import assert_same, logged
+
+pytestmark = pytest.mark.slow
+
+DYING = """
+import os, signal, sys
+from lightning import Callback
+from newsrec import cli
+from newsrec.__main__ import main
+
+class Die(Callback):
+    def describe(self, trainer): return None
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_step == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+cli.StepParts = Die
+main(sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def options(mind_dir, plm_dir):
+    return [
+        "fit",
+        f"--data.root={mind_dir}",
+        f"--model.plm={plm_dir}",
+        "--model.dim=16",
+        "--model.tune_layers=1",
+        "--model.plm_lr=1e-3",
+        "--model.news={heads: 2, ffn: 16}",
+        "--model.user={heads: 2, ffn: 16}",
+        "--data.max_tokens=12",
+        "--data.batch_size=4",
+        "--trainer.accelerator=cpu",
+        "--trainer.max_epochs=3",
+        "--trainer.log_every_n_steps=1",
+        "--trainer.enable_progress_bar=false",
+        "--baselines=false",
+    ]
+
+
+def torchrun(*options, nodes=1, node=0, port=0, processes=2):
+    """Return the command that starts ``processes`` of a script or module on a machine."""
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+    if nodes == 1:
+        return [*command, "--standalone", *options]
+    command += [f"--nnodes={nodes}", f"--node-rank={node}", "--master-addr=127.0.0.1"]
+    return [*command, f"--master-port={port}", *options]
+
+
+def run(command, **options):
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, timeout=240, env=env, capture_output=True, text=True, **options)
+
+
+def last(output):
+    return torch.load(output / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_kill_9_in_an_epoch_and_on_bit_for_bit(options, tmp_path, processes):
+    script = tmp_path / "dying.py"
+    script.write_text(DYING)
+    newsrec = torchrun("-m", "newsrec", processes=processes)
+    dying = torchrun(str(script), processes=processes)
+    options = [*options, "--save_every=2", f"--trainer.devices={processes}"]
+    options += ["--trainer.strategy=ddp"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run([*newsrec, *options, f"--output={whole}"]).returncode == 0
+    assert run([*dying, *options, f"--output={killed}"]).returncode != 0
+    assert last(killed)["global_step"] == 8
+    on = run([*newsrec, "fit", f"--output={killed}", "--ckpt_path=last"])
+    assert on.returncode == 0, on.stderr
+    assert_same(last(whole), last(killed))
+    assert logged(whole) == logged(killed)
+
+
+def test_half_a_batch_in_each_of_two_processes_is_a_whole_one(options, plm_dir, tmp_path):
+    plm = shutil.copytree(plm_dir, tmp_path / "plm")
+    config = json.loads((plm / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (plm / "config.json").write_text(json.dumps(config))
+    options = [o.replace("ffn: 16", "ffn: 16, dropout: 0.0") for o in options]
+    options.append(f"--model.plm={plm}")
+    losses = {}
+    for processes, size in ((1, 8), (2, 4)):
+        output = tmp_path / str(processes)
+        done = run([
+            *torchrun("-m", "newsrec", processes=processes), *options, f"--output={output}",
+            f"--trainer.devices={processes}", f"--data.batch_size={size}", "--data.val=none",
+            "--trainer.strategy=ddp", "--model.precision=fp32",
+        ])  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        with (output / "metrics.csv").open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+        losses[processes] = [float(row["train/loss"]) for row in rows]
+    assert len(losses[1]) == len(losses[2]) > 10
+    assert losses[2] == pytest.approx(losses[1], abs=1e-5)
+    assert losses[1][-1] < losses[1][0]
+
+
+def test_two_machines_train_one_model(options, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = [*options, "--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.strategy=ddp"]
+    options += [f"--output={tmp_path / 'run'}"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    agents = [
+        subprocess.Popen(
+            [*torchrun("-m", "newsrec", nodes=2, node=node, port=port, processes=1), *options],
+            env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for node in (0, 1)
+    ]  # fmt: skip
+    said = [agent.communicate(timeout=240)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], said
+    assert "Best checkpoint" in said[0]
+    assert "Best checkpoint" not in said[1]
+    assert "samples: " in said[0]
+    assert "samples: " not in said[1]
+    assert last(tmp_path / "run")["epoch"] == 2
+
+
+def test_a_signal_to_one_of_two_processes_stops_both_at_one_step(options, tmp_path):
+    output = tmp_path / "run"
+    command = [sys.executable, "-m", "newsrec", *options, f"--output={output}", "--save_every=1"]
+    command += ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=500"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (output / "checkpoints" / "last.ckpt").is_file() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 143, said
+    assert "Traceback" not in said
+    steps = last(output)["global_step"]
+    assert f"Stopped by SIGTERM after {steps:,} steps" in said
