@@ -238,7 +238,8 @@ def _seeds_table(result: dict[str, Any]) -> "Table":
     table = _table("Runs, lowest to highest", ("", "A", "B", "95 % interval", "p"))
     for name, row in result["metrics"].items():
         ranges = [
-            " to ".join(_short(end(row[f"{side}_runs"])) for end in (min, max)) for side in "ab"
+            " to ".join(_short(end) for end in sorted({min(runs), max(runs)}))
+            for runs in (row["a_runs"], row["b_runs"])
         ]
         over = row["over_seeds"] or {"interval": None, "p": None}
         table.add_row(HEADINGS[name], *ranges, _range(over["interval"]), _p(over["p"]))
