@@ -156,7 +156,7 @@ def test_each_group_of_slices_that_divide_is_compared(world, capsys):
     assert first["a"] == pytest.approx(read_run(a).values[1, inside].mean())
     assert first["interval"][0] < first["difference"] < first["interval"][1]
     few = result["slices"]["user"]["few"]
-    assert (few["users"], few["interval"], few["p"]) == (4, None, None)
+    assert [few[key] for key in ("users", "interval", "p", "p_holm")] == [4, None, None, None]
     tested = [g for slice_ in result["slices"].values() for g in slice_.values() if g["p"]]
     assert len(tested) == 3
     assert min(g["p_holm"] for g in tested) == pytest.approx(3 * min(g["p"] for g in tested))
@@ -189,6 +189,25 @@ def test_what_favours_a_side_is_said(world, capsys):
     text = capsys.readouterr().out
     assert "A was trained on dev" in text
     assert "B was" not in text
+
+
+def test_slices_that_only_one_side_has_are_named(world, capsys):
+    a = world.run("a")
+    world.slices = {"half": world.slices["half"]}
+    main(["compare", str(a), str(world.run("b"))])
+    text = capsys.readouterr().out
+    assert "Left out, as not all runs have the same groups: day, user." in text
+    assert "first" in text
+
+
+def test_the_sides_can_be_exchanged(world, capsys):
+    a, b = world.run("a", 0.002), world.run("b")
+    there, back = as_json(capsys, a, b), as_json(capsys, b, a)
+    for name in METRICS:
+        one, other = there["metrics"][name], back["metrics"][name]
+        assert one["difference"] == pytest.approx(-other["difference"])
+        assert one["interval"] == pytest.approx([-bound for bound in other["interval"][::-1]])
+        assert one["p"] == other["p"]
 
 
 def test_a_handful_of_users_is_compared_with_a_warning(tmp_path, capsys):

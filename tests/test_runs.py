@@ -80,7 +80,9 @@ def test_groups_are_alike_however_encoded_and_left_out_if_not(tmp_path):
     a = read_run(some_run(tmp_path / "a", slices=one))
     two = {"same": list("xyxy"), "other": list("xyyy")}
     b = read_run(some_run(tmp_path / "b", slices=two, dictionary=False))
-    assert list(pair([a], [b]).slices) == ["same"]
+    paired = pair([a], [b])
+    assert list(paired.slices) == ["same"]
+    assert paired.unlike == ["more", "other"]
 
 
 def test_only_checkpoints_have_a_seed(tmp_path):

@@ -123,6 +123,7 @@ def compare(a: Sequence[Run], b: Sequence[Run], metric: str = "auc") -> dict[str
         "metrics": metrics,
         "slice_metric": metric,
         "slices": _by_group(paired, means_a, means_b, METRICS.index(metric)),
+        "slices_left_out": paired.unlike,
     }
 
 
@@ -168,6 +169,7 @@ def _by_group(
                     "difference": float(difference.mean()),
                     "interval": None,
                     "p": None,
+                    "p_holm": None,
                 }
                 if test["users"] >= FEWEST_USERS:
                     test["interval"] = mean_interval(difference, users).tolist()
@@ -210,6 +212,9 @@ def _print(result: dict[str, Any]) -> None:
     if result["slices"]:
         console.print(_slices_table(result))
         say(_slices_note(result))
+    if result["slices_left_out"]:
+        names = ", ".join(result["slices_left_out"])
+        say(f"Left out, as not all runs have the same groups: {names}.")
 
 
 def _notes(result: dict[str, Any]) -> list[str]:
@@ -277,7 +282,7 @@ def _slices_table(result: dict[str, Any]) -> "Table":
     for name, groups in result["slices"].items():
         table.add_row(Text(name.replace("_", " "), style="bold"))
         for group, row in list(groups.items())[:GROUPS_SHOWN]:
-            cells = _cells(row, row.get("p_holm"))
+            cells = _cells(row, row["p_holm"])
             table.add_row(Text(f"  {group}"), f"{row['impressions']:,}", *cells)
         if len(groups) > GROUPS_SHOWN:
             table.add_row(f"  and {len(groups) - GROUPS_SHOWN} more")

@@ -59,6 +59,8 @@ class Paired(NamedTuple):
     """A number for each user ``[evaluated]``."""
     slices: dict[str, Slice]
     """Over the same impressions, those that all runs have alike."""
+    unlike: list[str]
+    """Slices that are not so, in the order of their names."""
     impressions: int
     """Of the split; those that no metric is defined for are left out of all else."""
 
@@ -137,15 +139,17 @@ def pair(a: Sequence[Run], b: Sequence[Run]) -> Paired:
             f"{number} users. An interval needs two, and some dozens to mean anything: evaluate a "
             "larger split."
         )
+    alike = {
+        name: column
+        for name, column in first.slices.items()
+        if all(name in run.slices and _alike(column, run.slices[name]) for run in others)
+    }
     return Paired(
         np.stack([run.values[:, kept] for run in a]),
         np.stack([run.values[:, kept] for run in b]),
         user,
-        {
-            name: _slice(column, kept)
-            for name, column in first.slices.items()
-            if all(name in run.slices and _alike(column, run.slices[name]) for run in others)
-        },
+        {name: _slice(column, kept) for name, column in alike.items()},
+        sorted({name for run in (*a, *b) for name in run.slices} - set(alike)),
         len(kept),
     )
 
