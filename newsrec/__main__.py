@@ -21,6 +21,10 @@ COMMANDS = {
         "newsrec.evaluation.check_submission",
         "would the leaderboard take a prediction.zip, and what looks wrong",
     ),
+    "compare": (
+        "newsrec.evaluation.compare",
+        "two results of evaluate, or several seeds of each: what differs, and how surely",
+    ),
     "export": ("newsrec.serving.export", "the user encoder as ONNX, checked against PyTorch"),
     "download": ("newsrec.data.download", "MIND from its official place, checked"),
     "prepare": ("newsrec.data.prepare", "compile a data folder and show what is in it"),
@@ -70,6 +74,8 @@ def _run(given: list[str]) -> None:
 
     parser = ArgumentParser(prog=f"newsrec {name}", description=f"{name}: {summary}.")
     module.add_arguments(parser)
+    if name == "compare":  # a parser would drop the -- that parts its two sides
+        rest = module.name_separator(rest)
     module.run(parser.parse_args(rest))
 
 

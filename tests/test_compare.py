@@ -1,0 +1,259 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from test_runs import write_run
+
+from newsrec.__main__ import main
+from newsrec.errors import UserError
+from newsrec.evaluation.compare import compare, name_separator
+from newsrec.evaluation.intervals import paired_interval, sign_flip_p
+from newsrec.evaluation.runs import METRICS, read_run
+from newsrec.evaluation.seeds import seed_interval
+
+COVERS = "covers the choice of users, not the training seed"
+
+
+class World:
+    """Impressions of users, of which models know more or less.
+
+    Args:
+        folder: Where runs are written.
+        seed: Of all that is drawn.
+        users: Number of users, who have 1 to 8 impressions each.
+    """
+
+    def __init__(self, folder, seed=0, users=120):
+        self.folder = folder
+        self.rng = np.random.default_rng(seed)
+        self.users = np.repeat(np.arange(users), self.rng.integers(1, 9, users))
+        self.rng.shuffle(self.users)
+        number = len(self.users)
+        self.base = 0.6 + self.rng.normal(0, 0.1, users)[self.users] + self.noise(0.1)
+        self.base[::17] = np.nan
+        self.slices = {
+            "half": [("first", "second")[2 * row // number] for row in range(number)],
+            "user": ["few" if user < 4 else "many" for user in self.users],
+            "day": ["Monday"] * number,
+        }
+
+    def noise(self, spread):
+        return self.rng.normal(0, spread, len(self.users))
+
+    def run(self, name, mean=0.0, seed=0.005, **about):
+        """Write a run whose seed moves it as a whole by ``seed``, and each impression."""
+        auc = self.base + mean + self.rng.normal(0, seed) + self.noise(0.03)
+        return write_run(self.folder / name, auc, self.users, self.slices, **about)
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path)
+
+
+def as_json(capsys, *args):
+    main(["compare", *map(str, args), "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_numbers_are_those_of_the_interval_and_the_test(world, capsys):
+    a, b = world.run("a", 0.01), world.run("b")
+    result = as_json(capsys, a, b)
+    runs = read_run(a), read_run(b)
+    kept = ~np.isnan(runs[0].values[0])
+    users = world.users[kept]
+    for row, name in enumerate(METRICS):
+        one, other = (run.values[row, kept] for run in runs)
+        mean, low, high = paired_interval(one, other, users)
+        found = result["metrics"][name]
+        assert found["a"] == pytest.approx(one.mean())
+        assert found["b"] == pytest.approx(other.mean())
+        assert found["difference"] == pytest.approx(mean)
+        # Users are numbered as they come here, so that others get the same weights.
+        assert found["interval"] == pytest.approx([low, high], abs=0.002)
+        assert found["p"] == pytest.approx(sign_flip_p(one - other, users), abs=0.02)
+        assert set(found) == {"a", "b", "difference", "interval", "p"}
+    assert result["evaluated"] == kept.sum()
+    assert result["impressions"] == len(kept)
+    assert result["users"] == len(np.unique(users))
+    assert [run["folder"] for run in result["a"]] == [str(a)]
+
+
+def test_a_run_against_itself_does_not_differ(world, capsys):
+    a = world.run("a")
+    for args in ([a, a], [a, "--", a], [a, world.run("b"), "--", a, world.folder / "b"]):
+        for row in as_json(capsys, *args)["metrics"].values():
+            assert (row["difference"], row["interval"], row["p"]) == (0, [0, 0], 1)
+    over = row["over_seeds"]
+    assert over["interval"][0] < 0 < over["interval"][1]
+    assert over["p"] == 1
+
+
+def test_two_seeds_of_one_model_are_mostly_not_called_different(tmp_path):
+    users_alone, covered = 0, 0
+    for number in range(60):
+        world = World(tmp_path, number, users=60)
+        a, b = ([read_run(world.run(f"{side}{i}")) for i in range(3)] for side in "ab")
+        found = compare(a, b)["metrics"]["auc"]
+        users_alone += found["p"] < 0.05
+        covered += found["over_seeds"]["p"] < 0.05
+    assert users_alone >= 18  # it does not claim to cover seeds
+    assert covered <= 6
+
+
+def test_seeds_that_change_each_impression_alone_are_not_called_different(tmp_path):
+    found = 0
+    for number in range(100):
+        world = World(tmp_path, number, users=60)
+        a, b = (read_run(world.run(side, seed=0)) for side in "ab")
+        found += compare([a], [b])["metrics"]["auc"]["p"] < 0.05
+    assert found <= 11
+
+
+def test_several_runs_are_averaged_and_their_seeds_covered(world, capsys):
+    a = [world.run(f"a{i}", 0.02) for i in range(3)]
+    b = [world.run(f"b{i}") for i in range(2)]
+    result = as_json(capsys, *a, "--", *b)
+    kept = ~np.isnan(world.base)
+    values_a, values_b = (
+        np.stack([read_run(folder).values[0, kept] for folder in side]) for side in (a, b)
+    )
+    found = result["metrics"]["auc"]
+    assert found["a_runs"] == pytest.approx(values_a.mean(axis=1).tolist())
+    assert found["b_runs"] == pytest.approx(values_b.mean(axis=1).tolist())
+    assert found["difference"] == pytest.approx(values_a.mean() - values_b.mean())
+    low, high, p, freedom = seed_interval(values_a, values_b, world.users[kept])
+    over = found["over_seeds"]
+    assert over["interval"] == pytest.approx([low, high])
+    assert (over["p"], over["freedom"]) == pytest.approx((p, freedom))
+    assert low < found["interval"][0] < found["interval"][1] < high
+    assert result == as_json(capsys, *a, "--against", *b)
+
+
+def test_a_single_checkpoint_says_nothing_of_seeds_but_a_baseline_has_none(world, capsys):
+    a = [world.run(f"a{i}", 0.02) for i in range(3)]
+    main(["compare", *map(str, a), "--", str(world.run("b"))])
+    assert "B is one run, so nothing is known of its seeds" in capsys.readouterr().out
+    assert as_json(capsys, *a, "--", world.folder / "b")["metrics"]["auc"]["over_seeds"] is None
+    popular = world.run("p", scorer="popularity", checkpoint_sha256=None)
+    found = as_json(capsys, popular, "--", *a)["metrics"]["auc"]
+    assert found["over_seeds"]["interval"][1] < 0
+    assert found["over_seeds"]["p"] < 0.05
+
+
+def test_each_group_of_slices_that_divide_is_compared(world, capsys):
+    a, b = world.run("a", 0.01), world.run("b")
+    result = as_json(capsys, a, b, "--metric", "mrr")
+    assert list(result["slices"]) == ["half", "user"]
+    first = result["slices"]["half"]["first"]
+    inside = np.array([g == "first" for g in world.slices["half"]]) & ~np.isnan(world.base)
+    difference = (read_run(a).values - read_run(b).values)[1, inside]
+    assert first["impressions"] == inside.sum()
+    assert first["users"] == len(np.unique(world.users[inside]))
+    assert first["difference"] == pytest.approx(difference.mean())
+    assert first["a"] == pytest.approx(read_run(a).values[1, inside].mean())
+    assert first["interval"][0] < first["difference"] < first["interval"][1]
+    few = result["slices"]["user"]["few"]
+    assert [few[key] for key in ("users", "interval", "p", "p_holm")] == [4, None, None, None]
+    tested = [g for slice_ in result["slices"].values() for g in slice_.values() if g["p"]]
+    assert len(tested) == 3
+    assert min(g["p_holm"] for g in tested) == pytest.approx(3 * min(g["p"] for g in tested))
+
+
+def test_a_comparison_reads_in_80_columns(world, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(world.folder)
+    world.slices["category"] = [f"category {row % 9}" for row in range(len(world.users))]
+    for name, mean in (("a1", 0.01), ("a2", 0.01), ("b1", 0), ("b2", 0)):
+        world.run(name, mean, selected_on="dev" if name[0] == "a" else None)
+    main(["compare", "a1", "a2", "--", "b1", "b2"])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.startswith("A: a1, a2\nB: b1, b2\ndev, 15 November: ")
+    prose = " ".join(text.split())
+    assert f"The interval {COVERS}; so does p." in prose
+    assert "This interval covers the choice of users and the training seeds" in prose
+    assert "dev chose the checkpoint of A" in prose
+    assert "chose the checkpoint of B" not in prose
+    assert "12 groups were tested" in prose
+    assert "Groups of fewer than 20 users have neither" in prose
+    assert "and 1 more" in prose
+    assert "nDCG@10" in prose
+
+
+def test_what_favours_a_side_is_said(world, capsys):
+    a = world.run("a", trained_on={"train+dev": "9 to 15 November"})
+    main(["compare", str(a), str(world.run("b", trained_on=None, selected_on=None))])
+    text = capsys.readouterr().out
+    assert "A was trained on dev" in text
+    assert "B was" not in text
+
+
+def test_slices_that_only_one_side_has_are_named(world, capsys):
+    a = world.run("a")
+    world.slices = {"half": world.slices["half"]}
+    main(["compare", str(a), str(world.run("b"))])
+    text = capsys.readouterr().out
+    assert "Left out, as not all runs have the same groups: day, user." in text
+    assert "first" in text
+
+
+def test_the_sides_can_be_exchanged(world, capsys):
+    a, b = world.run("a", 0.002), world.run("b")
+    there, back = as_json(capsys, a, b), as_json(capsys, b, a)
+    for name in METRICS:
+        one, other = there["metrics"][name], back["metrics"][name]
+        assert one["difference"] == pytest.approx(-other["difference"])
+        assert one["interval"] == pytest.approx([-bound for bound in other["interval"][::-1]])
+        assert one["p"] == other["p"]
+
+
+def test_a_handful_of_users_is_compared_with_a_warning(tmp_path, capsys):
+    world = World(tmp_path, users=6)
+    main(["compare", str(world.run("a")), str(world.run("b"))])
+    assert "6 users are too few to trust them." in capsys.readouterr().out
+
+
+def test_sides_are_parted_by_a_separator_or_by_name():
+    assert name_separator(["a", "--", "b", "--json"]) == ["a", "--against", "b", "--json"]
+    assert name_separator(["a", "--against", "b"]) == ["a", "--against", "b"]
+    for twice in (["a", "--", "b", "--", "c"], ["a", "--against=b", "--", "c"]):
+        with pytest.raises(UserError, match="two sides"):
+            name_separator(twice)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["a"], "One folder is given. Give two, A B, or several seeds on each side"),
+        (["a", "b", "c"], "3 folders are given. Give two"),
+        (["a", "missing"], "missing does not exist. Give a folder that evaluate wrote"),
+        (["a", "--", "b", "--", "c"], "There are two sides"),
+        (["a", "a", "--", "b"], "a is given twice on one side"),
+        (["a", "other"], "other of the split test"),
+    ],
+)
+def test_mistakes_are_told_and_end_with_2(world, capsys, monkeypatch, args, message):
+    monkeypatch.chdir(world.folder)
+    for name in "abc":
+        world.run(name)
+    world.run("other", split="test")
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", *args])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_pytorch_is_not_needed(world):
+    code = """
+import sys
+from newsrec.__main__ import main
+try:
+    main(sys.argv[1:])
+finally:
+    assert "torch" not in sys.modules
+"""
+    for args in ([world.run("a"), world.run("b")], ["--help"]):
+        subprocess.run([sys.executable, "-c", code, "compare", *args], check=True)
