@@ -131,6 +131,9 @@ class FitCLI(LightningCLI):
             return
         config = self.subcommand_config
         self.output = _run_folder(config)
+        if config.ckpt_path == "auto":
+            last = self.output / "checkpoints" / "last.ckpt"
+            config.ckpt_path = "last" if last.is_file() else None
         if config.ckpt_path is None:
             if is_first_process():  # the others come after it
                 check_run_folder(self.output)
@@ -298,7 +301,8 @@ class FitCLI(LightningCLI):
                 return
             vectors = None
             if self.subcommand_config.baselines:
-                vectors = plm_vectors(data, None if module.tune_layers else data.states)
+                whole = not module.tune_layers and module.plm_layers is None
+                vectors = plm_vectors(data, data.states if whole else None)
             print()
             _print_speed(speed, parts)
             print_comparison(
@@ -356,7 +360,7 @@ def cli_options(run: bool = True) -> dict[str, Any]:
 def _run_config(given: list[str], written: list[Written]) -> Path | None:
     """Return the configuration of the run that goes on, unless another is given."""
     values = {option.key: option.value for option in written}
-    if values.get("ckpt_path") not in ("last", "best") or "output" not in values:
+    if values.get("ckpt_path") not in ("last", "best", "auto") or "output" not in values:
         return None
     path = Path(values["output"]) / "config.yaml"
     configs = ("--config", "-c")

@@ -57,20 +57,34 @@ def find_plm(name: str) -> str:
     return str(packaged)
 
 
-def load_plm(name: str) -> "PreTrainedModel":
+def load_plm(name: str, layers: int | None = None) -> "PreTrainedModel":
     """Load a PLM's weights in float32, without the pooler that we never use.
 
+    Args:
+        name: Folder with ``config.json``, or a name on the Hugging Face hub.
+        layers: Its first so many layers alone; all of them if None.
+
     Raises:
-        UserError: If it cannot be had, or is no text encoder.
+        UserError: If it cannot be had, is no text encoder, or has fewer layers.
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModel
+    from transformers import AutoConfig, AutoModel
 
     source = find_plm(name)
     try:
+        if layers is not None:
+            depth = AutoConfig.from_pretrained(source).num_hidden_layers
+            if not 1 <= layers <= depth:
+                raise UserError(
+                    f"model.plm_layers is {layers}, but {name!r} has {depth} layers. Choose 1 to "
+                    f"{depth}, or null for all."
+                )
         plm, found = AutoModel.from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True
+            source,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **({} if layers is None else {"num_hidden_layers": layers}),
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unavailable(name, error) from error

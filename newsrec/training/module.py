@@ -39,6 +39,7 @@ class RecommenderModule(LightningModule):
 
     Args:
         plm: Pretrained language model: a folder, or a name on the Hugging Face hub.
+        plm_layers: First layers of the PLM that are used, the rest being left out; null uses all.
         tune_layers: Top layers of the PLM that are trained: 0 freezes it, -1 trains all.
         dim: Size of news and user vectors.
         news: Fastformer over the tokens of a story.
@@ -67,6 +68,7 @@ class RecommenderModule(LightningModule):
     def __init__(
         self,
         plm: str = DEFAULT_PLM,
+        plm_layers: int | None = None,
         tune_layers: int = 0,
         dim: int = 256,
         news: FastformerConfig = FastformerConfig(),  # noqa: B008, shows its defaults in --help
@@ -86,6 +88,7 @@ class RecommenderModule(LightningModule):
     ) -> None:
         super().__init__()
         self.plm = plm
+        self.plm_layers = plm_layers
         self.tune_layers = tune_layers
         self.dim = dim
         self.news = FastformerConfig.of(news)
@@ -132,7 +135,10 @@ class RecommenderModule(LightningModule):
         """Build the model; called once everything else is known to be right."""
         if hasattr(self, "recommender"):
             return
-        plm = load_plm(self.plm) if self.plm_config is None else build_plm(self.plm_config)
+        if self.plm_config is None:
+            plm = load_plm(self.plm, self.plm_layers)
+        else:
+            plm = build_plm(self.plm_config)
         self.recommender = NewsRecommender(
             plm,
             self.dim,
