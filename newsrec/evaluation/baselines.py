@@ -20,6 +20,7 @@ from newsrec.data.mind import MindData, Split
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.splits import labelled_splits
 from newsrec.errors import UserError
+from newsrec.evaluation.ages import first_shown
 
 RECENT_WINDOW = 24 * 60 * 60
 """Seconds before an impression whose clicks ``recent`` counts."""
@@ -69,6 +70,13 @@ def score_baseline(
 def describe_baselines() -> dict[str, str]:
     """Return what each baseline is, in one line."""
     return {name: (scorer.__doc__ or "").partition("\n")[0] for name, scorer in _SCORERS.items()}
+
+
+def clicks_of(name: str, data: MindData) -> list[Split]:
+    """Return the splits whose clicks a baseline counts; the scored one's only before each time."""
+    if name == "popularity":
+        return [data.split(data.train)]
+    return labelled_splits(data) if name == "recent" else []
 
 
 def random_scores(data: MindData, split: str, seed: int = 0) -> NDArray[np.float32]:
@@ -134,6 +142,27 @@ def recent_scores(data: MindData, split: str) -> NDArray[np.float32]:
     return scores
 
 
+def age_scores(data: MindData, split: str) -> NDArray[np.float32]:
+    """Newer stories first: 1 / (1 + hours since the candidate was first shown, in any split).
+
+    Only impressions up to the scored one decide, and no label is read. A story that no earlier
+    impression shows is new.
+    """
+    target = data.split(split)
+    first = first_shown(data)
+    scores = np.empty(len(target.candidates.values), dtype=np.float32)
+    bounds = np.asarray(target.candidates.offsets)
+    step = 1 << 14  # impressions at once
+    for begin in range(0, len(target.time), step):
+        ends = bounds[begin : begin + step + 1]
+        stories = target.candidates.values[ends[0] : ends[-1]]
+        now = np.repeat(target.time[begin : begin + step].astype(np.int64), np.diff(ends))
+        known = stories >= FIRST_NEWS
+        hours = np.where(known, now - first[stories], 0) / 3600
+        scores[ends[0] : ends[-1]] = known / (1 + hours)
+    return scores
+
+
 def category_scores(data: MindData, split: str) -> NDArray[np.float32]:
     """Share of the history in the candidate's category, plus the share in its subcategory."""
     # A subcategory counts within its category: MIND uses some names in several.
@@ -194,6 +223,7 @@ _SCORERS: dict[str, Callable[..., NDArray[np.float32]]] = {
     "random": random_scores,
     "popularity": popularity_scores,
     "recent": recent_scores,
+    "age": age_scores,
     "category": category_scores,
     "tfidf": tfidf_scores,
     "cosine": cosine_scores,
