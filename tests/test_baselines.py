@@ -266,7 +266,7 @@ def test_a_world_without_histories_words_or_known_candidates_is_scored(name, tmp
 
 
 def test_an_unknown_baseline_names_the_known_ones(world):
-    with pytest.raises(UserError, match=r"'knn'.*random, popularity, recent, category, tfidf"):
+    with pytest.raises(UserError, match=r"'knn'.*random, popularity, recent, age, category, tfidf"):
         score_baseline("knn", world, "dev")
 
 

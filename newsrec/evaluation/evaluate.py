@@ -1,5 +1,6 @@
 """The command ``evaluate``: a checkpoint or a baseline over a split, in MIND's own metrics."""
 
+import contextlib
 import json
 import logging
 from pathlib import Path
@@ -22,6 +23,7 @@ from newsrec.evaluation.baselines import (
 )
 from newsrec.evaluation.examples import choose_examples
 from newsrec.evaluation.html_report import html_page
+from newsrec.evaluation.plm_means import note_means, plm_vectors, vectors_before_training
 from newsrec.evaluation.report import print_results, read_ceiling, read_curves
 from newsrec.evaluation.results import compute_results, per_impression_table
 from newsrec.evaluation.results import evaluate_scores as evaluate_scores  # for those who score
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
     from newsrec.data.datamodule import MindDataModule
-    from newsrec.data.states import TokenStates
     from newsrec.training.module import RecommenderModule
 
 log = logging.getLogger(__name__)
@@ -177,23 +178,6 @@ def score_split(
     return collector.scores(trainer, datamodule.data.split(split))
 
 
-def plm_vectors(
-    datamodule: "MindDataModule", states: "TokenStates | None" = None
-) -> NDArray[np.float32]:
-    """Return the mean PLM state of every story, for the baseline ``cosine`` ``[news, hidden]``.
-
-    Args:
-        datamodule: The data folder.
-        states: The PLM's last states, if they are known.
-    """
-    from newsrec.model.tuning import CutPlm
-    from newsrec.plm import load_plm
-    from newsrec.training.catalogue import mean_states
-
-    cut = CutPlm(load_plm(datamodule.plm).eval(), tune_layers=0)
-    return mean_states(cut, datamodule.catalogue, states).numpy()
-
-
 def _other_scores(
     data: MindData, split: str, scorer: str | None, vectors: NDArray[np.float32] | None
 ) -> dict[str, NDArray[np.float32]]:
@@ -277,12 +261,18 @@ def _score_checkpoint(args: "Namespace") -> Scored | None:
             callbacks=[ScoreCollector()],
             use_distributed_sampler=False,
         )
-    scores = score_split(trainer, module, datamodule, args.split)
+    beside = args.baselines and datamodule.data.split(args.split).labels is not None
+    noting = note_means(module) if beside else contextlib.nullcontext([])
+    with noting as noted:
+        scores = score_split(trainer, module, datamodule, args.split)
     if scores is None:
         return None
     vectors = None
-    if args.baselines and datamodule.data.split(args.split).labels is not None:
-        vectors = _plm_vectors_of(module, datamodule, trainer.strategy.root_device)
+    if beside:
+        if args.precision != "fp32":
+            noted.clear()
+        device = trainer.strategy.root_device
+        vectors = vectors_before_training(module, datamodule, noted, device)
     windows = checkpoint["newsrec"].get("windows", {})
     info = {
         "scorer": "checkpoint",
@@ -292,23 +282,3 @@ def _score_checkpoint(args: "Namespace") -> Scored | None:
         "checkpoint_sha256": file_hash(Path(args.ckpt_path)),
     }
     return Scored(args.ckpt_path, datamodule.data, scores, vectors, info)
-
-
-def _plm_vectors_of(
-    module: "RecommenderModule", datamodule: "MindDataModule", device: Any
-) -> NDArray[np.float32] | None:
-    """Return what the baseline ``cosine`` needs: mean states of the PLM as it was before training.
-
-    A frozen PLM is in the checkpoint as it was; a tuned one's first weights are looked up by name,
-    and without them the baseline is left out.
-    """
-    from newsrec.training.catalogue import mean_states
-
-    if module.tune_layers == 0:
-        cut = module.recommender.news_encoder.to(device).cut
-        return mean_states(cut, datamodule.catalogue).numpy()
-    try:
-        return plm_vectors(datamodule)
-    except UserError as error:
-        log.info("baseline cosine left out, for want of the PLM before tuning: %s", error)
-        return None

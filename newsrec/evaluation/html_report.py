@@ -46,7 +46,7 @@ h3 { font-size: 1rem; margin: 0; }
 p { margin: 0 0 8px; } .soft { color: var(--soft); } .small { font-size: .875rem; }
 .tiles, .cards { display: grid; gap: 12px; }
 .tiles { grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); margin: 20px 0 12px; }
-.cards { grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); }
+.cards { grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
 .card { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 14px;
   min-width: 0; }
 .tile b { display: block; font-size: 1.7rem; line-height: 1.3;
@@ -61,7 +61,7 @@ svg .strong .whisker { stroke: var(--mark); } svg .strong .dot { fill: var(--mar
 svg .strong text { font-weight: 600; }
 svg .line { fill: none; stroke: var(--mark); stroke-width: 1.6; }
 svg .line ~ .dot { fill: var(--mark); }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; margin-top: 10px; }
 table { border-collapse: collapse; width: 100%; font-size: .875rem;
   font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 8px; text-align: right; border-bottom: 1px solid var(--rule);
@@ -198,12 +198,13 @@ def _examples(examples: Sequence[Example]) -> str:
     parts = [f'<h2>Examples</h2><p class="soft small">{len(examples)} impressions, {order}.</p>']
     for number, example in enumerate(examples):
         auc = "" if example.auc is None else f"AUC {_number(example.auc)}, "
-        head = f"{auc}{example.num_candidates} candidates, {example.num_history} clicks before"
-        clicks = "".join(f"<li>{escape(title)}</li>" for title in example.history)
+        clicks = "click" if example.num_history == 1 else "clicks"
+        head = f"{auc}{example.num_candidates} candidates, {example.num_history} {clicks} before"
+        titles = "".join(f"<li>{escape(title)}</li>" for title in example.history)
         history = (
             '<div class="soft small">Last clicks, the latest first</div>'
-            f'<ol class="small">{clicks}</ol>'
-            if clicks
+            f'<ol class="small">{titles}</ol>'
+            if titles
             else '<p class="soft small">No clicks before.</p>'
         )
         rows = "".join(

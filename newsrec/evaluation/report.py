@@ -42,7 +42,7 @@ SLICE_NAMES = {
 """How a table calls a slice."""
 
 HEADINGS = ("AUC", "MRR", "nDCG@5", "nDCG@10")
-CEILING = "ceiling of the world"
+CEILING = "world's ceiling"
 GROUPS_SHOWN = 8
 """Groups of a slice that the terminal shows; the page has them all."""
 
@@ -88,9 +88,9 @@ def beside_table(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None
         metrics: What ``metrics.json`` holds.
         ceiling: What the true click probabilities of a simulated world reach.
     """
-    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
-    for heading in (*HEADINGS, "AUC above", "95 % interval"):
+    for heading in (*HEADINGS, "above\nit, AUC", "95 % interval\nof that"):
         table.add_column(heading, justify="right")
     for name, row in metrics["baselines"].items():
         low, high = row["auc_difference_interval"]
