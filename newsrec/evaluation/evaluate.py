@@ -262,8 +262,10 @@ def _score_checkpoint(args: "Namespace") -> Scored | None:
             use_distributed_sampler=False,
         )
     beside = args.baselines and datamodule.data.split(args.split).labels is not None
-    noting = note_means(module) if beside else contextlib.nullcontext([])
-    with noting as noted:
+    noted: list[Any] = []
+    with contextlib.ExitStack() as stack:
+        if beside:
+            noted = stack.enter_context(note_means(module))
         scores = score_split(trainer, module, datamodule, args.split)
     if scores is None:
         return None

@@ -29,6 +29,9 @@ from newsrec.metrics import METRICS
 Curves = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 """Steps and values by name."""
 
+FEW = 30
+"""A group of fewer evaluated impressions is drawn pale."""
+
 STYLE = """
 :root { color-scheme: light dark; --page: #f7f7f5; --card: #ffffff; --ink: #1d2126; --soft: #5b6470;
   --rule: #dcdfe3; --grid: #e7e9ec; --mark: #0b5cad; --dot: #6b7683; --hit: #0d6b4f;
@@ -44,16 +47,19 @@ h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 4px; overflow-wrap: anywhe
 h2 { font-size: 1.2rem; margin: 40px 0 12px; }
 h3 { font-size: 1rem; margin: 0; }
 p { margin: 0 0 8px; } .soft { color: var(--soft); } .small { font-size: .875rem; }
-.tiles, .cards { display: grid; gap: 12px; }
-.tiles { grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); margin: 20px 0 12px; }
-.cards { grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
+.tiles { display: grid; gap: 12px; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr));
+  margin: 20px 0 12px; }
+.cards { columns: 420px; column-gap: 12px; margin-bottom: -12px; }
+.cards > .card { break-inside: avoid; margin-bottom: 12px; }
 .card { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 14px;
   min-width: 0; }
 .tile b { display: block; font-size: 1.7rem; line-height: 1.3;
   font-variant-numeric: tabular-nums; }
-.card > svg { margin-top: 8px; } svg { display: block; width: 100%; max-width: 500px; }
-svg text { fill: var(--ink); font-size: 11.5px; }
-svg .tick { fill: var(--soft); font-size: 10.5px; }
+.card > svg { margin-top: 8px; } .card + p { margin-top: 8px; }
+svg { display: block; width: 100%; max-width: 450px; }
+svg text { fill: var(--ink); font-size: 12.5px; }
+svg .tick { fill: var(--soft); font-size: 11.5px; }
+svg .faint :not(text) { opacity: .45; }
 svg .num { font-variant-numeric: tabular-nums; }
 svg .grid { stroke: var(--grid); } svg .ref { stroke: var(--mark); stroke-dasharray: 3 3; }
 svg .whisker { stroke: var(--dot); stroke-width: 1.6; } svg .dot { fill: var(--dot); }
@@ -68,11 +74,11 @@ th, td { padding: 5px 8px; text-align: right; border-bottom: 1px solid var(--rul
   white-space: nowrap; }
 th { color: var(--soft); font-weight: 500; } tr > :first-child, .left { text-align: left; }
 tr > :first-child { padding-left: 0; }
-.strong td { font-weight: 600; } .title { white-space: normal; min-width: 11em; text-align: left; }
+.strong td { font-weight: 600; } .title { white-space: normal; width: 90%; text-align: left; }
 .hit td { background: var(--hit-back); } .mark { color: var(--hit); font-weight: 600; }
 details { margin-top: 10px; } summary { cursor: pointer; color: var(--soft); font-size: .875rem; }
 .example { margin-top: 12px; } .example summary { color: var(--ink); font-size: 1rem; }
-.example ol { margin: 4px 0 12px; padding-left: 1.4em; }
+.example p { margin: 6px 0 0; } .example ol { margin: 4px 0 12px; padding-left: 1.4em; }
 dl { display: grid; grid-template-columns: minmax(7em, max-content) 1fr; gap: 4px 16px; margin: 0; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
 """
@@ -100,7 +106,7 @@ def html_page(
     parts += [f"<p>{escape(note)}</p>" for note in notes(metrics)]
     if "intervals" in metrics:
         parts.append(_tiles(metrics))
-    parts += [f'<p class="soft small">{escape(text)}</p>' for text in counts(metrics)]
+    parts.append(f'<p class="soft small">{escape(" ".join(counts(metrics)))}</p>')
     if metrics.get("baselines"):
         parts.append(_beside(metrics, ceiling))
     if "intervals" in metrics:
@@ -138,7 +144,7 @@ def _beside(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None) -> 
         between = _interval(row["auc_difference_interval"], "+.4f")
         lines.append([label, *(_number(row[metric]) for metric in METRICS), above, between])
     own = scored_name(metrics)
-    rows.append(Dot(own, metrics["auc"], tuple(metrics["intervals"]["auc"]), strong=True))
+    rows.append(Dot(own, metrics["auc"], tuple(metrics["intervals"]["auc"]), "strong"))
     lines.append([own, *(_number(metrics[metric]) for metric in METRICS), "", ""])
     if ceiling:
         rows.append(Dot(CEILING, ceiling["auc"]))
@@ -158,7 +164,13 @@ def _slices(metrics: Mapping[str, Any]) -> str:
     for name, groups in metrics["slices"].items():
         judged = {group: row for group, row in groups.items() if row["evaluated"]}
         rows = [
-            Dot(group, row["auc"], tuple(row["intervals"]["auc"])) for group, row in judged.items()
+            Dot(
+                group,
+                row["auc"],
+                tuple(row["intervals"]["auc"]),
+                "faint" if row["evaluated"] < FEW else "",
+            )
+            for group, row in judged.items()
         ]
         head = ["", "impressions", "evaluated", *HEADINGS, "95 % of the AUC"]
         lines = []
@@ -178,7 +190,8 @@ def _slices(metrics: Mapping[str, Any]) -> str:
         )
     return (
         '<h2>By slice</h2><p class="soft small">AUC with 95 % intervals clustered by user; the '
-        f"dashed line is that of all impressions, {_number(metrics['auc'])}. <i>In train</i>: "
+        f"dashed line is that of all impressions, {_number(metrics['auc'])}. Pale: fewer "
+        f"than {FEW} impressions, whose interval means little. <i>In train</i>: "
         "shown, or in a history, in what was trained on.</p>"
         f'<div class="cards">{"".join(cards)}</div>'
     )
@@ -209,9 +222,8 @@ def _examples(examples: Sequence[Example]) -> str:
         )
         rows = "".join(
             f"<tr{' class=hit' if c.clicked else ''}><td>{c.rank}</td><td>{c.score:.3f}</td>"
-            f'<td class="left">{"<span class=mark>clicked</span>" if c.clicked else ""}</td>'
-            f'<td class="left">{escape(c.category)}</td>'
-            f'<td class="title">{escape(c.title)}</td></tr>'
+            f'<td class="title">{escape(c.title)}<br><span class="soft">{escape(c.category)}</span>'
+            f"{' <span class=mark>clicked</span>' if c.clicked else ''}</td></tr>"
             for c in example.candidates
         )
         left_out = example.num_candidates - len(example.candidates)
@@ -222,8 +234,8 @@ def _examples(examples: Sequence[Example]) -> str:
             f'<details class="card example"{" open" if not number else ""}><summary>{head}'
             f'<span class="soft small"> · impression {example.impression_id}, reader '
             f"{escape(example.user)}, {escape(example.time)}</span></summary>{history}"
-            "<div class='scroll'><table><thead><tr><th>rank</th><th>score</th><th></th>"
-            '<th class="left">category</th><th class="left">title</th></tr></thead>'
+            "<div class='scroll'><table><thead><tr><th>rank</th><th>score</th>"
+            '<th class="left">story</th></tr></thead>'
             f"<tbody>{rows}</tbody></table></div>{more}</details>"
         )
     return "".join(parts)

@@ -30,8 +30,8 @@ class Dot(NamedTuple):
     label: str
     value: float
     interval: tuple[float, float] | None = None
-    strong: bool = False
-    """The one that the others are held against."""
+    kind: str = ""
+    """``strong``: the one that the others are held against; ``faint``: of little weight."""
 
 
 def dots(rows: Sequence[Dot], about: str, reference: float | None = None) -> str:
@@ -54,7 +54,7 @@ def dots(rows: Sequence[Dot], about: str, reference: float | None = None) -> str
         parts.append(f'<line class="ref" x1="{x:.1f}" x2="{x:.1f}" y1="2" y2="{bottom}"/>')
     for number, row in enumerate(rows):
         y = ROW * number + ROW / 2 + 4
-        kind = ' class="strong"' if row.strong else ""
+        kind = f' class="{row.kind}"' if row.kind else ""
         parts.append(f"<g{kind}>{_text(0, y + 4, _short(row.label), 'start', row.label)}")
         if row.interval is not None:
             parts.append(_whisker(row.interval, at, low, high, y))
@@ -103,7 +103,8 @@ def line(x: NDArray[np.float64], y: NDArray[np.float64], about: str, x_name: str
 
 def _range(rows: Sequence[Dot], reference: float | None) -> tuple[float, float]:
     values = [row.value for row in rows] + ([] if reference is None else [reference])
-    ends = [end for row in rows if row.interval for end in row.interval] + values
+    sure = [row.interval for row in rows if row.interval and row.kind != "faint"]
+    ends = [end for interval in sure for end in interval] + values
     low = max(min(ends), min(values) - FAR)
     high = min(max(ends), max(values) + FAR)
     margin = (high - low) * 0.05 or 0.01
