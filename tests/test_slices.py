@@ -250,6 +250,22 @@ def test_a_group_has_the_mean_and_the_interval_of_its_impressions(seed):
         assert found[group]["intervals"]["auc"] == interval.tolist()
 
 
+def test_readers_in_bundles_give_the_interval_of_readers_one_by_one(monkeypatch):
+    rng = np.random.default_rng(0)
+    users = rng.integers(0, 9000, 20_000)
+    values = rng.normal(size=9000)[users] * 0.2 + rng.normal(size=len(users)) * 0.2
+    metrics = ImpressionMetrics(
+        np.tile(values, (4, 1)), np.ones(len(users), bool), np.zeros(len(users), bool)
+    )
+    sliced = {"s": Slice(("all",), np.zeros(len(users), np.int8))}
+    bundled = summarize_slices(sliced, metrics, users)["s"]["all"]["intervals"]["auc"]
+    monkeypatch.setattr(module, "CLUSTERS", 10_000)
+    single = summarize_slices(sliced, metrics, users)["s"]["all"]["intervals"]["auc"]
+    assert bundled != single
+    width = single[1] - single[0]
+    np.testing.assert_allclose(bundled, single, atol=0.1 * width)
+
+
 def test_a_slice_divides_the_counts(mind_dir):
     data = open_mind(mind_dir)
     part = data.split("dev")

@@ -137,8 +137,11 @@ def recent_scores(data: MindData, split: str) -> NDArray[np.float32]:
         block = slice(ends[0], ends[-1])
         now = target.candidates.values[block].astype(np.int64) * span
         now += np.repeat(shown[first : first + step] - start, np.diff(ends))
+        order = np.argsort(now)  # one after the other, lookups find what they need in the cache
+        now = now[order]
         before = np.searchsorted(clicks, now, side="left")
-        scores[block] = before - np.searchsorted(clicks, now - RECENT_WINDOW, side="right")
+        before -= np.searchsorted(clicks, now - RECENT_WINDOW, side="right")
+        scores[block][order] = before
     return scores
 
 

@@ -45,9 +45,10 @@ MAX_CATEGORIES = 24
 """The rest are one group; MIND has 18."""
 MAX_PERIODS = 60
 """A split of more days than this is grouped by month, one of more months by year."""
-DRAWS = 20_000_000
-"""Impressions of a group times bootstrap resamples of its interval, about: 1,000 up to 20,000
-impressions, and fewer, down to 200, for larger groups, whose intervals are narrow."""
+CLUSTERS = 2000
+"""Readers of a group that are drawn one by one for its interval. More are drawn in as many bundles
+of whole readers, which says as well how far their mean may lie off, and takes a fraction of the
+time: the standard error is right within 1.6 % (``1 / sqrt(2 * CLUSTERS)``)."""
 
 
 class Slice(NamedTuple):
@@ -115,13 +116,16 @@ def summarize_slices(
             if len(chosen):
                 means = metrics.values[:, chosen].mean(axis=1).tolist()
                 summary |= dict(zip(METRICS, means, strict=True))
-                resamples = int(np.clip(DRAWS // len(chosen), 200, 1000))
-                bounds = mean_interval(
-                    metrics.values[0, chosen], users[chosen], resamples=resamples
-                )
+                bounds = mean_interval(metrics.values[0, chosen], _clusters(users[chosen]))
                 summary["intervals"] = {"auc": bounds.tolist()}
             result[name][group] = summary
     return result
+
+
+def _clusters(users: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return whose impression each is, readers in bundles where there are too many."""
+    distinct, owner = np.unique(users, return_inverse=True)
+    return owner if len(distinct) <= CLUSTERS else owner % CLUSTERS
 
 
 def first_clicked(split: Split) -> NDArray[np.int64]:
