@@ -8,9 +8,9 @@ from newsrec.data import FIRST_NEWS
 from newsrec.data.mind import open_mind
 from newsrec.errors import UserError
 from newsrec.evaluation import baselines
+from newsrec.evaluation.ages import age_scores
 from newsrec.evaluation.baselines import (
     BASELINES,
-    age_scores,
     category_scores,
     clicks_of,
     cosine_scores,

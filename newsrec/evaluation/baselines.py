@@ -20,7 +20,7 @@ from newsrec.data.mind import MindData, Split
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.splits import labelled_splits
 from newsrec.errors import UserError
-from newsrec.evaluation.ages import first_shown
+from newsrec.evaluation.ages import age_scores
 
 RECENT_WINDOW = 24 * 60 * 60
 """Seconds before an impression whose clicks ``recent`` counts."""
@@ -142,27 +142,6 @@ def recent_scores(data: MindData, split: str) -> NDArray[np.float32]:
         before = np.searchsorted(clicks, now, side="left")
         before -= np.searchsorted(clicks, now - RECENT_WINDOW, side="right")
         scores[block][order] = before
-    return scores
-
-
-def age_scores(data: MindData, split: str) -> NDArray[np.float32]:
-    """Newer stories first: 1 / (1 + hours since the candidate was first shown, in any split).
-
-    Only impressions up to the scored one decide, and no label is read. A story that no earlier
-    impression shows is new.
-    """
-    target = data.split(split)
-    first = first_shown(data)
-    scores = np.empty(len(target.candidates.values), dtype=np.float32)
-    bounds = np.asarray(target.candidates.offsets)
-    step = 1 << 14  # impressions at once
-    for begin in range(0, len(target.time), step):
-        ends = bounds[begin : begin + step + 1]
-        stories = target.candidates.values[ends[0] : ends[-1]]
-        now = np.repeat(target.time[begin : begin + step].astype(np.int64), np.diff(ends))
-        known = stories >= FIRST_NEWS
-        hours = np.where(known, now - first[stories], 0) / 3600
-        scores[ends[0] : ends[-1]] = known / (1 + hours)
     return scores
 
 

@@ -272,8 +272,8 @@ def counts(metrics: Mapping[str, Any]) -> list[str]:
         ]
     else:
         lines = [
-            f"{metrics['split']}, {metrics['window']}, has no labels: "
-            f"{metrics['impressions']:,} impressions ranked, {unknown}"
+            f"{metrics['split']} has no labels: {metrics['impressions']:,} impressions ranked, "
+            f"{unknown}"
         ]
     skipped = metrics["skipped_lines"]
     if skipped:
