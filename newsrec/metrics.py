@@ -113,6 +113,45 @@ def ranks(scores: ArrayLike, offsets: ArrayLike) -> NDArray[np.int32]:
     return result
 
 
+def category_entropy(
+    ranks: ArrayLike, categories: ArrayLike, offsets: ArrayLike, k: int = 10
+) -> NDArray[np.float64]:
+    """Return how mixed the best-ranked candidates of each impression are: the entropy, in bits.
+
+    That is the Shannon entropy of the categories of the candidates ranked 1 to ``k``: 0 where all
+    are of one category, ``log2(k)`` where all differ. It needs no labels, and no impression is left
+    out; one of fewer than ``k`` candidates has the entropy of those it has, and 0 if it has none.
+
+    Args:
+        ranks: Rank of each candidate in its impression, as ``ranks`` gives them ``[candidates]``.
+        categories: Number of each candidate's category, any integers ``[candidates]``.
+        offsets: Where each impression's candidates begin, and the end ``[impressions + 1]``.
+        k: How many of the best count.
+
+    Returns:
+        Entropy of each impression ``[impressions]``.
+
+    Raises:
+        ValueError: If the arrays do not fit together.
+    """
+    rank, category = _numpy(ranks), _numpy(categories)
+    bounds = _numpy(offsets).astype(np.int64)
+    if rank.shape != category.shape or rank.ndim != 1 or bounds[-1] != len(rank):
+        raise ValueError(
+            f"Ranks {rank.shape} and categories {category.shape} must be flat, up to {bounds[-1]}."
+        )
+    num_impressions = len(bounds) - 1
+    shown = np.flatnonzero(rank <= k)
+    owner = np.searchsorted(bounds, shown, side="right") - 1
+    names, code = np.unique(category[shown], return_inverse=True)
+    cells, counts = np.unique(owner * max(1, len(names)) + code, return_counts=True)
+    impression = cells // max(1, len(names))
+    totals = np.bincount(impression, counts, num_impressions)
+    share = counts / totals[impression]
+    sums = np.bincount(impression, share * np.log2(share), num_impressions).astype(np.float64)
+    return 0 - sums  # a single category gives 0.0, not -0.0
+
+
 class MindMetric(Metric):
     """MIND's metrics over batches and processes: sums and counts, so any number of GPUs agrees.
 

@@ -8,9 +8,11 @@ from newsrec.data import FIRST_NEWS
 from newsrec.data.mind import open_mind
 from newsrec.errors import UserError
 from newsrec.evaluation import baselines
+from newsrec.evaluation.ages import age_scores
 from newsrec.evaluation.baselines import (
     BASELINES,
     category_scores,
+    clicks_of,
     cosine_scores,
     describe_baselines,
     popularity_scores,
@@ -163,6 +165,52 @@ def test_recent_scores_an_unlabelled_split_from_train_and_dev_alone(tmp_path):
     assert recent_scores(open_mind(tmp_path), "test").tolist() == [0, 2, 2, 0]
 
 
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_age_puts_first_what_was_first_shown_last(world, split):
+    shown = [(t, c) for s in world.splits.values() for t, cs in shown_in(s) for c in cs]
+
+    def score(time, _, candidate):
+        first = min(t for t, c in shown if c == candidate and t <= time)
+        return 1 / (1 + (time - first) / 3600)
+
+    scores = age_scores(world, split)
+    np.testing.assert_allclose(scores, by_hand(world.splits[split], score), rtol=1e-6)
+    assert scores.max() == 1 or split == "test"  # where no story is seen for the first time
+    assert len(set(scores.tolist())) > 5
+
+
+def shown_in(split):
+    for time, _, candidates, _ in rows(split):
+        yield time, candidates
+
+
+def test_age_reads_no_label_and_nothing_shown_later(tmp_path):
+    before = [
+        ("U1", 0, "", "N1-1 N2-0"),
+        ("U2", 3600, "", "N1-0 N2-1"),
+        ("U3", 7200, "", "N1-1 N3-0"),
+    ]
+    after = [*before, ("U4", 7201, "", "N3-0 N2-1")]
+    flipped = str.maketrans({"0": "1", "1": "0"})
+    clicked = [
+        (u, t, h, " ".join(c[:3] + c[3:].translate(flipped) for c in shown.split()))
+        for u, t, h, shown in before
+    ]
+    for name, impressions in (("a", before), ("b", after), ("c", clicked)):
+        write_split(tmp_path / name, "train", STORIES, impressions)
+    early, late, other = (
+        age_scores(open_mind(tmp_path / name), "train").tolist() for name in "abc"
+    )
+    assert early == pytest.approx([1, 1, 1 / 2, 1 / 2, 1 / 3, 1])
+    assert late[:6] == other == early
+
+
+def test_what_is_counted_for_an_unlabelled_split_are_the_clicks_of_train_and_dev(world):
+    assert [split.name for split in clicks_of("recent", world)] == ["train", "dev"]
+    assert [split.name for split in clicks_of("popularity", world)] == ["train"]
+    assert clicks_of("tfidf", world) == []
+
+
 def test_category_adds_the_shares_of_category_and_subcategory(world, block_size):
     categories, subcategories = (
         ["", "", *world.news[name].to_pylist()] for name in ("category", "subcategory")
@@ -266,7 +314,7 @@ def test_a_world_without_histories_words_or_known_candidates_is_scored(name, tmp
 
 
 def test_an_unknown_baseline_names_the_known_ones(world):
-    with pytest.raises(UserError, match=r"'knn'.*random, popularity, recent, category, tfidf"):
+    with pytest.raises(UserError, match=r"'knn'.*random, popularity, recent, age, category, tfidf"):
         score_baseline("knn", world, "dev")
 
 

@@ -1,16 +1,21 @@
 import csv
 import json
 import logging
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from newsrec.__main__ import COMMANDS, main
+from newsrec.evaluation.baselines import BASELINES
+from newsrec.metrics import METRICS
 
 SMALL = [
     "--model.dim=16",
@@ -83,6 +88,14 @@ def test_fit_evaluate_and_export_in_one_go(mind_dir, plm_dir, tmp_path, capsys):
     assert metrics["single_class"] + metrics["evaluated"] == metrics["impressions"]
     low, high = metrics["intervals"]["auc"]
     assert low <= metrics["auc"] <= high
+    shown = capsys.readouterr().out
+    assert_reported(tmp_path / "dev", metrics, shown)
+    # What fit has said of the baselines, evaluate says as well.
+    assert set(metrics["baselines"]) == set(BASELINES)
+    for row in metrics["baselines"].values():
+        assert " ".join(f"{row[name]:.4f}" for name in METRICS) in re.sub("[ │]+", " ", said)
+    page = (tmp_path / "dev" / "report.html").read_text()
+    assert page.count("<polyline") == 1  # validation; a run so short logs no loss
 
     main(["export", f"--ckpt_path={best}", f"--output={tmp_path / 'export'}",
           f"--data.root={mind_dir}"])  # fmt: skip
@@ -94,6 +107,65 @@ def test_fit_evaluate_and_export_in_one_go(mind_dir, plm_dir, tmp_path, capsys):
         "news_vectors.npy",
         "news.parquet",
     }
+
+
+def assert_reported(output, metrics, said):
+    """Check that the files of a labelled split agree, and that the terminal names them."""
+    names = ["metrics.json", "prediction.zip", "per_impression.parquet", "report.html"]
+    assert sorted(path.name for path in output.iterdir()) == sorted(names)
+    assert said.splitlines()[-1] == f"Written to {output}: {', '.join(names)}."
+    table = pq.read_table(output / "per_impression.parquet")
+    assert len(table) == metrics["impressions"]
+    for name in METRICS:
+        values = np.array(table[name].to_pylist(), dtype=float)
+        assert np.nanmean(values) == pytest.approx(metrics[name], abs=1e-12)
+        assert f"{metrics[name]:.4f}" in said
+        assert f"{metrics[name]:.4f}" in (output / "report.html").read_text()
+    for row in metrics["baselines"].values():
+        assert f"{row['auc_difference']:+.4f}" in said
+
+
+def test_evaluate_can_leave_the_baselines_out(trained, mind_dir, tmp_path):
+    best = trained / "checkpoints" / "best.ckpt"
+    main(["evaluate", f"--ckpt_path={best}", f"--data.root={mind_dir}", "--split=dev",
+          f"--output={tmp_path / 'dev'}", "--trainer.accelerator=cpu",
+          "--baselines=false"])  # fmt: skip
+    assert json.loads((tmp_path / "dev" / "metrics.json").read_text())["baselines"] == {}
+
+
+def test_a_tuned_plm_is_compared_with_itself_before_training(mind_dir, plm_dir, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "newsrec")
+    plm = tmp_path / "plm"
+    shutil.copytree(plm_dir, plm)
+    options = fit_options(mind_dir, plm, tmp_path / "run")
+    main([*options, "--model.tune_layers=1", "--model.plm_lr=0.01", "--baselines=false"])
+    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+
+    def cosine(name, *options):
+        main(["evaluate", *options, f"--data.root={mind_dir}", "--split=dev",
+              f"--output={tmp_path / name}", "--trainer.accelerator=cpu"])  # fmt: skip
+        return json.loads((tmp_path / name / "metrics.json").read_text())
+
+    before = cosine("before", "--scorer=cosine", f"--model.plm={plm}", "--data.max_tokens=12")
+    beside = cosine("beside", f"--ckpt_path={best}")["baselines"]["cosine"]
+    assert {name: beside[name] for name in METRICS} == {name: before[name] for name in METRICS}
+    shutil.rmtree(plm)
+    assert "cosine" not in cosine("gone", f"--ckpt_path={best}")["baselines"]
+    assert "baseline cosine left out" in caplog.text
+
+
+def test_a_baseline_of_a_split_without_labels_says_whose_clicks_it_counts(
+    mind_dir, tmp_path, capsys
+):
+    main(["evaluate", "--scorer=recent", f"--data.root={mind_dir}", "--split=test",
+          f"--output={tmp_path / 'test'}"])  # fmt: skip
+    said = capsys.readouterr().out
+    assert "Clicks counted: those of train (2019-11-11) and dev (2019-11-15)." in said
+    names = {path.name for path in (tmp_path / "test").iterdir()}
+    assert names == {"metrics.json", "prediction.zip", "report.html"}
+    metrics = json.loads((tmp_path / "test" / "metrics.json").read_text())
+    assert not {"baselines", "slices", "auc"} & set(metrics)
+    assert metrics["category_entropy@10"] > 0
 
 
 def test_a_submission_has_a_line_per_impression_in_file_order(trained, mind_dir, tmp_path):
@@ -140,15 +212,16 @@ def test_the_export_gives_the_models_scores_without_the_model(trained, mind_dir,
     np.testing.assert_allclose(user, expected.numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("scorer", ["random", "popularity", "recent", "category", "tfidf"])
-def test_baselines_are_evaluated_without_a_checkpoint(scorer, mind_dir, tmp_path):
+@pytest.mark.parametrize("scorer", ["random", "popularity", "recent", "age", "tfidf"])
+def test_baselines_are_evaluated_without_a_checkpoint(scorer, mind_dir, tmp_path, capsys):
     output = tmp_path / scorer
     main(["evaluate", f"--scorer={scorer}", f"--data.root={mind_dir}", "--split=dev",
           f"--output={output}"])  # fmt: skip
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["scorer"] == scorer
     assert 0 <= metrics["auc"] <= 1
-    assert (output / "prediction.zip").is_file()
+    assert set(metrics["baselines"]) == {*BASELINES} - {scorer, "cosine"}
+    assert_reported(output, metrics, capsys.readouterr().out)
 
 
 def test_a_run_goes_on_from_its_last_checkpoint(mind_dir, plm_dir, tmp_path):

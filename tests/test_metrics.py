@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from newsrec import metrics
-from newsrec.metrics import METRICS, MindMetric, impression_metrics, mind_metrics, ranks
+from newsrec.metrics import (
+    METRICS,
+    MindMetric,
+    category_entropy,
+    impression_metrics,
+    mind_metrics,
+    ranks,
+)
 
 CLOSE = {"rtol": 0, "atol": 1e-12}
 
@@ -402,3 +409,40 @@ def test_two_processes_agree_with_one_also_if_one_saw_nothing(tmp_path):
     there = json.loads(other.communicate(timeout=60)[0])
     np.testing.assert_allclose(here, [expected] * 3, **CLOSE)
     np.testing.assert_allclose(there, [expected] * 3, **CLOSE)
+
+
+def entropy_by_loop(rank, categories, k):
+    top = [c for r, c in zip(rank, categories, strict=True) if r <= k]
+    shares = [top.count(c) / len(top) for c in set(top)]
+    return -sum(share * np.log2(share) for share in shares)
+
+
+@given(
+    st.lists(st.lists(st.integers(-1, 4), max_size=14), max_size=8),
+    st.integers(1, 12),
+    st.integers(0, 2**32),
+)
+@settings(max_examples=200, deadline=None)
+def test_the_entropy_of_categories_agrees_with_a_loop(lists, k, seed):
+    rng = np.random.default_rng(seed)
+    rank = [rng.permutation(len(row)) + 1 for row in lists]
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in lists])]).astype(int)
+    expected = [entropy_by_loop(r, row, k) for r, row in zip(rank, lists, strict=True)]
+    flat = np.concatenate([np.zeros(0, dtype=int), *rank])
+    categories = np.array([c for row in lists for c in row], dtype=int)
+    found = category_entropy(flat, categories, offsets, k)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_the_entropy_is_in_bits_and_counts_the_best_alone():
+    rank = [1, 2, 3, 4, 5, 1, 2, 1]
+    categories = [7, 7, 9, 9, 3, 1, 1, 4]
+    assert category_entropy(rank, categories, [0, 5, 7, 8], k=4).tolist() == [1, 0, 0]
+    ten = category_entropy(np.arange(1, 12), np.arange(11), [0, 11])
+    np.testing.assert_allclose(ten, np.log2(10))
+    assert not np.signbit(category_entropy([1], [0], [0, 1]))[0]
+
+
+def test_an_entropy_of_arrays_that_do_not_fit_is_refused():
+    with pytest.raises(ValueError, match="flat, up to 3"):
+        category_entropy([1, 2], [0, 0], [0, 3])

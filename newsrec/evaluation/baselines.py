@@ -20,6 +20,7 @@ from newsrec.data.mind import MindData, Split
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.splits import labelled_splits
 from newsrec.errors import UserError
+from newsrec.evaluation.ages import age_scores
 
 RECENT_WINDOW = 24 * 60 * 60
 """Seconds before an impression whose clicks ``recent`` counts."""
@@ -69,6 +70,13 @@ def score_baseline(
 def describe_baselines() -> dict[str, str]:
     """Return what each baseline is, in one line."""
     return {name: (scorer.__doc__ or "").partition("\n")[0] for name, scorer in _SCORERS.items()}
+
+
+def clicks_of(name: str, data: MindData) -> list[Split]:
+    """Return the splits whose clicks a baseline counts; the scored one's only before each time."""
+    if name == "popularity":
+        return [data.split(data.train)]
+    return labelled_splits(data) if name == "recent" else []
 
 
 def random_scores(data: MindData, split: str, seed: int = 0) -> NDArray[np.float32]:
@@ -129,8 +137,11 @@ def recent_scores(data: MindData, split: str) -> NDArray[np.float32]:
         block = slice(ends[0], ends[-1])
         now = target.candidates.values[block].astype(np.int64) * span
         now += np.repeat(shown[first : first + step] - start, np.diff(ends))
+        order = np.argsort(now)  # one after the other, lookups find what they need in the cache
+        now = now[order]
         before = np.searchsorted(clicks, now, side="left")
-        scores[block] = before - np.searchsorted(clicks, now - RECENT_WINDOW, side="right")
+        before -= np.searchsorted(clicks, now - RECENT_WINDOW, side="right")
+        scores[block][order] = before
     return scores
 
 
@@ -194,6 +205,7 @@ _SCORERS: dict[str, Callable[..., NDArray[np.float32]]] = {
     "random": random_scores,
     "popularity": popularity_scores,
     "recent": recent_scores,
+    "age": age_scores,
     "category": category_scores,
     "tfidf": tfidf_scores,
     "cosine": cosine_scores,

@@ -1,11 +1,13 @@
 """The command ``evaluate``: a checkpoint or a baseline over a split, in MIND's own metrics."""
 
+import contextlib
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from newsrec.data.cache import file_hash, publish, require_empty
@@ -13,22 +15,32 @@ from newsrec.data.mind import MindData, open_mind
 from newsrec.data.source import SPLITS
 from newsrec.data.splits import LAST_DAY, choose_splits
 from newsrec.errors import UserError
-from newsrec.evaluation.baselines import BASELINES, describe_baselines, score_baseline
-from newsrec.evaluation.intervals import mean_interval
+from newsrec.evaluation.baselines import (
+    BASELINES,
+    clicks_of,
+    describe_baselines,
+    score_baseline,
+)
+from newsrec.evaluation.examples import choose_examples
+from newsrec.evaluation.html_report import html_page
+from newsrec.evaluation.plm_means import note_means, plm_vectors, vectors_before_training
+from newsrec.evaluation.report import print_results, read_ceiling, read_curves
+from newsrec.evaluation.results import compute_results, per_impression_table
+from newsrec.evaluation.results import evaluate_scores as evaluate_scores  # for those who score
 from newsrec.evaluation.submission import write_predictions
-from newsrec.metrics import METRICS, impression_metrics, ranks, summarize
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
     from newsrec.data.datamodule import MindDataModule
-    from newsrec.data.states import TokenStates
     from newsrec.training.module import RecommenderModule
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
-"""Version of ``metrics.json``."""
+METRICS_FILE = "metrics.json"
+PREDICTION_FILE = "prediction.zip"
+IMPRESSIONS_FILE = "per_impression.parquet"
+PAGE_FILE = "report.html"
 
 FROM_CHECKPOINT = {
     "data.fields": list[str],
@@ -70,6 +82,12 @@ def add_arguments(parser: "ArgumentParser") -> None:
     )
     parser.add_argument("--output", required=True, help="folder for the results, absent or empty")
     parser.add_argument(
+        "--baselines",
+        type=bool,
+        default=True,
+        help="set the baselines beside it where there are labels; cosine costs a PLM pass",
+    )
+    parser.add_argument(
         "--precision",
         choices=("fp32", "bf16"),
         default="fp32",
@@ -88,76 +106,54 @@ def add_arguments(parser: "ArgumentParser") -> None:
     )
 
 
+class Scored(NamedTuple):
+    """A split's scores and where they come from."""
+
+    title: str
+    data: MindData
+    scores: NDArray[np.float32]
+    """In the order of the file ``[candidates]``."""
+    news_vectors: NDArray[np.float32] | None
+    """The PLM's mean states, for the baseline ``cosine``, if at hand ``[news, hidden]``."""
+    info: dict[str, Any]
+    """What ``metrics.json`` says of the scorer."""
+
+
 def run(args: "Namespace") -> None:
     """Score the split, print the metrics and write them with the leaderboard's file."""
     if (args.ckpt_path is None) == (args.scorer is None):
         raise UserError("Give either --ckpt_path CKPT or --scorer NAME.")
     output = Path(args.output)
     require_empty(output)
-    if args.scorer is not None:
-        data = open_mind(args.data.root, args.data.on_bad_line or "error")
-        if args.split == LAST_DAY:
-            data = choose_splits(data, val=LAST_DAY)
-        scores = _baseline_scores(args, data)
-        train = data.splits.get(data.train)
-        info: dict[str, Any] = {
-            "scorer": args.scorer,
-            "selected_on": None,
-            "trained_on": {} if train is None else {train.name: train.window},
-            "precision": None,
-        }
-        title = f"baseline {args.scorer}"
-    else:
-        scored = _checkpoint_scores(args)
-        if scored is None:  # not the first process
-            return
-        data, scores, info = scored
-        title = args.ckpt_path
-    metrics = evaluate_scores(data, args.split, scores) | info
+    scored = _score_baseline(args) if args.scorer is not None else _score_checkpoint(args)
+    if scored is None:  # not the first process
+        return
+    title, data, scores, vectors, info = scored
+    split = data.split(args.split)
+    others = {}
+    if args.baselines and split.labels is not None:
+        others = _other_scores(data, args.split, args.scorer, vectors)
+    results = compute_results(data, args.split, scores, others)
+    results.metrics.update(info)
+    ceiling = read_ceiling(data.root, args.split)
 
     def build(folder: Path) -> None:
-        split = data.split(args.split)
-        (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-        rank = ranks(scores, split.candidates.offsets)
-        write_predictions(
-            folder / "prediction.zip", split.impression_id, rank, split.candidates.offsets
-        )
+        (folder / METRICS_FILE).write_text(json.dumps(results.metrics, indent=1) + "\n")
+        offsets = split.candidates.offsets
+        write_predictions(folder / PREDICTION_FILE, split.impression_id, results.ranks, offsets)
+        if split.labels is not None:
+            pq.write_table(
+                per_impression_table(data, args.split, results), folder / IMPRESSIONS_FILE
+            )
+        curves = None if args.ckpt_path is None else read_curves(Path(args.ckpt_path))
+        examples = choose_examples(data, args.split, scores, results)
+        page = html_page(title, results.metrics, ceiling, examples, curves)
+        (folder / PAGE_FILE).write_text(page, encoding="utf-8")
 
     publish(output, build)
-    _print(title, metrics, output)
-
-
-def evaluate_scores(data: MindData, split: str, scores: NDArray[np.float32]) -> dict[str, Any]:
-    """Return what ``metrics.json`` says of a split's scores.
-
-    Args:
-        data: The data folder.
-        split: Split that was scored.
-        scores: In the order of its file ``[candidates]``.
-
-    Returns:
-        Counts and fingerprint; where the split has labels also the four metrics and their 95 %
-        intervals, clustered by user.
-    """
-    part = data.split(split)
-    result: dict[str, Any] = {
-        "format": FORMAT,
-        "split": split,
-        "window": part.window,
-        "impressions": len(part.history),
-        "unknown_candidates": part.counts["unknown_candidates"],
-        "skipped_lines": part.counts.get("skipped_lines", 0),
-        "data_fingerprint": part.fingerprint,
-    }
-    if part.labels is None:
-        return result
-    metrics = impression_metrics(scores, part.labels, part.candidates.offsets)
-    values, users = metrics.values[:, metrics.valid], part.user[metrics.valid]
-    result |= summarize(metrics)
-    if result["evaluated"]:
-        bounds = mean_interval(values, users).tolist()
-        result["intervals"] = dict(zip(METRICS, bounds, strict=True))
-    return result
+    names = [METRICS_FILE, PREDICTION_FILE, IMPRESSIONS_FILE, PAGE_FILE]
+    written = [name for name in names if (output / name).is_file()]
+    print_results(title, results.metrics, ceiling, output, written)
 
 
 def score_split(
@@ -182,24 +178,25 @@ def score_split(
     return collector.scores(trainer, datamodule.data.split(split))
 
 
-def plm_vectors(
-    datamodule: "MindDataModule", states: "TokenStates | None" = None
-) -> NDArray[np.float32]:
-    """Return the mean PLM state of every story, for the baseline ``cosine`` ``[news, hidden]``.
-
-    Args:
-        datamodule: The data folder.
-        states: The PLM's last states, if they are known.
-    """
-    from newsrec.model.tuning import CutPlm
-    from newsrec.plm import load_plm
-    from newsrec.training.catalogue import mean_states
-
-    cut = CutPlm(load_plm(datamodule.plm).eval(), tune_layers=0)
-    return mean_states(cut, datamodule.catalogue, states).numpy()
+def _other_scores(
+    data: MindData, split: str, scorer: str | None, vectors: NDArray[np.float32] | None
+) -> dict[str, NDArray[np.float32]]:
+    """Return the baselines' scores but for ``scorer``, and for what the folder does not allow."""
+    scores = {}
+    for name in BASELINES:
+        if name == scorer or (name == "cosine" and vectors is None):
+            continue
+        try:
+            scores[name] = score_baseline(name, data, split, news_vectors=vectors)
+        except UserError as error:
+            log.info("baseline %s left out: %s", name, error)
+    return scores
 
 
-def _baseline_scores(args: "Namespace", data: MindData) -> NDArray[np.float32]:
+def _score_baseline(args: "Namespace") -> Scored:
+    data = open_mind(args.data.root, args.data.on_bad_line or "error")
+    if args.split == LAST_DAY:
+        data = choose_splits(data, val=LAST_DAY)
     vectors = None
     if args.scorer == "cosine":
         from newsrec.data.datamodule import MindDataModule
@@ -212,12 +209,19 @@ def _baseline_scores(args: "Namespace", data: MindData) -> NDArray[np.float32]:
         datamodule = MindDataModule(root=args.data.root, **options)
         datamodule.setup("predict")
         vectors = plm_vectors(datamodule)
-    return score_baseline(args.scorer, data, args.split, news_vectors=vectors)
+    train = data.splits.get(data.train)
+    info = {
+        "scorer": args.scorer,
+        "selected_on": None,
+        "trained_on": {} if train is None else {train.name: train.window},
+        "precision": None,
+        "clicks_of": {s.name: s.window for s in clicks_of(args.scorer, data)},
+    }
+    scores = score_baseline(args.scorer, data, args.split, news_vectors=vectors)
+    return Scored(f"baseline {args.scorer}", data, scores, vectors, info)
 
 
-def _checkpoint_scores(
-    args: "Namespace",
-) -> tuple[MindData, NDArray[np.float32], dict[str, Any]] | None:
+def _score_checkpoint(args: "Namespace") -> Scored | None:
     """Rebuild model and data from the checkpoint and score the split, on any number of devices."""
     from lightning import Trainer
 
@@ -257,9 +261,20 @@ def _checkpoint_scores(
             callbacks=[ScoreCollector()],
             use_distributed_sampler=False,
         )
-    scores = score_split(trainer, module, datamodule, args.split)
+    beside = args.baselines and datamodule.data.split(args.split).labels is not None
+    noted: list[Any] = []
+    with contextlib.ExitStack() as stack:
+        if beside:
+            noted = stack.enter_context(note_means(module))
+        scores = score_split(trainer, module, datamodule, args.split)
     if scores is None:
         return None
+    vectors = None
+    if beside:
+        if args.precision != "fp32":
+            noted.clear()
+        device = trainer.strategy.root_device
+        vectors = vectors_before_training(module, datamodule, noted, device)
     windows = checkpoint["newsrec"].get("windows", {})
     info = {
         "scorer": "checkpoint",
@@ -268,41 +283,4 @@ def _checkpoint_scores(
         "precision": args.precision,
         "checkpoint_sha256": file_hash(Path(args.ckpt_path)),
     }
-    return datamodule.data, scores, info
-
-
-def _print(title: str, metrics: dict[str, Any], output: Path) -> None:
-    from rich.console import Console
-
-    from newsrec.evaluation.report import metrics_table
-
-    split = metrics["split"]
-    for name, window in metrics["trained_on"].items():
-        print(f"Trained on {name}, {window}.")
-        if split in name.split("+"):
-            print(f"{split} is among what was trained on: this says nothing of new impressions.")
-    if "auc" in metrics:
-        Console().print(metrics_table(f"{split} split, {metrics['window']}, {title}", metrics))
-        if metrics["selected_on"] == split:
-            print(f"{split} chose this checkpoint: expect less on another split.")
-        print(
-            f"{metrics['impressions']:,} impressions, {metrics['evaluated']:,} evaluated "
-            f"({metrics['single_class']:,} without a click or without a skip left out); "
-            f"{metrics['tied']:,} with tied scores; {metrics['unknown_candidates']:,} candidates "
-            "not in news.tsv.\nIntervals cover the choice of users, not the training seed."
-        )
-    else:
-        print(
-            f"{split}, {metrics['window']}, has no labels: {metrics['impressions']:,} impressions "
-            "ranked, "
-            f"{metrics['unknown_candidates']:,} candidates not in news.tsv."
-        )
-    if metrics["skipped_lines"]:
-        lines = "line" if metrics["skipped_lines"] == 1 else "lines"
-        were = "was" if metrics["skipped_lines"] == 1 else "were"
-        print(
-            f"{metrics['skipped_lines']:,} {lines} of behaviors.tsv {were} skipped and not ranked."
-        )
-    print(
-        f"Written: {output / 'metrics.json'} and {output / 'prediction.zip'} (the leaderboard's)."
-    )
+    return Scored(args.ckpt_path, datamodule.data, scores, vectors, info)

@@ -1,14 +1,17 @@
 """Numbers as a person reads them."""
 
+import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from newsrec.data.mind import MindData
 from newsrec.evaluation.baselines import BASELINES, score_baseline
@@ -16,13 +19,32 @@ from newsrec.evaluation.intervals import paired_interval
 from newsrec.metrics import METRICS, impression_metrics, summarize
 
 NAMES = {
+    "popularity": "train popularity",
     "recent": "recent popularity",
+    "age": "story age",
+    "category": "category affinity",
     "tfidf": "TF-IDF cosine",
     "cosine": "centred PLM cosine",
 }
 """How a table calls a baseline; the others by their own name."""
 
+SLICE_NAMES = {
+    "history_length": "clicks before",
+    "user": "reader",
+    "shown_new": "new candidates",
+    "clicked_new": "clicked story",
+    "history_new": "new in the history",
+    "story_age": "age of the click",
+    "category": "category clicked",
+    "candidates": "candidates",
+    "day": "day",
+}
+"""How a table calls a slice."""
+
 HEADINGS = ("AUC", "MRR", "nDCG@5", "nDCG@10")
+CEILING = "world's ceiling"
+GROUPS_SHOWN = 8
+"""Groups of a slice that the terminal shows; the page has them all."""
 
 
 def comparison_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -49,7 +71,7 @@ def metrics_table(title: str, metrics: Mapping[str, Any]) -> Table:
         title: What was scored, the split's name included.
         metrics: What ``metrics.json`` holds.
     """
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False)
     table.add_column("")
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")
@@ -57,6 +79,61 @@ def metrics_table(title: str, metrics: Mapping[str, Any]) -> Table:
         low, high = metrics["intervals"][metric] if "intervals" in metrics else (np.nan, np.nan)
         table.add_row(heading, f"{metrics[metric]:.4f}", f"{low:.4f} to {high:.4f}")
     return table
+
+
+def beside_table(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None = None) -> Table:
+    """Return a table of the baselines and what was scored, with what lies between their AUCs.
+
+    Args:
+        metrics: What ``metrics.json`` holds.
+        ceiling: What the true click probabilities of a simulated world reach.
+    """
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for heading in (*HEADINGS, "above\nit, AUC", "95 % interval\nof that"):
+        table.add_column(heading, justify="right")
+    for name, row in metrics["baselines"].items():
+        low, high = row["auc_difference_interval"]
+        numbers = (f"{row[metric]:.4f}" for metric in METRICS)
+        above = f"{row['auc_difference']:+.4f}", f"{low:+.3f} to {high:+.3f}"
+        table.add_row(NAMES.get(name, name), *numbers, *above)
+    table.add_row(scored_name(metrics), *(f"{metrics[m]:.4f}" for m in METRICS), style="bold")
+    if ceiling:
+        table.add_row(CEILING, *(f"{ceiling[metric]:.4f}" for metric in METRICS))
+    return table
+
+
+def slices_table(metrics: Mapping[str, Any]) -> Table:
+    """Return a table of the AUC of each group of each slice that divides the split.
+
+    Args:
+        metrics: What ``metrics.json`` holds.
+    """
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("slice", "group"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("impressions", "AUC", "95 % interval"):
+        table.add_column(heading, justify="right")
+    for name, groups in metrics["slices"].items():
+        if len(groups) < 2:
+            continue
+        label = SLICE_NAMES.get(name, name)
+        for group, row in list(groups.items())[:GROUPS_SHOWN]:
+            cells = "-", "-"
+            if row["evaluated"]:
+                low, high = row["intervals"]["auc"]
+                cells = f"{row['auc']:.4f}", f"{low:.4f} to {high:.4f}"
+            table.add_row(label, Text(group), f"{row['evaluated']:,}", *cells)
+            label = ""
+        if len(groups) > GROUPS_SHOWN:
+            table.add_row("", f"and {len(groups) - GROUPS_SHOWN} more")
+    return table
+
+
+def scored_name(metrics: Mapping[str, Any]) -> str:
+    """Return what a table calls what was scored: a baseline by its name, or this model."""
+    name = metrics.get("scorer", "checkpoint")
+    return "this model" if name == "checkpoint" else NAMES.get(name, name)
 
 
 def print_comparison(
@@ -88,7 +165,7 @@ def print_comparison(
     rows["this model"] = summarize(own)
     ceiling = read_ceiling(data.root, split)
     if ceiling:
-        rows["ceiling of this simulated world"] = ceiling
+        rows[CEILING] = ceiling
     chosen = ", the split that chose the checkpoint" if split == selected_on else ""
     evaluated = rows["this model"]["evaluated"]
     title = f"{split}, {part.window}: {evaluated:,} impressions{chosen}"
@@ -109,3 +186,97 @@ def read_ceiling(root: Path, split: str) -> dict[str, float] | None:
     if not path.is_file():
         return None
     return json.loads(path.read_text()).get("ceiling", {}).get(split)
+
+
+def read_curves(ckpt_path: Path) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Return steps and values of what a run logged, if the checkpoint lies in its run folder.
+
+    Returns:
+        ``train/loss`` and ``val/auc``, as far as ``RUN/metrics.csv`` has them.
+    """
+    path = ckpt_path.parent.parent / "metrics.csv"
+    if ckpt_path.parent.name != "checkpoints" or not path.is_file():
+        return {}
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    curves = {}
+    for name in ("train/loss", "val/auc"):
+        pairs = [(float(row["step"]), float(row[name])) for row in rows if row.get(name)]
+        points = np.array(pairs, dtype=np.float64).reshape(-1, 2)
+        points = points[np.isfinite(points).all(axis=1)]
+        if len(points):
+            curves[name] = (points[:, 0], points[:, 1])
+    return curves
+
+
+def print_results(
+    title: str,
+    metrics: Mapping[str, Any],
+    ceiling: Mapping[str, float] | None,
+    output: Path,
+    written: Sequence[str],
+) -> None:
+    """Print what was found of a split, and last what was written.
+
+    Args:
+        title: What was scored.
+        metrics: What ``metrics.json`` holds.
+        ceiling: What the true click probabilities of a simulated world reach.
+        output: Folder of what was written.
+        written: Names of the files there.
+    """
+    console = Console()
+    split = metrics["split"]
+    print(f"{title} on {split}, {metrics['window']}.")
+    for note in notes(metrics):
+        print(note)
+    if "auc" in metrics:
+        tables = [metrics_table("", metrics)]
+        if metrics.get("baselines"):
+            tables.append(beside_table(metrics, ceiling))
+        for table in (*tables, slices_table(metrics)):
+            print()
+            console.print(table)
+        print()
+    print("\n".join(counts(metrics)))
+    print(f"Written to {output}: {', '.join(written)}.")
+
+
+def notes(metrics: Mapping[str, Any]) -> list[str]:
+    """Return what to know before reading a split's numbers, a sentence each."""
+    split = metrics["split"]
+    lines = []
+    for name, window in metrics["trained_on"].items():
+        lines.append(f"Trained on {name}, {window}.")
+        if split in name.split("+"):
+            lines.append(
+                f"{split} is among what was trained on: this says nothing of new impressions."
+            )
+    if metrics["selected_on"] == split and "auc" in metrics:
+        lines.append(f"{split} chose this checkpoint: expect less on another split.")
+    clicks = [f"{name} ({window})" for name, window in metrics.get("clicks_of", {}).items()]
+    if clicks:
+        lines.append(f"Clicks counted: those of {' and '.join(clicks)}.")
+    return lines
+
+
+def counts(metrics: Mapping[str, Any]) -> list[str]:
+    """Return what was counted on the way, a sentence each."""
+    unknown = f"{metrics['unknown_candidates']:,} candidates not in news.tsv."
+    if "auc" in metrics:
+        lines = [
+            f"{metrics['impressions']:,} impressions, {metrics['evaluated']:,} evaluated "
+            f"({metrics['single_class']:,} without a click or without a skip left out);",
+            f"{metrics['tied']:,} with tied scores; {unknown}",
+            "Intervals cover the choice of users, not the training seed.",
+        ]
+    else:
+        lines = [
+            f"{metrics['split']} has no labels: {metrics['impressions']:,} impressions ranked, "
+            f"{unknown}"
+        ]
+    skipped = metrics["skipped_lines"]
+    if skipped:
+        were = "line of behaviors.tsv was" if skipped == 1 else "lines of behaviors.tsv were"
+        lines.append(f"{skipped:,} {were} skipped and not ranked.")
+    return lines

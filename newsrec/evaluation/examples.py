@@ -1,0 +1,114 @@
+"""A handful of impressions as a person reads them: who saw what, in which order, and clicked."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from newsrec.data import FIRST_NEWS
+from newsrec.data.mind import MindData
+from newsrec.evaluation.results import Results
+
+NUM_EXAMPLES = 10
+TOP = 6
+"""Candidates that are always listed, from the best; clicked ones below are added."""
+LAST_CLICKS = 6
+UNKNOWN = "(not in news.tsv)"
+
+
+class Candidate(NamedTuple):
+    """A story that was shown."""
+
+    rank: int
+    score: float
+    category: str
+    title: str
+    clicked: bool | None
+    """None where the split has no labels."""
+
+
+class Example(NamedTuple):
+    """An impression."""
+
+    impression_id: int
+    user: str
+    time: str
+    auc: float | None
+    """None where it has none."""
+    history: list[str]
+    """Titles of the reader's last clicks, the latest first."""
+    num_history: int
+    candidates: list[Candidate]
+    """Some of those shown, the best first."""
+    num_candidates: int
+
+
+def choose_examples(
+    data: MindData,
+    split: str,
+    scores: NDArray[np.float32],
+    results: Results,
+    number: int = NUM_EXAMPLES,
+) -> list[Example]:
+    """Return impressions from the worst to the best, evenly over the quantiles of the AUC.
+
+    Where none has an AUC, they are taken evenly over the file.
+
+    Args:
+        data: The data folder.
+        split: Split that was scored.
+        scores: In the order of its file ``[candidates]``.
+        results: What was computed of them.
+        number: How many, at most.
+    """
+    values = results.values
+    if values is not None and values.valid.any():
+        rows = np.flatnonzero(values.valid)
+        rows = rows[np.argsort(values.values[0, rows], kind="stable")]
+    else:
+        rows = np.arange(len(results.slices["day"].code))
+    places = np.linspace(0, len(rows) - 1, min(number, len(rows))).round().astype(int)
+    return [_example(data, split, scores, results, int(row)) for row in rows[places]]
+
+
+def _example(
+    data: MindData, split: str, scores: NDArray[np.float32], results: Results, row: int
+) -> Example:
+    part = data.split(split)
+    begin, end = map(int, part.candidates.offsets[row : row + 2])
+    rank = results.ranks[begin:end]
+    labels = None if part.labels is None else part.labels[begin:end]
+    stories = part.candidates.values[begin:end]
+    listed = [
+        i for i in np.argsort(rank) if rank[i] <= TOP or (labels is not None and labels[i] == 1)
+    ]
+    candidates = [
+        Candidate(
+            rank=int(rank[i]),
+            score=float(scores[begin + i]),
+            category=_field(data, int(stories[i]), "category"),
+            title=_field(data, int(stories[i]), "title") or "(no title)",
+            clicked=None if labels is None else bool(labels[i]),
+        )
+        for i in listed
+    ]
+    values = results.values
+    first, last = map(int, part.histories.offsets[part.history[row] :][:2])
+    history = part.histories.values[max(first, last - LAST_CLICKS) : last][::-1]
+    return Example(
+        impression_id=int(part.impression_id[row]),
+        user=data.users[int(part.user[row])].as_py(),
+        time=str(part.time[row]).replace("T", " "),
+        auc=None if values is None or not values.valid[row] else float(values.values[0, row]),
+        history=[_field(data, int(story), "title") or "(no title)" for story in history],
+        num_history=last - first,
+        candidates=candidates,
+        num_candidates=end - begin,
+    )
+
+
+def _field(data: MindData, story: int, name: str) -> str:
+    """Return a field of a story of the catalogue."""
+    if story < FIRST_NEWS:
+        return UNKNOWN if name == "title" else ""
+    return data.news[name][story - FIRST_NEWS].as_py()
