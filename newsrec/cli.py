@@ -363,10 +363,10 @@ def _run_config(given: list[str], written: list[Written]) -> Path | None:
     if values.get("ckpt_path") not in ("last", "best", "auto") or "output" not in values:
         return None
     path = Path(values["output"]) / "config.yaml"
-    configs = ("--config", "-c")
-    if any(arg.partition("=")[0] in configs for arg in given) or not path.is_file():
-        return None
-    return path
+    options = {arg.partition("=")[0] for arg in given}
+    # Written again, an option that appends, --trainer.callbacks+=, would append a second time.
+    again = {"--config", "-c"} & options or any(option.endswith("+") for option in options)
+    return None if again or not path.is_file() else path
 
 
 def has_bf16(accelerator: str) -> bool:

@@ -125,32 +125,36 @@ def assert_same(a, b, place=""):
         assert a == b, place
 
 
-SELDOM = pytest.mark.slow
-"""Ways to die that other tests come near to."""
+def cases(*kinds):
+    """Return ways to die; the slow suite has those that the first few come near to."""
+    return [
+        pytest.param(*kind, marks=[] if place < 3 else pytest.mark.slow, id=f"{kind[0][0]}-{place}")
+        for place, kind in enumerate(kinds)
+    ]
 
 
 @pytest.mark.parametrize(
     ("kill", "options"),
-    [
-        (("on_train_batch_end", 8), ()),  # in the second epoch
-        (("on_train_batch_start", 6), ()),
-        (("on_validation_batch_start", 1), ()),  # the end of the first epoch
-        (("on_validation_epoch_end", 2), ()),
-        (("on_train_epoch_end", 2), ()),
-        (("on_train_epoch_start", 3), ()),
-        (("on_train_batch_end", 12), ("--trainer.accumulate_grad_batches=2",)),
-        (("on_train_batch_end", 9), (EMA,)),
-        (("on_validation_batch_start", 1), (EMA,)),
-        (("on_train_batch_end", 9), ("--trainer.val_check_interval=3",)),
-        (("on_validation_batch_start", 3), ("--trainer.val_check_interval=3",)),
+    cases(
+        (("on_train_batch_end", 8), ("--trainer.accumulate_grad_batches=2",)),  # second epoch
+        (("on_validation_batch_start", 1), (EMA,)),  # the end of the first epoch
         (
             ("on_train_batch_end", 10),
             ("--trainer.val_check_interval=4", "--trainer.check_val_every_n_epoch=null"),
         ),
+        (("on_train_batch_end", 8), ()),
+        (("on_train_batch_start", 6), ()),
+        (("on_validation_batch_start", 1), ()),
+        (("on_validation_epoch_end", 2), ()),
+        (("on_train_epoch_end", 2), ()),
+        (("on_train_epoch_start", 3), ("--model.schedule=cosine",)),
+        (("on_train_batch_end", 9), (EMA,)),
+        (("on_train_batch_end", 9), ("--trainer.val_check_interval=3",)),
+        (("on_validation_batch_start", 3), ("--trainer.val_check_interval=3",)),
         (("on_train_batch_end", 8), ("--data.val=none",)),
-        (("on_train_epoch_start", 2), ("--data.val=none", "--model.schedule=cosine")),
+        (("on_train_epoch_start", 2), ("--data.val=none",)),
         (("on_train_batch_end", 8), ("--data.tokens_per_batch=300", "--data.group_by_user=true")),
-    ],
+    ),
 )
 def test_a_killed_run_goes_on_bit_for_bit(fit, tmp_path, kill, options):
     for name in ("whole", "killed"):
