@@ -100,6 +100,10 @@ class LastCheckpoint(Checkpoint):
                 self._handlers[number] = signal.signal(number, self._receive)
         if trainer.world_size > 1:
             self._group = torch.distributed.new_group(backend="gloo")
+            # Lightning asks the first process for its signals before every step, and has the host
+            # wait for the device to hear; the processes here tell each other without.
+            loop: Any = trainer.fit_loop.epoch_loop
+            loop._broadcast_sigterm_tensor = lambda: None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
