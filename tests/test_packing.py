@@ -108,10 +108,10 @@ def test_runs_hold_no_more_than_they_should_but_one_row_at_least():
 
 
 def test_joined_states_are_padded_with_what_the_mask_hides():
-    lengths = torch.tensor([1, 2, 2, 9])
-    states = torch.arange(14.0)[:, None]
-    (first, first_mask), (second, second_mask) = padded_blocks(states, lengths, 100)
+    lengths = torch.tensor([1, 2, 2, 90])
+    states = torch.arange(95.0)[:, None]
+    (first, first_mask), (second, second_mask) = padded_blocks(states, lengths, 1000)
     assert first.squeeze(-1).tolist() == [[0, 0], [1, 2], [3, 4]]
     assert first_mask.tolist() == [[True, False], [True, True], [True, True]]
-    assert torch.equal(second[0, :, 0], torch.arange(5.0, 14.0))
+    assert torch.equal(second[0, :, 0], torch.arange(5.0, 95.0))
     assert second_mask.all()

@@ -158,7 +158,8 @@ class CutPlm:
         """Run a PLM whose family needs padding; as ``last_states``."""
         all_lengths = token_lengths.to(token_ids.device, non_blocking=True)
         ends = all_lengths.cumsum(0)
-        for rows, tokens in blocks_by_length(token_lengths, tokens_per_pass):
+        spare = spare_tokens(token_ids.device)
+        for rows, tokens in blocks_by_length(token_lengths, tokens_per_pass, spare):
             lengths, ids = all_lengths[rows], token_ids[rows, :tokens]
             mask = length_mask(lengths, tokens)
             if token_states is None:
@@ -394,7 +395,7 @@ def padded_blocks(states: Tensor, lengths: Tensor, budget: int) -> Iterator[tupl
         States of some stories ``[rows, longest, hidden]``, and True where a token is real
         ``[rows, longest]``.
     """
-    blocks = list(blocks_by_length(lengths, budget))
+    blocks = list(blocks_by_length(lengths, budget, spare_tokens(states.device)))
     on_device = lengths.to(states.device, non_blocking=True)
     # One split() and not slices, each of which would add a whole gradient in the backward pass.
     parts = states.split([int(lengths[rows].sum()) for rows, _ in blocks])
@@ -409,24 +410,32 @@ def padded_blocks(states: Tensor, lengths: Tensor, budget: int) -> Iterator[tupl
         yield part.unflatten(0, mask.shape), mask
 
 
-def blocks_by_length(lengths: Tensor, budget: int) -> Iterator[tuple[slice, int]]:
+def blocks_by_length(lengths: Tensor, budget: int, spare: int) -> Iterator[tuple[slice, int]]:
     """Cut sorted rows into blocks of similar length, so that little padding is computed.
 
     Args:
         lengths: Ascending, on the CPU ``[rows]``.
         budget: Padded tokens of a block at most (one row at least).
+        spare: Padding of a block at most: what it may waste to save another block.
 
     Yields:
         Rows of a block and its longest length.
     """
     sizes = lengths.tolist()
-    start = 0
-    while start < len(sizes):
-        end = start + 1
-        # A block ends where its shortest row would be padded by more than a quarter.
-        while end < len(sizes) and (
-            sizes[end] * (end + 1 - start) <= budget and sizes[end] <= 1.25 * sizes[start] + 2
-        ):
-            end += 1
-        yield slice(start, end), sizes[end - 1]
-        start = end
+    start = padding = 0
+    for row, size in enumerate(sizes):
+        more = (row - start) * (size - sizes[row - 1]) if row > start else 0
+        if row > start and (size * (row + 1 - start) > budget or padding + more > spare):
+            yield slice(start, row), sizes[row - 1]
+            start, padding, more = row, 0, 0
+        padding += more
+    if sizes:
+        yield slice(start, len(sizes)), sizes[-1]
+
+
+def spare_tokens(device: torch.device) -> int:
+    """Return how many tokens of padding cost about as much as one more pass through a model.
+
+    A pass starts a few hundred operations and adds up the gradients of all weights.
+    """
+    return 64 if device.type == "cpu" else 4096

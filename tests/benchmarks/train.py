@@ -45,7 +45,7 @@ from newsrec.data.batch import Batch
 from newsrec.data.datamodule import MindDataModule
 from newsrec.data.simulate import simulate
 from newsrec.model.recommender import NewsRecommender
-from newsrec.model.tuning import run_plm
+from newsrec.model.tuning import length_mask, run_plm
 from newsrec.plm import DEFAULT_PLM, build_plm, load_plm
 from newsrec.training.module import parameter_groups
 
@@ -170,11 +170,6 @@ def every_appearance(model: NewsRecommender, batch: Batch, samples: Tensor) -> T
     clicked, offered = news.split([history.shape[1], candidates.shape[1]], dim=1)
     users = model.user_encoder(clicked, history > 0)
     return torch.einsum("bd,bcd->bc", users, offered)
-
-
-def length_mask(lengths: Tensor, longest: int) -> Tensor:
-    """Return True where a token is real, wherever the lengths are ``[news, longest]``."""
-    return torch.arange(longest, device=lengths.device) < lengths[:, None]
 
 
 def recommender(arm: Arm, args: argparse.Namespace) -> NewsRecommender:
