@@ -55,3 +55,24 @@ def test_the_ablation_trains_scores_and_compares(monkeypatch, capsys, demo, tmp_
     )
     assert "| no-skip | `model.skip=false` |" in (output / "table.md").read_text()
     assert measure(monkeypatch, capsys, "ablation.py", *options)["arms"] == arms  # nothing anew
+
+
+@pytest.mark.slow
+def test_a_training_step_gives_the_loss_of_encoding_every_appearance(monkeypatch, capsys, demo):
+    arms = ("full-fp32", "top2-bf16")
+    options = ("--plm_config", "tiny", "--batches", "random:8", "--steps", "1", "--arms", *arms)
+    result = measure(monkeypatch, capsys, "train.py", f"--data.root={demo}", *options)
+    assert isinstance(result["hardware"]["native_bf16"], bool)
+    counts = result["random:8"]["batch"]
+    assert counts["distinct_stories"] < counts["reference_stories"]
+    assert counts["real_tokens"] < counts["reference_tokens"]
+    found = result["random:8"]["arms"]
+    assert set(found) == {"reference", *arms}
+    for name in arms:
+        tolerance = result["tolerance_of_losses"][name[-4:]]
+        assert found[name]["losses"] == pytest.approx(found["reference"]["losses"], abs=tolerance)
+        assert found[name]["clicks_per_second"] > 0
+        assert found[name]["faster_than_reference"] > 0
+        assert found[name]["plm"]["share_of_matmul_rate"] > 0
+        assert found[name]["peak_memory_mb"] > 0
+        assert found[name]["mind_large_epoch_hours"] > 0

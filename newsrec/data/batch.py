@@ -27,11 +27,15 @@ class Batch(NamedTuple):
     """1 clicked, 0 skipped or padding; one click per row ``[batch, candidates]``."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """Move to a device; ``token_lengths`` stays, since cutting by length needs no GPU."""
+        """Move to a device; ``token_lengths`` stays, since cutting by length needs no GPU.
+
+        From pinned memory nobody waits for the copies, even where Lightning does not ask for that:
+        it does so for tensors alone.
+        """
         moved: dict[str, Any] = {
-            name: None if value is None else value.to(device, non_blocking=non_blocking)
+            name: value.to(device, non_blocking=non_blocking or value.is_pinned())
             for name, value in self._asdict().items()
-            if name != "token_lengths"
+            if name != "token_lengths" and value is not None
         }
         return self._replace(**moved)
 

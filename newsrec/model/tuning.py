@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from newsrec.errors import UserError
+from newsrec.model.packing import Groups, first_position, groups_of, join, pack, run_packed
 
 TOKENS_PER_PASS = 16_384
 """Padded tokens that go through a PLM at once."""
@@ -37,6 +39,7 @@ class CutPlm:
         self.tune_layers = tune_layers
         self._lists: list[nn.ModuleList] = []
         self._top: _Top | None = None
+        self._packs = pack(plm)
         if tune_layers not in (0, -1):
             self._lists = layer_lists(plm, tune_layers)
         self.frozen = self._freeze()
@@ -86,9 +89,21 @@ class CutPlm:
         """
         if not self.tune_layers:
             return states
+        with self._given(states) as top:
+            return run_plm(top, token_ids, mask)
+
+    def _above_joined(self, states: Tensor, groups: Groups) -> Tensor:
+        """Return what ``above`` does, of joined stories ``[tokens, hidden]``."""
+        if not self.tune_layers:
+            return states
+        with self._given(states[None]) as top:
+            return run_packed(top, states.new_zeros(len(states), dtype=torch.int64), groups)
+
+    def _given(self, states: Tensor) -> AbstractContextManager[PreTrainedModel]:
+        """Return the PLM without its bottom layers, which finds these states in their place."""
         if self._top is None:
-            self._top = _Top(self.plm, self._lists, self.tune_layers, token_ids[:1], mask[:1])
-        return self._top(states, token_ids, mask)
+            self._top = _Top(self.plm, self._lists, self.tune_layers)
+        return self._top.given(states)
 
     def last_states(
         self,
@@ -119,20 +134,51 @@ class CutPlm:
                 f"The states are another PLM's: their size is {token_states.shape[1]}, and that of "
                 f"{self.plm.config.model_type} is {hidden}. Compute them with this one."
             )
-        ends = token_lengths.cumsum(0)
-        for rows, tokens in blocks_by_length(token_lengths, tokens_per_pass):
-            lengths, ids = token_lengths[rows], token_ids[rows, :tokens]
-            mask = length_mask(lengths, tokens).to(token_ids.device)
+        run = self._joined if self._packs else self._padded
+        yield from run(token_ids, token_lengths, token_states, tokens_per_pass)
+
+    def _joined(
+        self,
+        token_ids: Tensor,
+        token_lengths: Tensor,
+        token_states: Tensor | None,
+        tokens_per_pass: int,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Run real tokens alone, and pad what comes out; as ``last_states``."""
+        for rows in runs(token_lengths, tokens_per_pass):
+            lengths = token_lengths[rows]
+            groups = groups_of(lengths)
+            if token_states is None:
+                ids = join(token_ids[rows], groups)
+                with torch.set_grad_enabled(torch.is_grad_enabled() and self.tune_layers != 0):
+                    states = run_packed(self.plm, ids, groups)
+            else:
+                below, token_states = token_states.tensor_split([int(lengths.sum())])
+                states = self._above_joined(below.to(self.plm.dtype), groups)
+            yield from padded_blocks(states, lengths, tokens_per_pass)
+
+    def _padded(
+        self,
+        token_ids: Tensor,
+        token_lengths: Tensor,
+        token_states: Tensor | None,
+        tokens_per_pass: int,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Run a PLM whose family needs padding; as ``last_states``."""
+        all_lengths = token_lengths.to(token_ids.device, non_blocking=True)
+        ends = all_lengths.cumsum(0)
+        spare = spare_tokens(token_ids.device)
+        for rows, tokens in blocks_by_length(token_lengths, tokens_per_pass, spare):
+            lengths, ids = all_lengths[rows], token_ids[rows, :tokens]
+            mask = length_mask(lengths, tokens)
             if token_states is None:
                 with torch.set_grad_enabled(torch.is_grad_enabled() and self.tune_layers != 0):
                     states = run_plm(self.plm, ids, mask)
                 yield states, mask  # outside, or the caller would go on without gradients
                 continue
-            # Behind a story's end its last token stands again, which the mask hides.
-            places = torch.arange(tokens).minimum(lengths[:, None] - 1)
+            places = torch.arange(tokens, device=lengths.device).minimum(lengths[:, None] - 1)
             places += (ends[rows] - lengths)[:, None]
-            below = token_states[places.to(token_states.device, non_blocking=True)]
-            yield self.above(below.to(self.plm.dtype), ids, mask), mask
+            yield self.above(token_states[places].to(self.plm.dtype), ids, mask), mask
 
     def works(self, token_ids: Tensor, mask: Tensor) -> bool:
         """Return whether both halves, one after the other, give what the PLM gives in one piece.
@@ -204,24 +250,24 @@ class _Top:
         plm: PreTrainedModel,
         lists: list[nn.ModuleList],
         tune_layers: int,
-        token_ids: Tensor,
-        mask: Tensor,
     ) -> None:
-        self.given = _Given()
-        replaced: dict[nn.Module, nn.Module] = {_entrance(plm, lists, token_ids, mask): self.given}
+        self.entrance = _Given()
+        replaced: dict[nn.Module, nn.Module] = {_entrance(plm, lists): self.entrance}
         for layers in lists:
             replaced[layers] = nn.ModuleList(layers[-tune_layers:])
         self.copies: list[tuple[nn.Module, nn.Module]] = []
         self.plm = self._copy(plm, replaced)
 
-    def __call__(self, states: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
-        self.given.states = states
+    @contextmanager
+    def given(self, states: Tensor) -> Iterator[PreTrainedModel]:
+        """Lend the PLM, with these states where its first layer looks for some."""
+        self.entrance.states = states
         for module, original in self.copies:
             module.training = original.training
         try:
-            return run_plm(self.plm, token_ids, mask)
+            yield self.plm
         finally:
-            del self.given.states
+            del self.entrance.states
 
     def _copy(self, module: nn.Module, replaced: dict[nn.Module, nn.Module]) -> Any:
         """Return a module with some in it replaced; what lies on the way there is copied."""
@@ -239,9 +285,7 @@ class _Top:
         return same
 
 
-def _entrance(
-    plm: PreTrainedModel, lists: list[nn.ModuleList], token_ids: Tensor, mask: Tensor
-) -> nn.Module:
+def _entrance(plm: PreTrainedModel, lists: list[nn.ModuleList]) -> nn.Module:
     """Return the outermost module whose output enters the first layer: the embeddings, mostly."""
     made: list[tuple[nn.Module, Any]] = []
     hooks = [
@@ -255,7 +299,8 @@ def _entrance(
     hooks.append(lists[0][0].register_forward_pre_hook(stop, with_kwargs=True))
     try:
         with torch.no_grad():
-            run_plm(plm, token_ids, mask)
+            token_ids = torch.zeros(1, 1, dtype=torch.int64, device=plm.device)
+            run_plm(plm, token_ids, torch.ones_like(token_ids))
     except _Reached as reached:
         # Modules report on leaving, so the last of those with this output is the outermost.
         return [module for module, output in made if output is reached.states][-1]
@@ -322,35 +367,84 @@ def longest_text(plm: PreTrainedModel) -> int | None:
     limit = getattr(plm.config, "max_position_embeddings", None)
     if limit is None or limit < 0:
         return None
-    # RoBERTa and its kin count positions from behind the padding's own.
-    positions = getattr(getattr(plm, "embeddings", None), "position_embeddings", None)
-    padding = getattr(positions, "padding_idx", None)
-    return limit if padding is None else limit - padding - 1
+    return limit - first_position(plm)
 
 
 def length_mask(lengths: Tensor, longest: int) -> Tensor:
     """Return True where a token is real ``[news, longest]``."""
-    return torch.arange(longest) < lengths[:, None]
+    return torch.arange(longest, device=lengths.device) < lengths[:, None]
 
 
-def blocks_by_length(lengths: Tensor, budget: int) -> Iterator[tuple[slice, int]]:
+def runs(lengths: Tensor, budget: int) -> Iterator[slice]:
+    """Cut sorted rows into as few runs as hold no more tokens than they should.
+
+    Args:
+        lengths: Ascending, on the CPU ``[rows]``.
+        budget: Real tokens of a run at most (one row at least).
+    """
+    start = total = 0
+    for row, length in enumerate(lengths.tolist()):
+        if row > start and total + length > budget:
+            yield slice(start, row)
+            start, total = row, 0
+        total += length
+    if len(lengths):
+        yield slice(start, len(lengths))
+
+
+def padded_blocks(states: Tensor, lengths: Tensor, budget: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pad joined states of stories that are sorted by length, some of like length at a time.
+
+    Args:
+        states: States of real tokens, all stories joined ``[tokens, hidden]``.
+        lengths: Real tokens of each story, ascending, on the CPU ``[news]``.
+        budget: Padded tokens of a block at most (one row at least).
+
+    Yields:
+        States of some stories ``[rows, longest, hidden]``, and True where a token is real
+        ``[rows, longest]``.
+    """
+    blocks = list(blocks_by_length(lengths, budget, spare_tokens(states.device)))
+    on_device = lengths.to(states.device, non_blocking=True)
+    # One split() and not slices, each of which would add a whole gradient in the backward pass.
+    parts = states.split([int(lengths[rows].sum()) for rows, _ in blocks])
+    for (rows, longest), part in zip(blocks, parts, strict=True):
+        own = on_device[rows]
+        mask = length_mask(own, longest)
+        if len(part) < mask.numel():
+            # Behind a story's end its last token stands again, which the mask hides.
+            places = torch.arange(longest, device=own.device).minimum(own[:, None] - 1)
+            places += (own.cumsum(0) - own)[:, None]
+            part = part.index_select(0, places.flatten())
+        yield part.unflatten(0, mask.shape), mask
+
+
+def blocks_by_length(lengths: Tensor, budget: int, spare: int) -> Iterator[tuple[slice, int]]:
     """Cut sorted rows into blocks of similar length, so that little padding is computed.
 
     Args:
         lengths: Ascending, on the CPU ``[rows]``.
         budget: Padded tokens of a block at most (one row at least).
+        spare: Padding of a block at most: what it may waste to save another block.
 
     Yields:
         Rows of a block and its longest length.
     """
     sizes = lengths.tolist()
-    start = 0
-    while start < len(sizes):
-        end = start + 1
-        # A block ends where its shortest row would be padded by more than a quarter.
-        while end < len(sizes) and (
-            sizes[end] * (end + 1 - start) <= budget and sizes[end] <= 1.25 * sizes[start] + 2
-        ):
-            end += 1
-        yield slice(start, end), sizes[end - 1]
-        start = end
+    start = padding = 0
+    for row, size in enumerate(sizes):
+        more = (row - start) * (size - sizes[row - 1]) if row > start else 0
+        if row > start and (size * (row + 1 - start) > budget or padding + more > spare):
+            yield slice(start, row), sizes[row - 1]
+            start, padding, more = row, 0, 0
+        padding += more
+    if sizes:
+        yield slice(start, len(sizes)), sizes[-1]
+
+
+def spare_tokens(device: torch.device) -> int:
+    """Return how many tokens of padding cost about as much as one more pass through a model.
+
+    A pass starts a few hundred operations and adds up the gradients of all weights.
+    """
+    return 64 if device.type == "cpu" else 4096

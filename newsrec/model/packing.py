@@ -1,0 +1,159 @@
+"""Stories through a PLM without padding: their tokens are joined, and attention keeps them apart.
+
+Linear maps and norms look at one token at a time, so only attention has to know where a story ends.
+Stories are sorted by length, and those of one length are one call of PyTorch's attention, without
+a mask. A GPU is never waited for: lengths are known on the CPU.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+Groups = list[tuple[int, int]]
+"""Number of stories and their length, for each length that occurs."""
+
+ATTENTION = "newsrec_packed"
+"""Name under which ``transformers`` knows ``attend``."""
+NOT_PACKED = ("position_bias", "sliding_window", "softcap")
+"""What attention may be asked for besides, which would need to know of stories, too."""
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    groups: Groups | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each story; without ``groups``, do what ``sdpa`` does.
+
+    Args:
+        module: The layer that asks.
+        query: Of all tokens, joined ``[1, heads, tokens, dim / heads]``.
+        key: Likewise.
+        value: Likewise.
+        attention_mask: None where tokens are joined.
+        dropout: Share of attention weights dropped.
+        scaling: Factor of the products.
+        groups: Stories by length; their tokens are joined in this order.
+        **kwargs: Whatever else the PLM's family hands on.
+
+    Returns:
+        Mixed values ``[1, tokens, heads, dim / heads]``, and no weights.
+    """
+    if groups is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, **kwargs
+        )
+    if attention_mask is not None or any(kwargs.get(name) is not None for name in NOT_PACKED):
+        raise NotImplementedError("attention that looks further than at a story's tokens")
+    sizes = [stories * length for stories, length in groups]
+    mixed = []
+    # split() and not slices, each of which would add a whole gradient in the backward pass.
+    parts = zip(*(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
+    for (stories, length), part in zip(groups, parts, strict=True):
+        # each [stories, heads, length, dim / heads]
+        q, k, v = (x.unflatten(1, (stories, length)).transpose(0, 1) for x in part)
+        own = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
+        mixed.append(own.transpose(1, 2).flatten(0, 1))
+    return torch.cat(mixed)[None], None
+
+
+AttentionInterface.register(ATTENTION, attend)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+def groups_of(lengths: Tensor) -> Groups:
+    """Return stories by length.
+
+    Args:
+        lengths: Ascending, on the CPU ``[news]``.
+    """
+    values, counts = lengths.unique_consecutive(return_counts=True)
+    return list(zip(counts.tolist(), values.tolist(), strict=True))
+
+
+def join(padded: Tensor, groups: Groups) -> Tensor:
+    """Return what is real of padded rows, joined ``[tokens]``.
+
+    Args:
+        padded: One row for each story ``[news, longest]``.
+        groups: Stories by length.
+    """
+    parts = padded.split([stories for stories, _ in groups])
+    return torch.cat(
+        [p[:, :length].flatten() for p, (_, length) in zip(parts, groups, strict=True)]
+    )
+
+
+def run_packed(plm: PreTrainedModel, token_ids: Tensor, groups: Groups) -> Tensor:
+    """Run a PLM that ``pack`` has changed.
+
+    Args:
+        plm: The PLM.
+        token_ids: Real tokens, all stories joined ``[tokens]``.
+        groups: Stories by length.
+
+    Returns:
+        Last states ``[tokens, hidden]``.
+    """
+    stories = sum(number for number, _ in groups)
+    longest = max(length for _, length in groups)
+    positions = torch.arange(longest, device=token_ids.device) + first_position(plm)
+    return plm(
+        input_ids=token_ids.long()[None],
+        position_ids=join(positions.expand(stories, -1), groups)[None],
+        groups=groups,
+    )[0][0]
+
+
+def first_position(plm: PreTrainedModel) -> int:
+    """Return the position of a text's first token: RoBERTa counts from behind the padding's own."""
+    positions = getattr(getattr(plm, "embeddings", None), "position_embeddings", None)
+    padding = getattr(positions, "padding_idx", None)
+    return 0 if padding is None else padding + 1
+
+
+@torch.no_grad()
+def pack(plm: PreTrainedModel) -> bool:
+    """Have a PLM's attention keep joined stories apart, if it can.
+
+    Returns:
+        Whether joined stories then have the states that each has alone; if not, the PLM is as it
+        was. In some families positions are those of a whole sequence (DeBERTa, MPNet), or layers
+        look at neighbours alone (ModernBERT).
+    """
+    config: Any = plm.config
+    if config._attn_implementation not in ("sdpa", ATTENTION):
+        return False
+    before, modes = config._attn_implementation, [(m, m.training) for m in plm.modules()]
+    config._attn_implementation = ATTENTION
+    plm.eval()
+    works = False
+    try:
+        groups = [(2, 2), (1, 5)]
+        # Not the first few: in RoBERTa a token that is padding's own has no position.
+        ids = torch.arange(5, 14, device=plm.device) % config.vocab_size
+        alone = [ids[None, a:b] for a, b in ((0, 2), (2, 4), (4, 9))]
+        with torch.autocast(plm.device.type, enabled=False):
+            apart = [plm(input_ids=x, attention_mask=torch.ones_like(x))[0][0] for x in alone]
+            joined, expected = run_packed(plm, ids, groups), torch.cat(apart)
+        margin = max(1e-4, torch.finfo(joined.dtype).eps ** 0.5 / 2)
+        works = torch.allclose(joined, expected, 1e-3, margin)
+    except Exception:  # whatever a family does when called in an unforeseen way
+        works = False
+    finally:
+        for module, training in modes:
+            module.training = training
+        if not works:
+            config._attn_implementation = before
+    return works

@@ -1,0 +1,117 @@
+"""Joined stories have the states and gradients that each has alone."""
+
+import copy
+import json
+
+import pytest
+import torch
+from test_encoders import FAMILIES, stories
+from test_tuning import NO_DROPOUT, SMALL, made_plm
+
+from newsrec.model.encoders import NewsEncoder
+from newsrec.model.packing import ATTENTION, groups_of, join, pack, run_packed
+from newsrec.model.tuning import CutPlm, length_mask, padded_blocks, run_plm, runs
+
+PACKED = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+LENGTHS = [2, 5, 9, 9, 12]
+
+
+def encode(plm, tune_layers, packed, states=None):
+    """News vectors, and the gradients of all that is trained."""
+    torch.manual_seed(1)
+    encoder = NewsEncoder(plm, 16, SMALL, tune_layers=tune_layers, max_tokens=12)
+    assert encoder.cut._packs
+    encoder.cut._packs = packed
+    vectors = encoder(*stories(LENGTHS), states)
+    vectors.pow(2).sum().backward()
+    return vectors, {n: p.grad for n, p in encoder.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_are_packed_where_that_changes_nothing(family):
+    plm = made_plm(family)
+    before = plm.config._attn_implementation
+    modes = [module.training for module in plm.modules()]
+    assert pack(plm) == (family in PACKED)
+    assert plm.config._attn_implementation == (ATTENTION if family in PACKED else before)
+    assert [module.training for module in plm.modules()] == modes
+
+
+@pytest.mark.parametrize("family", PACKED)
+def test_joined_stories_have_the_states_that_they_have_behind_padding(family):
+    plm = made_plm(family).eval()
+    token_ids, lengths = stories(LENGTHS)
+    mask = length_mask(lengths, 12)
+    with torch.no_grad():
+        expected = run_plm(plm, token_ids, mask)[mask]
+        assert pack(plm)
+        groups = groups_of(lengths)
+        assert groups == [(1, 2), (1, 5), (2, 9), (1, 12)]
+        joined = run_packed(plm, join(token_ids, groups), groups)
+        torch.testing.assert_close(joined, expected, rtol=1e-5, atol=1e-5)
+        # and what is not joined still goes through as before
+        assert torch.equal(run_plm(plm, token_ids, mask)[mask], expected)
+
+
+@pytest.mark.parametrize("tune_layers", [1, 2, -1])
+@pytest.mark.parametrize("given", [False, True])
+def test_packed_and_padded_give_the_same_vectors_and_gradients(tune_layers, given):
+    if given and tune_layers < 0:
+        return
+    plm = made_plm("bert", **NO_DROPOUT)
+    states = None
+    if given:
+        token_ids, lengths = stories(LENGTHS)
+        mask = length_mask(lengths, 12)
+        states = CutPlm(copy.deepcopy(plm), tune_layers).below(token_ids, mask)[mask]
+    ours, gradients = encode(copy.deepcopy(plm), tune_layers, True, states)
+    expected, expected_gradients = encode(copy.deepcopy(plm), tune_layers, False, states)
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+    assert gradients.keys() == expected_gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-4, atol=1e-6)
+
+
+def test_no_padding_goes_through_the_plm():
+    plm = made_plm("bert")
+    encoder = NewsEncoder(plm, 16, SMALL, tune_layers=-1, max_tokens=12)
+    seen = []
+    plm.embeddings.register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    encoder(*stories(LENGTHS))
+    assert seen == [(1, sum(LENGTHS), 16)]
+    seen.clear()
+    encoder.tokens_per_pass = 16
+    encoder(*stories(LENGTHS))
+    assert [shape[1] for shape in seen] == [16, 9, 12]
+
+
+def test_attention_over_neighbours_alone_is_not_packed():
+    plm = made_plm("modernbert")
+    assert not pack(plm)
+    assert plm.config._attn_implementation == "sdpa"
+
+
+def test_packing_changes_neither_the_key_nor_the_stored_configuration():
+    plm, other = made_plm("bert"), made_plm("bert")
+    cut, padded = CutPlm(plm, 1), CutPlm(other, 1)
+    other.config._attn_implementation = "sdpa"
+    assert plm.config._attn_implementation == ATTENTION
+    assert cut.key() == padded.key()
+    assert ATTENTION not in json.dumps(plm.config.to_dict(), default=str)
+
+
+def test_runs_hold_no_more_than_they_should_but_one_row_at_least():
+    lengths = torch.tensor([2, 3, 4, 5, 5, 30])
+    assert list(runs(lengths, 9)) == [slice(0, 3), slice(3, 4), slice(4, 5), slice(5, 6)]
+    assert list(runs(lengths, 100)) == [slice(0, 6)]
+    assert list(runs(lengths[:0], 100)) == []
+
+
+def test_joined_states_are_padded_with_what_the_mask_hides():
+    lengths = torch.tensor([1, 2, 2, 90])
+    states = torch.arange(95.0)[:, None]
+    (first, first_mask), (second, second_mask) = padded_blocks(states, lengths, 1000)
+    assert first.squeeze(-1).tolist() == [[0, 0], [1, 2], [3, 4]]
+    assert first_mask.tolist() == [[True, False], [True, True], [True, True]]
+    assert torch.equal(second[0, :, 0], torch.arange(5.0, 95.0))
+    assert second_mask.all()
