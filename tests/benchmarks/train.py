@@ -47,7 +47,7 @@ from newsrec.data.simulate import simulate
 from newsrec.model.recommender import NewsRecommender
 from newsrec.model.tuning import length_mask, run_plm
 from newsrec.plm import DEFAULT_PLM, build_plm, load_plm
-from newsrec.training.module import parameter_groups
+from newsrec.training.optimizer import parameter_groups
 
 REFERENCE = "reference"
 REQUIRED = {
