@@ -52,3 +52,17 @@ def test_both_kinds_of_batch_can_be_pinned(monkeypatch):
     assert pinned.user.tolist() == [1]
     assert pinned.token_states is None
     assert isinstance(pin_memory(made_eval_batch()), EvalBatch)
+
+
+def test_nobody_waits_for_copies_from_pinned_memory(monkeypatch):
+    asked = []
+
+    def to(tensor, device, non_blocking):
+        asked.append(non_blocking)
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    move_data_to_device(made_batch(), torch.device("cuda"))
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda tensor: True)
+    move_data_to_device(made_batch(), torch.device("cuda"))
+    assert asked == [False] * 5 + [True] * 5
