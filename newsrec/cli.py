@@ -184,6 +184,19 @@ class FitCLI(LightningCLI):
         """The options of ``fit``."""
         return self.config.get("fit")
 
+    def instantiate_classes(self) -> None:
+        """Build model, data module and Trainer; name a package that one of them lacks."""
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, ModuleNotFoundError):
+                cause = cause.__cause__ or cause.__context__
+            if cause is None or isinstance(error, UserError):
+                raise
+            said = " ".join(str(cause).split())
+            raise UserError(f"trainer: a package is missing: {said}. Install it.") from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with the run folder's logs, checkpoints and curves."""
         if self.subcommand is None:

@@ -1,9 +1,12 @@
+import importlib.util
 import re
 from pathlib import Path
 
 import jsonargparse
 import pytest
 import yaml
+
+from newsrec.__main__ import main
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -49,3 +52,18 @@ def test_every_trainer_takes_its_file(path, plm_dir, monkeypatch, tmp_path):
 def test_every_group_file_is_plain_yaml():
     for path in CONFIGS.glob("*/*.yaml"):
         assert isinstance(yaml.safe_load(path.read_text()), dict)
+
+
+@pytest.mark.parametrize(("name", "package"), [("wandb", "wandb"), ("mlflow", "mlflow")])
+def test_a_logger_whose_package_is_missing_names_it(name, package, plm_dir, tmp_path, capsys):
+    if importlib.util.find_spec(package) is not None:
+        pytest.skip(f"{package} is installed")
+    options = ["fit", f"--config={CONFIGS / 'demo.yaml'}", f"--model.plm={plm_dir}"]
+    options += [
+        f"--trainer.logger={CONFIGS / 'logger' / name}.yaml",
+        f"--output={tmp_path / 'run'}",
+    ]
+    with pytest.raises(SystemExit) as stop:
+        main(options)
+    assert stop.value.code == 2
+    assert package in capsys.readouterr().err
