@@ -14,13 +14,23 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-Groups = list[tuple[int, int]]
-"""Number of stories and their length, for each length that occurs."""
-
 ATTENTION = "newsrec_packed"
 """Name under which ``transformers`` knows ``attend``."""
 NOT_PACKED = ("position_bias", "sliding_window", "softcap")
 """What attention may be asked for besides, which would need to know of stories, too."""
+
+
+class Groups:
+    """Number of stories and their length, for each length that occurs.
+
+    Not a list: ``torch.compile`` looks into one, and would compile anew for nearly every batch.
+
+    Args:
+        pairs: Number and length, lengths ascending.
+    """
+
+    def __init__(self, pairs: list[tuple[int, int]]) -> None:
+        self.pairs = pairs
 
 
 def attend(
@@ -56,16 +66,23 @@ def attend(
         )
     if attention_mask is not None or any(kwargs.get(name) is not None for name in NOT_PACKED):
         raise NotImplementedError("attention that looks further than at a story's tokens")
-    sizes = [stories * length for stories, length in groups]
+    return _attend_within(query, key, value, dropout, scaling, groups), None
+
+
+@torch.compiler.disable  # or a batch would be compiled group by group
+def _attend_within(
+    query: Tensor, key: Tensor, value: Tensor, dropout: float, scale: float | None, groups: Groups
+) -> Tensor:
+    sizes = [stories * length for stories, length in groups.pairs]
     mixed = []
     # split() and not slices, each of which would add a whole gradient in the backward pass.
     parts = zip(*(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
-    for (stories, length), part in zip(groups, parts, strict=True):
+    for (stories, length), part in zip(groups.pairs, parts, strict=True):
         # each [stories, heads, length, dim / heads]
         q, k, v = (x.unflatten(1, (stories, length)).transpose(0, 1) for x in part)
-        own = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
+        own = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
         mixed.append(own.transpose(1, 2).flatten(0, 1))
-    return torch.cat(mixed)[None], None
+    return torch.cat(mixed)[None]
 
 
 AttentionInterface.register(ATTENTION, attend)
@@ -79,7 +96,7 @@ def groups_of(lengths: Tensor) -> Groups:
         lengths: Ascending, on the CPU ``[news]``.
     """
     values, counts = lengths.unique_consecutive(return_counts=True)
-    return list(zip(counts.tolist(), values.tolist(), strict=True))
+    return Groups(list(zip(counts.tolist(), values.tolist(), strict=True)))
 
 
 def join(padded: Tensor, groups: Groups) -> Tensor:
@@ -89,9 +106,9 @@ def join(padded: Tensor, groups: Groups) -> Tensor:
         padded: One row for each story ``[news, longest]``.
         groups: Stories by length.
     """
-    parts = padded.split([stories for stories, _ in groups])
+    parts = padded.split([stories for stories, _ in groups.pairs])
     return torch.cat(
-        [p[:, :length].flatten() for p, (_, length) in zip(parts, groups, strict=True)]
+        [p[:, :length].flatten() for p, (_, length) in zip(parts, groups.pairs, strict=True)]
     )
 
 
@@ -106,8 +123,8 @@ def run_packed(plm: PreTrainedModel, token_ids: Tensor, groups: Groups) -> Tenso
     Returns:
         Last states ``[tokens, hidden]``.
     """
-    stories = sum(number for number, _ in groups)
-    longest = max(length for _, length in groups)
+    stories = sum(number for number, _ in groups.pairs)
+    longest = max(length for _, length in groups.pairs)
     positions = torch.arange(longest, device=token_ids.device) + first_position(plm)
     return plm(
         input_ids=token_ids.long()[None],
@@ -140,7 +157,7 @@ def pack(plm: PreTrainedModel) -> bool:
     plm.eval()
     works = False
     try:
-        groups = [(2, 2), (1, 5)]
+        groups = Groups([(2, 2), (1, 5)])
         # Not the first few: in RoBERTa a token that is padding's own has no position.
         ids = torch.arange(5, 14, device=plm.device) % config.vocab_size
         alone = [ids[None, a:b] for a, b in ((0, 2), (2, 4), (4, 9))]
