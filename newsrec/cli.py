@@ -24,8 +24,9 @@ from transformers.utils.logging import disable_progress_bar
 from newsrec.console import is_first_process
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
-from newsrec.evaluation.evaluate import plm_vectors, score_split
+from newsrec.evaluation.plm_means import plm_vectors
 from newsrec.evaluation.report import print_comparison
+from newsrec.evaluation.scoring import score_split
 from newsrec.options import Written, explain, written_options
 from newsrec.training.callbacks import Curves, FrozenStates, RunCsv, ScoreCollector
 from newsrec.training.checkpoint import (

@@ -43,6 +43,22 @@ def test_submissions_are_written_and_checked_as_a_loop_does(monkeypatch, capsys)
     assert result["reference"]["impressions"] == 2000
 
 
+def test_the_metrics_are_those_of_a_loop(monkeypatch, capsys):
+    result = measure(monkeypatch, capsys, "evaluate.py", "--impressions", "300")
+    assert result["metrics"]["reference"]["equal_impressions"] == 300
+    assert "model" not in result
+
+
+@pytest.mark.slow
+def test_a_model_that_scores_a_split_is_timed(monkeypatch, capsys, demo):
+    options = ("--impressions", "300", f"--data.root={demo}")
+    model = measure(monkeypatch, capsys, "evaluate.py", *options)["model"]
+    assert model["impressions"] == 500
+    assert model["after_stories_s"] == pytest.approx(
+        model["scores_s"] + model["metrics_s"], abs=0.1
+    )
+
+
 @pytest.mark.slow
 def test_the_ablation_trains_scores_and_compares(monkeypatch, capsys, demo, tmp_path):
     output = tmp_path / "ablation"

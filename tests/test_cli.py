@@ -492,6 +492,61 @@ def test_help_needs_no_heavy_import():
         assert name in result.stdout
 
 
+def test_checkpoints_of_two_seeds_make_an_ensemble(mind_dir, plm_dir, tmp_path, capsys):
+    best = []
+    for seed, length in (("1", "12"), ("2", "9")):
+        options = fit_options(mind_dir, plm_dir, tmp_path / seed)
+        main([*options, f"--seed_everything={seed}", f"--data.max_tokens={length}",
+              "--baselines=false"])  # fmt: skip
+        best.append(str(tmp_path / seed / "checkpoints" / "best.ckpt"))
+
+    def command(name, *options):
+        return ["evaluate", *options, f"--data.root={mind_dir}", "--split=dev",
+                f"--output={tmp_path / name}", "--trainer.accelerator=cpu"]  # fmt: skip
+
+    def evaluate(name, *options):
+        main(command(name, *options))
+        with zipfile.ZipFile(tmp_path / name / "prediction.zip") as archive:
+            lines = archive.read("prediction.txt").decode().splitlines()
+        metrics = json.loads((tmp_path / name / "metrics.json").read_text())
+        return metrics, [json.loads(line.split(" ")[1]) for line in lines]
+
+    (one, first), (two, second) = (
+        evaluate(f"only{i}", "--ckpt_path", path) for i, path in enumerate(best)
+    )
+    assert "ensemble" not in one
+    capsys.readouterr()
+    metrics, found = evaluate("both", "--ckpt_path", *best, "--ensemble=mean_rank")
+    said = capsys.readouterr().out
+    assert f"mean_rank of {best[0]}, {best[1]} on dev" in said
+    assert "dev chose some of these checkpoints" in said
+    assert_reported(tmp_path / "both", metrics, said)
+    for a, b, both in zip(first, second, found, strict=True):
+        order = sorted(range(len(a)), key=lambda i: (a[i] + b[i], i))
+        assert [both[i] for i in order] == list(range(1, len(a) + 1))
+    assert first != second
+    assert metrics["checkpoint_sha256"] == [one["checkpoint_sha256"], two["checkpoint_sha256"]]
+    assert (metrics["ensemble"], metrics["selected_on"]) == ("mean_rank", "dev")
+    assert metrics["trained_on"] == one["trained_on"]
+    cosine = [result["baselines"]["cosine"]["auc"] for result in (one, metrics)]
+    assert cosine[0] == cosine[1]  # of the first checkpoint's texts
+    turned, again = evaluate("turned", "--ckpt_path", *best[::-1], "--ensemble=mean_score")
+    assert again == evaluate("score", "--ckpt_path", *best, "--ensemble=mean_score")[1] != found
+    assert turned["checkpoint_sha256"] == metrics["checkpoint_sha256"][::-1]
+    main(["compare", str(tmp_path / "both"), str(tmp_path / "only0")])
+    capsys.readouterr()
+
+    for options, message in (
+        (["--ckpt_path", *best], "Choose how to average their scores by --ensemble mean_score or"),
+        (["--ckpt_path", best[0], "--ensemble=mean_rank"], "and one checkpoint is given"),
+        (["--scorer=random", "--ensemble=mean_rank"], "and a baseline is given"),
+        (["--ckpt_path", *best, "--ensemble=mean_rank", "--data.max_tokens=12"], f"{best[1]} was"),
+        (["--ckpt_path", best[0], "no.ckpt", "--ensemble=mean_rank"], "no.ckpt: there is no such"),
+    ):
+        assert message in refused(capsys, *command("refused", *options))
+    assert not (tmp_path / "refused").exists()
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_metrics_of_one(mind_dir, plm_dir, tmp_path):
     output = tmp_path / "run"
@@ -501,16 +556,19 @@ def test_two_processes_give_the_metrics_of_one(mind_dir, plm_dir, tmp_path):
     options += ["--model.tune_layers=1", "--model.skip=true"]  # states by one, read by both
     subprocess.run([*newsrec, *options, *ddp], check=True, timeout=300)
     assert len(list(Path(mind_dir).glob(".newsrec/states-*"))) == 1
-    metrics = []
-    for name, extra in (("one", ["--trainer.devices=1"]), ("two", ddp)):
-        command = [*newsrec, "evaluate", f"--ckpt_path={output / 'checkpoints' / 'best.ckpt'}"]
-        command += [f"--data.root={mind_dir}", "--split=dev", f"--output={tmp_path / name}"]
-        subprocess.run([*command, "--trainer.accelerator=cpu", *extra], check=True, timeout=300)
-        metrics.append(json.loads((tmp_path / name / "metrics.json").read_text()))
-    for name in ("auc", "mrr", "ndcg@5", "ndcg@10"):
-        assert metrics[0][name] == pytest.approx(metrics[1][name], abs=1e-4)
-    predictions = [
-        zipfile.ZipFile(tmp_path / name / "prediction.zip").read("prediction.txt").splitlines()
-        for name in ("one", "two")
-    ]
-    assert len(predictions[0]) == len(predictions[1])
+    best, last = (str(output / "checkpoints" / f"{name}.ckpt") for name in ("best", "last"))
+    for case, ckpts in (
+        ("model", [best]),
+        ("ensemble", [best, last, "--ensemble", "mean_score"]),
+    ):
+        metrics, predictions = [], []
+        for name, extra in ((f"{case}1", ["--trainer.devices=1"]), (f"{case}2", ddp)):
+            command = [*newsrec, "evaluate", "--ckpt_path", *ckpts, f"--data.root={mind_dir}"]
+            command += ["--split=dev", f"--output={tmp_path / name}", "--trainer.accelerator=cpu"]
+            subprocess.run([*command, *extra], check=True, timeout=300)
+            metrics.append(json.loads((tmp_path / name / "metrics.json").read_text()))
+            with zipfile.ZipFile(tmp_path / name / "prediction.zip") as archive:
+                predictions.append(archive.read("prediction.txt").splitlines())
+        for name in METRICS:
+            assert metrics[0][name] == pytest.approx(metrics[1][name], abs=1e-4)
+        assert len(predictions[0]) == len(predictions[1])

@@ -185,3 +185,14 @@ def test_a_run_counts_once_on_a_side(tmp_path):
     with pytest.raises(UserError, match=r"b and \S+a are one checkpoint on one side"):
         pair([b], [a, b])
     assert len(pair([a], [b]).a) == len(pair([a], [a]).a) == 1
+
+
+def test_an_ensemble_is_known_by_its_checkpoints_in_any_order(tmp_path):
+    about = {"ensemble": "mean_rank", "selected_on": "dev+last_day"}
+    a = read_run(some_run(tmp_path / "a", checkpoint_sha256=["1", "2"], **about))
+    b = read_run(some_run(tmp_path / "b", checkpoint_sha256=["2", "1"], **about))
+    c = read_run(some_run(tmp_path / "c", checkpoint_sha256=["2", "3"], **about))
+    assert has_seed(a)
+    with pytest.raises(UserError, match=r"b and \S+a are one checkpoint on one side"):
+        pair([a, b], [c])
+    assert pair([a, c], [b]).a.shape[0] == 2

@@ -183,7 +183,7 @@ def _by_group(
 
 
 def _describe(run: Run) -> dict[str, Any]:
-    known = ("scorer", "checkpoint_sha256", "selected_on", "trained_on")
+    known = ("scorer", "ensemble", "checkpoint_sha256", "selected_on", "trained_on")
     return {"folder": str(run.folder)} | {key: run.metrics.get(key) for key in known}
 
 
@@ -225,7 +225,7 @@ def _notes(result: dict[str, Any]) -> list[str]:
             split in name.split("+") for run in result[side] for name in run["trained_on"] or ()
         ):
             notes.append(f"{side.upper()} was trained on {split}: this favours it.")
-        elif any(run["selected_on"] == split for run in result[side]):
+        elif any(split in (run["selected_on"] or "").split("+") for run in result[side]):
             notes.append(
                 f"{split} chose the checkpoint of {side.upper()}: this favours it a little."
             )

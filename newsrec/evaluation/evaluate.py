@@ -1,16 +1,15 @@
 """The command ``evaluate``: a checkpoint or a baseline over a split, in MIND's own metrics."""
 
-import contextlib
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from newsrec.data.cache import file_hash, publish, require_empty
+from newsrec.data.cache import publish, require_empty
 from newsrec.data.mind import MindData, open_mind
 from newsrec.data.source import SPLITS
 from newsrec.data.splits import LAST_DAY, choose_splits
@@ -21,19 +20,19 @@ from newsrec.evaluation.baselines import (
     describe_baselines,
     score_baseline,
 )
+from newsrec.evaluation.ensemble import ENSEMBLES
 from newsrec.evaluation.examples import choose_examples
 from newsrec.evaluation.html_report import html_page
-from newsrec.evaluation.plm_means import note_means, plm_vectors, vectors_before_training
+from newsrec.evaluation.plm_means import plm_vectors
 from newsrec.evaluation.report import print_results, read_ceiling, read_curves
 from newsrec.evaluation.results import compute_results, per_impression_table
 from newsrec.evaluation.results import evaluate_scores as evaluate_scores  # for those who score
+from newsrec.evaluation.scoring import FROM_CHECKPOINT, Scored, score_checkpoints
 from newsrec.evaluation.submission import write_predictions
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-    from newsrec.data.datamodule import MindDataModule
-    from newsrec.training.module import RecommenderModule
 
 log = logging.getLogger(__name__)
 
@@ -42,21 +41,21 @@ PREDICTION_FILE = "prediction.zip"
 IMPRESSIONS_FILE = "per_impression.parquet"
 PAGE_FILE = "report.html"
 
-FROM_CHECKPOINT = {
-    "data.fields": list[str],
-    "data.max_tokens": int,
-    "data.max_history": int,
-    "model.plm": str,
-}
-"""Options that the checkpoint answers; giving another value is an error, not an override."""
-
 
 def add_arguments(parser: "ArgumentParser") -> None:
     """Add the command's options."""
     from lightning import Trainer
 
     baselines = "; ".join(f"{name}: {text}" for name, text in describe_baselines().items())
-    parser.add_argument("--ckpt_path", help="checkpoint that fit wrote: runs/NAME/.../best.ckpt")
+    parser.add_argument(
+        "--ckpt_path",
+        nargs="+",
+        help="checkpoint that fit wrote: runs/NAME/.../best.ckpt; several make an ensemble",
+    )
+    averages = "; ".join(f"{name}: {text}" for name, text in ENSEMBLES.items())
+    parser.add_argument(
+        "--ensemble", choices=tuple(ENSEMBLES), help=f"average over checkpoints. {averages}"
+    )
     parser.add_argument(
         "--scorer", choices=BASELINES, help=f"a baseline instead of a checkpoint. {baselines}"
     )
@@ -106,26 +105,14 @@ def add_arguments(parser: "ArgumentParser") -> None:
     )
 
 
-class Scored(NamedTuple):
-    """A split's scores and where they come from."""
-
-    title: str
-    data: MindData
-    scores: NDArray[np.float32]
-    """In the order of the file ``[candidates]``."""
-    news_vectors: NDArray[np.float32] | None
-    """The PLM's mean states, for the baseline ``cosine``, if at hand ``[news, hidden]``."""
-    info: dict[str, Any]
-    """What ``metrics.json`` says of the scorer."""
-
-
 def run(args: "Namespace") -> None:
     """Score the split, print the metrics and write them with the leaderboard's file."""
     if (args.ckpt_path is None) == (args.scorer is None):
         raise UserError("Give either --ckpt_path CKPT or --scorer NAME.")
+    _check_ensemble(args.ckpt_path or [], args.ensemble)
     output = Path(args.output)
     require_empty(output)
-    scored = _score_baseline(args) if args.scorer is not None else _score_checkpoint(args)
+    scored = _score_baseline(args) if args.scorer is not None else score_checkpoints(args)
     if scored is None:  # not the first process
         return
     title, data, scores, vectors, info = scored
@@ -145,7 +132,8 @@ def run(args: "Namespace") -> None:
             pq.write_table(
                 per_impression_table(data, args.split, results), folder / IMPRESSIONS_FILE
             )
-        curves = None if args.ckpt_path is None else read_curves(Path(args.ckpt_path))
+        single = args.ckpt_path is not None and len(args.ckpt_path) == 1
+        curves = read_curves(Path(args.ckpt_path[0])) if single else None
         examples = choose_examples(data, args.split, scores, results)
         page = html_page(title, results.metrics, ceiling, examples, curves)
         (folder / PAGE_FILE).write_text(page, encoding="utf-8")
@@ -154,28 +142,6 @@ def run(args: "Namespace") -> None:
     names = [METRICS_FILE, PREDICTION_FILE, IMPRESSIONS_FILE, PAGE_FILE]
     written = [name for name in names if (output / name).is_file()]
     print_results(title, results.metrics, ceiling, output, written)
-
-
-def score_split(
-    trainer: Any, module: "RecommenderModule", datamodule: "MindDataModule", split: str
-) -> NDArray[np.float32] | None:
-    """Score every candidate of a split on all the trainer's processes.
-
-    Args:
-        trainer: A Lightning Trainer with a ``ScoreCollector`` among its callbacks.
-        module: The model.
-        datamodule: The data folder.
-        split: Split to score.
-
-    Returns:
-        Scores in the order of the file on the first process, None on the others ``[candidates]``.
-    """
-    from newsrec.training.callbacks import ScoreCollector
-
-    collector = next(c for c in trainer.callbacks if isinstance(c, ScoreCollector))
-    datamodule.eval_split = split
-    trainer.predict(module, datamodule=datamodule, return_predictions=False)
-    return collector.scores(trainer, datamodule.data.split(split))
 
 
 def _other_scores(
@@ -221,66 +187,15 @@ def _score_baseline(args: "Namespace") -> Scored:
     return Scored(f"baseline {args.scorer}", data, scores, vectors, info)
 
 
-def _score_checkpoint(args: "Namespace") -> Scored | None:
-    """Rebuild model and data from the checkpoint and score the split, on any number of devices."""
-    from lightning import Trainer
-
-    from newsrec.data.datamodule import MindDataModule
-    from newsrec.training.callbacks import ScoreCollector
-    from newsrec.training.checkpoint import check_same_options, hyper_parameters, read_checkpoint
-    from newsrec.training.module import RecommenderModule, trainer_mistakes
-
-    checkpoint = read_checkpoint(args.ckpt_path)
-    given: dict[str, dict[str, Any]] = {"data": {}, "model": {}}
-    for name in FROM_CHECKPOINT:
-        part, option = name.split(".")
-        if args[name] is not None:
-            given[part][option] = args[name]
-    check_same_options(checkpoint, given, args.ckpt_path)
-
-    options = hyper_parameters(checkpoint, "data") | {"root": args.data.root}
-    for option in ("eval_batch_size", "num_workers", "on_bad_line"):
-        if args[f"data.{option}"] is not None:
-            options[option] = args[f"data.{option}"]
-    datamodule = MindDataModule(**options)
-    datamodule.tokenizer_json = checkpoint["newsrec"]["tokenizer_json"]
-    if args.split == LAST_DAY != datamodule.val:
+def _check_ensemble(paths: list[str], ensemble: str | None) -> None:
+    if len(paths) > 1 and ensemble is None:
         raise UserError(
-            f"--split last_day: {args.ckpt_path} was trained with data.val {datamodule.val}, so it "
-            "has seen that day. Train with --data.val last_day, or choose another split."
+            f"--ckpt_path has {len(paths)} checkpoints. Choose how to average their scores by "
+            f"--ensemble {' or --ensemble '.join(ENSEMBLES)}, or give one."
         )
-    datamodule.eval_split = args.split
-    datamodule.setup("predict")  # so that a mistake in the data shows before the Trainer's banner
-    datamodule.data.split(args.split)
-    module = RecommenderModule.from_checkpoint(checkpoint)
-    with trainer_mistakes():
-        trainer = Trainer(
-            **vars(args.trainer),
-            precision="bf16-mixed" if args.precision == "bf16" else "32-true",
-            logger=False,
-            callbacks=[ScoreCollector()],
-            use_distributed_sampler=False,
+    if len(paths) < 2 and ensemble is not None:
+        given = "one checkpoint" if paths else "a baseline"
+        raise UserError(
+            f"--ensemble {ensemble} averages over several checkpoints, and {given} is given. Leave "
+            "it out, or give more: --ckpt_path A B."
         )
-    beside = args.baselines and datamodule.data.split(args.split).labels is not None
-    noted: list[Any] = []
-    with contextlib.ExitStack() as stack:
-        if beside:
-            noted = stack.enter_context(note_means(module))
-        scores = score_split(trainer, module, datamodule, args.split)
-    if scores is None:
-        return None
-    vectors = None
-    if beside:
-        if args.precision != "fp32":
-            noted.clear()
-        device = trainer.strategy.root_device
-        vectors = vectors_before_training(module, datamodule, noted, device)
-    windows = checkpoint["newsrec"].get("windows", {})
-    info = {
-        "scorer": "checkpoint",
-        "selected_on": checkpoint["newsrec"]["selected_on"],
-        "trained_on": {name: windows[name] for name in windows if name == datamodule.train},
-        "precision": args.precision,
-        "checkpoint_sha256": file_hash(Path(args.ckpt_path)),
-    }
-    return Scored(args.ckpt_path, datamodule.data, scores, vectors, info)

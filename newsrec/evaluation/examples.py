@@ -46,7 +46,7 @@ class Example(NamedTuple):
 def choose_examples(
     data: MindData,
     split: str,
-    scores: NDArray[np.float32],
+    scores: NDArray[np.floating],
     results: Results,
     number: int = NUM_EXAMPLES,
 ) -> list[Example]:
@@ -72,7 +72,7 @@ def choose_examples(
 
 
 def _example(
-    data: MindData, split: str, scores: NDArray[np.float32], results: Results, row: int
+    data: MindData, split: str, scores: NDArray[np.floating], results: Results, row: int
 ) -> Example:
     part = data.split(split)
     begin, end = map(int, part.candidates.offsets[row : row + 2])

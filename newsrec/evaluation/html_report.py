@@ -243,13 +243,15 @@ def _examples(examples: Sequence[Example]) -> str:
 
 def _evaluated(metrics: Mapping[str, Any], title: str) -> str:
     trained = [f"{name}, {window}" for name, window in metrics["trained_on"].items()]
+    found = metrics.get("checkpoint_sha256", "-")
+    hashes = found if isinstance(found, list) else [found]
     facts = {
         "scored": title,
         "split": f"{metrics['split']}, {metrics['window']}",
         "trained on": "; ".join(trained) or "nothing",
         "selected on": metrics["selected_on"] or "nothing",
         "precision": metrics["precision"] or "-",
-        "checkpoint": f"SHA-256 {metrics.get('checkpoint_sha256', '-')}",
+        "checkpoint": f"SHA-256 {', '.join(hashes)}",
         "data": f"fingerprint {metrics['data_fingerprint']}",
     }
     for key, name in (

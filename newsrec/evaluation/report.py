@@ -252,8 +252,9 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
             lines.append(
                 f"{split} is among what was trained on: this says nothing of new impressions."
             )
-    if metrics["selected_on"] == split and "auc" in metrics:
-        lines.append(f"{split} chose this checkpoint: expect less on another split.")
+    if split in (metrics["selected_on"] or "").split("+") and "auc" in metrics:
+        which = "some of these checkpoints" if "ensemble" in metrics else "this checkpoint"
+        lines.append(f"{split} chose {which}: expect less on another split.")
     clicks = [f"{name} ({window})" for name, window in metrics.get("clicks_of", {}).items()]
     if clicks:
         lines.append(f"Clicks counted: those of {' and '.join(clicks)}.")

@@ -41,7 +41,7 @@ class Results(NamedTuple):
 def compute_results(
     data: MindData,
     split: str,
-    scores: NDArray[np.float32],
+    scores: NDArray[np.floating],
     baselines: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> Results:
     """Measure a split's scores.
@@ -99,7 +99,7 @@ def compute_results(
     return Results(result, rank, own, slices)
 
 
-def evaluate_scores(data: MindData, split: str, scores: NDArray[np.float32]) -> dict[str, Any]:
+def evaluate_scores(data: MindData, split: str, scores: NDArray[np.floating]) -> dict[str, Any]:
     """Return what ``metrics.json`` says of a split's scores, no baselines beside them."""
     return compute_results(data, split, scores).metrics
 

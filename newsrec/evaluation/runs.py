@@ -163,13 +163,21 @@ def _check_distinct(side: Sequence[Run]) -> None:
     """Refuse a run that stands twice on a side: it would seem that seeds change little."""
     seen: dict[Any, Run] = {}
     for run in side:
-        keys = [run.folder.resolve(), run.metrics.get("checkpoint_sha256")]
+        keys = [run.folder.resolve(), _origin(run)]
         for key in keys:
             if key in seen:
                 other = seen[key].folder
                 what = "is given twice" if key == keys[0] else f"and {other} are one checkpoint"
                 raise UserError(f"{run.folder} {what} on one side. Give each training run once.")
         seen |= {key: run for key in keys if key is not None}
+
+
+def _origin(run: Run) -> Any:
+    """Return what identifies a run's scorer, whatever the order of an ensemble's checkpoints."""
+    found = run.metrics.get("checkpoint_sha256")
+    if isinstance(found, list):
+        return run.metrics.get("ensemble"), *sorted(found)
+    return found
 
 
 def _check_same(a: Run, b: Run) -> None:

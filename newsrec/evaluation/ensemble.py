@@ -1,0 +1,108 @@
+"""Several models' scores of the same candidates made one.
+
+Scores of two models have no common scale, nor have those of one model for two readers, so what is
+averaged is what an impression's scores say of each other: how many standard deviations a candidate
+lies above the mean, or its rank.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from newsrec.metrics import ranks
+
+ENSEMBLES = {
+    "mean_score": "scores less their mean in the impression, by their standard deviation there",
+    "mean_rank": "ranks in the impression",
+}
+"""What can be averaged over models."""
+
+BLOCK = 1 << 14
+"""Impressions of which all members' scores are held at once."""
+
+
+def combine(
+    members: Sequence[NDArray[np.floating]], offsets: NDArray[np.int64], how: str
+) -> NDArray[np.float64]:
+    """Average several models' scores, impression by impression.
+
+    The order of the members does not matter, to the last bit.
+
+    Args:
+        members: Scores of each model, higher is better ``[candidates]`` each.
+        offsets: Where each impression's candidates begin, and the end ``[impressions + 1]``.
+        how: ``mean_score``, which an affine transform of one member's impression does not change;
+            or ``mean_rank``, which no increasing transform changes, equal scores ranked in the
+            order of the file.
+
+    Returns:
+        Higher is better: the mean of standard scores, or the mean rank with its sign turned
+        ``[candidates]``.
+    """
+    assert how in ENSEMBLES
+    offsets = np.asarray(offsets, dtype=np.int64)
+    assert all(len(scores) == offsets[-1] for scores in members)
+    result = np.empty(int(offsets[-1]))
+    for first in range(0, len(offsets) - 1, BLOCK):
+        bounds = offsets[first : first + BLOCK + 1]
+        begin, end = bounds[0], bounds[-1]
+        bounds = bounds - begin
+        values = np.empty((len(members), end - begin))
+        for row, scores in zip(values, members, strict=True):
+            part = scores[begin:end]
+            row[:] = -ranks(part, bounds) if how == "mean_rank" else standardize(part, bounds)
+        values.sort(axis=0)  # sums of floats depend on their order
+        result[begin:end] = values.mean(axis=0)
+    return result
+
+
+def standardize(scores: NDArray[np.floating], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Give the scores of each impression mean 0 and standard deviation 1; zeros if all are equal.
+
+    Args:
+        scores: Any real numbers ``[candidates]``.
+        offsets: Where each impression's candidates begin, and the end ``[impressions + 1]``.
+    """
+    lengths = np.diff(offsets)
+    starts, lengths = offsets[:-1][lengths > 0], lengths[lengths > 0]
+    if not len(starts):
+        return np.zeros(0)
+
+    def over(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.repeat(values, lengths)
+
+    values = np.asarray(scores, dtype=np.float64)
+    low = np.minimum.reduceat(values, starts)
+    span = np.maximum.reduceat(values, starts) - low
+    # To 0..1 first: equal scores give exact zeros, and no square is too small or too large.
+    values = (values - over(low)) / over(np.where(span == 0, 1, span))
+    values -= over(np.add.reduceat(values, starts) / lengths)
+    deviation = np.sqrt(np.add.reduceat(values**2, starts) / lengths)
+    return values / over(np.where(deviation == 0, 1, deviation))
+
+
+def merge_info(members: Sequence[dict[str, Any]], how: str) -> dict[str, Any]:
+    """Return what ``metrics.json`` says of an ensemble's origin.
+
+    Args:
+        members: What it would say of each checkpoint alone.
+        how: What was averaged.
+
+    Returns:
+        As for one checkpoint, but ``checkpoint_sha256`` lists those of all, ``selected_on`` joins
+        the splits that chose any of them by ``+``, and ``trained_on`` has what any was trained on.
+    """
+    chosen = dict.fromkeys(info["selected_on"] for info in members)
+    windows: dict[str, dict[str, None]] = {}
+    for info in members:
+        for name, window in info["trained_on"].items():
+            windows.setdefault(name, {})[window] = None
+    return {
+        **members[0],
+        "ensemble": how,
+        "selected_on": "+".join(name for name in chosen if name) or None,
+        "trained_on": {name: " and ".join(found) for name, found in windows.items()},
+        "checkpoint_sha256": [info["checkpoint_sha256"] for info in members],
+    }
