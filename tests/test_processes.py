@@ -76,8 +76,10 @@ def last(output):
 def test_kill_9_in_an_epoch_and_on_bit_for_bit(options, tmp_path, processes):
     script = tmp_path / "dying.py"
     script.write_text(DYING)
-    newsrec = torchrun("-m", "newsrec", processes=processes)
-    dying = torchrun(str(script), processes=processes)
+    newsrec, dying = [sys.executable, "-m", "newsrec"], [sys.executable, str(script)]
+    if processes > 1:
+        newsrec = torchrun("-m", "newsrec", processes=processes)
+        dying = torchrun(str(script), processes=processes)
     options = [*options, "--save_every=2", f"--trainer.devices={processes}"]
     options += ["--trainer.strategy=ddp"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
