@@ -46,7 +46,7 @@ def find_plm(name: str) -> str:
         log.info("PLM %s: Hugging Face hub or its cache", name)
         return name
     # Hashing 90 MB takes a tenth of a second; weights that differ would go unnoticed for weeks.
-    from newsrec.data.cache import file_hash
+    from newsrec.files import file_hash
 
     if file_hash(packaged / "model.safetensors") != PACKAGE_SHA256:
         raise UserError(

@@ -14,13 +14,11 @@ from newsrec.data.cache import (
     digest,
     find_or_build,
     is_whole,
-    publish,
-    require_empty,
     seal,
     writable_folder,
-    write_text,
 )
 from newsrec.errors import UserError
+from newsrec.files import publish, require_empty, write_text
 
 
 def names(folder):

@@ -5,8 +5,10 @@ from conftest import STORIES, news_row, tiny_behaviors, write_mind
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from newsrec.data import FIRST_NEWS, text
+from newsrec.data import fields as story_fields
+from newsrec.data.fields import story_texts
 from newsrec.data.mind import open_mind
-from newsrec.data.text import story_texts, tokenize_catalogue
+from newsrec.data.text import tokenize_catalogue
 from newsrec.errors import UserError
 
 FIELDS = ("category", "subcategory", "title")
@@ -24,7 +26,7 @@ def tokenizer_json(plm_dir):
 
 def news_table(*stories):
     columns = zip(*stories, strict=True)
-    return pa.table(dict(zip(text.FIELDS, map(list, columns), strict=True)))
+    return pa.table(dict(zip(story_fields.FIELDS, map(list, columns), strict=True)))
 
 
 def one_by_one(data, fields, max_tokens, tokenizer_json):
@@ -32,7 +34,7 @@ def one_by_one(data, fields, max_tokens, tokenizer_json):
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokens = [[], []]
     for news_id in data.news["news_id"].to_pylist():
-        story = dict(zip(text.FIELDS, STORIES[news_id], strict=True))
+        story = dict(zip(story_fields.FIELDS, STORIES[news_id], strict=True))
         tokenizer.enable_truncation(max_tokens)
         tokens.append(tokenizer.encode(" ".join(story[f] for f in fields if story[f])).ids)
     return tokens

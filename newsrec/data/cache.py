@@ -6,7 +6,6 @@ so what a killed process leaves is never read, and the next one to build removes
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import logging
@@ -20,12 +19,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from newsrec.errors import UserError
+from newsrec.files import DISK_FULL, file_hash
 
 log = logging.getLogger(__name__)
 
 SEAL = "seal.json"
 ASIDE = ".building-"
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def cache_folders(root: Path) -> tuple[Path, Path]:
@@ -167,60 +166,3 @@ def digest(*parts: Any) -> str:
     """Return a short hash of plain values: 16 hexadecimal digits of SHA-256."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def require_empty(output: Path, hint: str = "Choose another --output, or remove it.") -> None:
-    """Refuse to write where something is already.
-
-    Args:
-        output: A folder that should be absent or empty.
-        hint: What the user can do instead.
-
-    Raises:
-        UserError: If it is a file or a folder that holds anything.
-    """
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output} is a file, not a folder. Choose another --output.")
-    if output.is_dir() and any(output.iterdir()):
-        raise UserError(f"--output {output} is not empty. {hint}")
-
-
-def publish(target: Path, build: Callable[[Path], None]) -> None:
-    """Build a folder aside and rename it, so that ``target`` is whole or absent.
-
-    Several processes may do so at once: the first to finish wins, the others drop their copy.
-
-    Args:
-        target: The folder to appear.
-        build: Fills an empty folder; what it raises leaves no trace.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        build(aside)
-        aside.chmod(0o755)  # mkdtemp's folders are private
-        try:
-            aside.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file that is whole or absent, also if two processes write it at once."""
-    handle, aside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        Path(aside).chmod(0o644)
-        Path(aside).replace(path)
-    finally:
-        Path(aside).unlink(missing_ok=True)

@@ -32,7 +32,6 @@ from newsrec.data.cache import (
     remove,
     seal,
     writable_folder,
-    write_text,
 )
 from newsrec.data.compile import ARRAYS, FORMAT, compile_mind
 from newsrec.data.ragged import Ragged
@@ -40,6 +39,7 @@ from newsrec.data.source import SPLITS as SPLITS  # for those who read splits
 from newsrec.data.source import SourceFile, SplitFiles, find_splits
 from newsrec.data.tsv import DAMAGE
 from newsrec.errors import UserError
+from newsrec.files import write_text
 
 INDEX = "files.json"
 """Remembers size, modification time and SHA-256 of the files that were compiled."""

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from newsrec.console import progress
 from newsrec.data.behaviors import TIME_FORMAT
-from newsrec.data.cache import publish, require_empty
 from newsrec.data.headlines import compose
 from newsrec.data.impressions import Impressions, show
 from newsrec.data.mind import SPLITS
@@ -37,6 +36,7 @@ from newsrec.data.world import (
     make_tastes,
 )
 from newsrec.errors import UserError
+from newsrec.files import publish, require_empty
 
 Advance = Callable[[int], None]
 """Is told how much was done since the last call."""

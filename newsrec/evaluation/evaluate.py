@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from newsrec.data.cache import publish, require_empty
 from newsrec.data.mind import MindData, open_mind
 from newsrec.data.source import SPLITS
 from newsrec.data.splits import LAST_DAY, choose_splits
@@ -29,6 +28,7 @@ from newsrec.evaluation.results import compute_results, per_impression_table
 from newsrec.evaluation.results import evaluate_scores as evaluate_scores  # for those who score
 from newsrec.evaluation.scoring import FROM_CHECKPOINT, Scored, score_checkpoints
 from newsrec.evaluation.submission import write_predictions
+from newsrec.files import publish, require_empty
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from newsrec.data.cache import file_hash
 from newsrec.data.mind import MindData
 from newsrec.data.splits import LAST_DAY
 from newsrec.errors import UserError
 from newsrec.evaluation.ensemble import combine, merge_info
 from newsrec.evaluation.plm_means import note_means, vectors_before_training
+from newsrec.files import file_hash
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace

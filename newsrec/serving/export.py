@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from newsrec.data.cache import file_hash, publish, require_empty
 from newsrec.data.mind import open_mind
 from newsrec.errors import UserError
+from newsrec.files import file_hash, publish, require_empty
 from newsrec.model.encoders import UserEncoder
 from newsrec.model.recommender import NewsRecommender
 from newsrec.training.checkpoint import hyper_parameters, read_checkpoint

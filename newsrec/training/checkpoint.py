@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from newsrec.data.cache import require_empty
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
+from newsrec.files import require_empty
 from newsrec.model.fastformer import FastformerConfig
 
 FORMAT = 1

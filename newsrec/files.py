@@ -1,0 +1,81 @@
+"""Files and folders that appear whole or not at all; the standard library alone."""
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from newsrec.errors import UserError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What an OSError says where nothing more can be written."""
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_empty(output: Path, hint: str = "Choose another --output, or remove it.") -> None:
+    """Refuse to write where something is already.
+
+    Args:
+        output: A folder that should be absent or empty.
+        hint: What the user can do instead.
+
+    Raises:
+        UserError: If it is a file or a folder that holds anything.
+    """
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output} is a file, not a folder. Choose another --output.")
+    if output.is_dir() and any(output.iterdir()):
+        raise UserError(f"--output {output} is not empty. {hint}")
+
+
+def publish(target: Path, build: Callable[[Path], None]) -> None:
+    """Build a folder aside and rename it, so that ``target`` is whole or absent.
+
+    Several processes may do so at once: the first to finish wins, the others drop their copy.
+
+    Args:
+        target: The folder to appear.
+        build: Fills an empty folder; what it raises leaves no trace.
+
+    Raises:
+        UserError: If the disk is full.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        build(aside)
+        aside.chmod(0o755)  # mkdtemp's folders are private
+        try:
+            aside.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise UserError(
+            f"{target}: {os.strerror(error.errno)}; nothing was written. Free some space there, or "
+            "choose another --output."
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that is whole or absent, also if two processes write it at once."""
+    handle, aside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        Path(aside).chmod(0o644)
+        Path(aside).replace(path)
+    finally:
+        Path(aside).unlink(missing_ok=True)

@@ -1,0 +1,160 @@
+"""The folder that ``export`` writes, as a process without PyTorch reads it.
+
+``manifest.json`` names every other file with its SHA-256. A file is hashed before it is used for
+the first time, so what was changed or cut short on its way is refused and never answers.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from newsrec.data import FIRST_NEWS
+from newsrec.errors import UserError
+from newsrec.files import file_hash
+
+FORMAT = 2
+"""Version of the folder; a change of meaning counts it up."""
+
+MANIFEST = "manifest.json"
+USER_ENCODER = "user_encoder.onnx"
+NEWS_ENCODER = "news_encoder.onnx"
+TOKENIZER = "tokenizer.json"
+VECTORS = "news_vectors.npy"
+NEWS = "news.parquet"
+
+AGAIN = "Copy the folder again, or export the checkpoint again."
+
+NEWS_SCHEMA = pa.schema(
+    {
+        "row": pa.int64(),
+        "news_id": pa.string(),
+        "title": pa.string(),
+        "category": pa.string(),
+        "subcategory": pa.string(),
+        "text_hash": pa.string(),
+    }
+)
+"""``row`` is the story's row of ``news_vectors.npy``, ``text_hash`` that of the text that it was
+made from."""
+
+
+class StoredNews(NamedTuple):
+    """Stories and their vectors."""
+
+    table: pa.Table
+    """One line for each real story, of ``NEWS_SCHEMA``; line ``i`` has row ``FIRST_NEWS + i``."""
+    vectors: NDArray[np.float32]
+    """Row 0 is zeros, row 1 the unknown story: the mean of the real ones ``[news, dim]``."""
+
+
+class ExportFolder:
+    """An exported folder, its manifest read and its format checked.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        UserError: If it is none, or one of another format.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        manifest = self.path / MANIFEST
+        if not manifest.is_file():
+            raise UserError(
+                f"{self.path} has no {MANIFEST}, so it is no exported folder. `python -m newsrec "
+                "export --ckpt_path CKPT --output DIR` writes one."
+            )
+        try:
+            self.manifest: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+            found = self.manifest["format"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{manifest} cannot be read ({error!r}). {AGAIN}") from error
+        if found != FORMAT:
+            raise UserError(
+                f"{manifest} has format {found}; this version of newsrec reads format {FORMAT}. "
+                "Export the checkpoint again, or use the version of newsrec that wrote it."
+            )
+
+    def has(self, name: str) -> bool:
+        """Return whether the folder was written with this file."""
+        return name in self.manifest["files"]
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file that is as it was written.
+
+        Raises:
+            UserError: If it is missing or was changed.
+        """
+        path = self.path / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing. {AGAIN}")
+        if file_hash(path) != self.manifest["files"].get(name):
+            raise UserError(f"{path} is not the file that {MANIFEST} names. {AGAIN}")
+        return path
+
+    def read_news(self) -> StoredNews:
+        """Return the stories, vectors memory-mapped; none where the folder came without any.
+
+        Raises:
+            UserError: If a file was changed, or what it holds does not fit.
+        """
+        dim = self.manifest["dim"]
+        if not self.has(VECTORS):
+            return StoredNews(NEWS_SCHEMA.empty_table(), np.zeros((FIRST_NEWS, dim), np.float32))
+        path = self.file(VECTORS)
+        vectors = np.load(path, mmap_mode="r")
+        table = pq.read_table(self.file(NEWS))
+        check_news(StoredNews(table, vectors), dim, path)
+        return StoredNews(table, vectors)
+
+
+def check_news(news: StoredNews, dim: int, path: Path) -> None:
+    """Refuse stories that could not be scored.
+
+    Args:
+        news: Stories and vectors.
+        dim: Size of the model's vectors.
+        path: Where the vectors are from, for messages.
+
+    Raises:
+        UserError: If shapes do not fit, a vector holds NaN, or an id comes twice.
+    """
+    table, vectors = news
+    shape = (FIRST_NEWS + len(table), dim)
+    if vectors.shape != shape or vectors.dtype != np.float32:
+        raise UserError(
+            f"{path} holds {vectors.dtype} {list(vectors.shape)}; {NEWS} and {MANIFEST} ask for "
+            f"float32 {list(shape)}. {AGAIN}"
+        )
+    finite = np.isfinite(vectors.sum(axis=1))  # a NaN or an infinity stays one in a sum
+    if not finite.all():
+        raise UserError(
+            f"{path}: row {int(np.argmin(finite))} holds NaN or infinity. The model has gone wrong "
+            "in training; export another checkpoint."
+        )
+    counts = table["news_id"].value_counts()
+    twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    if len(twice):
+        raise UserError(f"{path.parent / NEWS}: the story {twice[0]} is there twice. {AGAIN}")
+
+
+def write_news(news: StoredNews, folder: Path) -> None:
+    """Write ``news_vectors.npy`` and ``news.parquet`` into a folder."""
+    check_news(news, news.vectors.shape[1], folder / VECTORS)
+    np.save(folder / VECTORS, news.vectors)
+    pq.write_table(news.table, folder / NEWS)
+
+
+def with_unknown(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return real stories' vectors behind rows 0 and 1: zeros, and their mean ``[news, dim]``."""
+    above = np.zeros((FIRST_NEWS, vectors.shape[1]), np.float32)
+    if len(vectors):
+        above[FIRST_NEWS - 1] = vectors.mean(axis=0, dtype=np.float64)
+    return np.concatenate([above, vectors])
