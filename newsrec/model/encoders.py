@@ -91,13 +91,23 @@ class NewsEncoder(nn.Module):
         for states, mask in self.cut.last_states(
             token_ids, token_lengths, token_states, self.tokens_per_pass
         ):
-            x = self.pooling(self.fastformer(self.project(states), mask), mask)
-            if self.skip is not None:
-                x = self.skip(states, mask) + self.gate * x
-            vectors.append(x)
+            vectors.append(self.pool(states, mask))
         if not vectors:
             return token_ids.new_zeros((0, self.project.out_features), dtype=torch.float32)
         return torch.cat(vectors)
+
+    def pool(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Make one vector of each story's states.
+
+        Args:
+            states: The PLM's last states ``[news, tokens, hidden]``.
+            mask: True where a token is real ``[news, tokens]``.
+
+        Returns:
+            News vectors ``[news, dim]``.
+        """
+        x = self.pooling(self.fastformer(self.project(states), mask), mask)
+        return x if self.skip is None else self.skip(states, mask) + self.gate * x
 
     def train(self, mode: bool = True) -> "NewsEncoder":
         """Set training mode; frozen parts of the PLM stay in evaluation mode, without dropout."""

@@ -342,7 +342,8 @@ class Fastformer(nn.Module):
             )
         if self.recency:  # real elements behind it: the last is 0, however long the sequence
             return mask.sum(dim=1, keepdim=True) - mask.cumsum(dim=1)
-        return torch.arange(length, device=mask.device)
+        # Only an export's slots behind the longest history reach beyond, and they are not real.
+        return torch.arange(length, device=mask.device).clamp(max=known - 1)
 
 
 def init_weights(module: nn.Module) -> None:

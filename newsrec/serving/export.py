@@ -1,21 +1,42 @@
-"""The command ``export``: the user encoder in a folder that needs no PyTorch to run."""
+"""The command ``export``: a model in a folder that needs no PyTorch to run."""
 
 import json
 import logging
-import warnings
+import platform
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
-from newsrec.data.mind import open_mind
+from newsrec.data import FIRST_NEWS
+from newsrec.data.cache import digest
+from newsrec.data.datamodule import MindDataModule
+from newsrec.data.fields import story_texts, text_hashes
 from newsrec.errors import UserError
 from newsrec.files import file_hash, publish, require_empty
-from newsrec.model.encoders import UserEncoder
-from newsrec.model.recommender import NewsRecommender
+from newsrec.metrics import METRICS
+from newsrec.serving.folder import (
+    FORMAT,
+    MANIFEST,
+    NEWS,
+    NEWS_ENCODER,
+    NEWS_SCHEMA,
+    TOKENIZER,
+    USER_ENCODER,
+    VECTORS,
+    StoredNews,
+    write_news,
+)
+from newsrec.serving.graphs import trace_news_encoder, trace_user_encoder, write_onnx
+from newsrec.serving.model_card import model_card
+from newsrec.serving.verify import PROGRAM, compare_encoders, compare_stories, evaluate_export
+from newsrec.serving.weights import CONFIG, WEIGHTS, weights_hash, write_model
+from newsrec.training.catalogue import encode_catalogue
 from newsrec.training.checkpoint import hyper_parameters, read_checkpoint
 from newsrec.training.module import RecommenderModule
 
@@ -24,18 +45,34 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
-"""Version of the exported folder."""
-
-TOLERANCE = 1e-4
-"""Largest difference from PyTorch that passes, as a share of the largest score."""
+CARD = "model_card.md"
+SPLIT = "dev"
+"""The split whose metrics go into the manifest."""
 
 INPUT_CONTRACT = (
-    "history holds the news vectors of the stories that a reader clicked, oldest first, at most "
-    "max_history of them (the last ones), zeros behind; mask is true where history is real. An "
-    "empty history is a row whose mask is all false, with at least one column. The score of a "
-    "story is the dot product of user_vector and its news vector; higher is better."
+    "A story's text is its fields, those that are not empty, joined by a space, runs of whitespace "
+    "made one; tokenizer.json cuts it, and token_ids are padded behind with 0 where mask is false. "
+    "history holds the news vectors of the stories that a reader clicked, oldest first, zeros "
+    "behind; mask is true where history is real. Of more than max_history clicks the newest are "
+    "read. An empty history is a row whose mask is all false, with at least one column. The score "
+    "of a story is the dot product of user_vector and its news vector; higher is better. A click "
+    "on a story without vector is left out; a candidate without one has row 1 of news_vectors.npy, "
+    "the mean of all real stories."
 )
+
+FILES = {
+    USER_ENCODER: "clicked stories' vectors to a user vector",
+    NEWS_ENCODER: "a story's tokens to its vector",
+    PROGRAM: "the user encoder as torch.export saves it",
+    WEIGHTS: "the whole model, for PyTorch",
+    CONFIG: "and what it takes to build it",
+    TOKENIZER: "of the PLM",
+    VECTORS: "every story's vector",
+    NEWS: "which story a row is",
+    CARD: "what this is, and how good",
+    MANIFEST: "shapes, hashes, origin",
+}
+"""What a person is told of each file."""
 
 
 def add_arguments(parser: "ArgumentParser") -> None:
@@ -46,7 +83,14 @@ def add_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("--output", required=True, help="folder to write, absent or empty")
     parser.add_argument(
         "--data.root",
-        help="data folder: its stories' vectors are exported too, as news_vectors.npy",
+        help="data folder: its stories' vectors are exported too, and dev is scored by what was "
+        "exported",
+    )
+    parser.add_argument(
+        "--news_encoder",
+        type=bool,
+        default=True,
+        help="export what encodes stories published later, too; it is as large as the PLM",
     )
 
 
@@ -63,163 +107,169 @@ def run(args: "Namespace") -> None:
                 'clone `pip install -c constraints.txt -e ".[export]"`.'
             ) from error
     checkpoint = read_checkpoint(args.ckpt_path)
+    data = None
+    if args.data.root is not None:  # a mistake in it shows before the work
+        data = _open_data(checkpoint, args.data.root)
     module = RecommenderModule.from_checkpoint(checkpoint)
-    root = args.data.root
-    if root is not None:  # a mistake in it shows before the work
-        on_bad_line = hyper_parameters(checkpoint, "data").get("on_bad_line", "error")
-        open_mind(root, on_bad_line)
+    origin = _origin(checkpoint, Path(args.ckpt_path))
 
     def build(folder: Path) -> None:
-        encoder = module.recommender.user_encoder
-        write_onnx(encoder, folder / "user_encoder.onnx")
-        write_safetensors(encoder, folder / "user_encoder.safetensors")
-        error = verify(module, folder)
-        log.info("verified: onnxruntime and safetensors agree with PyTorch to %.1e", error)
-        if root is not None:
-            write_news_vectors(module, checkpoint, root, folder)
-        info = manifest(module, checkpoint, Path(args.ckpt_path), folder, error)
-        (folder / "manifest.json").write_text(json.dumps(info, indent=1) + "\n")
+        tokenizer_json = checkpoint["newsrec"]["tokenizer_json"]
+        fields = hyper_parameters(checkpoint, "data")["fields"]
+        log.info("writing the encoders, and comparing them with PyTorch")
+        errors = write_encoders(module, tokenizer_json, folder, args.news_encoder)
+        log.info("verified: scores agree with PyTorch's to %.1e", max(errors.values()))
+        metrics = None if data is None else write_catalogue(module, data, folder)
+        manifest = describe(module, fields, folder) | {
+            "checkpoint": origin,
+            "metrics": metrics,
+            "largest_errors": errors,
+        }
+        (folder / CARD).write_text(model_card(module, manifest), encoding="utf-8")
+        manifest["files"] = {path.name: file_hash(path) for path in sorted(folder.iterdir())}
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
     publish(output, build)
     print(f"Exported to {output}:")
     for path in sorted(output.iterdir()):
-        print(f"  {path.name:<26} {path.stat().st_size / 1024:10,.0f} KiB")
-    if root is None:
-        print(
-            "Stories' vectors are not among them: add --data.root ROOT to export those of a folder."
-        )
+        size = path.stat().st_size / 1024
+        print(f"  {path.name:<20} {size:10,.0f} KiB  {FILES.get(path.name, '')}")
+    if data is None:
+        print("Stories are not among them: add --data.root ROOT to export those of a folder.")
 
 
-def write_onnx(encoder: UserEncoder, path: Path) -> None:
-    """Write a user encoder as ONNX; batch and history may have any size from 1 on."""
-    dim = encoder.empty.numel()
-    # Two rows of two: a size of 1 would be taken for a constant.
-    history, mask = torch.zeros(2, 2, dim), torch.ones(2, 2, dtype=torch.bool)
-    batch, length = torch.export.Dim("batch"), torch.export.Dim("history")
-    sizes = {0: batch, 1: length}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            encoder.eval(),
-            (history, mask),
-            str(path),
-            input_names=["history", "mask"],
-            output_names=["user_vector"],
-            dynamic_shapes=(sizes, sizes),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+def write_encoders(
+    module: RecommenderModule, tokenizer_json: str, folder: Path, news_encoder: bool = True
+) -> dict[str, float]:
+    """Write all that needs no data, and compare it with PyTorch.
 
-
-def write_safetensors(encoder: UserEncoder, path: Path) -> None:
-    """Write a user encoder's weights under their PyTorch names."""
-    from safetensors.torch import save_file
-
-    save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, path)
-    path.chmod(0o644)  # save_file makes it private; the other files are not
-
-
-@torch.no_grad()
-def verify(module: RecommenderModule, folder: Path) -> float:
-    """Compare the exported files with PyTorch on scores.
-
-    Batches of 2 and 9 readers; histories that are empty, short and full.
+    Args:
+        module: The model, in evaluation mode.
+        tokenizer_json: Text of the PLM's ``tokenizer.json``.
+        folder: Where to.
+        news_encoder: Whether ``news_encoder.onnx`` is wanted.
 
     Returns:
-        Largest difference of a score, as a share of the largest score.
+        The largest difference of a score by file, as a share of the largest score.
 
     Raises:
-        RuntimeError: If it is above ``TOLERANCE``.
+        RuntimeError: If one is too large.
+        UserError: If the PLM's family cannot be exported.
     """
-    import onnxruntime
-    from safetensors.torch import load_file
-
-    encoder = module.recommender.user_encoder.eval()
-    again = UserEncoder(module.dim, module.user, module.max_history, module.skip).eval()
-    again.load_state_dict(load_file(folder / "user_encoder.safetensors"))
-    session = onnxruntime.InferenceSession(
-        str(folder / "user_encoder.onnx"), providers=["CPUExecutionProvider"]
-    )
-    stories = random_stories(module.recommender, module.max_tokens)
-    generator = torch.Generator().manual_seed(0)
-    full = module.max_history
-    largest = worst = 0.0
-    for lengths in ([0, full], [0, 1, min(7, full), full, 0, full, 1, min(7, full), full]):
-        mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-        rows = torch.randint(len(stories), mask.shape, generator=generator)
-        history = stories[rows] * mask[..., None]
-        expected = encoder(history, mask) @ stories.T
-        feed = {"history": history.numpy(), "mask": mask.numpy()}
-        exported = torch.from_numpy(np.asarray(session.run(["user_vector"], feed)[0]))
-        for user in (exported, again(history, mask)):
-            worst = max(worst, float((user @ stories.T - expected).abs().max()))
-        largest = max(largest, float(expected.abs().max()))
-    error = worst / largest
-    if not error <= TOLERANCE:  # also when it is NaN
-        raise RuntimeError(
-            f"The exported user encoder differs from PyTorch by {error:.1e} of the largest score; "
-            f"{TOLERANCE:.0e} is allowed. Nothing was written."
-        )
-    return error
+    recommender = module.recommender.eval()
+    write_model(module, folder)
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(module.max_tokens)
+    tokenizer.save(str(folder / TOKENIZER))
+    user = trace_user_encoder(recommender.user_encoder, module.max_history)
+    torch.export.save(user, folder / PROGRAM)
+    write_onnx(user, folder / USER_ENCODER, ["history", "mask"], "user_vector")
+    if news_encoder:
+        news = trace_news_encoder(recommender.news_encoder)
+        write_onnx(news, folder / NEWS_ENCODER, ["token_ids", "mask"], "news_vector")
+    return compare_encoders(module, folder)
 
 
-def random_stories(recommender: NewsRecommender, max_tokens: int, num_stories: int = 64) -> Tensor:
-    """Return vectors of stories made of random tokens: real in scale and spread ``[news, dim]``."""
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = recommender.news_encoder.plm.config.vocab_size
-    token_ids = torch.randint(vocabulary, (num_stories, min(8, max_tokens)), generator=generator)
-    lengths = torch.full((num_stories,), token_ids.shape[1])
-    return recommender.news_encoder.eval()(token_ids, lengths)
+def write_catalogue(
+    module: RecommenderModule, data: MindDataModule, folder: Path
+) -> dict[str, Any] | None:
+    """Write the vectors of a data folder's stories, and score dev with them.
 
+    Returns:
+        Dev's metrics as ``evaluate`` words them; None where it is absent or has no labels.
 
-def write_news_vectors(
-    module: RecommenderModule, checkpoint: dict[str, Any], root: str, folder: Path
-) -> None:
-    """Write ``news_vectors.npy`` and ``news.parquet``: every story of a data folder, row by row."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from newsrec.data import FIRST_NEWS
-    from newsrec.data.datamodule import MindDataModule
-    from newsrec.training.catalogue import encode_catalogue
-
-    data = MindDataModule(**(hyper_parameters(checkpoint, "data") | {"root": root}))
-    data.tokenizer_json = checkpoint["newsrec"]["tokenizer_json"]
-    data.setup("predict")
-    vectors = encode_catalogue(module.recommender, data.catalogue).numpy()
-    np.save(folder / "news_vectors.npy", vectors)
-    news = data.data.news.select(["news_id", "title", "category", "subcategory"])
+    Raises:
+        RuntimeError: If what was exported gives other vectors, or another AUC, than PyTorch.
+    """
+    log.info("encoding %s stories", f"{len(data.data.news):,}")
+    vectors = _encode(module, data)
+    table = data.data.news.select(["news_id", "title", "category", "subcategory"])
     rows = pa.array(np.arange(FIRST_NEWS, len(vectors)))
-    pq.write_table(news.add_column(0, "row", rows), folder / "news.parquet")
+    hashes = pa.array(text_hashes(story_texts(data.data.news, data.fields)), pa.string())
+    table = table.add_column(0, "row", rows).append_column("text_hash", hashes)
+    write_news(StoredNews(table.cast(NEWS_SCHEMA), vectors.numpy()), folder)
+    if (folder / NEWS_ENCODER).is_file():
+        error = compare_stories(vectors, data.catalogue, folder / NEWS_ENCODER)
+        log.info("verified: %s on real stories, to %.1e", NEWS_ENCODER, error)
+    split = data.data.splits.get(SPLIT)
+    if split is None or split.labels is None:
+        return None
+    found = evaluate_export(module.recommender, data, vectors, folder)
+    if not found["evaluated"]:
+        return None
+    log.info("verified: AUC on %s is %.4f through %s", SPLIT, found["auc"], USER_ENCODER)
+    names = ("split", "window", "impressions", "evaluated", *METRICS, "intervals")
+    return {name: found[name] for name in (*names, "data_fingerprint")} | {
+        "selected": data.selected_on == SPLIT
+    }
 
 
-def manifest(
-    module: RecommenderModule,
-    checkpoint: dict[str, Any],
-    ckpt_path: Path,
-    folder: Path,
-    error: float,
-) -> dict[str, Any]:
-    """Return what ``manifest.json`` says: inputs, origin, hashes and versions."""
-    ours = checkpoint["newsrec"]
-    sizes = ["batch", "history"]
+def describe(module: RecommenderModule, fields: list[str], folder: Path) -> dict[str, Any]:
+    """Return what ``manifest.json`` says of the model: how to use it, and what tells it apart."""
+    users, stories, dim = ["batch", "history"], ["news", "tokens"], module.dim
+
+    def array(shape: list[Any], dtype: str) -> dict[str, Any]:
+        return {"shape": shape, "dtype": dtype}
+
+    encoders = {
+        USER_ENCODER: {
+            "inputs": {
+                "history": array([*users, dim], "float32"),
+                "mask": array(users, "bool"),
+            },
+            "outputs": {"user_vector": array(["batch", dim], "float32")},
+        },
+        NEWS_ENCODER: {
+            "inputs": {"token_ids": array(stories, "int64"), "mask": array(stories, "bool")},
+            "outputs": {"news_vector": array(["news", dim], "float32")},
+        },
+    }
+    packages = ("newsrec", "torch", "transformers", "tokenizers", "numpy", "onnx", "onnxruntime")
     return {
         "format": FORMAT,
-        "inputs": {
-            "history": {"shape": [*sizes, module.dim], "dtype": "float32"},
-            "mask": {"shape": sizes, "dtype": "bool"},
-        },
-        "outputs": {"user_vector": {"shape": ["batch", module.dim], "dtype": "float32"}},
         "input_contract": INPUT_CONTRACT,
+        "encoders": {name: of for name, of in encoders.items() if (folder / name).is_file()},
+        "dim": dim,
         "max_history": module.max_history,
-        "user_encoder": {"dim": module.dim, "skip": module.skip, **vars(module.user)},
+        "max_tokens": module.max_tokens,
+        "fields": list(fields),
+        "model_hash": digest(
+            *(file_hash(folder / name) for name in (WEIGHTS, CONFIG, TOKENIZER)), list(fields)
+        ),
         "plm": module.plm,
-        "checkpoint_sha256": file_hash(ckpt_path),
-        "metrics": ours["metrics"],
+        "plm_sha256": weights_hash(module.recommender.news_encoder.plm.state_dict()),
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+    }
+
+
+def _open_data(checkpoint: dict[str, Any], root: str) -> MindDataModule:
+    """Return the data folder, read as the model was trained to read one."""
+    data = MindDataModule(**(hyper_parameters(checkpoint, "data") | {"root": root}))
+    data.tokenizer_json = checkpoint["newsrec"]["tokenizer_json"]
+    data.eval_split = SPLIT
+    data.setup("predict")
+    return data
+
+
+def _encode(module: RecommenderModule, data: MindDataModule) -> Tensor:
+    """Return the vector of every story, computed on a GPU where there is one ``[news, dim]``."""
+    recommender = module.recommender
+    recommender.to("cuda" if torch.cuda.is_available() else "cpu")
+    vectors = encode_catalogue(recommender, data.catalogue).cpu()
+    recommender.to("cpu")
+    return vectors
+
+
+def _origin(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return what a manifest says of a checkpoint."""
+    ours = checkpoint["newsrec"]
+    return {
+        "sha256": file_hash(path),
+        "epoch": checkpoint["epoch"] + 1,
+        "step": checkpoint["global_step"],
         "selected_on": ours["selected_on"],
+        "windows": ours.get("windows", {}),
+        "metrics": ours["metrics"],
         "data_fingerprint": ours["data_fingerprint"],
-        "largest_error": error,
-        "files": {path.name: file_hash(path) for path in sorted(folder.iterdir())},
-        "versions": {p: version(p) for p in ("newsrec", "torch", "onnx", "onnxruntime")},
     }

@@ -27,6 +27,8 @@ NEWS_ENCODER = "news_encoder.onnx"
 TOKENIZER = "tokenizer.json"
 VECTORS = "news_vectors.npy"
 NEWS = "news.parquet"
+WEIGHTS_BESIDE = ".data"
+"""Ends the name of an ONNX graph's weights where they are too large to be within it."""
 
 AGAIN = "Copy the folder again, or export the checkpoint again."
 
@@ -87,17 +89,20 @@ class ExportFolder:
         return name in self.manifest["files"]
 
     def file(self, name: str) -> Path:
-        """Return the path of a file that is as it was written.
+        """Return the path of a file that is as it was written, and so are weights beside it.
 
         Raises:
             UserError: If it is missing or was changed.
         """
-        path = self.path / name
-        if not path.is_file():
-            raise UserError(f"{path} is missing. {AGAIN}")
-        if file_hash(path) != self.manifest["files"].get(name):
-            raise UserError(f"{path} is not the file that {MANIFEST} names. {AGAIN}")
-        return path
+        for part in (name, name + WEIGHTS_BESIDE):
+            path = self.path / part
+            if part != name and not self.has(part):
+                continue
+            if not path.is_file():
+                raise UserError(f"{path} is missing. {AGAIN}")
+            if file_hash(path) != self.manifest["files"].get(part):
+                raise UserError(f"{path} is not the file that {MANIFEST} names. {AGAIN}")
+        return self.path / name
 
     def read_news(self) -> StoredNews:
         """Return the stories, vectors memory-mapped; none where the folder came without any.

@@ -1,0 +1,124 @@
+"""The encoders as graphs that run without our code: ONNX, and torch.export's own format."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from newsrec.errors import UserError
+from newsrec.model.encoders import NewsEncoder, UserEncoder
+from newsrec.model.tuning import longest_text, run_plm
+
+INSIDE = 1_900_000_000
+"""Bytes of weights that one ONNX file holds; protobuf ends at 2 GiB, and more lie beside it."""
+
+
+class ServedUserEncoder(nn.Module):
+    """A user encoder that takes histories of any length and reads their newest clicks.
+
+    Args:
+        encoder: The user encoder.
+        max_history: Clicks that it reads, as in training.
+    """
+
+    def __init__(self, encoder: UserEncoder, max_history: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.max_history = max_history
+
+    def forward(self, history: Tensor, mask: Tensor) -> Tensor:
+        """Encode readers; arguments and result as in ``UserEncoder``, padding behind."""
+        clicks = mask.sum(dim=1, keepdim=True)  # [batch, 1]
+        slots = torch.arange(mask.shape[1], device=mask.device)
+        rows = slots + (clicks - self.max_history).clamp(min=0)  # [batch, history]
+        rows = rows.clamp(max=mask.shape[1] - 1)[..., None].expand_as(history)
+        return self.encoder(history.gather(1, rows), slots < clicks.clamp(max=self.max_history))
+
+
+class ServedNewsEncoder(nn.Module):
+    """A news encoder that takes padded stories in any order.
+
+    Args:
+        encoder: The news encoder.
+    """
+
+    def __init__(self, encoder: NewsEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, token_ids: Tensor, mask: Tensor) -> Tensor:
+        """Encode stories.
+
+        Args:
+            token_ids: Tokens, padded behind ``[news, tokens]``.
+            mask: True where real; at least one in each row ``[news, tokens]``.
+
+        Returns:
+            News vectors ``[news, dim]``.
+        """
+        return self.encoder.pool(run_plm(self.encoder.plm, token_ids, mask), mask)
+
+
+def trace_user_encoder(encoder: UserEncoder, max_history: int) -> ExportedProgram:
+    """Return the graph of a user encoder; batch and history may have any size from 1 on."""
+    sizes = {0: Dim("batch"), 1: Dim("history")}
+    # Two rows of two: a size of 1 would be taken for a constant.
+    inputs = torch.zeros(2, 2, encoder.empty.numel()), torch.ones(2, 2, dtype=torch.bool)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        served = ServedUserEncoder(encoder, max_history).eval()
+        return torch.export.export(served, inputs, dynamic_shapes=(sizes, sizes))
+
+
+def trace_news_encoder(encoder: NewsEncoder) -> ExportedProgram:
+    """Return the graph of a news encoder, PLM and all; its two sizes may be any from 1 on.
+
+    Raises:
+        UserError: If the PLM's family cannot be traced.
+    """
+    sizes = {0: Dim("news"), 1: Dim("tokens", max=longest_text(encoder.plm))}
+    inputs = torch.ones(2, 2, dtype=torch.int64), torch.ones(2, 2, dtype=torch.bool)
+    config: Any = encoder.plm.config
+    attention = config._attn_implementation
+    if attention not in ("eager", "sdpa"):  # packed: a graph takes padded stories
+        config._attn_implementation = "sdpa"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            served = ServedNewsEncoder(encoder).eval()
+            return torch.export.export(served, inputs, dynamic_shapes=(sizes, sizes))
+    except Exception as error:  # whatever a family does that cannot be traced
+        raise _untraceable(encoder, error) from error
+    finally:
+        config._attn_implementation = attention
+
+
+def write_onnx(graph: ExportedProgram, path: Path, inputs: list[str], output: str) -> None:
+    """Write a graph as ONNX; weights too large for one file go into one beside it."""
+    weights = sum(w.numel() * w.element_size() for w in graph.state_dict.values())
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            graph,
+            (),
+            str(path),
+            input_names=inputs,
+            output_names=[output],
+            dynamo=True,
+            external_data=weights > INSIDE,
+            verbose=False,
+        )
+
+
+def _untraceable(encoder: NewsEncoder, error: Exception) -> UserError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return UserError(
+        f"The news encoder cannot be exported: PyTorch cannot trace a PLM of the family "
+        f"{encoder.plm.config.model_type} ({reason}). Leave it out by --news_encoder false: "
+        "readers and the stories of --data.root are then served, stories published later are not."
+    )

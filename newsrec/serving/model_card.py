@@ -1,0 +1,98 @@
+"""``model_card.md``: what an exported model is, how good, and what it must not be used for."""
+
+from typing import Any
+
+from newsrec.metrics import METRICS
+from newsrec.model.fastformer import FastformerConfig
+from newsrec.plm import DEFAULT_PLM
+from newsrec.training.module import RecommenderModule
+
+PLM_LICENCES = {DEFAULT_PLM: "Apache-2.0"}
+
+
+def model_card(module: RecommenderModule, manifest: dict[str, Any]) -> str:
+    """Return the card's text.
+
+    Args:
+        module: The model.
+        manifest: What ``manifest.json`` will say.
+    """
+    origin = manifest["checkpoint"]
+    tuned = {0: "frozen", -1: "all layers tuned"}.get(
+        module.tune_layers, f"{module.tune_layers} top layers tuned"
+    )
+    windows = [f"{split} ({window})" for split, window in origin["windows"].items()]
+    licence = PLM_LICENCES.get(module.plm, "see where it came from")
+    skip = " The PLM's own sentence vector is added to a story's." if module.skip else ""
+    news, user = _stack(module.news), _stack(module.user)
+    fields, data = " + ".join(manifest["fields"]), ", ".join(windows) or "not recorded"
+    return f"""# News recommender, exported by newsrec {manifest["versions"]["newsrec"]}
+
+A story's text ({fields}, at most {module.max_tokens} tokens) becomes a vector of {module.dim} numbers:
+{module.plm} ({tuned}), then {news}.{skip}
+A reader's last {module.max_history} clicks become another: {user}.
+Their dot product ranks stories; it is no probability, and scores of two readers say nothing about
+each other.
+
+## Training
+
+- Data: {data}; {origin["step"]:,} steps, {origin["epoch"]} epochs begun.
+- The checkpoint was chosen on: {origin["selected_on"] or "nothing (the last one was taken)"}.
+- Checkpoint SHA-256: {origin["sha256"]}
+
+## Metrics
+
+{_metrics(manifest)}
+
+## Limits
+
+- It knows what its clicks knew: one site, one language, the weeks above. Stories of another kind
+  are encoded all the same, and nothing warns.
+- Clicks follow what was shown and where. A score is a guess at the next click, not at what is true,
+  good for a reader, or worth reading.
+- A reader without history gets one vector for all of them; what is popular is not in it.
+- Vectors of this model and of another must never be mixed: model hash {manifest["model_hash"]}.
+
+## Licences
+
+- Code: Apache-2.0.
+- PLM {module.plm}: {licence}.
+- Where it was trained on MIND: Microsoft Research License Terms, for non-commercial research only.
+  Titles in news.parquet are that data.
+"""
+
+
+def _stack(config: FastformerConfig) -> str:
+    name = {"fastformer": "Fastformer", "transformer": "softmax attention"}[config.encoder]
+    return f"{name} ({config.layers} layer{'s' * (config.layers != 1)}) and pooling"
+
+
+def _metrics(manifest: dict[str, Any]) -> str:
+    found = manifest["metrics"]
+    if found is None:
+        said = manifest["checkpoint"]["metrics"]
+        lines = [f"- {name}: {value:.4f}" for name, value in said.items()]
+        where = manifest["checkpoint"]["selected_on"]
+        return "\n".join(
+            [
+                f"Of training's last validation, on {where}, without interval (no --data.root with "
+                "a labelled dev was given):"
+                if lines
+                else "None: no labelled dev was at hand.",
+                "",
+                *lines,
+            ]
+        ).rstrip()
+    chosen = " The same split chose the checkpoint, so they flatter." if found["selected"] else ""
+    lines = [
+        f"On {found['split']} ({found['window']}), {found['evaluated']:,} impressions, through the "
+        f"exported user encoder; the interval covers the choice of users, not the training "
+        f"seed.{chosen}",
+        "",
+        "| | | 95 % interval |",
+        "|---|---|---|",
+    ]
+    for name in METRICS:
+        low, high = found["intervals"][name]
+        lines.append(f"| {name} | {found[name]:.4f} | {low:.4f} to {high:.4f} |")
+    return "\n".join(lines)

@@ -1,0 +1,215 @@
+"""Whether an exported folder gives the model's own scores: on made histories, then on dev."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from newsrec.data.ragged import Ragged, to_offsets
+from newsrec.evaluation.results import evaluate_scores
+from newsrec.metrics import METRICS
+from newsrec.model.blocks import length_mask
+from newsrec.model.recommender import NewsRecommender
+from newsrec.serving.folder import NEWS_ENCODER, USER_ENCODER
+from newsrec.serving.weights import WEIGHTS, load_model
+from newsrec.training.module import RecommenderModule
+
+if TYPE_CHECKING:
+    from newsrec.data.batch import Catalogue
+    from newsrec.data.datamodule import MindDataModule
+
+TOLERANCE = 1e-4
+"""Largest difference from PyTorch that passes: as a share of the largest score, and of an AUC."""
+BATCHES = (2, 9, 256)
+"""Besides batches of one."""
+SAMPLE = 512
+"""Real stories that the exported news encoder is tried on."""
+PROGRAM = "user_encoder.pt2"
+
+Encoder = Callable[[Tensor, Tensor], Tensor]
+"""Two padded arrays, ids or vectors and their mask, to vectors."""
+
+
+@torch.no_grad()
+def compare_encoders(module: RecommenderModule, folder: Path) -> dict[str, float]:
+    """Compare every exported form with PyTorch on scores.
+
+    Batches of 1, 2, 9 and 256; histories that are empty, of 1 and 7 clicks, full and longer than
+    in training; stories of every length.
+
+    Args:
+        module: The model, in evaluation mode.
+        folder: What was exported so far.
+
+    Returns:
+        The largest difference of a score by file, as a share of the largest score.
+
+    Raises:
+        RuntimeError: If one is above ``TOLERANCE``.
+    """
+    recommender, full = module.recommender, module.max_history
+    again = load_model(folder)
+    program: Any = torch.export.load(folder / PROGRAM).module()
+    users: dict[str, Encoder] = {
+        USER_ENCODER: onnx_encoder(folder / USER_ENCODER, "history"),
+        PROGRAM: program,
+        WEIGHTS: lambda history, mask: again.user_encoder(*newest(history, mask, full)),
+    }
+    stories: dict[str, Encoder] = {WEIGHTS: lambda *padded: sorted_stories(again, *padded)}
+    if (folder / NEWS_ENCODER).is_file():
+        stories[NEWS_ENCODER] = onnx_encoder(folder / NEWS_ENCODER, "token_ids")
+    made = list(made_stories(module.max_tokens, recommender.news_encoder.plm.config.vocab_size))
+    own = [sorted_stories(recommender, *padded) for padded in made]
+    vectors = torch.cat(own)
+    worst, largest, readers = dict.fromkeys([*users, *stories], 0.0), 0.0, []
+    for rows, mask in made_histories(full, len(vectors)):
+        history = vectors[rows] * mask[..., None]
+        readers.append(recommender.user_encoder(*newest(history, mask, full)))
+        largest = max(largest, float((readers[-1] @ vectors.T).abs().max()))
+        for name, encode in users.items():
+            difference = (encode(history, mask) - readers[-1]) @ vectors.T
+            worst[name] = max(worst[name], float(difference.abs().max()))
+    user = torch.cat(readers)
+    for padded, expected in zip(made, own, strict=True):
+        for name, encode in stories.items():
+            difference = user @ (encode(*padded) - expected).T
+            worst[name] = max(worst[name], float(difference.abs().max()))
+    errors = {name: value / largest for name, value in worst.items()}
+    for name, error in errors.items():
+        require_close(error, f"{name} differs from PyTorch by {error:.1e} of the largest score")
+    return errors
+
+
+def require_close(error: float, found: str) -> None:
+    """Refuse an export that does not give the model's numbers.
+
+    Raises:
+        RuntimeError: If ``error`` is above ``TOLERANCE`` or NaN.
+    """
+    if not error <= TOLERANCE:
+        raise RuntimeError(f"{found}; {TOLERANCE:.0e} is allowed. Nothing was written.")
+
+
+def onnx_encoder(path: Path, name: str) -> Encoder:
+    """Return an exported encoder whose first input is called ``name``."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def encode(values: Tensor, mask: Tensor) -> Tensor:
+        feed = {name: values.numpy(), "mask": mask.numpy()}
+        return torch.from_numpy(np.asarray(session.run(None, feed)[0]))
+
+    return encode
+
+
+def made_histories(full: int, num_stories: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield rows of stories and their mask, each ``[batch, history]``."""
+    kinds = [0, 1, min(7, full), full, full + 11]
+    generator = torch.Generator().manual_seed(0)
+    batches = [[kind] for kind in kinds]
+    batches += [[kinds[-1 - i % len(kinds)] for i in range(size)] for size in BATCHES]
+    for lengths in batches:
+        mask = torch.arange(max(*lengths, 1)) < torch.tensor(lengths)[:, None]
+        yield torch.randint(num_stories, mask.shape, generator=generator), mask
+
+
+def made_stories(max_tokens: int, vocabulary: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield random tokens of stories of every length and their mask, each ``[news, tokens]``."""
+    generator = torch.Generator().manual_seed(0)
+    for size in (1, *BATCHES):
+        lengths = torch.arange(size) % max_tokens + 1
+        mask = length_mask(lengths, int(lengths.max()))
+        yield torch.randint(2, vocabulary, mask.shape, generator=generator) * mask, mask
+
+
+def sorted_stories(recommender: NewsRecommender, token_ids: Tensor, mask: Tensor) -> Tensor:
+    """Return what PyTorch makes of padded stories in any order ``[news, dim]``."""
+    lengths, order = mask.sum(dim=1).sort(stable=True)
+    return recommender.news_encoder(token_ids[order], lengths)[order.argsort()]
+
+
+def newest(history: Tensor, mask: Tensor, max_history: int) -> tuple[Tensor, Tensor]:
+    """Return the newest clicks of each history, as the data module cuts them, and their mask."""
+    counts = mask.sum(dim=1).tolist()
+    cut, real = torch.zeros_like(history), torch.zeros_like(mask)
+    for row, clicks in enumerate(counts):
+        kept = min(clicks, max_history)
+        cut[row, :kept] = history[row, clicks - kept : clicks]
+        real[row, :kept] = True
+    width = max(1, min(max_history, history.shape[1]))
+    return cut[:, :width], real[:, :width]
+
+
+@torch.no_grad()
+def compare_stories(vectors: Tensor, catalogue: "Catalogue", path: Path) -> float:
+    """Compare the exported news encoder with PyTorch on real stories.
+
+    Args:
+        vectors: PyTorch's, one for each catalogue row ``[news, dim]``.
+        catalogue: Every story's tokens.
+        path: The exported news encoder.
+
+    Returns:
+        The largest difference of a vector as a share of the longest, which bounds that of scores.
+
+    Raises:
+        RuntimeError: If it is above ``TOLERANCE``.
+    """
+    encode = onnx_encoder(path, "token_ids")
+    rows = catalogue.first.unique()[2:]
+    rows = rows[:: max(1, len(rows) // SAMPLE)]
+    worst = 0.0
+    for block in rows[catalogue.token_lengths[rows].argsort()].split(64):
+        lengths = catalogue.token_lengths[block]
+        tokens = int(lengths.max())
+        found = encode(catalogue.token_ids[block, :tokens].long(), length_mask(lengths, tokens))
+        worst = max(worst, float((found - vectors[block]).norm(dim=1).max()))
+    error = worst / max(float(vectors.norm(dim=1).max()), torch.finfo(torch.float32).tiny)
+    require_close(error, f"{path.name} differs from PyTorch on real stories by {error:.1e}")
+    return error
+
+
+@torch.no_grad()
+def evaluate_export(
+    recommender: NewsRecommender, data: "MindDataModule", vectors: Tensor, folder: Path
+) -> dict[str, Any]:
+    """Score a split through the exported user encoder, and hold its AUC against PyTorch's.
+
+    Args:
+        recommender: The model, in evaluation mode, on the CPU.
+        data: Set up, its ``eval_split`` one with labels.
+        vectors: One for each catalogue row, in float32 ``[news, dim]``.
+        folder: What was exported so far.
+
+    Returns:
+        What ``metrics.json`` of ``evaluate`` would say of the exported scores.
+
+    Raises:
+        RuntimeError: If the AUC differs by more than ``TOLERANCE``.
+    """
+    encode = onnx_encoder(folder / USER_ENCODER, "history")
+    split = data.data.split(data.eval_split or data.val)
+    rows, exported, expected = [], [], []
+    for batch in data.predict_dataloader():
+        history, counts = batch.history, batch.offsets.diff()
+        user = encode(vectors[history], history > 0)[batch.user.repeat_interleave(counts)]
+        exported.append((user * vectors[batch.candidates]).sum(dim=1).numpy())
+        expected.append(recommender.score(vectors, batch).numpy())
+        rows.append((batch.row.numpy(), counts.numpy()))
+    order = np.argsort(np.concatenate([row for row, _ in rows]))
+    offsets = to_offsets(np.concatenate([count for _, count in rows]))
+
+    def measure(scores: list[NDArray[np.float32]]) -> dict[str, Any]:
+        in_file = Ragged(np.concatenate(scores), offsets).take(order).values
+        return evaluate_scores(data.data, split.name, in_file)
+
+    found, own = measure(exported), measure(expected)
+    if found["evaluated"]:
+        error = max(abs(found[name] - own[name]) for name in METRICS)
+        require_close(error, f"On {split.name} the exported metrics differ by {error:.1e}")
+    return found

@@ -1,0 +1,66 @@
+"""A model's weights and configuration: enough to build it again in PyTorch, from nothing else."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from newsrec.model.recommender import NewsRecommender
+from newsrec.plm import build_plm, plm_config
+from newsrec.training.module import RecommenderModule
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+ORIGIN = ("_name_or_path", "transformers_version")
+"""What a PLM's configuration says of where it comes from."""
+
+
+def write_model(module: RecommenderModule, folder: Path) -> None:
+    """Write ``model.safetensors``, weights under their PyTorch names, and ``config.json``."""
+    state = module.recommender.state_dict()
+    save_file({name: value.contiguous() for name, value in state.items()}, folder / WEIGHTS)
+    (folder / WEIGHTS).chmod(0o644)  # save_file makes it private; the other files are not
+    plm = plm_config(module.recommender.news_encoder.plm)
+    config = {
+        "model": {
+            "dim": module.dim,
+            "tune_layers": module.tune_layers,
+            "news": asdict(module.news),
+            "user": asdict(module.user),
+            "max_tokens": module.max_tokens,
+            "max_history": module.max_history,
+            "skip": module.skip,
+        },
+        "plm": {name: value for name, value in plm.items() if name not in ORIGIN},
+    }
+    (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def load_model(folder: str | Path) -> NewsRecommender:
+    """Build the model of an exported folder, in evaluation mode.
+
+    Neither training data nor the place where the PLM came from is needed.
+
+    Args:
+        folder: What ``export`` wrote.
+    """
+    config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
+    recommender = NewsRecommender(build_plm(config["plm"]), **config["model"])
+    recommender.load_state_dict(load_file(Path(folder) / WEIGHTS))
+    return recommender.eval()
+
+
+def weights_hash(state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of some weights: names, types and values."""
+    found = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        found.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        values: Any = value.detach().cpu().contiguous().flatten()
+        found.update(values.view(torch.uint8).numpy().data)
+    return found.hexdigest()
