@@ -16,10 +16,11 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
 from newsrec.console import progress
 from newsrec.data.behaviors import Parser
+from newsrec.data.news import KEPT, differs_from_first, distinct, read_rows
 from newsrec.data.npy import NpyWriter
 from newsrec.data.source import SourceFile, SplitFiles
 from newsrec.data.tables import Histories, Users
@@ -31,7 +32,6 @@ from newsrec.data.tsv import (
     NEWS_COLUMNS,
     BadLine,
     Reader,
-    Rows,
 )
 from newsrec.errors import UserError
 
@@ -48,7 +48,6 @@ CUT_OFF = (
     "its last line has no line end. Unless it was written so, the file was cut off and that line "
     "may be wrong: copy or unpack it again."
 )
-TEXTS = ("category", "subcategory", "title", "abstract")
 
 ARRAYS: dict[str, DTypeLike] = {
     "impression_id": np.int64,
@@ -146,20 +145,10 @@ class _Compilation:
         """Return the catalogue's real stories, and how many ids a later file tells otherwise."""
         tables: list[pa.Table] = []
         for split, files in splits.items():
-            reader = Reader(files.news, NEWS_COLUMNS, NEWS_COLUMNS[:5], self.advance)
-            blocks = list(reader.map(_parse_news))
-            rows = Rows(
-                pa.concat_tables([block.table for block in blocks]).combine_chunks(),
-                np.concatenate([block.lines for block in blocks]),
-                [bad for block in blocks for bad in block.bad],
-                sum(block.num_bad for block in blocks),
-            )
-            differs = _differs(rows.table, _first_of_each(rows.column("news_id")))
-            rows = rows.require(
-                ~differs, "news_id", "an earlier line has another story under this id"
-            )
+            reader = Reader(files.news, NEWS_COLUMNS, KEPT, self.advance)
+            rows = read_rows(reader)
             skipped = self._finish(reader, rows.bad, rows.num_bad, rows.num_rows)
-            own = rows.table.take(np.unique(_first_of_each(rows.column("news_id"))))
+            own = distinct(rows.table)
             counts[split] = {
                 "skipped_news_lines": skipped,
                 "stories": len(own),
@@ -167,14 +156,14 @@ class _Compilation:
             }
             tables.append(own)
         table = pa.concat_tables(tables).combine_chunks()
-        first = _first_of_each(table["news_id"].combine_chunks())
-        disagreeing = len(pc.unique(table["news_id"].filter(pa.array(_differs(table, first)))))
+        differs = pa.array(differs_from_first(table))
+        disagreeing = len(pc.unique(table["news_id"].filter(differs)))
         if disagreeing:
             have = "story has" if disagreeing == 1 else "stories have"
             log.warning(
                 "%s %s another text in a later split; the first is kept", f"{disagreeing:,}", have
             )
-        return table.take(np.unique(first)), disagreeing
+        return distinct(table), disagreeing
 
     def _behaviors(
         self,
@@ -244,31 +233,6 @@ def _has_labels(file: SourceFile) -> bool:
                 labelled += ends == {True}
                 bare += ends == {False}
     return labelled > 0 and labelled >= bare  # labels are lost by accident, not won
-
-
-def _parse_news(rows: Rows) -> Rows:
-    ids = rows.column("news_id")
-    header = pc.match_substring_regex(ids, "(?i)^news_?id$")
-    rows = rows.require(pc.invert(header), "news_id", "a header line, which MIND's files have not")
-    good = pc.match_substring_regex(rows.column("news_id"), "^[^ ]+$")
-    return rows.require(good, "news_id", "empty or with a space")
-
-
-def _first_of_each(ids: pa.Array) -> NDArray[np.int64]:
-    """Return for each row the first row with the same id ``[rows]``."""
-    owner = ids.dictionary_encode().indices.to_numpy()
-    _, first = np.unique(owner, return_index=True)  # the dictionary is in the order of the rows
-    return first[owner]
-
-
-def _differs(table: pa.Table, first: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Tell which rows describe a story otherwise than the row ``first`` ``[rows]``."""
-    differs = np.zeros(len(table), dtype=bool)
-    again = np.flatnonzero(first != np.arange(len(table)))
-    rows, originals = table.take(again), table.take(first[again])
-    for name in TEXTS:
-        differs[again] |= pc.not_equal(rows[name], originals[name]).to_numpy()
-    return differs
 
 
 def _write_table(path: Path, table: pa.Table) -> None:

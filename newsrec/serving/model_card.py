@@ -28,9 +28,9 @@ def model_card(module: RecommenderModule, manifest: dict[str, Any]) -> str:
     fields, data = " + ".join(manifest["fields"]), ", ".join(windows) or "not recorded"
     return f"""# News recommender, exported by newsrec {manifest["versions"]["newsrec"]}
 
-A story's text ({fields}, at most {module.max_tokens} tokens) becomes a vector of {module.dim} numbers:
+A story's text ({fields}, at most {module.max_tokens} tokens) becomes {module.dim} numbers:
 {module.plm} ({tuned}), then {news}.{skip}
-A reader's last {module.max_history} clicks become another: {user}.
+A reader's last {module.max_history} clicks become as many: {user}.
 Their dot product ranks stories; it is no probability, and scores of two readers say nothing about
 each other.
 

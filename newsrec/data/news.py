@@ -1,0 +1,94 @@
+"""MIND's ``news.tsv`` as a table of stories."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from newsrec.data.fields import FIELDS
+from newsrec.data.source import SourceFile
+from newsrec.data.tsv import NEWS_COLUMNS, Reader, Rows
+from newsrec.errors import UserError
+
+log = logging.getLogger(__name__)
+
+KEPT = NEWS_COLUMNS[:5]
+"""Columns that are read: the id and the texts."""
+
+
+def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
+    """Return a file's stories, each once.
+
+    Args:
+        path: A ``news.tsv``.
+        on_bad_line: error stops at a line that cannot be read, skip leaves it out.
+
+    Returns:
+        The columns ``KEPT``, in the order of the file.
+
+    Raises:
+        UserError: If there is no such file, or a line cannot be read.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: there is no such file. Name a news.tsv as MIND has them.")
+    reader = Reader(SourceFile(Path(path)), NEWS_COLUMNS, KEPT)
+    rows = read_rows(reader)
+    if rows.num_bad:
+        first = min(rows.bad, key=lambda line: line.line)
+        if on_bad_line == "error":
+            raise UserError(
+                f"{path}, {first}. Correct the line; --on_bad_line skip leaves such lines out."
+            )
+        log.warning("%s: %d lines skipped, the first is %s", path, rows.num_bad, first)
+    return distinct(rows.table)
+
+
+def read_rows(reader: Reader) -> Rows:
+    """Read a whole file; what contradicts an earlier line is bad, what repeats it is not.
+
+    Args:
+        reader: Of a ``news.tsv``, with the columns ``KEPT``.
+    """
+    blocks = list(reader.map(_parse))
+    rows = Rows(
+        pa.concat_tables([block.table for block in blocks]).combine_chunks(),
+        np.concatenate([block.lines for block in blocks]),
+        [bad for block in blocks for bad in block.bad],
+        sum(block.num_bad for block in blocks),
+    )
+    differs = differs_from_first(rows.table)
+    return rows.require(~differs, "news_id", "an earlier line has another story under this id")
+
+
+def distinct(table: pa.Table) -> pa.Table:
+    """Return the first line of each id, in their order."""
+    return table.take(np.unique(_first_of_each(table["news_id"])))
+
+
+def differs_from_first(table: pa.Table) -> NDArray[np.bool_]:
+    """Tell which rows describe a story otherwise than the first row with its id ``[rows]``."""
+    first = _first_of_each(table["news_id"])
+    differs = np.zeros(len(table), dtype=bool)
+    again = np.flatnonzero(first != np.arange(len(table)))
+    rows, originals = table.take(again), table.take(first[again])
+    for name in FIELDS:
+        differs[again] |= pc.not_equal(rows[name], originals[name]).to_numpy()
+    return differs
+
+
+def _parse(rows: Rows) -> Rows:
+    ids = rows.column("news_id")
+    header = pc.match_substring_regex(ids, "(?i)^news_?id$")
+    rows = rows.require(pc.invert(header), "news_id", "a header line, which MIND's files have not")
+    good = pc.match_substring_regex(rows.column("news_id"), "^[^ ]+$")
+    return rows.require(good, "news_id", "empty or with a space")
+
+
+def _first_of_each(ids: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Return for each row the first row with the same id ``[rows]``."""
+    owner = ids.combine_chunks().dictionary_encode().indices.to_numpy()
+    _, first = np.unique(owner, return_index=True)  # the dictionary is in the order of the rows
+    return first[owner]
