@@ -25,7 +25,15 @@ COMMANDS = {
         "newsrec.evaluation.compare",
         "two results of evaluate, or several seeds of each: what differs, and how surely",
     ),
-    "export": ("newsrec.serving.export", "the user encoder as ONNX, checked against PyTorch"),
+    "export": ("newsrec.serving.export", "a model in a folder that needs no PyTorch to run"),
+    "recommend": (
+        "newsrec.serving.recommend_command",
+        "the best stories for a reader, from an exported folder",
+    ),
+    "encode-news": (
+        "newsrec.serving.encode_news",
+        "a day's new stories, added to a copy of an exported folder",
+    ),
     "download": ("newsrec.data.download", "MIND from its official place, checked"),
     "prepare": ("newsrec.data.prepare", "compile a data folder and show what is in it"),
     "simulate": ("newsrec.data.simulate", "write a simulated world as MIND files"),

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -207,3 +208,45 @@ def plm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(0)
         BertModel(config).save_pretrained(folder)
     return folder
+
+
+SMALL = [
+    "--model.dim=16",
+    "--model.news={heads: 2, ffn: 16}",
+    "--model.user={heads: 2, ffn: 16}",
+    "--data.max_tokens=12",
+    "--trainer.accelerator=cpu",
+    "--trainer.devices=1",
+    "--trainer.enable_progress_bar=false",
+]
+
+
+def fit_options(mind_dir, plm_dir, output):
+    return [
+        "fit",
+        f"--data.root={mind_dir}",
+        f"--model.plm={plm_dir}",
+        f"--output={output}",
+        "--trainer.max_epochs=2",
+        *SMALL,
+    ]
+
+
+def refused(capsys, *argv):
+    """Run a command that must exit with 2; return what it said."""
+    from newsrec.__main__ import main
+
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in argv])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said
+
+
+def readme_block(marker: str) -> str:
+    """Return the block of Python in the README that holds ``marker``."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    (found,) = [block for block in blocks if marker in block]
+    return found

@@ -12,47 +12,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import fit_options, refused
 
 from newsrec.__main__ import COMMANDS, main
 from newsrec.evaluation.baselines import BASELINES
 from newsrec.metrics import METRICS
-
-SMALL = [
-    "--model.dim=16",
-    "--model.news={heads: 2, ffn: 16}",
-    "--model.user={heads: 2, ffn: 16}",
-    "--data.max_tokens=12",
-    "--trainer.accelerator=cpu",
-    "--trainer.devices=1",
-    "--trainer.enable_progress_bar=false",
-]
-
-
-def fit_options(mind_dir, plm_dir, output):
-    return [
-        "fit",
-        f"--data.root={mind_dir}",
-        f"--model.plm={plm_dir}",
-        f"--output={output}",
-        "--trainer.max_epochs=2",
-        *SMALL,
-    ]
 
 
 @pytest.fixture(autouse=True)
 def lightning_keeps_the_stderr_of_its_import(monkeypatch):
     """By then pytest has closed that one; logging would print a traceback about it."""
     monkeypatch.setattr(logging, "raiseExceptions", False)
-
-
-def refused(capsys, *argv):
-    """Run a command that must exit with 2; return what it said."""
-    with pytest.raises(SystemExit) as stop:
-        main([str(a) for a in argv])
-    assert stop.value.code == 2
-    said = capsys.readouterr().err
-    assert "Traceback" not in said
-    return said
 
 
 @pytest.fixture
@@ -62,7 +32,7 @@ def trained(mind_dir, plm_dir, tmp_path):
     return output
 
 
-def test_fit_evaluate_and_export_in_one_go(mind_dir, plm_dir, tmp_path, capsys):
+def test_fit_and_evaluate_in_one_go(mind_dir, plm_dir, tmp_path, capsys):
     trained = tmp_path / "runs" / "one"
     main(fit_options(mind_dir, plm_dir, trained))
     best = trained / "checkpoints" / "best.ckpt"
@@ -96,17 +66,6 @@ def test_fit_evaluate_and_export_in_one_go(mind_dir, plm_dir, tmp_path, capsys):
         assert " ".join(f"{row[name]:.4f}" for name in METRICS) in re.sub("[ │]+", " ", said)
     page = (tmp_path / "dev" / "report.html").read_text()
     assert page.count("<polyline") == 1  # validation; a run so short logs no loss
-
-    main(["export", f"--ckpt_path={best}", f"--output={tmp_path / 'export'}",
-          f"--data.root={mind_dir}"])  # fmt: skip
-    manifest = json.loads((tmp_path / "export" / "manifest.json").read_text())
-    assert manifest["largest_error"] < 1e-4
-    assert set(manifest["files"]) == {
-        "user_encoder.onnx",
-        "user_encoder.safetensors",
-        "news_vectors.npy",
-        "news.parquet",
-    }
 
 
 def assert_reported(output, metrics, said):
@@ -183,33 +142,6 @@ def test_a_submission_has_a_line_per_impression_in_file_order(trained, mind_dir,
         assert name == number
         assert sorted(json.loads(ranks)) == list(range(1, len(candidates.split()) + 1))
     assert "auc" not in json.loads((tmp_path / "test" / "metrics.json").read_text())
-
-
-def test_the_export_gives_the_models_scores_without_the_model(trained, mind_dir, tmp_path):
-    import onnxruntime
-    import pyarrow.parquet as pq
-
-    from newsrec.training.module import RecommenderModule
-
-    best = trained / "checkpoints" / "best.ckpt"
-    output = tmp_path / "export"
-    main(["export", f"--ckpt_path={best}", f"--output={output}", f"--data.root={mind_dir}"])
-    vectors = np.load(output / "news_vectors.npy")
-    news = pq.read_table(output / "news.parquet")
-    assert news["row"].to_pylist() == list(range(2, len(vectors)))
-    session = onnxruntime.InferenceSession(str(output / "user_encoder.onnx"))
-    history = np.array([[2, 3, 4], [5, 0, 0], [0, 0, 0]])
-    feed = {"history": vectors[history], "mask": history > 0}
-    user = session.run(["user_vector"], feed)[0]
-
-    import torch
-
-    module = RecommenderModule.load_from_checkpoint(best)
-    with torch.no_grad():
-        expected = module.recommender.encode_user(
-            torch.from_numpy(vectors), torch.from_numpy(history)
-        )
-    np.testing.assert_allclose(user, expected.numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("scorer", ["random", "popularity", "recent", "age", "tfidf"])
