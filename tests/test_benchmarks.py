@@ -50,6 +50,17 @@ def test_the_metrics_are_those_of_a_loop(monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_recommending_is_timed_and_gives_what_sorting_gives(monkeypatch, capsys):
+    options = ("--users", "20", "--stories", "300", "--calls", "20")
+    result = measure(monkeypatch, capsys, "recommend.py", *options)
+    assert result["equal_to_sorting"] == 100
+    assert result["user_vector"]["p50_ms"] <= result["user_vector"]["p99_ms"]
+    assert result["start_process"]["cpu_s"] > 0
+    assert result["many_process"]["users"] == 20
+    assert result["many_process"]["peak_mb_of_process"] < 3000
+
+
+@pytest.mark.slow
 def test_a_model_that_scores_a_split_is_timed(monkeypatch, capsys, demo):
     options = ("--impressions", "300", f"--data.root={demo}")
     model = measure(monkeypatch, capsys, "evaluate.py", *options)["model"]

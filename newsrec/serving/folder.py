@@ -5,12 +5,12 @@ the first time, so what was changed or cut short on its way is refused and never
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -115,7 +115,8 @@ class ExportFolder:
             return StoredNews(NEWS_SCHEMA.empty_table(), np.zeros((FIRST_NEWS, dim), np.float32))
         path = self.file(VECTORS)
         vectors = np.load(path, mmap_mode="r")
-        table = pq.read_table(self.file(NEWS))
+        with pq.ParquetFile(self.file(NEWS)) as file:
+            table = file.read()  # read_table would import pandas, where it is installed
         check_news(StoredNews(table, vectors), dim, path)
         return StoredNews(table, vectors)
 
@@ -144,10 +145,10 @@ def check_news(news: StoredNews, dim: int, path: Path) -> None:
             f"{path}: row {int(np.argmin(finite))} holds NaN or infinity. The model has gone wrong "
             "in training; export another checkpoint."
         )
-    counts = table["news_id"].value_counts()
-    twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-    if len(twice):
-        raise UserError(f"{path.parent / NEWS}: the story {twice[0]} is there twice. {AGAIN}")
+    ids = table["news_id"].to_pylist()
+    if len(set(ids)) < len(ids):
+        twice = next(news_id for news_id, number in Counter(ids).items() if number > 1)
+        raise UserError(f"{path.parent / NEWS}: the story {twice} is there twice. {AGAIN}")
 
 
 def write_news(news: StoredNews, folder: Path) -> None:

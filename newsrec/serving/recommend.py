@@ -1,0 +1,310 @@
+"""Recommend stories from an exported folder, in a process without PyTorch.
+
+    from newsrec.serving import Recommender
+
+    recommender = Recommender.load("exported")
+    recommender.recommend(["N1", "N7"], k=10).news_ids
+
+Needs numpy, pyarrow and onnxruntime, and tokenizers to encode new stories. A reader is a list of
+the ids of the stories that they clicked, oldest first; a list of such lists is several readers, and
+a list of results comes back. An empty list is one reader without history.
+"""
+
+import difflib
+import logging
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from newsrec.data import FIRST_NEWS, UNKNOWN_NEWS
+from newsrec.data.fields import text_hashes
+from newsrec.errors import UserError
+from newsrec.serving.arguments import Found, Readers, look_up, readers_of, require_strings
+from newsrec.serving.folder import ExportFolder
+from newsrec.serving.results import AddedNews, Ranking, Recommendations
+from newsrec.serving.search import search
+from newsrec.serving.sessions import Encoders
+from newsrec.serving.stories import Stories, require_same_number, story_table, texts_of
+
+log = logging.getLogger(__name__)
+
+
+class Recommender:
+    """Scores stories for readers; ``Recommender.load`` makes one of an exported folder.
+
+    Threads may share it: each call works on the catalogue as it was when the call began.
+
+    Args:
+        folder: The exported folder.
+        threads: As in ``load``.
+    """
+
+    def __init__(self, folder: ExportFolder, threads: int | None = None) -> None:
+        self.folder = folder
+        self._encoders = Encoders(folder, threads)
+        self._stories = Stories.of(folder.read_news())
+        self._adding = threading.Lock()
+
+    @classmethod
+    def load(cls, folder: str | Path, threads: int | None = None) -> "Recommender":
+        """Read an exported folder; the news encoder only when it is first needed.
+
+        Args:
+            folder: What ``python -m newsrec export`` wrote.
+            threads: Threads of the encoders; None leaves it to onnxruntime, which takes all cores.
+                Numpy's matrix products go by the variable OMP_NUM_THREADS.
+
+        Raises:
+            UserError: If the folder is none, of another format, or not as it was written.
+        """
+        return cls(ExportFolder(folder), threads)
+
+    @property
+    def news(self) -> pa.Table:
+        """The catalogue, of ``folder.NEWS_SCHEMA``."""
+        return self._stories.table
+
+    @property
+    def news_vectors(self) -> NDArray[np.float32]:
+        """Rows 0 (zeros) and 1 (the unknown story), then those of ``news`` ``[news, dim]``."""
+        return self._stories.vectors
+
+    def encode_news(
+        self,
+        titles: Sequence[str],
+        categories: Sequence[str] | None = None,
+        subcategories: Sequence[str | None] | None = None,
+        abstracts: Sequence[str | None] | None = None,
+    ) -> NDArray[np.float32]:
+        """Return the vectors of stories, which need not be in the catalogue ``[news, dim]``.
+
+        Args:
+            titles: Titles; may be empty strings.
+            categories: One for each title; needed if the model reads them, as are the others.
+            subcategories: None is an empty one.
+            abstracts: None is an empty one.
+
+        Raises:
+            UserError: If lists differ in length, or what the model reads is not among them.
+        """
+        table = story_table(titles, categories, subcategories, abstracts)
+        return self._encoders.news(texts_of(table, self._fields).to_pylist())
+
+    def add_news(
+        self,
+        news_ids: Sequence[str],
+        titles: Sequence[str],
+        categories: Sequence[str] | None = None,
+        subcategories: Sequence[str | None] | None = None,
+        abstracts: Sequence[str | None] | None = None,
+    ) -> AddedNews:
+        """Add stories to the catalogue, in memory; the folder stays as it is.
+
+        A story whose id is known is left alone if the model reads the same text, and replaced
+        otherwise, what is not given being empty. The unknown story's vector is then the mean of all
+        again. Each call copies the vectors, so many stories are better added in one.
+
+        Args:
+            news_ids: Ids.
+            titles: As in ``encode_news``, like the following.
+            categories: Also what ``recommend`` can be limited to.
+            subcategories: Kept in ``news``.
+            abstracts: Only read.
+
+        Returns:
+            How many were new, replaced, and left alone.
+
+        Raises:
+            UserError: As ``encode_news``; and if an id comes twice with different texts.
+        """
+        ids = require_strings(news_ids, "news_ids")
+        table = story_table(titles, categories, subcategories, abstracts)
+        require_same_number(ids, "news_ids", table["title"], "titles")
+        texts = texts_of(table, self._fields)
+        hashes = text_hashes(texts)
+        first: dict[str, int] = {}
+        for place, news_id in enumerate(ids):
+            if hashes[first.setdefault(news_id, place)] != hashes[place]:
+                raise UserError(
+                    f"news_ids holds {news_id!r} twice, with different texts. Give each story once."
+                )
+        with self._adding:
+            stories = self._stories
+            known = stories.text_hashes()
+            places = [place for i, place in first.items() if known.get(i) != hashes[place]]
+            if places:
+                columns = {"news_id": pa.array(ids, pa.string())}
+                for field in ("title", "category", "subcategory"):
+                    given = field in table.column_names
+                    columns[field] = table[field] if given else pa.array([""] * len(ids))
+                columns["text_hash"] = pa.array(hashes, pa.string())
+                vectors = self._encoders.news(texts.take(pa.array(places)).to_pylist())
+                self._stories = stories.updated(pa.table(columns).take(places), vectors)
+        replaced = sum(ids[place] in known for place in places)
+        return AddedNews(len(places) - replaced, replaced, len(first) - len(places))
+
+    def user_vector(self, history_ids: list[str] | list[list[str]]) -> NDArray[np.float32]:
+        """Return what the model makes of a history ``[dim]``, or of several ``[users, dim]``.
+
+        Unknown ids are left out, and logged. Of the known the last ``max_history`` count.
+
+        Raises:
+            UserError: If an id is no string.
+        """
+        stories = self._stories
+        readers = readers_of(history_ids, "history_ids")
+        histories = _histories(readers, stories)
+        unknown = list(dict.fromkeys(i for history in histories for i in history.unknown))
+        if unknown:
+            log.warning(
+                "%d ids of histories are not in the catalogue and were left out: %s",
+                len(unknown),
+                ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else ""),
+            )
+        users = self._encoders.users([history.rows for history in histories], stories.vectors)
+        return users if readers.several else users[0]
+
+    @overload
+    def rank(self, history_ids: list[str], candidate_ids: list[str]) -> Ranking: ...
+    @overload
+    def rank(
+        self, history_ids: list[list[str]], candidate_ids: list[list[str]]
+    ) -> list[Ranking]: ...
+    def rank(
+        self,
+        history_ids: list[str] | list[list[str]],
+        candidate_ids: list[str] | list[list[str]],
+    ) -> Ranking | list[Ranking]:
+        """Put each reader's candidates in the order of their scores.
+
+        Args:
+            history_ids: One reader or several.
+            candidate_ids: The same number of lists of candidates.
+
+        Raises:
+            UserError: If an id is no string, a reader has a candidate twice, or the numbers of
+                readers differ.
+        """
+        stories = self._stories
+        readers = readers_of(history_ids, "history_ids")
+        shown = readers_of(candidate_ids, "candidate_ids")
+        if readers.several != shown.several:
+            one, many = ("candidate", "history") if readers.several else ("history", "candidate")
+            raise UserError(
+                f"{one}_ids is one reader's and {many}_ids a list of readers; give both of one "
+                "reader, or a list for each."
+            )
+        require_same_number(readers.ids, "history_ids", shown.ids, "candidate_ids")
+        candidates = []
+        for reader, ids in enumerate(shown.ids):
+            name = f"candidate_ids[{reader}]" if shown.several else "candidate_ids"
+            candidates.append(look_up(ids, stories.rows, name))
+            if len(set(ids)) < len(ids):
+                twice = next(news_id for place, news_id in enumerate(ids) if news_id in ids[:place])
+                raise UserError(f"{name} holds {twice!r} twice. Give each candidate once.")
+        histories = _histories(readers, stories)
+        users = self._encoders.users([history.rows for history in histories], stories.vectors)
+        results = []
+        for user, history, ids, found in zip(users, histories, shown.ids, candidates, strict=True):
+            rows = [stories.rows.get(news_id, UNKNOWN_NEWS) for news_id in ids]
+            scores = stories.vectors[rows] @ user
+            order = np.argsort(-scores, kind="stable")
+            news_ids = [ids[place] for place in order]
+            results.append(Ranking(news_ids, scores[order], history.unknown, found.unknown))
+        return results if readers.several else results[0]
+
+    @overload
+    def recommend(
+        self,
+        history_ids: list[str],
+        k: int = 10,
+        exclude_history: bool = True,
+        categories: Sequence[str] | None = None,
+    ) -> Recommendations: ...
+    @overload
+    def recommend(
+        self,
+        history_ids: list[list[str]],
+        k: int = 10,
+        exclude_history: bool = True,
+        categories: Sequence[str] | None = None,
+    ) -> list[Recommendations]: ...
+    def recommend(
+        self,
+        history_ids: list[str] | list[list[str]],
+        k: int = 10,
+        exclude_history: bool = True,
+        categories: Sequence[str] | None = None,
+    ) -> Recommendations | list[Recommendations]:
+        """Return the ``k`` best stories of the catalogue; every story is scored.
+
+        Args:
+            history_ids: One reader or several.
+            k: Stories for each reader; fewer are returned where fewer are left.
+            exclude_history: Whether stories of the history are left out.
+            categories: Categories that a story may be of; None is all.
+
+        Raises:
+            UserError: If the catalogue is empty, or ``k``, a category or an id makes no sense.
+        """
+        stories = self._stories
+        readers = readers_of(history_ids, "history_ids")
+        if not stories.ids:
+            raise UserError(
+                f"{self.folder.path} holds no stories. Add some by add_news, or export the "
+                "checkpoint again with --data.root."
+            )
+        if not isinstance(k, int | np.integer) or not 1 <= k <= len(stories.ids):
+            raise UserError(
+                f"k is {k!r}; it must be a number from 1 to that of all stories, "
+                f"{len(stories.ids):,}."
+            )
+        allowed = None if categories is None else _of_categories(stories.table, categories)
+        histories = _histories(readers, stories)
+        users = self._encoders.users([history.rows for history in histories], stories.vectors)
+        excluded = []
+        if exclude_history:
+            excluded = [[row - FIRST_NEWS for row in history.rows] for history in histories]
+        found = search(users, stories.vectors[FIRST_NEWS:], k, excluded, allowed)
+        results = [
+            Recommendations([stories.ids[row] for row in best.rows], best.scores, history.unknown)
+            for best, history in zip(found, histories, strict=True)
+        ]
+        return results if readers.several else results[0]
+
+    @property
+    def _fields(self) -> list[str]:
+        return self.folder.manifest["fields"]
+
+
+def _histories(readers: Readers, stories: Stories) -> list[Found]:
+    """Look up each reader's history ``[readers]``."""
+    return [
+        look_up(ids, stories.rows, f"history_ids[{reader}]" if readers.several else "history_ids")
+        for reader, ids in enumerate(readers.ids)
+    ]
+
+
+def _of_categories(table: pa.Table, categories: Sequence[str]) -> NDArray[np.bool_]:
+    """Return which stories are of these categories ``[news]``.
+
+    Raises:
+        UserError: If there is a category that no story has, or none at all.
+    """
+    wanted = require_strings(categories, "categories")
+    if not wanted:
+        raise UserError("categories is an empty list; leave it out to recommend from all.")
+    known = table["category"].unique().drop_null().to_pylist()
+    for category in wanted:
+        if category not in known:
+            near = difflib.get_close_matches(category, known) or sorted(known)[:10]
+            raise UserError(
+                f"No story is of the category {category!r}. There is {', '.join(near)}."
+            )
+    return pc.is_in(table["category"], pa.array(wanted, pa.string())).to_numpy()

@@ -1,0 +1,176 @@
+"""The exported encoders, run by onnxruntime: histories and texts of any length, in bounded memory.
+
+onnxruntime and tokenizers are imported where they are first needed.
+"""
+
+import importlib
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from newsrec.errors import UserError
+from newsrec.serving.folder import (
+    AGAIN,
+    MANIFEST,
+    NEWS_ENCODER,
+    TOKENIZER,
+    USER_ENCODER,
+    ExportFolder,
+)
+
+CLICKS_PER_RUN = 3200
+"""Clicked stories, padding included, that the user encoder reads at once."""
+
+TOKENS_PER_RUN = 4096
+"""Tokens, padding included, that the news encoder reads at once."""
+
+
+class Encoders:
+    """An exported folder's user encoder, and its news encoder once it is asked for.
+
+    Args:
+        folder: The exported folder.
+        threads: Threads that onnxruntime uses; None leaves it to onnxruntime.
+
+    Raises:
+        UserError: If a file was changed, or the package onnxruntime is missing.
+    """
+
+    def __init__(self, folder: ExportFolder, threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise UserError(f"threads is {threads}; it must be 1 or more, or None for all cores.")
+        self.folder = folder
+        self.threads = threads
+        self.dim: int = folder.manifest["dim"]
+        self.max_history: int = folder.manifest["max_history"]
+        self._user_encoder = self._open(USER_ENCODER)
+
+    @cached_property
+    def _news_encoder(self) -> Any:
+        if not self.folder.has(NEWS_ENCODER):
+            raise UserError(
+                f"{self.folder.path} was exported without {NEWS_ENCODER}, so it cannot encode "
+                "stories. Export the checkpoint again, with the news encoder."
+            )
+        return self._open(NEWS_ENCODER)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        tokenizers = require_package("tokenizers")
+        tokenizer = tokenizers.Tokenizer.from_file(str(self.folder.file(TOKENIZER)))
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(self.folder.manifest["max_tokens"])
+        return tokenizer
+
+    def users(
+        self, histories: Sequence[Sequence[int]], news: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Encode readers, who keep the last ``max_history`` stories of their history.
+
+        Args:
+            histories: Rows of ``news`` that each reader clicked, oldest first ``[users]``.
+            news: News vectors, row 0 zeros ``[news, dim]``.
+
+        Returns:
+            User vectors ``[users, dim]``.
+        """
+        histories = [rows[-self.max_history :] for rows in histories]
+        vectors = np.empty((len(histories), self.dim), dtype=np.float32)
+        for users, rows, mask in padded_blocks(histories, CLICKS_PER_RUN):
+            feed = {"history": news[rows], "mask": mask}
+            vectors[users] = self._run(self._user_encoder, feed, USER_ENCODER)
+        return vectors
+
+    def news(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode stories; equal texts are encoded once.
+
+        Args:
+            texts: What the model reads of each story ``[news]``.
+
+        Returns:
+            News vectors ``[news, dim]``.
+
+        Raises:
+            UserError: If the folder came without what is needed, or the package tokenizers is
+                missing.
+        """
+        encoder = self._news_encoder
+        distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        encodings = self._tokenizer.encode_batch_fast(list(distinct))
+        # A tokenizer without special tokens has none for an empty text: the PLM needs one.
+        tokens = [encoding.ids or [0] for encoding in encodings]
+        vectors = np.empty((len(tokens), self.dim), dtype=np.float32)
+        for stories, token_ids, mask in padded_blocks(tokens, TOKENS_PER_RUN):
+            feed = {"token_ids": token_ids, "mask": mask}
+            vectors[stories] = self._run(encoder, feed, NEWS_ENCODER)
+        return vectors[[distinct[text] for text in texts]]
+
+    def _open(self, name: str) -> Any:
+        """Return a session of one encoder."""
+        path = self.folder.file(name)
+        onnxruntime = require_package("onnxruntime")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads or 0
+        # A thread that spins while there is nothing to do takes a core from the service.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+        dim = session.get_outputs()[0].shape[-1]
+        if dim != self.dim:
+            raise UserError(
+                f"{path} gives vectors of size {dim}, but {MANIFEST} says {self.dim}. {AGAIN}"
+            )
+        return session
+
+    def _run(self, session: Any, feed: dict[str, NDArray], name: str) -> NDArray[np.float32]:
+        """Return what an encoder makes of its inputs ``[rows, dim]``."""
+        (vectors,) = session.run(None, feed)
+        if not np.isfinite(vectors).all():
+            raise UserError(
+                f"{self.folder.path / name} gave NaN or infinity. The model has gone wrong in "
+                "training; export another checkpoint."
+            )
+        return vectors
+
+
+def padded_blocks(
+    sequences: Sequence[Sequence[int]], budget: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]]:
+    """Pad sequences, those of like length together.
+
+    Args:
+        sequences: Numbers; may be empty ``[sequences]``.
+        budget: Numbers of a block at most, padding included (one sequence at least).
+
+    Yields:
+        Which sequences, their numbers with zeros behind ``[rows, longest]``, and True where a
+        number is real ``[rows, longest]``; ``longest`` is 1 or more.
+    """
+    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        longest = max(int(lengths[order[start]]), 1)
+        members = order[start : start + max(budget // longest, 1)]
+        mask = np.arange(longest) < lengths[members, None]
+        numbers = np.zeros(mask.shape, dtype=np.int64)
+        numbers[mask] = np.concatenate([np.asarray(sequences[i], np.int64) for i in members])
+        yield members, numbers, mask
+        start += len(members)
+
+
+def require_package(name: str) -> Any:
+    """Import a package that is needed here alone.
+
+    Raises:
+        UserError: If it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"This needs the package {name}: run `pip install {name}`.") from error

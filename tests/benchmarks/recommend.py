@@ -1,0 +1,208 @@
+"""How fast an exported folder answers: a user vector, a search, a start, and many readers.
+
+    python tests/benchmarks/recommend.py
+    python tests/benchmarks/recommend.py --users 100 --stories 1000     # a quick look
+
+Prints one JSON object. The user encoder is the default model's with random weights, in a folder
+as ``export`` writes it; stories are random. A user vector (one reader, 50 clicks) is computed by
+one thread, and a search stands beside a plain product of the same vectors; the matrix products of
+all searches go by OMP_NUM_THREADS. The start is that of a process which imports, loads and
+recommends, Python's own included; the many readers have a process of their own too, whose memory
+counts from its first breath, the readers' ids included.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+DIM, MAX_HISTORY = 256, 50
+K = 100
+"""Stories that the single search finds."""
+
+START = """
+import sys
+from newsrec.serving import Recommender
+recommender = Recommender.load(sys.argv[1])
+print(len(recommender.recommend(["N1", "N2"], k=10).news_ids))
+"""
+
+MANY = """
+import json, sys, time
+import numpy as np
+from newsrec.serving import Recommender
+
+folder, users = sys.argv[1], int(sys.argv[2])
+recommender = Recommender.load(folder)
+ids = recommender.news["news_id"].to_pylist()
+rows = np.random.default_rng(0).integers(0, len(ids), (users, 50)).tolist()
+histories = [[ids[row] for row in history] for history in rows]
+del rows
+start, cpu = time.perf_counter(), time.process_time()
+found = recommender.recommend(histories, k=10)
+seconds = time.perf_counter() - start
+assert all(len(one.news_ids) == 10 for one in found)
+status = open("/proc/self/status").read() if sys.platform == "linux" else ""
+peak = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")]
+print(json.dumps({
+    "seconds": round(seconds, 2),
+    "users_per_s": round(users / seconds),
+    "cpu_s": round(time.process_time() - cpu, 2),
+    "peak_mb_of_process": round(peak[0] / 1024) if peak else None,
+}))
+"""
+
+
+def write_encoder(path: Path) -> None:
+    """Write the default model's user encoder with random weights."""
+    import torch
+
+    from newsrec.model.encoders import UserEncoder
+    from newsrec.model.fastformer import FastformerConfig
+    from newsrec.serving.export import write_onnx
+
+    torch.manual_seed(0)
+    encoder = UserEncoder(DIM, FastformerConfig(positions="recency"), MAX_HISTORY, skip=True)
+    torch.nn.init.constant_(encoder.gate, 0.5)  # closed, the stack would count for nothing
+    write_onnx(encoder, path)
+
+
+def write_export(folder: Path, encoder: Path, stories: int) -> None:
+    """Write an export of a user encoder and random stories."""
+    import pyarrow as pa
+
+    from newsrec.data import FIRST_NEWS
+    from newsrec.files import file_hash
+    from newsrec.serving.folder import FORMAT, NEWS_SCHEMA, StoredNews, with_unknown, write_news
+
+    folder.mkdir()
+    shutil.copy(encoder, folder / "user_encoder.onnx")
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((stories, DIM), dtype=np.float32) / np.sqrt(DIM)
+    columns = {
+        "row": np.arange(FIRST_NEWS, FIRST_NEWS + stories),
+        "news_id": [f"N{i}" for i in range(stories)],
+        "title": [f"What happened on day {i}, and why it matters" for i in range(stories)],
+        "category": [f"category{i % 18}" for i in range(stories)],
+        "subcategory": [f"subcategory{i % 285}" for i in range(stories)],
+        "text_hash": [f"{i:016x}" for i in range(stories)],
+    }
+    table = pa.table(columns, schema=NEWS_SCHEMA)
+    write_news(StoredNews(table, with_unknown(vectors.astype(np.float32))), folder)
+    manifest = {
+        "format": FORMAT,
+        "dim": DIM,
+        "max_history": MAX_HISTORY,
+        "max_tokens": 32,
+        "fields": ["title"],
+        "model_hash": "random",
+        "files": {path.name: file_hash(path) for path in folder.iterdir()},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def milliseconds(call: Callable[[], object], times: int) -> dict[str, float]:
+    """Return the median and the 99th percentile of a call's time, and its mean CPU time."""
+    for _ in range(min(times, 5)):
+        call()
+    measured = []
+    cpu = time.process_time()
+    for _ in range(times):
+        start = time.perf_counter()
+        call()
+        measured.append((time.perf_counter() - start) * 1e3)
+    cpu = (time.process_time() - cpu) * 1e3 / times
+    p50, p99 = np.percentile(measured, [50, 99])
+    return {
+        "p50_ms": round(float(p50), 3),
+        "p99_ms": round(float(p99), 3),
+        "cpu_ms": round(cpu, 3),
+    }
+
+
+def measure_vector_and_search(folder: Path, calls: int) -> dict:
+    """Return the times of a user vector, of a search, and of a plain product beside it."""
+    from newsrec.data import FIRST_NEWS
+    from newsrec.serving import Recommender
+    from newsrec.serving.search import search
+
+    recommender = Recommender.load(folder, threads=1)
+    ids = recommender.news["news_id"].to_pylist()
+    history = np.random.default_rng(1).choice(ids, MAX_HISTORY).tolist()
+    user = recommender.user_vector(history)
+    news = np.array(recommender.news_vectors[FIRST_NEWS:])
+    k = min(K, len(news))
+    (best,) = search(user[None], news, k)
+    scores = news @ user
+    expected = np.argsort(-scores, kind="stable")[:k]
+    np.testing.assert_allclose(best.scores, scores[expected], rtol=1e-5, atol=1e-5)
+    searches = max(calls // 20, 3)
+    return {
+        "user_vector": milliseconds(lambda: recommender.user_vector(history), calls),
+        f"top_{k}": milliseconds(lambda: list(search(user[None], news, k)), searches),
+        "plain_product": milliseconds(lambda: news @ user, searches),
+        f"recommend_{k}": milliseconds(lambda: recommender.recommend(history, k), searches),
+        "equal_to_sorting": k,
+    }
+
+
+def run_process(code: str, *arguments: object) -> str:
+    """Run Python code in a process of its own and return what it printed."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def measure_starts(folder: Path, times: int = 5) -> dict[str, float]:
+    """Return how long a process takes that loads the stories and recommends: the median."""
+    walls, cpus = [], []
+    for _ in range(times):
+        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        assert run_process(START, folder) == "10\n"
+        walls.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpus.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return {"wall_s": round(float(np.median(walls)), 2), "cpu_s": round(float(np.median(cpus)), 2)}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--users", type=int, default=100_000, help="readers of the batch")
+    parser.add_argument("--stories", type=int, default=160_000, help="of a search and a start")
+    parser.add_argument("--batch_stories", type=int, default=65_000, help="for the batch, at most")
+    parser.add_argument("--calls", type=int, default=1000, help="user vectors that are timed")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, batch = Path(temporary, "export"), Path(temporary, "batch")
+        encoder = Path(temporary, "user_encoder.onnx")
+        batch_stories = min(args.batch_stories, args.stories)
+        write_encoder(encoder)
+        write_export(folder, encoder, args.stories)
+        write_export(batch, encoder, batch_stories)
+        starts = measure_starts(folder)
+        single = measure_vector_and_search(folder, args.calls)
+        many = json.loads(run_process(MANY, batch, args.users))
+    result = {
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "load": round(os.getloadavg()[0], 1),
+        "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+        "stories": args.stories,
+        "start_process": starts,
+        **single,
+        "many_process": {"users": args.users, "stories": batch_stories, **many},
+    }
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
