@@ -49,6 +49,9 @@ CARD = "model_card.md"
 SPLIT = "dev"
 """The split whose metrics go into the manifest."""
 
+USERS, STORIES = ["batch", "history"], ["news", "tokens"]
+"""Axes of the two encoders' inputs."""
+
 INPUT_CONTRACT = (
     "A story's text is its fields, those that are not empty, joined by a space, runs of whitespace "
     "made one; tokenizer.json cuts it, and token_ids are padded behind with 0 where mask is false. "
@@ -164,10 +167,10 @@ def write_encoders(
     tokenizer.save(str(folder / TOKENIZER))
     user = trace_user_encoder(recommender.user_encoder, module.max_history)
     torch.export.save(user, folder / PROGRAM)
-    write_onnx(user, folder / USER_ENCODER, ["history", "mask"], "user_vector")
+    write_onnx(user, folder / USER_ENCODER, ["history", "mask"], "user_vector", USERS)
     if news_encoder:
         news = trace_news_encoder(recommender.news_encoder)
-        write_onnx(news, folder / NEWS_ENCODER, ["token_ids", "mask"], "news_vector")
+        write_onnx(news, folder / NEWS_ENCODER, ["token_ids", "mask"], "news_vector", STORIES)
     return compare_encoders(module, folder)
 
 
@@ -207,7 +210,7 @@ def write_catalogue(
 
 def describe(module: RecommenderModule, fields: list[str], folder: Path) -> dict[str, Any]:
     """Return what ``manifest.json`` says of the model: how to use it, and what tells it apart."""
-    users, stories, dim = ["batch", "history"], ["news", "tokens"], module.dim
+    dim = module.dim
 
     def array(shape: list[Any], dtype: str) -> dict[str, Any]:
         return {"shape": shape, "dtype": dtype}
@@ -215,13 +218,13 @@ def describe(module: RecommenderModule, fields: list[str], folder: Path) -> dict
     encoders = {
         USER_ENCODER: {
             "inputs": {
-                "history": array([*users, dim], "float32"),
-                "mask": array(users, "bool"),
+                "history": array([*USERS, dim], "float32"),
+                "mask": array(USERS, "bool"),
             },
             "outputs": {"user_vector": array(["batch", dim], "float32")},
         },
         NEWS_ENCODER: {
-            "inputs": {"token_ids": array(stories, "int64"), "mask": array(stories, "bool")},
+            "inputs": {"token_ids": array(STORIES, "int64"), "mask": array(STORIES, "bool")},
             "outputs": {"news_vector": array(["news", dim], "float32")},
         },
     }

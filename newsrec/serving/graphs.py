@@ -97,8 +97,18 @@ def trace_news_encoder(encoder: NewsEncoder) -> ExportedProgram:
         config._attn_implementation = attention
 
 
-def write_onnx(graph: ExportedProgram, path: Path, inputs: list[str], output: str) -> None:
-    """Write a graph as ONNX; weights too large for one file go into one beside it."""
+def write_onnx(
+    graph: ExportedProgram, path: Path, inputs: list[str], output: str, axes: list[str]
+) -> None:
+    """Write a graph as ONNX; weights too large for one file go into one beside it.
+
+    Args:
+        graph: The graph.
+        path: File to write.
+        inputs: Names of its inputs.
+        output: Name of its output.
+        axes: Names of the first axes of every input.
+    """
     weights = sum(w.numel() * w.element_size() for w in graph.state_dict.values())
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -109,6 +119,7 @@ def write_onnx(graph: ExportedProgram, path: Path, inputs: list[str], output: st
             str(path),
             input_names=inputs,
             output_names=[output],
+            dynamic_shapes=(dict(enumerate(axes)),) * len(inputs),  # for their names alone
             dynamo=True,
             external_data=weights > INSIDE,
             verbose=False,

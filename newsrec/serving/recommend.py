@@ -34,6 +34,9 @@ from newsrec.serving.stories import Stories, require_same_number, story_table, t
 
 log = logging.getLogger(__name__)
 
+SHOWN = ("title", "category", "subcategory")
+"""What ``describe`` tells of a story."""
+
 
 class Recommender:
     """Scores stories for readers; ``Recommender.load`` makes one of an exported folder.
@@ -74,6 +77,17 @@ class Recommender:
     def news_vectors(self) -> NDArray[np.float32]:
         """Rows 0 (zeros) and 1 (the unknown story), then those of ``news`` ``[news, dim]``."""
         return self._stories.vectors
+
+    def describe(self, news_ids: Sequence[str]) -> list[dict[str, str | None]]:
+        """Return ``title``, ``category`` and ``subcategory`` of stories; None where unknown."""
+        stories = self._stories
+        texts = stories.table.select(SHOWN)
+        return [
+            texts.slice(stories.rows[news_id] - FIRST_NEWS, 1).to_pylist()[0]
+            if news_id in stories.rows
+            else dict.fromkeys(SHOWN)
+            for news_id in news_ids
+        ]
 
     def encode_news(
         self,

@@ -4,9 +4,6 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from newsrec.errors import UserError
 from newsrec.serving.recommend import Recommender
 from newsrec.serving.results import Ranking, Recommendations
@@ -49,11 +46,14 @@ def run(args: "Namespace") -> None:
     found: Ranking | Recommendations
     if args.candidates is not None:
         found = recommender.rank(args.history, args.candidates)
-        unknown_candidates = found.unknown_candidates
     else:
         found = recommender.recommend(args.history, args.k, args.exclude_history, args.categories)
-        unknown_candidates = []
-    stories = describe_stories(recommender, found)
+    unknown_candidates = found.unknown_candidates if isinstance(found, Ranking) else []
+    best = zip(found.news_ids, found.scores, recommender.describe(found.news_ids), strict=True)
+    stories = [
+        {"rank": rank, "news_id": news_id, "score": round(float(score), 6), **texts}
+        for rank, (news_id, score, texts) in enumerate(best, start=1)
+    ]
     if args.json:
         answer = {
             "model_hash": recommender.folder.manifest["model_hash"],
@@ -67,24 +67,6 @@ def run(args: "Namespace") -> None:
     _say_unknown(found.unknown_history, "of the history", "left out")
     _say_unknown(unknown_candidates, "of the candidates", "ranked as the unknown story")
     _print_table(stories, len(args.history) - len(found.unknown_history))
-
-
-def describe_stories(
-    recommender: Recommender, found: Ranking | Recommendations
-) -> list[dict[str, Any]]:
-    """Return what is known of each story that was found, best first.
-
-    Texts are None where the catalogue does not know the story.
-    """
-    news, ids = recommender.news, pa.array(found.news_ids, pa.string())
-    rows = pc.index_in(ids, value_set=news["news_id"].combine_chunks())  # null where unknown
-    texts = news.select(["title", "category", "subcategory"]).take(rows).to_pylist()
-    return [
-        {"rank": rank, "news_id": news_id, "score": round(float(score), 6)} | text
-        for rank, (news_id, score, text) in enumerate(
-            zip(found.news_ids, found.scores, texts, strict=True), start=1
-        )
-    ]
 
 
 def _say_unknown(ids: list[str], where: str, what: str) -> None:
