@@ -147,7 +147,14 @@ def test_the_manifest_names_every_file_and_how_to_feed_the_graphs(served):
             }
 
 
-def test_without_data_an_export_has_no_stories_and_says_so(served, tmp_path, capsys):
+def test_without_data_an_export_has_no_stories_and_says_so(served, tmp_path, capsys, monkeypatch):
+    def copy_encoders(module, tokenizer_json, folder, news_encoder):  # writing takes 10 s
+        assert not news_encoder
+        for name in ("user_encoder.onnx", "model.safetensors", "config.json", "tokenizer.json"):
+            shutil.copy(served.export / name, folder)
+        return {"user_encoder.onnx": 0.0}
+
+    monkeypatch.setattr("newsrec.serving.export.write_encoders", copy_encoders)
     output = tmp_path / "bare"
     main(["export", f"--ckpt_path={served.best}", f"--output={output}", "--news_encoder=false"])
     assert "--data.root" in capsys.readouterr().out
