@@ -40,6 +40,7 @@ from newsrec.training.checkpoint import (
 from newsrec.training.guards import FiniteLoss, out_of_memory
 from newsrec.training.module import RecommenderModule, trainer_mistakes
 from newsrec.training.parts import StepParts
+from newsrec.training.processes import refuse_lonely, started_by_torchrun
 from newsrec.training.saving import AtomicCheckpointIO, LastCheckpoint, Stopped
 from newsrec.training.throughput import SpeedBar, Throughput
 
@@ -65,6 +66,8 @@ class FitCLI(LightningCLI):
     """``fit`` and nothing else; see ``python -m newsrec fit --help``."""
 
     output: Path
+    steps_done = 0
+    """Steps of the run that goes on."""
     written: set[str]
     """Options that the command line or a file sets."""
 
@@ -141,6 +144,7 @@ class FitCLI(LightningCLI):
             return
         config.ckpt_path = str(resolve_checkpoint(config.ckpt_path, self.output))
         checkpoint = read_checkpoint(config.ckpt_path)
+        self.steps_done = checkpoint["global_step"]
         self._take_unwritten(checkpoint)
         given = {part: config[part].as_dict() for part in ("model", "data")}
         given["data"] = {k: v for k, v in given["data"].items() if k not in FREE_ON_RESUME}
@@ -204,7 +208,9 @@ class FitCLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         output = self.output
         csv = RunCsv(output)
-        loggers: list[Any] = [csv, TensorBoardLogger(str(output), name="tensorboard", version="")]
+        # What a run killed between checkpoints has shown is hidden, where it is shown again.
+        folder = {"name": "tensorboard", "version": "", "purge_step": self.steps_done}
+        loggers: list[Any] = [csv, TensorBoardLogger(str(output), **folder)]
         wanted = self._get(self.config_init, "trainer")["logger"]
         if wanted not in (None, True, False):
             loggers += wanted if isinstance(wanted, list) else [wanted]
@@ -233,6 +239,7 @@ class FitCLI(LightningCLI):
         plugins = wanted["plugins"] or []
         plugins = [*plugins] if isinstance(plugins, list) else [plugins]
         kwargs |= {"logger": loggers, "default_root_dir": str(output)}
+        kwargs |= started_by_torchrun(wanted)
         kwargs["plugins"] = [AtomicCheckpointIO(), *plugins]
         kwargs["precision"] = precision = self._precision(wanted)
         if precision in NO_WEIGHTS_LEFT:
@@ -247,6 +254,7 @@ class FitCLI(LightningCLI):
                 f"trainer.precision is {precision}, in which a CPU cannot train. Choose 32-true or "
                 "bf16-mixed, or a GPU by --trainer.accelerator gpu."
             )
+        refuse_lonely(trainer)
         return trainer
 
     def _early_stopping(self, monitor: str | None) -> list[EarlyStopping]:
@@ -303,8 +311,9 @@ class FitCLI(LightningCLI):
         if trainer.interrupted:
             return
         if not best:
-            _print_speed(speed, parts)
-            print(f"No validation was reached. Last checkpoint: {self.last}")
+            if trainer.is_global_zero:
+                _print_speed(speed, parts)
+                print(f"No validation was reached. Last checkpoint: {self.last}")
             return
         if data.selected_on is not None:
             module.load_state_dict(read_checkpoint(best)["state_dict"])

@@ -298,10 +298,17 @@ def test_a_moved_checkpoint_brings_the_options_that_nobody_wrote(
 
 def test_a_run_killed_before_its_first_checkpoint_starts_anew(mind_dir, plm_dir, tmp_path):
     output = tmp_path / "run"
-    (output / "tensorboard").mkdir(parents=True)
-    (output / "config.yaml").write_text("left")
-    main([*fit_options(mind_dir, plm_dir, output), "--baselines=false"])
-    assert (output / "checkpoints" / "best.ckpt").is_file()
+    options = [*fit_options(mind_dir, plm_dir, output), "--baselines=false"]
+    main([*options, "--trainer.log_every_n_steps=1"])
+    best = output / "checkpoints" / "best.ckpt"
+    assert all(any(output.glob(name)) for name in ("tensorboard/events*", "metrics.csv"))
+    best.unlink()
+    (best.parent / "last.ckpt").rename(best.parent / ".last.ckpt.part")
+    main([*options, "--ckpt_path=auto"])
+    assert best.is_file()
+    with (output / "metrics.csv").open() as file:
+        epochs = [row["epoch"] for row in csv.DictReader(file) if row["val/auc"]]
+    assert epochs == ["0", "1"]
 
 
 def test_what_is_reported_in_the_end_is_not_computed_from_rounded_states(
