@@ -122,6 +122,13 @@ def test_the_bar_speaks_in_short_words(make):
     assert not any("/" in name and not name.endswith("/s") for name in shown if name != "val/auc")
 
 
+def test_an_error_does_not_stand_behind_the_bar(capfd):
+    bar = SpeedBar()
+    bar.train_progress_bar = bar.init_train_tqdm()
+    bar.on_exception(None, None, ValueError())
+    assert capfd.readouterr().out.endswith("\n")
+
+
 def test_a_profiler_tells_the_parts_apart(make):
     module, data = make(tune_layers=1)
     parts = StepParts()
