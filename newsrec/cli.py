@@ -6,6 +6,7 @@ import shutil
 import sys
 from argparse import ArgumentError
 from datetime import datetime
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,9 @@ from newsrec.training.checkpoint import (
     resolve_checkpoint,
 )
 from newsrec.training.guards import FiniteLoss, out_of_memory
-from newsrec.training.module import RecommenderModule, trainer_mistakes
+from newsrec.training.module import RecommenderModule, late_mistakes, trainer_mistakes
 from newsrec.training.parts import StepParts
+from newsrec.training.processes import refuse_lonely, started_by_torchrun
 from newsrec.training.saving import AtomicCheckpointIO, LastCheckpoint, Stopped
 from newsrec.training.throughput import SpeedBar, Throughput
 
@@ -65,6 +67,8 @@ class FitCLI(LightningCLI):
     """``fit`` and nothing else; see ``python -m newsrec fit --help``."""
 
     output: Path
+    steps_done = 0
+    """Steps of the run that goes on."""
     written: set[str]
     """Options that the command line or a file sets."""
 
@@ -123,6 +127,14 @@ class FitCLI(LightningCLI):
             known = [action.dest for action in fit._actions]
             raise UserError(explain(str(error), written, known)) from error
 
+    def _dump_config(self) -> None:
+        """Write the options down, those too that Lightning's classes have as members of an enum."""
+        try:
+            super()._dump_config()
+        except ValueError:
+            _name_members(self.config)
+            super()._dump_config()
+
     def _parse_ckpt_path(self) -> None:
         """Find the checkpoint to go on from, and refuse options that contradict it.
 
@@ -141,6 +153,7 @@ class FitCLI(LightningCLI):
             return
         config.ckpt_path = str(resolve_checkpoint(config.ckpt_path, self.output))
         checkpoint = read_checkpoint(config.ckpt_path)
+        self.steps_done = checkpoint["global_step"]
         self._take_unwritten(checkpoint)
         given = {part: config[part].as_dict() for part in ("model", "data")}
         given["data"] = {k: v for k, v in given["data"].items() if k not in FREE_ON_RESUME}
@@ -204,7 +217,13 @@ class FitCLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         output = self.output
         csv = RunCsv(output)
-        loggers: list[Any] = [csv, TensorBoardLogger(str(output), name="tensorboard", version="")]
+        # What a run killed between checkpoints has shown is hidden, where it is shown again.
+        folder: dict[str, Any] = {
+            "name": "tensorboard",
+            "version": "",
+            "purge_step": self.steps_done,
+        }
+        loggers: list[Any] = [csv, TensorBoardLogger(str(output), **folder)]
         wanted = self._get(self.config_init, "trainer")["logger"]
         if wanted not in (None, True, False):
             loggers += wanted if isinstance(wanted, list) else [wanted]
@@ -233,6 +252,7 @@ class FitCLI(LightningCLI):
         plugins = wanted["plugins"] or []
         plugins = [*plugins] if isinstance(plugins, list) else [plugins]
         kwargs |= {"logger": loggers, "default_root_dir": str(output)}
+        kwargs |= started_by_torchrun(wanted)
         kwargs["plugins"] = [AtomicCheckpointIO(), *plugins]
         kwargs["precision"] = precision = self._precision(wanted)
         if precision in NO_WEIGHTS_LEFT:
@@ -240,13 +260,17 @@ class FitCLI(LightningCLI):
                 f"trainer.precision is {precision}, which rounds the weights themselves: small "
                 "steps are lost. Choose 32-true, bf16-mixed, or 16-mixed on a GPU."
             )
-        with trainer_mistakes():
-            trainer = super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
-        if precision in HALF and trainer.strategy.root_device.type == "cpu":
+        if precision in HALF and _is_cpu(wanted["accelerator"]):
             raise UserError(  # Lightning would take bf16-mixed with no more than a warning
                 f"trainer.precision is {precision}, in which a CPU cannot train. Choose 32-true or "
                 "bf16-mixed, or a GPU by --trainer.accelerator gpu."
             )
+        for name in ("accumulate_grad_batches", "max_steps", "max_epochs"):
+            if wanted[name] is not None and (wanted[name] == 0 or wanted[name] < -1):
+                raise UserError(f"trainer.{name} is {wanted[name]}; it must be at least 1.")
+        with trainer_mistakes():
+            trainer = super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
+        refuse_lonely(trainer)
         return trainer
 
     def _early_stopping(self, monitor: str | None) -> list[EarlyStopping]:
@@ -278,7 +302,7 @@ class FitCLI(LightningCLI):
                 self.datamodule.prepare_data()
                 self.datamodule.setup("fit")
                 log.info("%s", self.datamodule.describe())
-            with out_of_memory():
+            with out_of_memory(), late_mistakes():
                 self.trainer.fit(**kwargs)
         except Stopped as stopped:
             if not self.trainer.is_global_zero:
@@ -303,8 +327,9 @@ class FitCLI(LightningCLI):
         if trainer.interrupted:
             return
         if not best:
-            _print_speed(speed, parts)
-            print(f"No validation was reached. Last checkpoint: {self.last}")
+            if trainer.is_global_zero:
+                _print_speed(speed, parts)
+                print(f"No validation was reached. Last checkpoint: {self.last}")
             return
         if data.selected_on is not None:
             module.load_state_dict(read_checkpoint(best)["state_dict"])
@@ -330,8 +355,10 @@ class FitCLI(LightningCLI):
         splits = data.data.splits
         split = next((name for name in ("test", "dev") if name in splits), data.val)
         chosen = "Best" if data.selected_on else "Last"
+        curves = self.output / "curves.png"
+        drawn = f"Curves: {curves}\n" if curves.is_file() else ""
         print(
-            f"\n{chosen} checkpoint: {best}\nCurves: {self.output / 'curves.png'}\n\nNext:\n"
+            f"\n{chosen} checkpoint: {best}\n{drawn}\nNext:\n"
             f"  python -m newsrec evaluate --ckpt_path {best} --data.root {data.root} "
             f"--split {split} --output results/{self.output.name}-{split}\n"
             f"  python -m newsrec export --ckpt_path {best} --data.root {data.root} "
@@ -392,6 +419,25 @@ def has_bf16(accelerator: str) -> bool:
     ):
         return False
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _is_cpu(accelerator: Any) -> bool:
+    """Return whether the Trainer's option for a device stands for the CPU here."""
+    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return accelerator == "cpu" or (accelerator == "auto" and not gpu)
+
+
+def _name_members(config: Any) -> None:
+    """Put strings in the place of enum members that are strings, which no YAML can hold."""
+    if isinstance(config, list):
+        for item in config:
+            _name_members(item)
+    elif isinstance(config, jsonargparse.Namespace):
+        for key, value in vars(config).items():
+            if isinstance(value, Enum) and isinstance(value, str):
+                setattr(config, key, str(value.value))
+            else:
+                _name_members(value)
 
 
 def _print_speed(speed: str | None, parts: Any) -> None:

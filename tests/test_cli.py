@@ -230,10 +230,24 @@ def test_a_moved_checkpoint_brings_the_options_that_nobody_wrote(
 
 def test_a_run_killed_before_its_first_checkpoint_starts_anew(mind_dir, plm_dir, tmp_path):
     output = tmp_path / "run"
-    (output / "tensorboard").mkdir(parents=True)
-    (output / "config.yaml").write_text("left")
-    main([*fit_options(mind_dir, plm_dir, output), "--baselines=false"])
-    assert (output / "checkpoints" / "best.ckpt").is_file()
+    options = [*fit_options(mind_dir, plm_dir, output), "--baselines=false"]
+    main([*options, "--trainer.log_every_n_steps=1"])
+    best = output / "checkpoints" / "best.ckpt"
+    assert all(any(output.glob(name)) for name in ("tensorboard/events*", "metrics.csv"))
+    best.unlink()
+    (best.parent / "last.ckpt").rename(best.parent / ".last.ckpt.part")
+    main([*options, "--ckpt_path=auto"])
+    assert best.is_file()
+    with (output / "metrics.csv").open() as file:
+        epochs = [row["epoch"] for row in csv.DictReader(file) if row["val/auc"]]
+    assert epochs == ["0", "1"]
+
+
+def test_a_callback_with_an_enum_for_a_default_can_be_named(mind_dir, plm_dir, tmp_path):
+    output = tmp_path / "run"
+    options = [*fit_options(mind_dir, plm_dir, output), "--baselines=false"]
+    main([*options, "--trainer.callbacks=lightning.pytorch.callbacks.Timer"])
+    assert "interval: step" in (output / "config.yaml").read_text()
 
 
 def test_what_is_reported_in_the_end_is_not_computed_from_rounded_states(
@@ -362,6 +376,11 @@ def test_mistakes_exit_with_2_and_name_value_and_next_step(
     half = refused(capsys, *options, "--trainer.precision=16-mixed")
     assert "trainer.precision is 16-mixed" in half
     assert "bf16-mixed" in half
+    assert "Using" not in half  # what Lightning says of a precision it takes
+    for name in ("accumulate_grad_batches", "max_steps", "max_epochs"):
+        assert f"trainer.{name} is 0" in refused(capsys, *options, f"--trainer.{name}=0")
+    late = refused(capsys, *options, "--trainer.val_check_interval=2000")
+    assert "--trainer.check_val_every_n_epoch null" in late
     assert "bf16, fp32, none" in refused(capsys, *options, "--data.frozen_states=fp16")
     assert "this PLM has 2 layers" in refused(capsys, *options, "--model.tune_layers=3")
     assert "model.dim is 64" in refused(capsys, *options, "--model.dim=64", "--model.skip=true")

@@ -69,3 +69,23 @@ def test_adamw_is_that_of_the_textbook():
         optimizer.step()
         scheduler.step()
     assert weight.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_run_that_goes_on_for_longer_follows_the_longer_schedule():
+    def begin(steps):
+        groups = [{"params": [nn.Parameter(torch.ones(1))], "lr": 1.0, "weight_decay": 0.0}]
+        return adamw(groups, Schedule("linear", 0, steps), fused=False)
+
+    (optimizer, scheduler), (longer, follows) = begin(4), begin(8)
+    for _ in range(4):
+        optimizer.step()
+        scheduler.step()
+    assert scheduler.get_last_lr() == [0]
+    longer.load_state_dict(optimizer.state_dict())
+    # as in a checkpoint, also in one from when the schedule itself was in it
+    kept = scheduler.state_dict()
+    for lambdas in (kept["lr_lambdas"], [{"shape": "linear", "steps": 4, "rising": 0}]):
+        follows.load_state_dict(kept | {"lr_lambdas": lambdas})
+        longer.step()
+        follows.step()
+        assert follows.get_last_lr() == [pytest.approx(3 / 8)]

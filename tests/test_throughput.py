@@ -12,8 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from newsrec.console import is_first_process
 from newsrec.data.datamodule import MindDataModule
+from newsrec.errors import UserError
 from newsrec.training.module import RecommenderModule
 from newsrec.training.parts import StepParts
+from newsrec.training.processes import refuse_lonely, started_by_torchrun
 from newsrec.training.throughput import SpeedBar, Throughput, _Counts, matrix_rate, model_flop
 
 SMALL = {"heads": 2, "ffn": 16, "dropout": 0.0, "norm": "none"}
@@ -120,6 +122,13 @@ def test_the_bar_speaks_in_short_words(make):
     assert not any("/" in name and not name.endswith("/s") for name in shown if name != "val/auc")
 
 
+def test_an_error_does_not_stand_behind_the_bar(capfd):
+    bar = SpeedBar()
+    bar.train_progress_bar = bar.init_train_tqdm()
+    bar.on_exception(None, None, ValueError())
+    assert capfd.readouterr().out.endswith("\n")
+
+
 def test_a_profiler_tells_the_parts_apart(make):
     module, data = make(tune_layers=1)
     parts = StepParts()
@@ -186,3 +195,27 @@ def test_precision_is_the_trainers_or_the_models_or_the_hardwares(
     fit_cli = SimpleNamespace(model=SimpleNamespace(precision=model))
     options = {"precision": written, "accelerator": "auto"}
     assert cli.FitCLI._precision(fit_cli, options) == expected
+
+
+def test_torchrun_settles_devices_and_machines(monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "newsrec")
+    assert started_by_torchrun({"devices": 1, "num_nodes": 1}) == {}
+    for name, value in (("TORCHELASTIC_RUN_ID", "1"), ("LOCAL_WORLD_SIZE", "4"),
+                        ("GROUP_WORLD_SIZE", "3")):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    assert started_by_torchrun({"devices": 1, "num_nodes": 2}) == {"devices": 4, "num_nodes": 3}
+    assert "trainer.devices is 4, as torchrun has it" in caplog.text
+    assert "trainer.num_nodes is 3, as torchrun has it" in caplog.text
+    caplog.clear()
+    chosen = {"devices": [0, 2, 4, 6], "num_nodes": 3}
+    assert started_by_torchrun(chosen) == {"num_nodes": 3}
+    assert started_by_torchrun({"devices": -1, "num_nodes": 3}) == {"devices": 4, "num_nodes": 3}
+    assert not caplog.text
+
+
+def test_a_process_that_knows_nothing_of_the_others_does_not_train(monkeypatch):
+    alone = Trainer(accelerator="cpu", devices=1, logger=False)
+    refuse_lonely(alone)
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    with pytest.raises(UserError, match="one of several processes"):
+        refuse_lonely(alone)

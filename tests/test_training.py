@@ -546,9 +546,13 @@ def test_a_run_starts_in_an_empty_folder_only(tmp_path):
     check_run_folder(tmp_path / "new")
     check_run_folder(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=r"is not empty\. Choose another --output"):
         check_run_folder(tmp_path)
-    assert str(error.value).startswith(f"--output {tmp_path} is not empty. ")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(UserError) as error:
+        check_run_folder(tmp_path / "run")
+    assert str(error.value).startswith(f"--output {tmp_path / 'run'} is not empty. ")
     assert "--ckpt_path last" in str(error.value)
     with pytest.raises(UserError, match="is a file, not a folder"):
         check_run_folder(tmp_path / "file")

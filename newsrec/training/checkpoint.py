@@ -19,8 +19,8 @@ BEFORE: dict[str, dict[str, Any]] = {"model": {"skip": False}, "data": {"frozen_
 """What runs had from before an option, where its default is something else."""
 
 
-BEGUN = {"config.yaml", "tensorboard", "checkpoints"}
-"""What a run folder holds before anything is trained."""
+BEGUN = {"config.yaml", "tensorboard", "metrics.csv", "curves.png", "checkpoints"}
+"""What a run folder holds before its first checkpoint."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -99,12 +99,11 @@ def check_run_folder(output: Path) -> None:
     Raises:
         UserError: If ``output`` is a file or a folder that is not empty.
     """
-    if output.is_dir() and {path.name for path in output.rglob("*")} <= BEGUN:
+    saved = [path.name for path in output.glob("checkpoints/*.ckpt")]
+    if output.is_dir() and {path.name for path in output.iterdir()} <= BEGUN and not saved:
         return
-    require_empty(
-        output,
-        "Go on with that run by `--ckpt_path last`, choose another --output, or remove the folder.",
-    )
+    on = "Go on with that run by `--ckpt_path last`, choose" if "last.ckpt" in saved else "Choose"
+    require_empty(output, f"{on} another --output, or remove the folder.")
 
 
 def check_same_options(

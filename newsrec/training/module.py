@@ -328,3 +328,19 @@ def trainer_mistakes() -> Iterator[None]:
             f"trainer: {' '.join(str(error).split())} On a machine without GPU use "
             "--trainer.accelerator cpu --trainer.devices 1 --trainer.precision 32-true."
         ) from error
+
+
+@contextmanager
+def late_mistakes() -> Iterator[None]:
+    """Turn what Lightning says of Trainer options once it knows the data into a ``UserError``."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        if "`val_check_interval`" not in str(error):
+            raise
+        raise UserError(
+            f"trainer: {' '.join(str(error).split())} On the command line: "
+            "--trainer.check_val_every_n_epoch null."
+        ) from error

@@ -95,4 +95,6 @@ def adamw(
     """
     device = groups[0]["params"][0].device.type
     optimizer = torch.optim.AdamW(groups, fused=fused and device in FUSED_ON)
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+    # A function, not the object: a checkpoint would keep the object's number of steps, and a run
+    # that goes on for more epochs than it was begun with would stay at a rate of 0.
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step))

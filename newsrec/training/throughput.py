@@ -179,6 +179,12 @@ def matrix_rate(device: torch.device, precision: str) -> float:
 class SpeedBar(TQDMProgressBar):
     """The progress bar, with loss, rates and the share of repeated stories in short words."""
 
+    def on_exception(self, trainer: Trainer, *_: Any) -> None:
+        """End the bar's line, or what is said of the error would stand behind it."""
+        for bar in (self._val_progress_bar, self._train_progress_bar):
+            if bar is not None:
+                bar.close()
+
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Return what stands behind the bar."""
         shown: dict[str, Any] = {}

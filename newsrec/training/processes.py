@@ -1,0 +1,48 @@
+"""How many processes a run has: what torchrun has started settles it."""
+
+import logging
+import os
+from typing import Any
+
+from lightning import Trainer
+from lightning.fabric.plugins.environments import TorchElasticEnvironment
+
+from newsrec.console import is_first_process
+from newsrec.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def started_by_torchrun(options: Any) -> dict[str, int]:
+    """Return the Trainer's ``devices`` and ``num_nodes`` where torchrun has settled them.
+
+    With ``devices: 1``, Lightning would train in each of torchrun's processes for itself.
+
+    Args:
+        options: The Trainer's; the first process says which of them do not count.
+    """
+    if not TorchElasticEnvironment.detect():
+        return {}
+    here, machines = (int(os.environ[n]) for n in ("LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"))
+    settled = {"devices": here, "num_nodes": machines}
+    if isinstance(options["devices"], list) and len(options["devices"]) == here:
+        del settled["devices"]  # which of the machine's devices, and as many
+    for name, number in settled.items():
+        if options[name] not in (number, str(number), "auto", -1, "-1"):
+            log.info("trainer.%s is %s, as torchrun has it", name, number)
+    return settled
+
+
+def refuse_lonely(trainer: Trainer) -> None:
+    """Refuse to train as one of several processes that know nothing of each other.
+
+    Raises:
+        UserError: On all processes but the first.
+    """
+    if trainer.world_size == 1 and not is_first_process():
+        raise UserError(
+            f"This is one of several processes, but trainer.devices is {trainer.num_devices} and "
+            f"trainer.num_nodes {trainer.num_nodes}: each would train by itself. Set "
+            "--trainer.devices to the processes of a machine and --trainer.num_nodes to the "
+            "machines, or take --trainer configs/trainer/multinode.yaml."
+        )
