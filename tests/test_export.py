@@ -164,9 +164,7 @@ def test_weights_too_large_for_one_file_lie_beside_it(exported, tmp_path, monkey
     module, _, _ = exported
     monkeypatch.setattr(graphs, "INSIDE", 0)
     graph = graphs.trace_user_encoder(module.recommender.user_encoder, MAX_HISTORY)
-    graphs.write_onnx(
-        graph, tmp_path / USER_ENCODER, ["history", "mask"], "user_vector", ["b", "h"]
-    )
+    graphs.write_onnx(graph, tmp_path / USER_ENCODER, graphs.USER_NAMES)
     assert {path.name for path in tmp_path.iterdir()} == {USER_ENCODER, f"{USER_ENCODER}.data"}
     onnxruntime.InferenceSession(str(tmp_path / USER_ENCODER))
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import typing
-import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,9 +25,8 @@ from torch import nn
 from newsrec.data.fields import story_texts, text_hashes
 from newsrec.errors import UserError
 from newsrec.files import file_hash
-from newsrec.model.tuning import run_plm
 from newsrec.serving import Recommender
-from newsrec.serving.export import write_onnx
+from newsrec.serving.export import write_encoders
 from newsrec.serving.folder import NEWS_SCHEMA, StoredNews, with_unknown, write_news
 from newsrec.serving.sessions import padded_blocks
 from newsrec.training.module import RecommenderModule
@@ -36,38 +34,6 @@ from newsrec.training.module import RecommenderModule
 DIM, MAX_HISTORY, MAX_TOKENS = 16, 20, 12
 FIELDS = ["title", "abstract"]
 IDS = list(STORIES)
-
-
-class PaddedNewsEncoder(nn.Module):
-    """A news encoder that reads a mask in place of lengths."""
-
-    def __init__(self, encoder):
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, token_ids, mask):
-        states = run_plm(self.encoder.plm, token_ids, mask)
-        x = self.encoder.fastformer(self.encoder.project(states), mask)
-        x = self.encoder.gate * self.encoder.pooling(x, mask)
-        return self.encoder.skip(states, mask) + x
-
-
-def write_news_onnx(encoder, path):
-    example = (torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.bool))
-    sizes = {0: torch.export.Dim("news"), 1: torch.export.Dim("tokens", max=MAX_TOKENS)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            PaddedNewsEncoder(encoder).eval(),
-            example,
-            str(path),
-            input_names=["token_ids", "mask"],
-            output_names=["news_vector"],
-            dynamic_shapes=(sizes, sizes),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
 
 
 def write_manifest(folder, **changes):
@@ -128,9 +94,7 @@ def world(plm_dir, tmp_path_factory):
     folder.mkdir()
     world = SimpleNamespace(model=model, folder=folder, plm_dir=plm_dir)
 
-    write_onnx(model.user_encoder, folder / "user_encoder.onnx")
-    write_news_onnx(model.news_encoder, folder / "news_encoder.onnx")
-    shutil.copy(plm_dir / "tokenizer.json", folder)
+    write_encoders(module, (plm_dir / "tokenizer.json").read_text(), folder)
     columns = dict(
         zip(
             ("category", "subcategory", "title", "abstract"),

@@ -32,7 +32,14 @@ from newsrec.serving.folder import (
     StoredNews,
     write_news,
 )
-from newsrec.serving.graphs import trace_news_encoder, trace_user_encoder, write_onnx
+from newsrec.serving.graphs import (
+    NEWS_NAMES,
+    USER_NAMES,
+    Names,
+    trace_news_encoder,
+    trace_user_encoder,
+    write_onnx,
+)
 from newsrec.serving.model_card import model_card
 from newsrec.serving.verify import PROGRAM, compare_encoders, compare_stories, evaluate_export
 from newsrec.serving.weights import CONFIG, WEIGHTS, weights_hash, write_model
@@ -48,9 +55,6 @@ log = logging.getLogger(__name__)
 CARD = "model_card.md"
 SPLIT = "dev"
 """The split whose metrics go into the manifest."""
-
-USERS, STORIES = ["batch", "history"], ["news", "tokens"]
-"""Axes of the two encoders' inputs."""
 
 INPUT_CONTRACT = (
     "A story's text is its fields, those that are not empty, joined by a space, runs of whitespace "
@@ -167,10 +171,10 @@ def write_encoders(
     tokenizer.save(str(folder / TOKENIZER))
     user = trace_user_encoder(recommender.user_encoder, module.max_history)
     torch.export.save(user, folder / PROGRAM)
-    write_onnx(user, folder / USER_ENCODER, ["history", "mask"], "user_vector", USERS)
+    write_onnx(user, folder / USER_ENCODER, USER_NAMES)
     if news_encoder:
         news = trace_news_encoder(recommender.news_encoder)
-        write_onnx(news, folder / NEWS_ENCODER, ["token_ids", "mask"], "news_vector", STORIES)
+        write_onnx(news, folder / NEWS_ENCODER, NEWS_NAMES)
     return compare_encoders(module, folder)
 
 
@@ -212,27 +216,24 @@ def describe(module: RecommenderModule, fields: list[str], folder: Path) -> dict
     """Return what ``manifest.json`` says of the model: how to use it, and what tells it apart."""
     dim = module.dim
 
-    def array(shape: list[Any], dtype: str) -> dict[str, Any]:
-        return {"shape": shape, "dtype": dtype}
+    def describe_graph(names: Names, first: dict[str, Any]) -> dict[str, Any]:
+        mask = {"shape": names.axes, "dtype": "bool"}
+        vectors = {"shape": [names.axes[0], dim], "dtype": "float32"}
+        return {
+            "inputs": dict(zip(names.inputs, (first, mask), strict=True)),
+            "outputs": {names.output: vectors},
+        }
 
-    encoders = {
-        USER_ENCODER: {
-            "inputs": {
-                "history": array([*USERS, dim], "float32"),
-                "mask": array(USERS, "bool"),
-            },
-            "outputs": {"user_vector": array(["batch", dim], "float32")},
-        },
-        NEWS_ENCODER: {
-            "inputs": {"token_ids": array(STORIES, "int64"), "mask": array(STORIES, "bool")},
-            "outputs": {"news_vector": array(["news", dim], "float32")},
-        },
-    }
+    history = {"shape": [*USER_NAMES.axes, dim], "dtype": "float32"}
+    token_ids = {"shape": NEWS_NAMES.axes, "dtype": "int64"}
+    encoders = {USER_ENCODER: describe_graph(USER_NAMES, history)}
+    if (folder / NEWS_ENCODER).is_file():
+        encoders[NEWS_ENCODER] = describe_graph(NEWS_NAMES, token_ids)
     packages = ("newsrec", "torch", "transformers", "tokenizers", "numpy", "onnx", "onnxruntime")
     return {
         "format": FORMAT,
         "input_contract": INPUT_CONTRACT,
-        "encoders": {name: of for name, of in encoders.items() if (folder / name).is_file()},
+        "encoders": encoders,
         "dim": dim,
         "max_history": module.max_history,
         "max_tokens": module.max_tokens,

@@ -3,7 +3,7 @@
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,19 @@ from newsrec.model.tuning import longest_text, run_plm
 
 INSIDE = 1_900_000_000
 """Bytes of weights that one ONNX file holds; protobuf ends at 2 GiB, and more lie beside it."""
+
+
+class Names(NamedTuple):
+    """What the ends of a graph are called."""
+
+    inputs: list[str]
+    output: str
+    axes: list[str]
+    """The first axes of every input, which may have any size from 1 on."""
+
+
+USER_NAMES = Names(["history", "mask"], "user_vector", ["batch", "history"])
+NEWS_NAMES = Names(["token_ids", "mask"], "news_vector", ["news", "tokens"])
 
 
 class ServedUserEncoder(nn.Module):
@@ -97,18 +110,8 @@ def trace_news_encoder(encoder: NewsEncoder) -> ExportedProgram:
         config._attn_implementation = attention
 
 
-def write_onnx(
-    graph: ExportedProgram, path: Path, inputs: list[str], output: str, axes: list[str]
-) -> None:
-    """Write a graph as ONNX; weights too large for one file go into one beside it.
-
-    Args:
-        graph: The graph.
-        path: File to write.
-        inputs: Names of its inputs.
-        output: Name of its output.
-        axes: Names of the first axes of every input.
-    """
+def write_onnx(graph: ExportedProgram, path: Path, names: Names) -> None:
+    """Write a graph as ONNX; weights too large for one file go into one beside it."""
     weights = sum(w.numel() * w.element_size() for w in graph.state_dict.values())
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -117,9 +120,9 @@ def write_onnx(
             graph,
             (),
             str(path),
-            input_names=inputs,
-            output_names=[output],
-            dynamic_shapes=(dict(enumerate(axes)),) * len(inputs),  # for their names alone
+            input_names=names.inputs,
+            output_names=[names.output],
+            dynamic_shapes=(dict(enumerate(names.axes)),) * len(names.inputs),  # names alone
             dynamo=True,
             external_data=weights > INSIDE,
             verbose=False,

@@ -69,12 +69,12 @@ def write_encoder(path: Path) -> None:
 
     from newsrec.model.encoders import UserEncoder
     from newsrec.model.fastformer import FastformerConfig
-    from newsrec.serving.export import write_onnx
+    from newsrec.serving.graphs import USER_NAMES, trace_user_encoder, write_onnx
 
     torch.manual_seed(0)
     encoder = UserEncoder(DIM, FastformerConfig(positions="recency"), MAX_HISTORY, skip=True)
     torch.nn.init.constant_(encoder.gate, 0.5)  # closed, the stack would count for nothing
-    write_onnx(encoder, path)
+    write_onnx(trace_user_encoder(encoder, MAX_HISTORY), path, USER_NAMES)
 
 
 def write_export(folder: Path, encoder: Path, stories: int) -> None:
