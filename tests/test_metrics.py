@@ -362,6 +362,19 @@ def test_a_metric_forgets_when_reset_and_keeps_double_precision():
     assert metric.compute()["auc"].dtype == torch.float64
 
 
+def test_a_metric_keeps_its_sums_without_float64():
+    metric = MindMetric()  # which a device without it (MPS) could not take
+    kinds = {name: getattr(metric, name).dtype for name in metric.metric_state}
+    assert set(kinds.values()) == {torch.int64}
+    rng = np.random.default_rng(4)
+    labels, offsets = random_impressions(rng, 300)
+    scores = rng.normal(size=len(labels))
+    for start, end in pairwise(offsets):
+        metric.update(*map(torch.tensor, (scores[start:end], labels[start:end], [0, end - start])))
+    expected = [mind_metrics(scores, labels, offsets)[name] for name in METRICS]
+    np.testing.assert_allclose(list(metric.compute().values()), expected, **CLOSE)
+
+
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_a_metric_that_saw_nothing_is_nan():
     assert all(value.isnan() for value in MindMetric().compute().values())
