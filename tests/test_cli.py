@@ -224,6 +224,22 @@ def test_baselines_are_evaluated_without_a_checkpoint(scorer, mind_dir, tmp_path
     assert_reported(output, metrics, capsys.readouterr().out)
 
 
+def test_of_several_processes_one_scores_a_baseline(mind_dir, tmp_path, capsys, monkeypatch):
+    command = ["evaluate", "--scorer=recent", f"--data.root={mind_dir}", "--split=dev",
+               f"--output={tmp_path / 'recent'}"]  # fmt: skip
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    main(command)
+    assert not (tmp_path / "recent").exists()
+    assert not capsys.readouterr().out
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "0")
+    main(command)
+    monkeypatch.setenv("RANK", "1")
+    main(command)  # the folder that the first has filled is no mistake
+    assert (tmp_path / "recent" / "metrics.json").is_file()
+
+
 def test_a_run_goes_on_from_its_last_checkpoint(mind_dir, plm_dir, tmp_path):
     output = tmp_path / "run"
     options = fit_options(mind_dir, plm_dir, output)
