@@ -224,6 +224,28 @@ def test_baselines_are_evaluated_without_a_checkpoint(scorer, mind_dir, tmp_path
     assert_reported(output, metrics, capsys.readouterr().out)
 
 
+def test_where_nothing_can_be_evaluated_there_is_no_metric_and_no_nan(mind_dir, tmp_path, capsys):
+    path = mind_dir / "dev" / "behaviors.tsv"
+    path.write_text(path.read_text().replace("-1", "-0"))
+    output = tmp_path / "out"
+    main(["evaluate", "--scorer=recent", f"--data.root={mind_dir}", "--split=dev",
+          f"--output={output}"])  # fmt: skip
+    said = capsys.readouterr().out
+    assert "No impression has both a click and a skip, so there are no metrics." in said
+    metrics = json.loads((output / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert metrics["evaluated"] == 0
+    assert metrics["single_class"] == metrics["impressions"] > 0
+    assert not {*METRICS, "intervals", "baselines"} & set(metrics)
+    page = (output / "report.html").read_text()
+    assert "No impression has both a click and a skip" in page
+    main(["check-submission", str(output / "prediction.zip"), f"--data.root={mind_dir}",
+          "--split=dev"])  # fmt: skip
+    checked = capsys.readouterr().out
+    assert "dev has no impression with a click and a skip, so there is no score." in checked
+    assert "nan" not in f"{said} {checked} {page}".lower().replace("finan", "")
+    assert "nothing to compare" in refused(capsys, "compare", output, output)
+
+
 def test_of_several_processes_one_scores_a_baseline(mind_dir, tmp_path, capsys, monkeypatch):
     command = ["evaluate", "--scorer=recent", f"--data.root={mind_dir}", "--split=dev",
                f"--output={tmp_path / 'recent'}"]  # fmt: skip

@@ -116,6 +116,13 @@ def test_a_split_without_labels_is_refused(tmp_path):
         read_run(folder)
 
 
+def test_a_split_with_nothing_to_evaluate_is_refused(tmp_path):
+    folder = some_run(tmp_path / "a")
+    (folder / "metrics.json").write_text('{"split": "dev", "impressions": 4, "evaluated": 0}')
+    with pytest.raises(UserError, match=r"a: dev has no impression with a click and a skip"):
+        read_run(folder)
+
+
 def test_impressions_that_are_missing_or_damaged_are_refused(tmp_path):
     folder = some_run(tmp_path / "a")
     path = folder / "per_impression.parquet"

@@ -264,12 +264,14 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
 def counts(metrics: Mapping[str, Any]) -> list[str]:
     """Return what was counted on the way, a sentence each."""
     unknown = f"{metrics['unknown_candidates']:,} candidates not in news.tsv."
-    if "auc" in metrics:
+    if "evaluated" in metrics:
         lines = [
             f"{metrics['impressions']:,} impressions, {metrics['evaluated']:,} evaluated "
             f"({metrics['single_class']:,} without a click or without a skip left out);",
             f"{metrics['tied']:,} with tied scores; {unknown}",
-            "Intervals cover the choice of users, not the training seed.",
+            "Intervals cover the choice of users, not the training seed."
+            if metrics["evaluated"]
+            else "No impression has both a click and a skip, so there are no metrics.",
         ]
     else:
         lines = [

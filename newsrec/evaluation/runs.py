@@ -88,9 +88,12 @@ def read_run(folder: Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read: {error!r}. {AGAIN}") from None
     if "auc" not in metrics:
+        lacks, advice = "labels", "that has them (--split dev)"
+        if "evaluated" in metrics:
+            lacks, advice = "impression with a click and a skip", "that has some"
         raise UserError(
-            f"{folder}: {split} has no labels, so there is nothing to compare. Evaluate on a split "
-            "that has them (--split dev)."
+            f"{folder}: {split} has no {lacks}, so there is nothing to compare. Evaluate on a "
+            f"split {advice}."
         )
     path = folder / IMPRESSIONS_FILE
     try:
