@@ -1,6 +1,7 @@
 """Checkpoints over a split: each rebuilt with the data options it was trained with, and scored."""
 
 import contextlib
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -71,8 +72,8 @@ def score_checkpoints(args: "Namespace") -> Scored | None:
     from newsrec.training.callbacks import ScoreCollector
     from newsrec.training.module import trainer_mistakes
 
-    for path in args.ckpt_path[1:]:
-        _open_checkpoint(args, path)  # a mistake in the last shows before the first is scored
+    if len(args.ckpt_path) > 1:  # a mistake in the last shows before the first is scored
+        _check_distinct(args)
     trainer: Any = None
     members: list[Scored] = []
     for path in args.ckpt_path:
@@ -130,6 +131,31 @@ def _open_checkpoint(args: "Namespace", path: str) -> tuple[dict[str, Any], "Min
         )
     datamodule.eval_split = args.split
     return checkpoint, datamodule
+
+
+def _check_distinct(args: "Namespace") -> None:
+    """Refuse an ensemble in which one model votes twice, as a copy or as best and last of a run."""
+    seen: dict[str, str] = {}
+    for path in args.ckpt_path:
+        checkpoint, _ = _open_checkpoint(args, path)
+        weights = _weights_hash(checkpoint["state_dict"])
+        if weights in seen:
+            raise UserError(
+                f"--ckpt_path: {path} has the weights of {seen[weights]}, and would count twice. "
+                "Give each model once."
+            )
+        seen[weights] = path
+
+
+def _weights_hash(weights: dict[str, Any]) -> str:
+    """Return what identifies a model whatever else its checkpoint holds."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _check_same_split(split: str, data: MindData, members: list[Scored]) -> None:
