@@ -224,6 +224,33 @@ def test_baselines_are_evaluated_without_a_checkpoint(scorer, mind_dir, tmp_path
     assert_reported(output, metrics, capsys.readouterr().out)
 
 
+def test_a_split_of_other_data_is_not_said_to_have_chosen_or_trained_the_checkpoint(
+    trained, mind_dir, tmp_path, capsys
+):
+    best = trained / "checkpoints" / "best.ckpt"
+
+    def evaluate(name, split):
+        main(["evaluate", f"--ckpt_path={best}", f"--data.root={mind_dir}", f"--split={split}",
+              f"--output={tmp_path / name}", "--trainer.accelerator=cpu",
+              "--baselines=false"])  # fmt: skip
+        metrics = json.loads((tmp_path / name / "metrics.json").read_text())
+        return metrics["other_data"], capsys.readouterr().out
+
+    other, said = evaluate("own", "dev")
+    assert other == []
+    assert "dev chose this checkpoint" in said
+    for split in ("train", "dev"):
+        path = mind_dir / split / "behaviors.tsv"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    other, said = evaluate("other", "dev")
+    assert other == ["train", "dev"]
+    assert "That was other data: this folder's train and dev had no part in it." in said
+    assert "chose" not in said
+    assert "among what was trained on" not in evaluate("train", "train")[1]
+    main(["compare", str(tmp_path / "other"), str(tmp_path / "other")])
+    assert "favours" not in capsys.readouterr().out
+
+
 def test_where_nothing_can_be_evaluated_there_is_no_metric_and_no_nan(mind_dir, tmp_path, capsys):
     path = mind_dir / "dev" / "behaviors.tsv"
     path.write_text(path.read_text().replace("-1", "-0"))

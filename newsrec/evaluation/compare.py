@@ -183,7 +183,7 @@ def _by_group(
 
 
 def _describe(run: Run) -> dict[str, Any]:
-    known = ("scorer", "ensemble", "checkpoint_sha256", "selected_on", "trained_on")
+    known = ("scorer", "ensemble", "checkpoint_sha256", "selected_on", "trained_on", "other_data")
     return {"folder": str(run.folder)} | {key: run.metrics.get(key) for key in known}
 
 
@@ -221,11 +221,10 @@ def _notes(result: dict[str, Any]) -> list[str]:
     """Return what makes a comparison unfair, a sentence each."""
     split, notes = result["split"], []
     for side in "ab":
-        if any(
-            split in name.split("+") for run in result[side] for name in run["trained_on"] or ()
-        ):
+        runs = [run for run in result[side] if split not in (run["other_data"] or ())]
+        if any(split in name.split("+") for run in runs for name in run["trained_on"] or ()):
             notes.append(f"{side.upper()} was trained on {split}: this favours it.")
-        elif any(split in (run["selected_on"] or "").split("+") for run in result[side]):
+        elif any(split in (run["selected_on"] or "").split("+") for run in runs):
             notes.append(
                 f"{split} chose the checkpoint of {side.upper()}: this favours it a little."
             )

@@ -245,14 +245,18 @@ def print_results(
 def notes(metrics: Mapping[str, Any]) -> list[str]:
     """Return what to know before reading a split's numbers, a sentence each."""
     split = metrics["split"]
+    other = metrics.get("other_data", [])
     lines = []
     for name, window in metrics["trained_on"].items():
         lines.append(f"Trained on {name}, {window}.")
-        if split in name.split("+"):
+        if split in name.split("+") and split not in other:
             lines.append(
                 f"{split} is among what was trained on: this says nothing of new impressions."
             )
-    if split in (metrics["selected_on"] or "").split("+") and "auc" in metrics:
+    if other:
+        lines.append(f"That was other data: this folder's {' and '.join(other)} had no part in it.")
+    chosen_on = (metrics["selected_on"] or "").split("+")
+    if split in chosen_on and split not in other and "auc" in metrics:
         which = "some of these checkpoints" if "ensemble" in metrics else "this checkpoint"
         lines.append(f"{split} chose {which}: expect less on another split.")
     clicks = [f"{name} ({window})" for name, window in metrics.get("clicks_of", {}).items()]

@@ -195,10 +195,15 @@ def _score_checkpoint(
         device = trainer.strategy.root_device
         vectors = vectors_before_training(module, datamodule, noted, device)
     windows = checkpoint["newsrec"].get("windows", {})
+    splits = datamodule.data.splits
+    seen = checkpoint["newsrec"].get("data_fingerprint", {})
     info = {
         "scorer": "checkpoint",
         "selected_on": checkpoint["newsrec"]["selected_on"],
         "trained_on": {name: windows[name] for name in windows if name == datamodule.train},
+        "other_data": [
+            name for name in seen if name in splits and splits[name].fingerprint != seen[name]
+        ],
         "precision": args.precision,
         "checkpoint_sha256": file_hash(Path(path)),
     }
