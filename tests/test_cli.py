@@ -617,7 +617,7 @@ def test_checkpoints_of_two_seeds_make_an_ensemble(mind_dir, plm_dir, tmp_path, 
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_metrics_of_one(mind_dir, plm_dir, tmp_path):
+def test_any_number_of_processes_gives_the_metrics_of_one(mind_dir, plm_dir, tmp_path):
     output = tmp_path / "run"
     newsrec = [sys.executable, "-m", "newsrec"]
     ddp = ["--trainer.devices=2", "--trainer.strategy=ddp"]
@@ -625,19 +625,34 @@ def test_two_processes_give_the_metrics_of_one(mind_dir, plm_dir, tmp_path):
     options += ["--model.tune_layers=1", "--model.skip=true"]  # states by one, read by both
     subprocess.run([*newsrec, *options, *ddp], check=True, timeout=300)
     assert len(list(Path(mind_dir).glob(".newsrec/states-*"))) == 1
-    best, last = (str(output / "checkpoints" / f"{name}.ckpt") for name in ("best", "last"))
-    for case, ckpts in (
-        ("model", [best]),
-        ("ensemble", [best, last, "--ensemble", "mean_score"]),
+    best, other = str(output / "checkpoints" / "best.ckpt"), str(tmp_path / "other.ckpt")
+    checkpoint = torch.load(best, weights_only=True)
+    for weights in checkpoint["state_dict"].values():
+        if weights.is_floating_point():
+            weights += 0.05 * torch.randn_like(weights)
+    torch.save(checkpoint, other)
+    assert len((mind_dir / "dev" / "behaviors.tsv").read_text().splitlines()) == 23
+    for case, ckpts, numbers in (
+        # Three take 21 together; of the two that are left, the last process gets none.
+        ("model", [best, "--data.eval_batch_size=7"], (1, 2, 3)),
+        ("ensemble", [best, other, "--ensemble", "mean_score"], (1, 2)),
     ):
         metrics, predictions = [], []
-        for name, extra in ((f"{case}1", ["--trainer.devices=1"]), (f"{case}2", ddp)):
-            command = [*newsrec, "evaluate", "--ckpt_path", *ckpts, f"--data.root={mind_dir}"]
-            command += ["--split=dev", f"--output={tmp_path / name}", "--trainer.accelerator=cpu"]
-            subprocess.run([*command, *extra], check=True, timeout=300)
-            metrics.append(json.loads((tmp_path / name / "metrics.json").read_text()))
-            with zipfile.ZipFile(tmp_path / name / "prediction.zip") as archive:
+        for number in numbers:
+            folder = tmp_path / f"{case}{number}"
+            command = ["evaluate", "--ckpt_path", *ckpts, f"--data.root={mind_dir}", "--split=dev",
+                       f"--output={folder}", "--trainer.accelerator=cpu",
+                       f"--trainer.devices={number}"]  # fmt: skip
+            if number == 1:
+                main(command)
+            else:
+                ddp = ["--trainer.strategy=ddp"]
+                subprocess.run([*newsrec, *command, *ddp], check=True, timeout=300)
+            metrics.append(json.loads((folder / "metrics.json").read_text()))
+            with zipfile.ZipFile(folder / "prediction.zip") as archive:
                 predictions.append(archive.read("prediction.txt").splitlines())
-        for name in METRICS:
-            assert metrics[0][name] == pytest.approx(metrics[1][name], abs=1e-4)
-        assert len(predictions[0]) == len(predictions[1])
+        ids = [[line.split()[0] for line in lines] for lines in predictions]
+        for number in range(1, len(numbers)):
+            assert ids[number] == ids[0]
+            for name in METRICS:
+                assert metrics[number][name] == pytest.approx(metrics[0][name], abs=1e-4)
