@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from newsrec.console import progress
 from newsrec.errors import UserError
-from newsrec.evaluation.intervals import holm, mean_interval, sign_flip_p
+from newsrec.evaluation.intervals import FEWEST_USERS, holm, mean_interval, sign_flip_p
 from newsrec.evaluation.runs import METRICS, Paired, Run, has_seed, pair, read_run
 from newsrec.evaluation.seeds import seed_interval
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 HEADINGS = dict(zip(METRICS, ("AUC", "MRR", "nDCG@5", "nDCG@10"), strict=True))
-FEWEST_USERS = 20
-"""Fewer users say too little of how users differ for an interval."""
 GROUPS_SHOWN = 8
 """Groups of a slice in the table; ``--json`` has them all."""
 SLOW_IMPRESSIONS = 200_000

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from newsrec.data.mind import MindData
 from newsrec.evaluation.baselines import BASELINES, score_baseline
-from newsrec.evaluation.intervals import paired_interval
+from newsrec.evaluation.intervals import FEWEST_USERS, paired_interval
 from newsrec.metrics import METRICS, impression_metrics, summarize
 
 NAMES = {
@@ -106,6 +106,8 @@ def beside_table(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None
 def slices_table(metrics: Mapping[str, Any]) -> Table:
     """Return a table of the AUC of each group of each slice that divides the split.
 
+    A group of fewer than ``FEWEST_USERS`` has no interval.
+
     Args:
         metrics: What ``metrics.json`` holds.
     """
@@ -122,7 +124,8 @@ def slices_table(metrics: Mapping[str, Any]) -> Table:
             cells = "-", "-"
             if row["evaluated"]:
                 low, high = row["intervals"]["auc"]
-                cells = f"{row['auc']:.4f}", f"{low:.4f} to {high:.4f}"
+                sure = row["users"] >= FEWEST_USERS
+                cells = f"{row['auc']:.4f}", f"{low:.4f} to {high:.4f}" if sure else "-"
             table.add_row(label, Text(group), f"{row['evaluated']:,}", *cells)
             label = ""
         if len(groups) > GROUPS_SHOWN:
@@ -237,7 +240,7 @@ def print_results(
         for table in (*tables, slices_table(metrics)):
             print()
             console.print(table)
-        print()
+        print(f"\nA group of fewer than {FEWEST_USERS} readers has no interval.\n")
     print("\n".join(counts(metrics)))
     print(f"Written to {output}: {', '.join(written)}.")
 
@@ -277,6 +280,9 @@ def counts(metrics: Mapping[str, Any]) -> list[str]:
             if metrics["evaluated"]
             else "No impression has both a click and a skip, so there are no metrics.",
         ]
+        if 0 < metrics["users"] < FEWEST_USERS:
+            were = "reader is" if metrics["users"] == 1 else "readers are"
+            lines.append(f"{metrics['users']} {were} too few to trust them.")
     else:
         lines = [
             f"{metrics['split']} has no labels: {metrics['impressions']:,} impressions ranked, "
