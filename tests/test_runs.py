@@ -194,6 +194,17 @@ def test_a_run_counts_once_on_a_side(tmp_path):
     assert len(pair([a], [b]).a) == len(pair([a], [a]).a) == 1
 
 
+def test_a_baseline_stands_alone_on_its_side(tmp_path):
+    one, *two = (
+        read_run(some_run(tmp_path / name, scorer=scorer))
+        for name, scorer in (("a", "checkpoint"), ("b", "recent"), ("c", "random"))
+    )
+    pair([one], two[:1])
+    for side in (two, [one, two[0]]):
+        with pytest.raises(UserError, match=r"b is of the baseline recent, which has no training"):
+            pair(side, [one])
+
+
 def test_an_ensemble_is_known_by_its_checkpoints_in_any_order(tmp_path):
     about = {"ensemble": "mean_rank", "selected_on": "dev+last_day"}
     a = read_run(some_run(tmp_path / "a", checkpoint_sha256=["1", "2"], **about))
