@@ -251,6 +251,22 @@ def test_a_split_of_other_data_is_not_said_to_have_chosen_or_trained_the_checkpo
     assert "favours" not in capsys.readouterr().out
 
 
+def test_scores_that_are_no_numbers_are_refused(trained, mind_dir, tmp_path, capsys):
+    best = trained / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(best, weights_only=True)
+    for name, weights in checkpoint["state_dict"].items():
+        if name.startswith("recommender.user_encoder") and weights.is_floating_point():
+            weights.fill_(float("nan"))
+    torch.save(checkpoint, tmp_path / "nan.ckpt")
+    said = refused(
+        capsys, "evaluate", f"--ckpt_path={tmp_path / 'nan.ckpt'}", f"--data.root={mind_dir}",
+        "--split=dev", f"--output={tmp_path / 'x'}", "--trainer.accelerator=cpu",
+    )  # fmt: skip
+    assert "nan.ckpt" in said
+    assert "scores are NaN, the first in impression 42, and a NaN has no rank" in said
+    assert not (tmp_path / "x").exists()
+
+
 def test_where_nothing_can_be_evaluated_there_is_no_metric_and_no_nan(mind_dir, tmp_path, capsys):
     path = mind_dir / "dev" / "behaviors.tsv"
     path.write_text(path.read_text().replace("-1", "-0"))

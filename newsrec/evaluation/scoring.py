@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.data.cache import file_hash
-from newsrec.data.mind import MindData
+from newsrec.data.mind import MindData, Split
 from newsrec.data.splits import LAST_DAY
 from newsrec.errors import UserError
 from newsrec.evaluation.ensemble import combine, merge_info
@@ -168,6 +168,18 @@ def _check_same_split(split: str, data: MindData, members: list[Scored]) -> None
         )
 
 
+def _check_numbers(path: str, split: Split, scores: NDArray[np.float32]) -> None:
+    """Refuse a model whose scores are no numbers, and name the first impression that has one."""
+    nan = np.flatnonzero(np.isnan(scores))
+    if len(nan):
+        row = np.searchsorted(split.candidates.offsets, nan[0], side="right") - 1
+        raise UserError(
+            f"{path}: {len(nan):,} of {len(scores):,} scores are NaN, the first in impression "
+            f"{split.impression_id[row]}, and a NaN has no rank. Give an earlier checkpoint; if "
+            "this was --precision bf16, try fp32."
+        )
+
+
 def _score_checkpoint(
     args: "Namespace",
     path: str,
@@ -188,6 +200,7 @@ def _score_checkpoint(
         scores = score_split(trainer, module, datamodule, args.split)
     if scores is None:
         return None
+    _check_numbers(path, datamodule.data.split(args.split), scores)
     vectors = None
     if beside:
         if args.precision != "fp32":
