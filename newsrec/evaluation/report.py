@@ -270,7 +270,8 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
 
 def counts(metrics: Mapping[str, Any]) -> list[str]:
     """Return what was counted on the way, a sentence each."""
-    unknown = f"{metrics['unknown_candidates']:,} candidates not in news.tsv."
+    number = metrics["unknown_candidates"]
+    unknown = f"{number:,} {'candidate' if number == 1 else 'candidates'} not in news.tsv."
     if "evaluated" in metrics:
         lines = [
             f"{metrics['impressions']:,} impressions, {metrics['evaluated']:,} evaluated "
