@@ -1,9 +1,11 @@
 import doctest
 import inspect
 import json
+import re
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,6 +152,13 @@ def test_nothing_to_evaluate_gives_nan(offsets):
 def test_the_example_in_the_docstring_holds():
     assert doctest.testmod(metrics).attempted == 1
     assert doctest.testmod(metrics).failed == 0
+
+
+def test_the_example_in_the_readme_prints_what_it_says(capsys):
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(from newsrec\.metrics .*?)```", text, re.DOTALL)
+    exec(example, {})
+    assert capsys.readouterr().out.split() == re.findall(r"print\(.*\)  # (.*)", example)
 
 
 @pytest.mark.parametrize("seed", range(3))
