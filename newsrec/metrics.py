@@ -24,6 +24,9 @@ from torchmetrics import Metric
 METRICS = ("auc", "mrr", "ndcg@5", "ndcg@10")
 """Names of the four metrics, in the order in which this module reports them."""
 
+UNIT = 2.0**-40
+"""Of the whole numbers that ``MindMetric`` sums: 9e-13, and 8 million impressions fit."""
+
 
 class ImpressionMetrics(NamedTuple):
     """The metrics of every impression; the reported number is the mean over ``valid``."""
@@ -155,7 +158,8 @@ def category_entropy(
 class MindMetric(Metric):
     """MIND's metrics over batches and processes: sums and counts, so any number of GPUs agrees.
 
-    ``update`` takes the arguments of ``mind_metrics``; ``compute`` returns the four means.
+    ``update`` takes the arguments of ``mind_metrics``; ``compute`` returns the four means. The sums
+    are whole numbers of ``UNIT``: float32 would lose digits, and MPS has no float64.
     """
 
     full_state_update = False
@@ -164,21 +168,21 @@ class MindMetric(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.set_dtype(torch.float64)
-        self.add_state("total", torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros(4, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("evaluated", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, scores: Tensor, labels: Tensor, offsets: Tensor) -> None:
         """Add the impressions of one batch."""
         result = impression_metrics(scores, labels, offsets)
-        sums = result.values[:, result.valid].sum(axis=1)
+        sums = np.rint(result.values[:, result.valid].sum(axis=1) / UNIT).astype(np.int64)
         self.total += torch.from_numpy(sums).to(self.total.device)
         self.evaluated += int(result.valid.sum())
 
     def compute(self) -> dict[str, Tensor]:
         """Return the mean of each metric over all impressions seen; NaN if there were none."""
-        means = (self.total / self.evaluated).unbind()
-        return dict(zip(METRICS, means, strict=True))
+        means = self.total.cpu().double() * UNIT / self.evaluated.cpu()
+        means = means.to(torch.float32 if self.device.type == "mps" else torch.float64)
+        return dict(zip(METRICS, means.to(self.device).unbind(), strict=True))
 
 
 def _block_metrics(

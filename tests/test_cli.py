@@ -156,6 +156,87 @@ def test_baselines_are_evaluated_without_a_checkpoint(scorer, mind_dir, tmp_path
     assert_reported(output, metrics, capsys.readouterr().out)
 
 
+def test_a_split_of_other_data_is_not_said_to_have_chosen_or_trained_the_checkpoint(
+    trained, mind_dir, tmp_path, capsys
+):
+    best = trained / "checkpoints" / "best.ckpt"
+
+    def evaluate(name, split):
+        main(["evaluate", f"--ckpt_path={best}", f"--data.root={mind_dir}", f"--split={split}",
+              f"--output={tmp_path / name}", "--trainer.accelerator=cpu",
+              "--baselines=false"])  # fmt: skip
+        metrics = json.loads((tmp_path / name / "metrics.json").read_text())
+        return metrics["other_data"], capsys.readouterr().out
+
+    other, said = evaluate("own", "dev")
+    assert other == []
+    assert "dev chose this checkpoint" in said
+    for split in ("train", "dev"):
+        path = mind_dir / split / "behaviors.tsv"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    other, said = evaluate("other", "dev")
+    assert other == ["train", "dev"]
+    assert "That was other data: this folder's train and dev had no part in it." in said
+    assert "chose" not in said
+    assert "among what was trained on" not in evaluate("train", "train")[1]
+    main(["compare", str(tmp_path / "other"), str(tmp_path / "other")])
+    assert "favours" not in capsys.readouterr().out
+
+
+def test_scores_that_are_no_numbers_are_refused(trained, mind_dir, tmp_path, capsys):
+    best = trained / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(best, weights_only=True)
+    for name, weights in checkpoint["state_dict"].items():
+        if name.startswith("recommender.user_encoder") and weights.is_floating_point():
+            weights.fill_(float("nan"))
+    torch.save(checkpoint, tmp_path / "nan.ckpt")
+    said = refused(
+        capsys, "evaluate", f"--ckpt_path={tmp_path / 'nan.ckpt'}", f"--data.root={mind_dir}",
+        "--split=dev", f"--output={tmp_path / 'x'}", "--trainer.accelerator=cpu",
+    )  # fmt: skip
+    assert "nan.ckpt" in said
+    assert "scores are NaN, the first in impression 42, and a NaN has no rank" in said
+    assert not (tmp_path / "x").exists()
+
+
+def test_where_nothing_can_be_evaluated_there_is_no_metric_and_no_nan(mind_dir, tmp_path, capsys):
+    path = mind_dir / "dev" / "behaviors.tsv"
+    path.write_text(path.read_text().replace("-1", "-0"))
+    output = tmp_path / "out"
+    main(["evaluate", "--scorer=recent", f"--data.root={mind_dir}", "--split=dev",
+          f"--output={output}"])  # fmt: skip
+    said = capsys.readouterr().out
+    assert "No impression has both a click and a skip, so there are no metrics." in said
+    metrics = json.loads((output / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert metrics["evaluated"] == 0
+    assert metrics["single_class"] == metrics["impressions"] > 0
+    assert not {*METRICS, "intervals", "baselines"} & set(metrics)
+    page = (output / "report.html").read_text()
+    assert "No impression has both a click and a skip" in page
+    main(["check-submission", str(output / "prediction.zip"), f"--data.root={mind_dir}",
+          "--split=dev"])  # fmt: skip
+    checked = capsys.readouterr().out
+    assert "dev has no impression with a click and a skip, so there is no score." in checked
+    assert "nan" not in f"{said} {checked} {page}".lower().replace("finan", "")
+    assert "nothing to compare" in refused(capsys, "compare", output, output)
+
+
+def test_of_several_processes_one_scores_a_baseline(mind_dir, tmp_path, capsys, monkeypatch):
+    command = ["evaluate", "--scorer=recent", f"--data.root={mind_dir}", "--split=dev",
+               f"--output={tmp_path / 'recent'}"]  # fmt: skip
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    main(command)
+    assert not (tmp_path / "recent").exists()
+    assert not capsys.readouterr().out
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "0")
+    main(command)
+    monkeypatch.setenv("RANK", "1")
+    main(command)  # the folder that the first has filled is no mistake
+    assert (tmp_path / "recent" / "metrics.json").is_file()
+
+
 def test_a_run_goes_on_from_its_last_checkpoint(mind_dir, plm_dir, tmp_path):
     output = tmp_path / "run"
     options = fit_options(mind_dir, plm_dir, output)
@@ -487,7 +568,11 @@ def test_checkpoints_of_two_seeds_make_an_ensemble(mind_dir, plm_dir, tmp_path, 
     main(["compare", str(tmp_path / "both"), str(tmp_path / "only0")])
     capsys.readouterr()
 
+    copy = str(tmp_path / "copy.ckpt")  # as last.ckpt where the last epoch was the best
+    torch.save(torch.load(best[0], weights_only=True) | {"global_step": 7}, copy)
     for options, message in (
+        (["--ckpt_path", *best, best[0], "--ensemble=mean_rank"], f"{best[0]} has the weights of"),
+        (["--ckpt_path", *best, copy, "--ensemble=mean_score"], f"{copy} has the weights of"),
         (["--ckpt_path", *best], "Choose how to average their scores by --ensemble mean_score or"),
         (["--ckpt_path", best[0], "--ensemble=mean_rank"], "and one checkpoint is given"),
         (["--scorer=random", "--ensemble=mean_rank"], "and a baseline is given"),
@@ -499,7 +584,7 @@ def test_checkpoints_of_two_seeds_make_an_ensemble(mind_dir, plm_dir, tmp_path, 
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_metrics_of_one(mind_dir, plm_dir, tmp_path):
+def test_any_number_of_processes_gives_the_metrics_of_one(mind_dir, plm_dir, tmp_path):
     output = tmp_path / "run"
     newsrec = [sys.executable, "-m", "newsrec"]
     ddp = ["--trainer.devices=2", "--trainer.strategy=ddp"]
@@ -507,19 +592,34 @@ def test_two_processes_give_the_metrics_of_one(mind_dir, plm_dir, tmp_path):
     options += ["--model.tune_layers=1", "--model.skip=true"]  # states by one, read by both
     subprocess.run([*newsrec, *options, *ddp], check=True, timeout=300)
     assert len(list(Path(mind_dir).glob(".newsrec/states-*"))) == 1
-    best, last = (str(output / "checkpoints" / f"{name}.ckpt") for name in ("best", "last"))
-    for case, ckpts in (
-        ("model", [best]),
-        ("ensemble", [best, last, "--ensemble", "mean_score"]),
+    best, other = str(output / "checkpoints" / "best.ckpt"), str(tmp_path / "other.ckpt")
+    checkpoint = torch.load(best, weights_only=True)
+    for weights in checkpoint["state_dict"].values():
+        if weights.is_floating_point():
+            weights += 0.05 * torch.randn_like(weights)
+    torch.save(checkpoint, other)
+    assert len((mind_dir / "dev" / "behaviors.tsv").read_text().splitlines()) == 23
+    for case, ckpts, numbers in (
+        # Three take 21 together; of the two that are left, the last process gets none.
+        ("model", [best, "--data.eval_batch_size=7"], (1, 2, 3)),
+        ("ensemble", [best, other, "--ensemble", "mean_score"], (1, 2)),
     ):
         metrics, predictions = [], []
-        for name, extra in ((f"{case}1", ["--trainer.devices=1"]), (f"{case}2", ddp)):
-            command = [*newsrec, "evaluate", "--ckpt_path", *ckpts, f"--data.root={mind_dir}"]
-            command += ["--split=dev", f"--output={tmp_path / name}", "--trainer.accelerator=cpu"]
-            subprocess.run([*command, *extra], check=True, timeout=300)
-            metrics.append(json.loads((tmp_path / name / "metrics.json").read_text()))
-            with zipfile.ZipFile(tmp_path / name / "prediction.zip") as archive:
+        for number in numbers:
+            folder = tmp_path / f"{case}{number}"
+            command = ["evaluate", "--ckpt_path", *ckpts, f"--data.root={mind_dir}", "--split=dev",
+                       f"--output={folder}", "--trainer.accelerator=cpu",
+                       f"--trainer.devices={number}"]  # fmt: skip
+            if number == 1:
+                main(command)
+            else:
+                ddp = ["--trainer.strategy=ddp"]
+                subprocess.run([*newsrec, *command, *ddp], check=True, timeout=300)
+            metrics.append(json.loads((folder / "metrics.json").read_text()))
+            with zipfile.ZipFile(folder / "prediction.zip") as archive:
                 predictions.append(archive.read("prediction.txt").splitlines())
-        for name in METRICS:
-            assert metrics[0][name] == pytest.approx(metrics[1][name], abs=1e-4)
-        assert len(predictions[0]) == len(predictions[1])
+        ids = [[line.split()[0] for line in lines] for lines in predictions]
+        for number in range(1, len(numbers)):
+            assert ids[number] == ids[0]
+            for name in METRICS:
+                assert metrics[number][name] == pytest.approx(metrics[0][name], abs=1e-4)

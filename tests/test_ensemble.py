@@ -150,6 +150,7 @@ def test_an_ensemble_says_all_that_its_members_saw():
         "scorer": "checkpoint",
         "selected_on": "dev",
         "trained_on": {"train": "9 to 13"},
+        "other_data": [],
         "precision": "fp32",
         "checkpoint_sha256": "a",
     }
@@ -160,7 +161,12 @@ def test_an_ensemble_says_all_that_its_members_saw():
         "ensemble": "mean_rank",
         "selected_on": "dev+last_day",
         "trained_on": {"train": "9 to 13 and 9 to 12", "train+dev": "9 to 14"},
+        "other_data": [],
         "precision": "fp32",
         "checkpoint_sha256": ["a"] * 4,
     }
     assert merge_info([three, three], "mean_rank")["selected_on"] is None
+    elsewhere = one | {"other_data": ["train", "dev"]}
+    assert merge_info([elsewhere, elsewhere], "mean_rank")["other_data"] == ["train", "dev"]
+    half = one | {"other_data": ["train"]}  # its dev is this folder's
+    assert merge_info([elsewhere, half], "mean_rank")["other_data"] == ["train"]

@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from newsrec.data.mind import open_mind
 from newsrec.evaluation.evaluate import evaluate_scores
-from newsrec.evaluation.report import metrics_table, read_ceiling
+from newsrec.evaluation.report import counts, metrics_table, read_ceiling, slices_table
 from newsrec.metrics import METRICS
 
 
@@ -54,6 +54,21 @@ def test_the_table_has_a_row_for_each_metric(mind_dir):
     table = metrics_table("dev", result)
     assert list(table.columns[0].cells) == ["AUC", "MRR", "nDCG@5", "nDCG@10"]
     assert next(iter(table.columns[1].cells)) == f"{result['auc']:.4f}"
+
+
+def test_a_group_of_few_readers_has_no_interval_in_the_table(mind_dir):
+    groups = {
+        "many": {"users": 20, "evaluated": 60, "auc": 0.5, "intervals": {"auc": [0.4, 0.6]}},
+        "few": {"users": 19, "evaluated": 60, "auc": 0.7, "intervals": {"auc": [0.7, 0.7]}},
+    }
+    table = slices_table({"slices": {"user": groups}})
+    assert list(table.columns[3].cells) == ["0.5000", "0.7000"]
+    assert list(table.columns[4].cells) == ["0.4000 to 0.6000", "-"]
+    data = open_mind(mind_dir)
+    result = evaluate_scores(data, "dev", scores_of(data.split("dev")))
+    assert result["users"] == 7
+    assert "7 readers are too few to trust them." in counts(result)
+    assert not any("too few" in line for line in counts(result | {"users": 20}))
 
 
 def test_only_a_simulated_world_has_a_ceiling(mind_dir):

@@ -13,7 +13,8 @@ from newsrec.serving import graphs
 from newsrec.serving.export import describe, write_encoders
 from newsrec.serving.folder import NEWS_ENCODER, TOKENIZER, USER_ENCODER
 from newsrec.serving.verify import compare_encoders, made_histories, newest
-from newsrec.serving.weights import WEIGHTS, load_model, weights_hash, write_model
+from newsrec.serving.weights import WEIGHTS, load_model, write_model
+from newsrec.training.checkpoint import weights_hash
 from newsrec.training.module import RecommenderModule
 
 MAX_HISTORY, MAX_TOKENS, DIM = 20, 12, 16

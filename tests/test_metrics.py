@@ -1,9 +1,11 @@
 import doctest
 import inspect
 import json
+import re
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,6 +152,13 @@ def test_nothing_to_evaluate_gives_nan(offsets):
 def test_the_example_in_the_docstring_holds():
     assert doctest.testmod(metrics).attempted == 1
     assert doctest.testmod(metrics).failed == 0
+
+
+def test_the_example_in_the_readme_prints_what_it_says(capsys):
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(from newsrec\.metrics .*?)```", text, re.DOTALL)
+    exec(example, {})
+    assert capsys.readouterr().out.split() == re.findall(r"print\(.*\)  # (.*)", example)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -360,6 +369,19 @@ def test_a_metric_forgets_when_reset_and_keeps_double_precision():
     metric.update(torch.tensor([2.0, 1.0]), torch.tensor([1, 0]), torch.tensor([0, 2]))
     assert metric.compute()["auc"] == 1
     assert metric.compute()["auc"].dtype == torch.float64
+
+
+def test_a_metric_keeps_its_sums_without_float64():
+    metric = MindMetric()  # which a device without it (MPS) could not take
+    kinds = {name: getattr(metric, name).dtype for name in metric.metric_state}
+    assert set(kinds.values()) == {torch.int64}
+    rng = np.random.default_rng(4)
+    labels, offsets = random_impressions(rng, 300)
+    scores = rng.normal(size=len(labels))
+    for start, end in pairwise(offsets):
+        metric.update(*map(torch.tensor, (scores[start:end], labels[start:end], [0, end - start])))
+    expected = [mind_metrics(scores, labels, offsets)[name] for name in METRICS]
+    np.testing.assert_allclose(list(metric.compute().values()), expected, **CLOSE)
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")

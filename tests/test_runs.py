@@ -116,6 +116,13 @@ def test_a_split_without_labels_is_refused(tmp_path):
         read_run(folder)
 
 
+def test_a_split_with_nothing_to_evaluate_is_refused(tmp_path):
+    folder = some_run(tmp_path / "a")
+    (folder / "metrics.json").write_text('{"split": "dev", "impressions": 4, "evaluated": 0}')
+    with pytest.raises(UserError, match=r"a: dev has no impression with a click and a skip"):
+        read_run(folder)
+
+
 def test_impressions_that_are_missing_or_damaged_are_refused(tmp_path):
     folder = some_run(tmp_path / "a")
     path = folder / "per_impression.parquet"
@@ -185,6 +192,17 @@ def test_a_run_counts_once_on_a_side(tmp_path):
     with pytest.raises(UserError, match=r"b and \S+a are one checkpoint on one side"):
         pair([b], [a, b])
     assert len(pair([a], [b]).a) == len(pair([a], [a]).a) == 1
+
+
+def test_a_baseline_stands_alone_on_its_side(tmp_path):
+    one, *two = (
+        read_run(some_run(tmp_path / name, scorer=scorer))
+        for name, scorer in (("a", "checkpoint"), ("b", "recent"), ("c", "random"))
+    )
+    pair([one], two[:1])
+    for side in (two, [one, two[0]]):
+        with pytest.raises(UserError, match=r"b is of the baseline recent, which has no training"):
+            pair(side, [one])
 
 
 def test_an_ensemble_is_known_by_its_checkpoints_in_any_order(tmp_path):

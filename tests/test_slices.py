@@ -241,6 +241,7 @@ def test_a_group_has_the_mean_and_the_interval_of_its_impressions(seed):
         assert found[group]["impressions"] == inside.sum()
         chosen = inside & valid
         assert found[group]["evaluated"] == chosen.sum()
+        assert found[group]["users"] == len(set(users[chosen]))
         if not chosen.any():
             assert "auc" not in found[group]
             continue

@@ -89,7 +89,7 @@ class Report:
     backwards: int = 0
     """ranked in the reverse of it."""
     metrics: dict[str, Any] | None = None
-    """As in ``metrics.json``; None without labels, or if a line is bad."""
+    """As in ``metrics.json``; None if nothing can be scored, or if a line is bad."""
 
     @property
     def taken(self) -> bool:
@@ -139,7 +139,8 @@ def run(args: "argparse.Namespace") -> None:
     for warning in warnings_of(report, split):
         print(f"Warning: {warning}")
     if report.metrics is None:
-        print(f"{split.name} has no labels, so there is no score.")
+        lacks = "labels" if split.labels is None else "impression with a click and a skip"
+        print(f"{split.name} has no {lacks}, so there is no score.")
         return
     from newsrec.evaluation.report import comparison_table
 
@@ -249,15 +250,14 @@ class _Check:
         """Return what was found."""
         report = self.report
         report.ids = self._ids()
-        if self.split.labels is not None and report.taken:
+        if self.evaluated and report.taken:
             from newsrec.metrics import METRICS
 
-            means = self.sums / self.evaluated if self.evaluated else np.full(4, np.nan)
             report.metrics = {
                 "impressions": report.lines,
                 "evaluated": self.evaluated,
                 "single_class": report.lines - self.evaluated,
-                **dict(zip(METRICS, means.tolist(), strict=True)),
+                **dict(zip(METRICS, (self.sums / self.evaluated).tolist(), strict=True)),
             }
         return report
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from newsrec.console import progress
 from newsrec.errors import UserError
-from newsrec.evaluation.intervals import holm, mean_interval, sign_flip_p
+from newsrec.evaluation.intervals import FEWEST_USERS, holm, mean_interval, sign_flip_p
 from newsrec.evaluation.runs import METRICS, Paired, Run, has_seed, pair, read_run
 from newsrec.evaluation.seeds import seed_interval
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 HEADINGS = dict(zip(METRICS, ("AUC", "MRR", "nDCG@5", "nDCG@10"), strict=True))
-FEWEST_USERS = 20
-"""Fewer users say too little of how users differ for an interval."""
 GROUPS_SHOWN = 8
 """Groups of a slice in the table; ``--json`` has them all."""
 SLOW_IMPRESSIONS = 200_000
@@ -183,7 +181,7 @@ def _by_group(
 
 
 def _describe(run: Run) -> dict[str, Any]:
-    known = ("scorer", "ensemble", "checkpoint_sha256", "selected_on", "trained_on")
+    known = ("scorer", "ensemble", "checkpoint_sha256", "selected_on", "trained_on", "other_data")
     return {"folder": str(run.folder)} | {key: run.metrics.get(key) for key in known}
 
 
@@ -221,11 +219,10 @@ def _notes(result: dict[str, Any]) -> list[str]:
     """Return what makes a comparison unfair, a sentence each."""
     split, notes = result["split"], []
     for side in "ab":
-        if any(
-            split in name.split("+") for run in result[side] for name in run["trained_on"] or ()
-        ):
+        runs = [run for run in result[side] if split not in (run["other_data"] or ())]
+        if any(split in name.split("+") for run in runs for name in run["trained_on"] or ()):
             notes.append(f"{side.upper()} was trained on {split}: this favours it.")
-        elif any(split in (run["selected_on"] or "").split("+") for run in result[side]):
+        elif any(split in (run["selected_on"] or "").split("+") for run in runs):
             notes.append(
                 f"{split} chose the checkpoint of {side.upper()}: this favours it a little."
             )

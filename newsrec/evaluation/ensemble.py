@@ -92,17 +92,26 @@ def merge_info(members: Sequence[dict[str, Any]], how: str) -> dict[str, Any]:
 
     Returns:
         As for one checkpoint, but ``checkpoint_sha256`` lists those of all, ``selected_on`` joins
-        the splits that chose any of them by ``+``, and ``trained_on`` has what any was trained on.
+        the splits that chose any of them by ``+``, ``trained_on`` has what any was trained on, and
+        ``other_data`` the splits of whose name none had this folder's.
     """
     chosen = dict.fromkeys(info["selected_on"] for info in members)
     windows: dict[str, dict[str, None]] = {}
     for info in members:
         for name, window in info["trained_on"].items():
             windows.setdefault(name, {})[window] = None
+    own = {
+        name
+        for info in members
+        for name in (info["selected_on"], *info["trained_on"])
+        if name not in info["other_data"]
+    }
+    other = dict.fromkeys(name for info in members for name in info["other_data"])
     return {
         **members[0],
         "ensemble": how,
         "selected_on": "+".join(name for name in chosen if name) or None,
         "trained_on": {name: " and ".join(found) for name, found in windows.items()},
+        "other_data": [name for name in other if name not in own],
         "checkpoint_sha256": [info["checkpoint_sha256"] for info in members],
     }

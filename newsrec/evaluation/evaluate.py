@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from newsrec.console import is_first_process
 from newsrec.data.mind import MindData, open_mind
 from newsrec.data.source import SPLITS
 from newsrec.data.splits import LAST_DAY, choose_splits
@@ -110,6 +111,8 @@ def run(args: "Namespace") -> None:
     if (args.ckpt_path is None) == (args.scorer is None):
         raise UserError("Give either --ckpt_path CKPT or --scorer NAME.")
     _check_ensemble(args.ckpt_path or [], args.ensemble)
+    if args.scorer is not None and not is_first_process():
+        return  # torchrun started it beside another, which is enough for a baseline
     output = Path(args.output)
     require_empty(output)
     scored = _score_baseline(args) if args.scorer is not None else score_checkpoints(args)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.evaluation.examples import Example
+from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.pictures import Dot, dots, line
 from newsrec.evaluation.report import (
     CEILING,
@@ -30,7 +31,7 @@ Curves = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 """Steps and values by name."""
 
 FEW = 30
-"""A group of fewer evaluated impressions is drawn pale."""
+"""A group of fewer evaluated impressions, or too few users, is drawn pale."""
 
 STYLE = """
 :root { color-scheme: light dark; --page: #f7f7f5; --card: #ffffff; --ink: #1d2126; --soft: #5b6470;
@@ -168,7 +169,7 @@ def _slices(metrics: Mapping[str, Any]) -> str:
                 group,
                 row["auc"],
                 tuple(row["intervals"]["auc"]),
-                "faint" if row["evaluated"] < FEW else "",
+                "faint" if row["evaluated"] < FEW or row["users"] < FEWEST_USERS else "",
             )
             for group, row in judged.items()
         ]
@@ -191,8 +192,8 @@ def _slices(metrics: Mapping[str, Any]) -> str:
     return (
         '<h2>By slice</h2><p class="soft small">AUC with 95 % intervals clustered by user; the '
         f"dashed line is that of all impressions, {_number(metrics['auc'])}. Pale: fewer "
-        f"than {FEW} impressions, whose interval means little. <i>In train</i>: "
-        "shown, or in a history, in what was trained on.</p>"
+        f"than {FEW} impressions or {FEWEST_USERS} readers, whose interval means little. "
+        "<i>In train</i>: shown, or in a history, in what was trained on.</p>"
         f'<div class="cards">{"".join(cards)}</div>'
     )
 

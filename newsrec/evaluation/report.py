@@ -15,7 +15,7 @@ from rich.text import Text
 
 from newsrec.data.mind import MindData
 from newsrec.evaluation.baselines import BASELINES, score_baseline
-from newsrec.evaluation.intervals import paired_interval
+from newsrec.evaluation.intervals import FEWEST_USERS, paired_interval
 from newsrec.metrics import METRICS, impression_metrics, summarize
 
 NAMES = {
@@ -106,6 +106,8 @@ def beside_table(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None
 def slices_table(metrics: Mapping[str, Any]) -> Table:
     """Return a table of the AUC of each group of each slice that divides the split.
 
+    A group of fewer than ``FEWEST_USERS`` has no interval.
+
     Args:
         metrics: What ``metrics.json`` holds.
     """
@@ -122,7 +124,8 @@ def slices_table(metrics: Mapping[str, Any]) -> Table:
             cells = "-", "-"
             if row["evaluated"]:
                 low, high = row["intervals"]["auc"]
-                cells = f"{row['auc']:.4f}", f"{low:.4f} to {high:.4f}"
+                sure = row["users"] >= FEWEST_USERS
+                cells = f"{row['auc']:.4f}", f"{low:.4f} to {high:.4f}" if sure else "-"
             table.add_row(label, Text(group), f"{row['evaluated']:,}", *cells)
             label = ""
         if len(groups) > GROUPS_SHOWN:
@@ -237,7 +240,7 @@ def print_results(
         for table in (*tables, slices_table(metrics)):
             print()
             console.print(table)
-        print()
+        print(f"\nA group of fewer than {FEWEST_USERS} readers has no interval.\n")
     print("\n".join(counts(metrics)))
     print(f"Written to {output}: {', '.join(written)}.")
 
@@ -245,14 +248,18 @@ def print_results(
 def notes(metrics: Mapping[str, Any]) -> list[str]:
     """Return what to know before reading a split's numbers, a sentence each."""
     split = metrics["split"]
+    other = metrics.get("other_data", [])
     lines = []
     for name, window in metrics["trained_on"].items():
         lines.append(f"Trained on {name}, {window}.")
-        if split in name.split("+"):
+        if split in name.split("+") and split not in other:
             lines.append(
                 f"{split} is among what was trained on: this says nothing of new impressions."
             )
-    if split in (metrics["selected_on"] or "").split("+") and "auc" in metrics:
+    if other:
+        lines.append(f"That was other data: this folder's {' and '.join(other)} had no part in it.")
+    chosen_on = (metrics["selected_on"] or "").split("+")
+    if split in chosen_on and split not in other and "auc" in metrics:
         which = "some of these checkpoints" if "ensemble" in metrics else "this checkpoint"
         lines.append(f"{split} chose {which}: expect less on another split.")
     clicks = [f"{name} ({window})" for name, window in metrics.get("clicks_of", {}).items()]
@@ -263,14 +270,20 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
 
 def counts(metrics: Mapping[str, Any]) -> list[str]:
     """Return what was counted on the way, a sentence each."""
-    unknown = f"{metrics['unknown_candidates']:,} candidates not in news.tsv."
-    if "auc" in metrics:
+    number = metrics["unknown_candidates"]
+    unknown = f"{number:,} {'candidate' if number == 1 else 'candidates'} not in news.tsv."
+    if "evaluated" in metrics:
         lines = [
             f"{metrics['impressions']:,} impressions, {metrics['evaluated']:,} evaluated "
             f"({metrics['single_class']:,} without a click or without a skip left out);",
             f"{metrics['tied']:,} with tied scores; {unknown}",
-            "Intervals cover the choice of users, not the training seed.",
+            "Intervals cover the choice of users, not the training seed."
+            if metrics["evaluated"]
+            else "No impression has both a click and a skip, so there are no metrics.",
         ]
+        if 0 < metrics["users"] < FEWEST_USERS:
+            were = "reader is" if metrics["users"] == 1 else "readers are"
+            lines.append(f"{metrics['users']} {were} too few to trust them.")
     else:
         lines = [
             f"{metrics['split']} has no labels: {metrics['impressions']:,} impressions ranked, "

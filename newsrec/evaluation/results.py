@@ -47,7 +47,8 @@ def compute_results(
     """Measure a split's scores.
 
     ``metrics`` has counts, the fingerprint and the entropy of categories; where the split has
-    labels also the four metrics and their 95 % intervals, clustered by user, the same by
+    labels also how many impressions were ``evaluated``, of how many ``users``, and if any was the
+    four metrics and their 95 % intervals, clustered by user, the same by
     ``slices``, and ``baselines``: of each the four metrics, the interval of its AUC, and
     ``auc_difference`` with ``auc_difference_interval``: the AUC of these scores less the
     baseline's, paired impression by impression.
@@ -77,6 +78,10 @@ def compute_results(
         return Results(result, rank, None, slices)
     own = impression_metrics(scores, part.labels, offsets)
     result |= summarize(own)
+    result["users"] = len(np.unique(part.user[own.valid]))
+    if not result["evaluated"]:
+        for metric in METRICS:
+            del result[metric]  # NaN, which JSON does not have
     others = {
         name: impression_metrics(values, part.labels, offsets)
         for name, values in (baselines or {}).items()

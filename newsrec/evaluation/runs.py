@@ -88,9 +88,12 @@ def read_run(folder: Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read: {error!r}. {AGAIN}") from None
     if "auc" not in metrics:
+        lacks, advice = "labels", "that has them (--split dev)"
+        if "evaluated" in metrics:
+            lacks, advice = "impression with a click and a skip", "that has some"
         raise UserError(
-            f"{folder}: {split} has no labels, so there is nothing to compare. Evaluate on a split "
-            "that has them (--split dev)."
+            f"{folder}: {split} has no {lacks}, so there is nothing to compare. Evaluate on a "
+            f"split {advice}."
         )
     path = folder / IMPRESSIONS_FILE
     try:
@@ -160,9 +163,14 @@ def has_seed(run: Run) -> bool:
 
 
 def _check_distinct(side: Sequence[Run]) -> None:
-    """Refuse a run that stands twice on a side: it would seem that seeds change little."""
+    """Refuse what is not another seed: it would seem that these change little, or much."""
     seen: dict[Any, Run] = {}
     for run in side:
+        if len(side) > 1 and not has_seed(run):
+            raise UserError(
+                f"{run.folder} is of the baseline {run.metrics['scorer']}, which has no training "
+                "seed. Several folders on a side are runs of one model: give this one alone."
+            )
         keys = [run.folder.resolve(), _origin(run)]
         for key in keys:
             if key in seen:

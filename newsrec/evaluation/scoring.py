@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from newsrec.data.mind import MindData
+from newsrec.data.mind import MindData, Split
 from newsrec.data.splits import LAST_DAY
 from newsrec.errors import UserError
 from newsrec.evaluation.ensemble import combine, merge_info
@@ -71,8 +71,8 @@ def score_checkpoints(args: "Namespace") -> Scored | None:
     from newsrec.training.callbacks import ScoreCollector
     from newsrec.training.module import trainer_mistakes
 
-    for path in args.ckpt_path[1:]:
-        _open_checkpoint(args, path)  # a mistake in the last shows before the first is scored
+    if len(args.ckpt_path) > 1:  # a mistake in the last shows before the first is scored
+        _check_distinct(args)
     trainer: Any = None
     members: list[Scored] = []
     for path in args.ckpt_path:
@@ -132,6 +132,22 @@ def _open_checkpoint(args: "Namespace", path: str) -> tuple[dict[str, Any], "Min
     return checkpoint, datamodule
 
 
+def _check_distinct(args: "Namespace") -> None:
+    """Refuse an ensemble in which one model votes twice, as a copy or as best and last of a run."""
+    from newsrec.training.checkpoint import weights_hash
+
+    seen: dict[str, str] = {}
+    for path in args.ckpt_path:
+        checkpoint, _ = _open_checkpoint(args, path)
+        weights = weights_hash(checkpoint["state_dict"])
+        if weights in seen:
+            raise UserError(
+                f"--ckpt_path: {path} has the weights of {seen[weights]}, and would count twice. "
+                "Give each model once."
+            )
+        seen[weights] = path
+
+
 def _check_same_split(split: str, data: MindData, members: list[Scored]) -> None:
     """Refuse checkpoints whose options make different splits of one name."""
     part = data.split(split)
@@ -139,6 +155,18 @@ def _check_same_split(split: str, data: MindData, members: list[Scored]) -> None
         raise UserError(
             f"--split {split} is not the same for all checkpoints, which were trained with other "
             "data.train. Choose a split of the data folder."
+        )
+
+
+def _check_numbers(path: str, split: Split, scores: NDArray[np.float32]) -> None:
+    """Refuse a model whose scores are no numbers, and name the first impression that has one."""
+    nan = np.flatnonzero(np.isnan(scores))
+    if len(nan):
+        row = np.searchsorted(split.candidates.offsets, nan[0], side="right") - 1
+        raise UserError(
+            f"{path}: {len(nan):,} of {len(scores):,} scores are NaN, the first in impression "
+            f"{split.impression_id[row]}, and a NaN has no rank. Give an earlier checkpoint; if "
+            "this was --precision bf16, try fp32."
         )
 
 
@@ -162,6 +190,7 @@ def _score_checkpoint(
         scores = score_split(trainer, module, datamodule, args.split)
     if scores is None:
         return None
+    _check_numbers(path, datamodule.data.split(args.split), scores)
     vectors = None
     if beside:
         if args.precision != "fp32":
@@ -169,10 +198,15 @@ def _score_checkpoint(
         device = trainer.strategy.root_device
         vectors = vectors_before_training(module, datamodule, noted, device)
     windows = checkpoint["newsrec"].get("windows", {})
+    splits = datamodule.data.splits
+    seen = checkpoint["newsrec"].get("data_fingerprint", {})
     info = {
         "scorer": "checkpoint",
         "selected_on": checkpoint["newsrec"]["selected_on"],
         "trained_on": {name: windows[name] for name in windows if name == datamodule.train},
+        "other_data": [
+            name for name in seen if name in splits and splits[name].fingerprint != seen[name]
+        ],
         "precision": args.precision,
         "checkpoint_sha256": file_hash(Path(path)),
     }

@@ -98,8 +98,9 @@ def summarize_slices(
         users: Whose impression it is ``[impressions]``.
 
     Returns:
-        Of each group: ``impressions``, ``evaluated``, and if any was evaluated the four metrics and
-        the 95 % interval of the AUC, clustered by user, under ``intervals``.
+        Of each group: ``impressions``, ``evaluated`` and ``users``, those whose impressions were
+        evaluated; and if any was, the four metrics and the 95 % interval of the AUC, clustered by
+        user, under ``intervals``.
     """
     result: dict[str, dict[str, dict[str, Any]]] = {}
     for name, (groups, code) in slices.items():
@@ -112,6 +113,7 @@ def summarize_slices(
             summary: dict[str, Any] = {
                 "impressions": int(inside.sum()),
                 "evaluated": len(chosen),
+                "users": len(np.unique(users[chosen])),
             }
             if len(chosen):
                 means = metrics.values[:, chosen].mean(axis=1).tolist()

@@ -42,9 +42,9 @@ from newsrec.serving.graphs import (
 )
 from newsrec.serving.model_card import model_card
 from newsrec.serving.verify import PROGRAM, compare_encoders, compare_stories, evaluate_export
-from newsrec.serving.weights import CONFIG, WEIGHTS, weights_hash, write_model
+from newsrec.serving.weights import CONFIG, WEIGHTS, write_model
 from newsrec.training.catalogue import encode_catalogue
-from newsrec.training.checkpoint import hyper_parameters, read_checkpoint
+from newsrec.training.checkpoint import hyper_parameters, read_checkpoint, weights_hash
 from newsrec.training.module import RecommenderModule
 
 if TYPE_CHECKING:
@@ -127,6 +127,9 @@ def run(args: "Namespace") -> None:
         errors = write_encoders(module, tokenizer_json, folder, args.news_encoder)
         log.info("verified: scores agree with PyTorch's to %.1e", max(errors.values()))
         metrics = None if data is None else write_catalogue(module, data, folder)
+        if metrics is not None:  # another folder's dev has chosen nothing
+            same = origin["data_fingerprint"].get(SPLIT) == metrics["data_fingerprint"]
+            metrics["selected"] = same and origin["selected_on"] == SPLIT
         manifest = describe(module, fields, folder) | {
             "checkpoint": origin,
             "metrics": metrics,

@@ -1,15 +1,10 @@
 """A model's weights and configuration: enough to build it again in PyTorch, from nothing else."""
 
-import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from newsrec.model.recommender import NewsRecommender
 from newsrec.plm import build_plm, plm_config
@@ -54,13 +49,3 @@ def load_model(folder: str | Path) -> NewsRecommender:
     recommender = NewsRecommender(build_plm(config["plm"]), **config["model"])
     recommender.load_state_dict(load_file(Path(folder) / WEIGHTS))
     return recommender.eval()
-
-
-def weights_hash(state: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of some weights: names, types and values."""
-    found = hashlib.sha256()
-    for name, value in sorted(state.items()):
-        found.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        values: Any = value.detach().cpu().contiguous().flatten()
-        found.update(values.view(torch.uint8).numpy().data)
-    return found.hexdigest()

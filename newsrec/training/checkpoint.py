@@ -1,11 +1,14 @@
 """Run folders and checkpoints: what a run leaves behind, and how it is read again."""
 
+import hashlib
 import inspect
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
@@ -144,3 +147,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def weights_hash(state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of some weights: names, types and values."""
+    found = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        found.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        values: Any = value.detach().cpu().contiguous().flatten()
+        found.update(values.view(torch.uint8).numpy().data)
+    return found.hexdigest()
