@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from newsrec.console import progress
 from newsrec.errors import UserError
 from newsrec.evaluation.intervals import FEWEST_USERS, holm, mean_interval, sign_flip_p
+from newsrec.evaluation.names import HEADINGS, SLICE_NAMES
 from newsrec.evaluation.runs import METRICS, Paired, Run, has_seed, pair, read_run
 from newsrec.evaluation.seeds import seed_interval
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-HEADINGS = dict(zip(METRICS, ("AUC", "MRR", "nDCG@5", "nDCG@10"), strict=True))
 GROUPS_SHOWN = 8
 """Groups of a slice in the table; ``--json`` has them all."""
 SLOW_IMPRESSIONS = 200_000
@@ -277,7 +277,7 @@ def _slices_table(result: dict[str, Any]) -> "Table":
     from rich.text import Text
 
     for name, groups in result["slices"].items():
-        table.add_row(Text(name.replace("_", " "), style="bold"))
+        table.add_row(Text(SLICE_NAMES.get(name, name), style="bold"))
         for group, row in list(groups.items())[:GROUPS_SHOWN]:
             cells = _cells(row, row["p_holm"])
             table.add_row(Text(f"  {group}"), f"{row['impressions']:,}", *cells)

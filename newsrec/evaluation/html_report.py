@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from newsrec.evaluation.examples import Example
 from newsrec.evaluation.intervals import FEWEST_USERS
+from newsrec.evaluation.names import HEADINGS, SLICE_NAMES
 from newsrec.evaluation.pictures import Dot, dots, line
 from newsrec.evaluation.report import (
     CEILING,
-    HEADINGS,
     NAMES,
-    SLICE_NAMES,
     counts,
     notes,
     scored_name,
@@ -131,7 +130,7 @@ def _tiles(metrics: Mapping[str, Any]) -> str:
     tiles = [
         f'<div class="card tile">{heading}<b>{_number(metrics[metric])}</b>'
         f'<span class="soft small">{_interval(metrics["intervals"][metric])}</span></div>'
-        for heading, metric in zip(HEADINGS, METRICS, strict=True)
+        for metric, heading in HEADINGS.items()
     ]
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
@@ -150,7 +149,7 @@ def _beside(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None) -> 
     if ceiling:
         rows.append(Dot(CEILING, ceiling["auc"]))
         lines.append([CEILING, *(_number(ceiling[metric]) for metric in METRICS), "", ""])
-    head = ["", *HEADINGS, "AUC above it", "95 % interval"]
+    head = ["", *HEADINGS.values(), "AUC above it", "95 % interval"]
     return (
         f"<h2>Beside the baselines</h2><div class='card'>"
         f"{dots(rows, 'AUC of each, with 95 % intervals', metrics['auc'])}"
@@ -173,7 +172,7 @@ def _slices(metrics: Mapping[str, Any]) -> str:
             )
             for group, row in judged.items()
         ]
-        head = ["", "impressions", "evaluated", *HEADINGS, "95 % of the AUC"]
+        head = ["", "impressions", "evaluated", *HEADINGS.values(), "95 % of the AUC"]
         lines = []
         for group, row in groups.items():
             cells = [f"{row['impressions']:,}", f"{row['evaluated']:,}"]
@@ -193,7 +192,7 @@ def _slices(metrics: Mapping[str, Any]) -> str:
         '<h2>By slice</h2><p class="soft small">AUC with 95 % intervals clustered by user; the '
         f"dashed line is that of all impressions, {_number(metrics['auc'])}. Pale: fewer "
         f"than {FEW} impressions or {FEWEST_USERS} readers, whose interval means little. "
-        "<i>In train</i>: shown, or in a history, in what was trained on.</p>"
+        "<i>In train</i>: shown, or in a history, in this folder's train.</p>"
         f'<div class="cards">{"".join(cards)}</div>'
     )
 

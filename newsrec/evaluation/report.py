@@ -16,6 +16,7 @@ from rich.text import Text
 from newsrec.data.mind import MindData
 from newsrec.evaluation.baselines import BASELINES, score_baseline
 from newsrec.evaluation.intervals import FEWEST_USERS, paired_interval
+from newsrec.evaluation.names import HEADINGS, SLICE_NAMES
 from newsrec.metrics import METRICS, impression_metrics, summarize
 
 NAMES = {
@@ -28,20 +29,6 @@ NAMES = {
 }
 """How a table calls a baseline; the others by their own name."""
 
-SLICE_NAMES = {
-    "history_length": "clicks before",
-    "user": "reader",
-    "shown_new": "new candidates",
-    "clicked_new": "clicked story",
-    "history_new": "new in the history",
-    "story_age": "age of the click",
-    "category": "category clicked",
-    "candidates": "candidates",
-    "day": "day",
-}
-"""How a table calls a slice."""
-
-HEADINGS = ("AUC", "MRR", "nDCG@5", "nDCG@10")
 CEILING = "world's ceiling"
 GROUPS_SHOWN = 8
 """Groups of a slice that the terminal shows; the page has them all."""
@@ -56,7 +43,7 @@ def comparison_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table
     """
     table = Table(title=title, title_justify="left")
     table.add_column("")
-    for heading in HEADINGS:
+    for heading in HEADINGS.values():
         table.add_column(heading, justify="right")
     for name, metrics in rows.items():
         label = NAMES.get(name, name)
@@ -75,7 +62,7 @@ def metrics_table(title: str, metrics: Mapping[str, Any]) -> Table:
     table.add_column("")
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")
-    for heading, metric in zip(HEADINGS, METRICS, strict=True):
+    for metric, heading in HEADINGS.items():
         low, high = metrics["intervals"][metric] if "intervals" in metrics else (np.nan, np.nan)
         table.add_row(heading, f"{metrics[metric]:.4f}", f"{low:.4f} to {high:.4f}")
     return table
@@ -90,7 +77,7 @@ def beside_table(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None
     """
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
-    for heading in (*HEADINGS, "above\nit, AUC", "95 % interval\nof that"):
+    for heading in (*HEADINGS.values(), "above\nit, AUC", "95 % interval\nof that"):
         table.add_column(heading, justify="right")
     for name, row in metrics["baselines"].items():
         low, high = row["auc_difference_interval"]

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from newsrec.errors import UserError
+from newsrec.evaluation.names import HEADINGS
 
-METRICS = ("auc", "mrr", "ndcg@5", "ndcg@10")
+METRICS = tuple(HEADINGS)
 """As ``newsrec.metrics`` has them, which would bring PyTorch along."""
 METRICS_FILE = "metrics.json"
 IMPRESSIONS_FILE = "per_impression.parquet"
