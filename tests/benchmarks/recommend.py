@@ -5,9 +5,9 @@
 
 Prints one JSON object. The user encoder is the default model's with random weights, in a folder
 as ``export`` writes it; stories are random. A user vector (one reader, 50 clicks) is computed by
-one thread, and a search stands beside a plain product of the same vectors; the matrix products of
-all searches go by OMP_NUM_THREADS. The start is that of a process which imports, loads and
-recommends, Python's own included; the many readers have a process of their own too, whose memory
+one thread, beside which stand its bare matrix products, and a search beside a plain product of the
+same vectors; numpy's products go by OMP_NUM_THREADS. The start is that of a process which imports,
+loads and recommends, Python's own included; the many readers have a process of their own too, whose memory
 counts from its first breath, the readers' ids included.
 """
 
@@ -29,6 +29,8 @@ import numpy as np
 DIM, MAX_HISTORY = 256, 50
 K = 100
 """Stories that the single search finds."""
+
+WEIGHTS = np.zeros((7, DIM, DIM), dtype=np.float32)
 
 START = """
 import sys
@@ -130,6 +132,16 @@ def milliseconds(call: Callable[[], object], times: int) -> dict[str, float]:
     }
 
 
+def matrix_products() -> None:
+    """Do the matrix products of the default user encoder for one reader, and nothing else.
+
+    Query, key, transform and output of the attention, two of the feed-forward part, the pooling's.
+    """
+    clicks = np.ones((MAX_HISTORY, DIM), dtype=np.float32)
+    for weight in WEIGHTS:
+        clicks @ weight
+
+
 def measure_vector_and_search(folder: Path, calls: int) -> dict:
     """Return the times of a user vector, of a search, and of a plain product beside it."""
     from newsrec.data import FIRST_NEWS
@@ -149,6 +161,7 @@ def measure_vector_and_search(folder: Path, calls: int) -> dict:
     searches = max(calls // 20, 3)
     return {
         "user_vector": milliseconds(lambda: recommender.user_vector(history), calls),
+        "its_products": milliseconds(matrix_products, calls),
         f"top_{k}": milliseconds(lambda: list(search(user[None], news, k)), searches),
         "plain_product": milliseconds(lambda: news @ user, searches),
         f"recommend_{k}": milliseconds(lambda: recommender.recommend(history, k), searches),
