@@ -7,8 +7,8 @@ Prints one JSON object. The user encoder is the default model's with random weig
 as ``export`` writes it; stories are random. A user vector (one reader, 50 clicks) is computed by
 one thread, beside which stand its bare matrix products, and a search beside a plain product of the
 same vectors; numpy's products go by OMP_NUM_THREADS. The start is that of a process which imports,
-loads and recommends, Python's own included; the many readers have a process of their own too, whose memory
-counts from its first breath, the readers' ids included.
+loads and recommends, Python's own included; the many readers have a process of their own too, whose
+memory counts from its first breath, the readers' ids included.
 """
 
 import argparse
