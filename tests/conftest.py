@@ -250,3 +250,38 @@ def readme_block(marker: str) -> str:
     blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
     (found,) = [block for block in blocks if marker in block]
     return found
+
+
+@pytest.fixture(scope="session")
+def exported_encoders(plm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    """An untrained model whose every part has a say, its exported encoders, and their errors.
+
+    Writing them takes 10 s, so one export serves all tests: copy the folder to change it.
+    """
+    import torch
+    from torch import nn
+
+    from newsrec.serving.export import write_encoders
+    from newsrec.training.module import RecommenderModule
+
+    shape = {"heads": 2, "ffn": 16}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = RecommenderModule(
+            str(plm_dir),
+            dim=16,
+            news=shape,
+            user=shape | {"positions": "recency"},
+            max_history=20,
+            max_tokens=12,
+        )
+        module.configure_model()
+        model = module.eval().recommender
+        nn.init.normal_(model.user_encoder.empty)
+        nn.init.constant_(model.user_encoder.gate, 0.7)
+        nn.init.constant_(model.news_encoder.gate, 0.7)
+        for parameter in model.user_encoder.fastformer.parameters():
+            nn.init.normal_(parameter, std=0.3)  # so that the order and every click count
+    folder = tmp_path_factory.mktemp("encoders")
+    errors = write_encoders(module, (plm_dir / "tokenizer.json").read_text(), folder)
+    return module, folder, errors

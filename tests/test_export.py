@@ -8,9 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from newsrec.errors import UserError
-from newsrec.plm import load_tokenizer
 from newsrec.serving import graphs
-from newsrec.serving.export import describe, write_encoders
+from newsrec.serving.export import describe
 from newsrec.serving.folder import NEWS_ENCODER, TOKENIZER, USER_ENCODER
 from newsrec.serving.verify import compare_encoders, made_histories, newest
 from newsrec.serving.weights import WEIGHTS, load_model, write_model
@@ -37,13 +36,9 @@ def made(plm_dir, **options):
     return module
 
 
-@pytest.fixture(scope="module")
-def exported(plm_dir, tmp_path_factory):
-    """A model and the folder with its encoders."""
-    module = made(plm_dir)
-    folder = tmp_path_factory.mktemp("export")
-    errors = write_encoders(module, load_tokenizer(str(plm_dir)), folder)
-    return module, folder, errors
+@pytest.fixture
+def exported(exported_encoders):
+    return exported_encoders
 
 
 def test_every_form_gives_pytorchs_scores(exported):

@@ -4,6 +4,7 @@ data/demo, dev: the ceiling's AUC is .799 and the best baseline's (recent) .630,
 of the README's first command print them. Half of the way from .5 to the ceiling is .649.
 """
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -31,24 +32,15 @@ def shuffle_labels(root, seed):
 
 
 def train(root, output, monkeypatch, *options):
-    """Train the demo's model for two epochs; return dev metrics of the best checkpoint."""
+    """Train the demo's model; return the best AUC on dev."""
     from newsrec.__main__ import main
 
     monkeypatch.setenv("MIND_ROOT", str(root))
     config = DEMO.parent.parent / "configs" / "demo.yaml"
-    main(["fit", f"--config={config}", f"--output={output}", "--trainer.max_epochs=2",
-          "--baselines=false", "--trainer.enable_progress_bar=false", *options])  # fmt: skip
-    main(
-        [
-            "evaluate",
-            f"--ckpt_path={output / 'checkpoints' / 'best.ckpt'}",
-            "--split=dev",
-            f"--data.root={root}",
-            f"--output={output / 'dev'}",
-            "--trainer.accelerator=cpu",
-        ]
-    )
-    return json.loads((output / "dev" / "metrics.json").read_text())
+    main(["fit", f"--config={config}", f"--output={output}", "--baselines=false",
+          "--trainer.enable_progress_bar=false", *options])  # fmt: skip
+    with (output / "metrics.csv").open() as file:
+        return max(float(row["val/auc"]) for row in csv.DictReader(file) if row["val/auc"])
 
 
 @pytest.fixture
@@ -64,7 +56,8 @@ def test_fastformer_learns_what_its_softmax_twin_learns(demo, tmp_path, monkeypa
     auc = {}
     for encoder in ("fastformer", "transformer"):
         options = [f"--model.{part}.encoder={encoder}" for part in ("news", "user")]
-        auc[encoder] = train(demo, tmp_path / encoder, monkeypatch, *options)["auc"]
+        options.append("--trainer.max_epochs=1")
+        auc[encoder] = train(demo, tmp_path / encoder, monkeypatch, *options)
         assert auc[encoder] > max(BEST_BASELINE, 0.5 + 0.5 * (ceiling - 0.5))
     assert auc["fastformer"] == pytest.approx(auc["transformer"], abs=0.02)
 
@@ -72,5 +65,5 @@ def test_fastformer_learns_what_its_softmax_twin_learns(demo, tmp_path, monkeypa
 @pytest.mark.slow
 def test_shuffled_labels_teach_nothing(demo, tmp_path, monkeypatch):
     shuffle_labels(demo, seed=0)
-    metrics = train(demo, tmp_path / "run", monkeypatch)
-    assert 0.45 < metrics["auc"] < 0.55
+    auc = train(demo, tmp_path / "run", monkeypatch, "--trainer.max_epochs=2")
+    assert 0.45 < auc < 0.55

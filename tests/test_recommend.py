@@ -20,16 +20,13 @@ import pytest
 import torch
 from conftest import STORIES
 from tokenizers import Tokenizer
-from torch import nn
 
 from newsrec.data.fields import story_texts, text_hashes
 from newsrec.errors import UserError
 from newsrec.files import file_hash
 from newsrec.serving import Recommender
-from newsrec.serving.export import write_encoders
 from newsrec.serving.folder import NEWS_SCHEMA, StoredNews, with_unknown, write_news
 from newsrec.serving.sessions import padded_blocks
-from newsrec.training.module import RecommenderModule
 
 DIM, MAX_HISTORY, MAX_TOKENS = 16, 20, 12
 FIELDS = ["title", "abstract"]
@@ -71,30 +68,11 @@ def encode_reader(world, vectors):
 
 
 @pytest.fixture(scope="module")
-def world(plm_dir, tmp_path_factory):
+def world(exported_encoders, plm_dir, tmp_path_factory):
     """A small untrained model, the folder that was exported, and what it holds."""
-    torch.manual_seed(0)
-    shape = {"heads": 2, "ffn": 16}
-    module = RecommenderModule(
-        str(plm_dir),
-        dim=DIM,
-        news=shape,
-        user=shape | {"positions": "recency"},
-        max_history=MAX_HISTORY,
-        max_tokens=MAX_TOKENS,
-    )
-    module.configure_model()
-    model = module.eval().recommender
-    nn.init.normal_(model.user_encoder.empty)
-    nn.init.constant_(model.user_encoder.gate, 0.7)
-    nn.init.constant_(model.news_encoder.gate, 0.7)
-    for parameter in (*model.user_encoder.fastformer.parameters(),):
-        nn.init.normal_(parameter, std=0.3)  # so that the order and every click count
-    folder = tmp_path_factory.mktemp("served") / "export"
-    folder.mkdir()
-    world = SimpleNamespace(model=model, folder=folder, plm_dir=plm_dir)
-
-    write_encoders(module, (plm_dir / "tokenizer.json").read_text(), folder)
+    module, encoders, _ = exported_encoders
+    folder = shutil.copytree(encoders, tmp_path_factory.mktemp("served") / "export")
+    world = SimpleNamespace(model=module.recommender, folder=folder, plm_dir=plm_dir)
     columns = dict(
         zip(
             ("category", "subcategory", "title", "abstract"),
