@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
-import torch
 import yaml
 from lightning import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
@@ -41,6 +40,7 @@ from newsrec.training.checkpoint import (
 from newsrec.training.guards import FiniteLoss, out_of_memory
 from newsrec.training.module import RecommenderModule, late_mistakes, trainer_mistakes
 from newsrec.training.parts import StepParts
+from newsrec.training.precision import choose_precision
 from newsrec.training.processes import refuse_lonely, started_by_torchrun
 from newsrec.training.saving import AtomicCheckpointIO, LastCheckpoint, Stopped
 from newsrec.training.throughput import SpeedBar, Throughput
@@ -53,11 +53,6 @@ LINKS = {
     "model.max_history": "data.max_history",
 }
 """Values that two rooms share: the second key owns it, the first is filled in from it."""
-
-HALF = (16, "16", "16-mixed")
-"""Precisions that only GPUs train in."""
-NO_WEIGHTS_LEFT = ("bf16-true", "16-true")
-"""Precisions whose weights are too coarse for small steps, and for scores to the last digit."""
 
 FREE_ON_RESUME = ("root", "num_workers", "prefetch_factor", "pin_memory", "eval_batch_size")
 """Data options that may change when a run goes on: none of them moves a number."""
@@ -254,17 +249,7 @@ class FitCLI(LightningCLI):
         kwargs |= {"logger": loggers, "default_root_dir": str(output)}
         kwargs |= started_by_torchrun(wanted)
         kwargs["plugins"] = [AtomicCheckpointIO(), *plugins]
-        kwargs["precision"] = precision = self._precision(wanted)
-        if precision in NO_WEIGHTS_LEFT:
-            raise UserError(
-                f"trainer.precision is {precision}, which rounds the weights themselves: small "
-                "steps are lost. Choose 32-true, bf16-mixed, or 16-mixed on a GPU."
-            )
-        if precision in HALF and _is_cpu(wanted["accelerator"]):
-            raise UserError(  # Lightning would take bf16-mixed with no more than a warning
-                f"trainer.precision is {precision}, in which a CPU cannot train. Choose 32-true or "
-                "bf16-mixed, or a GPU by --trainer.accelerator gpu."
-            )
+        kwargs["precision"] = choose_precision(wanted, self.model.precision)
         for name in ("accumulate_grad_batches", "max_steps", "max_epochs"):
             if wanted[name] is not None and (wanted[name] == 0 or wanted[name] < -1):
                 raise UserError(f"trainer.{name} is {wanted[name]}; it must be at least 1.")
@@ -283,16 +268,6 @@ class FitCLI(LightningCLI):
                 "validations, at least 1, that data.val must bring."
             )
         return [EarlyStopping(monitor, mode="max", patience=patience)]
-
-    def _precision(self, trainer: Any) -> Any:
-        """Return what to train in: what the Trainer's option says, or else the model's."""
-        if trainer["precision"] is not None:
-            return trainer["precision"]
-        chosen = self.model.precision
-        if chosen == "auto":
-            chosen = "bf16" if has_bf16(str(trainer["accelerator"])) else "fp32"
-            log.info("precision: %s (model.precision auto)", chosen)
-        return {"bf16": "bf16-mixed", "fp32": "32-true"}[chosen]
 
     def fit(self, **kwargs: Any) -> None:
         """Train; a start that fails leaves no run folder behind."""
@@ -408,23 +383,6 @@ def _run_config(given: list[str], written: list[Written]) -> Path | None:
     # Written again, an option that appends, --trainer.callbacks+=, would append a second time.
     again = {"--config", "-c"} & options or any(option.endswith("+") for option in options)
     return None if again or not path.is_file() else path
-
-
-def has_bf16(accelerator: str) -> bool:
-    """Return whether the hardware that an accelerator stands for multiplies in bf16 by itself."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if accelerator not in ("auto", "cpu") or (
-        accelerator == "auto" and torch.backends.mps.is_available()
-    ):
-        return False
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-def _is_cpu(accelerator: Any) -> bool:
-    """Return whether the Trainer's option for a device stands for the CPU here."""
-    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    return accelerator == "cpu" or (accelerator == "auto" and not gpu)
 
 
 def _name_members(config: Any) -> None:

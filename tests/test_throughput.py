@@ -2,7 +2,6 @@
 
 import logging
 import warnings
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from newsrec.console import is_first_process
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
+from newsrec.training import precision
 from newsrec.training.module import RecommenderModule
 from newsrec.training.parts import StepParts
 from newsrec.training.processes import refuse_lonely, started_by_torchrun
@@ -188,13 +188,9 @@ def test_one_process_of_all_machines_is_the_first(monkeypatch, variables, first)
 def test_precision_is_the_trainers_or_the_models_or_the_hardwares(
     monkeypatch, written, model, hardware, expected
 ):
-    from newsrec import cli
-
-    logging.getLogger("newsrec")
-    monkeypatch.setattr(cli, "has_bf16", lambda accelerator: hardware)
-    fit_cli = SimpleNamespace(model=SimpleNamespace(precision=model))
-    options = {"precision": written, "accelerator": "auto"}
-    assert cli.FitCLI._precision(fit_cli, options) == expected
+    monkeypatch.setattr(precision, "has_bf16", lambda accelerator: hardware)
+    options = {"precision": written, "accelerator": "gpu"}
+    assert precision.choose_precision(options, model) == expected
 
 
 def test_torchrun_settles_devices_and_machines(monkeypatch, caplog):
