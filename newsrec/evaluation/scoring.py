@@ -70,6 +70,7 @@ def score_checkpoints(args: "Namespace") -> Scored | None:
 
     from newsrec.training.callbacks import ScoreCollector
     from newsrec.training.module import trainer_mistakes
+    from newsrec.training.processes import refuse_lonely, started_by_torchrun
 
     if len(args.ckpt_path) > 1:  # a mistake in the last shows before the first is scored
         _check_distinct(args)
@@ -82,12 +83,13 @@ def score_checkpoints(args: "Namespace") -> Scored | None:
         if trainer is None:
             with trainer_mistakes():
                 trainer = Trainer(
-                    **vars(args.trainer),
+                    **(vars(args.trainer) | started_by_torchrun(args.trainer)),
                     precision="bf16-mixed" if args.precision == "bf16" else "32-true",
                     logger=False,
                     callbacks=[ScoreCollector()],
                     use_distributed_sampler=False,
                 )
+            refuse_lonely(trainer)
         beside = args.baselines and not members
         member = _score_checkpoint(args, path, checkpoint, datamodule, trainer, beside)
         members += [member] if member is not None else []
