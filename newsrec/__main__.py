@@ -74,13 +74,20 @@ def _run(given: list[str]) -> None:
         hint = f"Did you mean {near[0]!r}?" if near else f"Choose from {', '.join(COMMANDS)}."
         raise UserError(f"There is no command {name!r}. {hint}")
     module_name, summary = COMMANDS[name]
-    module = importlib.import_module(module_name)
+    try:
+        module = importlib.import_module(module_name)
+        import jsonargparse  # what only Python code needs can be installed without it
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "newsrec":
+            raise
+        raise UserError(
+            f"The command {name} needs the package {error.name}: run `pip install {error.name}`, "
+            "or install newsrec with all that it needs. From Python, newsrec.serving needs less."
+        ) from error
     if name == "fit":  # LightningCLI parses for itself
         module.fit(rest)
         return
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(prog=f"newsrec {name}", description=f"{name}: {summary}.")
+    parser = jsonargparse.ArgumentParser(prog=f"newsrec {name}", description=f"{name}: {summary}.")
     module.add_arguments(parser)
     if name == "compare":  # a parser would drop the -- that parts its two sides
         rest = module.name_separator(rest)

@@ -512,6 +512,12 @@ def test_evaluate_refuses_options_that_contradict_the_checkpoint(
     assert not (tmp_path / "x").exists()
 
 
+def test_a_package_that_a_command_lacks_is_named(monkeypatch, capsys):
+    """As in an environment that has what newsrec.serving needs, and no more."""
+    monkeypatch.setitem(sys.modules, "jsonargparse", None)
+    assert "needs the package jsonargparse" in refused(capsys, "recommend", "exported")
+
+
 def test_help_needs_no_heavy_import():
     code = (
         "import sys; from newsrec.__main__ import main; main(['--help']); "
