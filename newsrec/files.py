@@ -46,17 +46,25 @@ def publish(target: Path, build: Callable[[Path], None]) -> None:
         build: Fills an empty folder; what it raises leaves no trace.
 
     Raises:
-        UserError: If the disk is full.
+        UserError: If no folder can be made there, ``target`` is one that cannot be replaced, or the
+            disk is full.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    _require_replaceable(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise UserError(
+            f"{target}: no folder can be made in {target.parent} ({error.strerror}). Choose "
+            "another --output."
+        ) from error
     try:
         build(aside)
         aside.chmod(0o755)  # mkdtemp's folders are private
         try:
             aside.rename(target)
         except OSError:
-            if not target.is_dir():
+            if not target.is_dir() or not any(target.iterdir()):
                 raise
     except OSError as error:
         if error.errno not in DISK_FULL:
@@ -67,6 +75,20 @@ def publish(target: Path, build: Callable[[Path], None]) -> None:
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _require_replaceable(target: Path) -> None:
+    """Refuse an empty folder that no rename can put another in the place of, before the work."""
+    if not target.is_dir() or any(target.iterdir()):
+        return
+    try:
+        target.rmdir()
+        target.mkdir()
+    except OSError as error:
+        raise UserError(
+            f"{target} cannot be replaced as a whole ({error.strerror}), as a link, a mount and the "
+            f"current folder cannot. Name a folder in it: --output {target / 'new'}."
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:
