@@ -86,8 +86,8 @@ def _require_replaceable(target: Path) -> None:
         target.mkdir()
     except OSError as error:
         raise UserError(
-            f"{target} cannot be replaced as a whole ({error.strerror}), as a link, a mount and the "
-            f"current folder cannot. Name a folder in it: --output {target / 'new'}."
+            f"{target} cannot be replaced as a whole ({error.strerror}), as a link, a mount and "
+            f"the current folder cannot. Name a folder in it: --output {target / 'new'}."
         ) from error
 
 

@@ -13,7 +13,7 @@ from newsrec.serving import graphs
 from newsrec.serving.export import describe, write_encoders
 from newsrec.serving.folder import NEWS_ENCODER, TOKENIZER, USER_ENCODER
 from newsrec.serving.verify import compare_encoders, made_histories, newest
-from newsrec.serving.weights import WEIGHTS, load_model, write_model
+from newsrec.serving.weights import CONFIG, WEIGHTS, read_model, write_model
 from newsrec.training.checkpoint import weights_hash
 from newsrec.training.module import RecommenderModule
 
@@ -93,7 +93,7 @@ def test_onnx_gives_pytorchs_vectors_for_any_batch_and_history(exported, lengths
 def test_the_model_is_built_again_without_the_plm_it_came_from(exported, monkeypatch):
     module, folder, _ = exported
     monkeypatch.setattr("newsrec.plm.find_plm", lambda name: pytest.fail(name))
-    again = load_model(folder).state_dict()
+    again = read_model(folder / CONFIG, folder / WEIGHTS).state_dict()
     expected = module.recommender.state_dict()
     assert again.keys() == expected.keys()
     for name, value in expected.items():

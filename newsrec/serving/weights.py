@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from newsrec.model.recommender import NewsRecommender
 from newsrec.plm import build_plm, plm_config
+from newsrec.serving.folder import ExportFolder
 from newsrec.training.module import RecommenderModule
 
 WEIGHTS = "model.safetensors"
@@ -44,8 +45,17 @@ def load_model(folder: str | Path) -> NewsRecommender:
 
     Args:
         folder: What ``export`` wrote.
+
+    Raises:
+        UserError: If the folder is none, of another format, or not as it was written.
     """
-    config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
-    recommender = NewsRecommender(build_plm(config["plm"]), **config["model"])
-    recommender.load_state_dict(load_file(Path(folder) / WEIGHTS))
+    exported = ExportFolder(folder)
+    return read_model(exported.file(CONFIG), exported.file(WEIGHTS))
+
+
+def read_model(config: Path, weights: Path) -> NewsRecommender:
+    """Build a model of the two files that ``write_model`` wrote, in evaluation mode."""
+    options = json.loads(config.read_text(encoding="utf-8"))
+    recommender = NewsRecommender(build_plm(options["plm"]), **options["model"])
+    recommender.load_state_dict(load_file(weights))
     return recommender.eval()
