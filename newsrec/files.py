@@ -13,6 +13,9 @@ from newsrec.errors import UserError
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What an OSError says where nothing more can be written."""
 
+ROOM = 2**20
+"""Bytes: where less is free, a write that failed is taken to have failed for that."""
+
 
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
@@ -66,15 +69,21 @@ def publish(target: Path, build: Callable[[Path], None]) -> None:
         except OSError:
             if not target.is_dir() or not any(target.iterdir()):
                 raise
-    except OSError as error:
-        if error.errno not in DISK_FULL:
+    except Exception as error:
+        if isinstance(error, UserError) or not _is_full(error, target.parent):
             raise
         raise UserError(
-            f"{target}: {os.strerror(error.errno)}; nothing was written. Free some space there, or "
-            "choose another --output."
+            f"{target}: nothing was written, for the disk is full ({error}). Free some space "
+            "there, or choose another --output."
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _is_full(error: Exception, folder: Path) -> bool:
+    """Return whether an error in writing came from a full disk; not every library says so."""
+    full = isinstance(error, OSError) and error.errno in DISK_FULL
+    return full or shutil.disk_usage(folder).free < ROOM
 
 
 def _require_replaceable(target: Path) -> None:

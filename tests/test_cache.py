@@ -4,6 +4,7 @@ import os
 import re
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -68,6 +69,25 @@ def test_a_file_in_the_way_is_an_error(tmp_path):
     with pytest.raises(OSError, match="arrays"):
         publish(tmp_path / "arrays", lambda folder: None)
     assert names(tmp_path) == ["arrays"]
+
+
+@pytest.mark.parametrize("error", [OSError("4096 requested and 7 written"), RuntimeError("zip")])
+def test_a_full_disk_is_told_from_other_errors(tmp_path, monkeypatch, error):
+    """Of libraries that write by themselves: numpy's error has no number, others have their own."""
+
+    def build(folder):
+        raise error
+
+    def free(number):
+        monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=number))
+
+    free(4095)
+    with pytest.raises(UserError, match=rf"arrays: nothing was written.*full \({error}\)"):
+        publish(tmp_path / "arrays", build)
+    free(2**30)
+    with pytest.raises(type(error), match=str(error)):
+        publish(tmp_path / "arrays", build)
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", [".", "link", "mount"])

@@ -4,6 +4,7 @@ import json
 import logging
 import platform
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,7 +177,9 @@ def write_encoders(
     tokenizer.enable_truncation(module.max_tokens)
     tokenizer.save(str(folder / TOKENIZER))
     user = trace_user_encoder(recommender.user_encoder, module.max_history)
-    torch.export.save(user, folder / PROGRAM)
+    program = BytesIO()  # a full disk would abort the process in PyTorch's own writer
+    torch.export.save(user, program)
+    (folder / PROGRAM).write_bytes(program.getvalue())
     write_onnx(user, folder / USER_ENCODER, USER_NAMES)
     if news_encoder:
         news = trace_news_encoder(recommender.news_encoder)
