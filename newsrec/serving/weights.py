@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from newsrec.model.recommender import NewsRecommender
 from newsrec.plm import build_plm, plm_config
@@ -20,8 +20,8 @@ ORIGIN = ("_name_or_path", "transformers_version")
 def write_model(module: RecommenderModule, folder: Path) -> None:
     """Write ``model.safetensors``, weights under their PyTorch names, and ``config.json``."""
     state = module.recommender.state_dict()
-    save_file({name: value.contiguous() for name, value in state.items()}, folder / WEIGHTS)
-    (folder / WEIGHTS).chmod(0o644)  # save_file makes it private; the other files are not
+    # Not save_file: its files are private, and its error on a full disk is of its own kind.
+    (folder / WEIGHTS).write_bytes(save({name: w.contiguous() for name, w in state.items()}))
     plm = plm_config(module.recommender.news_encoder.plm)
     config = {
         "model": {
