@@ -500,6 +500,9 @@ def test_another_format_and_another_size_are_refused(copied):
     write_manifest(copied, format=1)
     with pytest.raises(UserError, match="format 1; this version of newsrec reads format 2"):
         Recommender.load(copied)
+    write_manifest(copied, format="2")
+    with pytest.raises(UserError, match="format '2'; this version of newsrec reads format 2"):
+        Recommender.load(copied)
     write_manifest(copied, dim=DIM + 1)
     with pytest.raises(UserError, match=r"user_encoder\.onnx gives vectors of size 16.*says 17"):
         Recommender.load(copied)

@@ -90,7 +90,7 @@ class ExportFolder:
             raise UserError(f"{manifest} cannot be read ({error!r}). {AGAIN}") from error
         if found != FORMAT:
             raise UserError(
-                f"{manifest} has format {found}; this version of newsrec reads format {FORMAT}. "
+                f"{manifest} has format {found!r}; this version of newsrec reads format {FORMAT}. "
                 "Export the checkpoint again, or use the version of newsrec that wrote it."
             )
         for name, kind in REQUIRED.items():
