@@ -13,6 +13,9 @@ from newsrec.errors import UserError
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What an OSError says where nothing more can be written."""
 
+ROOM = 2**20
+"""Bytes: where less is free, a write that failed is taken to have failed for that."""
+
 
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
@@ -46,27 +49,55 @@ def publish(target: Path, build: Callable[[Path], None]) -> None:
         build: Fills an empty folder; what it raises leaves no trace.
 
     Raises:
-        UserError: If the disk is full.
+        UserError: If no folder can be made there, ``target`` is one that cannot be replaced, or the
+            disk is full.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    _require_replaceable(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise UserError(
+            f"{target}: no folder can be made in {target.parent} ({error.strerror}). Choose "
+            "another --output."
+        ) from error
     try:
         build(aside)
         aside.chmod(0o755)  # mkdtemp's folders are private
         try:
             aside.rename(target)
         except OSError:
-            if not target.is_dir():
+            if not target.is_dir() or not any(target.iterdir()):
                 raise
-    except OSError as error:
-        if error.errno not in DISK_FULL:
+    except Exception as error:
+        if isinstance(error, UserError) or not _is_full(error, target.parent):
             raise
         raise UserError(
-            f"{target}: {os.strerror(error.errno)}; nothing was written. Free some space there, or "
-            "choose another --output."
+            f"{target}: nothing was written, for the disk is full ({error}). Free some space "
+            "there, or choose another --output."
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _is_full(error: Exception, folder: Path) -> bool:
+    """Return whether an error in writing came from a full disk; not every library says so."""
+    full = isinstance(error, OSError) and error.errno in DISK_FULL
+    return full or shutil.disk_usage(folder).free < ROOM
+
+
+def _require_replaceable(target: Path) -> None:
+    """Refuse an empty folder that no rename can put another in the place of, before the work."""
+    if not target.is_dir() or any(target.iterdir()):
+        return
+    try:
+        target.rmdir()
+        target.mkdir()
+    except OSError as error:
+        raise UserError(
+            f"{target} cannot be replaced as a whole ({error.strerror}), as a link, a mount and "
+            f"the current folder cannot. Name a folder in it: --output {target / 'new'}."
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

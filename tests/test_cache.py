@@ -1,8 +1,10 @@
 import errno
 import hashlib
 import os
+import re
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -67,6 +69,70 @@ def test_a_file_in_the_way_is_an_error(tmp_path):
     with pytest.raises(OSError, match="arrays"):
         publish(tmp_path / "arrays", lambda folder: None)
     assert names(tmp_path) == ["arrays"]
+
+
+@pytest.mark.parametrize("error", [OSError("4096 requested and 7 written"), RuntimeError("zip")])
+def test_a_full_disk_is_told_from_other_errors(tmp_path, monkeypatch, error):
+    """Of libraries that write by themselves: numpy's error has no number, others have their own."""
+
+    def build(folder):
+        raise error
+
+    def free(number):
+        monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=number))
+
+    free(4095)
+    with pytest.raises(UserError, match=rf"arrays: nothing was written.*full \({error}\)"):
+        publish(tmp_path / "arrays", build)
+    free(2**30)
+    with pytest.raises(type(error), match=str(error)):
+        publish(tmp_path / "arrays", build)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", [".", "link", "mount"])
+def test_a_folder_that_cannot_be_replaced_is_refused_before_the_work(tmp_path, monkeypatch, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    (tmp_path / "mount").mkdir()
+    monkeypatch.chdir(tmp_path / "empty" if name == "." else tmp_path)
+    if name == "mount":
+
+        def busy(path):
+            raise OSError(errno.EBUSY, "Device or resource busy")
+
+        monkeypatch.setattr(Path, "rmdir", busy)
+    with pytest.raises(UserError, match=rf"^{re.escape(name)} cannot be repl.*new\.$"):
+        publish(Path(name), lambda folder: pytest.fail("built for nothing"))
+    assert names(tmp_path) == ["empty", "link", "mount"]
+
+
+def test_a_rename_that_fails_is_no_other_process_that_won(tmp_path, monkeypatch):
+    (tmp_path / "arrays").mkdir()
+
+    def busy(path, target):
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(Path, "rename", busy)
+    with pytest.raises(OSError, match="busy"):
+        publish(tmp_path / "arrays", lambda folder: None)
+    assert names(tmp_path) == ["arrays"]
+
+
+def test_an_empty_folder_is_filled_and_outlives_a_build_that_raises(tmp_path):
+    (tmp_path / "arrays").mkdir()
+    with pytest.raises(ZeroDivisionError):
+        publish(tmp_path / "arrays", lambda folder: 1 / 0)
+    assert names(tmp_path) == ["arrays"]
+    publish(tmp_path / "arrays", write("one"))
+    assert names(tmp_path / "arrays") == ["a.txt"]
+
+
+def test_where_no_folder_can_be_made_the_place_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/new: no folder can be made in .*file \(.*--output"):
+        publish(tmp_path / "file" / "new", lambda folder: pytest.fail("built for nothing"))
+    assert names(tmp_path) == ["file"]
 
 
 def test_digests_tell_values_apart():

@@ -1,4 +1,5 @@
 import json
+import resource
 
 import numpy as np
 import onnx
@@ -8,11 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from newsrec.errors import UserError
+from newsrec.files import DISK_FULL
+from newsrec.metrics import METRICS
 from newsrec.serving import graphs
 from newsrec.serving.export import describe
 from newsrec.serving.folder import NEWS_ENCODER, TOKENIZER, USER_ENCODER
+from newsrec.serving.model_card import model_card
 from newsrec.serving.verify import compare_encoders, made_histories, newest
-from newsrec.serving.weights import WEIGHTS, load_model, write_model
+from newsrec.serving.weights import CONFIG, WEIGHTS, read_model, write_model
 from newsrec.training.checkpoint import weights_hash
 from newsrec.training.module import RecommenderModule
 
@@ -88,7 +92,7 @@ def test_onnx_gives_pytorchs_vectors_for_any_batch_and_history(exported, lengths
 def test_the_model_is_built_again_without_the_plm_it_came_from(exported, monkeypatch):
     module, folder, _ = exported
     monkeypatch.setattr("newsrec.plm.find_plm", lambda name: pytest.fail(name))
-    again = load_model(folder).state_dict()
+    again = read_model(folder / CONFIG, folder / WEIGHTS).state_dict()
     expected = module.recommender.state_dict()
     assert again.keys() == expected.keys()
     for name, value in expected.items():
@@ -118,6 +122,18 @@ def test_a_graph_that_differs_from_the_model_is_refused(exported, tmp_path):
         compare_encoders(module, tmp_path)
 
 
+def test_weights_on_a_full_disk_are_an_error_of_the_system(exported, tmp_path):
+    module, _, _ = exported
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limit[1]))  # to a writer, a full disk
+    try:
+        with pytest.raises(OSError, match="too large") as error:
+            write_model(module, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert error.value.errno in DISK_FULL
+
+
 def test_the_files_may_be_read_by_other_accounts(exported):
     _, folder, _ = exported
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in folder.iterdir())
@@ -139,6 +155,24 @@ def test_one_model_has_one_hash_and_another_has_another(exported, plm_dir, tmp_p
     assert second["plm_sha256"] == first["plm_sha256"]
     assert set(first["encoders"]) == {USER_ENCODER, NEWS_ENCODER}
     assert set(second["encoders"]) == {USER_ENCODER}
+
+
+def test_the_card_tells_another_folders_dev_from_trainings(exported):
+    module, folder, _ = exported
+    metrics = dict.fromkeys(METRICS, 0.5) | {
+        "split": "dev", "window": "2019-11-15", "evaluated": 9, "selected": False,
+        "intervals": {name: [0.4, 0.6] for name in METRICS}, "data_fingerprint": "ours",
+    }  # fmt: skip
+    origin = {"sha256": "0", "epoch": 1, "step": 1, "selected_on": "dev", "windows": {}}
+
+    def card(fingerprint):
+        checkpoint = origin | {"data_fingerprint": fingerprint}
+        manifest = describe(module, ["title"], folder)
+        return model_card(module, manifest | {"checkpoint": checkpoint, "metrics": metrics})
+
+    assert "It is another dev than training's" in card({"dev": "theirs"})
+    assert "another dev" not in card({"dev": "ours"})
+    assert "another dev" not in card({"last_day": "theirs"})
 
 
 def test_the_hash_of_weights_knows_names_types_and_shapes():

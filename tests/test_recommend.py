@@ -434,9 +434,9 @@ def test_a_mistake_is_named(recommender, call, message):
     assert recommender.news is before
 
 
-@pytest.mark.parametrize("threads", [0, -1])
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2"])
 def test_an_impossible_number_of_threads_is_refused(world, threads):
-    with pytest.raises(UserError, match=f"threads is {threads}"):
+    with pytest.raises(UserError, match=f"threads is {threads!r};"):
         Recommender.load(world.folder, threads)
 
 
@@ -478,6 +478,9 @@ def test_another_format_and_another_size_are_refused(copied):
     write_manifest(copied, format=1)
     with pytest.raises(UserError, match="format 1; this version of newsrec reads format 2"):
         Recommender.load(copied)
+    write_manifest(copied, format="2")
+    with pytest.raises(UserError, match="format '2'; this version of newsrec reads format 2"):
+        Recommender.load(copied)
     write_manifest(copied, dim=DIM + 1)
     with pytest.raises(UserError, match=r"user_encoder\.onnx gives vectors of size 16.*says 17"):
         Recommender.load(copied)
@@ -488,6 +491,26 @@ def test_another_format_and_another_size_are_refused(copied):
         Recommender.load(copied)
     with pytest.raises(UserError, match="is no exported folder"):
         Recommender.load(copied / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("dim", None), ("max_history", "50"), ("max_tokens", None), ("fields", "title"),
+     ("model_hash", None), ("files", [])],
+)  # fmt: skip
+def test_a_manifest_that_lacks_something_is_refused(copied, name, value):
+    manifest = json.loads((copied / "manifest.json").read_text())
+    (copied / "manifest.json").write_text(json.dumps(manifest | {name: value}))
+    with pytest.raises(UserError, match=rf"manifest\.json: {name} is .*Copy the folder again"):
+        Recommender.load(copied)
+
+
+def test_stories_in_another_order_than_their_vectors_are_refused(copied):
+    table = pq.read_table(copied / "news.parquet")
+    pq.write_table(table.take(list(range(len(table)))[::-1]), copied / "news.parquet")
+    write_manifest(copied)
+    with pytest.raises(UserError, match=r"news\.parquet: row must count up from 2"):
+        Recommender.load(copied)
 
 
 def test_nan_is_refused_in_vectors_and_from_an_encoder(copied, monkeypatch):

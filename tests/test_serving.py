@@ -31,6 +31,7 @@ from newsrec.files import file_hash
 from newsrec.metrics import METRICS
 from newsrec.serving import Recommender
 from newsrec.serving.export import write_catalogue
+from newsrec.serving.weights import load_model
 from newsrec.training.catalogue import encode_catalogue
 from newsrec.training.checkpoint import hyper_parameters, read_checkpoint
 from newsrec.training.module import RecommenderModule
@@ -201,6 +202,11 @@ def test_recommend_prints_the_best_stories(served, capsys):
     for news_id, score in zip(best.news_ids, best.scores, strict=True):
         assert news_id in shown.out
         assert f"{score:.3f}" in shown.out
+
+
+def test_a_click_on_an_unknown_story_is_none_however_often(served, capsys):
+    main(["recommend", str(served.export), "--history", "N404", "N404", "N5"])
+    assert "for 1 click" in capsys.readouterr().out
 
 
 def test_recommend_answers_in_json(served, capsys):
@@ -406,6 +412,22 @@ def test_an_export_needs_its_packages(served, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("newsrec.serving.export.version", absent)
     said = refused(capsys, "export", "--ckpt_path", served.best, "--output", tmp_path / "new")
     assert "newsrec[export]" in said
+
+
+def test_the_model_of_an_export_is_built_again_of_files_as_they_were_written(served, copied):
+    model = load_model(served.export)
+    expected = RecommenderModule.load_from_checkpoint(served.best).recommender.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    for name in ("model.safetensors", "config.json"):
+        path = copied / name
+        whole = path.read_bytes()
+        path.write_bytes(whole + b" ")
+        with pytest.raises(UserError, match=f"{name} is not the file"):
+            load_model(copied)
+        path.unlink()
+        with pytest.raises(UserError, match=f"{name} is missing"):
+            load_model(copied)
+        path.write_bytes(whole)
 
 
 def test_a_recommender_is_an_export_folder_or_an_error(tmp_path):

@@ -4,6 +4,7 @@ import json
 import logging
 import platform
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,13 +59,16 @@ SPLIT = "dev"
 
 INPUT_CONTRACT = (
     "A story's text is its fields, those that are not empty, joined by a space, runs of whitespace "
-    "made one; tokenizer.json cuts it, and token_ids are padded behind with 0 where mask is false. "
-    "history holds the news vectors of the stories that a reader clicked, oldest first, zeros "
-    "behind; mask is true where history is real. Of more than max_history clicks the newest are "
-    "read. An empty history is a row whose mask is all false, with at least one column. The score "
-    "of a story is the dot product of user_vector and its news vector; higher is better. A click "
-    "on a story without vector is left out; a candidate without one has row 1 of news_vectors.npy, "
-    "the mean of all real stories."
+    "made one and none at the ends; tokenizer.json makes token ids of it, special tokens included, "
+    "and cuts them to max_tokens; stories of one batch are padded behind with 0, where mask is "
+    "false, and each has at least one token (0 if it would have none). Line by line, row of "
+    "news.parquet is the story's row in news_vectors.npy, float32 [rows, dim], row 0 zeros. "
+    "history holds the news vectors of the stories that a reader clicked, oldest first, repeats "
+    "included, zeros behind; mask is true where history is real. Of more than max_history clicks "
+    "the newest are read. An empty history is a row whose mask is all false, with at least one "
+    "column. The score of a story is the dot product of user_vector and its news vector; higher is "
+    "better. A click on a story without vector is left out; a candidate without one has row 1 of "
+    "news_vectors.npy, the mean of all real stories."
 )
 
 FILES = {
@@ -173,7 +177,9 @@ def write_encoders(
     tokenizer.enable_truncation(module.max_tokens)
     tokenizer.save(str(folder / TOKENIZER))
     user = trace_user_encoder(recommender.user_encoder, module.max_history)
-    torch.export.save(user, folder / PROGRAM)
+    program = BytesIO()  # a full disk would abort the process in PyTorch's own writer
+    torch.export.save(user, program)
+    (folder / PROGRAM).write_bytes(program.getvalue())
     write_onnx(user, folder / USER_ENCODER, USER_NAMES)
     if news_encoder:
         news = trace_news_encoder(recommender.news_encoder)

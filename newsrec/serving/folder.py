@@ -32,6 +32,16 @@ WEIGHTS_BESIDE = ".data"
 
 AGAIN = "Copy the folder again, or export the checkpoint again."
 
+REQUIRED = {
+    "dim": int,
+    "max_history": int,
+    "max_tokens": int,
+    "fields": list,
+    "model_hash": str,
+    "files": dict,
+}
+"""What is read of a manifest, and its type."""
+
 NEWS_SCHEMA = pa.schema(
     {
         "row": pa.int64(),
@@ -80,9 +90,15 @@ class ExportFolder:
             raise UserError(f"{manifest} cannot be read ({error!r}). {AGAIN}") from error
         if found != FORMAT:
             raise UserError(
-                f"{manifest} has format {found}; this version of newsrec reads format {FORMAT}. "
+                f"{manifest} has format {found!r}; this version of newsrec reads format {FORMAT}. "
                 "Export the checkpoint again, or use the version of newsrec that wrote it."
             )
+        for name, kind in REQUIRED.items():
+            value = self.manifest.get(name)
+            if not isinstance(value, kind):
+                raise UserError(
+                    f"{manifest}: {name} is {value!r}, and should be a {kind.__name__}. {AGAIN}"
+                )
 
     def has(self, name: str) -> bool:
         """Return whether the folder was written with this file."""
@@ -130,7 +146,7 @@ def check_news(news: StoredNews, dim: int, path: Path) -> None:
         path: Where the vectors are from, for messages.
 
     Raises:
-        UserError: If shapes do not fit, a vector holds NaN, or an id comes twice.
+        UserError: If shapes or rows do not fit, a vector holds NaN, or an id comes twice.
     """
     table, vectors = news
     shape = (FIRST_NEWS + len(table), dim)
@@ -144,6 +160,11 @@ def check_news(news: StoredNews, dim: int, path: Path) -> None:
         raise UserError(
             f"{path}: row {int(np.argmin(finite))} holds NaN or infinity. The model has gone wrong "
             "in training; export another checkpoint."
+        )
+    # Lists, for pyarrow's conversions to and from arrays import pandas.
+    if table["row"].to_pylist() != list(range(FIRST_NEWS, len(vectors))):
+        raise UserError(
+            f"{path.parent / NEWS}: row must count up from {FIRST_NEWS}, line by line. {AGAIN}"
         )
     ids = table["news_id"].to_pylist()
     if len(set(ids)) < len(ids):

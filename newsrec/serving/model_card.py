@@ -83,11 +83,14 @@ def _metrics(manifest: dict[str, Any]) -> str:
                 *lines,
             ]
         ).rstrip()
+    own = manifest["checkpoint"]["data_fingerprint"].get(found["split"])
+    differs = own is not None and own != found["data_fingerprint"]
+    other = f" It is another {found['split']} than training's." if differs else ""
     chosen = " The same split chose the checkpoint, so they flatter." if found["selected"] else ""
     lines = [
         f"On {found['split']} ({found['window']}), {found['evaluated']:,} impressions, through the "
         f"exported user encoder; the interval covers the choice of users, not the training "
-        f"seed.{chosen}",
+        f"seed.{chosen}{other}",
         "",
         "| | | 95 % interval |",
         "|---|---|---|",

@@ -27,7 +27,7 @@ def add_arguments(parser: "ArgumentParser") -> None:
         "--candidates",
         nargs="+",
         metavar="N2",
-        help="rank these stories instead of looking for the k best of all",
+        help="rank these stories, all of them, instead of looking for the k best of the export",
     )
     parser.add_argument(
         "--categories", nargs="+", metavar="NAME", help="recommend from these categories alone"
@@ -66,7 +66,8 @@ def run(args: "Namespace") -> None:
         return
     _say_unknown(found.unknown_history, "of the history", "left out")
     _say_unknown(unknown_candidates, "of the candidates", "ranked as the unknown story")
-    _print_table(stories, len(args.history) - len(found.unknown_history))
+    unknown = set(found.unknown_history)  # holds each once, however often it was clicked
+    _print_table(stories, sum(news_id not in unknown for news_id in args.history))
 
 
 def _say_unknown(ids: list[str], where: str, what: str) -> None:

@@ -40,8 +40,8 @@ class Encoders:
     """
 
     def __init__(self, folder: ExportFolder, threads: int | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise UserError(f"threads is {threads}; it must be 1 or more, or None for all cores.")
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise UserError(f"threads is {threads!r}; it must be 1 or more, or None for all cores.")
         self.folder = folder
         self.threads = threads
         self.dim: int = folder.manifest["dim"]

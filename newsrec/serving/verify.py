@@ -15,7 +15,7 @@ from newsrec.metrics import METRICS
 from newsrec.model.blocks import length_mask
 from newsrec.model.recommender import NewsRecommender
 from newsrec.serving.folder import NEWS_ENCODER, USER_ENCODER
-from newsrec.serving.weights import WEIGHTS, load_model
+from newsrec.serving.weights import CONFIG, WEIGHTS, read_model
 from newsrec.training.module import RecommenderModule
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def compare_encoders(module: RecommenderModule, folder: Path) -> dict[str, float
         RuntimeError: If one is above ``TOLERANCE``.
     """
     recommender, full = module.recommender, module.max_history
-    again = load_model(folder)
+    again = read_model(folder / CONFIG, folder / WEIGHTS)
     program: Any = torch.export.load(folder / PROGRAM).module()
     users: dict[str, Encoder] = {
         USER_ENCODER: onnx_encoder(folder / USER_ENCODER, "history"),

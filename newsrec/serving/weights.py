@@ -4,10 +4,11 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from newsrec.model.recommender import NewsRecommender
 from newsrec.plm import build_plm, plm_config
+from newsrec.serving.folder import ExportFolder
 from newsrec.training.module import RecommenderModule
 
 WEIGHTS = "model.safetensors"
@@ -19,8 +20,8 @@ ORIGIN = ("_name_or_path", "transformers_version")
 def write_model(module: RecommenderModule, folder: Path) -> None:
     """Write ``model.safetensors``, weights under their PyTorch names, and ``config.json``."""
     state = module.recommender.state_dict()
-    save_file({name: value.contiguous() for name, value in state.items()}, folder / WEIGHTS)
-    (folder / WEIGHTS).chmod(0o644)  # save_file makes it private; the other files are not
+    # Not save_file: its files are private, and its error on a full disk is of its own kind.
+    (folder / WEIGHTS).write_bytes(save({name: w.contiguous() for name, w in state.items()}))
     plm = plm_config(module.recommender.news_encoder.plm)
     config = {
         "model": {
@@ -44,8 +45,17 @@ def load_model(folder: str | Path) -> NewsRecommender:
 
     Args:
         folder: What ``export`` wrote.
+
+    Raises:
+        UserError: If the folder is none, of another format, or not as it was written.
     """
-    config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
-    recommender = NewsRecommender(build_plm(config["plm"]), **config["model"])
-    recommender.load_state_dict(load_file(Path(folder) / WEIGHTS))
+    exported = ExportFolder(folder)
+    return read_model(exported.file(CONFIG), exported.file(WEIGHTS))
+
+
+def read_model(config: Path, weights: Path) -> NewsRecommender:
+    """Build a model of the two files that ``write_model`` wrote, in evaluation mode."""
+    options = json.loads(config.read_text(encoding="utf-8"))
+    recommender = NewsRecommender(build_plm(options["plm"]), **options["model"])
+    recommender.load_state_dict(load_file(weights))
     return recommender.eval()
