@@ -52,7 +52,7 @@ def publish(target: Path, build: Callable[[Path], None]) -> None:
         UserError: If no folder can be made there, ``target`` is one that cannot be replaced, or the
             disk is full.
     """
-    _require_replaceable(target)
+    require_replaceable(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -70,7 +70,7 @@ def publish(target: Path, build: Callable[[Path], None]) -> None:
             if not target.is_dir() or not any(target.iterdir()):
                 raise
     except Exception as error:
-        if isinstance(error, UserError) or not _is_full(error, target.parent):
+        if isinstance(error, UserError) or not is_full(error, target.parent):
             raise
         raise UserError(
             f"{target}: nothing was written, for the disk is full ({error}). Free some space "
@@ -80,14 +80,18 @@ def publish(target: Path, build: Callable[[Path], None]) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _is_full(error: Exception, folder: Path) -> bool:
+def is_full(error: Exception, folder: Path) -> bool:
     """Return whether an error in writing came from a full disk; not every library says so."""
     full = isinstance(error, OSError) and error.errno in DISK_FULL
     return full or shutil.disk_usage(folder).free < ROOM
 
 
-def _require_replaceable(target: Path) -> None:
-    """Refuse an empty folder that no rename can put another in the place of, before the work."""
+def require_replaceable(target: Path) -> None:
+    """Refuse an empty folder that no rename can put another in the place of, before the work.
+
+    Raises:
+        UserError: If ``target`` is one, such as a mount, a link or the current folder.
+    """
     if not target.is_dir() or any(target.iterdir()):
         return
     try:

@@ -288,3 +288,16 @@ def test_only_an_absent_or_empty_folder_may_be_written(tmp_path):
         require_empty(tmp_path, "Go on.")
     with pytest.raises(UserError, match="is a file"):
         require_empty(tmp_path / "mine.txt", "Go on.")
+
+
+def test_a_full_disk_is_found_out_where_the_library_does_not_say_so(tmp_path, monkeypatch):
+    """As numpy's error of a short write, which has no number."""
+    usage = SimpleNamespace(free=100)
+    monkeypatch.setattr("newsrec.files.shutil.disk_usage", lambda folder: usage)
+    short = "4000 requested and 0 written"
+    with pytest.raises(UserError, match=f"{short}; nothing was kept"), building(tmp_path):
+        raise OSError(short)
+    usage.free = 1 << 30
+    with pytest.raises(OSError, match=f"^{short}$"), building(tmp_path):
+        raise OSError(short)
+    assert list(tmp_path.iterdir()) == []

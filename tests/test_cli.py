@@ -512,6 +512,17 @@ def test_evaluate_refuses_options_that_contradict_the_checkpoint(
     assert not (tmp_path / "x").exists()
 
 
+def test_evaluate_refuses_a_place_it_cannot_write_to_before_it_scores(
+    mind_dir, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("newsrec.evaluation.evaluate._score_baseline", pytest.fail)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    said = refused(capsys, "evaluate", "--scorer=random", f"--data.root={mind_dir}", "--split=dev",
+                   f"--output={tmp_path / 'link'}")  # fmt: skip
+    assert "cannot be replaced as a whole" in said
+
+
 def test_a_package_that_a_command_lacks_is_named(monkeypatch, capsys):
     """As in an environment that has what newsrec.serving needs, and no more."""
     monkeypatch.setitem(sys.modules, "jsonargparse", None)

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from newsrec.errors import UserError
-from newsrec.files import DISK_FULL, file_hash
+from newsrec.files import file_hash, is_full
 
 log = logging.getLogger(__name__)
 
@@ -102,12 +102,13 @@ def building(base: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=ASIDE, dir=base))
     try:
         yield folder
-    except OSError as error:
-        if error.errno not in DISK_FULL:
+    except Exception as error:
+        if isinstance(error, UserError) or not is_full(error, base):
             raise
         raise UserError(
-            f"{base}: {os.strerror(error.errno)}; nothing was kept. Free some space there, or make "
-            "the data folder read-only and set XDG_CACHE_HOME to a place with more."
+            f"{base}: {getattr(error, 'strerror', None) or error}; nothing was kept. Free some "
+            "space there, or make the data folder read-only and set XDG_CACHE_HOME to a place with "
+            "more."
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -29,7 +29,7 @@ from newsrec.evaluation.results import compute_results, per_impression_table
 from newsrec.evaluation.results import evaluate_scores as evaluate_scores  # for those who score
 from newsrec.evaluation.scoring import FROM_CHECKPOINT, Scored, score_checkpoints
 from newsrec.evaluation.submission import write_predictions
-from newsrec.files import publish, require_empty
+from newsrec.files import publish, require_empty, require_replaceable
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -115,6 +115,8 @@ def run(args: "Namespace") -> None:
         return  # torchrun started it beside another, which is enough for a baseline
     output = Path(args.output)
     require_empty(output)
+    if is_first_process():  # it writes in the end, so a place it cannot write to shows now
+        require_replaceable(output)
     scored = _score_baseline(args) if args.scorer is not None else score_checkpoints(args)
     if scored is None:  # not the first process
         return
