@@ -279,6 +279,49 @@ def test_cached_states_give_the_losses_of_running_the_plm(make, trained):
         )
 
 
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+class Gradients(Callback):
+    """Keeps the gradients of the last step, before and after they were clipped."""
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.before = self._flat(pl_module)
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        self.fused = trainer.optimizers[0].defaults["fused"]
+        self.after = self._flat(pl_module)
+
+    @staticmethod
+    def _flat(module):
+        return torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("algorithm", ["norm", "value", "off"])
+def test_a_fused_optimizer_gets_gradients_clipped_as_asked_in_every_precision(
+    make, precision, algorithm
+):
+    module, data = make(data={"val": "none"}, precision=precision)
+    gradients = Gradients()
+    clip = {"gradient_clip_val": 1e-2, "gradient_clip_algorithm": algorithm}
+    trainer = trainer_of(
+        gradients,
+        max_steps=1,
+        precision=PRECISIONS[precision],
+        **({} if algorithm == "off" else clip),
+    )
+    trainer.fit(module, datamodule=data)
+    expected = gradients.before.clone()
+    if algorithm == "norm":
+        expected *= 1e-2 / (expected.norm() + 1e-6)
+    elif algorithm == "value":
+        expected = expected.clamp(-1e-2, 1e-2)
+    assert gradients.fused
+    assert gradients.before.norm() > 2e-2  # so that there is something to clip
+    torch.testing.assert_close(gradients.after, expected)
+
+
 @pytest.mark.parametrize("tune_layers", [0, 1, 2])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_states_below_the_tuned_layers_give_the_losses_of_the_whole_plm(

@@ -13,9 +13,12 @@ import numpy as np
 import torch
 from lightning import LightningModule
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, EvalBatch
@@ -298,7 +301,7 @@ class RecommenderModule(LightningModule):
         rates = {"lr": self.lr, "plm_lr": self.plm_lr, "gate_lr": self.gate_lr}
         groups = parameter_groups(self.recommender, **rates, weight_decay=self.weight_decay)
         schedule = Schedule(self.schedule, self.warmup, self._steps())
-        # A scaler of fp16 gradients and clipping do not go together with the fused kernel.
+        # The fused kernel would unscale fp16 gradients itself, after they were clipped.
         fused = self.trainer.precision != "16-mixed"
         trained = {group["lr"] for group in groups}
         said = ", ".join(f"model.{n} {rate:g}" for n, rate in rates.items() if rate in trained)
@@ -308,6 +311,25 @@ class RecommenderModule(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip gradients as the Trainer's options say.
+
+        Lightning's ``MixedPrecision`` refuses to clip for a fused optimizer, because that could
+        unscale gradients by itself (Lightning #21435). Without a scaler, as under bf16, there is
+        nothing to unscale, and the clipping of its base class is right.
+        """
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
+            return
+        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def _steps(self) -> float:
         """Return how many steps the run has; infinity where neither epochs nor steps end it."""
