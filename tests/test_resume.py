@@ -6,7 +6,7 @@ import logging
 import pytest
 import torch
 from conftest import tiny_behaviors, tiny_news, write_mind
-from lightning import Callback
+from resuming import assert_same, last, run_killed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from newsrec.__main__ import main
@@ -15,34 +15,6 @@ EMA = (
     "--trainer.callbacks+={class_path: EMAWeightAveraging, init_args: {decay: 0.9, "
     "use_buffers: false}}"
 )
-
-
-NOT_THE_RUN = {
-    "best_model_path",
-    "best_k_models",
-    "dirpath",
-    "kth_best_model_path",
-    "last_model_path",
-    "current_score",  # Lightning stores it and does not read it back
-}
-"""Parts of a checkpoint that say where it lies, or nothing of what comes."""
-
-
-class Killed(BaseException):
-    """Stands for kill -9: nothing in newsrec or Lightning saves on it."""
-
-
-class KillAt(Callback):
-    """Dies in a hook, at the ``count``-th call of it."""
-
-    def __init__(self, hook, count):
-        self.left = count
-        setattr(self, hook, self._hook)
-
-    def _hook(self, trainer, *args, **kwargs):
-        self.left -= not trainer.sanity_checking
-        if self.left == 0:
-            raise Killed
 
 
 @pytest.fixture(scope="module")
@@ -82,19 +54,10 @@ def fit(root, plm_dir, monkeypatch):
         ]
         if kill is None:
             main(given)
-            return
-        from newsrec import cli
-
-        with monkeypatch.context() as patch:
-            patch.setattr(cli, "StepParts", lambda: KillAt(*kill))
-            with pytest.raises(Killed):
-                main(given)
+        else:
+            run_killed(given, kill, monkeypatch)
 
     return run
-
-
-def last(output):
-    return torch.load(output / "checkpoints" / "last.ckpt", weights_only=True)
 
 
 def logged(output):
@@ -111,25 +74,6 @@ def shown(output):
     """Return the steps at which TensorBoard shows a loss."""
     events = EventAccumulator(str(output / "tensorboard"))
     return [event.step for event in events.Reload().Scalars("train/loss")]
-
-
-def assert_same(a, b, place=""):
-    """Compare everything in two checkpoints, tensors bit for bit."""
-    assert type(a) is type(b), place
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), place
-        for key in a:
-            if key not in NOT_THE_RUN:
-                assert_same(a[key], b[key], f"{place}/{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), place
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{place}/{i}")
-    elif isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype, place
-        assert torch.equal(a, b), place
-    else:
-        assert a == b, place
 
 
 def cases(*kinds):

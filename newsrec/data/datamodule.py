@@ -61,13 +61,13 @@ class MindDataModule(LightningDataModule):
             day before; 0 leaves nothing out.
         frozen_states: How the states of the PLM's frozen layers are kept beside the data, so that
             they are computed once: bf16, fp32 (twice the disk; losses as if computed every time),
-            or none, which runs the whole PLM in every step. Without frozen layers of no meaning.
+            or none, which runs the whole PLM in every step. Ignored where all layers are tuned.
         on_bad_line: What to do with a line that cannot be read: error stops and names it, skip
             leaves it out and counts it.
         seed: Seed of shuffling and of the skips drawn; that of seed_everything if not set.
         num_workers: Processes that prepare batches. With 0 the training process makes a batch in
             a few array operations, which takes less time than to receive it from another process.
-        prefetch_factor: Batches that each worker prepares ahead; without workers of no meaning.
+        prefetch_factor: Batches that each worker prepares ahead; ignored without workers.
         pin_memory: Copy batches into pinned memory, for faster transfers to a GPU; by default
             where the Trainer trains on CUDA.
     """

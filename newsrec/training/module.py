@@ -51,7 +51,8 @@ class RecommenderModule(LightningModule):
             their centred cosine, in dim directions of the PLM's, and gates, closed at first, let in
             what the encoders add.
         checkpoint_activations: Whether the PLM's tuned layers keep little for the backward pass and
-            run twice instead: less memory, more time, the same gradients.
+            run twice instead: less memory, more time, the same gradients. Ignored where no layer is
+            tuned.
         torch_compile: Whether torch.compile makes kernels of the PLM's layers and the encoders, for
             any number of stories and tokens. The first steps then take minutes, and a CPU needs a
             C++ compiler.
