@@ -24,11 +24,9 @@ from transformers.utils.logging import disable_progress_bar
 from newsrec.console import is_first_process
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
-from newsrec.evaluation.plm_means import plm_vectors
-from newsrec.evaluation.report import print_comparison
-from newsrec.evaluation.scoring import score_split
+from newsrec.evaluation.closing import PAGE_FILE, SUMMARY_FILE, close_run, next_commands
 from newsrec.options import Written, explain, written_options
-from newsrec.training.callbacks import Curves, FrozenStates, RunCsv, ScoreCollector
+from newsrec.training.callbacks import FrozenStates, RunCsv, ScoreCollector
 from newsrec.training.checkpoint import (
     check_run_folder,
     check_same_options,
@@ -37,6 +35,7 @@ from newsrec.training.checkpoint import (
     read_checkpoint,
     resolve_checkpoint,
 )
+from newsrec.training.curves import Curves
 from newsrec.training.guards import FiniteLoss, out_of_memory
 from newsrec.training.module import RecommenderModule, late_mistakes, trainer_mistakes
 from newsrec.training.parts import StepParts
@@ -277,6 +276,7 @@ class FitCLI(LightningCLI):
                 self.datamodule.prepare_data()
                 self.datamodule.setup("fit")
                 log.info("%s", self.datamodule.describe())
+                self._log_options()
             with out_of_memory(), late_mistakes():
                 self.trainer.fit(**kwargs)
         except Stopped as stopped:
@@ -293,52 +293,49 @@ class FitCLI(LightningCLI):
             if unused and self.trainer.is_global_zero and not self.trainer.global_step:
                 shutil.rmtree(self.output, ignore_errors=True)
 
+    def _log_options(self) -> None:
+        """Give every logger the options, as nested plain values, which they flatten."""
+        options = self.subcommand_config.as_dict()
+        kept = {name: plain(options[name]) for name in ("model", "data", "trainer")}
+        kept["seed_everything"] = options["seed_everything"]
+        for logger in self.trainer.loggers:
+            logger.log_hyperparams(kept)
+
     def after_fit(self) -> None:
-        """Compare the best checkpoint with the baselines and name the next command."""
+        """Compare the best checkpoint with the baselines and name the next commands."""
         trainer, module, data = self.trainer, self.model, self.datamodule
         speed, parts = self.throughput.describe(trainer), self.parts.describe(trainer)
         trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]
         best = self.checkpoints.best_model_path
         if trainer.interrupted:
             return
+        if trainer.is_global_zero:
+            print()
+            _print_speed(speed, parts)
         if not best:
             if trainer.is_global_zero:
-                _print_speed(speed, parts)
                 print(f"No validation was reached. Last checkpoint: {self.last}")
             return
         if data.selected_on is not None:
-            module.load_state_dict(read_checkpoint(best)["state_dict"])
+            checkpoint = read_checkpoint(best)
+            module.load_state_dict(checkpoint["state_dict"])
             if data.states is not None and not data.states.exact:
                 data.states = None  # evaluate has none, and should find what is said here
-            scores = score_split(trainer, module, data, data.selected_on)
-            if scores is None:  # not the first process
-                return
-            vectors = None
-            if self.subcommand_config.baselines:
-                whole = not module.tune_layers and module.plm_layers is None
-                vectors = plm_vectors(data, data.states if whole else None)
-            print()
-            _print_speed(speed, parts)
-            print_comparison(
-                data.data, data.selected_on, scores, vectors, selected_on=data.selected_on
-            )
-        elif not trainer.is_global_zero:
+            baselines = self.subcommand_config.baselines
+            close_run(
+                trainer, module, data, checkpoint, Path(best), self.output, baselines,
+                self.throughput.summary(),
+            )  # fmt: skip
+        if not trainer.is_global_zero:
             return
-        else:
-            _print_speed(speed, parts)
         best = os.path.relpath(best) if Path(best).is_relative_to(Path.cwd()) else best
-        splits = data.data.splits
-        split = next((name for name in ("test", "dev") if name in splits), data.val)
         chosen = "Best" if data.selected_on else "Last"
-        curves = self.output / "curves.png"
-        drawn = f"Curves: {curves}\n" if curves.is_file() else ""
-        print(
-            f"\n{chosen} checkpoint: {best}\n{drawn}\nNext:\n"
-            f"  python -m newsrec evaluate --ckpt_path {best} --data.root {data.root} "
-            f"--split {split} --output results/{self.output.name}-{split}\n"
-            f"  python -m newsrec export --ckpt_path {best} --data.root {data.root} "
-            f"--output exports/{self.output.name}"
-        )
+        named = {"Curves": "curves.png", "Page": PAGE_FILE, "Summary": SUMMARY_FILE}
+        files = {what: self.output / name for what, name in named.items()}
+        files = {what: path for what, path in files.items() if path.is_file()}
+        print(f"\n{chosen} checkpoint: {best}")
+        print("".join(f"{what}: {path}\n" for what, path in files.items()))
+        print(f"Next:\n{next_commands(data, best, self.output.name)}")
 
 
 def fit(argv: list[str]) -> None:

@@ -106,10 +106,15 @@ def require_replaceable(target: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file that is whole or absent, also if two processes write it at once."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file that is whole or absent, also if two processes write it at once."""
     handle, aside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
         Path(aside).chmod(0o644)
         Path(aside).replace(path)
     finally:

@@ -215,6 +215,7 @@ SMALL = [
     "--model.news={heads: 2, ffn: 16}",
     "--model.user={heads: 2, ffn: 16}",
     "--data.max_tokens=12",
+    "--model.precision=fp32",
     "--trainer.accelerator=cpu",
     "--trainer.devices=1",
     "--trainer.enable_progress_bar=false",

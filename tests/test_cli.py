@@ -12,7 +12,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from conftest import fit_options, refused
+from sklearn.metrics import roc_auc_score
 
 from newsrec.__main__ import COMMANDS, main
 from newsrec.evaluation.baselines import BASELINES
@@ -46,8 +48,10 @@ def test_fit_and_evaluate_in_one_go(mind_dir, plm_dir, tmp_path, capsys):
     assert sum(bool(row["val/auc"]) for row in rows) == 2
     said = capsys.readouterr().out
     assert str(best) in said
-    assert "python -m newsrec evaluate" in said
     assert "recent" in said
+    evaluations = [line for line in said.splitlines() if "python -m newsrec evaluate" in line]
+    assert [line.split("--split ")[1].split()[0] for line in evaluations] == ["dev", "test"]
+    assert "check-submission results/one-test/prediction.zip" in said
 
     main(["evaluate", f"--ckpt_path={best}", f"--data.root={mind_dir}", "--split=dev",
           f"--output={tmp_path / 'dev'}", "--trainer.accelerator=cpu"])  # fmt: skip
@@ -58,6 +62,10 @@ def test_fit_and_evaluate_in_one_go(mind_dir, plm_dir, tmp_path, capsys):
     assert metrics["single_class"] + metrics["evaluated"] == metrics["impressions"]
     low, high = metrics["intervals"]["auc"]
     assert low <= metrics["auc"] <= high
+    summary = json.loads((trained / "summary.json").read_text())
+    assert summary.pop("run")["steps"] == max(int(row["step"]) for row in rows) + 1
+    assert summary == metrics  # what fit keeps is what evaluate finds
+    assert f"{metrics['auc']:.4f}" in (trained / "report.html").read_text()
     shown = capsys.readouterr().out
     assert_reported(tmp_path / "dev", metrics, shown)
     # What fit has said of the baselines, evaluate says as well.
@@ -82,6 +90,39 @@ def assert_reported(output, metrics, said):
         assert f"{metrics[name]:.4f}" in (output / "report.html").read_text()
     for row in metrics["baselines"].values():
         assert f"{row['auc_difference']:+.4f}" in said
+
+
+def test_raw_scores_give_the_metrics_that_evaluate_reports(trained, mind_dir, tmp_path):
+    best = trained / "checkpoints" / "best.ckpt"
+    for split in ("dev", "test"):
+        main(["evaluate", f"--ckpt_path={best}", f"--data.root={mind_dir}", f"--split={split}",
+              f"--output={tmp_path / split}", "--trainer.accelerator=cpu", "--baselines=false",
+              "--scores=true"])  # fmt: skip
+    rows = pq.read_table(tmp_path / "dev" / "scores.parquet").to_pylist()
+    metrics = json.loads((tmp_path / "dev" / "metrics.json").read_text())
+    lines = (mind_dir / "dev" / "behaviors.tsv").read_text().splitlines()
+    aucs = []
+    for row, line in zip(rows, lines, strict=True):
+        number, user, _, _, shown = line.split("\t")
+        assert (row["impression_id"], row["user"]) == (int(number), user)
+        pairs = [word.split("-") for word in shown.split()]
+        assert row["candidates"] == [None if n == "N404" else n for n, _ in pairs]
+        assert row["labels"] == [int(label) for _, label in pairs]
+        if len(set(row["labels"])) == 2:
+            rank = np.argsort(np.argsort(-np.array(row["scores"]), kind="stable"))
+            aucs.append(roc_auc_score(row["labels"], -rank))
+    assert np.mean(aucs) == pytest.approx(metrics["auc"], abs=1e-12)
+    hidden = pq.read_table(tmp_path / "test" / "scores.parquet")
+    assert hidden["labels"].null_count == len(hidden) == 15
+
+
+def test_loggers_get_the_options(trained):
+    options = yaml.safe_load((trained / "tensorboard" / "hparams.yaml").read_text())
+    assert options["model"]["dim"] == 16
+    assert options["model"]["user"]["heads"] == 2
+    assert options["data"]["max_tokens"] == 12
+    assert options["trainer"]["max_epochs"] == 2
+    assert options["seed_everything"] == 42
 
 
 def test_evaluate_can_leave_the_baselines_out(trained, mind_dir, tmp_path):
@@ -315,7 +356,8 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(mind_dir, plm_dir,
     main([*options, "--trainer.log_every_n_steps=1"])
     best = output / "checkpoints" / "best.ckpt"
     assert all(any(output.glob(name)) for name in ("tensorboard/events*", "metrics.csv"))
-    best.unlink()
+    for path in (best, output / "summary.json", output / "report.html"):
+        path.unlink()  # they come with or after the first checkpoint
     (best.parent / "last.ckpt").rename(best.parent / ".last.ckpt.part")
     main([*options, "--ckpt_path=auto"])
     assert best.is_file()
@@ -334,12 +376,12 @@ def test_a_callback_with_an_enum_for_a_default_can_be_named(mind_dir, plm_dir, t
 def test_what_is_reported_in_the_end_is_not_computed_from_rounded_states(
     mind_dir, plm_dir, tmp_path, monkeypatch
 ):
-    from newsrec import cli
+    from newsrec.evaluation import closing
 
     seen = []
-    score_split = cli.score_split
+    score_split = closing.score_split
     monkeypatch.setattr(
-        cli, "score_split", lambda *args: seen.append(args[2].states) or score_split(*args)
+        closing, "score_split", lambda *args: seen.append(args[2].states) or score_split(*args)
     )
     for precision in ("bf16", "fp32"):
         options = fit_options(mind_dir, plm_dir, tmp_path / precision)

@@ -239,6 +239,15 @@ def test_parameters_are_grouped_by_rate_and_decay(make):
         id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]
     }
     assert sum(len(group["params"]) for group in groups) == len(settings)
+    assert {group["name"]: (group["lr"], group["weight_decay"]) for group in groups} == {
+        "encoders": (1e-3, 0.01),
+        "encoders_no_decay": (1e-3, 0.0),
+        "plm": (1e-5, 0.01),
+        "plm_no_decay": (1e-5, 0.0),
+        "gates_no_decay": (1e-2, 0.0),
+    }
+    alike = parameter_groups(recommender, 1e-3, 1e-5, 1e-3, weight_decay=0.0)
+    assert [group["name"] for group in alike] == ["gates+encoders", "plm"]
     norms = {
         id(p) for m in recommender.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()
     }

@@ -7,6 +7,7 @@ An empty history gives zeros to all candidates, and an unknown candidate scores 
 ``random``. Users' profiles are made in blocks of distinct histories that bound the memory.
 """
 
+import logging
 import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -65,6 +66,34 @@ def score_baseline(
             raise ValueError("The baseline cosine needs news_vectors.")
         return cosine_scores(data, split, news_vectors)
     return _SCORERS[name](data, split)
+
+
+def scores_beside(
+    data: MindData,
+    split: str,
+    news_vectors: NDArray[np.float32] | None,
+    leave_out: str | None = None,
+) -> dict[str, NDArray[np.float32]]:
+    """Score a split by all baselines, except those whose input is missing from the folder.
+
+    Args:
+        data: The data folder.
+        split: Split to score.
+        news_vectors: For ``cosine``, which is left out if this is None ``[news, dim]``.
+        leave_out: A baseline that is not wanted.
+
+    Returns:
+        Scores by the baseline's name, each ``[candidates]``.
+    """
+    scores = {}
+    for name in BASELINES:
+        if name == leave_out or (name == "cosine" and news_vectors is None):
+            continue
+        try:
+            scores[name] = score_baseline(name, data, split, news_vectors=news_vectors)
+        except UserError as error:
+            log.info("baseline %s left out: %s", name, error)
+    return scores
 
 
 def describe_baselines() -> dict[str, str]:
@@ -210,6 +239,8 @@ _SCORERS: dict[str, Callable[..., NDArray[np.float32]]] = {
     "tfidf": tfidf_scores,
     "cosine": cosine_scores,
 }
+log = logging.getLogger(__name__)
+
 BASELINES: tuple[str, ...] = tuple(_SCORERS)
 """Names that ``score_baseline`` knows."""
 

@@ -1,16 +1,13 @@
 """The command ``evaluate``: a checkpoint or a baseline over a split, in MIND's own metrics."""
 
 import json
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from newsrec.console import is_first_process
-from newsrec.data.mind import MindData, open_mind
+from newsrec.data.mind import open_mind
 from newsrec.data.source import SPLITS
 from newsrec.data.splits import LAST_DAY, choose_splits
 from newsrec.errors import UserError
@@ -19,11 +16,13 @@ from newsrec.evaluation.baselines import (
     clicks_of,
     describe_baselines,
     score_baseline,
+    scores_beside,
 )
 from newsrec.evaluation.ensemble import ENSEMBLES
 from newsrec.evaluation.examples import choose_examples
 from newsrec.evaluation.html_report import html_page
 from newsrec.evaluation.plm_means import plm_vectors
+from newsrec.evaluation.raw_scores import write_scores
 from newsrec.evaluation.report import print_results, read_ceiling, read_curves
 from newsrec.evaluation.results import compute_results, per_impression_table
 from newsrec.evaluation.results import evaluate_scores as evaluate_scores  # for those who score
@@ -35,11 +34,10 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 
-log = logging.getLogger(__name__)
-
 METRICS_FILE = "metrics.json"
 PREDICTION_FILE = "prediction.zip"
 IMPRESSIONS_FILE = "per_impression.parquet"
+SCORES_FILE = "scores.parquet"
 PAGE_FILE = "report.html"
 
 
@@ -88,6 +86,12 @@ def add_arguments(parser: "ArgumentParser") -> None:
         help="set the baselines beside it where there are labels; cosine costs a PLM pass",
     )
     parser.add_argument(
+        "--scores",
+        type=bool,
+        default=False,
+        help=f"also write every candidate's raw score, into {SCORES_FILE}",
+    )
+    parser.add_argument(
         "--precision",
         choices=("fp32", "bf16"),
         default="fp32",
@@ -124,7 +128,7 @@ def run(args: "Namespace") -> None:
     split = data.split(args.split)
     others = {}
     if args.baselines and split.labels is not None:
-        others = _other_scores(data, args.split, args.scorer, vectors)
+        others = scores_beside(data, args.split, vectors, leave_out=args.scorer)
     results = compute_results(data, args.split, scores, others)
     results.metrics.update(info)
     ceiling = read_ceiling(data.root, args.split)
@@ -137,6 +141,8 @@ def run(args: "Namespace") -> None:
             pq.write_table(
                 per_impression_table(data, args.split, results), folder / IMPRESSIONS_FILE
             )
+        if args.scores:
+            write_scores(folder / SCORES_FILE, data, args.split, scores)
         single = args.ckpt_path is not None and len(args.ckpt_path) == 1
         curves = read_curves(Path(args.ckpt_path[0])) if single else None
         examples = choose_examples(data, args.split, scores, results)
@@ -144,24 +150,9 @@ def run(args: "Namespace") -> None:
         (folder / PAGE_FILE).write_text(page, encoding="utf-8")
 
     publish(output, build)
-    names = [METRICS_FILE, PREDICTION_FILE, IMPRESSIONS_FILE, PAGE_FILE]
+    names = [METRICS_FILE, PREDICTION_FILE, IMPRESSIONS_FILE, SCORES_FILE, PAGE_FILE]
     written = [name for name in names if (output / name).is_file()]
     print_results(title, results.metrics, ceiling, output, written)
-
-
-def _other_scores(
-    data: MindData, split: str, scorer: str | None, vectors: NDArray[np.float32] | None
-) -> dict[str, NDArray[np.float32]]:
-    """Return the baselines' scores but for ``scorer``, and for what the folder does not allow."""
-    scores = {}
-    for name in BASELINES:
-        if name == scorer or (name == "cosine" and vectors is None):
-            continue
-        try:
-            scores[name] = score_baseline(name, data, split, news_vectors=vectors)
-        except UserError as error:
-            log.info("baseline %s left out: %s", name, error)
-    return scores
 
 
 def _score_baseline(args: "Namespace") -> Scored:

@@ -29,9 +29,6 @@ from newsrec.metrics import METRICS
 Curves = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 """Steps and values by name."""
 
-FEW = 30
-"""A group of fewer evaluated impressions, or too few users, is drawn pale."""
-
 STYLE = """
 :root { color-scheme: light dark; --page: #f7f7f5; --card: #ffffff; --ink: #1d2126; --soft: #5b6470;
   --rule: #dcdfe3; --grid: #e7e9ec; --mark: #0b5cad; --dot: #6b7683; --hit: #0d6b4f;
@@ -163,13 +160,11 @@ def _slices(metrics: Mapping[str, Any]) -> str:
     cards = []
     for name, groups in metrics["slices"].items():
         judged = {group: row for group, row in groups.items() if row["evaluated"]}
+        sure = {group for group, row in judged.items() if row["users"] >= FEWEST_USERS}
         rows = [
-            Dot(
-                group,
-                row["auc"],
-                tuple(row["intervals"]["auc"]),
-                "faint" if row["evaluated"] < FEW or row["users"] < FEWEST_USERS else "",
-            )
+            Dot(group, row["auc"], tuple(row["intervals"]["auc"]))
+            if group in sure
+            else Dot(group, row["auc"], None, "faint")
             for group, row in judged.items()
         ]
         head = ["", "impressions", "evaluated", *HEADINGS.values(), "95 % of the AUC"]
@@ -178,7 +173,7 @@ def _slices(metrics: Mapping[str, Any]) -> str:
             cells = [f"{row['impressions']:,}", f"{row['evaluated']:,}"]
             if group in judged:
                 cells += [_number(row[metric]) for metric in METRICS]
-                cells.append(_interval(row["intervals"]["auc"]))
+                cells.append(_interval(row["intervals"]["auc"]) if group in sure else "-")
             lines.append([group, *cells, *[""] * (len(head) - 1 - len(cells))])
         title = SLICE_NAMES.get(name, name)
         picture = dots(rows, f"AUC by {title}", metrics["auc"]) if rows else ""
@@ -191,7 +186,7 @@ def _slices(metrics: Mapping[str, Any]) -> str:
     return (
         '<h2>By slice</h2><p class="soft small">AUC with 95 % intervals clustered by user; the '
         f"dashed line is that of all impressions, {_number(metrics['auc'])}. Pale: fewer "
-        f"than {FEW} impressions or {FEWEST_USERS} readers, whose interval means little. "
+        f"than {FEWEST_USERS} users, too few for an interval. "
         "<i>In train</i>: shown, or in a history, in this folder's train.</p>"
         f'<div class="cards">{"".join(cards)}</div>'
     )

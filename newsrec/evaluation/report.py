@@ -13,11 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from newsrec.data.mind import MindData
-from newsrec.evaluation.baselines import BASELINES, score_baseline
-from newsrec.evaluation.intervals import FEWEST_USERS, paired_interval
+from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import HEADINGS, SLICE_NAMES
-from newsrec.metrics import METRICS, impression_metrics, summarize
+from newsrec.metrics import METRICS
 
 NAMES = {
     "popularity": "train popularity",
@@ -127,46 +125,32 @@ def scored_name(metrics: Mapping[str, Any]) -> str:
 
 
 def print_comparison(
-    data: MindData,
-    split: str,
-    scores: NDArray[np.float32],
-    news_vectors: NDArray[np.float32] | None,
-    selected_on: str,
+    metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None = None
 ) -> None:
     """Print a model's metrics beside the baselines' and, in a simulated world, the ceiling.
 
     Args:
-        data: The data folder.
-        split: A labelled split.
-        scores: The model's ``[candidates]``.
-        news_vectors: The PLM's mean states, for the baseline ``cosine`` ``[news, hidden]``; None
-            leaves all baselines out.
-        selected_on: Split that chose the checkpoint.
+        metrics: What ``metrics.json`` holds of a labelled split.
+        ceiling: What the true click probabilities of a simulated world reach.
     """
-    part = data.split(split)
-    assert part.labels is not None
-    offsets = part.candidates.offsets
-    own = impression_metrics(scores, part.labels, offsets)
-    rows, results = {}, {}
-    for name in BASELINES if news_vectors is not None else ():
-        baseline = score_baseline(name, data, split, news_vectors=news_vectors)
-        results[name] = impression_metrics(baseline, part.labels, offsets)
-        rows[name] = summarize(results[name])
-    rows["this model"] = summarize(own)
-    ceiling = read_ceiling(data.root, split)
+    split, baselines = metrics["split"], metrics.get("baselines", {})
+    title = f"{split}, {metrics['window']}: {metrics['evaluated']:,} impressions"
+    if split in (metrics["selected_on"] or "").split("+"):
+        title += ", the split that chose the checkpoint"
+    if not metrics["evaluated"]:
+        print(f"{title}; none has both a click and a skip, so there are no metrics.")
+        return
+    rows = baselines | {"this model": metrics}
     if ceiling:
-        rows[CEILING] = ceiling
-    chosen = ", the split that chose the checkpoint" if split == selected_on else ""
-    evaluated = rows["this model"]["evaluated"]
-    title = f"{split}, {part.window}: {evaluated:,} impressions{chosen}"
+        rows |= {CEILING: ceiling}
     Console().print(comparison_table(title, rows))
-    if results:
-        best = max(results, key=lambda name: rows[name]["auc"])
-        mean, low, high = paired_interval(own.values[0], results[best].values[0], part.user)
+    if baselines:
+        name = max(baselines, key=lambda name: baselines[name]["auc"])
+        low, high = baselines[name]["auc_difference_interval"]
         print(
-            f"AUC of this model minus that of {NAMES.get(best, best)}: {mean:+.4f}, 95 % interval "
-            f"{low:+.4f} to {high:+.4f}\n(paired, clustered by user; covers the choice of users, "
-            "not the training seed)."
+            f"AUC of this model minus that of {NAMES.get(name, name)}: "
+            f"{baselines[name]['auc_difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}\n"
+            "(paired, clustered by user; covers the choice of users, not the training seed)."
         )
 
 
@@ -227,7 +211,7 @@ def print_results(
         for table in (*tables, slices_table(metrics)):
             print()
             console.print(table)
-        print(f"\nA group of fewer than {FEWEST_USERS} readers has no interval.\n")
+        print(f"\nA group of fewer than {FEWEST_USERS} users has no interval.\n")
     print("\n".join(counts(metrics)))
     print(f"Written to {output}: {', '.join(written)}.")
 

@@ -199,17 +199,31 @@ def _score_checkpoint(
             noted.clear()
         device = trainer.strategy.root_device
         vectors = vectors_before_training(module, datamodule, noted, device)
-    windows = checkpoint["newsrec"].get("windows", {})
+    info = provenance(checkpoint, Path(path), datamodule, args.precision)
+    return Scored(path, datamodule.data, scores, vectors, info)
+
+
+def provenance(
+    checkpoint: dict[str, Any], path: Path, datamodule: "MindDataModule", precision: str
+) -> dict[str, Any]:
+    """Return what ``metrics.json`` says of where a model's scores come from.
+
+    Args:
+        checkpoint: Its content.
+        path: Its file.
+        datamodule: The data folder that was scored.
+        precision: fp32 or bf16, in which it was scored.
+    """
+    own = checkpoint["newsrec"]
+    windows, seen = own.get("windows", {}), own.get("data_fingerprint", {})
     splits = datamodule.data.splits
-    seen = checkpoint["newsrec"].get("data_fingerprint", {})
-    info = {
+    return {
         "scorer": "checkpoint",
-        "selected_on": checkpoint["newsrec"]["selected_on"],
+        "selected_on": own["selected_on"],
         "trained_on": {name: windows[name] for name in windows if name == datamodule.train},
         "other_data": [
             name for name in seen if name in splits and splits[name].fingerprint != seen[name]
         ],
-        "precision": args.precision,
-        "checkpoint_sha256": file_hash(Path(path)),
+        "precision": precision,
+        "checkpoint_sha256": file_hash(path),
     }
-    return Scored(path, datamodule.data, scores, vectors, info)

@@ -310,7 +310,7 @@ class RecommenderModule(LightningModule):
         optimizer, scheduler = adamw(groups, schedule, fused)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
         }
 
     def configure_gradient_clipping(

@@ -64,21 +64,31 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Split trainable parameters by learning rate (PLM, gates, all else) and decay.
 
-    Weight matrices decay; biases, norms, gates and embeddings do not.
+    Weight matrices decay; biases, norms, gates and embeddings do not. Each group has a name, under
+    which its rate is logged.
     """
-    rates = dict.fromkeys(recommender.parameters(), lr)
-    rates |= dict.fromkeys(recommender.news_encoder.plm.parameters(), plm_lr)
+    rates = dict.fromkeys(recommender.parameters(), ("encoders", lr))
+    rates |= dict.fromkeys(recommender.news_encoder.plm.parameters(), ("plm", plm_lr))
     news, user = recommender.news_encoder, recommender.user_encoder
     gates = (news.gate, user.gate, user.log_scale)
-    rates |= {parameter: gate_lr for parameter in gates if parameter is not None}
+    rates |= {parameter: ("gates", gate_lr) for parameter in gates if parameter is not None}
     tables = {m.weight for m in recommender.modules() if isinstance(m, nn.Embedding)}
     groups: dict[tuple[float, float], list[Tensor]] = {}
-    for parameter, rate in rates.items():
+    names: dict[tuple[float, float], list[str]] = {}
+    for parameter, (name, rate) in rates.items():
         if parameter.requires_grad:
-            decays = parameter.ndim > 1 and parameter not in tables
-            groups.setdefault((rate, weight_decay if decays else 0.0), []).append(parameter)
+            decay = weight_decay if parameter.ndim > 1 and parameter not in tables else 0.0
+            name = name if decay == weight_decay else f"{name}_no_decay"
+            groups.setdefault((rate, decay), []).append(parameter)
+            names.setdefault((rate, decay), []).append(name)
+    # Equal rates make one group, as a checkpoint's optimizer state has it; its name then says both.
     return [
-        {"params": parameters, "lr": rate, "weight_decay": decay}
+        {
+            "params": parameters,
+            "lr": rate,
+            "weight_decay": decay,
+            "name": "+".join(dict.fromkeys(names[rate, decay])),
+        }
         for (rate, decay), parameters in groups.items()
     ]
 

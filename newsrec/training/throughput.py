@@ -88,6 +88,12 @@ class Throughput(Callback):
             pl_module.log(f"speed/{name}", value, prog_bar=True)
         pl_module.log("speed/repeats", repeats, prog_bar=True)
 
+    def summary(self) -> dict[str, float]:
+        """Return clicks, seconds and clicks a second of the steps that were timed."""
+        seconds = round(self.seconds, 3)
+        speed = {"clicks_per_s": round(self.clicks / self.seconds, 1)} if self.seconds else {}
+        return {"clicks": self.clicks, "seconds": seconds, **speed}
+
     def describe(self, trainer: Trainer) -> str | None:
         """Return the run's speed in a line, beside that of the machine's matrix products."""
         if not self.clicks or not self.seconds:

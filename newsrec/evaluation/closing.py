@@ -1,0 +1,108 @@
+"""What ``fit`` says and keeps at its end: the best checkpoint on the split that chose it."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from newsrec.evaluation.baselines import scores_beside
+from newsrec.evaluation.examples import choose_examples
+from newsrec.evaluation.html_report import html_page
+from newsrec.evaluation.plm_means import plm_vectors
+from newsrec.evaluation.report import NAMES, print_comparison, read_ceiling, read_curves
+from newsrec.evaluation.results import compute_results
+from newsrec.evaluation.scoring import provenance, score_split
+from newsrec.files import write_text
+from newsrec.training.curves import draw_curves
+
+if TYPE_CHECKING:
+    from newsrec.data.datamodule import MindDataModule
+    from newsrec.training.module import RecommenderModule
+
+SUMMARY_FILE = "summary.json"
+PAGE_FILE = "report.html"
+
+
+def close_run(
+    trainer: Any,
+    module: "RecommenderModule",
+    datamodule: "MindDataModule",
+    checkpoint: dict[str, Any],
+    path: Path,
+    output: Path,
+    baselines: bool,
+    speed: dict[str, Any],
+) -> None:
+    """Compare a run's best checkpoint with the baselines, print that, and keep it.
+
+    The run folder gets ``summary.json``, with what ``evaluate`` writes into ``metrics.json`` and
+    the run's steps and speed, and ``report.html``. Every process calls this.
+
+    Args:
+        trainer: The Trainer of the run, with a ``ScoreCollector`` among its callbacks.
+        module: The model, with the weights of the checkpoint.
+        datamodule: The data folder; its ``selected_on`` names the split that is scored.
+        checkpoint: The best checkpoint's content.
+        path: Its file.
+        output: The run folder.
+        baselines: Whether to set the baselines beside it.
+        speed: What to keep of how fast the run was.
+    """
+    split = datamodule.selected_on
+    assert split is not None
+    scores = score_split(trainer, module, datamodule, split)
+    if scores is None:  # not the first process
+        return
+    data = datamodule.data
+    others = {}
+    if baselines:
+        whole = not module.tune_layers and module.plm_layers is None
+        vectors = plm_vectors(datamodule, datamodule.states if whole else None)
+        others = scores_beside(data, split, news_vectors=vectors)
+    results = compute_results(data, split, scores, others)
+    metrics = results.metrics
+    precision = "bf16" if "bf16" in str(trainer.precision) else "fp32"
+    metrics |= provenance(checkpoint, path, datamodule, precision)
+    run = {
+        "checkpoint": str(path.relative_to(output)),
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        **speed,
+    }
+    ceiling = read_ceiling(data.root, split)
+    curves = read_curves(path)
+    page = html_page(
+        str(path), metrics, ceiling, choose_examples(data, split, scores, results), curves
+    )
+    write_text(output / SUMMARY_FILE, json.dumps(metrics | {"run": run}, indent=1) + "\n")
+    write_text(output / PAGE_FILE, page)
+    best = max(metrics.get("baselines", {}).items(), key=lambda row: row[1]["auc"], default=None)
+    if (output / "metrics.csv").is_file():
+        line = None if best is None else (NAMES.get(best[0], best[0]), best[1]["auc"])
+        draw_curves(output / "metrics.csv", output / "curves.png", line)
+    print_comparison(metrics, ceiling)
+
+
+def next_commands(datamodule: "MindDataModule", path: str, name: str) -> str:
+    """Return the commands that usually follow a run, a labelled split first.
+
+    Args:
+        datamodule: The data folder of the run.
+        path: The checkpoint to evaluate and export.
+        name: The run's name, for folders of results.
+    """
+    root, data = datamodule.root, datamodule.data
+    labelled = [s for s in ("dev", "test") if s in data.splits and data.split(s).labels is not None]
+    hidden = [s for s in ("test",) if s in data.splits and s not in labelled]
+    lines = []
+    for split in (*labelled, *hidden):
+        lines.append(
+            f"newsrec evaluate --ckpt_path {path} --data.root {root} --split {split} "
+            f"--output results/{name}-{split}"
+        )
+    for split in hidden:
+        lines.append(
+            f"newsrec check-submission results/{name}-{split}/prediction.zip --data.root {root} "
+            f"--split {split}"
+        )
+    lines.append(f"newsrec export --ckpt_path {path} --data.root {root} --output exports/{name}")
+    return "\n".join(f"  python -m {line}" for line in lines)

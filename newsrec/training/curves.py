@@ -1,0 +1,110 @@
+"""``curves.png``: the loss and the validation metrics of a run, drawn as it goes."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from numpy.typing import ArrayLike, NDArray
+
+from newsrec.files import write_bytes
+from newsrec.metrics import METRICS
+from newsrec.training.callbacks import RunCsv
+
+SMOOTHED = 40
+"""A smoothed loss averages over about one of so many parts of the run."""
+
+
+class Curves(Callback):
+    """Draws the loss and the validation metrics into the run folder after each validation.
+
+    Args:
+        logger: Where the numbers are.
+        path: The picture to write.
+    """
+
+    def __init__(self, logger: RunCsv, path: Path) -> None:
+        self.logger = logger
+        self.path = path
+
+    @rank_zero_only
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Rewind the log to the checkpoint that a resumed run starts from."""
+        again = trainer.fit_loop.epoch_loop.val_loop.restarted_mid_evaluation
+        self.logger.experiment.forget_after(trainer.global_step, again)
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw what has been logged so far."""
+        self.logger.save()
+        if self.logger.experiment.metrics_keys:
+            draw_curves(Path(self.logger.experiment.metrics_file_path), self.path)
+
+    on_train_end = on_train_epoch_end
+
+
+def draw_curves(metrics: Path, path: Path, baseline: tuple[str, float] | None = None) -> None:
+    """Draw the loss and the validation metrics of a ``metrics.csv`` against the step.
+
+    Args:
+        metrics: The file.
+        path: The picture to write, whole or not at all.
+        baseline: Name and AUC of the best baseline, if it is known.
+    """
+    import io
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with metrics.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    steps, losses = _points(rows, "train/loss")
+    if len(steps):
+        left.plot(steps, losses, color="tab:blue", alpha=0.25, label="train/loss")
+        left.plot(steps, smooth(losses), color="tab:blue", label="smoothed")
+    for name in METRICS:
+        steps, values = _points(rows, f"val/{name}")
+        if len(steps):
+            right.plot(steps, values, marker=".", label=f"val/{name}")
+    if baseline is not None:
+        name, value = baseline
+        label = f"AUC of the best baseline, {name}"
+        right.axhline(value, color="tab:blue", linestyle="--", label=label)
+    for axes, title in ((left, "Training loss (cross-entropy)"), (right, "Validation metrics")):
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        if axes.lines:  # below the axes, where no curve is
+            axes.legend(
+                loc="upper center",
+                bbox_to_anchor=(0.5, -0.16),
+                ncols=2,
+                fontsize="small",
+                frameon=False,
+            )
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    write_bytes(path, picture.getvalue())
+
+
+def smooth(values: ArrayLike) -> NDArray[np.float64]:
+    """Return an exponential moving average that starts at the first value ``[points]``."""
+    values = np.asarray(values, dtype=np.float64)
+    keep = 1 - min(1.0, SMOOTHED / max(len(values), 1))
+    result = np.empty_like(values)
+    total = weight = 0.0
+    for i, value in enumerate(values):
+        total, weight = keep * total + value, keep * weight + 1
+        result[i] = total / weight
+    return result
+
+
+def _points(rows: list[dict[str, str]], name: str) -> tuple[NDArray, NDArray]:
+    """Return steps and values of what was logged under a name."""
+    pairs = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+    points = np.array(pairs, dtype=np.float64).reshape(-1, 2)
+    return points[:, 0], points[:, 1]
