@@ -59,6 +59,13 @@ FAVOURITE = {
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device", choices=("cuda", "cpu"), default="cuda",
+        help="where `-m gpu` runs; cpu rehearses those of its tests that a CPU can run",
+    )  # fmt: skip
+
+
 def write_mind(
     root: Path,
     news: Mapping[str, Rows],
