@@ -50,6 +50,16 @@ def test_the_metrics_are_those_of_a_loop(monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_the_gpu_benchmark_can_be_rehearsed_on_a_cpu(monkeypatch, capsys, demo):
+    options = ("--device", "cpu", "--cases", "tiny", "--steps", "5", "--precision", "fp32")
+    result = measure(monkeypatch, capsys, "gpu.py", f"--data.root={demo}", *options)
+    case = result["cases"]["tiny"]
+    assert case["clicks_per_s"] > 0
+    assert case["compute_share"] > 0
+    assert "mfu" not in case
+
+
+@pytest.mark.slow
 def test_recommending_is_timed_and_gives_what_sorting_gives(monkeypatch, capsys):
     options = ("--users", "20", "--stories", "300", "--calls", "20")
     result = measure(monkeypatch, capsys, "recommend.py", *options)
