@@ -13,10 +13,10 @@ from newsrec.files import DISK_FULL
 from newsrec.metrics import METRICS
 from newsrec.serving import graphs
 from newsrec.serving.export import describe
-from newsrec.serving.folder import NEWS_ENCODER, TOKENIZER, USER_ENCODER
+from newsrec.serving.manifest import CONFIG, NEWS_ENCODER, TOKENIZER, USER_ENCODER, WEIGHTS
 from newsrec.serving.model_card import model_card
 from newsrec.serving.verify import compare_encoders, made_histories, newest
-from newsrec.serving.weights import CONFIG, WEIGHTS, read_model, write_model
+from newsrec.serving.weights import read_model, write_model
 from newsrec.training.checkpoint import weights_hash
 from newsrec.training.module import RecommenderModule
 

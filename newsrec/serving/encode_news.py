@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from newsrec.data.news import read_news
 from newsrec.errors import UserError
 from newsrec.files import file_hash, publish, require_empty
-from newsrec.serving.folder import MANIFEST, NEWS, VECTORS, StoredNews, write_news
+from newsrec.serving.folder import StoredNews, write_news
+from newsrec.serving.manifest import MANIFEST, NEWS, VECTORS
 from newsrec.serving.recommend import Recommender
 
 if TYPE_CHECKING:

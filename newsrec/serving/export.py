@@ -21,18 +21,7 @@ from newsrec.data.fields import story_texts, text_hashes
 from newsrec.errors import UserError
 from newsrec.files import file_hash, publish, require_empty
 from newsrec.metrics import METRICS
-from newsrec.serving.folder import (
-    FORMAT,
-    MANIFEST,
-    NEWS,
-    NEWS_ENCODER,
-    NEWS_SCHEMA,
-    TOKENIZER,
-    USER_ENCODER,
-    VECTORS,
-    StoredNews,
-    write_news,
-)
+from newsrec.serving.folder import NEWS_SCHEMA, StoredNews, write_news
 from newsrec.serving.graphs import (
     NEWS_NAMES,
     USER_NAMES,
@@ -41,9 +30,23 @@ from newsrec.serving.graphs import (
     trace_user_encoder,
     write_onnx,
 )
+from newsrec.serving.manifest import (
+    CARD,
+    CONFIG,
+    FORMAT,
+    MANIFEST,
+    NEWS,
+    NEWS_ENCODER,
+    PROGRAM,
+    TOKENIZER,
+    USER_ENCODER,
+    VECTORS,
+    WEIGHTS,
+    settings_hash,
+)
 from newsrec.serving.model_card import model_card
-from newsrec.serving.verify import PROGRAM, compare_encoders, compare_stories, evaluate_export
-from newsrec.serving.weights import CONFIG, WEIGHTS, write_model
+from newsrec.serving.verify import compare_encoders, compare_stories, evaluate_export
+from newsrec.serving.weights import write_model
 from newsrec.training.catalogue import encode_catalogue
 from newsrec.training.checkpoint import hyper_parameters, read_checkpoint, weights_hash
 from newsrec.training.module import RecommenderModule
@@ -53,7 +56,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CARD = "model_card.md"
 SPLIT = "dev"
 """The split whose metrics go into the manifest."""
 
@@ -139,6 +141,7 @@ def run(args: "Namespace") -> None:
             "metrics": metrics,
             "largest_errors": errors,
         }
+        manifest["settings_hash"] = settings_hash(manifest)
         (folder / CARD).write_text(model_card(module, manifest), encoding="utf-8")
         manifest["files"] = {path.name: file_hash(path) for path in sorted(folder.iterdir())}
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")

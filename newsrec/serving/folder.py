@@ -4,10 +4,9 @@
 the first time, so what was changed or cut short on its way is refused and never answers.
 """
 
-import json
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,30 +16,15 @@ from numpy.typing import NDArray
 from newsrec.data import FIRST_NEWS
 from newsrec.errors import UserError
 from newsrec.files import file_hash
-
-FORMAT = 2
-"""Version of the folder; a change of meaning counts it up."""
-
-MANIFEST = "manifest.json"
-USER_ENCODER = "user_encoder.onnx"
-NEWS_ENCODER = "news_encoder.onnx"
-TOKENIZER = "tokenizer.json"
-VECTORS = "news_vectors.npy"
-NEWS = "news.parquet"
-WEIGHTS_BESIDE = ".data"
-"""Ends the name of an ONNX graph's weights where they are too large to be within it."""
-
-AGAIN = "Copy the folder again, or export the checkpoint again."
-
-REQUIRED = {
-    "dim": int,
-    "max_history": int,
-    "max_tokens": int,
-    "fields": list,
-    "model_hash": str,
-    "files": dict,
-}
-"""What is read of a manifest, and its type."""
+from newsrec.serving.manifest import (
+    AGAIN,
+    MANIFEST,
+    NEWS,
+    VECTORS,
+    WEIGHTS_BESIDE,
+    read_manifest,
+    reading,
+)
 
 NEWS_SCHEMA = pa.schema(
     {
@@ -77,28 +61,7 @@ class ExportFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        manifest = self.path / MANIFEST
-        if not manifest.is_file():
-            raise UserError(
-                f"{self.path} has no {MANIFEST}, so it is no exported folder. `python -m newsrec "
-                "export --ckpt_path CKPT --output DIR` writes one."
-            )
-        try:
-            self.manifest: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
-            found = self.manifest["format"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{manifest} cannot be read ({error!r}). {AGAIN}") from error
-        if found != FORMAT:
-            raise UserError(
-                f"{manifest} has format {found!r}; this version of newsrec reads format {FORMAT}. "
-                "Export the checkpoint again, or use the version of newsrec that wrote it."
-            )
-        for name, kind in REQUIRED.items():
-            value = self.manifest.get(name)
-            if not isinstance(value, kind):
-                raise UserError(
-                    f"{manifest}: {name} is {value!r}, and should be a {kind.__name__}. {AGAIN}"
-                )
+        self.manifest = read_manifest(self.path)
 
     def has(self, name: str) -> bool:
         """Return whether the folder was written with this file."""
@@ -114,10 +77,16 @@ class ExportFolder:
             path = self.path / part
             if part != name and not self.has(part):
                 continue
-            if not path.is_file():
-                raise UserError(f"{path} is missing. {AGAIN}")
-            if file_hash(path) != self.manifest["files"].get(part):
-                raise UserError(f"{path} is not the file that {MANIFEST} names. {AGAIN}")
+            with reading(path):
+                if not path.is_file():
+                    raise UserError(f"{path} is missing. {AGAIN}")
+                if not path.resolve().is_relative_to(self.path.resolve()):
+                    raise UserError(
+                        f"{path} is a link to {path.resolve()}, outside of the folder. "
+                        "`cp -rL FOLDER COPY` makes a copy without links."
+                    )
+                if file_hash(path) != self.manifest["files"].get(part):
+                    raise UserError(f"{path} is not the file that {MANIFEST} names. {AGAIN}")
         return self.path / name
 
     def read_news(self) -> StoredNews:
@@ -130,11 +99,38 @@ class ExportFolder:
         if not self.has(VECTORS):
             return StoredNews(NEWS_SCHEMA.empty_table(), np.zeros((FIRST_NEWS, dim), np.float32))
         path = self.file(VECTORS)
-        vectors = np.load(path, mmap_mode="r")
-        with pq.ParquetFile(self.file(NEWS)) as file:
-            table = file.read()  # read_table would import pandas, where it is installed
+        with reading(path):  # not np.load, which would open an archive, too
+            vectors = np.lib.format.open_memmap(path, mode="r")
+        table = _read_table(self.file(NEWS), len(vectors) if vectors.ndim else 0)
         check_news(StoredNews(table, vectors), dim, path)
         return StoredNews(table, vectors)
+
+
+def _read_table(path: Path, rows: int) -> pa.Table:
+    """Return ``news.parquet``, its columns of ``NEWS_SCHEMA``.
+
+    Args:
+        path: The file.
+        rows: Rows of the vectors; a file that has many more lines is not read into memory.
+
+    Raises:
+        UserError: If it cannot be read, or is of another schema.
+    """
+    with reading(path), pq.ParquetFile(path) as file:
+        missing = [name for name in NEWS_SCHEMA.names if name not in file.schema_arrow.names]
+        if missing:
+            raise UserError(f"{path} has no column {missing[0]}. {AGAIN}")
+        if file.metadata.num_rows > rows:
+            raise UserError(
+                f"{path} has {file.metadata.num_rows:,} lines, and {VECTORS} {rows:,} rows. {AGAIN}"
+            )
+        # read_table would import pandas, where it is installed.
+        table = file.read(NEWS_SCHEMA.names).select(NEWS_SCHEMA.names).cast(NEWS_SCHEMA)
+        table.validate(full=True)  # half a character would show when a title is
+        for name in ("row", "news_id"):
+            if table[name].null_count:
+                raise UserError(f"{path}: {name} is empty in a line. {AGAIN}")
+    return table
 
 
 def check_news(news: StoredNews, dim: int, path: Path) -> None:

@@ -12,14 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.errors import UserError
-from newsrec.serving.folder import (
+from newsrec.serving.folder import ExportFolder
+from newsrec.serving.manifest import (
     AGAIN,
     MANIFEST,
     NEWS_ENCODER,
     TOKENIZER,
     USER_ENCODER,
-    ExportFolder,
+    reading,
 )
+
+INPUTS = {USER_ENCODER: {"history", "mask"}, NEWS_ENCODER: {"token_ids", "mask"}}
+"""What the ends of a graph that are fed are called."""
 
 CLICKS_PER_RUN = 3200
 """Clicked stories, padding included, that the user encoder reads at once."""
@@ -60,9 +64,11 @@ class Encoders:
     @cached_property
     def _tokenizer(self) -> Any:
         tokenizers = require_package("tokenizers")
-        tokenizer = tokenizers.Tokenizer.from_file(str(self.folder.file(TOKENIZER)))
-        tokenizer.no_padding()
-        tokenizer.enable_truncation(self.folder.manifest["max_tokens"])
+        path = self.folder.file(TOKENIZER)
+        with reading(path):
+            tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            tokenizer.no_padding()
+            tokenizer.enable_truncation(self.folder.manifest["max_tokens"])
         return tokenizer
 
     def users(
@@ -99,9 +105,11 @@ class Encoders:
         """
         encoder = self._news_encoder
         distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        encodings = self._tokenizer.encode_batch_fast(list(distinct))
-        # A tokenizer without special tokens has none for an empty text: the PLM needs one.
-        tokens = [encoding.ids or [0] for encoding in encodings]
+        tokenizer = self._tokenizer
+        with reading(self.folder.path / TOKENIZER):
+            encodings = tokenizer.encode_batch_fast(list(distinct))
+            # A tokenizer without special tokens has none for an empty text: the PLM needs one.
+            tokens = [encoding.ids or [0] for encoding in encodings]
         vectors = np.empty((len(tokens), self.dim), dtype=np.float32)
         for stories, token_ids, mask in padded_blocks(tokens, TOKENS_PER_RUN):
             feed = {"token_ids": token_ids, "mask": mask}
@@ -117,10 +125,18 @@ class Encoders:
         # A thread that spins while there is nothing to do takes a core from the service.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-        dim = session.get_outputs()[0].shape[-1]
+        with reading(path):  # weights outside of the folder, too, are refused by onnxruntime
+            session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+            found = {node.name for node in session.get_inputs()}
+            (output,) = session.get_outputs()
+            dim = output.shape[-1]
+        if found != INPUTS[name]:
+            raise UserError(
+                f"{path} takes {', '.join(sorted(found)) or 'nothing'}; it should take "
+                f"{' and '.join(sorted(INPUTS[name]))}. {AGAIN}"
+            )
         if dim != self.dim:
             raise UserError(
                 f"{path} gives vectors of size {dim}, but {MANIFEST} says {self.dim}. {AGAIN}"
@@ -129,10 +145,18 @@ class Encoders:
 
     def _run(self, session: Any, feed: dict[str, NDArray], name: str) -> NDArray[np.float32]:
         """Return what an encoder makes of its inputs ``[rows, dim]``."""
-        (vectors,) = session.run(None, feed)
-        if not np.isfinite(vectors).all():
+        path = self.folder.path / name
+        with reading(path):
+            (vectors,) = session.run(None, feed)
+            shape, finite = (len(feed["mask"]), self.dim), np.isfinite(vectors).all()
+        if vectors.shape != shape:
             raise UserError(
-                f"{self.folder.path / name} gave NaN or infinity. The model has gone wrong in "
+                f"{path} gave vectors of shape {list(vectors.shape)}, and not {list(shape)}. "
+                f"{AGAIN}"
+            )
+        if not finite:
+            raise UserError(
+                f"{path} gave NaN or infinity. The model has gone wrong in "
                 "training; export another checkpoint."
             )
         return vectors

@@ -14,8 +14,8 @@ from newsrec.evaluation.results import evaluate_scores
 from newsrec.metrics import METRICS
 from newsrec.model.blocks import length_mask
 from newsrec.model.recommender import NewsRecommender
-from newsrec.serving.folder import NEWS_ENCODER, USER_ENCODER
-from newsrec.serving.weights import CONFIG, WEIGHTS, read_model
+from newsrec.serving.manifest import CONFIG, NEWS_ENCODER, PROGRAM, USER_ENCODER, WEIGHTS
+from newsrec.serving.weights import read_model
 from newsrec.training.module import RecommenderModule
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ BATCHES = (2, 9, 256)
 """Besides batches of one."""
 SAMPLE = 512
 """Real stories that the exported news encoder is tried on."""
-PROGRAM = "user_encoder.pt2"
 
 Encoder = Callable[[Tensor, Tensor], Tensor]
 """Two padded arrays, ids or vectors and their mask, to vectors."""

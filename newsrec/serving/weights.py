@@ -9,10 +9,9 @@ from safetensors.torch import load_file, save
 from newsrec.model.recommender import NewsRecommender
 from newsrec.plm import build_plm, plm_config
 from newsrec.serving.folder import ExportFolder
+from newsrec.serving.manifest import CONFIG, WEIGHTS, reading
 from newsrec.training.module import RecommenderModule
 
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
 ORIGIN = ("_name_or_path", "transformers_version")
 """What a PLM's configuration says of where it comes from."""
 
@@ -50,7 +49,9 @@ def load_model(folder: str | Path) -> NewsRecommender:
         UserError: If the folder is none, of another format, or not as it was written.
     """
     exported = ExportFolder(folder)
-    return read_model(exported.file(CONFIG), exported.file(WEIGHTS))
+    config, weights = exported.file(CONFIG), exported.file(WEIGHTS)
+    with reading(exported.path):
+        return read_model(config, weights)
 
 
 def read_model(config: Path, weights: Path) -> NewsRecommender:

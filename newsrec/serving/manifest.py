@@ -1,0 +1,176 @@
+"""``manifest.json``: what may stand in it, checked once, before anything else is read of a folder.
+
+A folder may come from a stranger. Its manifest is data, never a path: a file in it has a bare name
+that this version knows, or the folder is refused.
+"""
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from newsrec.data.fields import FIELDS
+from newsrec.errors import UserError
+
+FORMAT = 2
+"""Version of the folder; a change of meaning counts it up."""
+
+MANIFEST = "manifest.json"
+USER_ENCODER = "user_encoder.onnx"
+NEWS_ENCODER = "news_encoder.onnx"
+PROGRAM = "user_encoder.pt2"
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+VECTORS = "news_vectors.npy"
+NEWS = "news.parquet"
+CARD = "model_card.md"
+WEIGHTS_BESIDE = ".data"
+"""Ends the name of an ONNX graph's weights where they are too large to be within it."""
+
+KNOWN_FILES = frozenset(
+    {USER_ENCODER, NEWS_ENCODER, PROGRAM, WEIGHTS, CONFIG, TOKENIZER, VECTORS, NEWS, CARD}
+    | {USER_ENCODER + WEIGHTS_BESIDE, NEWS_ENCODER + WEIGHTS_BESIDE}
+)
+"""Names that a manifest may give."""
+
+SETTINGS = ("format", "dim", "max_history", "max_tokens", "fields", "model_hash")
+"""What changes answers and is in no other file; ``settings_hash`` is made of it."""
+
+AGAIN = "Copy the folder again, or export the checkpoint again."
+
+LARGEST_MANIFEST = 2**24
+"""Bytes. A manifest has some 5 KB, and a line for each time that news were added."""
+LARGEST_NUMBER = 2**20
+"""Of ``dim``, ``max_history`` and ``max_tokens``."""
+LONGEST_REASON = 200
+"""Characters of a library's message that are quoted."""
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever a library raises over a file into a ``UserError`` that names it.
+
+    Args:
+        path: The file that is read, or was read and is used.
+
+    Raises:
+        UserError: In place of every error but those that are one already.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except BaseException as error:
+        # tokenizers is written in Rust, and its panics are no Exceptions.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        text = " ".join(str(error).split())
+        reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        if len(reason) > LONGEST_REASON:
+            reason = reason[:LONGEST_REASON] + "..."
+        raise UserError(f"{path} cannot be read ({reason}). {AGAIN}") from error
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return a folder's manifest, all that is read of it checked.
+
+    Raises:
+        UserError: If it is missing, cannot be read, is of another format or holds what makes no
+            sense.
+    """
+    path = folder / MANIFEST
+    with reading(path):
+        if not path.is_file():
+            raise UserError(
+                f"{folder} has no {MANIFEST}, so it is no exported folder. `python -m newsrec "
+                "export --ckpt_path CKPT --output DIR` writes one."
+            )
+        if path.stat().st_size > LARGEST_MANIFEST:
+            raise UserError(f"{path} is larger than {LARGEST_MANIFEST:,} bytes. {AGAIN}")
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        found = manifest["format"]
+    if type(found) is not int or found != FORMAT:
+        raise UserError(
+            f"{path} has format {found!r}; this version of newsrec reads format {FORMAT}. "
+            "Export the checkpoint again, or use the version of newsrec that wrote it."
+        )
+    for name, rule in RULES.items():
+        value = manifest.get(name, rule.default)
+        if not rule.holds(value):
+            raise UserError(
+                f"{path}: {name} is {_shown(value)}, and should be {rule.words}. {AGAIN}"
+            )
+    _check_files(path, manifest["files"])
+    if manifest.get("settings_hash", settings_hash(manifest)) != settings_hash(manifest):
+        raise UserError(
+            f"{path} is not as it was written: one of {', '.join(SETTINGS)} was changed. {AGAIN}"
+        )
+    return manifest
+
+
+def settings_hash(manifest: Mapping[str, Any]) -> str:
+    """Return a hash of what a manifest alone knows, so that a changed digit is noticed.
+
+    Folders from before version 0.2 have none of it.
+    """
+    text = json.dumps([manifest[name] for name in SETTINGS])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Rule(NamedTuple):
+    """What a value of a manifest must be."""
+
+    words: str
+    holds: Callable[[Any], bool]
+    default: Any = None
+    """Stands for a value that is absent."""
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= LARGEST_NUMBER
+
+
+def _are_fields(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(field in FIELDS for field in value)
+
+
+def _are_hashes(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(text, str) and re.fullmatch("[0-9a-f]{64}", text) for text in value.values()
+    )
+
+
+_SIZE = Rule(f"a number from 1 to {LARGEST_NUMBER:,}", _is_size)
+
+RULES = {
+    "dim": _SIZE,
+    "max_history": _SIZE,
+    "max_tokens": _SIZE,
+    "fields": Rule(f"a list of {', '.join(FIELDS)}", _are_fields),
+    "model_hash": Rule("a text", lambda value: isinstance(value, str)),
+    "files": Rule("names of files, each with its SHA-256", _are_hashes),
+    "added_news": Rule("a list", lambda value: isinstance(value, list), []),
+}
+"""Everything that this version reads of a manifest."""
+
+
+def _check_files(path: Path, files: Mapping[str, str]) -> None:
+    """Refuse names that could lead anywhere, and a folder of which a half is missing."""
+    for name in files:
+        if name not in KNOWN_FILES:
+            raise UserError(
+                f"{path}: files names {_shown(name)}, and may name "
+                f"{', '.join(sorted(KNOWN_FILES))} alone. Such a folder may have been made to "
+                "write over other files: do not use it."
+            )
+    if (VECTORS in files) != (NEWS in files):
+        raise UserError(f"{path}: files must name {VECTORS} and {NEWS}, or neither. {AGAIN}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
