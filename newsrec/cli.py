@@ -41,8 +41,9 @@ from newsrec.training.module import RecommenderModule, late_mistakes, trainer_mi
 from newsrec.training.parts import StepParts
 from newsrec.training.precision import choose_precision
 from newsrec.training.processes import refuse_lonely, started_by_torchrun
+from newsrec.training.progress import EpochLine, SpeedBar
 from newsrec.training.saving import AtomicCheckpointIO, LastCheckpoint, Stopped
-from newsrec.training.throughput import SpeedBar, Throughput
+from newsrec.training.throughput import Throughput
 
 log = logging.getLogger(__name__)
 
@@ -236,6 +237,7 @@ class FitCLI(LightningCLI):
             guard,
             Curves(csv, output / "curves.png"),
             LearningRateMonitor("step"),
+            EpochLine(),
             *self._early_stopping(monitor),
             self.checkpoints,
             LastCheckpoint(self.last, save_every, guard.check_weights),

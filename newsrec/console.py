@@ -79,5 +79,10 @@ def progress(
 
 def _is_news(record: logging.LogRecord) -> bool:
     text = record.getMessage()
-    asides = ("GPU available: False", "TPU available", "Loading `train_dataloader`")
+    asides = (
+        "GPU available: False",
+        "TPU available",
+        "Loading `train_dataloader`",
+        "`Trainer.fit` stopped: `max_epochs=",  # the line of the last epoch says it
+    )
     return not ("Tip:" in text or text.startswith(asides))

@@ -16,7 +16,7 @@ from newsrec.training import precision
 from newsrec.training.module import RecommenderModule
 from newsrec.training.parts import StepParts
 from newsrec.training.processes import refuse_lonely, started_by_torchrun
-from newsrec.training.throughput import SpeedBar, Throughput, _Counts, matrix_rate, model_flop
+from newsrec.training.throughput import Throughput, _Counts, matrix_rate, model_flop
 
 SMALL = {"heads": 2, "ffn": 16, "dropout": 0.0, "norm": "none"}
 
@@ -110,23 +110,6 @@ def test_a_run_too_short_to_measure_says_nothing(make):
     speed = Throughput()
     trainer = fit(module, data, speed, max_steps=2, limit_val_batches=0)
     assert speed.describe(trainer) is None
-
-
-def test_the_bar_speaks_in_short_words(make):
-    module, data = make()
-    bar = SpeedBar()
-    trainer = fit(module, data, Throughput(), bar, max_epochs=1, enable_progress_bar=True)
-    shown = bar.get_metrics(trainer, module)
-    assert {"loss", "clicks/s", "stories/s", "tokens/s", "repeated"} <= set(shown)
-    assert shown["repeated"].endswith("%")
-    assert not any("/" in name and not name.endswith("/s") for name in shown if name != "val/auc")
-
-
-def test_an_error_does_not_stand_behind_the_bar(capfd):
-    bar = SpeedBar()
-    bar.train_progress_bar = bar.init_train_tqdm()
-    bar.on_exception(None, None, ValueError())
-    assert capfd.readouterr().out.endswith("\n")
 
 
 def test_a_profiler_tells_the_parts_apart(make):

@@ -192,7 +192,8 @@ class RecommenderModule(LightningModule):
         scores = self(batch).float().masked_fill(batch.candidates == 0, -torch.inf)
         loss = F.cross_entropy(scores, batch.labels.argmax(dim=1))
         size = len(batch.labels)
-        self.log("train/loss", self._over_processes(loss), batch_size=size, prog_bar=True)
+        # Not prog_bar: Lightning would read the loss in every step, and the host wait for it.
+        self.log("train/loss", self._over_processes(loss), batch_size=size)
         return loss
 
     def _over_processes(self, loss: Tensor) -> Tensor:

@@ -5,15 +5,12 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor, nn
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch
 from newsrec.model.recommender import NewsRecommender
 
-BAR = {"clicks": "clicks/s", "stories": "stories/s", "tokens": "tokens/s", "repeats": "repeated"}
-"""How the progress bar calls what is logged under ``speed/``."""
 FORWARD, FORWARD_AND_BACKWARD = 2, 6
 """Floating-point operations of a weight for a token: a multiply and an add, and twice as many to
 pass gradients to the weight and to its input."""
@@ -85,8 +82,8 @@ class Throughput(Callback):
         each_second = trainer.world_size / seconds
         for name in ("clicks", "stories", "tokens"):
             value = float(getattr(window, name) * each_second)
-            pl_module.log(f"speed/{name}", value, prog_bar=True)
-        pl_module.log("speed/repeats", repeats, prog_bar=True)
+            pl_module.log(f"speed/{name}", value)
+        pl_module.log("speed/repeats", repeats)
 
     def summary(self) -> dict[str, float]:
         """Return clicks, seconds and clicks a second of the steps that were timed."""
@@ -180,34 +177,3 @@ def matrix_rate(device: torch.device, precision: str) -> float:
                 torch.cuda.synchronize(device)
             seconds.append(time.perf_counter() - start)
     return 2 * size**3 / min(seconds[1:])
-
-
-class SpeedBar(TQDMProgressBar):
-    """The progress bar, with loss, rates and the share of repeated stories in short words."""
-
-    def on_exception(self, trainer: Trainer, *_: Any) -> None:
-        """End the bar's line, or what is said of the error would stand behind it."""
-        for bar in (self._val_progress_bar, self._train_progress_bar):
-            if bar is not None:
-                bar.close()
-
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Return what stands behind the bar."""
-        shown: dict[str, Any] = {}
-        for name, value in super().get_metrics(trainer, pl_module).items():
-            kind, _, what = name.partition("/")
-            if name == "v_num":
-                continue
-            if kind == "speed":
-                number = float(str(value))
-                shown[BAR[what]] = f"{number:.0%}" if what == "repeats" else _short(number)
-            else:
-                shown["loss" if name == "train/loss" else name] = value
-        return shown
-
-
-def _short(number: float) -> str:
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{letter}"
-    return f"{number:.3g}"
