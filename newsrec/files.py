@@ -1,13 +1,13 @@
 """Files and folders that appear whole or not at all; the standard library alone."""
 
+import contextlib
 import errno
 import hashlib
-import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from newsrec.aside import file_aside, folder_aside
 from newsrec.errors import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -42,7 +42,8 @@ def require_empty(output: Path, hint: str = "Choose another --output, or remove 
 def publish(target: Path, build: Callable[[Path], None]) -> None:
     """Build a folder aside and rename it, so that ``target`` is whole or absent.
 
-    Several processes may do so at once: the first to finish wins, the others drop their copy.
+    Several processes may do so at once: the first to finish wins, the others drop their copy. What
+    one that was killed has left is taken away by the next for the same ``target``.
 
     Args:
         target: The folder to appear.
@@ -53,31 +54,30 @@ def publish(target: Path, build: Callable[[Path], None]) -> None:
             disk is full.
     """
     require_replaceable(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise UserError(
-            f"{target}: no folder can be made in {target.parent} ({error.strerror}). Choose "
-            "another --output."
-        ) from error
-    try:
-        build(aside)
-        aside.chmod(0o755)  # mkdtemp's folders are private
+    with contextlib.ExitStack() as stack:
         try:
-            aside.rename(target)
-        except OSError:
-            if not target.is_dir() or not any(target.iterdir()):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            aside = stack.enter_context(folder_aside(target))
+        except OSError as error:
+            raise UserError(
+                f"{target}: no folder can be made in {target.parent} ({error.strerror}). Choose "
+                "another --output."
+            ) from error
+        try:
+            build(aside)
+            aside.chmod(0o755)  # mkdtemp's folders are private
+            try:
+                aside.rename(target)
+            except OSError:
+                if not target.is_dir() or not any(target.iterdir()):
+                    raise
+        except Exception as error:
+            if isinstance(error, UserError) or not is_full(error, target.parent):
                 raise
-    except Exception as error:
-        if isinstance(error, UserError) or not is_full(error, target.parent):
-            raise
-        raise UserError(
-            f"{target}: nothing was written, for the disk is full ({error}). Free some space "
-            "there, or choose another --output."
-        ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+            raise UserError(
+                f"{target}: nothing was written, for the disk is full ({error}). Free some space "
+                "there, or choose another --output."
+            ) from error
 
 
 def is_full(error: Exception, folder: Path) -> bool:
@@ -111,11 +111,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file that is whole or absent, also if two processes write it at once."""
-    handle, aside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(aside).chmod(0o644)
-        Path(aside).replace(path)
-    finally:
-        Path(aside).unlink(missing_ok=True)
+    with file_aside(path) as aside:
+        aside.write_bytes(content)
+        aside.chmod(0o644)
+        aside.replace(path)

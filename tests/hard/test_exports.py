@@ -18,7 +18,8 @@ from newsrec.serving.export import describe
 from newsrec.serving.folder import StoredNews, write_news
 from newsrec.serving.manifest import settings_hash
 
-MUTATIONS = 200 * TIMES
+MUTATIONS = 150 * TIMES
+"""Of each of two kinds."""
 REPOSITORY = Path(__file__).parent.parent.parent
 
 

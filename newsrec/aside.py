@@ -1,0 +1,169 @@
+"""Folders and files that are built aside, and never stay there; the standard library alone.
+
+Whoever builds holds a lock on what they build, which the kernel gives back when the process ends,
+however it ends. So the next process that builds the same thing can tell what a killed one has left,
+and takes it away. Where the file system has no such locks (some network file systems), or the
+system no ``flock``, nothing is ever taken away.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+MARK = ".building-"
+STOPS = (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
+"""What would end a process without a word to Python; Ctrl-C does not."""
+
+
+@contextlib.contextmanager
+def folder_aside(target: Path) -> Iterator[Path]:
+    """Give an empty folder beside ``target``; it is gone afterwards unless it was renamed.
+
+    Args:
+        target: What the folder will be renamed to.
+
+    Raises:
+        OSError: If no folder can be made there.
+    """
+    with _aside(target, lambda **place: tempfile.mkdtemp(**place)) as path:
+        yield path
+
+
+@contextlib.contextmanager
+def file_aside(target: Path) -> Iterator[Path]:
+    """Give an empty file beside ``target``; it is gone afterwards unless it was renamed.
+
+    Args:
+        target: What the file will be renamed to.
+
+    Raises:
+        OSError: If no file can be made there.
+    """
+
+    def make(**place: Any) -> str:
+        handle, path = tempfile.mkstemp(**place)
+        os.close(handle)
+        return path
+
+    with _aside(target, make) as path:
+        yield path
+
+
+@contextlib.contextmanager
+def _aside(target: Path, make: Any) -> Iterator[Path]:
+    remove_left_overs(target)
+    with _stopped_by_signals():
+        path, lock = _made_and_locked(target, make)
+        try:
+            yield path
+        finally:
+            _remove(path)
+            if lock is not None:
+                os.close(lock)
+
+
+def remove_left_overs(target: Path) -> None:
+    """Take away what killed processes left beside ``target``, and nothing that a living one builds.
+
+    Args:
+        target: What they would have renamed it to.
+    """
+    name = re.compile(re.escape(f".{target.name}{MARK}") + "[a-z0-9_]{8}")
+    with contextlib.suppress(OSError):
+        for path in target.parent.iterdir():
+            if name.fullmatch(path.name) and not path.is_symlink():
+                _remove_if_left(path)
+
+
+def _made_and_locked(target: Path, make: Any) -> tuple[Path, int | None]:
+    """Make something new, and lock it; without a lock where there are none."""
+    while True:
+        path = Path(make(prefix=f".{target.name}{MARK}", dir=target.parent))
+        try:
+            lock = os.open(path, os.O_RDONLY)
+        except OSError:
+            continue  # taken for a left-over, before it was locked
+        try:
+            _flock(lock)
+        except OSError:
+            os.close(lock)
+            return path, None
+        if _is_still(path, lock):
+            return path, lock
+        os.close(lock)
+
+
+def _remove_if_left(path: Path) -> None:
+    """Remove what nobody has locked; what cannot be opened or locked stays."""
+    with contextlib.suppress(OSError):
+        lock = os.open(path, os.O_RDONLY)
+        try:
+            _flock(lock, wait=False)
+            if _is_still(path, lock):
+                _remove(path)
+        finally:
+            os.close(lock)
+
+
+def _flock(handle: int, wait: bool = True) -> None:
+    """Lock a file or folder.
+
+    Raises:
+        OSError: If there are no locks, or another has it and ``wait`` is False.
+    """
+    if fcntl is None:
+        raise OSError("this system has no flock")
+    fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+def _is_still(path: Path, handle: int) -> bool:
+    """Tell if a path leads to what was opened by it, and not to nothing or something newer."""
+    with contextlib.suppress(OSError):
+        return os.path.samestat(path.lstat(), os.fstat(handle))
+    return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise SystemExit, where they would end the process at once.
+
+    A second one ends it at once.
+    """
+    builder = os.getpid()
+    before: dict[int, Any] = {}
+
+    def stop(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if os.getpid() != builder:  # a process forked since, which builds nothing
+            os.kill(os.getpid(), number)
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in STOPS:
+            if signal.getsignal(number) is signal.SIG_DFL:  # else somebody else takes care of it
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)

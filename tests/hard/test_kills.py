@@ -1,0 +1,126 @@
+"""``export`` and ``encode-news``, killed at any moment."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import fit_options, tiny_behaviors, tiny_news, write_mind
+
+from hard import TIMES
+from newsrec.__main__ import main
+from newsrec.aside import MARK
+from newsrec.serving import Recommender
+from newsrec.serving.folder import ExportFolder
+
+ENCODE_KILLS, EXPORT_KILLS = 12 * TIMES, TIMES
+
+
+@pytest.fixture(scope="module")
+def trained(plm_dir, tmp_path_factory):
+    """A data folder, and a checkpoint of a tiny model."""
+    root = tmp_path_factory.mktemp("kills")
+    mind = write_mind(root / "mind", tiny_news(), tiny_behaviors())
+    main([*fit_options(mind, plm_dir, root / "run"), "--trainer.max_epochs=1"])
+    return mind, root / "run" / "checkpoints" / "best.ckpt"
+
+
+def begin(command):
+    code = "from newsrec.__main__ import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, command)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent.parent)},
+    )
+
+
+def left_overs(output):
+    return list(output.parent.glob(f".{output.name}{MARK}*"))
+
+
+def kill_often(command, output, times, check):
+    """Run a command again and again, killed ever later, until so many runs were killed."""
+    rng = random.Random(0)
+    duration, killed = 1.0, 0
+    while killed < times:
+        old = set(left_overs(output))
+        process, start = begin(command), None
+        until = rng.uniform(0, duration)
+        while process.poll() is None:
+            if start is None and set(left_overs(output)) - old:
+                start = time.monotonic()
+            if start is not None and time.monotonic() - start >= until:
+                process.kill()
+                killed += 1
+                break
+            time.sleep(0.002)
+        process.wait()
+        assert process.returncode in (0, -9)
+        assert len(left_overs(output)) <= 1  # its own: it took away those before
+        if output.exists():
+            check(output)
+            shutil.rmtree(output)
+            if start is not None and process.returncode == 0:
+                duration = time.monotonic() - start
+    assert begin(command).wait() == 0
+    assert left_overs(output) == []
+    check(output)
+
+
+@pytest.mark.slow
+def test_a_killed_encode_news_leaves_a_whole_folder_or_none(trained, exported, tmp_path):
+    mind, _ = trained
+    news = mind / "test" / "news.tsv"
+    output = tmp_path / "new"
+    expected = Recommender.load(exported, threads=1)
+    assert len(expected.news) == 0
+
+    def check(folder):
+        recommender = Recommender.load(folder, threads=1)
+        assert len(recommender.news) == len(news.read_text().splitlines())
+        for name in recommender.folder.manifest["files"]:
+            recommender.folder.file(name)
+
+    command = ["encode-news", exported, "--news", news, "--output", output]
+    kill_often(command, output, ENCODE_KILLS, check)
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+@pytest.mark.slow
+def test_a_killed_export_leaves_a_whole_folder_or_none(trained, tmp_path):
+    mind, checkpoint = trained
+    output = tmp_path / "new"
+
+    def check(folder):
+        found = ExportFolder(folder)
+        assert {path.name for path in folder.iterdir()} == {
+            "manifest.json",
+            *found.manifest["files"],
+        }
+        for name in found.manifest["files"]:
+            found.file(name)
+
+    command = ["export", "--ckpt_path", checkpoint, "--output", output, "--data.root", mind]
+    kill_often(command, output, EXPORT_KILLS, check)
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+@pytest.fixture(scope="module")
+def exported(exported_encoders, tmp_path_factory):
+    """An export without news."""
+    import json
+
+    from newsrec.files import file_hash
+    from newsrec.serving.export import describe
+
+    module, encoders, _ = exported_encoders
+    folder = Path(shutil.copytree(encoders, tmp_path_factory.mktemp("kills") / "export"))
+    files = {path.name: file_hash(path) for path in folder.iterdir()}
+    manifest = describe(module, ["title"], folder) | {"files": files}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
