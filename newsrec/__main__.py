@@ -8,7 +8,7 @@ import importlib
 import sys
 
 from newsrec import __version__
-from newsrec.console import show_our_messages
+from newsrec.console import say, show_our_messages
 from newsrec.errors import UserError
 
 COMMANDS = {
@@ -112,7 +112,7 @@ def _usage() -> str:
 
 
 def _exit(message: str) -> None:
-    print(f"newsrec: error: {message}", file=sys.stderr)
+    say(f"newsrec: error: {message}", error=True)
     sys.exit(2)
 
 

@@ -1,11 +1,17 @@
 """What a person sees on the terminal: our messages, without other libraries' asides."""
 
 import contextlib
+import html
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 ASIDES = (
     r".*does not have many workers.*",  # 0 workers is the fastest choice here
@@ -21,11 +27,78 @@ ASIDES = (
 )
 
 
+_BREAKS = re.compile("[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_UNSEEN_IN_LINES = re.compile("(?![\t\n])" + _UNSEEN.pattern)
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+def printable(text: str, lines: bool = False) -> str:
+    """Return text without what would act on a terminal or turn the direction of a line.
+
+    Titles, ids and file names come from strangers. What is left out are the control characters C0,
+    C1 (among them ESC, which begins terminal commands) and the overrides and isolates of Unicode's
+    bidirectional algorithm; half a character becomes U+FFFD, for no stream takes it.
+
+    Args:
+        text: Anything.
+        lines: Whether tabs and ends of lines stay, as in a message of ours; a title, an id or a
+            name is one line, in which they are a space.
+    """
+    text = _HALF.sub("\ufffd", text)
+    if lines:
+        return _UNSEEN_IN_LINES.sub("", text)
+    return _UNSEEN.sub("", _BREAKS.sub(" ", text))
+
+
+def html_text(text: str) -> str:
+    """Return text for a page: without control characters, and escaped."""
+    return html.escape(printable(text, lines=True))
+
+
+def say(*parts: object, sep: str = " ", error: bool = False) -> None:
+    """Print a message that may quote data.
+
+    Args:
+        parts: What to print; an end of a line in it stays.
+        sep: Between the parts.
+        error: Whether it goes to stderr.
+    """
+    print(printable(sep.join(map(str, parts)), lines=True), file=sys.stderr if error else None)
+
+
+def terminal(**options: Any) -> "Console":
+    """Return rich's console, for tables that may quote data: all escapes are its own.
+
+    Args:
+        options: As rich's own.
+    """
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+
+    class Terminal(Console):
+        def render(
+            self, renderable: RenderableType, options: ConsoleOptions | None = None
+        ) -> Iterator[Segment]:
+            for segment in super().render(renderable, options):
+                text = segment.text if segment.control else printable(segment.text, lines=True)
+                yield segment._replace(text=text)
+
+    return Terminal(**options)
+
+
+class _Printable(logging.Formatter):
+    """A log message, without what would act on a terminal; tracebacks of ours included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), lines=True)
+
+
 def show_our_messages() -> None:
     """Print messages of ``newsrec`` as they are, on the first process only, and hush asides."""
     logger = logging.getLogger("newsrec")
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Printable("%(message)s"))
     logger.handlers = [handler]  # a new one each time: stderr may be another by now
     logger.setLevel(logging.INFO if is_first_process() else logging.WARNING)
     for message in ASIDES:

@@ -203,20 +203,45 @@ def test_candidates_are_ranked_by_a_loop_over_the_models_scores(world, recommend
     for user, history, ranking in zip(expected_users(world), HISTORIES, rankings, strict=True):
         scores = {i: float(world.vectors.get(i, mean) @ user) for i in candidates}
         expected = sorted(candidates, key=lambda i: -scores[i])
-        assert ranking.news_ids == expected
-        assert_close(ranking.scores, [scores[i] for i in expected])
+        assert ranking.ranked_ids == ranking.news_ids == expected
+        assert_close(ranking.ranked_scores, [scores[i] for i in expected])
+        assert ranking.candidates == candidates
+        assert_close(ranking.candidate_scores, [scores[i] for i in candidates])
         assert ranking.unknown_candidates == ["N404"]
         assert ranking.unknown_history == [i for i in ("N404", "N405") if i in history]
         alone = recommender.rank(history, candidates)
         assert alone.news_ids == ranking.news_ids
-        assert_close(alone.scores, ranking.scores, 1e-6)
+        assert_close(alone.candidate_scores, ranking.candidate_scores, 1e-6)
+
+
+def test_scores_of_a_ranking_say_which_order_they_are_in(recommender):
+    """Scores in order of rank were taken for those of the candidates given, by the README too."""
+    ranking = recommender.rank(["N1", "N2", "N3"], ["N8", "N4", "N3"])
+    assert ranking.ranked_ids != ranking.candidates
+    for news_id, score in zip(ranking.candidates, ranking.candidate_scores, strict=True):
+        alone = recommender.rank(["N1", "N2", "N3"], [news_id])
+        assert_close(alone.candidate_scores, [score])
+    by_id = dict(zip(ranking.candidates, ranking.candidate_scores, strict=True))
+    assert [by_id[news_id] for news_id in ranking.ranked_ids] == ranking.ranked_scores.tolist()
+    assert (np.diff(ranking.ranked_scores) <= 0).all()
+    with pytest.raises(AttributeError, match="candidate_scores are in the order of the candidates"):
+        _ = ranking.scores
+
+
+def test_an_unknown_candidate_has_the_users_mean_score_of_all_news(recommender):
+    everything = recommender.recommend(HISTORIES, k=20, exclude_history=False)
+    rankings = recommender.rank(HISTORIES, [["N1", "ZZZ"]] * len(HISTORIES))
+    for found, ranking in zip(everything, rankings, strict=True):
+        assert ranking.unknown_candidates == ["ZZZ"]
+        mean = found.scores.mean()
+        assert ranking.candidate_scores[1] == pytest.approx(mean, abs=1e-4)
 
 
 def test_equal_scores_keep_the_order_given(recommender):
     unknown = ["X3", "X1", "X2"]
     assert recommender.rank(["N1"], unknown).news_ids == unknown
     ranking = recommender.rank(["N1"], [])
-    assert (ranking.news_ids, len(ranking.scores)) == ([], 0)
+    assert (ranking.ranked_ids, len(ranking.candidate_scores)) == ([], 0)
 
 
 def test_the_best_of_the_catalogue_are_those_of_a_loop(world, recommender):
@@ -247,8 +272,8 @@ def test_categories_limit_what_is_recommended(recommender):
 def test_recommendations_and_rankings_agree(recommender):
     found = recommender.recommend(HISTORIES, k=20, exclude_history=False)
     for result, ranking in zip(found, recommender.rank(HISTORIES, [IDS] * 7), strict=True):
-        assert_close(result.scores, ranking.scores, 1e-6)
-        assert sorted(result.news_ids) == sorted(ranking.news_ids)
+        assert_close(result.scores, ranking.ranked_scores, 1e-6)
+        assert sorted(result.news_ids) == sorted(ranking.ranked_ids)
 
 
 # Stories
@@ -346,13 +371,13 @@ def test_a_reader_sees_the_old_or_the_new_catalogue_while_stories_are_added(worl
         # Stories A and B always have the same text, and A is in if and only if B is.
         while not done.is_set():
             ranking = recommender.rank([], ["A", "B"])
-            together = abs(ranking.scores[0] - ranking.scores[1]) < 1e-5
+            together = abs(ranking.ranked_scores[0] - ranking.ranked_scores[1]) < 1e-5
             if len(ranking.unknown_candidates) == 1 or not together:
                 failures.append(ranking)
             found = recommender.recommend(["N1"], k=20)
             if len({"A", "B"} & set(found.news_ids)) == 1:
                 failures.append(found)
-            seen.add(round(float(ranking.scores[0]), 3))
+            seen.add(round(float(ranking.ranked_scores[0]), 3))
 
     readers = [threading.Thread(target=read) for _ in range(2)]
     for thread in readers:

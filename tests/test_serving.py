@@ -31,6 +31,7 @@ from newsrec.files import file_hash
 from newsrec.metrics import METRICS
 from newsrec.serving import Recommender
 from newsrec.serving.export import write_catalogue
+from newsrec.serving.recommend_command import split_ids
 from newsrec.serving.weights import load_model
 from newsrec.training.catalogue import encode_catalogue
 from newsrec.training.checkpoint import hyper_parameters, read_checkpoint
@@ -104,9 +105,7 @@ def test_a_reader_and_a_story_have_one_score_everywhere(served):
         np.testing.assert_allclose(by_hand, expected, atol=CLOSE * largest)
 
         found = recommender.rank(history.split(), candidates)
-        ranked = dict(zip(found.news_ids, found.scores, strict=True))
-        by_recommender = [ranked[news_id] for news_id in candidates]
-        np.testing.assert_allclose(by_recommender, expected, atol=CLOSE * largest)
+        np.testing.assert_allclose(found.candidate_scores, expected, atol=CLOSE * largest)
         ranks = json.loads(line.split(" ", 1)[1])
         gaps = np.diff(np.sort(expected))
         if len(gaps) and gaps.min() > 2 * CLOSE * largest:  # rounding cannot swap two of them
@@ -207,6 +206,52 @@ def test_recommend_prints_the_best_stories(served, capsys):
 def test_a_click_on_an_unknown_story_is_none_however_often(served, capsys):
     main(["recommend", str(served.export), "--history", "N404", "N404", "N5"])
     assert "for 1 click" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words", [["N5,N6,N404"], ["N5 N6 N404"], ["N5,", "N6, N404"], ["N5 ,N6", ",N404"]]
+)
+def test_ids_may_have_commas_or_spaces_between_them(served, capsys, words):
+    expected = recommended(capsys, served.export, "--history", "N5", "N6", "N404")
+    found = recommended(capsys, served.export, "--history", *words)
+    assert found == expected
+    assert found["known_clicks"] == found["read_clicks"] == 2
+    ranked = recommended(capsys, served.export, "--candidates", *words)
+    assert {story["news_id"] for story in ranked["stories"]} == {"N5", "N6", "N404"}
+    known = {story["news_id"]: story["known"] for story in ranked["stories"]}
+    assert known == {"N5": True, "N6": True, "N404": False}
+
+
+def test_an_id_that_holds_a_comma_stays_whole():
+    assert split_ids(["a,b", "a,c"], {"a,b", "a"}) == ["a,b", "a", "c"]
+
+
+def test_recommend_says_how_much_of_a_history_it_reads(served, capsys):
+    full = Recommender.load(served.export).folder.manifest["max_history"]
+    main(["recommend", str(served.export), "--history", *["N5", "N6"] * 600, "N404"])
+    assert f"read the newest {full} of 1,200 clicks" in capsys.readouterr().out
+    main(["recommend", str(served.export), "--history", *["N5"] * full])
+    assert f"for {full} clicks" in capsys.readouterr().out
+
+
+def test_a_history_of_which_nothing_is_known_is_said_to_be_a_cold_start(served, capsys):
+    main(["recommend", str(served.export), "--history", *(f"X{i}" for i in range(7))])
+    shown = capsys.readouterr()
+    assert "for a user without history" in shown.out
+    assert "7 of the history not in the export, left out: X0, X1, X2, X3, X4, ..." in shown.err
+    assert "Nothing of the history is in the export" in shown.err
+    main(["recommend", str(served.export)])
+    shown = capsys.readouterr()
+    assert "for a user without history" in shown.out
+    assert shown.err == ""
+
+
+def test_an_unknown_candidate_is_marked_in_the_table(served, capsys):
+    main(["recommend", str(served.export), "--candidates", "N1", "ZZZ"])
+    shown = capsys.readouterr()
+    (line,) = (line for line in shown.out.splitlines() if "ZZZ" in line)
+    assert "(not in the export)" in line
+    assert "1 of the candidates not in the export" in shown.err
 
 
 def test_recommend_answers_in_json(served, capsys):

@@ -3,6 +3,7 @@
 import argparse
 import time
 
+from newsrec.console import say, terminal
 from newsrec.data.compile import CUT_OFF
 from newsrec.data.mind import MindData, Split, open_mind, recheck
 
@@ -31,14 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Compile and show a table of counts."""
-    from rich.console import Console
     from rich.table import Table
 
     start = time.monotonic()
     changed = recheck(args.data.root) if args.check else []
     data = open_mind(args.data.root, args.data.on_bad_line)
     seconds = time.monotonic() - start
-    print(f"{data.root}: {len(data.news):,} stories, {len(data.users):,} users")
+    say(f"{data.root}: {len(data.news):,} stories, {len(data.users):,} users")
     table = Table()
     table.add_column("")
     for name in data.splits:
@@ -46,19 +46,17 @@ def run(args: argparse.Namespace) -> None:
     columns = [_cells(data, split) for split in data.splits.values()]
     for label in columns[0]:
         table.add_row(label, *(column[label] for column in columns))
-    Console().print(table)
-    print("Unknown: not in any news.tsv. A history is empty if it has no known story.")
+    terminal().print(table)
+    say("Unknown: not in any news.tsv. A history is empty if it has no known story.")
     for file, lines in data.bad_lines.items():
-        print(f"{file}: skipped lines, the first of them:", *lines, sep="\n  ")
+        say(f"{file}: skipped lines, the first of them:", *lines, sep="\n  ")
     for file in data.cut_off:
-        print(f"{file}: {CUT_OFF}")
+        say(f"{file}: {CUT_OFF}")
     if changed:
-        print(
-            "Hashed again. Not as compiled, and compiled anew where needed:", *changed, sep="\n  "
-        )
+        say("Hashed again. Not as compiled, and compiled anew where needed:", *changed, sep="\n  ")
     elif args.check:
-        print("Hashed again: all files and arrays are as compiled.")
-    print(f"Compiled into {data.cache} ({seconds:.1f} s).")
+        say("Hashed again: all files and arrays are as compiled.")
+    say(f"Compiled into {data.cache} ({seconds:.1f} s).")
 
 
 def _cells(data: MindData, split: Split) -> dict[str, str]:

@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from newsrec.console import progress
+from newsrec.console import progress, say, terminal
 from newsrec.data.mind import MindData, Split, open_mind
 from newsrec.data.ragged import Ragged
 from newsrec.data.source import SPLITS
@@ -120,8 +120,6 @@ def add_arguments(parser: "argparse.ArgumentParser") -> None:
 
 def run(args: "argparse.Namespace") -> None:
     """Check a submission; refuse it, or print what it is and what looks wrong."""
-    from rich.console import Console
-
     path = Path(args.zip)
     _open(path)[0].close()  # before the data are compiled for nothing
     data = open_mind(args.data.root, args.data.on_bad_line)
@@ -129,18 +127,18 @@ def run(args: "argparse.Namespace") -> None:
     report = inspect(path, split)
     if not report.taken:
         raise UserError(f"{path} would not be taken for {split.name}.\n{_refusal(report, data)}")
-    print(
+    say(
         f"{path} would be taken: {report.lines:,} lines, one for each impression of {split.name}, "
         f"{split.window}, in its order, each with a permutation of its candidates."
     )
-    console = Console()
+    console = terminal()
     console.print(_data_table(data, split.name))
-    print("Empty: without a story that a news.tsv has. Unknown: in no news.tsv.")
+    say("Empty: without a story that a news.tsv has. Unknown: in no news.tsv.")
     for warning in warnings_of(report, split):
-        print(f"Warning: {warning}")
+        say(f"Warning: {warning}")
     if report.metrics is None:
         lacks = "labels" if split.labels is None else "impression with a click and a skip"
-        print(f"{split.name} has no {lacks}, so there is no score.")
+        say(f"{split.name} has no {lacks}, so there is no score.")
         return
     from newsrec.evaluation.report import comparison_table
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from newsrec.console import progress
+from newsrec.console import printable, progress, terminal
 from newsrec.errors import UserError
 from newsrec.evaluation.intervals import FEWEST_USERS, holm, mean_interval, sign_flip_p
 from newsrec.evaluation.names import HEADINGS, SLICE_NAMES
@@ -186,16 +186,15 @@ def _describe(run: Run) -> dict[str, Any]:
 
 
 def _print(result: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console()
+    console = terminal()
 
     def say(text: str) -> None:
         console.print(Text(text))
 
     for side in "ab":
-        print(f"{side.upper()}: {', '.join(run['folder'] for run in result[side])}")
+        print(printable(f"{side.upper()}: {', '.join(run['folder'] for run in result[side])}"))
     where = ", ".join(filter(None, [result["split"], result["window"]]))
     say(f"{where}: {result['evaluated']:,} impressions of {result['users']:,} users.")
     for note in _notes(result):

@@ -5,12 +5,12 @@ text that comes from data or options is escaped.
 """
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from newsrec.console import html_text as escape
 from newsrec.evaluation.examples import Example
 from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import HEADINGS, SLICE_NAMES

@@ -4,13 +4,14 @@ They are drawn 360 units wide, a phone's width, so that their letters are readab
 smaller than the page's on a desk.
 """
 
-import html
 import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from newsrec.console import html_text
 
 WIDTH = 360
 ROW = 22
@@ -148,10 +149,10 @@ def _axis(tick: float, x: float, bottom: float) -> str:
 def _text(
     x: float, y: float, text: str, anchor: str, hover: str | None = None, kind: str = "label"
 ) -> str:
-    title = f"<title>{html.escape(hover)}</title>" if hover not in (None, text) else ""
+    title = f"<title>{html_text(hover)}</title>" if hover not in (None, text) else ""
     return (
         f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">'
-        f"{title}{html.escape(text)}</text>"
+        f"{title}{html_text(text)}</text>"
     )
 
 
@@ -161,6 +162,6 @@ def _short(text: str) -> str:
 
 def _svg(height: float, about: str, parts: Sequence[str]) -> str:
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{html.escape(about)}">'
+        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{html_text(about)}">'
         f"{''.join(parts)}</svg>"
     )

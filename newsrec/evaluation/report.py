@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from newsrec.console import say, terminal
 from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import HEADINGS, SLICE_NAMES
 from newsrec.metrics import METRICS
@@ -138,16 +138,16 @@ def print_comparison(
     if split in (metrics["selected_on"] or "").split("+"):
         title += ", the split that chose the checkpoint"
     if not metrics["evaluated"]:
-        print(f"{title}; none has both a click and a skip, so there are no metrics.")
+        say(f"{title}; none has both a click and a skip, so there are no metrics.")
         return
     rows = baselines | {"this model": metrics}
     if ceiling:
         rows |= {CEILING: ceiling}
-    Console().print(comparison_table(title, rows))
+    terminal().print(comparison_table(title, rows))
     if baselines:
         name = max(baselines, key=lambda name: baselines[name]["auc"])
         low, high = baselines[name]["auc_difference_interval"]
-        print(
+        say(
             f"AUC of this model minus that of {NAMES.get(name, name)}: "
             f"{baselines[name]['auc_difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}\n"
             "(paired, clustered by user; covers the choice of users, not the training seed)."
@@ -199,21 +199,21 @@ def print_results(
         output: Folder of what was written.
         written: Names of the files there.
     """
-    console = Console()
+    console = terminal()
     split = metrics["split"]
-    print(f"{title} on {split}, {metrics['window']}.")
+    say(f"{title} on {split}, {metrics['window']}.")
     for note in notes(metrics):
-        print(note)
+        say(note)
     if "auc" in metrics:
         tables = [metrics_table("", metrics)]
         if metrics.get("baselines"):
             tables.append(beside_table(metrics, ceiling))
         for table in (*tables, slices_table(metrics)):
-            print()
+            say("")
             console.print(table)
-        print(f"\nA group of fewer than {FEWEST_USERS} users has no interval.\n")
-    print("\n".join(counts(metrics)))
-    print(f"Written to {output}: {', '.join(written)}.")
+        say(f"\nA group of fewer than {FEWEST_USERS} users has no interval.\n")
+    say("\n".join(counts(metrics)))
+    say(f"Written to {output}: {', '.join(written)}.")
 
 
 def notes(metrics: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from newsrec.console import say
 from newsrec.data.news import read_news
 from newsrec.errors import UserError
 from newsrec.files import file_hash, publish, require_empty
@@ -64,7 +65,7 @@ def run(args: "Namespace") -> None:
         (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
     publish(output, build)
-    print(
+    say(
         f"{output} holds {len(recommender.news):,} stories: {added.added:,} new, "
         f"{added.replaced:,} with another text than before, {added.unchanged:,} as they were."
     )

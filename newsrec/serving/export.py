@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from newsrec.console import say
 from newsrec.data import FIRST_NEWS
 from newsrec.data.cache import digest
 from newsrec.data.datamodule import MindDataModule
@@ -147,12 +148,12 @@ def run(args: "Namespace") -> None:
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
     publish(output, build)
-    print(f"Exported to {output}:")
+    say(f"Exported to {output}:")
     for path in sorted(output.iterdir()):
         size = path.stat().st_size / 1024
-        print(f"  {path.name:<20} {size:10,.0f} KiB  {FILES.get(path.name, '')}")
+        say(f"  {path.name:<20} {size:10,.0f} KiB  {FILES.get(path.name, '')}")
     if data is None:
-        print("Stories are not among them: add --data.root ROOT to export those of a folder.")
+        say("Stories are not among them: add --data.root ROOT to export those of a folder.")
 
 
 def write_encoders(

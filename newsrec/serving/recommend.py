@@ -10,16 +10,14 @@ the ids of the stories that they clicked, oldest first; a list of such lists is 
 a list of results comes back. An empty list is one reader without history.
 """
 
-import difflib
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS, UNKNOWN_NEWS
@@ -30,7 +28,13 @@ from newsrec.serving.folder import ExportFolder
 from newsrec.serving.results import AddedNews, Ranking, Recommendations
 from newsrec.serving.search import search
 from newsrec.serving.sessions import Encoders
-from newsrec.serving.stories import Stories, require_same_number, story_table, texts_of
+from newsrec.serving.stories import (
+    Stories,
+    of_categories,
+    require_same_number,
+    story_table,
+    texts_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +76,11 @@ class Recommender:
     def news(self) -> pa.Table:
         """The catalogue, of ``folder.NEWS_SCHEMA``."""
         return self._stories.table
+
+    @property
+    def known_ids(self) -> Collection[str]:
+        """The ids of ``news``, to ask if an id is one of them."""
+        return self._stories.rows.keys()
 
     @property
     def news_vectors(self) -> NDArray[np.float32]:
@@ -195,7 +204,10 @@ class Recommender:
         history_ids: list[str] | list[list[str]],
         candidate_ids: list[str] | list[list[str]],
     ) -> Ranking | list[Ranking]:
-        """Put each reader's candidates in the order of their scores.
+        """Score each reader's candidates, and put them in the order of their scores.
+
+        A candidate that the catalogue does not know has the reader's mean score over the whole
+        catalogue, and is named in ``unknown_candidates``.
 
         Args:
             history_ids: One reader or several.
@@ -229,8 +241,10 @@ class Recommender:
             rows = [stories.rows.get(news_id, UNKNOWN_NEWS) for news_id in ids]
             scores = stories.vectors[rows] @ user
             order = np.argsort(-scores, kind="stable")
-            news_ids = [ids[place] for place in order]
-            results.append(Ranking(news_ids, scores[order], history.unknown, found.unknown))
+            ranked = [ids[place] for place in order]
+            results.append(
+                Ranking(list(ids), scores, ranked, scores[order], history.unknown, found.unknown)
+            )
         return results if readers.several else results[0]
 
     @overload
@@ -279,7 +293,7 @@ class Recommender:
                 f"k is {k!r}; it must be a number from 1 to that of all stories, "
                 f"{len(stories.ids):,}."
             )
-        allowed = None if categories is None else _of_categories(stories.table, categories)
+        allowed = None if categories is None else of_categories(stories.table, categories)
         histories = _histories(readers, stories)
         users = self._encoders.users([history.rows for history in histories], stories.vectors)
         excluded = []
@@ -303,22 +317,3 @@ def _histories(readers: Readers, stories: Stories) -> list[Found]:
         look_up(ids, stories.rows, f"history_ids[{reader}]" if readers.several else "history_ids")
         for reader, ids in enumerate(readers.ids)
     ]
-
-
-def _of_categories(table: pa.Table, categories: Sequence[str]) -> NDArray[np.bool_]:
-    """Return which stories are of these categories ``[news]``.
-
-    Raises:
-        UserError: If there is a category that no story has, or none at all.
-    """
-    wanted = require_strings(categories, "categories")
-    if not wanted:
-        raise UserError("categories is an empty list; leave it out to recommend from all.")
-    known = table["category"].unique().drop_null().to_pylist()
-    for category in wanted:
-        if category not in known:
-            near = difflib.get_close_matches(category, known) or sorted(known)[:10]
-            raise UserError(
-                f"No story is of the category {category!r}. There is {', '.join(near)}."
-            )
-    return pc.is_in(table["category"], pa.array(wanted, pa.string())).to_numpy()

@@ -18,16 +18,38 @@ class Recommendations(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """One reader's candidates in a new order."""
+    """One user's candidates: their scores as they were given, and the order that these make."""
 
-    news_ids: list[str]
+    candidates: list[str]
+    """As they were given."""
+    candidate_scores: NDArray[np.float32]
+    """Score of each of ``candidates``, in that order ``[candidates]``."""
+    ranked_ids: list[str]
     """Best first; candidates with equal scores in the order in which they were given."""
-    scores: NDArray[np.float32]
-    """Their scores ``[news_ids]``."""
+    ranked_scores: NDArray[np.float32]
+    """Score of each of ``ranked_ids``, falling ``[candidates]``."""
     unknown_history: list[str]
     """Ids of the history that the catalogue does not know, each once: they were left out."""
     unknown_candidates: list[str]
-    """Candidates that the catalogue does not know: they have the unknown story's score."""
+    """Candidates that the catalogue does not know. Their score is the user's mean over the whole
+    catalogue; of the rules that ``tests/benchmarks/unknown.py`` compares, none ranks better."""
+
+    @property
+    def news_ids(self) -> list[str]:
+        """``ranked_ids``, as recommendations call them."""
+        return self.ranked_ids
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """Nothing: the name does not say in which order.
+
+        Raises:
+            AttributeError: Always; names the two that say it.
+        """
+        raise AttributeError(
+            "Ranking.scores could be read two ways and is gone. candidate_scores are in the order "
+            "of the candidates that you gave, ranked_scores (what scores was) in that of ranked_ids"
+        )
 
 
 class AddedNews(NamedTuple):

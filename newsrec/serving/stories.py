@@ -3,11 +3,13 @@
 Who reads it while stories are added therefore sees the old one or the new one, and no mixture.
 """
 
+import difflib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS
@@ -120,3 +122,22 @@ def require_same_number(first: Sequence, name: str, second: Sequence, other: str
         raise UserError(
             f"{name} has {len(first):,} entries and {other} {len(second):,}; give one for each."
         )
+
+
+def of_categories(table: pa.Table, categories: Sequence[str]) -> NDArray[np.bool_]:
+    """Return which stories are of these categories ``[news]``.
+
+    Raises:
+        UserError: If there is a category that no story has, or none at all.
+    """
+    wanted = require_strings(categories, "categories")
+    if not wanted:
+        raise UserError("categories is an empty list; leave it out to recommend from all.")
+    known = table["category"].unique().drop_null().to_pylist()
+    for category in wanted:
+        if category not in known:
+            near = difflib.get_close_matches(category, known) or sorted(known)[:10]
+            raise UserError(
+                f"No story is of the category {category!r}. There is {', '.join(near)}."
+            )
+    return pc.is_in(table["category"], pa.array(wanted, pa.string())).to_numpy()
