@@ -32,7 +32,7 @@ class Ranking(NamedTuple):
     """Ids of the history that the catalogue does not know, each once: they were left out."""
     unknown_candidates: list[str]
     """Candidates that the catalogue does not know. Their score is the user's mean over the whole
-    catalogue; of the rules that ``tests/benchmarks/unknown.py`` compares, none is clearly better."""
+    catalogue; of the rules compared by ``tests/benchmarks/unknown.py``, none is clearly better."""
 
     @property
     def news_ids(self) -> list[str]:
