@@ -116,6 +116,15 @@ def test_raw_scores_give_the_metrics_that_evaluate_reports(trained, mind_dir, tm
     assert hidden["labels"].null_count == len(hidden) == 15
 
 
+def test_a_run_folder_may_be_named_from_the_current_folder(
+    mind_dir, plm_dir, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    main(fit_options("mind", plm_dir, "runs/one"))
+    summary = json.loads((tmp_path / "runs" / "one" / "summary.json").read_text())
+    assert summary["run"]["checkpoint"] == "checkpoints/best.ckpt"
+
+
 def test_loggers_get_the_options(trained):
     options = yaml.safe_load((trained / "tensorboard" / "hparams.yaml").read_text())
     assert options["model"]["dim"] == 16

@@ -63,7 +63,7 @@ def close_run(
     precision = "bf16" if "bf16" in str(trainer.precision) else "fp32"
     metrics |= provenance(checkpoint, path, datamodule, precision)
     run = {
-        "checkpoint": str(path.relative_to(output)),
+        "checkpoint": f"{path.parent.name}/{path.name}",
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         **speed,
