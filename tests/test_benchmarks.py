@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import fit_options
+
+from newsrec.__main__ import main
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 DEMO = Path(__file__).parents[1] / "data" / "demo"
@@ -113,3 +116,19 @@ def test_a_training_step_gives_the_loss_of_encoding_every_appearance(monkeypatch
         assert found[name]["plm"]["share_of_matmul_rate"] > 0
         assert found[name]["peak_memory_mb"] > 0
         assert found[name]["mind_large_epoch_hours"] > 0
+
+
+@pytest.mark.slow
+def test_rules_for_unknown_candidates_are_compared(
+    monkeypatch, capsys, mind_dir, plm_dir, tmp_path
+):
+    main([*fit_options(mind_dir, plm_dir, tmp_path / "run"), "--trainer.max_epochs=1"])
+    capsys.readouterr()
+    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    options = (f"--ckpt_path={best}", f"--data.root={mind_dir}", "--share=.1", "--draws=3")
+    result = measure(monkeypatch, capsys, "unknown.py", *options)
+    assert 0 < result["share of candidates unknown"] < 0.3
+    assert result["impressions with an unknown candidate"] > 0
+    assert len(result["rules"]) == 11
+    assert result["rules"]["mean news vector"]["gain there"] == [0, 0, 0]
+    assert result["rules"]["first"]["auc"] != result["rules"]["last"]["auc"]

@@ -1,5 +1,6 @@
 import errno
 import hashlib
+import json
 import os
 import re
 import threading
@@ -301,3 +302,15 @@ def test_a_full_disk_is_found_out_where_the_library_does_not_say_so(tmp_path, mo
     with pytest.raises(OSError, match=f"^{short}$"), building(tmp_path):
         raise OSError(short)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../outside", "{absolute}", "link"])
+def test_a_seal_that_names_a_file_elsewhere_is_none(tmp_path, name):
+    outside, folder = tmp_path / "outside", tmp_path / "arrays"
+    outside.write_text("x")
+    folder.mkdir()
+    (folder / "link").symlink_to(outside)
+    (folder / "own").write_text("x")
+    for names, whole in ((["own"], True), (["own", name.format(absolute=outside)], False)):
+        (folder / "seal.json").write_text(json.dumps({name: [1, "hash"] for name in names}))
+        assert is_whole(folder) is whole

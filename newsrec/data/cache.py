@@ -133,10 +133,16 @@ def seal(folder: Path, target: Path) -> None:
 
 
 def is_whole(folder: Path) -> bool:
-    """Tell if a folder is sealed and its files have the sizes that they had then."""
+    """Tell if a folder is sealed and its files have the sizes that they had then.
+
+    A data folder may come with arrays that a stranger made: a seal names files in its folder alone.
+    """
     try:
         files = json.loads((folder / SEAL).read_text())
-        return all((folder / name).stat().st_size == size for name, (size, _) in files.items())
+        within = all((folder / name).resolve().is_relative_to(folder.resolve()) for name in files)
+        return within and all(
+            (folder / name).stat().st_size == size for name, (size, _) in files.items()
+        )
     except (OSError, ValueError, TypeError, AttributeError):
         return False
 
