@@ -353,6 +353,7 @@ class MindDataModule(LightningDataModule):
         return kind(
             dataset,
             batch_size=None,  # the sampler's keys are whole batches already
+            collate_fn=_as_it_is,
             sampler=sampler,
             num_workers=self.num_workers,
             pin_memory=self._pins(),
@@ -364,3 +365,8 @@ class MindDataModule(LightningDataModule):
         if self.pin_memory is None:
             return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return self.pin_memory
+
+
+def _as_it_is(batch: Any) -> Any:
+    """Return a batch; PyTorch's default would make tensors of what is NumPy on purpose."""
+    return batch
