@@ -31,6 +31,7 @@ from newsrec.data.samples import (
 from newsrec.data.splits import LAST_DAY, NONE, choose_splits
 from newsrec.data.states import PRECISIONS, TokenStates
 from newsrec.data.text import tokenize_catalogue
+from newsrec.data.workers import keep_working
 from newsrec.errors import UserError
 from newsrec.plm import DEFAULT_PLM, load_tokenizer
 
@@ -347,6 +348,7 @@ class MindDataModule(LightningDataModule):
         workers: dict[str, Any] = {}
         if self.num_workers:
             workers = {"prefetch_factor": self.prefetch_factor, "persistent_workers": True}
+            workers["worker_init_fn"] = keep_working
             if sys.platform == "linux":
                 # Forked workers share the arrays; started any other way, each gets a copy.
                 workers["multiprocessing_context"] = "fork"
