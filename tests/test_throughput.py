@@ -3,7 +3,6 @@
 import logging
 import warnings
 
-import numpy as np
 import pytest
 import torch
 from conftest import tiny_behaviors, tiny_news, write_mind
@@ -13,7 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from newsrec.console import is_first_process
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
-from newsrec.training import precision
 from newsrec.training.module import RecommenderModule
 from newsrec.training.parts import StepParts
 from newsrec.training.processes import refuse_lonely, started_by_torchrun
@@ -81,7 +79,7 @@ def test_the_models_work_is_what_torch_counts(make, tune_layers):
     batch = next(iter(data.train_dataloader()))
     # One length for all, so that torch counts no padding.
     longest = int(batch.token_lengths.max())
-    lengths = np.full_like(batch.token_lengths, longest)
+    lengths = torch.full_like(batch.token_lengths, longest)
     lengths[:2] = 0
     batch = batch._replace(token_ids=batch.token_ids.clamp(min=1), token_lengths=lengths)
     counts = _Counts()
@@ -157,24 +155,6 @@ def test_one_process_of_all_machines_is_the_first(monkeypatch, variables, first)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert is_first_process() == first
-
-
-@pytest.mark.parametrize(
-    ("written", "model", "hardware", "expected"),
-    [
-        ("16-mixed", "fp32", True, "16-mixed"),
-        (None, "auto", True, "bf16-mixed"),
-        (None, "auto", False, "32-true"),
-        (None, "fp32", True, "32-true"),
-        (None, "bf16", False, "bf16-mixed"),
-    ],
-)
-def test_precision_is_the_trainers_or_the_models_or_the_hardwares(
-    monkeypatch, written, model, hardware, expected
-):
-    monkeypatch.setattr(precision, "has_bf16", lambda accelerator: hardware)
-    options = {"precision": written, "accelerator": "gpu"}
-    assert precision.choose_precision(options, model) == expected
 
 
 def test_torchrun_settles_devices_and_machines(monkeypatch, caplog):

@@ -1,11 +1,14 @@
 """What numbers a run is computed in, and what it must not be computed in."""
 
 import logging
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
 from newsrec.errors import UserError
+from newsrec.training.machine import measurement_key, recall, remember, this_machine
+from newsrec.training.probe import LinearMap, Rates, measure
 
 log = logging.getLogger(__name__)
 
@@ -13,30 +16,41 @@ HALF = (16, "16", "16-mixed")
 """Precisions that only GPUs train in."""
 NO_WEIGHTS_LEFT = ("bf16-true", "16-true")
 """Precisions whose weights are too coarse for small steps, and for scores to the last digit."""
+TRAINERS = {"bf16": "bf16-mixed", "fp32": "32-true"}
+"""What the Trainer calls ours."""
+LEAST_GAIN = 1.3
+"""How many times as fast bf16 must be to be chosen: it rounds more, so a tie is fp32's."""
 
 
-def choose_precision(trainer: Any, model_precision: str) -> Any:
+class Choice(NamedTuple):
+    """What ``auto`` came to."""
+
+    precision: str
+    """bf16 or fp32."""
+    why: str
+    """A part of a sentence."""
+
+
+def trainer_precision(trainer: Any, precision: str) -> Any:
     """Return the Trainer's precision: what its own option says, or else the model's.
 
     Args:
         trainer: The Trainer's options.
-        model_precision: auto, bf16 or fp32.
+        precision: bf16 or fp32.
 
     Raises:
         UserError: If nothing can be learned in it, or not on this hardware.
     """
     chosen = trainer["precision"]
     if chosen is None:
-        if model_precision == "auto":
-            model_precision = "bf16" if has_bf16(str(trainer["accelerator"])) else "fp32"
-            log.info("precision: %s (model.precision auto)", model_precision)
-        chosen = {"bf16": "bf16-mixed", "fp32": "32-true"}[model_precision]
+        chosen = TRAINERS[precision]
     if chosen in NO_WEIGHTS_LEFT:
         raise UserError(
             f"trainer.precision is {chosen}, which rounds the weights themselves: small steps are "
             "lost. Choose 32-true, bf16-mixed, or 16-mixed on a GPU."
         )
-    if chosen in HALF and _is_cpu(trainer["accelerator"]):
+    device = trainer_device(trainer)
+    if chosen in HALF and device is not None and device.type == "cpu":
         raise UserError(  # Lightning would take bf16-mixed with no more than a warning
             f"trainer.precision is {chosen}, in which a CPU cannot train. Choose 32-true or "
             "bf16-mixed, or a GPU by --trainer.accelerator gpu."
@@ -44,18 +58,92 @@ def choose_precision(trainer: Any, model_precision: str) -> Any:
     return chosen
 
 
-def has_bf16(accelerator: str) -> bool:
-    """Return whether the hardware that an accelerator stands for multiplies in bf16 by itself."""
+def trainer_device(trainer: Any) -> torch.device | None:
+    """Return where the Trainer's options would compute; None where that cannot be told or is not.
+
+    Args:
+        trainer: The Trainer's options; of several devices the first counts.
+    """
+    accelerator = str(trainer["accelerator"]).lower()
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if accelerator not in ("auto", "cpu") or (
-        accelerator == "auto" and torch.backends.mps.is_available()
-    ):
-        return False
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        devices = trainer.get("devices") if hasattr(trainer, "get") else None
+        first = devices[0] if isinstance(devices, list) and devices else 0
+        return torch.device("cuda", int(first))
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu") if accelerator in ("auto", "cpu") else None
 
 
-def _is_cpu(accelerator: Any) -> bool:
-    """Return whether the Trainer's option for a device stands for the CPU here."""
-    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    return accelerator == "cpu" or (accelerator == "auto" and not gpu)
+def choose_auto(device: torch.device | None, maps: Callable[[], Sequence[LinearMap]]) -> Choice:
+    """Choose bf16 or fp32 by which multiplies the model's matrices faster here.
+
+    What was measured is kept for the next run on a machine like this. fp16 is never chosen.
+
+    Args:
+        device: Where the run computes.
+        maps: Returns what a step goes through.
+    """
+    if device is None:
+        return Choice("fp32", "nothing was measured on this accelerator")
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name(device)
+        return Choice("fp32", f"{name} does not multiply in bf16 by itself")
+    shapes = list(maps())
+    found = recall_rates(device, shapes)
+    earlier = found is not None
+    if found is None:
+        try:
+            found = measure(shapes, device)
+        except (RuntimeError, TypeError, NotImplementedError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return Choice("fp32", f"{device.type} cannot multiply in bf16: {reason}")
+        where, values = this_machine(device).name, found._asdict()
+        remember(_key(device, shapes), {"machine": where, "torch": torch.__version__, **values})
+    return Choice(decide(found), _describe(found, device, earlier))
+
+
+def decide(found: Rates) -> str:
+    """Return bf16 where it is at least ``LEAST_GAIN`` times as fast, else fp32."""
+    return "bf16" if found.ratio >= LEAST_GAIN else "fp32"
+
+
+def recall_rates(device: torch.device, maps: Sequence[LinearMap]) -> Rates | None:
+    """Return what was measured earlier on such a machine, with as many threads, of such shapes."""
+    found = recall(_key(device, maps), Rates._fields)
+    return None if found is None else Rates(**found)
+
+
+def warn_of_slow_bf16(device: torch.device | None, maps: Callable[[], Sequence[LinearMap]]) -> None:
+    """Say so where bf16 is asked for, and was measured earlier to be the slower.
+
+    Args:
+        device: Where the run computes.
+        maps: Returns what a step goes through.
+    """
+    found = None if device is None else recall_rates(device, maps())
+    if found is not None and found.ratio < 1:
+        log.info(
+            "precision: bf16, as asked, but it is the slower here: matrix products reached %.4g "
+            "GFLOP/s in bf16 and %.4g in fp32 (measured earlier).",
+            found.bf16 / 1e9,
+            found.fp32 / 1e9,
+        )
+
+
+def _key(device: torch.device, maps: Sequence[LinearMap]) -> str:
+    threads = torch.get_num_threads() if device.type == "cpu" else 0
+    identity = this_machine(device).identity
+    return measurement_key("precision", identity, torch.__version__, threads, list(maps))
+
+
+def _describe(found: Rates, device: torch.device, earlier: bool) -> str:
+    where = this_machine(device).name
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        where += f", {threads} {'thread' if threads == 1 else 'threads'}"
+    asked = f"bf16 is taken from {LEAST_GAIN:g} times as fast"
+    return (
+        f"matrix products of this model reach {found.bf16 / 1e9:.4g} GFLOP/s in bf16 and "
+        f"{found.fp32 / 1e9:.4g} in fp32, {found.ratio:.2f} times as fast ({where}"
+        f"{'; measured earlier' if earlier else ''}), and {asked}"
+    )

@@ -1,0 +1,161 @@
+"""What is known of this machine: its name, the cores we may use, and what was measured on it."""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from newsrec.files import write_text
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Version of the file of measurements; another one is measured anew."""
+KEPT = 200
+"""Measurements that the file holds; the oldest go first."""
+CPUINFO = Path("/proc/cpuinfo")
+CGROUP = Path("/sys/fs/cgroup")
+
+
+class Machine(NamedTuple):
+    """What computes."""
+
+    name: str
+    """As a person knows it: the CPU's or the GPU's model."""
+    identity: str
+    """All that tells it from a machine on which other things are fast."""
+
+
+def this_machine(device: torch.device, cpuinfo: Path = CPUINFO) -> Machine:
+    """Return the machine that a device belongs to; the host's name has no part in it.
+
+    Args:
+        device: Where a run computes.
+        cpuinfo: Linux's description of the CPU.
+    """
+    if device.type == "cuda":
+        found = torch.cuda.get_device_properties(device)
+        return Machine(found.name, f"{found.name} {found.major}.{found.minor} {torch.version.cuda}")
+    facts = _cpu_facts(cpuinfo)
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    if device.type == "mps":
+        return Machine(f"{name}, MPS", f"mps {name} {platform.release()}")
+    masks = {key: os.environ.get(key) for key in ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")}
+    capability = torch.backends.cpu.get_cpu_capability()
+    return Machine(name, json.dumps([name, facts, capability, masks], sort_keys=True))
+
+
+def _cpu_facts(cpuinfo: Path) -> dict[str, str]:
+    """Return what Linux says of the first core's make; nothing elsewhere."""
+    wanted = ("model name", "cpu family", "model", "stepping", "flags", "Features", "CPU part")
+    facts: dict[str, str] = {}
+    try:
+        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return facts
+    for line in text.partition("\n\n")[0].splitlines():
+        key, _, value = (part.strip() for part in line.partition(":"))
+        if key in wanted:
+            facts[key] = value
+    return facts
+
+
+def usable_cores(cgroup: Path = CGROUP) -> int:
+    """Return how many cores this process may keep busy: its affinity, and a container's quota.
+
+    ``os.cpu_count`` would be that of the whole machine, of which a container may have a share.
+
+    Args:
+        cgroup: Where Linux shows the quota, as version 2 or 1 of control groups does.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:  # macOS and Windows
+        cores = os.cpu_count() or 1
+    quota = _quota(cgroup)
+    return cores if quota is None else max(1, min(cores, math.floor(quota)))
+
+
+def _quota(cgroup: Path) -> float | None:
+    """Return the cores that a control group may use, None where there is no limit."""
+    try:
+        limit, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            limit = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text()
+            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text()
+        except OSError:
+            return None
+    try:
+        cores = float(limit) / float(period)
+    except (ValueError, ZeroDivisionError):  # "max"
+        return None
+    return cores if cores > 0 else None  # version 1 has -1 for no limit
+
+
+def cache_folder() -> Path:
+    """Return where measurements are kept for this user; ``NEWSREC_CACHE`` sets another folder."""
+    given = os.environ.get("NEWSREC_CACHE")
+    if given:
+        return Path(given)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "newsrec"
+
+
+def measurement_key(*facts: Any) -> str:
+    """Return a name for what was measured under some circumstances."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def recall(key: str, names: Sequence[str]) -> dict[str, float] | None:
+    """Return what was measured earlier; None if it never was, or cannot be read.
+
+    Args:
+        key: What ``measurement_key`` returned.
+        names: The numbers that the measurement must have, all above 0.
+    """
+    found = _read().get(key)
+    if not isinstance(found, dict):
+        return None
+    values = {name: found.get(name) for name in names}
+    for value in values.values():
+        if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+            return None
+    return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def remember(key: str, values: dict[str, Any]) -> None:
+    """Keep what was measured; where it cannot be kept, it is measured again the next time."""
+    kept = _read()
+    kept.pop(key, None)
+    kept[key] = values
+    newest = dict(list(kept.items())[-KEPT:])
+    try:
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"format": FORMAT, "measured": newest}, indent=1)
+        write_text(folder / "machine.json", text + "\n")
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
+        log.debug("what was measured is not kept: %s", error)
+
+
+def _read() -> dict[str, Any]:
+    try:
+        found = json.loads((cache_folder() / "machine.json").read_text(encoding="utf-8"))
+        measured = found["measured"] if found["format"] == FORMAT else {}
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError):
+        return {}
+    return measured if isinstance(measured, dict) else {}

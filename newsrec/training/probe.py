@@ -1,0 +1,243 @@
+"""How fast this machine multiplies matrices of the model's own shapes, in fp32 and in bf16.
+
+What a CPU or GPU says of itself does not tell: of two machines that report native bf16, one was
+2.2 times slower in it and the other 2.3 times faster.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from newsrec.model.fastformer import FastformerConfig
+from newsrec.model.tuning import layer_lists
+
+SECONDS = 0.05
+"""What each side of a comparison may take, if its fewest rounds do not take longer."""
+FEWEST, MOST = 5, 25
+"""Rounds of a comparison."""
+LONG, FEWEST_IF_LONG = 1.0, 3
+"""Seconds after which fewer rounds do: large models, slow machines."""
+ROWS = {"cuda": 8192, "mps": 4096}
+"""Vectors that are multiplied at once, if a step has so many; more says nothing new."""
+ROWS_ON_CPU = 512
+FULL = 0.5
+"""How full histories and texts are taken to be, before the data are known."""
+
+
+class LinearMap(NamedTuple):
+    """Linear maps of one shape, and how much goes through them in a step."""
+
+    inputs: int
+    outputs: int
+    number: int
+    """How many of that shape the model has."""
+    rows: int
+    """Vectors that go through each of them in a step."""
+    backward: bool
+    """Whether gradients are computed: two products more."""
+
+    @property
+    def flop(self) -> int:
+        """Floating-point operations of a step."""
+        products = 3 if self.backward else 1
+        return 2 * products * self.number * self.rows * self.inputs * self.outputs
+
+
+class Rates(NamedTuple):
+    """How fast matrix products are."""
+
+    fp32: float
+    """Floating-point operations a second."""
+    bf16: float
+    """Floating-point operations a second."""
+    ratio: float
+    """Median over the rounds of how many times as fast bf16 was."""
+
+
+def linear_maps(
+    model: Any, plm_config: Any, batch_size: int, kept_states: bool, training: bool = True
+) -> list[LinearMap]:
+    """Return the linear maps that a step of a model goes through, without building the model.
+
+    Args:
+        model: The options of ``RecommenderModule``, as attributes.
+        plm_config: The PLM's configuration, of ``transformers``.
+        batch_size: Samples of a step.
+        kept_states: Whether the states of frozen layers are read, not computed.
+        training: Whether gradients are computed.
+    """
+    from transformers import AutoModel
+
+    with torch.device("meta"):
+        plm = AutoModel.from_config(plm_config)
+    tokens = max(1, round(FULL * model.max_tokens))
+    clicks = batch_size * model.max_history
+    rows = max(1, round(FULL * clicks)) * tokens
+    found: dict[tuple[int, int, int, bool], int] = {}
+
+    def add(inputs: int, outputs: int, rows: int, trained: bool) -> None:
+        key = inputs, outputs, rows, trained and training
+        found[key] = found.get(key, 0) + 1
+
+    tune = model.tune_layers
+    trained = {
+        id(layer)
+        for layers in (layer_lists(plm, tune) if tune > 0 else [plm])
+        for layer in (list(layers)[-tune:] if tune > 0 else [plm] if tune else [])
+    }
+    for owner, linear in _linear(plm, trained):
+        if owner or not (kept_states and training):
+            add(linear.in_features, linear.out_features, rows, owner)
+    dim = model.dim
+    add(plm.config.hidden_size, dim, rows, True)
+    for shape, vectors in ((model.news, rows), (model.user, clicks)):
+        for inputs, outputs in _stack(dim, FastformerConfig.of(shape)):
+            add(inputs, outputs, vectors, True)
+    return sorted(
+        LinearMap(inputs, outputs, number, rows, backward)
+        for (inputs, outputs, rows, backward), number in found.items()
+    )
+
+
+def _linear(plm: nn.Module, trained: set[int]) -> list[tuple[bool, nn.Linear]]:
+    """Return a PLM's linear maps but its pooler's, and whether each is trained."""
+    found = []
+
+    def visit(module: nn.Module, inside: bool) -> None:
+        inside = inside or id(module) in trained
+        if isinstance(module, nn.Linear):
+            found.append((inside, module))
+        for name, child in module.named_children():
+            if name != "pooler":
+                visit(child, inside)
+
+    visit(plm, False)
+    return found
+
+
+def _stack(dim: int, config: FastformerConfig) -> list[tuple[int, int]]:
+    """Return the linear maps of a stack over tokens or clicks that are not a vector or two."""
+    layer = [(dim, dim)] * 4
+    if config.ffn:
+        layer += [(dim, config.ffn), (config.ffn, dim)]
+    return layer * config.layers + [(dim, dim)]
+
+
+def measure(maps: Sequence[LinearMap], device: torch.device) -> Rates:
+    """Multiply in both precisions, in turns, and return how fast each was.
+
+    Casts to bf16 and back, as autocast makes them, count.
+
+    Args:
+        maps: What a step goes through.
+        device: Where.
+
+    Raises:
+        RuntimeError: If the device cannot multiply in bf16 at all.
+    """
+    sides = [_products(maps, device, dtype) for dtype in (torch.float32, torch.bfloat16)]
+    return rates(interleave(*sides), sum(each.flop for each in maps))
+
+
+def one_thread_and_many(maps: Sequence[LinearMap], threads: int) -> list[tuple[float, float]]:
+    """Multiply in fp32 on the CPU with one thread and with many, in turns.
+
+    Args:
+        maps: What a step goes through.
+        threads: How many are many.
+
+    Returns:
+        The seconds of both, for each round.
+    """
+    products = _products(maps, torch.device("cpu"), torch.float32)
+    before = torch.get_num_threads()
+
+    def with_threads(number: int) -> float:
+        torch.set_num_threads(number)
+        return products()
+
+    try:
+        return interleave(lambda: with_threads(1), lambda: with_threads(threads))
+    finally:
+        torch.set_num_threads(before)
+
+
+def rates(seconds: Sequence[tuple[float, float]], flop: float) -> Rates:
+    """Return what rounds of fp32 and bf16 say.
+
+    Args:
+        seconds: Of a step in fp32 and in bf16, for each round.
+        flop: Floating-point operations of a step.
+    """
+    fp32, bf16 = (flop / statistics.median(side) for side in zip(*seconds, strict=True))
+    return Rates(fp32, bf16, statistics.median(one / other for one, other in seconds))
+
+
+def interleave(
+    first: Callable[[], float], second: Callable[[], float]
+) -> list[tuple[float, float]]:
+    """Time two things in turns, so that what else the machine does hits both alike.
+
+    Args:
+        first: Does it once and returns seconds.
+        second: Likewise.
+
+    Returns:
+        The seconds of each round but the first, which allocates memory and builds kernels.
+    """
+    first(), second()
+    start = time.perf_counter()
+    rounds: list[tuple[float, float]] = []
+    while len(rounds) < MOST:
+        rounds.append((first(), second()))
+        spent = time.perf_counter() - start
+        if len(rounds) >= (FEWEST_IF_LONG if spent > LONG else FEWEST) and spent > 2 * SECONDS:
+            break
+    return rounds
+
+
+def _products(
+    maps: Sequence[LinearMap], device: torch.device, dtype: torch.dtype
+) -> Callable[[], float]:
+    """Return a function that makes a step's products of some rows, and returns a step's seconds."""
+    generator = torch.Generator().manual_seed(0)  # training's own numbers stay as they are
+    most = ROWS.get(device.type, ROWS_ON_CPU)
+
+    def matrix(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(device)
+
+    prepared = []
+    for each in maps:
+        rows = min(each.rows, most)
+        x, weight = matrix(rows, each.inputs), matrix(each.outputs, each.inputs)
+        x.requires_grad_(each.backward), weight.requires_grad_(each.backward)
+        gradient = matrix(rows, each.outputs).to(dtype)
+        prepared.append((each, each.number * each.rows / rows, x, weight, gradient))
+
+    def run() -> float:
+        total = 0.0
+        for each, times, x, weight, gradient in prepared:
+            _wait(device)
+            start = time.perf_counter()
+            half = dtype == torch.bfloat16
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                y = F.linear(x, weight)
+            if each.backward:
+                torch.autograd.grad(y, (x, weight), gradient)
+            _wait(device)
+            total += times * (time.perf_counter() - start)
+        return total
+
+    return run
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
