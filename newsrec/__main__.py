@@ -10,6 +10,7 @@ import sys
 from newsrec import __version__
 from newsrec.console import say, show_our_messages
 from newsrec.errors import UserError
+from newsrec.parent import end_with_parent, is_one_of_several
 
 COMMANDS = {
     "fit": ("newsrec.cli", "train a recommender"),
@@ -46,6 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv: Command and options; those of the process if None.
     """
+    if argv is None and is_one_of_several():
+        end_with_parent()
     given = sys.argv[1:] if argv is None else argv
     if not given or given[0] in ("-h", "--help"):
         print(_usage())

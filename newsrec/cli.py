@@ -38,12 +38,15 @@ from newsrec.training.checkpoint import (
 from newsrec.training.curves import Curves
 from newsrec.training.guards import FiniteLoss, out_of_memory
 from newsrec.training.hardware import keep_precision, settle_hardware
+from newsrec.training.machines import share_run_folder
 from newsrec.training.module import RecommenderModule, late_mistakes, trainer_mistakes
 from newsrec.training.parts import StepParts
 from newsrec.training.processes import refuse_lonely, started_by_torchrun
 from newsrec.training.progress import EpochLine, SpeedBar
+from newsrec.training.run_lock import RunLock
 from newsrec.training.saving import AtomicCheckpointIO, LastCheckpoint, Stopped
 from newsrec.training.throughput import Throughput
+from newsrec.training.together import SameData, one_fate
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +121,9 @@ class FitCLI(LightningCLI):
         written = written_options(given)
         self.written = {option.key for option in written}
         self.threads_typed = "threads" in self.written
+        values = {option.key: option.value for option in written}
+        if values.get("ckpt_path") in ("last", "best", "auto") and "output" in values:
+            share_run_folder(Path(values["output"]))
         base = _run_config(given, written)
         if base is not None:
             log.info("options that are not given are those of %s", base)
@@ -243,6 +249,7 @@ class FitCLI(LightningCLI):
         guard = FiniteLoss(self.last)
         save_every = self.subcommand_config.save_every
         self.trainer_defaults["callbacks"] = [
+            SameData(),
             FrozenStates(),
             ScoreCollector(),
             self.throughput,
@@ -286,29 +293,36 @@ class FitCLI(LightningCLI):
         return [EarlyStopping(monitor, mode="max", patience=patience)]
 
     def fit(self, **kwargs: Any) -> None:
-        """Train; a start that fails leaves no run folder behind."""
-        fresh = not self.output.exists()
+        """Train; a start that fails leaves no run folder behind, and never another run's."""
+        first = self.trainer.is_global_zero
+        self.lock = RunLock(self.output)
+        if first:
+            self.lock.take()
         try:
-            if self.trainer.is_global_zero:  # mistakes in the data show before anything slow
+            if first:  # mistakes in the data show before anything slow
+                if self.subcommand_config.ckpt_path is None:
+                    check_run_folder(self.output)  # another run may have ended here meanwhile
                 self.datamodule.prepare_data()
                 self.datamodule.setup("fit")
                 log.info("%s", self.datamodule.describe())
                 self._log_options()
-            with out_of_memory(), late_mistakes():
+            with one_fate(self.trainer), out_of_memory(), late_mistakes():
                 self.trainer.fit(**kwargs)
-        except Stopped as stopped:
-            if not self.trainer.is_global_zero:
+        except BaseException as error:
+            begun = self.trainer.global_step or (self.output / "checkpoints").exists()
+            if first and self.lock.made and not begun:
+                shutil.rmtree(self.output, ignore_errors=True)
+            self.lock.release()
+            if not isinstance(error, Stopped):
+                raise
+            if not first:
                 sys.exit(0)  # whoever started this process would take another code for a crash
             print(
-                f"\nStopped by {stopped} after {self.trainer.global_step:,} steps. Go on by\n"
+                f"\nStopped by {error} after {self.trainer.global_step:,} steps. Go on by\n"
                 f"  python -m newsrec fit --ckpt_path last --output {self.output}",
                 file=sys.stderr,
             )
-            sys.exit(128 + stopped.number)
-        finally:
-            unused = fresh and not (self.output / "checkpoints").exists()
-            if unused and self.trainer.is_global_zero and not self.trainer.global_step:
-                shutil.rmtree(self.output, ignore_errors=True)
+            sys.exit(128 + error.number)
 
     def _log_options(self) -> None:
         """Give every logger the options, as nested plain values, which they flatten."""
@@ -320,6 +334,13 @@ class FitCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Compare the best checkpoint with the baselines and name the next commands."""
+        try:
+            with one_fate(self.trainer):
+                self._close()
+        finally:
+            self.lock.release()
+
+    def _close(self) -> None:
         trainer, module, data = self.trainer, self.model, self.datamodule
         speed, parts = self.throughput.describe(trainer), self.parts.describe(trainer)
         trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]
@@ -334,7 +355,10 @@ class FitCLI(LightningCLI):
                 print(f"No validation was reached. Last checkpoint: {self.last}")
             return
         if data.selected_on is not None:
-            checkpoint = read_checkpoint(best)
+            # The first process alone is sure to have the file: machines may share no disk.
+            read = read_checkpoint(best) if trainer.is_global_zero else {}
+            kept = {name: read.get(name) for name in ("state_dict", "newsrec")}
+            checkpoint = trainer.strategy.broadcast(kept)
             module.load_state_dict(checkpoint["state_dict"])
             if data.states is not None and not data.states.exact:
                 data.states = None  # evaluate has none, and should find what is said here

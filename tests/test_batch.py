@@ -1,8 +1,11 @@
+import numpy as np
 import torch
 from lightning.pytorch.utilities import move_data_to_device
+from torch.distributed.utils import _to_kwargs
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from newsrec.data.batch import Batch, EvalBatch
+from newsrec.data.datamodule import MindDataModule
 
 
 def made_batch(token_states=None):
@@ -66,3 +69,28 @@ def test_nobody_waits_for_copies_from_pinned_memory(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "is_pinned", lambda tensor: True)
     move_data_to_device(made_batch(), torch.device("cuda"))
     assert asked == [False] * 5 + [True] * 5
+
+
+def test_ddp_leaves_the_lengths_where_they_are():
+    """It moves what a step is called with once more, and looks into named tuples for tensors."""
+    batch = made_batch()._replace(token_lengths=np.array([0, 0, 1, 2]))
+    ((moved, number),), _ = _to_kwargs((batch, 3), {}, torch.device("meta"), True)
+    assert number == 3
+    assert moved.token_lengths is batch.token_lengths
+    others = moved._replace(token_lengths=torch.zeros(0, device="meta"))
+    assert set(devices(others).values()) == {"meta"}
+    ((tensor, _),), _ = _to_kwargs((made_batch(), 3), {}, torch.device("meta"), True)
+    assert tensor.token_lengths.is_meta  # as it was with a tensor: each length a wait
+
+
+def test_a_loaders_batch_keeps_its_lengths_from_every_mover(mind_dir, plm_dir, monkeypatch):
+    data = MindDataModule(root=str(mind_dir), plm=str(plm_dir), max_tokens=12, batch_size=4, seed=0)
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    lengths = batch.token_lengths.copy()
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda t, *device: t.clone())
+    device = torch.device("meta")
+    for moved in (pin_memory(batch), move_data_to_device(batch, device), batch.to(device),
+                  _to_kwargs((batch,), {}, device, True)[0][0][0]):  # fmt: skip
+        assert isinstance(moved.token_lengths, np.ndarray)
+        assert (moved.token_lengths == lengths).all()

@@ -373,7 +373,9 @@ def test_states_come_in_the_order_of_the_stories(data):
     split = data.split("train")
     dataset = TrainSamples(split, index_samples(split), catalogue, 50, 4, 42, states)
     batch = dataset[BatchKey(0, np.arange(7))]
-    mentioned = torch.arange(batch.token_ids.shape[1]) < batch.token_lengths[:, None]
+    mentioned = (
+        torch.arange(batch.token_ids.shape[1]) < torch.as_tensor(batch.token_lengths)[:, None]
+    )
     assert batch.token_states.shape == (int(batch.token_lengths.sum()), 3)
     assert (batch.token_states == batch.token_ids[mentioned][:, None]).all()
 

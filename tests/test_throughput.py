@@ -3,6 +3,7 @@
 import logging
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_behaviors, tiny_news, write_mind
@@ -79,7 +80,7 @@ def test_the_models_work_is_what_torch_counts(make, tune_layers):
     batch = next(iter(data.train_dataloader()))
     # One length for all, so that torch counts no padding.
     longest = int(batch.token_lengths.max())
-    lengths = torch.full_like(batch.token_lengths, longest)
+    lengths = np.full_like(batch.token_lengths, longest)
     lengths[:2] = 0
     batch = batch._replace(token_ids=batch.token_ids.clamp(min=1), token_lengths=lengths)
     counts = _Counts()

@@ -2,7 +2,9 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -11,8 +13,9 @@ class Batch(NamedTuple):
 
     token_ids: Tensor
     """Tokens of each story, rows 0 and 1 empty, then sorted by length ``[news, tokens]``."""
-    token_lengths: Tensor
-    """Real tokens of each story, always on the CPU ``[news]``."""
+    token_lengths: NDArray[np.int64]
+    """Real tokens of each story ``[news]``. Not a tensor, so that nothing which moves tensors (DDP
+    looks into named tuples) takes it from the host, where texts are cut by length."""
     token_states: Tensor | None
     """States below the PLM's tuned layers, of the real tokens of all stories joined, in place of
     running the frozen layers ``[tokens, hidden]``."""

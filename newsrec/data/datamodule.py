@@ -31,6 +31,7 @@ from newsrec.data.samples import (
 from newsrec.data.splits import LAST_DAY, NONE, choose_splits
 from newsrec.data.states import PRECISIONS, TokenStates
 from newsrec.data.text import tokenize_catalogue
+from newsrec.data.workers import keep_working
 from newsrec.errors import UserError
 from newsrec.plm import DEFAULT_PLM, load_tokenizer
 
@@ -347,12 +348,14 @@ class MindDataModule(LightningDataModule):
         workers: dict[str, Any] = {}
         if self.num_workers:
             workers = {"prefetch_factor": self.prefetch_factor, "persistent_workers": True}
+            workers["worker_init_fn"] = keep_working
             if sys.platform == "linux":
                 # Forked workers share the arrays; started any other way, each gets a copy.
                 workers["multiprocessing_context"] = "fork"
         return kind(
             dataset,
             batch_size=None,  # the sampler's keys are whole batches already
+            collate_fn=_as_it_is,
             sampler=sampler,
             num_workers=self.num_workers,
             pin_memory=self._pins(),
@@ -364,3 +367,8 @@ class MindDataModule(LightningDataModule):
         if self.pin_memory is None:
             return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return self.pin_memory
+
+
+def _as_it_is(batch: Any) -> Any:
+    """Return a batch; PyTorch's default would make tensors of what is NumPy on purpose."""
+    return batch

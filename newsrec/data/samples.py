@@ -235,7 +235,7 @@ class TrainSamples(Dataset[Batch]):
         token_ids = self.token_ids.take(rows, axis=0)[:, : lengths[-1]]
         return Batch(
             token_ids=torch.from_numpy(np.ascontiguousarray(token_ids)),
-            token_lengths=torch.from_numpy(lengths),
+            token_lengths=lengths,
             token_states=None if self.states is None else self.states.take(torch.from_numpy(rows)),
             history=torch.from_numpy(number[clicked]),
             user=torch.from_numpy(user),

@@ -111,7 +111,8 @@ class NewsRecommender(nn.Module):
         Returns:
             Raw scores; of no meaning where a candidate is padding ``[batch, candidates]``.
         """
-        news = self.encode_news(batch.token_ids, batch.token_lengths, batch.token_states)
+        lengths = torch.as_tensor(batch.token_lengths)
+        news = self.encode_news(batch.token_ids, lengths, batch.token_states)
         users = self.encode_user(news, batch.history)
         return torch.einsum("bd,bcd->bc", users[batch.user], news[batch.candidates])
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from newsrec.errors import UserError
 from newsrec.model.blocks import blocks_by_length, length_mask, padded_blocks, runs, spare_tokens
+from newsrec.model.masks import nothing_padded, tell_padding
 from newsrec.model.packing import Groups, first_position, groups_of, join, pack, run_packed
 
 TOKENS_PER_PASS = 16_384
@@ -41,6 +42,8 @@ class CutPlm:
         self._lists: list[nn.ModuleList] = []
         self._top: _Top | None = None
         self._packs = pack(plm)
+        if not self._packs:
+            tell_padding(plm)
         if tune_layers not in (0, -1):
             self._lists = layer_lists(plm, tune_layers)
         self.frozen = self._freeze()
@@ -172,14 +175,18 @@ class CutPlm:
         for rows, tokens in blocks_by_length(token_lengths, tokens_per_pass, spare):
             lengths, ids = all_lengths[rows], token_ids[rows, :tokens]
             mask = length_mask(lengths, tokens)
+            full = int(token_lengths[rows][0]) == tokens  # ascending, so all of them are as long
             if token_states is None:
-                with torch.set_grad_enabled(torch.is_grad_enabled() and self.tune_layers != 0):
+                learns = torch.is_grad_enabled() and self.tune_layers != 0
+                with torch.set_grad_enabled(learns), nothing_padded(full):
                     states = run_plm(self.plm, ids, mask)
                 yield states, mask  # outside, or the caller would go on without gradients
                 continue
             places = torch.arange(tokens, device=lengths.device).minimum(lengths[:, None] - 1)
             places += (ends[rows] - lengths)[:, None]
-            yield self.above(token_states[places].to(self.plm.dtype), ids, mask), mask
+            with nothing_padded(full):
+                states = self.above(token_states[places].to(self.plm.dtype), ids, mask)
+            yield states, mask
 
     def works(self, token_ids: Tensor, mask: Tensor) -> bool:
         """Return whether both halves, one after the other, give what the PLM gives in one piece.

@@ -14,6 +14,7 @@ from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
 from newsrec.files import require_empty
 from newsrec.model.fastformer import FastformerConfig
+from newsrec.training.run_lock import HOLDER, LOCK
 
 FORMAT = 1
 """Version of what a checkpoint holds under ``newsrec``; a change of meaning counts it up."""
@@ -22,7 +23,7 @@ BEFORE: dict[str, dict[str, Any]] = {"model": {"skip": False}, "data": {"frozen_
 """What runs had from before an option, where its default is something else."""
 
 
-BEGUN = {"config.yaml", "tensorboard", "metrics.csv", "curves.png", "checkpoints"}
+BEGUN = {"config.yaml", "tensorboard", "metrics.csv", "curves.png", "checkpoints", LOCK, HOLDER}
 """What a run folder holds before its first checkpoint."""
 
 

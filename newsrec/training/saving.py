@@ -7,6 +7,7 @@ holds weights, optimizer, schedule, averaged weights and Lightning's own counts.
 
 import logging
 import os
+import secrets
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,7 +39,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Write a checkpoint; the file that was there stays until the new one is whole."""
         path = Path(path)
-        aside = path.with_name(f".{path.name}.part")
+        aside = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with aside.open("wb") as file:

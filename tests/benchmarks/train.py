@@ -106,7 +106,7 @@ class Runner:
         batch = batch.to(self.device)
         if self.arm.tune_layers < 0:
             return batch
-        lengths = batch.token_lengths[FIRST_NEWS:]
+        lengths = torch.as_tensor(batch.token_lengths)[FIRST_NEWS:]
         token_ids = batch.token_ids[FIRST_NEWS:]
         cut, kept = self.model.news_encoder.cut, []
         for rows in torch.arange(len(lengths)).split(256):
@@ -160,7 +160,7 @@ def every_appearance(model: NewsRecommender, batch: Batch, samples: Tensor) -> T
     real = shown >= FIRST_NEWS  # neither padding nor the unknown story, which have no tokens
     rows = shown[real]
     ids = batch.token_ids[rows]  # as wide as the batch's longest text
-    mask = length_mask(batch.token_lengths.to(rows.device)[rows], ids.shape[1])
+    mask = length_mask(torch.as_tensor(batch.token_lengths).to(rows.device)[rows], ids.shape[1])
     encoder = model.news_encoder
     states = run_plm(encoder.plm, ids, mask)
     x = encoder.pooling(encoder.fastformer(encoder.project(states), mask), mask)
@@ -258,7 +258,7 @@ def plm_step(runner: Runner, batch: Batch) -> Callable[[], None]:
                 states
                 for states, _ in encoder.cut.last_states(
                     batch.token_ids[FIRST_NEWS:],
-                    batch.token_lengths[FIRST_NEWS:],
+                    torch.as_tensor(batch.token_lengths)[FIRST_NEWS:],
                     batch.token_states,
                     encoder.tokens_per_pass,
                 )
@@ -315,7 +315,7 @@ def describe(batches: list[Batch]) -> dict[str, Any]:
     """Return the means of what is in the batches, and of what the reference makes of them."""
     found: dict[str, list[int]] = {}
     for batch in batches:
-        lengths = batch.token_lengths[FIRST_NEWS:]
+        lengths = torch.as_tensor(batch.token_lengths)[FIRST_NEWS:]
         clicked = (batch.history >= FIRST_NEWS).sum(dim=1)[batch.user]
         appearances = int(clicked.sum() + (batch.candidates >= FIRST_NEWS).sum())
         counts = {
@@ -358,7 +358,7 @@ def measure(root: str, order: str, arms: list[Arm], args: argparse.Namespace) ->
             expected, tolerance = losses[arms[0].name][-1], TOLERANCE[runner.arm.precision]
             if not abs(losses[name][-1] - expected) <= tolerance:
                 raise SystemExit(f"{order}: the losses differ: {losses}")
-            lengths = batch.token_lengths[FIRST_NEWS:]
+            lengths = torch.as_tensor(batch.token_lengths)[FIRST_NEWS:]
             flops[name].append(matmul_flops(runner, lengths))
             calls = plm_step(runner, ready), matrix_products(runner, lengths)
             plm[name].append(tuple(seconds(call, clock, args.device) for call in calls))

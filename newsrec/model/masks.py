@@ -1,0 +1,92 @@
+"""Masks of padded stories, made without a look at their values, for which a GPU would be waited.
+
+``transformers`` (read in 5.23) leaves a mask out where nothing is padded, and asks the mask itself,
+``padding_mask.all()``, once for every block of stories. Lengths are known on the CPU, so whoever
+runs the PLM says whether something is padded.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import eager_mask, sdpa_mask
+
+PADDED = {"sdpa": "newsrec_padded", "eager": "newsrec_padded_eager"}
+"""Names under which ``transformers`` knows these masks, for each kind of attention."""
+_NOTHING_PADDED: ContextVar[bool] = ContextVar("nothing_padded", default=False)
+
+
+@contextmanager
+def nothing_padded(whether: bool) -> Iterator[None]:
+    """Say for the calls of a PLM in here whether all tokens are real."""
+    token = _NOTHING_PADDED.set(whether)
+    try:
+        yield
+    finally:
+        _NOTHING_PADDED.reset(token)
+
+
+def _told(make: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+    """Return a function that makes masks as another does, told whether one is needed."""
+
+    def mask(*args: Any, allow_is_bidirectional_skip: bool = False, **kwargs: Any) -> Tensor | None:
+        local, length = kwargs.get("local_size"), kwargs["kv_length"]
+        whole = local is None or length < local
+        if allow_is_bidirectional_skip and whole and _NOTHING_PADDED.get():
+            return None
+        return make(*args, allow_is_bidirectional_skip=False, **kwargs)
+
+    return mask
+
+
+def _own_attention(*args: Any, **kwargs: Any) -> None:
+    raise NotImplementedError("the attention of a family that asks transformers for one")
+
+
+AttentionInterface.register(PADDED["sdpa"], sdpa_attention_forward)
+AttentionMaskInterface.register(PADDED["sdpa"], _told(sdpa_mask))
+AttentionInterface.register(PADDED["eager"], _own_attention)
+AttentionMaskInterface.register(PADDED["eager"], _told(eager_mask))
+
+
+@torch.no_grad()
+def tell_padding(plm: PreTrainedModel) -> bool:
+    """Have a PLM make its masks from what it is told, if its states stay the same.
+
+    Returns:
+        Whether it does now; if not, the PLM is as it was. Families that make masks in their own way
+        (DeBERTa, XLM) gain nothing and lose nothing.
+    """
+    config: Any = plm.config
+    before, modes = config._attn_implementation, [(m, m.training) for m in plm.modules()]
+    if before not in PADDED:
+        return before in PADDED.values()
+    plm.eval()
+    ids = torch.arange(5, 17, device=plm.device).reshape(2, 6) % config.vocab_size
+    masks = [torch.ones_like(ids), torch.ones_like(ids)]
+    masks[1][0, 3:] = 0
+    works = False
+    try:
+        with torch.autocast(plm.device.type, enabled=False):
+            expected = [plm(input_ids=ids, attention_mask=mask)[0] for mask in masks]
+            config._attn_implementation = PADDED[before]
+            for mask, states in zip(masks, expected, strict=True):
+                with nothing_padded(mask is masks[0]):
+                    found = plm(input_ids=ids, attention_mask=mask)[0]
+                real = mask.bool()
+                works = torch.allclose(found[real], states[real], 1e-3, 1e-4)
+                if not works:
+                    break
+    except Exception:  # whatever a family does when called in an unforeseen way
+        works = False
+    finally:
+        for module, training in modes:
+            module.training = training
+        if not works:
+            config._attn_implementation = before
+    return works

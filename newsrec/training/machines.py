@@ -1,0 +1,122 @@
+"""Machines that share no disk: a run that goes on, goes on from the first machine's files."""
+
+import hashlib
+import logging
+import os
+import socket
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from newsrec.errors import UserError
+from newsrec.files import file_hash, write_bytes
+
+log = logging.getLogger(__name__)
+
+FILES = ("config.yaml", "checkpoints/last.ckpt", "checkpoints/best.ckpt")
+"""What a run folder needs for a run to go on."""
+CHUNK = 32 << 20
+"""Bytes that go through torchrun's store at once."""
+PATIENCE = timedelta(minutes=10)
+
+
+def share_run_folder(output: Path) -> None:
+    """Give every machine the first machine's files of a run that goes on.
+
+    torchrun's agents keep a store that every process can reach before anything else is set up. The
+    first process says there which files its run folder has, with their hashes; the first process of
+    each other machine takes those that it lacks or has otherwise, and the other processes wait for
+    it. Files that the first machine lacks do not count anywhere else, so that all machines start
+    anew together or go on together. Without torchrun, or on one machine, nothing happens.
+
+    Args:
+        output: The run folder, at the same path on all machines.
+
+    Raises:
+        UserError: If a machine has a checkpoint there that the first one lacks.
+    """
+    if int(os.environ.get("GROUP_WORLD_SIZE", 1)) < 2 or not _has_store():
+        return
+    import torch
+
+    store: Any = torch.distributed.PrefixStore(
+        f"newsrec/run/{os.environ['TORCHELASTIC_RESTART_COUNT']}",
+        torch.distributed.TCPStore(
+            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False,
+            timeout=PATIENCE,
+        ),
+    )  # fmt: skip
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    machine, machines = int(os.environ["GROUP_RANK"]), int(os.environ["GROUP_WORLD_SIZE"])
+    if rank == 0:
+        for name in FILES:
+            path = output / name
+            store.set(f"{name}/hash", file_hash(path) if path.is_file() else "")
+        for other in range(1, machines):
+            _send(store, output, store.get(f"wanted/{other}").decode().split())
+            refused = store.get(f"done/{other}").decode()
+            if refused:
+                raise UserError(refused)
+    elif local_rank == 0:
+        hashes = {name: store.get(f"{name}/hash").decode() for name in FILES}
+        wanted = [n for n, own in hashes.items() if own and _hash(output / n) != own]
+        store.set(f"wanted/{machine}", " ".join(wanted))
+        _receive(store, output, wanted, hashes)
+        stale = [n for n, own in hashes.items() if not own and n != FILES[0] and _hash(output / n)]
+        refused = ""
+        if stale:
+            refused = (
+                f"{output / stale[0]} on {socket.gethostname()} (machine {machine}) is of a run "
+                "that the first machine does not have. Remove it there, or choose another --output."
+            )
+        store.set(f"done/{machine}", refused)
+        store.set(f"ready/{machine}", "1")
+        if refused:
+            raise UserError(refused)
+    else:
+        store.get(f"ready/{machine}")
+
+
+def _has_store() -> bool:
+    """Return whether torchrun's agent keeps a store that this process can reach."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def _hash(path: Path) -> str | None:
+    return file_hash(path) if path.is_file() else None
+
+
+def _send(store: Any, output: Path, names: list[str]) -> None:
+    """Put files into the store piece by piece; a piece goes when it was taken."""
+    for name in names:
+        with (output / name).open("rb") as file:
+            number = 0
+            while piece := file.read(CHUNK):
+                store.set(f"{name}/{number}", piece)
+                store.get(f"{name}/{number}/taken")
+                store.delete_key(f"{name}/{number}")
+                store.delete_key(f"{name}/{number}/taken")
+                number += 1
+            store.set(f"{name}/{number}", b"")
+            store.get(f"{name}/{number}/taken")
+            store.delete_key(f"{name}/{number}")
+            store.delete_key(f"{name}/{number}/taken")
+
+
+def _receive(store: Any, output: Path, names: list[str], hashes: dict[str, str]) -> None:
+    """Take files from the store and write them, whole and checked."""
+    for name in names:
+        pieces: list[bytes] = []
+        while True:
+            key = f"{name}/{len(pieces)}"
+            piece = store.get(key)
+            store.set(f"{key}/taken", "1")
+            if not piece:
+                break
+            pieces.append(piece)
+        content = b"".join(pieces)
+        if hashlib.sha256(content).hexdigest() != hashes[name]:
+            raise UserError(f"{output / name}: what came from the first machine is damaged.")
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(output / name, content)
+        log.info("%s: taken from the first machine", output / name)

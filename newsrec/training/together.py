@@ -1,0 +1,127 @@
+"""What several processes of a run must share: one fate, and one set of data."""
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from newsrec.errors import UserError
+
+KEY = "newsrec/failed"
+POLL = 1.0
+"""Seconds between two looks for another process's failure."""
+HEARD = 3 * POLL
+"""Seconds that a process which fails stays, so that the others hear of it."""
+
+
+@contextmanager
+def one_fate(trainer: Trainer) -> Iterator[None]:
+    """Let a failure of any process end all of them within seconds, with its message.
+
+    Otherwise the others wait in their next collective operation, with NCCL for half an hour. What
+    is shared goes through the store by which the processes found each other, beside the collective
+    operations and on a thread of its own.
+
+    Args:
+        trainer: The Trainer of the run.
+    """
+    if trainer.world_size == 1:
+        yield
+        return
+    watch = _Watch(trainer.global_rank)
+    watch.start()
+    try:
+        yield
+    except Exception as error:
+        watch.stopped.set()  # it ends by its own error, also where all processes have one
+        watch.tell(error)
+        raise
+    finally:
+        watch.stopped.set()
+
+
+class _Watch(threading.Thread):
+    def __init__(self, rank: int) -> None:
+        super().__init__(daemon=True, name="failure-watch")
+        self.rank = rank
+        self.stopped = threading.Event()
+        self._store: Any = None
+
+    def run(self) -> None:
+        """Look for another process's failure, and end this one if there is any."""
+        while not self.stopped.wait(POLL):
+            if self._store is None:
+                self._store = _connect()
+            if self._store is None:
+                continue
+            try:
+                if not self._store.check([KEY]):
+                    continue
+                rank, code, said = self._store.get(KEY).decode().split("\n", 2)
+            except (RuntimeError, ValueError):  # the store has ended with the first process
+                return
+            if int(rank) == self.rank or self.stopped.is_set():
+                return
+            if self.rank == 0:
+                print(f"newsrec: error: {said}", file=sys.stderr, flush=True)
+            os._exit(int(code))
+
+    def tell(self, error: Exception) -> None:
+        """Tell the others that this process ends, and why."""
+        store = self._store or _connect()
+        if store is None:
+            return
+        code = 2 if isinstance(error, UserError) else 1
+        said = str(error) or type(error).__name__
+        message = f"process {self.rank} on {socket.gethostname()}: {said}"
+        with suppress(RuntimeError):
+            # The first failure counts: what others say after it follows from it.
+            store.compare_set(KEY, "", f"{self.rank}\n{code}\n{message}")
+            time.sleep(HEARD)
+
+
+def _connect() -> Any:
+    """Return a connection of our own to the processes' store; None while there is none."""
+    if not torch.distributed.is_initialized():
+        return None
+    try:
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        return torch.distributed.TCPStore(
+            address, port, is_master=False, timeout=timedelta(seconds=10)
+        )
+    except (KeyError, ValueError, RuntimeError):
+        return None
+
+
+class SameData(Callback):
+    """Refuses to train on machines whose data folders differ."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare the fingerprints of what is trained and validated on, over all processes.
+
+        Raises:
+            UserError: On every process, naming the machines.
+        """
+        if trainer.world_size == 1:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        own = {name: data.data.split(name).fingerprint for name in data.windows()}
+        everyone: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(everyone, (socket.gethostname(), str(data.root), own))
+        first_host, first_root, first = everyone[0]
+        for rank, (host, root, other) in enumerate(everyone):
+            if other != first:
+                names = [name for name in first if other.get(name) != first[name]]
+                raise UserError(
+                    f"data.root: {' and '.join(names) or 'the splits'} of {root} on {host} "
+                    f"(process {rank}) differ from those of {first_root} on {first_host}. Copy the "
+                    "same files to all machines."
+                )

@@ -1,0 +1,139 @@
+"""One run at a time in a run folder; what killed runs left is cleared by the next."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import fit_options, refused
+
+from newsrec.__main__ import main
+from newsrec.errors import UserError
+from newsrec.training.run_lock import HOLDER, RunLock
+from newsrec.training.saving import AtomicCheckpointIO
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from newsrec.training.run_lock import RunLock
+lock = RunLock(Path(sys.argv[1]))
+lock.take()
+print("taken", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_second_run_is_refused_in_a_sentence_and_changes_nothing(
+    mind_dir, plm_dir, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    lock = RunLock(run)
+    lock.take()
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    said = refused(capsys, *fit_options(mind_dir, plm_dir, run))
+    assert f"Another run is running in {run} (process {os.getpid()} on" in said
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
+    lock.release()
+    main([*fit_options(mind_dir, plm_dir, run), "--baselines=false"])
+    assert (run / "checkpoints" / "best.ckpt").is_file()
+    assert not (run / HOLDER).exists()
+
+
+def test_the_lock_of_a_killed_process_is_free_at_once(tmp_path):
+    run = tmp_path / "run"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(run)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "taken\n"
+        with pytest.raises(UserError, match=f"process {process.pid} on"):
+            RunLock(run).take()
+        process.kill()
+    lock = RunLock(run)
+    lock.take()
+    assert json.loads((run / HOLDER).read_text())["pid"] == os.getpid()
+    lock.release()
+
+
+def test_parts_that_killed_runs_left_are_removed_by_the_next(tmp_path):
+    checkpoints = tmp_path / "run" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    for name in (".last.ckpt-1-ab.part", ".best.ckpt-2-cd.part", "last.ckpt"):
+        (checkpoints / name).write_bytes(b"x")
+    lock = RunLock(tmp_path / "run")
+    lock.take()
+    assert [path.name for path in checkpoints.iterdir()] == ["last.ckpt"]
+    assert not lock.made
+    lock.release()
+
+
+def test_two_writers_of_one_checkpoint_never_share_a_part(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("torch.save", lambda content, file: seen.append(file.name))
+    for _ in range(3):
+        AtomicCheckpointIO().save_checkpoint({}, tmp_path / "last.ckpt")
+    assert len(set(seen)) == 3
+
+
+def test_a_start_that_fails_removes_only_the_folder_that_it_made(
+    mind_dir, plm_dir, tmp_path, capsys
+):
+    own, others = tmp_path / "own", tmp_path / "others"
+    others.mkdir()
+    for run in (own, others):
+        refused(capsys, *fit_options(mind_dir, plm_dir, run), "--data.train=nowhere")
+    assert not own.exists()
+    assert others.is_dir()
+
+
+@pytest.mark.slow
+def test_of_two_runs_started_at_once_one_trains_and_one_is_refused(mind_dir, plm_dir, tmp_path):
+    run = tmp_path / "run"
+    options = [*fit_options(mind_dir, plm_dir, run), "--baselines=false", "--ckpt_path=auto"]
+    options += ["--trainer.max_epochs=60", "--save_every=1"]
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "newsrec", *options], stderr=subprocess.PIPE, text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    said = {}
+    deadline = time.monotonic() + 240
+    while len(said) < 2 and time.monotonic() < deadline:
+        for number, process in enumerate(both):
+            if number not in said and process.poll() is not None:
+                said[number] = process.stderr.read()
+        time.sleep(0.2)
+    codes = sorted(process.returncode for process in both)
+    assert codes == [0, 2], said
+    (loser,) = [n for n, process in enumerate(both) if process.returncode == 2]
+    assert "Another run is running in" in said[loser]
+    assert "Traceback" not in said[loser]
+    assert (run / "summary.json").is_file()
+    assert not list((run / "checkpoints").glob(".*"))
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_of_a_run_saves_and_loses_no_worker(mind_dir, plm_dir, tmp_path):
+    run = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "newsrec", *fit_options(mind_dir, plm_dir, run),
+        "--data.num_workers=2", "--save_every=1", "--trainer.max_epochs=500", "--baselines=false",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    last = run / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.is_file() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 143, said
+    assert "Stopped by SIGTERM" in said
+    assert "Traceback" not in said
+    main(["fit", "--ckpt_path=last", f"--output={run}", "--trainer.max_steps=3"])

@@ -1,0 +1,65 @@
+"""Loader workers outlive signals that are meant for the run, and end with it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from newsrec.data.workers import keep_working
+
+
+class Slow(Dataset):
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        time.sleep(0.05)
+        return torch.tensor([index, os.getpid()])
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_workers_go_on_through_a_signal_of_a_stranger_and_end_when_asked(context, number):
+    if context not in torch.multiprocessing.get_all_start_methods():
+        context = "spawn"
+    loader = DataLoader(
+        Slow(), num_workers=1, multiprocessing_context=context, worker_init_fn=keep_working
+    )
+    found, worker = [], None
+    batches = iter(loader)
+    for batch in batches:
+        index, pid = batch[0].tolist()
+        found.append(index)
+        if worker is None:
+            worker = pid
+            subprocess.run([sys.executable, "-c", f"import os; os.kill({pid}, {int(number)})"])
+    assert found == list(range(12))
+    assert pid == worker
+    batches._workers[0].terminate()  # what PyTorch does with one that does not end by itself
+    batches._workers[0].join(10)
+    assert not batches._workers[0].is_alive()
+
+
+def test_workers_started_by_spawn_bring_the_batches_of_none(mind_dir, plm_dir, monkeypatch):
+    """As on macOS and Windows, where nothing is forked."""
+    from newsrec.data.datamodule import MindDataModule
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    batches = {}
+    for workers in (0, 1):
+        data = MindDataModule(str(mind_dir), plm=str(plm_dir), batch_size=8, num_workers=workers)
+        data.setup("fit")
+        loader = data.train_dataloader()
+        if workers:
+            loader.multiprocessing_context = "spawn"
+        batches[workers] = list(loader)
+    assert len(batches[0]) == len(batches[1]) > 1
+    for one, other in zip(batches[0], batches[1], strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert (a is None and b is None) or np.array_equal(a, b)
