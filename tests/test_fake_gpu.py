@@ -1,0 +1,186 @@
+"""The whole step on a GPU that is not there: shapes, types and devices, and nobody waits."""
+
+import numpy as np
+import pytest
+import torch
+from fake_gpu import NAME, FakeGpu, cuda_kernels, in_own_process
+from torch import nn
+from torch.nn import functional as F
+from transformers.initialization import no_init_weights
+
+from newsrec.data.batch import Batch, EvalBatch
+from newsrec.model.fastformer import FastformerConfig
+from newsrec.model.recommender import NewsRecommender
+from newsrec.plm import build_plm
+from newsrec.training.module import RecommenderModule
+from newsrec.training.optimizer import parameter_groups
+
+MINILM = {
+    "model_type": "bert",
+    "vocab_size": 30522,
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+    "max_position_embeddings": 512,
+}
+BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+        "intermediate_size": 3072}  # fmt: skip
+BERT = MINILM | BASE
+ROBERTA = BERT | {"model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514,
+                  "pad_token_id": 1}  # fmt: skip
+MPNET = BERT | {"model_type": "mpnet", "vocab_size": 30527, "max_position_embeddings": 514,
+                "pad_token_id": 1}  # fmt: skip
+MODERNBERT = BERT | {"model_type": "modernbert", "vocab_size": 50368, "num_hidden_layers": 22,
+                     "intermediate_size": 1152, "max_position_embeddings": 8192}  # fmt: skip
+
+SHAPES = {
+    # name: PLM, layers, tuned layers, dim, heads, tokens, history, batch
+    "demo": (MINILM, 6, 0, 128, 8, 32, 50, 32),
+    "mind_small_frozen": (MINILM, 6, 0, 256, 16, 32, 50, 64),
+    "mind_small_top2": (MINILM, 6, 2, 256, 16, 32, 50, 64),
+    "mind_small_full": (MINILM, 6, -1, 256, 16, 32, 50, 64),
+    "mind_large_base": (MPNET, 12, -1, 256, 16, 48, 50, 64),
+    "mind_large_leaderboard": (MPNET, 8, -1, 256, 16, 32, 100, 42),
+    "base of BERT's family": (BERT, 12, -1, 256, 16, 48, 50, 64),
+    "base of RoBERTa's family": (ROBERTA, 12, -1, 256, 16, 48, 50, 64),
+    "base of ModernBERT's family": (MODERNBERT, 4, 2, 256, 16, 48, 50, 64),
+}
+"""Sizes of the presets' models and batches, and of families that may stand in a PLM's place."""
+DEPTH, WORDS = 3, 64
+"""What is built of a PLM's layers and words: more of the same would show no more."""
+
+
+def made_model(plm, layers, tune_layers, dim, heads, tokens, history, encoder="fastformer"):
+    """The model with weights that nobody has drawn; nothing is computed with them."""
+    small = {"num_hidden_layers": min(layers, DEPTH), "vocab_size": WORDS}
+    small |= {k: 0 for k in ("cls_token_id", "sep_token_id") if plm["model_type"] == "modernbert"}
+    with no_init_weights():
+        lm = build_plm({"pad_token_id": 0} | plm | small)
+    shape = FastformerConfig(heads=heads, ffn=dim, encoder=encoder)
+    user = FastformerConfig(heads=heads, ffn=dim, encoder=encoder, positions="recency")
+    return NewsRecommender(lm, dim, tune_layers, shape, user, tokens, history)
+
+
+def made_batch(plm, tokens, history, size, news=300, states=False):
+    """A batch of a preset's shape; users without history and padded candidates are among them."""
+    rng = np.random.default_rng(0)
+    lengths = np.sort(rng.integers(3, tokens + 1, news))
+    lengths = np.concatenate([np.zeros(2, np.int64), lengths])
+    given = torch.zeros(int(lengths.sum()), plm["hidden_size"], dtype=torch.bfloat16)
+    return Batch(
+        token_ids=torch.zeros(news + 2, tokens, dtype=torch.int32),
+        token_lengths=lengths,
+        token_states=given if states else None,
+        history=torch.zeros(size - 5, history, dtype=torch.int64),
+        user=torch.zeros(size, dtype=torch.int64),
+        candidates=torch.zeros(size, 5, dtype=torch.int64),
+        labels=torch.zeros(size, 5, dtype=torch.int64),
+    )
+
+
+def made_eval_batch(history, impressions=64, candidates=1500):
+    return EvalBatch(
+        history=torch.zeros(impressions // 2, history, dtype=torch.int64),
+        user=torch.zeros(impressions, dtype=torch.int64),
+        candidates=torch.zeros(candidates, dtype=torch.int64),
+        offsets=torch.zeros(impressions + 1, dtype=torch.int64),
+        labels=None,
+        row=torch.zeros(impressions, dtype=torch.int64),
+    )
+
+
+def step(gpu, model, batch, dtype):
+    """Do what a training step does: forward, loss, backward, clipping, optimizer."""
+    module = RecommenderModule.__new__(RecommenderModule)
+    nn.Module.__init__(module)
+    module.recommender = model
+    module.log = lambda *args, **kwargs: None
+    module._over_processes = lambda loss: loss.detach()
+    groups = parameter_groups(model, 1e-4, 1e-5, 1e-2, 0.01)
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    for _ in range(2):  # the second with the optimizer's state
+        loss = module.training_step(batch, 0)
+        assert loss.dtype == torch.float32
+        assert loss.device.type == NAME
+        loss.backward()
+        trained = [p for p in model.parameters() if p.requires_grad]
+        assert all(p.grad is not None and p.grad.device.type == NAME for p in trained)
+        assert not [p for p in model.parameters() if not p.requires_grad and p.grad is not None]
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def run_preset(name, dtype, states, encoder):
+    plm, layers, tune_layers, dim, heads, tokens, history, size = SHAPES[name]
+    model = made_model(plm, layers, tune_layers, dim, heads, tokens, history, encoder)
+    batch = made_batch(plm, tokens, history, size, states=states)
+    evaluated = made_eval_batch(history)
+    with FakeGpu() as gpu:
+        gpu.move(model, dtype)
+        model.train()
+        step(gpu, model, gpu.to(batch), dtype)
+        model.eval()
+        moved = gpu.to(batch)
+        with torch.no_grad():  # the catalogue's vectors, then scores
+            lengths = torch.as_tensor(batch.token_lengths)
+            vectors = model.encode_news(moved.token_ids, lengths, moved.token_states)
+            assert vectors.shape == (len(batch.token_lengths), dim)
+            scores = model.score(vectors.float(), gpu.to(evaluated))
+    assert scores.shape == (len(evaluated.candidates),)
+    assert scores.dtype == torch.float32
+    assert scores.device.type == vectors.device.type == NAME
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SHAPES if name != "demo"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["demo", *SLOW])
+def test_a_presets_step_and_scores_run_on_a_gpu_and_nobody_waits(name, dtype):
+    states = SHAPES[name][2] >= 0
+    in_own_process(run_preset, name, dtype, states, "fastformer")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_so_does_the_softmax_twin_without_states(dtype):
+    in_own_process(run_preset, "mind_small_top2", dtype, False, "transformer")
+
+
+def planted(fault):
+    with FakeGpu() as gpu:
+        here = gpu.to(torch.zeros(3, 4))
+        weight = gpu.to(nn.Parameter(torch.zeros(4, 4)))
+        fault(here)
+        (here @ weight).sum().backward()
+    assert weight.grad.device.type == NAME
+
+
+FAULTS = {
+    "a sum with the CPU's": (lambda x: x + torch.zeros(3, 4), "DeviceMismatch"),
+    "words of the CPU": (lambda x: F.embedding(torch.zeros(2, dtype=torch.int64), x), "DeviceMis"),
+    "a value read": (lambda x: x.sum().item(), "DataDependentOutput"),
+    "a decision on a value": (lambda x: 1 if x.sum() > 0 else 2, "DataDependentOutput"),
+    "a shape by values": (lambda x: x[x > 0], "DynamicOutputShape"),
+    "repeats by values": (lambda x: x.repeat_interleave(x[:, 0].long(), 0), "DynamicOutputShape"),
+    "back to the CPU": (lambda x: x.cpu(), "Waits: _to_copy to the CPU"),
+    "a blocking copy": (lambda x: torch.zeros(3, 4).to(x.device), "Waits: .* without non_blocking"),
+    "indices of the CPU": (lambda x: x[torch.tensor([0, 1])], "Waits: index by indices"),
+    "a kernel that CUDA lacks": (lambda x: torch.histogram(x, 4), "CpuOnly: histogram.bin_ct"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_found(name):
+    fault, said = FAULTS[name]
+    with pytest.raises(AssertionError, match=said):
+        in_own_process(planted, fault)
+
+
+def test_what_is_right_on_a_gpu_is_not_taken_for_a_fault():
+    in_own_process(planted, lambda x: torch.zeros(3, 4).to(x.device, non_blocking=True) + x)
+    in_own_process(planted, lambda x: x.repeat_interleave(x[:, 0].long(), 0, output_size=9))
+    known, able = cuda_kernels()
+    assert {"mm", "_fused_adamw_", "embedding"} <= able < known
