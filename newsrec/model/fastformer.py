@@ -308,6 +308,7 @@ class Fastformer(nn.Module):
         distinct = min(config.layers, 1) if config.share_layers else config.layers
         self.layers = nn.ModuleList(FastformerLayer(dim, config) for _ in range(distinct))
         self.passes = config.layers
+        self._compiled: Any = None
         self.apply(init_weights)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -323,6 +324,19 @@ class Fastformer(nn.Module):
         Raises:
             UserError: If there are more elements than positions.
         """
+        if self._compiled is not None and min(x.shape[:2]) > 1:
+            return self._compiled(x, mask)
+        return self._run(x, mask)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Have torch.compile make one kernel for all sizes; arguments as those of that function.
+
+        It would make further ones for each size that is 0 or 1, in each mode, and give up after
+        eight. A batch of one user, or of histories of one news item, runs as it is.
+        """
+        self._compiled = torch.compile(self._run, *args, **kwargs)
+
+    def _run(self, x: Tensor, mask: Tensor) -> Tensor:
         if self.positions is not None:
             x = x + self.positions(self._places(mask))
         x = self.dropout(self.norm(x))
