@@ -191,6 +191,20 @@ def test_what_favours_a_side_is_said(world, capsys):
     assert "B was" not in text
 
 
+def test_sides_that_were_scored_in_unlike_precisions_are_remarked_on(world, capsys):
+    a, b, c = (world.run(n, precision=p) for n, p in (("a", "bf16"), ("b", "fp32"), ("c", None)))
+    main(["compare", str(a), str(b)])
+    text = capsys.readouterr().out
+    assert f"A: {a} (bf16)" in text
+    assert f"B: {b} (fp32)" in text
+    assert "A was scored in bf16, B in fp32" in " ".join(text.split())
+    assert [side["precision"] for side in as_json(capsys, a, b)["b"]] == ["fp32"]
+    for other in (a, c):  # the same, or a baseline
+        copy = world.run(f"like {other.name}", precision="bf16")
+        main(["compare", str(copy), str(other)])
+        assert "was scored in" not in capsys.readouterr().out
+
+
 def test_slices_that_only_one_side_has_are_named(world, capsys):
     a = world.run("a")
     world.slices = {"half": world.slices["half"]}

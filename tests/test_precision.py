@@ -12,15 +12,21 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from conftest import fit_options
+from conftest import fit_options, tiny_behaviors, tiny_news, write_mind
+from lightning import Trainer
 from torch import nn
 from transformers import AutoConfig
 
 from newsrec.__main__ import main
 from newsrec.errors import UserError
+from newsrec.evaluation import closing
+from newsrec.evaluation.closing import in_fp32
+from newsrec.evaluation.results import compute_results
 from newsrec.model.recommender import NewsRecommender
 from newsrec.plm import load_plm
 from newsrec.training import agreement, machine, precision, probe
@@ -438,3 +444,73 @@ def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
+
+
+def test_the_final_comparison_and_evaluate_agree_on_a_run_in_bf16(
+    mind_dir, plm_dir, tmp_path, capsys, monkeypatch
+):
+    closed = []
+    monkeypatch.setattr(
+        closing, "compute_results",
+        lambda data, split, scores, others: closed.append(scores)
+        or compute_results(data, split, scores, others),
+    )  # fmt: skip
+    run, results = tmp_path / "run", tmp_path / "results"
+    options = fit_options(mind_dir, plm_dir, run)
+    main([*options, "--model.precision=bf16", "--trainer.max_epochs=1", "--model.lr=0.01"])
+    summary = json.loads((run / "summary.json").read_text())
+    assert "in fp32" in capsys.readouterr().out
+    best = f"--ckpt_path={run}/checkpoints/best.ckpt"
+    scored = ["evaluate", best, f"--data.root={mind_dir}", "--split=dev", "--baselines=false"]
+    main([*scored, "--trainer.accelerator=cpu", f"--output={results}", "--scores=true"])
+    assert ", in fp32." in capsys.readouterr().out
+    metrics = json.loads((results / "metrics.json").read_text())
+    for name in ("auc", "mrr", "ndcg@5", "ndcg@10"):
+        assert f"{summary[name]:.4f}" == f"{metrics[name]:.4f}"
+    assert summary["precision"] == metrics["precision"] == "fp32"
+    assert not metrics["precision_by_auto"]
+    scores = pq.read_table(results / "scores.parquet")["score"].to_numpy()
+    np.testing.assert_allclose(closed[0], scores, rtol=1e-5, atol=1e-5)
+
+
+def test_closing_in_fp32_gives_the_trainer_its_precision_back():
+    trainer = Trainer(accelerator="cpu", precision="bf16-mixed", logger=False, barebones=True)
+    with in_fp32(trainer):
+        assert trainer.precision == "32-true"
+        with trainer.precision_plugin.forward_context():
+            assert torch.ones(2, 2).mm(torch.ones(2, 2)).dtype == torch.float32
+            assert not torch.is_autocast_enabled("cpu")
+    assert trainer.precision == "bf16-mixed"
+
+
+@pytest.fixture(scope="module")
+def trained(plm_dir, tmp_path_factory):
+    """A run, and the folder of data that it was trained on."""
+    folder = tmp_path_factory.mktemp("trained")
+    root = write_mind(folder / "mind", tiny_news(), tiny_behaviors())
+    options = [*fit_options(root, plm_dir, folder / "run"), "--trainer.max_steps=2", "--threads=1"]
+    main([*options, "--trainer.max_epochs=1", "--baselines=false"])
+    return root, folder / "run" / "checkpoints" / "last.ckpt"
+
+
+@pytest.mark.parametrize("expected", CHOICES)
+def test_evaluate_scores_in_what_auto_chose_and_says_so_everywhere(
+    trained, tmp_path, probes, caplog, capsys, expected
+):
+    root, checkpoint = trained
+    caplog.set_level(logging.INFO, "newsrec")
+    asked = probes(CHOICES[expected])
+    output = tmp_path / "results"
+    main(["evaluate", f"--ckpt_path={checkpoint}", f"--data.root={root}", "--split=dev",
+          f"--output={output}", "--precision=auto", "--trainer.accelerator=cpu",
+          "--baselines=false"])  # fmt: skip
+    assert f"precision: {expected} (--precision auto)" in caplog.text
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert (metrics["precision"], metrics["precision_by_auto"]) == (expected, True)
+    assert f", in {expected}." in capsys.readouterr().out
+    page = (output / "report.html").read_text()
+    assert f", in {expected}</h1>" in page
+    assert f"<dd>{expected}, chosen by auto</dd>" in page
+    ((maps, device),) = asked
+    assert device == CPU
+    assert not any(each.backward for each in maps)

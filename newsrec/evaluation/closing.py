@@ -1,8 +1,12 @@
 """What ``fit`` says and keeps at its end: the best checkpoint on the split that chose it."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.plugins.precision import Precision
 
 from newsrec.evaluation.baselines import scores_beside
 from newsrec.evaluation.examples import choose_examples
@@ -32,7 +36,7 @@ def close_run(
     baselines: bool,
     speed: dict[str, Any],
 ) -> None:
-    """Compare a run's best checkpoint with the baselines, print that, and keep it.
+    """Compare a run's best checkpoint with the baselines in fp32, print that, and keep it.
 
     The run folder gets ``summary.json``, with what ``evaluate`` writes into ``metrics.json`` and
     the run's steps and speed, and ``report.html``. Every process calls this.
@@ -49,7 +53,8 @@ def close_run(
     """
     split = datamodule.selected_on
     assert split is not None
-    scores = score_split(trainer, module, datamodule, split)
+    with in_fp32(trainer):
+        scores = score_split(trainer, module, datamodule, split)
     if scores is None:  # not the first process
         return
     data = datamodule.data
@@ -60,8 +65,7 @@ def close_run(
         others = scores_beside(data, split, news_vectors=vectors)
     results = compute_results(data, split, scores, others)
     metrics = results.metrics
-    precision = "bf16" if "bf16" in str(trainer.precision) else "fp32"
-    metrics |= provenance(checkpoint, path, datamodule, precision)
+    metrics |= provenance(checkpoint, path, datamodule, "fp32")
     run = {
         "checkpoint": f"{path.parent.name}/{path.name}",
         "epochs": trainer.current_epoch,
@@ -80,6 +84,22 @@ def close_run(
         line = None if best is None else (NAMES.get(best[0], best[0]), best[1]["auc"])
         draw_curves(output / "metrics.csv", output / "curves.png", line)
     print_comparison(metrics, ceiling)
+
+
+@contextmanager
+def in_fp32(trainer: Any) -> Iterator[None]:
+    """Compute in fp32 whatever the run was trained in, as ``evaluate`` does unless told otherwise.
+
+    Args:
+        trainer: A Trainer that does nothing at the moment.
+    """
+    strategy = trainer.strategy
+    trained_in = strategy.precision_plugin
+    strategy.precision_plugin = Precision()
+    try:
+        yield
+    finally:
+        strategy.precision_plugin = trained_in
 
 
 def next_commands(datamodule: "MindDataModule", path: str, name: str) -> str:

@@ -181,7 +181,10 @@ def _by_group(
 
 
 def _describe(run: Run) -> dict[str, Any]:
-    known = ("scorer", "ensemble", "checkpoint_sha256", "selected_on", "trained_on", "other_data")
+    known = (
+        "scorer", "ensemble", "checkpoint_sha256", "precision", "selected_on", "trained_on",
+        "other_data",
+    )  # fmt: skip
     return {"folder": str(run.folder)} | {key: run.metrics.get(key) for key in known}
 
 
@@ -194,7 +197,7 @@ def _print(result: dict[str, Any]) -> None:
         console.print(Text(text))
 
     for side in "ab":
-        print(printable(f"{side.upper()}: {', '.join(run['folder'] for run in result[side])}"))
+        print(printable(f"{side.upper()}: {', '.join(map(_called, result[side]))}"))
     where = ", ".join(filter(None, [result["split"], result["window"]]))
     say(f"{where}: {result['evaluated']:,} impressions of {result['users']:,} users.")
     for note in _notes(result):
@@ -214,6 +217,11 @@ def _print(result: dict[str, Any]) -> None:
         say(f"Left out, as not all runs have the same groups: {names}.")
 
 
+def _called(run: dict[str, Any]) -> str:
+    """Return a run's folder, and the precision of its scores where it has one."""
+    return f"{run['folder']} ({run['precision']})" if run["precision"] else run["folder"]
+
+
 def _notes(result: dict[str, Any]) -> list[str]:
     """Return what makes a comparison unfair, a sentence each."""
     split, notes = result["split"], []
@@ -225,6 +233,13 @@ def _notes(result: dict[str, Any]) -> list[str]:
             notes.append(
                 f"{split} chose the checkpoint of {side.upper()}: this favours it a little."
             )
+    kinds = [sorted({run["precision"] for run in result[side]} - {None}) for side in "ab"]
+    if all(kinds) and len({*kinds[0], *kinds[1]}) > 1:
+        a, b = (" and ".join(kind) for kind in kinds)
+        notes.append(
+            f"A was scored in {a}, B in {b}: a part of what differs is rounding. Evaluate all with "
+            "the same --precision."
+        )
     return notes
 
 

@@ -93,9 +93,10 @@ def add_arguments(parser: "ArgumentParser") -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=("fp32", "bf16"),
+        choices=("fp32", "bf16", "auto"),
         default="fp32",
-        help="of encoding stories and users; recorded in metrics.json",
+        help="of encoding stories and users; auto takes bf16 where it is measured 1.3 times as "
+        "fast; recorded in metrics.json",
     )
     parser.add_class_arguments(
         Trainer,

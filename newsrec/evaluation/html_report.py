@@ -19,6 +19,7 @@ from newsrec.evaluation.report import (
     CEILING,
     NAMES,
     counts,
+    in_precision,
     notes,
     scored_name,
 )
@@ -99,6 +100,7 @@ def html_page(
     """
     what = scored_name(metrics)
     heading = f"{what[:1].upper()}{what[1:]} on {metrics['split']}, {metrics['window']}"
+    heading += in_precision(metrics)
     parts = [f"<h1>{escape(heading)}</h1>", f'<p class="soft">{escape(title)}</p>']
     parts += [f"<p>{escape(note)}</p>" for note in notes(metrics)]
     if "intervals" in metrics:
@@ -240,12 +242,13 @@ def _evaluated(metrics: Mapping[str, Any], title: str) -> str:
     trained = [f"{name}, {window}" for name, window in metrics["trained_on"].items()]
     found = metrics.get("checkpoint_sha256", "-")
     hashes = found if isinstance(found, list) else [found]
+    by_auto = ", chosen by auto" if metrics.get("precision_by_auto") else ""
     facts = {
         "scored": title,
         "split": f"{metrics['split']}, {metrics['window']}",
         "trained on": "; ".join(trained) or "nothing",
         "selected on": metrics["selected_on"] or "nothing",
-        "precision": metrics["precision"] or "-",
+        "precision": f"{metrics['precision']}{by_auto}" if metrics["precision"] else "-",
         "checkpoint": f"SHA-256 {', '.join(hashes)}",
         "data": f"fingerprint {metrics['data_fingerprint']}",
     }

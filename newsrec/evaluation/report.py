@@ -124,6 +124,12 @@ def scored_name(metrics: Mapping[str, Any]) -> str:
     return "this model" if name == "checkpoint" else NAMES.get(name, name)
 
 
+def in_precision(metrics: Mapping[str, Any]) -> str:
+    """Return what a title says of the precision of the scores; nothing for a baseline."""
+    precision = metrics.get("precision")
+    return f", in {precision}" if precision else ""
+
+
 def print_comparison(
     metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None = None
 ) -> None:
@@ -135,6 +141,7 @@ def print_comparison(
     """
     split, baselines = metrics["split"], metrics.get("baselines", {})
     title = f"{split}, {metrics['window']}: {metrics['evaluated']:,} impressions"
+    title += in_precision(metrics)
     if split in (metrics["selected_on"] or "").split("+"):
         title += ", the split that chose the checkpoint"
     if not metrics["evaluated"]:
@@ -201,7 +208,7 @@ def print_results(
     """
     console = terminal()
     split = metrics["split"]
-    say(f"{title} on {split}, {metrics['window']}.")
+    say(f"{title} on {split}, {metrics['window']}{in_precision(metrics)}.")
     for note in notes(metrics):
         say(note)
     if "auc" in metrics:

@@ -69,11 +69,14 @@ def score_checkpoints(args: "Namespace") -> Scored | None:
     from lightning import Trainer
 
     from newsrec.training.callbacks import ScoreCollector
+    from newsrec.training.hardware import settle_scoring
     from newsrec.training.module import trainer_mistakes
+    from newsrec.training.precision import TRAINERS
     from newsrec.training.processes import refuse_lonely, started_by_torchrun
 
     if len(args.ckpt_path) > 1:  # a mistake in the last shows before the first is scored
         _check_distinct(args)
+    by_auto = args.precision == "auto"
     trainer: Any = None
     members: list[Scored] = []
     for path in args.ckpt_path:
@@ -81,10 +84,14 @@ def score_checkpoints(args: "Namespace") -> Scored | None:
         datamodule.setup("predict")  # a mistake in the data shows before the Trainer's banner
         _check_same_split(args.split, datamodule.data, members)
         if trainer is None:
+            args.precision = settle_scoring(
+                args.trainer, args.precision, checkpoint, datamodule.eval_batch_size
+            )
             with trainer_mistakes():
+                kind: Any = TRAINERS[args.precision]
                 trainer = Trainer(
                     **(vars(args.trainer) | started_by_torchrun(args.trainer)),
-                    precision="bf16-mixed" if args.precision == "bf16" else "32-true",
+                    precision=kind,
                     logger=False,
                     callbacks=[ScoreCollector()],
                     use_distributed_sampler=False,
@@ -95,6 +102,8 @@ def score_checkpoints(args: "Namespace") -> Scored | None:
         members += [member] if member is not None else []
     if not members:  # not the first process
         return None
+    for member in members:
+        member.info["precision_by_auto"] = by_auto
     if len(members) == 1:
         return members[0]
     offsets = members[0].data.split(args.split).candidates.offsets

@@ -51,6 +51,7 @@ from newsrec.serving.weights import write_model
 from newsrec.training.catalogue import encode_catalogue
 from newsrec.training.checkpoint import hyper_parameters, read_checkpoint, weights_hash
 from newsrec.training.module import RecommenderModule
+from newsrec.training.threads import choose_threads, set_threads
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -124,6 +125,7 @@ def run(args: "Namespace") -> None:
     data = None
     if args.data.root is not None:  # a mistake in it shows before the work
         data = _open_data(checkpoint, args.data.root)
+    set_threads(choose_threads(processes=1), say=False)
     module = RecommenderModule.from_checkpoint(checkpoint)
     origin = _origin(checkpoint, Path(args.ckpt_path))
 

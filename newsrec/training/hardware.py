@@ -1,12 +1,16 @@
-"""What ``fit`` settles before its Trainer exists: threads, and the precision of ``auto``."""
+"""What is settled before a Trainer exists: threads, and the precision that ``auto`` comes to."""
 
 import logging
 from collections.abc import Sequence
 from functools import cache
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+
+from transformers import AutoConfig
 
 from newsrec.plm import read_plm_config
 from newsrec.training.agreement import decided_by_first
+from newsrec.training.checkpoint import hyper_parameters
 from newsrec.training.precision import (
     choose_auto,
     trainer_device,
@@ -74,6 +78,43 @@ def settle_hardware(
     chosen = decided_by_first("precision", decide, int(trainer["num_nodes"] or 1))
     config.model.precision = module.precision = module.hparams["precision"] = chosen
     return trainer_precision(trainer, chosen)
+
+
+def settle_scoring(
+    trainer: Any, precision: str, checkpoint: dict[str, Any], batch_size: int
+) -> str:
+    """Set the number of threads of ``evaluate``, and return its precision; say what was chosen.
+
+    Args:
+        trainer: The Trainer's options.
+        precision: fp32, bf16 or auto.
+        checkpoint: The model that is scored.
+        batch_size: Impressions of a step.
+
+    Returns:
+        fp32 or bf16, the same on all processes.
+    """
+
+    @cache
+    def maps() -> Sequence[LinearMap]:
+        model = SimpleNamespace(**hyper_parameters(checkpoint, "model"))
+        plm = AutoConfig.for_model(**checkpoint["newsrec"]["plm_config"])
+        return linear_maps(model, plm, batch_size, kept_states=False, training=False)
+
+    processes, device = processes_here(trainer), trainer_device(trainer)
+    on_cpu = device is not None and device.type == "cpu"
+    set_threads(choose_threads(processes, maps if on_cpu else None), processes)
+    if precision == "bf16":
+        warn_of_slow_bf16(device, maps)
+    if precision != "auto":
+        return precision
+
+    def decide() -> str:
+        choice = choose_auto(device, maps)
+        log.info("precision: %s (--precision auto): %s", choice.precision, choice.why)
+        return choice.precision
+
+    return decided_by_first("precision", decide, int(trainer["num_nodes"] or 1))
 
 
 def keep_precision(config: Any, checkpoint: dict[str, Any]) -> bool:
