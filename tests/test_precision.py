@@ -469,7 +469,8 @@ def test_the_final_comparison_and_evaluate_agree_on_a_run_in_bf16(
         assert f"{summary[name]:.4f}" == f"{metrics[name]:.4f}"
     assert summary["precision"] == metrics["precision"] == "fp32"
     assert not metrics["precision_by_auto"]
-    scores = pq.read_table(results / "scores.parquet")["score"].to_numpy()
+    lists = pq.read_table(results / "scores.parquet")["scores"]
+    scores = np.concatenate(lists.to_pylist())
     np.testing.assert_allclose(closed[0], scores, rtol=1e-5, atol=1e-5)
 
 
