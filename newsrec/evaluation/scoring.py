@@ -234,5 +234,6 @@ def provenance(
             name for name in seen if name in splits and splits[name].fingerprint != seen[name]
         ],
         "precision": precision,
+        "precision_by_auto": False,
         "checkpoint_sha256": file_hash(path),
     }
