@@ -228,6 +228,7 @@ class MindDataModule(LightningDataModule):
         loader = self._loader(self._samples, self._train_batches(split), TrainLoader)
         loader.trainer = self.trainer
         loader.trained_on = self._trained_on
+        loader.ahead = self._on_gpu()
         return loader
 
     def val_dataloader(self) -> DataLoader[EvalBatch] | list[Any]:
@@ -364,9 +365,10 @@ class MindDataModule(LightningDataModule):
 
     def _pins(self) -> bool:
         """Return whether batches go into pinned memory."""
-        if self.pin_memory is None:
-            return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return self.pin_memory
+        return self._on_gpu() if self.pin_memory is None else self.pin_memory
+
+    def _on_gpu(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -1,7 +1,9 @@
 """A DataLoader that a run resumed in the middle of an epoch goes on with."""
 
-from collections.abc import Iterator
-from typing import Any
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 from lightning import Trainer
 from torch.utils.data import DataLoader
@@ -9,6 +11,8 @@ from torch.utils.data import DataLoader
 from newsrec.data.batch import Batch
 from newsrec.data.samplers import TrainBatches
 from newsrec.errors import UserError
+
+T = TypeVar("T")
 
 
 class TrainLoader(DataLoader[Batch]):
@@ -21,6 +25,9 @@ class TrainLoader(DataLoader[Batch]):
     trainer: Trainer | None = None
     trained_on: int | None = None
     """Processes of the run that wrote the checkpoint, if there is one."""
+    ahead: bool = False
+    """Whether a thread makes the next batch beside the step, which a GPU leaves the host free to
+    do. Workers do so anyhow, and on a CPU the thread would only take time from the step."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # Lightning asks for an iterator before it reads the checkpoint, but for no batch.
@@ -33,7 +40,8 @@ class TrainLoader(DataLoader[Batch]):
                 f"processes, whose batches {self.sampler.world_size} cannot go on with. Use "
                 f"{self.trained_on}, or a checkpoint from the end of an epoch."
             )
-        yield from super().__iter__()
+        batches = super().__iter__()
+        yield from one_ahead(batches) if self.ahead and not self.num_workers else batches
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: Lightning's own count is enough, but it takes this for "resumable"."""
@@ -41,3 +49,49 @@ class TrainLoader(DataLoader[Batch]):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Do nothing."""
+
+
+def one_ahead(items: Iterable[T]) -> Iterator[T]:
+    """Yield items in order while a thread makes the next one.
+
+    An error in making an item is raised where that item would have come. The thread ends when the
+    caller stops early, too.
+
+    Args:
+        items: Made one by one, on the thread alone.
+    """
+    made: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=1)
+    wanted = threading.Event()
+    wanted.set()
+    end = object()
+
+    def put(item: Any, error: BaseException | None = None) -> None:
+        while wanted.is_set():
+            try:
+                return made.put((item, error), timeout=0.1)
+            except queue.Full:
+                continue
+
+    def make() -> None:
+        try:
+            for item in items:
+                put(item)
+                if not wanted.is_set():
+                    return
+        except BaseException as error:
+            put(None, error)
+        put(end)
+
+    thread = threading.Thread(target=make, daemon=True, name="next-batch")
+    thread.start()
+    try:
+        while True:
+            item, error = made.get()
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            yield item
+    finally:
+        wanted.clear()
+        thread.join()
