@@ -4,14 +4,17 @@ import logging
 import os
 import resource
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning import Callback
 
 from newsrec.__main__ import main
+from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
 from newsrec.training.guards import out_of_memory
+from newsrec.training.module import RecommenderModule
 from newsrec.training.saving import AtomicCheckpointIO, LastCheckpoint
 
 
@@ -201,6 +204,28 @@ def test_too_little_memory_names_the_options_that_lower_it(error):
         out_of_memory(),
     ):
         raise error
+
+
+def test_what_is_set_already_is_no_advice_against_too_little_memory(plm_dir):
+    def advice(precision, group_by_user, **options):
+        module = RecommenderModule(plm=str(plm_dir), **options)
+        data = MindDataModule(plm=str(plm_dir), group_by_user=group_by_user)
+        trainer = SimpleNamespace(precision=precision)
+        with pytest.raises(UserError) as error, out_of_memory(module, data, trainer):
+            raise MemoryError
+        return str(error.value)
+
+    told = advice("32-true", False, tune_layers=2)
+    for option in ("checkpoint_activations", "model.precision bf16", "tune_layers", "group_by"):
+        assert option in told
+    told = advice("bf16-mixed", True, tune_layers=-1, checkpoint_activations=True)
+    assert "fewer model.tune_layers." in told
+    for option in ("checkpoint_activations", "model.precision", "group_by_user"):
+        assert option not in told
+    told = advice("bf16-mixed", True, tune_layers=0)  # nothing is kept for the backward pass
+    assert "tune_layers" not in told
+    assert "checkpoint_activations" not in told
+    assert "data.npratio. `fit --dry_run`" in told
 
 
 def test_other_errors_pass_the_memory_guard():

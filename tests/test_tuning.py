@@ -9,7 +9,8 @@ from test_encoders import FAMILIES, SIZES, stories, trainable
 from newsrec.errors import UserError
 from newsrec.model.encoders import NewsEncoder
 from newsrec.model.fastformer import FastformerConfig
-from newsrec.model.tuning import CutPlm, length_mask, recompute_activations, run_plm
+from newsrec.model.recompute import recompute_activations
+from newsrec.model.tuning import CutPlm, length_mask, run_plm
 from newsrec.plm import build_plm
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -145,11 +146,48 @@ def test_recomputed_activations_give_the_same_gradients_with_dropout(given):
     assert trainable(plm)
 
 
-def test_a_family_that_cannot_recompute_is_refused():
-    plm = made_plm("bert")
-    plm.supports_gradient_checkpointing = False
-    with pytest.raises(UserError, match=r"checkpoint_activations.*bert.*false"):
-        recompute_activations(plm)
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "xlm"])
+def test_every_family_recomputes_with_the_same_gradients_dropout_included(family):
+    found, kept = [], []
+    for recompute in (False, True):
+        encoder = NewsEncoder(
+            made_plm(family), 16, SMALL, -1, max_tokens=12, checkpoint_activations=recompute
+        )
+        encoder.plm.config._attn_implementation = "sdpa"  # the same attention in both
+        encoder.cut._packs = False
+        saved = {}
+
+        def note(tensor, saved=saved):
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            vectors = encoder(*stories([2, 5, 9, 9, 12]))
+        vectors.pow(2).sum().backward()
+        grads = [p.grad for p in encoder.parameters() if p.grad is not None]
+        found.append([vectors, *grads])
+        kept.append(sum(saved.values()))
+    assert len(found[0]) > 10
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert kept[1] < kept[0]
+
+
+def test_a_copy_of_a_plm_recomputes_its_own_layers():
+    plm = made_plm("mpnet")
+    recompute_activations(plm)
+    copied = copy.deepcopy(plm)
+    with torch.no_grad():
+        for parameter in plm.parameters():
+            parameter.fill_(float("nan"))
+    token_ids, mask = titles()
+    assert run_plm(copied, token_ids, mask).isfinite().all()
+    assert type(copied.encoder.layer[0]).__name__ == "MPNetLayer"
+
+
+def test_a_plm_whose_layers_lie_in_parts_cannot_recompute():
+    with pytest.raises(UserError, match=r"checkpoint_activations.*xlm.*false"):
+        recompute_activations(made_plm("xlm"))
 
 
 def test_a_cut_needs_layers():

@@ -4,6 +4,8 @@ Everything here takes stories that are sorted by length, with the lengths known 
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -81,9 +83,22 @@ def blocks_by_length(lengths: Tensor, budget: int, spare: int) -> Iterator[tuple
         yield slice(start, len(sizes)), sizes[-1]
 
 
+_as_on: ContextVar[str | None] = ContextVar("_as_on", default=None)
+
+
+@contextmanager
+def blocks_as_on(device: str) -> Iterator[None]:
+    """Cut blocks as on a kind of device, wherever the tensors are: to estimate what it will do."""
+    token = _as_on.set(device)
+    try:
+        yield
+    finally:
+        _as_on.reset(token)
+
+
 def spare_tokens(device: torch.device) -> int:
     """Return how many tokens of padding cost about as much as one more pass through a model.
 
     A pass starts a few hundred operations and adds up the gradients of all weights.
     """
-    return 64 if device.type == "cpu" else 4096
+    return 64 if (_as_on.get() or device.type) == "cpu" else 4096

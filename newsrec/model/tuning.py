@@ -340,22 +340,6 @@ def layer_lists(plm: PreTrainedModel, tune_layers: int) -> list[nn.ModuleList]:
     )
 
 
-def recompute_activations(plm: PreTrainedModel) -> None:
-    """Have a PLM's layers run again in the backward pass rather than keep what they computed.
-
-    Raises:
-        UserError: If its family cannot.
-    """
-    if not plm.supports_gradient_checkpointing:
-        raise UserError(
-            f"model.checkpoint_activations: this PLM ({plm.config.model_type}) cannot run its "
-            "layers again in the backward pass. Set it to false; smaller batches save memory, too."
-        )
-    # The second name is that of earlier versions of transformers.
-    enable = getattr(plm, "activation_checkpointing_enable", plm.gradient_checkpointing_enable)
-    enable({"use_reentrant": False})
-
-
 def run_plm(plm: PreTrainedModel, token_ids: Tensor, mask: Tensor) -> Tensor:
     """Run a PLM.
 

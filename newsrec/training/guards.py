@@ -95,8 +95,14 @@ class FiniteLoss(Callback):
 
 
 @contextmanager
-def out_of_memory() -> Iterator[None]:
-    """Say which options lower the memory that training needs, where it was too little."""
+def out_of_memory(module: Any = None, data: Any = None, trainer: Any = None) -> Iterator[None]:
+    """Say which options lower the memory that training needs, where it was too little.
+
+    Args:
+        module: The ``RecommenderModule``, whose options need no advice where they are set already.
+        data: The data module, likewise.
+        trainer: The Trainer, likewise.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -109,6 +115,24 @@ def out_of_memory() -> Iterator[None]:
             f"There is too little memory ({said[:160]}). Lower data.batch_size (and raise "
             "--trainer.accumulate_grad_batches by as much for the same steps) or bound the word "
             "pieces of a step by data.tokens_per_batch; lower data.max_history, data.max_tokens or "
-            "data.npratio; set --model.checkpoint_activations true, --model.precision bf16, fewer "
-            "model.tune_layers, or --data.group_by_user true, which brings fewer stories a batch."
+            f"data.npratio{_more_remedies(module, data, trainer)}. `fit --dry_run` estimates what "
+            "a step needs."
         ) from error
+
+
+def _more_remedies(module: Any, data: Any, trainer: Any) -> str:
+    """Return the options that are not set yet, with ``; set`` before them."""
+    tuned = module is None or module.tune_layers != 0
+    options = []
+    if tuned and not getattr(module, "checkpoint_activations", False):
+        options.append("--model.checkpoint_activations true")
+    if trainer is None or str(trainer.precision) == "32-true":
+        options.append("--model.precision bf16")
+    if tuned:
+        options.append("fewer model.tune_layers")
+    if not getattr(data, "group_by_user", False):
+        options.append("--data.group_by_user true, which brings fewer stories a batch")
+    if not options:
+        return ""
+    *first, last = options
+    return f"; set {', '.join(first)}{', or ' if first else ''}{last}"
