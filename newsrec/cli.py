@@ -36,6 +36,7 @@ from newsrec.training.checkpoint import (
     resolve_checkpoint,
 )
 from newsrec.training.curves import Curves
+from newsrec.training.estimate import dry_run
 from newsrec.training.guards import FiniteLoss, out_of_memory
 from newsrec.training.hardware import keep_precision, settle_hardware
 from newsrec.training.machines import share_run_folder
@@ -73,6 +74,8 @@ class FitCLI(LightningCLI):
     """Whether the command line itself says how many threads."""
     written: set[str]
     """Options that the command line or a file sets."""
+    places: str
+    """Where they are set: names of files, mostly."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -112,6 +115,14 @@ class FitCLI(LightningCLI):
             help="a process computes with; default: what OMP_NUM_THREADS says, or else the cores "
             "divided by the processes, or 1 where more are measured to be no faster",
         )
+        parser.add_argument(
+            "--dry_run",
+            type=bool,
+            nargs="?",
+            const=True,
+            default=False,
+            help="print an estimate of the memory, disk and time that the run needs; train nothing",
+        )
         for target, source in LINKS.items():
             parser.link_arguments(source, target)
 
@@ -124,6 +135,7 @@ class FitCLI(LightningCLI):
         values = {option.key: option.value for option in written}
         if values.get("ckpt_path") in ("last", "best", "auto") and "output" in values:
             share_run_folder(Path(values["output"]))
+        self.places = " ".join(sorted({option.place for option in written}))
         base = _run_config(given, written)
         if base is not None:
             log.info("options that are not given are those of %s", base)
@@ -229,6 +241,9 @@ class FitCLI(LightningCLI):
         """Build the Trainer with the run folder's logs, checkpoints and curves."""
         if self.subcommand is None:
             return super().instantiate_trainer(**kwargs)
+        if self.subcommand_config.dry_run:
+            print(dry_run(self))
+            sys.exit(0)
         output = self.output
         csv = RunCsv(output)
         # What a run killed between checkpoints has shown is hidden, where it is shown again.
@@ -306,7 +321,8 @@ class FitCLI(LightningCLI):
                 self.datamodule.setup("fit")
                 log.info("%s", self.datamodule.describe())
                 self._log_options()
-            with one_fate(self.trainer), out_of_memory(), late_mistakes():
+            remedies = out_of_memory(self.model, self.datamodule, self.trainer)
+            with one_fate(self.trainer), remedies, late_mistakes():
                 self.trainer.fit(**kwargs)
         except BaseException as error:
             begun = self.trainer.global_step or (self.output / "checkpoints").exists()

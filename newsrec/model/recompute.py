@@ -41,7 +41,8 @@ def recompute_activations(plm: PreTrainedModel) -> None:
         enable({"use_reentrant": False})
         return
     for layer in _layers(plm):
-        layer.__class__ = _recomputed(type(layer))
+        kind: Any = type(layer)
+        layer.__class__ = _recomputed(kind)
 
 
 def _layers(plm: PreTrainedModel) -> nn.ModuleList:

@@ -1,0 +1,109 @@
+"""What is known of MIND without its files: sizes, texts and how many of them a batch mentions.
+
+Sizes are those of the MIND paper and of its files; lengths and mentions were counted on MIND's
+training set. They let ``fit --dry_run`` speak of a preset before anything is downloaded.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Published(NamedTuple):
+    """One of MIND's two versions."""
+
+    name: str
+    train: int
+    """Impressions of the training set."""
+    clicks: float
+    """Clicks of an impression."""
+    news: int
+    """News of all splits together."""
+    impressions: int
+    """Impressions of all splits together."""
+    users: int
+    """Users of each split, added up; each has one history in a split."""
+
+
+SMALL = Published("MIND-small", 156_965, 1.51, 65_238, 230_117, 100_000)
+LARGE = Published("MIND-large", 2_232_748, 1.52, 161_013, 4_979_946, 1_669_217)
+
+CANDIDATES = 37.4
+"""Of an impression."""
+HISTORY = 32
+"""Clicks of a whole history, on average."""
+SAMPLES_OF_USER = 4.7
+"""Training samples of a user."""
+
+CUT_HISTORY = {0: (0.0, 0.0), 50: (25.5, 18.1), 100: (32.9, 31.0)}
+"""Mean and standard deviation of a history's length, cut to so many clicks, over samples."""
+DISTINCT = {"random": ((975, 822), (5116, 3012)), "by_user": ((5125, 2133), (19379, 5150))}
+"""Mentions of news in a batch (clicks of histories and candidates), and how many differ, for
+batches of 32 and 168 samples in random order, and of 168 and 512 with users' samples together."""
+
+QUANTILES = {
+    "title": [4, 9, 11, 11, 12, 13, 13, 14, 14, 15, 15, 16, 17, 17, 18, 19, 19, 21, 22, 24, 40],
+    "category": [7, 13, 14, 15, 16, 17, 17, 18, 19, 19, 20, 20, 21, 21, 22, 23, 24, 25, 26, 28, 44],
+    "abstract": [
+        10, 24, 29, 33, 36, 39, 42, 44, 46, 49, 52, 55, 59, 65, 79, 100, 106, 112, 117, 125, 509,
+    ],
+}  # fmt: skip
+"""Word pieces of a text (BERT's, special tokens included) in steps of 5 %: of titles alone, with
+category and subcategory, and with these and the abstract."""
+
+
+class Mentions(NamedTuple):
+    """What a training batch mentions."""
+
+    distinct: float
+    """Different news, on average."""
+    spread: float
+    """Standard deviation of that, as a share of it."""
+    users: float
+    """Different histories."""
+
+
+def mentions(samples: int, max_history: int, candidates: int, by_user: bool) -> Mentions:
+    """Return what a batch mentions, by a power law through the counted ones.
+
+    Args:
+        samples: Samples of the batch.
+        max_history: Clicks kept of a history.
+        candidates: Candidates of a sample.
+        by_user: Whether a user's samples stay together.
+    """
+    known = sorted(CUT_HISTORY)
+    mean, deviation = (
+        float(np.interp(max_history, known, [CUT_HISTORY[k][i] for k in known])) for i in (0, 1)
+    )
+    total = samples * (mean + candidates)
+    (m1, d1), (m2, d2) = DISTINCT["by_user" if by_user else "random"]
+    power = math.log(d2 / d1) / math.log(m2 / m1)
+    distinct = min(d1 * (total / m1) ** power, total)
+    users = max(samples / SAMPLES_OF_USER, 1) if by_user else samples
+    return Mentions(distinct, deviation / (mean + candidates) / math.sqrt(users), users)
+
+
+def text_lengths(fields: Sequence[str], max_tokens: int, news: int) -> NDArray[np.int64]:
+    """Return word pieces of some texts of usual lengths, ascending ``[news]``.
+
+    Args:
+        fields: What a text is made of.
+        max_tokens: Where it is cut.
+        news: How many texts.
+    """
+    kind = next((k for k in ("abstract", "category") if k in fields), "title")
+    steps = np.linspace(0, 1, len(QUANTILES[kind]))
+    places = (np.arange(news) + 0.5) / news
+    return np.interp(places, steps, QUANTILES[kind]).round().astype(np.int64).clip(3, max_tokens)
+
+
+def array_bytes(size: Published, max_tokens: int) -> int:
+    """Return the bytes of the compiled arrays and of the tokens (see ``compile.py``)."""
+    impression = 8 + 4 + 8 + 4 + 8 + CANDIDATES * (4 + 1)
+    history = 8 + HISTORY * 4
+    news = 4 * (max_tokens + 1)
+    return int(size.impressions * impression + size.users * history + size.news * news)

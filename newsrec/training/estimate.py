@@ -1,0 +1,310 @@
+"""``fit --dry_run``: what a run will need, from shapes, before anything is trained.
+
+Where the figures come from:
+
+- Memory of a step: ``step_cost``, which counts every tensor of a step on tensors without values;
+  ``tests/benchmarks/memory.py`` compares it with what processes took. A device needs more than
+  that: a GPU ``CONTEXT`` for its kernels, and ``FRAGMENTS`` of what is asked for is lost between
+  blocks; several processes keep gradients twice, in the buckets that they exchange.
+- Operations: ``model_flop``, matrix products alone.
+- Time: operations at ``SHARE`` of a device's peak, or ``LAUNCH`` for each kernel of the step if
+  that takes longer, as it does for small models, which a GPU finishes faster than it is asked.
+  These three are assumptions: nothing here was measured on a GPU.
+- Batches: of the data folder where there is one, and of MIND's statistics where there is none.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from newsrec.data import FIRST_NEWS
+from newsrec.data.datamodule import MindDataModule
+from newsrec.data.mind_statistics import (
+    LARGE,
+    SMALL,
+    Published,
+    array_bytes,
+    mentions,
+    text_lengths,
+)
+from newsrec.data.samplers import BatchKey
+from newsrec.data.states import distinct_rows
+from newsrec.plm_sizes import plm_sizes
+from newsrec.training.step_memory import Shape, StepCost, step_cost, step_flop
+from newsrec.training.throughput import matrix_rate
+
+GIB = 1 << 30
+CONTEXT = 1 * GIB
+"""Memory that CUDA and its libraries take for themselves: assumed."""
+FRAGMENTS = 0.1
+"""Share of a GPU's memory that is lost between blocks: assumed."""
+SHARE = {"cuda": 0.25, "cpu": 0.5}
+"""Share of a device's peak that a step reaches: assumed. On a GPU norms, dropout and residual sums,
+one kernel each, take longer than the products; on a CPU the demo reaches about half."""
+LAUNCH = 8e-6
+"""Seconds that PyTorch takes to ask a GPU for a kernel: assumed."""
+PEAKS = {
+    "an H100": ("cuda", 989e12, 67e12),
+    "an RTX 4090": ("cuda", 165e12, 83e12),
+    "a CPU of 100 GFLOP/s": ("cpu", 100e9, 100e9),
+}
+"""Operations a second by the makers' data sheets, dense, in bf16 and fp32, and a plain CPU's."""
+LARGEST = 4.5
+"""Standard deviations from the mean at which the largest batch of an epoch is sought."""
+LOOKED_AT = 200
+"""Batches of a data folder that are looked at."""
+
+
+class Work(NamedTuple):
+    """What is trained on."""
+
+    source: str
+    """Where the figures come from, in words."""
+    samples: int
+    steps: int
+    """Batches of an epoch on each process."""
+    usual: Shape
+    """A batch of usual size, which the time goes by."""
+    largest: Shape
+    """The largest batch, which the memory goes by."""
+    tokens: int
+    """Word pieces of all distinct texts."""
+    arrays: int
+    """Bytes of the compiled data."""
+
+
+class Run(NamedTuple):
+    """Options of a run that the estimate depends on, besides the model's and the data's."""
+
+    device: str
+    """``cuda`` or ``cpu``."""
+    bf16: bool
+    processes: int
+    accumulate: int
+
+
+class Estimate(NamedTuple):
+    """What a run will need."""
+
+    run: Run
+    work: Work
+    cost: StepCost
+    """Of the largest batch."""
+    flop: float
+    """Operations of a usual batch."""
+    states: int
+    """Bytes of kept states on the disk."""
+
+    @property
+    def memory(self) -> float:
+        """Bytes that a device needs, all told."""
+        peak = self.cost.peak
+        if self.run.processes > 1:
+            peak += self.cost.gradients
+        if self.run.accumulate > 1:  # gradients of the batch before are there in the forward pass
+            peak += self.cost.gradients
+        return peak if self.run.device == "cpu" else CONTEXT + peak / (1 - FRAGMENTS)
+
+    @property
+    def fits(self) -> str:
+        """The device that is large enough, in words."""
+        if self.run.device == "cpu":
+            return f"{_gib(self.memory)} of memory besides Python's own"
+        for size in (8, 12, 24, 80):
+            if self.memory <= size * 1e9:
+                return f"{_gib(self.memory)} of a GPU, fits {size} GB"
+        return f"{_gib(self.memory)} of a GPU: more than 80 GB"
+
+    def hours(self, kind: str, bf16: float, fp32: float) -> float:
+        """Return the hours of an epoch on a device: see ``PEAKS``."""
+        seconds = self.flop / (SHARE[kind] * (bf16 if self.run.bf16 else fp32))
+        if kind == "cuda":
+            seconds = max(seconds, self.cost.kernels * LAUNCH)
+        return seconds * self.work.steps / 3600
+
+    def headline(self) -> str:
+        """Return what a preset's header says, in a line."""
+        first = next(name for name, peak in PEAKS.items() if peak[0] == self.run.device)
+        many = f" on each of {self.run.processes} processes" if self.run.processes > 1 else ""
+        disk = f", {_gib(self.states)} of states on disk" if self.states else ""
+        return (
+            f"{self.fits}{disk}; {self.work.steps:,} steps of {_flop(self.flop)} an epoch{many}: "
+            f"{_time(self.hours(*PEAKS[first]))} on {first}."
+        )
+
+
+def estimates(module: Any, data: MindDataModule, trainer: Any, places: str) -> list[Estimate]:
+    """Return what a run will need, for each kind of device that it may run on.
+
+    Args:
+        module: The ``RecommenderModule``; its model need not be built.
+        data: The data module; its folder need not be there.
+        trainer: The Trainer's options.
+        places: Where options are set: a file's name tells MIND-large from MIND-small.
+
+    Raises:
+        UserError: If the PLM's sizes are not known, or the data cannot be read.
+    """
+    config, _ = plm_sizes(module.plm, module.plm_layers)
+    chosen = str(trainer["accelerator"])
+    devices = {"cpu": ["cpu"], "auto": ["cuda", "cpu"]}.get(chosen, ["cuda"])
+    devices_ = trainer["devices"]
+    processes = devices_ if isinstance(devices_, int) and devices_ > 0 else 1
+    processes *= int(trainer["num_nodes"])
+    work = work_of(data, processes, places)
+    found = []
+    for device in devices:
+        bf16 = _is_bf16(trainer["precision"], module.precision, device)
+        run = Run(device, bf16, processes, int(trainer["accumulate_grad_batches"]))
+        kept = module.tune_layers != -1 and data.frozen_states != "none"
+        kind = {"bf16": torch.bfloat16, "fp32": torch.float32}.get(data.frozen_states)
+        states = kind if kept else None
+        cost = step_cost(module, config, work.largest, device, bf16, states)
+        flop = step_flop(module, config, work.usual, kept)
+        size = 0 if states is None else work.tokens * config["hidden_size"] * states.itemsize
+        found.append(Estimate(run, work, cost, flop, size))
+    return found
+
+
+def describe(estimate: Estimate) -> str:
+    """Return an estimate as lines of text."""
+    run, work, cost = estimate.run, estimate.work, estimate.cost
+    usual, largest = work.usual, work.largest
+    kept = f"{_gib(estimate.states)} (once, beside the data)" if estimate.states else "none"
+    device = "GPU" if run.device == "cuda" else "CPU"
+    rows = {
+        "parameters": f"{cost.trained:,} trained, {cost.frozen:,} frozen: {_gib(cost.weights)}",
+        "gradients": f"{_gib(cost.gradients)}, optimizer states {_gib(cost.optimizer)}",
+        "batch": f"{usual.samples} samples, {len(usual.lengths):,} distinct news, "
+        f"{usual.tokens:,} word pieces; the largest {len(largest.lengths):,} and "
+        f"{largest.tokens:,}",
+        "activations": f"{_gib(cost.activations)} of the largest batch",
+        "peak of a step": f"{_gib(cost.peak)}; {estimate.fits}",
+        "states on disk": kept,
+        "data arrays": f"{_gib(work.arrays)} (on disk, read where they lie)",
+        "epoch": f"{work.samples:,} samples, {work.steps:,} batches"
+        + (f" on each of {run.processes} processes" if run.processes > 1 else ""),
+        "work": f"{_flop(estimate.flop)} a step, "
+        f"{_flop(estimate.flop * work.steps)} an epoch; {estimate.cost.kernels:,} kernels "
+        "a step",
+    }
+    devices = dict(PEAKS)
+    if run.device == "cpu":
+        rate = matrix_rate(torch.device("cpu"), "bf16-mixed" if run.bf16 else "32-true")
+        devices["this CPU"] = ("cpu", rate, rate)
+    for name, (kind, bf16, fp32) in devices.items():
+        if kind == run.device:
+            rows[name] = (
+                f"{_time(estimate.hours(kind, bf16, fp32))} an epoch, assuming {SHARE[kind]:.0%} "
+                f"of {_flop(bf16 if run.bf16 else fp32)}/s"
+                + (f" and {LAUNCH * 1e6:g} us a kernel" if kind == "cuda" else "")
+            )
+    head = f"On a {device}, {'bf16-mixed' if run.bf16 else '32-true'}:"
+    return "\n".join([head, *(f"  {name:<22}{value}" for name, value in rows.items())])
+
+
+def dry_run(cli: Any) -> str:
+    """Return what ``fit --dry_run`` prints.
+
+    Args:
+        cli: The command line, with its model and data module built.
+    """
+    config = cli.subcommand_config
+    found = estimates(cli.model, cli.datamodule, config.trainer, cli.places)
+    _, read = plm_sizes(cli.model.plm, cli.model.plm_layers)
+    plm = "its config.json" if read else "sizes known beforehand"
+    head = (
+        "Nothing is trained: an estimate from shapes, not a measurement.\n"
+        f"Data: {found[0].work.source}. PLM {cli.model.plm}: {plm}."
+    )
+    lines = [f"For a preset's header: {each.headline()}" for each in found]
+    return "\n".join([head, *map(describe, found), *lines])
+
+
+def work_of(data: MindDataModule, processes: int, places: str) -> Work:
+    """Return what is trained on: of the data folder, or of MIND's statistics without one."""
+    if not Path(data.root).exists():
+        large = "large" in f"{places} {data.root}"
+        return _published(data, processes, LARGE if large else SMALL)
+    return _of_folder(data, processes)
+
+
+def _published(data: MindDataModule, processes: int, size: Published) -> Work:
+    candidates = 1 + data.npratio
+    samples = data.batch_size
+    bound = data.tokens_per_batch
+    mean = float(text_lengths(data.fields, data.max_tokens, 1000).mean())
+    if bound is not None:  # each sample counts with all that it brings
+        one = mentions(1, data.max_history, candidates, False).distinct
+        samples = max(int(bound / (one * mean)), 1)
+    batch = mentions(samples, data.max_history, candidates, data.group_by_user)
+    most = samples * (data.max_history + candidates)
+
+    def shape(news: float) -> Shape:
+        lengths = text_lengths(data.fields, data.max_tokens, int(min(news, most)))
+        return Shape(lengths, int(batch.users), data.max_history, samples, candidates)
+
+    total = int(size.train * size.clicks)
+    largest = batch.distinct * (1 + LARGEST * batch.spread)
+    if bound is not None:
+        largest = min(largest, bound / mean)
+    return Work(
+        f"none in {data.root}, so the sizes that {size.name} is published with",
+        total,
+        -(-(total // processes) // samples),
+        shape(batch.distinct),
+        shape(largest),
+        int(mean * size.news),
+        array_bytes(size, data.max_tokens),
+    )
+
+
+def _of_folder(data: MindDataModule, processes: int) -> Work:
+    data.prepare_data()
+    data.setup("fit")
+    loader = data.train_dataloader()
+    sampler: Any = loader.sampler
+    chosen = np.linspace(0, len(sampler) - 1, min(LOOKED_AT, len(sampler))).astype(int)
+    order = sampler.order(0)
+    cuts = sampler.cuts(order)
+    keys = (BatchKey(0, order[cuts[place] : cuts[place + 1]]) for place in chosen)
+    shapes = [Shape.of(loader.dataset[key]) for key in keys]
+    shapes.sort(key=lambda shape: shape.tokens)
+    catalogue = data.catalogue
+    tokens = catalogue.token_lengths[distinct_rows(catalogue)]
+    arrays = sum(int(array.nbytes) for array in data.data.arrays.values())
+    return Work(
+        f"{data.root}, {len(shapes)} batches of {len(sampler):,}, "
+        f"{len(catalogue.first) - FIRST_NEWS:,} news",
+        len(data.index.click),
+        -(-len(sampler) // processes),
+        shapes[len(shapes) // 2],
+        shapes[-1],
+        int(tokens.sum()),
+        arrays + catalogue.token_ids.numel() * 4,
+    )
+
+
+def _is_bf16(trainer: Any, model: str, device: str) -> bool:
+    if trainer is not None:
+        return str(trainer) in ("bf16", "bf16-mixed", "16", "16-mixed")
+    return model == "bf16" or (model == "auto" and device == "cuda")
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / (1 << 20):.1f} MiB"
+
+
+def _flop(flop: float) -> str:
+    for unit, name in ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP")):
+        if flop >= unit:
+            return f"{flop / unit:.3g} {name}"
+    return f"{flop / 1e9:.3g} GFLOP"
+
+
+def _time(hours: float) -> str:
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{hours * 60:.0f} min" if hours * 60 >= 1 else f"{hours * 3600:.0f} s"

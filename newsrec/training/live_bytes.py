@@ -1,0 +1,121 @@
+"""Bytes that a step allocates and frees, counted on tensors that have shapes but no values."""
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.nn import functional as F
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from newsrec.model.blocks import blocks_as_on
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all storages that are alive, and the most at once.
+
+    Every operation of forward and backward pass comes by here, so what autograd keeps, bf16 copies
+    under autocast, recomputed layers and the gradients that pass through are all in it. Tensors
+    with values, such as lengths that a model reads on the CPU, are computed as usual and do not
+    count.
+
+    Reads torch's private ``FakeTensor`` (2.13).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = self.kernels = 0
+        self._storages: dict[int, weakref.finalize] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operation and note what it allocates."""
+        kwargs = kwargs or {}
+        given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        if given and not any(isinstance(x, FakeTensor) for x in given):
+            with unset_fake_temporarily():
+                return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        made = [x for x in pytree.tree_leaves(result) if isinstance(x, FakeTensor)]
+        for tensor in made:
+            self._note(tensor)
+        self.kernels += bool(made) and not func.is_view
+        return result
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._storages:
+            return
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        self._storages[key] = weakref.finalize(storage, self._freed, key, size)
+
+    def _freed(self, key: int, size: int) -> None:
+        self.live -= size
+        del self._storages[key]
+
+
+@contextmanager
+def like_cuda(autocast: bool) -> Iterator[None]:
+    """Have the CPU's operations keep what those of a CUDA device keep for the backward pass.
+
+    - Dropout keeps a mask of one byte an element (``native_dropout``); a CPU's keeps a factor.
+    - Fused attention keeps queries, keys, values, its result and one number a row, with dropout
+      as without; a CPU with dropout keeps all weights. So attention's dropout is left out here.
+    - CUDA's autocast computes norms and softmaxes in float32 and keeps their input so (PyTorch's
+      list of operations that autocast to float32); a CPU's stays in bfloat16.
+
+    The functions are replaced for as long as this lasts, and not by a ``TorchFunctionMode``, which
+    does not reach layers that run again in the backward pass.
+
+    Args:
+        autocast: Whether the step runs under autocast.
+    """
+    attention, layer_norm, softmax = F.scaled_dot_product_attention, F.layer_norm, F.softmax
+
+    def fused(*args: Any, dropout_p: float = 0.0, **kwargs: Any) -> Tensor:
+        return attention(*args, **kwargs)
+
+    def in_float32(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda x, *args, **kwargs: function(x.float(), *args, **kwargs)
+
+    replaced: dict[str, Any] = {"dropout": _dropout, "scaled_dot_product_attention": fused}
+    if autocast:
+        replaced |= {"layer_norm": in_float32(layer_norm), "softmax": in_float32(softmax)}
+    with ExitStack() as stack:
+        for name, function in replaced.items():
+            stack.callback(setattr, F, name, getattr(F, name))
+            setattr(F, name, function)
+        yield
+
+
+def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    return torch.native_dropout(x, p, True)[0] if training and p else x
+
+
+@contextmanager
+def without_values() -> Iterator[Callable[[], LiveBytes]]:
+    """Make all new tensors without values, of which a model of any size takes no memory.
+
+    Yields:
+        A function that returns a new counter, to be entered.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield LiveBytes
+
+
+@contextmanager
+def as_on(device: str, autocast: bool) -> Iterator[None]:
+    """Compute as ``cuda`` or ``cpu`` does, in bfloat16 under autocast or in float32."""
+    with ExitStack() as stack:
+        stack.enter_context(blocks_as_on(device))
+        stack.enter_context(torch.autocast("cpu", torch.bfloat16, enabled=autocast))
+        if device == "cuda":
+            stack.enter_context(like_cuda(autocast))
+        yield

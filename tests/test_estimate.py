@@ -1,0 +1,158 @@
+"""What ``fit --dry_run`` says is what a step takes, and what the presets' headers say."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_benchmarks import measure
+
+from newsrec.__main__ import main
+from newsrec.data.mind_statistics import mentions, text_lengths
+from newsrec.plm_sizes import KNOWN
+from newsrec.training.live_bytes import as_on, without_values
+from newsrec.training.module import RecommenderModule
+from newsrec.training.step_memory import Shape, batch_of, build, packable, step_cost
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+TINY = {"vocab_size": 90, "intermediate_size": 64, **SIZES}
+SHAPE = Shape(np.repeat(np.arange(3, 13), 4), users=6, history=8, samples=8, candidates=3)
+
+
+def dry_run(capsys, *options):
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *options, "--dry_run"])
+    assert not stop.value.code
+    return capsys.readouterr().out
+
+
+def tiny_module(**options):
+    return RecommenderModule(dim=16, news={"heads": 2}, user={"heads": 2}, **options)
+
+
+def test_bytes_that_live_and_die_are_counted_as_by_hand():
+    with without_values() as counter:
+        x = torch.zeros(1000, requires_grad=True)
+        with counter() as count:
+            y = x.exp()  # kept for the backward pass
+            assert count.live == 4000
+            z = y * 2
+            assert (count.live, count.kernels) == (8000, 2)
+            total = z.sum()
+            del z
+            assert (count.live, count.peak) == (4004, 8004)
+            total.backward()
+            del y, total
+            assert count.live == 4000  # the gradient
+    assert x.grad.shape == x.shape
+
+
+def test_dropout_keeps_a_byte_an_element_as_on_cuda_and_a_number_as_on_a_cpu():
+    kept = {}
+    for device in ("cuda", "cpu"):
+        with without_values() as counter, as_on(device, autocast=False):
+            x = torch.zeros(1000, requires_grad=True)
+            with counter() as count:
+                y = torch.nn.Dropout(0.1)(x)
+                kept[device] = count.live - y.untyped_storage().nbytes()
+    assert kept == {"cuda": 1000, "cpu": 4000}
+
+
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
+@pytest.mark.parametrize("tune_layers", [-1, 1])
+def test_activations_are_what_autograd_saves_in_a_real_step(family, tune_layers):
+    plm = {"model_type": family, **TINY}
+    module = tiny_module(tune_layers=tune_layers)
+    states = None if tune_layers == -1 else torch.float32
+    cost = step_cost(module, plm, SHAPE, "cpu", False, states)
+    model = build(module, plm, packable(plm))
+    lengths = torch.from_numpy(np.pad(SHAPE.lengths, (2, 0)))
+    batch = batch_of(SHAPE, lengths, 32, states)
+    given = {x.untyped_storage().data_ptr() for x in (*model.parameters(), *model.buffers())}
+    given |= {x.untyped_storage().data_ptr() for x in batch if x is not None}
+    saved = {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in given:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        scores = model(batch)
+    assert scores.requires_grad
+    # What the forward pass has in hand at its end besides counts, too.
+    assert sum(saved.values()) <= cost.activations < 1.1 * sum(saved.values())
+    assert cost.trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert cost.peak > cost.weights + cost.optimizer + cost.gradients
+
+
+def test_recomputing_and_bf16_lower_what_a_step_keeps():
+    plm = {"model_type": "bert", **TINY}
+    plain = step_cost(tiny_module(tune_layers=-1), plm, SHAPE, "cuda", False, None)
+    bf16 = step_cost(tiny_module(tune_layers=-1), plm, SHAPE, "cuda", True, None)
+    again = tiny_module(tune_layers=-1, checkpoint_activations=True)
+    recomputed = step_cost(again, plm, SHAPE, "cuda", True, None)
+    assert recomputed.activations < bf16.activations < plain.activations
+    assert recomputed.kernels > bf16.kernels
+
+
+def test_a_batch_of_mind_mentions_what_was_counted():
+    assert mentions(32, 50, 5, by_user=False).distinct == pytest.approx(822, rel=0.01)
+    assert mentions(168, 50, 5, by_user=False).distinct == pytest.approx(3012, rel=0.01)
+    assert mentions(512, 100, 5, by_user=True).distinct == pytest.approx(5150, rel=0.01)
+    lengths = text_lengths(["title"], 48, 1000)
+    assert (np.diff(lengths) >= 0).all()
+    assert lengths.mean() == pytest.approx(15.9, abs=0.3)
+    assert text_lengths(["title"], 16, 1000).max() == 16
+
+
+def test_a_dry_run_of_a_folder_counts_its_batches_and_writes_no_run(
+    mind_dir, plm_dir, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    said = dry_run(
+        capsys,
+        f"--data.root={mind_dir}",
+        f"--model.plm={plm_dir}",
+        "--model.dim=16",
+        "--trainer.accelerator=cpu",
+        "--data.batch_size=8",
+        "--model.precision=fp32",
+    )
+    samples, batches = map(int, re.search(r"(\d+) samples, (\d+) batches", said).groups())
+    assert batches == -(-samples // 8)
+    assert "Nothing is trained" in said
+    assert "its config.json" in said
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("mind_*.yaml")), ids=lambda path: path.stem)
+def test_a_presets_header_says_what_the_estimator_says(path, capsys, monkeypatch, tmp_path):
+    monkeypatch.delenv("MIND_ROOT", raising=False)
+    monkeypatch.chdir(tmp_path)  # where there is no data
+    said = dry_run(capsys, f"--config={path}")
+    assert "sizes that MIND-" + path.stem.split("_")[1] in said
+    lines = re.findall(r"For a preset's header: (.*)", said)
+    assert lines
+    header = path.read_text()
+    for line in lines:
+        assert line in header
+        assert "fits 24 GB" in line or "fits 8 GB" in line or "besides Python's own" in line
+
+
+def test_every_presets_plm_has_known_sizes_and_packs():
+    for path in CONFIGS.glob("mind_large_*.yaml"):
+        plm = KNOWN[re.search(r"plm: (\S+)", path.read_text())[1]]
+        assert packable(plm | {"hidden_size": 24, "intermediate_size": 24, "vocab_size": 99})
+
+
+@pytest.mark.slow
+def test_the_estimate_is_near_what_a_process_takes(monkeypatch, capsys):
+    cases = measure(
+        monkeypatch, capsys, "memory.py", "--cases", "tiny-full-fp32", "tiny-recomputed-fp32"
+    )["cases"]
+    assert all(0.75 < case["ratio"] < 1.25 for case in cases)
