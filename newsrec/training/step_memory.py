@@ -55,7 +55,7 @@ class Shape(NamedTuple):
         """Return the shape of a batch."""
         users, history = batch.history.shape
         samples, candidates = batch.candidates.shape
-        return cls(batch.token_lengths[FIRST_NEWS:].numpy(), users, history, samples, candidates)
+        return cls(batch.token_lengths[FIRST_NEWS:], users, history, samples, candidates)
 
 
 class StepCost(NamedTuple):
@@ -103,10 +103,9 @@ def step_cost(
     """
     packs = packable(plm_config)
     hidden = plm_config["hidden_size"]
-    lengths = torch.from_numpy(np.pad(shape.lengths, (FIRST_NEWS, 0)))  # these have values
     with without_values() as counter:
         recommender = build(module, plm_config, packs)
-        batch = batch_of(shape, lengths, hidden, states)
+        batch = batch_of(shape, hidden, states)
         parameters = list(recommender.parameters())
         kept = [*parameters, *recommender.buffers()]
         with counter() as bytes_, as_on(device, bf16):
@@ -118,7 +117,7 @@ def step_cost(
                 loss.backward()
         trained = sum(p.numel() for p in parameters if p.requires_grad)
         weights = sum(x.numel() * x.element_size() for x in kept)
-        inputs = sum(x.numel() * x.element_size() for x in batch if x is not None)
+        inputs = sum(x.numel() * x.element_size() for x in batch if isinstance(x, Tensor))
     return StepCost(
         trained=trained,
         frozen=sum(p.numel() for p in parameters) - trained,
@@ -165,8 +164,9 @@ def packable(plm_config: dict[str, Any]) -> bool:
         return False
 
 
-def batch_of(shape: Shape, lengths: Tensor, hidden: int, states: torch.dtype | None) -> Batch:
-    """Return a batch of a shape, of zeros but for the lengths, rows 0 and 1 included."""
+def batch_of(shape: Shape, hidden: int, states: torch.dtype | None) -> Batch:
+    """Return a batch of a shape, of zeros but for the lengths."""
+    lengths = np.pad(shape.lengths, (FIRST_NEWS, 0))
     longest = int(shape.lengths.max())
     candidates = torch.zeros(shape.samples, shape.candidates, dtype=torch.int64)
     return Batch(

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from newsrec.data import FIRST_NEWS
 from newsrec.plm import DEFAULT_PLM
 from newsrec.plm_sizes import KNOWN
 from newsrec.training.module import RecommenderModule
@@ -90,8 +89,7 @@ def measure(case: str) -> int:
     recommender = build(module, plm, packs)
     groups = parameter_groups(recommender, lr=1e-4, plm_lr=1e-5, gate_lr=1e-2, weight_decay=0.01)
     optimizer = torch.optim.AdamW(groups, fused=True)
-    lengths = torch.from_numpy(np.pad(shape.lengths, (FIRST_NEWS, 0)))
-    batch = batch_of(shape, lengths, plm["hidden_size"], states)
+    batch = batch_of(shape, plm["hidden_size"], states)
     batch.token_ids.fill_(1000)
     for _ in range(3):
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
