@@ -11,7 +11,7 @@ from lightning.pytorch.plugins.precision import Precision
 from newsrec.evaluation.baselines import scores_beside
 from newsrec.evaluation.examples import choose_examples
 from newsrec.evaluation.html_report import html_page
-from newsrec.evaluation.plm_means import plm_vectors
+from newsrec.evaluation.plm_means import note_means, vectors_before_training
 from newsrec.evaluation.report import NAMES, print_comparison, read_ceiling, read_curves
 from newsrec.evaluation.results import compute_results
 from newsrec.evaluation.scoring import provenance, score_split
@@ -53,15 +53,17 @@ def close_run(
     """
     split = datamodule.selected_on
     assert split is not None
-    with in_fp32(trainer):
+    with in_fp32(trainer), note_means(module) as noted:
         scores = score_split(trainer, module, datamodule, split)
+    vectors = None
+    if baselines:  # all processes share this work
+        place = (trainer.strategy.root_device, trainer.global_rank, trainer.world_size)
+        vectors = vectors_before_training(module, datamodule, noted, *place)
     if scores is None:  # not the first process
         return
     data = datamodule.data
     others = {}
     if baselines:
-        whole = not module.tune_layers and module.plm_layers is None
-        vectors = plm_vectors(datamodule, datamodule.states if whole else None)
         others = scores_beside(data, split, news_vectors=vectors)
     results = compute_results(data, split, scores, others)
     metrics = results.metrics

@@ -14,27 +14,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from newsrec.data.datamodule import MindDataModule
-    from newsrec.data.states import TokenStates
+    from newsrec.model.tuning import CutPlm
     from newsrec.training.module import RecommenderModule
 
 log = logging.getLogger(__name__)
 
 
-def plm_vectors(
-    datamodule: "MindDataModule", states: "TokenStates | None" = None
-) -> NDArray[np.float32]:
+def plm_vectors(datamodule: "MindDataModule") -> NDArray[np.float32]:
     """Return the mean PLM state of every story, for the baseline ``cosine`` ``[news, hidden]``.
 
     Args:
         datamodule: The data folder.
-        states: The PLM's last states, if they are known.
     """
-    from newsrec.model.tuning import CutPlm
-    from newsrec.plm import load_plm
     from newsrec.training.catalogue import mean_states
 
-    cut = CutPlm(load_plm(datamodule.plm).eval(), tune_layers=0)
-    return mean_states(cut, datamodule.catalogue, states).numpy()
+    return mean_states(first_plm(datamodule, "cpu"), datamodule.catalogue).numpy()
+
+
+def first_plm(datamodule: "MindDataModule", device: Any) -> "CutPlm":
+    """Return the PLM as it is before any training, in float32."""
+    from newsrec.model.tuning import CutPlm
+    from newsrec.plm import load_plm
+
+    return CutPlm(load_plm(datamodule.plm).eval().to(device), tune_layers=0)
 
 
 @contextlib.contextmanager
@@ -65,34 +67,55 @@ def note_means(module: "RecommenderModule") -> Iterator[list["Tensor"]]:
 
 
 def vectors_before_training(
-    module: "RecommenderModule", datamodule: "MindDataModule", noted: list["Tensor"], device: Any
+    module: "RecommenderModule",
+    datamodule: "MindDataModule",
+    noted: list["Tensor"],
+    device: Any,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> NDArray[np.float32] | None:
     """Return a trained model's mean PLM states as they were before; None if they are not at hand.
 
     A frozen PLM is in the checkpoint as it was. The first weights of a tuned one are looked up by
-    name.
+    name. All processes of a run share the work, each on its device, in float32.
 
     Args:
         module: The model.
         datamodule: The data folder.
-        noted: What ``note_means`` noted while the model encoded the catalogue; what it encoded on
-            another process, or in another precision than float32, is computed again.
+        noted: What ``note_means`` noted on this process while the model encoded the catalogue;
+            empty where that was in another precision than float32, so that it is computed again.
         device: Where to compute.
+        rank: This process.
+        world_size: Number of processes; all call this.
     """
+    from newsrec.training.catalogue import gather_means, mean_states, story_blocks
+
+    catalogue = datamodule.catalogue
+    if module.tune_layers == 0:
+        cut = module.recommender.news_encoder.cut
+        own = sum(map(len, story_blocks(catalogue)[rank::world_size]))
+        if noted and sum(map(len, noted)) == own:
+            hidden = cut.plm.config.hidden_size
+            return gather_means(noted, hidden, catalogue, device, rank, world_size).numpy()
+        cut.plm.to(device).eval()
+        return mean_states(cut, catalogue, None, rank, world_size).numpy()
+    first, said = None, ""
+    try:
+        first = first_plm(datamodule, device)
+    except UserError as error:
+        said = str(error)
+    if not _everywhere(first is not None, device, world_size):  # or the others would wait
+        log.info("baseline cosine left out, for want of the PLM before it was tuned: %s", said)
+        return None
+    assert first is not None
+    return mean_states(first, catalogue, None, rank, world_size).numpy()
+
+
+def _everywhere(mine: bool, device: Any, world_size: int) -> bool:
     import torch
 
-    from newsrec.training.catalogue import mean_states, story_blocks
-
-    if module.tune_layers == 0:
-        catalogue = datamodule.catalogue
-        rows = torch.cat([torch.empty(0, dtype=torch.int64), *story_blocks(catalogue)])
-        if noted and sum(map(len, noted)) == len(rows):
-            means = torch.zeros(len(catalogue.first), noted[0].shape[1])
-            means[rows] = torch.cat(noted)
-            return means[catalogue.first].numpy()
-        return mean_states(module.recommender.news_encoder.to(device).cut, catalogue).numpy()
-    try:
-        return plm_vectors(datamodule)
-    except UserError as error:
-        log.info("baseline cosine left out, for want of the PLM before it was tuned: %s", error)
-        return None
+    if world_size == 1:
+        return mine
+    found = torch.tensor(int(mine), device=device)
+    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MIN)
+    return bool(found)

@@ -199,15 +199,15 @@ def _score_checkpoint(
         if beside:
             noted = stack.enter_context(note_means(module))
         scores = score_split(trainer, module, datamodule, args.split)
+    vectors = None
+    if beside:  # all processes share this work
+        if args.precision != "fp32":
+            noted.clear()
+        place = (trainer.strategy.root_device, trainer.global_rank, trainer.world_size)
+        vectors = vectors_before_training(module, datamodule, noted, *place)
     if scores is None:
         return None
     _check_numbers(path, datamodule.data.split(args.split), scores)
-    vectors = None
-    if beside:
-        if args.precision != "fp32":
-            noted.clear()
-        device = trainer.strategy.root_device
-        vectors = vectors_before_training(module, datamodule, noted, device)
     info = provenance(checkpoint, Path(path), datamodule, args.precision)
     return Scored(path, datamodule.data, scores, vectors, info)
 

@@ -60,18 +60,58 @@ def encode_catalogue(
 
 
 @torch.no_grad()
-def mean_states(cut: CutPlm, catalogue: Catalogue, states: TokenStates | None = None) -> Tensor:
+def mean_states(
+    cut: CutPlm,
+    catalogue: Catalogue,
+    states: TokenStates | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Tensor:
     """Return the mean of each story's last states ``[news, hidden]``; zeros for rows 0 and 1.
 
+    Like ``encode_catalogue``, the processes share the work and all get the result.
+
     Args:
-        cut: The PLM, in evaluation mode.
+        cut: The PLM, in evaluation mode, on the device to use.
         catalogue: Every story's tokens.
         states: States below its tuned layers, to skip what is frozen.
+        rank: This process.
+        world_size: Number of processes that call this.
     """
-    means = torch.zeros(len(catalogue.first), cut.plm.config.hidden_size)
-    for rows in story_blocks(catalogue):
-        blocks = cut.last_states(*_stories(catalogue, rows, states, cut.plm.device))
-        means[rows] = torch.cat([masked_mean(*block) for block in blocks]).float().cpu()
+    device = cut.plm.device
+    own = []
+    for rows in story_blocks(catalogue)[rank::world_size]:
+        blocks = cut.last_states(*_stories(catalogue, rows, states, device))
+        own.append(torch.cat([masked_mean(*block) for block in blocks]).float().cpu())
+    hidden = cut.plm.config.hidden_size
+    return gather_means(own, hidden, catalogue, device, rank, world_size)
+
+
+def gather_means(
+    own: list[Tensor],
+    hidden: int,
+    catalogue: Catalogue,
+    device: torch.device,
+    rank: int,
+    world_size: int,
+) -> Tensor:
+    """Return every story's mean from the means of this process's ``story_blocks`` and the others'.
+
+    Args:
+        own: Means in the order of these blocks ``[stories, hidden]`` each.
+        hidden: Size of a state.
+        catalogue: Every story's tokens.
+        device: Where the processes exchange tensors.
+        rank: This process.
+        world_size: Number of processes that call this.
+    """
+    means = torch.zeros(len(catalogue.first), hidden)
+    if own:
+        means[torch.cat(story_blocks(catalogue)[rank::world_size])] = torch.cat(own)
+    if world_size > 1:
+        everywhere = means.to(device)
+        torch.distributed.all_reduce(everywhere)  # zeros on all processes but one
+        means = everywhere.cpu()
     return means[catalogue.first]
 
 
