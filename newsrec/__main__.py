@@ -7,8 +7,8 @@ import difflib
 import importlib
 import sys
 
-from newsrec import __version__
-from newsrec.console import say, show_our_messages
+from newsrec import __version__, bugs
+from newsrec.console import show_our_messages
 from newsrec.errors import UserError
 from newsrec.parent import end_with_parent, is_one_of_several
 
@@ -50,6 +50,29 @@ def main(argv: list[str] | None = None) -> None:
     if argv is None and is_one_of_several():
         end_with_parent()
     given = sys.argv[1:] if argv is None else argv
+    bugs.run_folder = None
+    try:
+        try:
+            _run(given)
+        except SystemExit:  # of a parser's --help, say
+            bugs.flush()
+            raise
+        bugs.flush()
+    except Exception as error:
+        sys.exit(bugs.end(_mistake(error), given))
+    except KeyboardInterrupt as error:
+        sys.exit(bugs.end(error, given))
+
+
+def _mistake(error: Exception) -> Exception:
+    """Return an error as the user's mistake where another library has its own class for it."""
+    # Raised while a configuration is read.
+    if any(c.__name__ == "OmegaConfBaseException" for c in type(error).__mro__):
+        return UserError(f"configuration: {' '.join(str(error).split())}")
+    return error
+
+
+def _run(given: list[str]) -> None:
     if not given or given[0] in ("-h", "--help"):
         print(_usage())
         return
@@ -57,20 +80,6 @@ def main(argv: list[str] | None = None) -> None:
         print(f"newsrec {__version__}")
         return
     show_our_messages()
-    try:
-        _run(given)
-    except UserError as error:
-        _exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as error:
-        # Raised while a configuration is read: the user's mistake, but omegaconf's own class.
-        if not any(c.__name__ == "OmegaConfBaseException" for c in type(error).__mro__):
-            raise
-        _exit(f"configuration: {' '.join(str(error).split())}")
-
-
-def _run(given: list[str]) -> None:
     name, rest = given[0], given[1:]
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
@@ -79,7 +88,9 @@ def _run(given: list[str]) -> None:
     module_name, summary = COMMANDS[name]
     try:
         module = importlib.import_module(module_name)
-        import jsonargparse  # what only Python code needs can be installed without it
+        import jsonargparse  # noqa: F401, what only Python needs can be installed without it
+
+        from newsrec import parsing
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "newsrec":
             raise
@@ -90,11 +101,9 @@ def _run(given: list[str]) -> None:
     if name == "fit":  # LightningCLI parses for itself
         module.fit(rest)
         return
-    parser = jsonargparse.ArgumentParser(prog=f"newsrec {name}", description=f"{name}: {summary}.")
-    module.add_arguments(parser)
     if name == "compare":  # a parser would drop the -- that parts its two sides
         rest = module.name_separator(rest)
-    module.run(parser.parse_args(rest))
+    module.run(parsing.parse(module, name, summary, rest))
 
 
 def _usage() -> str:
@@ -112,11 +121,6 @@ def _usage() -> str:
             "newsrec COMMAND --help shows a command's options; newsrec --version the version.",
         ]
     )
-
-
-def _exit(message: str) -> None:
-    say(f"newsrec: error: {message}", error=True)
-    sys.exit(2)
 
 
 if __name__ == "__main__":

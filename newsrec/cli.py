@@ -21,10 +21,12 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
+from newsrec import bugs
 from newsrec.console import is_first_process
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
 from newsrec.evaluation.closing import PAGE_FILE, SUMMARY_FILE, close_run, next_commands
+from newsrec.files import require_writable
 from newsrec.options import Written, explain, written_options
 from newsrec.training.callbacks import FrozenStates, RunCsv, ScoreCollector
 from newsrec.training.checkpoint import (
@@ -40,7 +42,8 @@ from newsrec.training.estimate import dry_run
 from newsrec.training.guards import FiniteLoss, out_of_memory
 from newsrec.training.hardware import keep_precision, settle_hardware
 from newsrec.training.machines import share_run_folder
-from newsrec.training.module import RecommenderModule, late_mistakes, trainer_mistakes
+from newsrec.training.mistakes import check_seed, check_trainer, late_mistakes, trainer_mistakes
+from newsrec.training.module import RecommenderModule
 from newsrec.training.parts import StepParts
 from newsrec.training.processes import refuse_lonely, started_by_torchrun
 from newsrec.training.progress import EpochLine, SpeedBar
@@ -151,6 +154,7 @@ class FitCLI(LightningCLI):
             fit = getattr(self, "_subcommand_parsers", {}).get("fit", parser)
             known = [action.dest for action in fit._actions]
             raise UserError(explain(str(error), written, known)) from error
+        check_seed(self.config.get("fit", {}).get("seed_everything"))
 
     def _dump_config(self) -> None:
         """Write the options down, those too that Lightning's classes have as members of an enum."""
@@ -169,6 +173,7 @@ class FitCLI(LightningCLI):
             return
         config = self.subcommand_config
         self.output = _run_folder(config)
+        require_writable(self.output)
         if config.ckpt_path == "auto":
             last = self.output / "checkpoints" / "last.ckpt"
             config.ckpt_path = "last" if last.is_file() else None
@@ -253,9 +258,11 @@ class FitCLI(LightningCLI):
             "purge_step": self.steps_done,
         }
         loggers: list[Any] = [csv, TensorBoardLogger(str(output), **folder)]
-        wanted = self._get(self.config_init, "trainer")["logger"]
-        if wanted not in (None, True, False):
-            loggers += wanted if isinstance(wanted, list) else [wanted]
+        wanted = self._get(self.config_init, "trainer")
+        check_trainer(wanted)
+        more = wanted["logger"]
+        if more not in (None, True, False):
+            loggers += more if isinstance(more, list) else [more]
         files: dict[str, Any] = {"dirpath": output / "checkpoints", "enable_version_counter": False}
         monitor = None if self.datamodule.selected_on is None else "val/auc"
         self.checkpoints = ModelCheckpoint(filename="best", monitor=monitor, mode="max", **files)
@@ -277,7 +284,6 @@ class FitCLI(LightningCLI):
             self.checkpoints,
             LastCheckpoint(self.last, save_every, guard.check_weights),
         ]
-        wanted = self._get(self.config_init, "trainer")
         if wanted["enable_progress_bar"] is not False:
             self.trainer_defaults["callbacks"].append(SpeedBar())
         plugins = wanted["plugins"] or []
@@ -285,9 +291,6 @@ class FitCLI(LightningCLI):
         kwargs |= {"logger": loggers, "default_root_dir": str(output)}
         kwargs |= started_by_torchrun(wanted)
         kwargs["plugins"] = [AtomicCheckpointIO(), *plugins]
-        for name in ("accumulate_grad_batches", "max_steps", "max_epochs"):
-            if wanted[name] is not None and (wanted[name] == 0 or wanted[name] < -1):
-                raise UserError(f"trainer.{name} is {wanted[name]}; it must be at least 1.")
         self.model.auto_chose = self.auto_chose
         config, typed = self.subcommand_config, self.threads_typed
         kwargs["precision"] = settle_hardware(config, wanted, self.model, self.datamodule, typed)
@@ -311,6 +314,7 @@ class FitCLI(LightningCLI):
         """Train; a start that fails leaves no run folder behind, and never another run's."""
         first = self.trainer.is_global_zero
         self.lock = RunLock(self.output)
+        bugs.run_folder = self.output
         if first:
             self.lock.take()
         try:

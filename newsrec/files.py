@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,19 +25,40 @@ def file_hash(path: Path) -> str:
 
 
 def require_empty(output: Path, hint: str = "Choose another --output, or remove it.") -> None:
-    """Refuse to write where something is already.
+    """Refuse to write where something is already, or where nothing can be written.
 
     Args:
         output: A folder that should be absent or empty.
         hint: What the user can do instead.
 
     Raises:
-        UserError: If it is a file or a folder that holds anything.
+        UserError: If it is a file or a folder that holds anything, or cannot be made.
     """
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output} is a file, not a folder. Choose another --output.")
     if output.is_dir() and any(output.iterdir()):
         raise UserError(f"--output {output} is not empty. {hint}")
+    require_writable(output)
+
+
+def require_writable(output: Path) -> None:
+    """Refuse a folder to write that cannot be made, before the work that fills it.
+
+    Only trying tells: a read-only mount lets its permissions say otherwise.
+
+    Raises:
+        UserError: With the reason.
+    """
+    there = output
+    try:
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        Path(tempfile.mkdtemp(prefix=".newsrec-", dir=there)).rmdir()
+    except OSError as error:
+        raise UserError(
+            f"--output {output}: nothing can be written to {there} ({error.strerror}). Choose "
+            "another --output."
+        ) from error
 
 
 def publish(target: Path, build: Callable[[Path], None]) -> None:

@@ -70,7 +70,7 @@ def score_checkpoints(args: "Namespace") -> Scored | None:
 
     from newsrec.training.callbacks import ScoreCollector
     from newsrec.training.hardware import settle_scoring
-    from newsrec.training.module import trainer_mistakes
+    from newsrec.training.mistakes import trainer_mistakes
     from newsrec.training.precision import TRAINERS
     from newsrec.training.processes import refuse_lonely, started_by_torchrun
 

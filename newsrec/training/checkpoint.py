@@ -23,7 +23,10 @@ BEFORE: dict[str, dict[str, Any]] = {"model": {"skip": False}, "data": {"frozen_
 """What runs had from before an option, where its default is something else."""
 
 
-BEGUN = {"config.yaml", "tensorboard", "metrics.csv", "curves.png", "checkpoints", LOCK, HOLDER}
+BEGUN = {
+    *("config.yaml", "tensorboard", "metrics.csv", "curves.png", "checkpoints", "traceback.txt"),
+    *(LOCK, HOLDER),
+}
 """What a run folder holds before its first checkpoint."""
 
 

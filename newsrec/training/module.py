@@ -3,8 +3,6 @@
 import inspect
 import logging
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import LightningModule
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -342,33 +339,3 @@ class RecommenderModule(LightningModule):
         if self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
             return math.inf  # Lightning has infinity for it, too, but as an int, which overflows
         return max(self.trainer.estimated_stepping_batches, 1)
-
-
-@contextmanager
-def trainer_mistakes() -> Iterator[None]:
-    """Turn what Lightning says of impossible Trainer options into a ``UserError``."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (MisconfigurationException, ValueError) as error:
-        raise UserError(
-            f"trainer: {' '.join(str(error).split())} On a machine without GPU use "
-            "--trainer.accelerator cpu --trainer.devices 1 --trainer.precision 32-true."
-        ) from error
-
-
-@contextmanager
-def late_mistakes() -> Iterator[None]:
-    """Turn what Lightning says of Trainer options once it knows the data into a ``UserError``."""
-    try:
-        yield
-    except MisconfigurationException as error:
-        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
-    except ValueError as error:
-        if "`val_check_interval`" not in str(error):
-            raise
-        raise UserError(
-            f"trainer: {' '.join(str(error).split())} On the command line: "
-            "--trainer.check_val_every_n_epoch null."
-        ) from error

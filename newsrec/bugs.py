@@ -1,0 +1,197 @@
+"""How a command ends that did not end well, besides the user's own mistakes.
+
+An error of the operating system is worded as one of the user's, for it is the machine that has to
+change. All else is a bug of ours: it is said in a few lines, and its traceback is kept in a file.
+"""
+
+import errno
+import os
+import platform
+import select
+import shlex
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TextIO
+
+from newsrec import __version__
+from newsrec.console import printable, say
+from newsrec.errors import UserError
+
+USER, BUG, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141
+"""Exit codes: of sysexits.h for a bug, of the shell (128 and a signal's number) for the others."""
+
+SHOW = "NEWSREC_TRACEBACK"
+"""Environment variable: with 1, a traceback goes to the terminal, as Python's own do."""
+
+PACKAGES = ("torch", "lightning", "transformers", "jsonargparse", "pyarrow", "numpy")
+"""Whose versions a report names."""
+
+NEXT_STEPS = {
+    errno.EACCES: "Ask for the permission (`ls -l` shows the owner), or name another place.",
+    errno.EPERM: "Ask for the permission (`ls -l` shows the owner), or name another place.",
+    errno.EROFS: "The file system is mounted for reading alone: name a place on another.",
+    errno.ENOSPC: "The disk is full: free some space, or name a place on another.",
+    errno.EDQUOT: "Your quota is used up: free some space, or name a place on another disk.",
+    errno.ENOENT: "Was it moved while the command ran?",
+    errno.EISDIR: "A file is needed there, not a folder.",
+    errno.ENOTDIR: "A folder is needed on the way there, not a file.",
+    errno.ENAMETOOLONG: "Name a shorter path.",
+    errno.EMFILE: "Too many files are open: raise `ulimit -n`, or lower data.num_workers.",
+    errno.EIO: "The disk or the network that it is on failed: look into the system's log.",
+    errno.ESTALE: "The network file system lost it: run the command again.",
+    errno.ELOOP: "Links lead in a circle there: mend them.",
+}
+"""What a user can do about an error of the operating system."""
+
+run_folder: Path | None = None
+"""Where the running command keeps what it makes, once it has a folder."""
+
+
+def word_os_error(error: BaseException) -> str | None:
+    """Return a sentence about a file that the operating system refuses; None for other errors."""
+    if not isinstance(error, OSError) or error.errno not in NEXT_STEPS:
+        return None
+    if not error.filename:  # of a write, which knows no name
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+        said = f"A file could not be written: {os.strerror(error.errno)}."
+        return f"{said} {NEXT_STEPS[error.errno]}" if full else None
+    names = [error.filename, *([error.filename2] if error.filename2 else [])]
+    at = " to ".join(os.fsdecode(n) if isinstance(n, str | bytes) else str(n) for n in names)
+    return f"{at}: {os.strerror(error.errno)}. {NEXT_STEPS[error.errno]}"
+
+
+def stdout_is_closed() -> bool:
+    """Return whether the reader of a pipe that we write to is gone, as ``head`` is soon."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            poll = select.poll()
+            poll.register(stream.fileno(), select.POLLERR)
+            if any(event & select.POLLERR for _, event in poll.poll(0)):
+                return True
+    return False
+
+
+def drop(stream: TextIO) -> None:
+    """Let what a stream still holds go nowhere, or Python complains of it when it ends."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def stdout_is_full() -> bool:
+    """Return whether nothing more can be printed; tries it by the end of a line."""
+    try:
+        os.write(sys.stdout.fileno(), b"\n")
+    except BrokenPipeError:
+        return False
+    except OSError as error:
+        return error.errno is not None  # without a number: a stream that is no file
+    except (ValueError, AttributeError):
+        return False
+    return False
+
+
+def flush() -> None:
+    """Write out what was printed.
+
+    Raises:
+        UserError: If it cannot be, naming the reason.
+        BrokenPipeError: If nobody reads it.
+    """
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(_unprinted(error)) from error
+
+
+def end(error: BaseException, argv: Sequence[str]) -> int:
+    """Say how a command ended that raised something.
+
+    Args:
+        error: What it raised; ``SystemExit`` is none of them.
+        argv: Command and options.
+
+    Returns:
+        The process's exit code.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, BrokenPipeError) and stdout_is_closed():
+        drop(sys.stdout)
+        drop(sys.stderr)
+        return PIPE_CLOSED
+    unwritten = isinstance(error, OSError) and not error.filename
+    if isinstance(error, UserError):
+        said: str | None = str(error)
+    elif unwritten and stdout_is_full():
+        said = _unprinted(error)
+    else:
+        said = word_os_error(error)
+    if said is not None:
+        with suppress(OSError):
+            say(f"newsrec: error: {said}", error=True)
+        return USER
+    if os.environ.get(SHOW) not in (None, "", "0"):
+        traceback.print_exception(error)
+        return BUG
+    _report(error, argv)
+    return BUG
+
+
+def _unprinted(error: BaseException) -> str:
+    """Say why stdout takes nothing more, and drop what it still holds."""
+    drop(sys.stdout)
+    reason = getattr(error, "strerror", None) or error
+    return f"What the command prints could not be written ({reason}). Send it elsewhere."
+
+
+def _report(error: BaseException, argv: Sequence[str]) -> None:
+    """Say that this is a bug of ours, and where its traceback is."""
+    kept = _keep(error, argv)
+    what = printable(f"{type(error).__name__}: {error}")
+    shown = what if len(what) <= 300 else f"{what[:297]}..."
+    with suppress(OSError):
+        say(f"newsrec: a bug of newsrec, not a mistake of yours: {shown}", error=True)
+        if kept is None:
+            traceback.print_exception(error)
+            return
+        say(
+            f"  Its traceback, with versions and the command line, is in {kept}.\n"
+            "  Please open an issue in newsrec's repository with that file (look through it first: "
+            "it names paths), and say what you did before.\n"
+            f"  {SHOW}=1 prints the traceback instead.",
+            error=True,
+        )
+
+
+def _keep(error: BaseException, argv: Sequence[str]) -> Path | None:
+    """Write the traceback into the run folder or, where there is none, among temporary files."""
+    rank = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
+    name = "traceback.txt" if rank == "0" else f"traceback-{rank}.txt"
+    text = f"{_circumstances(argv)}\n{''.join(traceback.format_exception(error))}"
+    for folder in (run_folder, None):
+        with suppress(OSError):
+            if folder is None:
+                folder = Path(tempfile.mkdtemp(prefix="newsrec-"))
+            if folder.is_dir():
+                path = folder / name
+                path.write_text(text, encoding="utf-8", errors="replace")
+                return path
+    return None
+
+
+def _circumstances(argv: Sequence[str]) -> str:
+    """Return what a developer asks first: versions, system and command line."""
+    versions = [f"newsrec {__version__}", f"Python {platform.python_version()}"]
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions.append(f"{package} {version(package)}")
+    return "\n".join(
+        [", ".join(versions), platform.platform(), f"newsrec {shlex.join(map(str, argv))}", ""]
+    )

@@ -1,0 +1,112 @@
+"""Trainer options that cannot work, in a sentence each; Lightning's own words where it has some."""
+
+import math
+import re
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from newsrec.errors import UserError
+
+CPU_HINT = (
+    " On a machine without GPU use --trainer.accelerator cpu --trainer.devices 1 "
+    "--trainer.precision 32-true."
+)
+SEEDS = 2**32
+"""Seeds that Lightning takes, from 0; NumPy's old generator has no more."""
+
+
+def check_trainer(options: Mapping[str, Any]) -> None:
+    """Refuse what Lightning takes without a word and then divides by, or what trains nothing.
+
+    Args:
+        options: The Trainer's, as the command line and the configuration have them.
+
+    Raises:
+        UserError: At the first of them.
+    """
+    for name in ("accumulate_grad_batches", "max_steps", "max_epochs"):
+        value = options[name]
+        if value is not None and (value == 0 or value < -1):
+            raise UserError(f"trainer.{name} is {value}; it must be at least 1.")
+    for name in ("check_val_every_n_epoch", "log_every_n_steps"):
+        if options[name] is not None and options[name] < 1:
+            raise UserError(f"trainer.{name} is {options[name]}; it must be at least 1.")
+    if options["val_check_interval"] == 0:
+        raise UserError(
+            "trainer.val_check_interval is 0; it is a number of batches, or a share of an epoch. "
+            "--data.val none leaves validation out."
+        )
+    if options["limit_train_batches"] == 0:
+        raise UserError(
+            "trainer.limit_train_batches is 0, which trains nothing. Leave it out, or score a "
+            "checkpoint by `python -m newsrec evaluate`."
+        )
+    clip = options["gradient_clip_val"]
+    if clip is not None and not 0 <= clip < math.inf:
+        raise UserError(
+            f"trainer.gradient_clip_val is {clip}; it is a norm, above 0, or 0 for no clipping."
+        )
+    if options["barebones"]:
+        raise UserError(
+            "trainer.barebones leaves out logs and checkpoints, for which fit is there. Leave it "
+            "out; --trainer.enable_progress_bar false saves some time."
+        )
+    if options["enable_checkpointing"] is False:
+        raise UserError(
+            "trainer.enable_checkpointing is false, but a run without checkpoints leaves nothing. "
+            "Leave it out; --trainer.fast_dev_run true is a trial that keeps nothing."
+        )
+
+
+def check_seed(seed: int | bool | None) -> None:
+    """Refuse a seed that no generator takes.
+
+    Raises:
+        UserError: If it is below 0 or above what Lightning's generators take.
+    """
+    if seed is not None and not 0 <= seed < SEEDS:
+        raise UserError(
+            f"seed_everything is {seed}; it must be from 0 to {SEEDS - 1}, or true for a random "
+            "one."
+        )
+
+
+@contextmanager
+def trainer_mistakes() -> Iterator[None]:
+    """Turn what Lightning says of impossible Trainer options into a ``UserError``."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        said = " ".join(str(error).split())
+        if isinstance(error, TypeError) and not _raised_by_lightning(error):
+            raise
+        hint = CPU_HINT if re.search("gpu|cuda|backend|accelerator|strategy", said, re.I) else ""
+        raise UserError(f"trainer: {said.removesuffix('.')}.{hint}") from error
+
+
+@contextmanager
+def late_mistakes() -> Iterator[None]:
+    """Turn what Lightning says of Trainer options once it knows the data into a ``UserError``."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        if "`val_check_interval`" not in str(error):
+            raise
+        raise UserError(
+            f"trainer: {' '.join(str(error).split())} On the command line: "
+            "--trainer.check_val_every_n_epoch null."
+        ) from error
+
+
+def _raised_by_lightning(error: BaseException) -> bool:
+    """Tell what Lightning itself refuses from a mistake in calling it."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return "/lightning/" in last.filename.replace("\\", "/")

@@ -1,0 +1,255 @@
+"""The error tour: mistakes as people make them, and what they are told."""
+
+import errno
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import fit_options, tiny_behaviors, tiny_news, write_mind
+
+from newsrec import bugs
+from newsrec.__main__ import main
+
+LONGEST = 420
+"""Characters of a message besides the paths in it."""
+
+
+@pytest.fixture(autouse=True)
+def lightning_keeps_the_stderr_of_its_import(monkeypatch):
+    """By then pytest has closed that one; logging would print a traceback about it."""
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+
+
+@pytest.fixture(scope="module")
+def place(plm_dir, tmp_path_factory):
+    """A data folder and what people mistake for others; every mistake leaves it as it was."""
+    root = tmp_path_factory.mktemp("tour")
+    write_mind(root / "mind", tiny_news(), tiny_behaviors())
+    (root / "run").mkdir()
+    (root / "run" / "notes.txt").write_text("mine")
+    configs = {
+        "good": "data:\n  batch_size: 8\n",
+        "bad_number": "data:\n\n  batch_size: many\n",
+        "typo": "modle:\n  lr: 1\n",
+        "list": "- 1\n",
+        "tab": "data:\n\tbatch_size: 1\n",
+        "no_group": "data: data/none.yaml\n",
+        "no_class": "trainer:\n  callbacks:\n  - class_path: Nope\n",
+        "no_class_option": "trainer:\n  callbacks:\n  - class_path: lightning.pytorch.callbacks."
+        "EarlyStopping\n    init_args: {monitor: x, patiense: 1}\n",
+    }
+    (root / "configs").mkdir()
+    for name, text in configs.items():
+        (root / "configs" / f"{name}.yaml").write_text(text)
+    (root / "configs" / "latin.yaml").write_bytes(b"data:\n  root: caf\xe9\n")
+    return root
+
+
+def tell(capsys, argv) -> tuple[int, str]:
+    """Run a command that ends with a message; return its exit code and the last paragraph."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in argv])
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return stop.value.code, said.strip().rpartition("newsrec: error: ")[2]
+
+
+def assert_told(capsys, argv, *parts: str) -> None:
+    """Check that a mistake ends with 2 and one short paragraph that has all parts."""
+    code, said = tell(capsys, argv)
+    for part in parts:
+        assert part in said
+    assert code == 2
+    assert "\n" not in said
+    assert len(re.sub(r"/\S+", "", said)) <= LONGEST
+    assert said.endswith((".", "?"))
+
+
+FIT = [
+    ("--lr 1", "--lr: there is no such option. Did you mean --model.lr?"),
+    ("--epochs 3", "Did you mean --trainer.max_epochs?"),
+    ("--heads 2", "Did you mean --model.news.heads or --model.user.heads?"),
+    ("--data.batchsize 2", "Did you mean --data.batch_size?"),
+    ("configs/good.yaml", "Did you mean --config configs/good.yaml?"),
+    ("--config good.yaml", "Did you mean configs/good.yaml?"),
+    ("--config confgs/good.yaml", "Did you mean configs/good.yaml?"),
+    ("--config configs", "is a folder, not a file"),
+    ("--config configs/bad_number.yaml", "bad_number.yaml, line 3: data.batch_size is 'many'"),
+    ("--config configs/typo.yaml", "typo.yaml, line 2: ", "Did you mean model.lr?"),
+    ("--config configs/list.yaml", "holds no options"),
+    ("--config configs/tab.yaml", "tab.yaml, line 2: not YAML"),
+    ("--config configs/latin.yaml", "is not text in UTF-8"),
+    ("--config configs/no_group.yaml", "no_group.yaml, line 1: data names data/none.yaml"),
+    ("--config configs/no_class.yaml", "no_class.yaml, line 2: trainer.callbacks names Nope"),
+    ("--config configs/no_class_option.yaml", "has no option patiense"),
+    ("--config configs/good.yaml --data.batch_size big", "--data.batch_size is 'big'"),
+    ("--model.lr big", "--model.lr is 'big'; it must be a number."),
+    ("--model.dim 1.5", "--model.dim is '1.5'; it must be a whole number."),
+    ("--model.user.heads big", "--model.user.heads is 'big'"),
+    ("--model.user={heads:_big}", "--model.user is 'big'"),
+    ("--trainer.max_epochs big", "is 'big'; it must be a whole number or null."),
+    ("--trainer.benchmark 1", "it must be true or false or null."),
+    ("--data.fields titel", "--data.fields is 'titel'; it must be a list such as [a, b]."),
+    ("--model.news.positions foo", "Choose from learned, recency, none."),
+    ("--trainer.precision 31", "32-true"),
+    ("--trainer.logger Nope", "--trainer.logger names Nope"),
+    ("--data.root", "--data.root has no value behind it."),
+    ("--seed_everything -4", "seed_everything is -4"),
+    ("--seed_everything 99999999999", "from 0 to 4294967295"),
+    ("--trainer.devices 4x", "should be an int > 0"),
+    ("--trainer.accelerator gpuu", "gpuu"),
+    ("--trainer.limit_train_batches 0", "trains nothing"),
+    ("--trainer.limit_train_batches 1.5", "1.5"),
+    ("--trainer.val_check_interval 0", "--data.val none"),
+    ("--trainer.check_val_every_n_epoch 0", "must be at least 1"),
+    ("--trainer.gradient_clip_val -1", "is a norm"),
+    ("--trainer.barebones true", "Leave it out"),
+    ("--trainer.enable_checkpointing false", "--trainer.fast_dev_run true"),
+    ("--trainer.max_time abc", "abc"),
+    ("--save_every 0", "1 or more"),
+    ("--patience 0", "at least 1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", *["parts"]), [(g, p) for g, *p in FIT], ids=lambda v: str(v)[:50]
+)
+def test_fit_says_what_is_wrong_in_a_sentence(given, parts, place, plm_dir, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    options = [*fit_options("mind", plm_dir, "out")]
+    typed = [word.replace("_", " ") if "{" in word else word for word in given.split()]
+    assert_told(capsys, [*options, *typed], *parts)
+    assert not (place / "out").exists()
+
+
+RANDOM = "evaluate --scorer random --data.root mind --output x --split"
+OTHERS = [
+    ("evalute", "Did you mean 'evaluate'?"),
+    ("train", "Choose from fit"),
+    ("evaluate", "--data.root, --split and --output are missing."),
+    ("evaluate --data.root mind --output x", "--split is missing."),
+    ("evaluate --ckpt-path x --data.root mind --split dev --output x", "Did you mean --ckpt_path?"),
+    (f"{RANDOM} tset", "--split is 'tset'.", "Did you mean test?"),
+    (f"{RANDOM} dev --scorer recnt", "Did you mean recent?"),
+    (f"{RANDOM} dev --config x.yaml", "evaluate takes no configuration"),
+    (f"{RANDOM} dev --trainer.max_epochs big", "--trainer.max_epochs is 'big'"),
+    (f"{RANDOM} dev --baselines maybe", "is 'maybe'; it must be true or false."),
+    (f"{RANDOM} dev --output run", "--output run is not empty."),
+    ("evaluate --data.root mind --split dev --output x", "--ckpt_path CKPT or --scorer NAME"),
+    ("export --ckpt_pth x --output y", "Did you mean --ckpt_path?"),
+    ("recommend", "EXPORT_DIR is missing."),
+    ("recommend x -k big", "-k is 'big'; it must be a whole number."),
+    ("recommend x --k 3", "Did you mean -k?"),
+    ("compare", "A is missing."),
+    ("compare a b --metric acu", "Did you mean auc?"),
+    ("simulate --output x --preset demoo", "Did you mean demo?"),
+    ("simulate --output x --seed a", "--seed is 'a'; it must be a whole number."),
+    ("download smal", "Did you mean small?"),
+    ("prepare --root mind", "Did you mean --data.root?"),
+    ("prepare --data.root mind x", "x stands where no argument is expected."),
+    ("check-submission", "ZIP, --data.root and --split are missing."),
+    ("encode-news x --news", "--news has no value behind it."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", *["parts"]), [(g, p) for g, *p in OTHERS], ids=lambda v: str(v)[:50]
+)
+def test_a_command_says_what_is_wrong_in_a_sentence(given, parts, place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    assert_told(capsys, given.split(), *parts)
+    assert not (place / "x").exists()
+
+
+def test_a_bug_of_ours_is_told_as_one_and_keeps_its_traceback(tmp_path, capsys, monkeypatch):
+    def broken(*args):
+        raise KeyError("no such thing")
+
+    monkeypatch.setattr("newsrec.data.prepare.open_mind", broken)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with pytest.raises(SystemExit) as stop:
+        main(["prepare", "--data.root=x"])
+    said = capsys.readouterr().err
+    assert stop.value.code == 70
+    assert "a bug of newsrec" in said
+    assert "KeyError" in said
+    assert len(said.strip().splitlines()) <= 4
+    (kept,) = tmp_path.glob("newsrec-*/traceback.txt")
+    assert str(kept) in said
+    text = kept.read_text()
+    assert "Traceback (most recent call last)" in text
+    assert "in broken" in text
+    assert "newsrec prepare --data.root=x" in text
+    monkeypatch.setenv("NEWSREC_TRACEBACK", "1")
+    with pytest.raises(SystemExit) as stop:
+        main(["prepare", "--data.root=x"])
+    assert stop.value.code == 70
+    assert "in broken" in capsys.readouterr().err
+
+
+def test_a_bug_in_a_run_keeps_its_traceback_in_the_run_folder(
+    mind_dir, plm_dir, tmp_path, capsys, monkeypatch
+):
+    def broken(self, batch, batch_idx):
+        raise KeyError("no such thing")
+
+    monkeypatch.setattr("newsrec.training.module.RecommenderModule.validation_step", broken)
+    run = tmp_path / "run"
+    with pytest.raises(SystemExit) as stop:
+        main([*fit_options(mind_dir, plm_dir, run), "--trainer.num_sanity_val_steps=0"])
+    assert stop.value.code == 70
+    assert str(run / "traceback.txt") in capsys.readouterr().err
+    assert "in broken" in (run / "traceback.txt").read_text()
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EIO, errno.ENOSPC])
+def test_what_the_system_refuses_is_said_with_the_file(number, capsys, monkeypatch):
+    """Permissions stop nobody who is root, so the error is raised by hand."""
+
+    def refuse(*args):
+        raise OSError(number, os.strerror(number), "data/train/news.tsv")
+
+    monkeypatch.setattr("newsrec.data.prepare.open_mind", refuse)
+    said = "data/train/news.tsv: " + os.strerror(number)
+    assert_told(capsys, ["prepare", "--data.root=x"], said)
+
+
+def python(code: str, **options) -> subprocess.CompletedProcess:
+    """Run a line of Python that calls ``main``, as the command does."""
+    line = f"from newsrec.__main__ import main; {code}"
+    return subprocess.run([sys.executable, "-c", line], text=True, timeout=60, **options)
+
+
+def test_a_reader_that_leaves_ends_a_command_without_a_word():
+    read, write = os.pipe()
+    os.close(read)
+    # argparse itself drops what it cannot print of a help.
+    for argv, code in (("['--help']", 141), ("['prepare', '--help']", 0)):
+        done = python(f"main({argv})", stdout=write, stderr=subprocess.PIPE)
+        assert (done.returncode, done.stderr) == (code, "")
+    os.close(write)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_under_what_is_printed_is_said():
+    with Path("/dev/full").open("w") as full:
+        done = python("main(['--help'])", stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert os.strerror(errno.ENOSPC) in done.stderr
+
+
+def test_ctrl_c_is_no_bug(capsys, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("newsrec.data.prepare.open_mind", interrupt)
+    with pytest.raises(SystemExit) as stop:
+        main(["prepare", "--data.root=x"])
+    assert stop.value.code == bugs.INTERRUPTED
+    assert capsys.readouterr().err == ""
