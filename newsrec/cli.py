@@ -40,7 +40,7 @@ from newsrec.training.checkpoint import (
 from newsrec.training.curves import Curves
 from newsrec.training.estimate import dry_run
 from newsrec.training.guards import FiniteLoss, out_of_memory
-from newsrec.training.hardware import keep_precision, settle_hardware
+from newsrec.training.hardware import keep_hardware, settle_hardware
 from newsrec.training.machines import share_run_folder
 from newsrec.training.mistakes import check_seed, check_trainer, late_mistakes, trainer_mistakes
 from newsrec.training.module import RecommenderModule
@@ -115,8 +115,9 @@ class FitCLI(LightningCLI):
             "--threads",
             type=int | None,
             default=None,
-            help="a process computes with; default: what OMP_NUM_THREADS says, or else the cores "
-            "divided by the processes, or 1 where more are measured to be no faster",
+            help="threads of a process; default: what OMP_NUM_THREADS says, else the cores divided "
+            "by the processes, or 1 where more are measured to be no faster. Where others "
+            "compute as well, set OMP_WAIT_POLICY=PASSIVE in the environment, or threads spin",
         )
         parser.add_argument(
             "--dry_run",
@@ -185,7 +186,7 @@ class FitCLI(LightningCLI):
         checkpoint = read_checkpoint(config.ckpt_path)
         self.steps_done = checkpoint["global_step"]
         self._take_unwritten(checkpoint)
-        self.auto_chose = keep_precision(config, checkpoint)
+        self.auto_chose = keep_hardware(config, checkpoint)
         given = {part: config[part].as_dict() for part in ("model", "data")}
         given["data"] = {k: v for k, v in given["data"].items() if k not in FREE_ON_RESUME}
         if given["data"]["seed"] is None:

@@ -117,8 +117,10 @@ def settle_scoring(
     return decided_by_first("precision", decide, int(trainer["num_nodes"] or 1))
 
 
-def keep_precision(config: Any, checkpoint: dict[str, Any]) -> bool:
-    """Give a run that goes on the precision that it began with, where its options say auto.
+def keep_hardware(config: Any, checkpoint: dict[str, Any]) -> bool:
+    """Give a run that goes on the threads and the precision of auto that it began with.
+
+    With other threads sums are taken in another order, and the last digits may differ.
 
     Args:
         config: The options of ``fit``.
@@ -127,6 +129,8 @@ def keep_precision(config: Any, checkpoint: dict[str, Any]) -> bool:
     Returns:
         Whether ``auto`` chose that precision, and it is still the run's.
     """
+    if config.threads is None:
+        config.threads = checkpoint["newsrec"].get("threads")
     began = checkpoint["newsrec"].get("auto_precision")
     if began is None:  # it was asked for, or the run is from before auto measured
         return False

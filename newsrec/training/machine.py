@@ -22,7 +22,7 @@ FORMAT = 1
 KEPT = 200
 """Measurements that the file holds; the oldest go first."""
 CPUINFO = Path("/proc/cpuinfo")
-CGROUP = Path("/sys/fs/cgroup")
+CGROUP, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 class Machine(NamedTuple):
@@ -68,30 +68,45 @@ def _cpu_facts(cpuinfo: Path) -> dict[str, str]:
     return facts
 
 
-def usable_cores(cgroup: Path = CGROUP) -> int:
+def usable_cores(cgroup: Path = CGROUP, own: Path = OWN_CGROUP) -> int:
     """Return how many cores this process may keep busy: its affinity, and a container's quota.
 
     ``os.cpu_count`` would be that of the whole machine, of which a container may have a share.
 
     Args:
-        cgroup: Where Linux shows the quota, as version 2 or 1 of control groups does.
+        cgroup: Where Linux shows the quotas, as version 2 or 1 of control groups does.
+        own: Where Linux shows which group this process is in.
     """
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:  # macOS and Windows
         cores = os.cpu_count() or 1
-    quota = _quota(cgroup)
-    return cores if quota is None else max(1, min(cores, math.floor(quota)))
+    quotas = [quota for group in _groups(cgroup, own) if (quota := _quota(group)) is not None]
+    return max(1, min(cores, *(math.floor(quota) for quota in quotas))) if quotas else cores
 
 
-def _quota(cgroup: Path) -> float | None:
+def _groups(cgroup: Path, own: Path) -> list[Path]:
+    """Return the folders whose quotas hold for this process: its group's, and those around it."""
+    groups = [cgroup, cgroup / "cpu"]  # within a container its own group is the outermost
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return groups
+    for line in lines:
+        if line.startswith("0::/"):
+            inner = Path(line.removeprefix("0::/").strip())
+            groups += [cgroup / part for part in (inner, *inner.parents) if ".." not in part.parts]
+    return groups
+
+
+def _quota(group: Path) -> float | None:
     """Return the cores that a control group may use, None where there is no limit."""
     try:
-        limit, period = (cgroup / "cpu.max").read_text().split()
+        limit, period = (group / "cpu.max").read_text().split()
     except (OSError, ValueError):
         try:
-            limit = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text()
-            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text()
+            limit = (group / "cpu.cfs_quota_us").read_text()
+            period = (group / "cpu.cfs_period_us").read_text()
         except OSError:
             return None
     try:

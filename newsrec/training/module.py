@@ -267,6 +267,7 @@ class RecommenderModule(LightningModule):
             "tokenizer_json": data.tokenizer_json,
             "monitor": "val/auc",
             "selected_on": data.selected_on,
+            "threads": torch.get_num_threads(),
             "auto_precision": self.precision if self.auto_chose else None,
             "windows": data.windows(),
             "metrics": {k: float(v) for k, v in metrics.items() if k.startswith("val/")},

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from newsrec.errors import UserError
 from newsrec.training.machine import (
     measurement_key,
     recall,
@@ -77,19 +78,27 @@ def choose_threads(
         asked: What the command line says.
         kept: What the run that goes on had.
         cores: Cores that this process may use; found out if None.
+
+    Raises:
+        UserError: If less than one is asked for.
     """
     if asked is not None:
+        if asked < 1:
+            raise UserError(f"--threads is {asked}; it must be at least 1.")
         return Threads(asked, "as --threads says")
     for name in SETTINGS:
         if os.environ.get(name):
-            return Threads(torch.get_num_threads(), f"as {name} says")
+            number = torch.get_num_threads()
+            before = "" if kept in (None, number) else f", {kept} in the run so far"
+            return Threads(number, f"as {name} says{before}")
     share = max(1, (usable_cores() if cores is None else cores) // max(1, processes))
     if os.environ.get("SLURM_CPUS_PER_TASK", "").isdigit():
         share = max(1, int(os.environ["SLURM_CPUS_PER_TASK"]))  # bound to this process already
     if kept is not None:
         if kept <= share:
             return Threads(kept, "as in the run so far")
-        return Threads(share, f"{kept} in the run so far, and there are fewer cores now")
+        why = f"the run had {kept} so far, and there are fewer cores now; last digits may differ"
+        return Threads(share, why)
     of = "core" if share == 1 else "cores"
     each = "" if processes == 1 else f" for each of {processes} processes"
     why = f"{share} {of}{each}"
