@@ -47,15 +47,17 @@ class SkipPath(nn.Module):
         Args:
             means: Each story's mean PLM state ``[stories, hidden]``.
         """
-        scaled = F.normalize(means.double().cpu(), dim=1)
+        scaled = F.normalize(
+            means.cpu().double(), dim=1
+        )  # not where it came from: MPS has no float64
         centre = scaled.mean(dim=0)
         dim, hidden = self.projection.shape
         if dim < hidden:
             centred = scaled - centre
             # The leading right singular vectors, from a matrix that does not grow with the stories.
             _, directions = torch.linalg.eigh(centred.T @ centred)
-            self.projection.copy_(directions.flip(1)[:, :dim].T)
-        self.centre.copy_(centre)
+            self.projection.copy_(directions.flip(1)[:, :dim].T.to(self.projection.dtype))
+        self.centre.copy_(centre.to(self.centre.dtype))
         self.fitted.fill_(True)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
