@@ -10,7 +10,7 @@ import sys
 from newsrec import __version__, bugs
 from newsrec.console import show_our_messages
 from newsrec.errors import UserError
-from newsrec.parent import end_with_parent, is_one_of_several
+from newsrec.parent import end_with_parent
 
 COMMANDS = {
     "fit": ("newsrec.cli", "train a recommender"),
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv: Command and options; those of the process if None.
     """
-    if argv is None and is_one_of_several():
+    if argv is None:
         end_with_parent()
     given = sys.argv[1:] if argv is None else argv
     bugs.run_folder = None

@@ -11,8 +11,10 @@ import os
 import re
 import shutil
 import signal
+import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -24,6 +26,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 MARK = ".building-"
+PAUSES = (0.05, 0.2, 0.5, 1.0, 2.0)
+"""Seconds between two tries to replace a file that Windows holds."""
 STOPS = (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
 """What would end a process without a word to Python; Ctrl-C does not."""
 
@@ -75,6 +79,25 @@ def _aside(target: Path, make: Any) -> Iterator[Path]:
                 os.close(lock)
 
 
+def put(aside: Path, target: Path) -> None:
+    """Rename a file to ``target``, in place of what is there.
+
+    Windows refuses while another process, often a virus scanner, has that open: try again, for
+    some seconds.
+
+    Raises:
+        OSError: If it cannot be done.
+    """
+    for pause in (*PAUSES, None):
+        try:
+            aside.replace(target)
+            return
+        except PermissionError:
+            if sys.platform != "win32" or pause is None:
+                raise
+            time.sleep(pause)
+
+
 def remove_left_overs(target: Path) -> None:
     """Take away what killed processes left beside ``target``, and nothing that a living one builds.
 
@@ -92,6 +115,8 @@ def _made_and_locked(target: Path, make: Any) -> tuple[Path, int | None]:
     """Make something new, and lock it; without a lock where there are none."""
     while True:
         path = Path(make(prefix=f".{target.name}{MARK}", dir=target.parent))
+        if fcntl is None:  # Windows cannot open a folder either, nor rename an open file
+            return path, None
         try:
             lock = os.open(path, os.O_RDONLY)
         except OSError:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import sys
 from argparse import ArgumentError
 from datetime import datetime
@@ -30,6 +29,7 @@ from newsrec.files import require_writable
 from newsrec.options import Written, explain, written_options
 from newsrec.training.callbacks import FrozenStates, RunCsv, ScoreCollector
 from newsrec.training.checkpoint import (
+    BEGUN,
     check_run_folder,
     check_same_options,
     hyper_parameters,
@@ -45,12 +45,12 @@ from newsrec.training.machines import share_run_folder
 from newsrec.training.mistakes import check_seed, check_trainer, late_mistakes, trainer_mistakes
 from newsrec.training.module import RecommenderModule
 from newsrec.training.parts import StepParts
-from newsrec.training.processes import refuse_lonely, started_by_torchrun
+from newsrec.training.processes import connection_mistakes, refuse_lonely, started_by_torchrun
 from newsrec.training.progress import EpochLine, SpeedBar
 from newsrec.training.run_lock import RunLock
 from newsrec.training.saving import AtomicCheckpointIO, LastCheckpoint, Stopped
 from newsrec.training.throughput import Throughput
-from newsrec.training.together import SameData, one_fate
+from newsrec.training.together import SameData, one_fate, one_fate_from_the_start
 
 log = logging.getLogger(__name__)
 
@@ -327,12 +327,12 @@ class FitCLI(LightningCLI):
                 log.info("%s", self.datamodule.describe())
                 self._log_options()
             remedies = out_of_memory(self.model, self.datamodule, self.trainer)
-            with one_fate(self.trainer), remedies, late_mistakes():
+            with one_fate(self.trainer), remedies, late_mistakes(), connection_mistakes():
                 self.trainer.fit(**kwargs)
         except BaseException as error:
             begun = self.trainer.global_step or (self.output / "checkpoints").exists()
-            if first and self.lock.made and not begun:
-                shutil.rmtree(self.output, ignore_errors=True)
+            if first and not begun:
+                self.lock.discard(BEGUN)
             self.lock.release()
             if not isinstance(error, Stopped):
                 raise
@@ -409,7 +409,8 @@ def fit(argv: list[str]) -> None:
     # Interpolation that follows the command line, across files: the mode and this switch together.
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     disable_progress_bar()  # of reading weights, a blink; downloads keep theirs
-    FitCLI(args=["fit", *argv], **cli_options())
+    with one_fate_from_the_start():
+        FitCLI(args=["fit", *argv], **cli_options())
 
 
 def cli_options(run: bool = True) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from newsrec.aside import file_aside, folder_aside
+from newsrec.aside import file_aside, folder_aside, put
 from newsrec.errors import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -91,8 +91,11 @@ def publish(target: Path, build: Callable[[Path], None]) -> None:
             try:
                 aside.rename(target)
             except OSError:
-                if not target.is_dir() or not any(target.iterdir()):
+                if not target.is_dir():
                     raise
+                if not any(target.iterdir()):  # Windows replaces no folder, not even an empty one
+                    target.rmdir()
+                    aside.rename(target)
         except Exception as error:
             if isinstance(error, UserError) or not is_full(error, target.parent):
                 raise
@@ -136,4 +139,4 @@ def write_bytes(path: Path, content: bytes) -> None:
     with file_aside(path) as aside:
         aside.write_bytes(content)
         aside.chmod(0o644)
-        aside.replace(path)
+        put(aside, path)

@@ -129,3 +129,49 @@ def test_a_handler_that_somebody_set_is_left_alone(tmp_path):
     finally:
         signal.signal(signal.SIGTERM, before)
     assert Path(tmp_path).is_dir()
+
+
+def test_a_file_that_windows_holds_for_a_moment_is_replaced(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("new")
+    target, replace, tries = tmp_path / "b", Path.replace, []
+
+    def held(path, to):
+        tries.append(path)
+        if len(tries) < 3:
+            raise PermissionError(13, "is used by another process")
+        return replace(path, to)
+
+    monkeypatch.setattr(Path, "replace", held)
+    monkeypatch.setattr(aside, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(aside.sys, "platform", "win32")
+    aside.put(tmp_path / "a", target)
+    assert target.read_text() == "new"
+    monkeypatch.setattr(aside.sys, "platform", "linux")
+    tries.clear()
+    with pytest.raises(PermissionError):
+        aside.put(target, tmp_path / "c")
+    assert len(tries) == 1
+
+
+def test_a_folder_is_built_where_none_can_be_opened_or_replaced(tmp_path, monkeypatch):
+    """As on Windows, which has no flock, opens no folder and renames onto none."""
+    opened, rename = os.open, Path.rename
+
+    def open_files(path, *args, **kwargs):
+        if os.path.isdir(path):
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *args, **kwargs)
+
+    def onto_nothing(path, to):
+        if Path(to).exists():
+            raise FileExistsError(17, "exists already")
+        return rename(path, to)
+
+    monkeypatch.setattr(aside, "fcntl", None)
+    monkeypatch.setattr(aside.os, "open", open_files)
+    monkeypatch.setattr(Path, "rename", onto_nothing)
+    (tmp_path / "empty").mkdir()
+    for target in (tmp_path / "new", tmp_path / "empty"):
+        publish(target, lambda folder: (folder / "x").write_text("1"))
+        assert (target / "x").read_text() == "1"
+    assert sorted(os.listdir(tmp_path)) == ["empty", "new"]

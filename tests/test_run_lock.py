@@ -1,5 +1,6 @@
 """One run at a time in a run folder; what killed runs left is cleared by the next."""
 
+import errno
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from conftest import fit_options, refused
 
 from newsrec.__main__ import main
 from newsrec.errors import UserError
-from newsrec.training.run_lock import HOLDER, RunLock
+from newsrec.training.run_lock import HOLDER, LOCK, RunLock
 from newsrec.training.saving import AtomicCheckpointIO
 
 HOLD = """
@@ -86,6 +87,33 @@ def test_a_start_that_fails_removes_only_the_folder_that_it_made(
         refused(capsys, *fit_options(mind_dir, plm_dir, run), "--data.train=nowhere")
     assert not own.exists()
     assert others.is_dir()
+
+
+def test_a_start_that_fails_leaves_what_somebody_put_into_its_folder(tmp_path):
+    for name in ("config.yaml", "notes.txt"):
+        lock = RunLock(tmp_path / name)
+        lock.take()
+        (lock.folder / name).write_text("x")
+        lock.discard({"config.yaml", LOCK, HOLDER})
+        lock.release()
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert os.listdir(tmp_path / "notes.txt") == ["notes.txt"]
+
+
+def test_a_file_system_without_locks_costs_a_warning(tmp_path, monkeypatch, caplog):
+    (tmp_path / "checkpoints").mkdir()
+    part = tmp_path / "checkpoints" / ".last.ckpt-1-ab.part"
+    part.write_bytes(b"perhaps of a run that lives")
+    lock = RunLock(tmp_path)
+
+    def refuse():
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock._lock, "acquire", refuse)
+    lock.take()
+    lock.release()
+    assert "start no second run" in caplog.text
+    assert part.is_file()
 
 
 @pytest.mark.slow

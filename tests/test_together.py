@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -14,8 +15,11 @@ from resuming import assert_same, last
 from test_processes import options as options
 from test_processes import run, torchrun
 
+from newsrec import parent
 from newsrec.errors import UserError
-from newsrec.training import together
+from newsrec.training import machines, together
+from newsrec.training.processes import connection_mistakes
+from newsrec.training.saving import Stopped
 from newsrec.training.together import one_fate
 
 FAILING = """
@@ -92,6 +96,119 @@ def test_a_failure_reaches_the_others_through_the_store(monkeypatch):
         raise UserError("disk full")
     other.join(10)
     assert ended == [2]
+
+
+def test_a_run_that_a_signal_stops_is_no_failure(monkeypatch):
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr(together, "_connect", lambda: store)
+    with pytest.raises(Stopped), one_fate(SimpleNamespace(world_size=2, global_rank=1)):
+        raise Stopped(signal.SIGTERM)
+    assert not store.check([together.KEY])
+
+
+def test_each_of_three_machines_gets_the_files_of_the_first(monkeypatch, tmp_path):
+    content = os.urandom(50_500)  # of 51 pieces
+    monkeypatch.setattr(machines, "CHUNK", 1000)
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr(torch.distributed, "TCPStore", lambda *_, **__: store)
+    monkeypatch.setattr(machines, "os", SimpleNamespace(environ=(place := Environment())))
+    (tmp_path / "0" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "0" / "checkpoints" / "last.ckpt").write_bytes(content)
+    failed = []
+
+    def start(machine):
+        place.machine.number = machine
+        try:
+            machines.share_run_folder(tmp_path / str(machine))
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=start, args=(machine,)) for machine in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert failed == []
+    for machine in (1, 2):
+        assert (tmp_path / str(machine) / "checkpoints" / "last.ckpt").read_bytes() == content
+
+
+class Environment(dict):
+    """torchrun's variables of a machine with one process, where a thread is a machine."""
+
+    def __init__(self):
+        super().__init__(
+            GROUP_WORLD_SIZE="3", TORCHELASTIC_USE_AGENT_STORE="True", LOCAL_RANK="0",
+            TORCHELASTIC_RESTART_COUNT="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="1",
+        )  # fmt: skip
+        self.machine = threading.local()
+
+    def __getitem__(self, name):
+        if name in ("RANK", "GROUP_RANK"):
+            return str(self.machine.number)
+        return super().__getitem__(name)
+
+
+def test_gloo_that_finds_no_way_names_the_variable_that_helps():
+    said = "Gloo connectFullMesh failed with [127.0.1.1]: Connection refused"
+    with pytest.raises(UserError, match="GLOO_SOCKET_IFNAME"), connection_mistakes():
+        raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match="shapes"), connection_mistakes():
+        raise RuntimeError("shapes")
+
+
+ORPHAN = """
+import os, sys, time
+from newsrec import parent
+if sys.argv[2] == "portable":
+    sys.platform = "darwin"  # no prctl
+os.environ |= {"LOCAL_RANK": "1", parent.STARTER: str(os.getpid())}
+if os.fork() == 0:
+    if sys.argv[1] == "late":
+        time.sleep(1)
+    print(os.getpid(), flush=True)
+    parent.end_with_parent()
+    time.sleep(600)
+time.sleep(0.5 if sys.argv[1] == "late" else 600)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("when", ["early", "late"])
+@pytest.mark.parametrize("how", ["prctl", "portable"])
+def test_a_child_ends_though_its_parent_ended_before_it_looked(when, how):
+    with subprocess.Popen(
+        [sys.executable, "-c", ORPHAN, when, how], stdout=subprocess.PIPE, text=True
+    ) as started:
+        child = int(started.stdout.readline())
+        if when == "early":
+            time.sleep(0.3)
+            assert is_alive(child)
+            started.kill()
+    deadline = time.monotonic() + 20
+    while is_alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_alive(child)
+
+
+def test_a_process_that_nobody_of_ours_started_is_left_alone(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    for name in ("TORCHELASTIC_RUN_ID", parent.STARTER):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(parent, "watch", lambda number: pytest.fail("watches its shell"))
+    parent.end_with_parent()
+    assert os.environ[parent.STARTER] == str(os.getpid())
+
+
+@pytest.mark.slow
+def test_what_one_machine_lacks_ends_the_others_before_they_have_met(private):
+    options, folders = private
+    (folders[0] / "shape.yaml").write_text("heads: 2")
+    codes, said = on_two_machines([*options, "--model.news=shape.yaml"], folders)
+    assert 0 not in codes
+    assert "newsrec: error: process 1 on" in said[0], said
+    assert "shape.yaml" in said[0]
 
 
 @pytest.mark.slow

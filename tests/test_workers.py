@@ -52,14 +52,56 @@ def test_workers_started_by_spawn_bring_the_batches_of_none(mind_dir, plm_dir, m
 
     monkeypatch.setattr(sys, "platform", "darwin")
     batches = {}
-    for workers in (0, 1):
+    for workers in (0, 2):
         data = MindDataModule(str(mind_dir), plm=str(plm_dir), batch_size=8, num_workers=workers)
         data.setup("fit")
         loader = data.train_dataloader()
         if workers:
             loader.multiprocessing_context = "spawn"
         batches[workers] = list(loader)
-    assert len(batches[0]) == len(batches[1]) > 1
-    for one, other in zip(batches[0], batches[1], strict=True):
+    assert len(batches[0]) == len(batches[2]) > 1
+    for one, other in zip(batches[0], batches[2], strict=True):
         for a, b in zip(one, other, strict=True):
             assert (a is None and b is None) or np.array_equal(a, b)
+
+
+ORPHANED = """
+import os, sys, time
+from torch.utils.data import DataLoader
+from newsrec.data.workers import keep_working
+
+class Busy:
+    def __len__(self): return 2
+    def __getitem__(self, index):
+        if index:
+            time.sleep(600)  # looks at nothing meanwhile
+        return os.getpid()
+
+batches = iter(DataLoader(Busy(), batch_size=None, num_workers=1, multiprocessing_context="fork",
+                          worker_init_fn=keep_working))
+print(next(batches), flush=True)
+next(batches)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_worker_ends_with_its_parent_in_the_middle_of_a_batch():
+    with subprocess.Popen(
+        [sys.executable, "-c", ORPHANED], stdout=subprocess.PIPE, text=True
+    ) as process:
+        worker = int(process.stdout.readline())
+        time.sleep(0.3)
+        assert os.path.exists(f"/proc/{worker}")
+        process.kill()
+        deadline = time.monotonic() + 30
+        while is_alive(worker) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert not is_alive(worker)
+
+
+def is_alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False

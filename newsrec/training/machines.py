@@ -53,7 +53,8 @@ def share_run_folder(output: Path) -> None:
             path = output / name
             store.set(f"{name}/hash", file_hash(path) if path.is_file() else "")
         for other in range(1, machines):
-            _send(store, output, store.get(f"wanted/{other}").decode().split())
+            wanted = store.get(f"wanted/{other}").decode().split()
+            _send(torch.distributed.PrefixStore(f"to/{other}", store), output, wanted)
             refused = store.get(f"done/{other}").decode()
             if refused:
                 raise UserError(refused)
@@ -61,7 +62,7 @@ def share_run_folder(output: Path) -> None:
         hashes = {name: store.get(f"{name}/hash").decode() for name in FILES}
         wanted = [n for n, own in hashes.items() if own and _hash(output / n) != own]
         store.set(f"wanted/{machine}", " ".join(wanted))
-        _receive(store, output, wanted, hashes)
+        _receive(torch.distributed.PrefixStore(f"to/{machine}", store), output, wanted, hashes)
         stale = [n for n, own in hashes.items() if not own and n != FILES[0] and _hash(output / n)]
         refused = ""
         if stale:
@@ -87,7 +88,13 @@ def _hash(path: Path) -> str | None:
 
 
 def _send(store: Any, output: Path, names: list[str]) -> None:
-    """Put files into the store piece by piece; a piece goes when it was taken."""
+    """Put files into the store piece by piece; a piece goes when it was taken.
+
+    Args:
+        store: One that a single machine takes from: pieces of two would be mistaken.
+        output: The run folder.
+        names: The files, relative to it.
+    """
     for name in names:
         with (output / name).open("rb") as file:
             number = 0

@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lightning import Trainer
@@ -46,3 +48,19 @@ def refuse_lonely(trainer: Trainer) -> None:
             "--trainer.devices to the processes of a machine and --trainer.num_nodes to the "
             "machines, or take --trainer configs/trainer/multinode.yaml."
         )
+
+
+@contextmanager
+def connection_mistakes() -> Iterator[None]:
+    """Say which variable helps where gloo's processes do not find each other."""
+    try:
+        yield
+    except RuntimeError as error:
+        said = " ".join(str(error).split())
+        if "gloo" not in said.lower() or "connect" not in said.lower():
+            raise
+        raise UserError(
+            f"The processes do not reach each other through gloo ({said[:160]}). It listens where "
+            "the host name resolves to, often 127.0.0.1: set GLOO_SOCKET_IFNAME to the network's "
+            "interface, as `ip addr` shows it, on every machine."
+        ) from error

@@ -1,8 +1,12 @@
 """One run at a time in a run folder."""
 
+import errno
 import json
+import logging
 import os
+import shutil
 import socket
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -12,16 +16,21 @@ from filelock import FileLock, Timeout
 from newsrec.errors import UserError
 from newsrec.files import write_text
 
+log = logging.getLogger(__name__)
+
 LOCK, HOLDER = ".lock", ".holder.json"
 """Names in the run folder: the lock itself, and who holds it."""
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What a file system says that has none."""
 
 
 class RunLock:
     """Keeps a run folder for one run, from before its first file until the process ends.
 
     The kernel releases the lock when the process ends, also by kill -9. On NFS it holds between
-    machines where the server supports locks (NFS 4, or lockd); where it does not, taking the lock
-    fails and the run says so.
+    machines where the server supports locks (NFS 4, or lockd), unless the folder is mounted with
+    ``nolock`` or ``local_lock``: each machine then locks for itself. A file system without locks
+    (Lustre without ``-o flock``) costs a warning.
 
     Args:
         folder: The run folder; made if it is absent.
@@ -49,6 +58,10 @@ class RunLock:
                 "another --output."
             ) from None
         except (OSError, NotImplementedError) as error:
+            if isinstance(error, NotImplementedError) or error.errno in NO_LOCKS:
+                said = "%s: no lock can be had there (%s); start no second run in it"
+                log.warning(said, self.folder, error)
+                return
             raise UserError(
                 f"--output {self.folder}: its lock cannot be made ({error}). Choose an --output on "
                 "a disk that can be written to and locked."
@@ -62,6 +75,24 @@ class RunLock:
             "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
         }
         write_text(self.folder / HOLDER, json.dumps(holder) + "\n")
+
+    def discard(self, names: Iterable[str]) -> None:
+        """Remove the folder if it was made here, unless it holds something that is no run's.
+
+        Args:
+            names: What a run has there.
+        """
+        if not self.made:
+            return
+        for name in names:
+            path = self.folder / name
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    path.unlink()
+        with suppress(OSError):
+            self.folder.rmdir()
 
     def release(self) -> None:
         """Give the lock back; its empty file stays, since another run may be about to lock it."""

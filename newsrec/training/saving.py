@@ -20,7 +20,9 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
+from newsrec.aside import put
 from newsrec.errors import UserError
+from newsrec.training.processes import connection_mistakes
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            aside.replace(path)
+            put(aside, path)
         except (OSError, RuntimeError) as error:  # torch has a RuntimeError for a full disk
             with suppress(OSError):
                 aside.unlink(missing_ok=True)
@@ -104,7 +106,10 @@ class LastCheckpoint(Checkpoint):
             with suppress(ValueError):  # not in the main thread
                 self._handlers[number] = signal.signal(number, self._receive)
         if trainer.world_size > 1:
-            self._group = torch.distributed.new_group(backend="gloo")
+            self._group = torch.distributed.group.WORLD
+            if torch.distributed.get_backend() != "gloo":
+                with connection_mistakes():
+                    self._group = torch.distributed.new_group(backend="gloo")
             # Lightning asks the first process for its signals before every step, and has the host
             # wait for the device to hear; the processes here tell each other without.
             loop: Any = trainer.fit_loop.epoch_loop

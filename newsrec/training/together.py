@@ -14,8 +14,10 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from newsrec.errors import UserError
+from newsrec.training.saving import Stopped
 
-KEY = "newsrec/failed"
+KEY = f"newsrec/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+"""Where a failure is told; torchrun may keep its store when it starts all processes again."""
 POLL = 1.0
 """Seconds between two looks for another process's failure."""
 HEARD = 3 * POLL
@@ -33,13 +35,35 @@ def one_fate(trainer: Trainer) -> Iterator[None]:
     Args:
         trainer: The Trainer of the run.
     """
-    if trainer.world_size == 1:
+    if trainer.world_size == 1 or _torchrun_keeps_a_store():
         yield
         return
-    watch = _Watch(trainer.global_rank)
+    with _fate(trainer.global_rank):
+        yield
+
+
+@contextmanager
+def one_fate_from_the_start() -> Iterator[None]:
+    """Do as ``one_fate`` from the first line of a command, where torchrun has started it.
+
+    Its store is there before the Trainer is, so that a mistake in the options of one machine, or a
+    file that it lacks, ends the others as well, which would wait for it.
+    """
+    if not _torchrun_keeps_a_store() or os.environ["WORLD_SIZE"] == "1":
+        yield
+        return
+    with _fate(int(os.environ["RANK"])):
+        yield
+
+
+@contextmanager
+def _fate(rank: int) -> Iterator[None]:
+    watch = _Watch(rank)
     watch.start()
     try:
         yield
+    except Stopped:  # by a signal, at one step on all processes: no failure
+        raise
     except Exception as error:
         watch.stopped.set()  # it ends by its own error, also where all processes have one
         watch.tell(error)
@@ -88,9 +112,13 @@ class _Watch(threading.Thread):
             time.sleep(HEARD)
 
 
+def _torchrun_keeps_a_store() -> bool:
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
 def _connect() -> Any:
     """Return a connection of our own to the processes' store; None while there is none."""
-    if not torch.distributed.is_initialized():
+    if not torch.distributed.is_initialized() and not _torchrun_keeps_a_store():
         return None
     try:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
