@@ -26,7 +26,6 @@ from newsrec.data.source import SourceFile, SplitFiles
 from newsrec.data.tables import Histories, Users
 from newsrec.data.tsv import (
     BEHAVIORS_COLUMNS,
-    DAMAGE,
     LISTED,
     LONGEST_LINE,
     NEWS_COLUMNS,
@@ -225,7 +224,7 @@ class _Compilation:
 def _has_labels(file: SourceFile) -> bool:
     """Tell if a file's candidates end in ``-0`` and ``-1``, as most of its first lines do."""
     labelled = bare = 0
-    with contextlib.suppress(*DAMAGE), file.open() as stream:  # damage shows when all is read
+    with contextlib.suppress(UserError), file.open() as stream:  # damage shows when all is read
         for line in itertools.islice(iter(lambda: stream.readline(LONGEST_LINE), b""), VOTERS):
             fields = line.rstrip(b"\r\n").split(b"\t")
             if len(fields) == len(BEHAVIORS_COLUMNS):

@@ -2,11 +2,11 @@
 
 import stat
 import zipfile
-import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
 from newsrec.data.source import NAMES, SPLITS, SourceFile, SplitFiles, find_splits
+from newsrec.data.zips import DAMAGE
 from newsrec.errors import UserError
 
 LINES = {
@@ -17,8 +17,6 @@ LINES = {
     "MINDlarge_dev": (72_023, 376_471),
     "MINDlarge_test": (120_961, 2_370_727),
 }
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeDecodeError, OSError)
-"""What reading a damaged zip raises."""
 
 
 def check(root: Path, name: str) -> Path | None:
@@ -46,7 +44,9 @@ def check(root: Path, name: str) -> Path | None:
         if place.name.startswith("MIND") and place.name not in (name, f"{name}.zip"):
             raise UserError(f"{place} is not {name}.")
         lines = _read_folder(found[split]) if place.is_dir() else _read_zip(place)
-    except ZIP_ERRORS as error:
+    except UserError:
+        raise
+    except DAMAGE as error:
         raise UserError(f"{name} in {root} is damaged or cannot be read ({error}).") from None
     for file, tsv, expected in zip(found[split], NAMES, LINES[name], strict=True):
         if lines[file] != expected:

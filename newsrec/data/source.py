@@ -1,10 +1,10 @@
 """Where a split's two files are: in a folder, or in a zip as MIND is handed out."""
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from newsrec.data.zips import members_of, open_member
 from newsrec.errors import UserError
 
 SPLITS = ("train", "dev", "test")
@@ -26,15 +26,17 @@ class SourceFile(NamedTuple):
         """Bytes, unpacked."""
         if self.member is None:
             return self.path.stat().st_size
-        with zipfile.ZipFile(self.path) as archive:
-            return archive.getinfo(self.member).file_size
+        return sum(m.file_size for m in members_of(self.path) if m.filename == self.member)
 
     def open(self) -> IO[bytes]:
-        """Open it for reading; a zip's member is unpacked as it is read, and its CRC checked."""
+        """Open it for reading; a zip's member is unpacked as it is read, and its CRC checked.
+
+        Raises:
+            UserError: If the zip is damaged; the stream's methods raise it as well.
+        """
         if self.member is None:
             return self.path.open("rb")
-        with zipfile.ZipFile(self.path) as archive:  # the member keeps the file open
-            return archive.open(self.member)
+        return open_member(self.path, self.member, self)
 
 
 class SplitFiles(NamedTuple):
@@ -82,15 +84,8 @@ def _in_folder(folder: Path) -> SplitFiles:
 
 
 def _in_zip(path: Path) -> SplitFiles:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
-        raise UserError(
-            f"{path} cannot be read as a zip ({error}). If it was cut off, download it again."
-        ) from None
     files: dict[str, list[SourceFile]] = {name: [] for name in NAMES}
-    for member in members:
+    for member in members_of(path):
         parts = member.filename.split("/")
         if parts[-1] in files and all(map(_is_ours, parts)):
             if member.flag_bits & 1:

@@ -1,9 +1,6 @@
 """MIND's tab-separated files, block by block; every line is read or reported."""
 
 import hashlib
-import lzma
-import zipfile
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,9 +34,6 @@ WORKERS = 2
 BOM = b"\xef\xbb\xbf"
 LISTED = 10
 """Bad lines that are kept to be shown; all of them are counted."""
-
-DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
-"""What reading a damaged zip raises."""
 
 Parsed = TypeVar("Parsed")
 
@@ -165,23 +159,20 @@ class Reader:
     def _blocks(self) -> Iterator[tuple[int, bytes]]:
         """Return whole lines, about ``BLOCK_BYTES`` at a time, with the number of the first."""
         line, rest = 1, [b""]
-        try:
-            with self.file.open() as stream:
-                while chunk := stream.read(BLOCK_BYTES):
-                    self._hash.update(chunk)
-                    self.on_read(len(chunk))
-                    end = chunk.rfind(b"\n") + 1
-                    if not end:
-                        rest.append(chunk)
-                        if sum(map(len, rest)) > LONGEST_LINE:
-                            raise self._damaged(f"line {line} is over {LONGEST_LINE >> 20} MB long")
-                        continue
-                    block = b"".join([*rest, chunk[:end]])
-                    rest = [chunk[end:]]
-                    yield line, block.removeprefix(BOM) if line == 1 else block
-                    line += block.count(b"\n")
-        except DAMAGE as error:
-            raise self._damaged(str(error)) from None
+        with self.file.open() as stream:
+            while chunk := stream.read(BLOCK_BYTES):
+                self._hash.update(chunk)
+                self.on_read(len(chunk))
+                end = chunk.rfind(b"\n") + 1
+                if not end:
+                    rest.append(chunk)
+                    if sum(map(len, rest)) > LONGEST_LINE:
+                        raise self._damaged(f"line {line} is over {LONGEST_LINE >> 20} MB long")
+                    continue
+                block = b"".join([*rest, chunk[:end]])
+                rest = [chunk[end:]]
+                yield line, block.removeprefix(BOM) if line == 1 else block
+                line += block.count(b"\n")
         last = b"".join(rest)
         if line == 1:
             last = last.removeprefix(BOM)

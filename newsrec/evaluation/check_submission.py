@@ -25,7 +25,7 @@ from newsrec.console import progress, say, terminal
 from newsrec.data.mind import MindData, Split, open_mind
 from newsrec.data.ragged import Ragged
 from newsrec.data.source import SPLITS
-from newsrec.data.tsv import DAMAGE
+from newsrec.data.zips import DAMAGE
 from newsrec.errors import UserError
 from newsrec.evaluation.submission_lines import KINDS, explain_line, id_of, kind_of, parse_lines
 
@@ -342,7 +342,7 @@ def _open(path: Path) -> tuple[IO[bytes], int]:
             return archive.open(NAME), members[0].file_size
     except UserError:
         raise
-    except (*DAMAGE, OSError, ValueError) as error:
+    except DAMAGE as error:
         raise _unreadable(path, error) from None
 
 
@@ -396,7 +396,7 @@ def _blocks(path: Path, stream: IO[bytes], advance: Callable[[int], None]) -> It
 def _read(path: Path, stream: IO[bytes]) -> bytes:
     try:
         return stream.read(BLOCK_BYTES)
-    except (*DAMAGE, OSError) as error:
+    except DAMAGE as error:
         raise _unreadable(path, error) from None
 
 
