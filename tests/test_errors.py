@@ -3,13 +3,17 @@
 import errno
 import logging
 import os
+import pickle
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import fit_options, tiny_behaviors, tiny_news, write_mind
+from safetensors.torch import save_file
 
 from newsrec import bugs
 from newsrec.__main__ import main
@@ -253,3 +257,65 @@ def test_ctrl_c_is_no_bug(capsys, monkeypatch):
         main(["prepare", "--data.root=x"])
     assert stop.value.code == bugs.INTERRUPTED
     assert capsys.readouterr().err == ""
+
+
+def write_foreign(kind: str, folder: Path) -> Path:
+    """Write what people give as a checkpoint, and return its path."""
+    path = folder / "some.ckpt"
+    weights = {"a.weight": torch.ones(3, 3), "a.bias": torch.ones(3)}
+    if kind == "state dict":
+        torch.save(weights, path)
+    elif kind == "another Lightning project":
+        torch.save({"state_dict": weights, "pytorch-lightning_version": "2.1.0"}, path)
+    elif kind == "another project":
+        torch.save({"model_state_dict": weights, "epoch": 3}, path)
+    elif kind == "whole module":
+        torch.save(torch.nn.Linear(2, 2), path)
+    elif kind == "pickle":
+        path.write_bytes(pickle.dumps(Path("x")))
+    elif kind == "safetensors":
+        save_file(weights, path)
+    elif kind == "TorchScript":
+        torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
+    elif kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("prediction.txt", "1 [1]")
+    elif kind == "Git LFS":
+        path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    elif kind == "web page":
+        path.write_text("<!DOCTYPE html><html>404</html>")
+    elif kind == "run folder":
+        (path / "checkpoints").mkdir(parents=True)
+        (path / "checkpoints" / "best.ckpt").write_text("")
+    elif kind == "export":
+        path.mkdir()
+        (path / "manifest.json").write_text("{}")
+    elif kind == "mistyped":
+        (folder / "same.ckpt").write_text("")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("state dict", "holds 2 weights alone (a state dict)"),
+        ("another Lightning project", "is a Lightning checkpoint of another project"),
+        ("another project", "another project's checkpoint (it holds epoch, model_state_dict)"),
+        ("whole module", "holds Python objects (torch.nn.modules.linear.Linear)"),
+        ("pickle", "a pickle of Python objects"),
+        ("safetensors", "in safetensors format"),
+        ("TorchScript", "a TorchScript program"),
+        ("zip", "a zip of other files"),
+        ("Git LFS", "a pointer of Git LFS"),
+        ("web page", "a web page"),
+        ("run folder", "is a folder. Give the file in it: "),
+        ("export", "as export writes it"),
+        ("mistyped", "Did you mean "),
+    ],
+)
+def test_a_file_that_is_taken_for_a_checkpoint_is_said_to_be_what_it_is(
+    kind, said, place, tmp_path, capsys
+):
+    path = write_foreign(kind, tmp_path)
+    options = f"--data.root={place / 'mind'} --split=dev --output={tmp_path / 'x'}".split()
+    assert_told(capsys, ["evaluate", f"--ckpt_path={path}", *options], f"--ckpt_path {path} ", said)

@@ -14,6 +14,8 @@ from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
 from newsrec.files import require_empty
 from newsrec.model.fastformer import FastformerConfig
+from newsrec.places import looked_for
+from newsrec.training import foreign
 from newsrec.training.run_lock import HOLDER, LOCK
 
 FORMAT = 1
@@ -41,20 +43,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         UserError: If there is no such file, or it is not one of ours.
     """
     _refuse_url(str(path))
-    if not Path(path).is_file():
-        raise UserError(
-            f"--ckpt_path {path}: there is no such file. `python -m newsrec fit` writes "
-            "runs/NAME/checkpoints/best.ckpt and last.ckpt."
-        )
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"--ckpt_path {path} {foreign.missing(path)}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise
     except Exception as error:  # torch raises half a dozen kinds, none of its own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"--ckpt_path {path} cannot be read as a checkpoint ({reason}). Is the file whole, and "
-            "written by `python -m newsrec fit`?"
-        ) from error
-    ours = checkpoint.get("newsrec") if isinstance(checkpoint, dict) else None
+        raise UserError(f"--ckpt_path {path} {foreign.unreadable(path, error)}") from error
+    another = foreign.not_ours(checkpoint)
+    if another is not None:
+        raise UserError(f"--ckpt_path {path} {another}")
+    ours = checkpoint["newsrec"] if isinstance(checkpoint["newsrec"], dict) else None
     if not ours or ours.get("format") != FORMAT:
         found = ours.get("format") if ours else "none"
         raise UserError(
@@ -90,10 +91,13 @@ def resolve_checkpoint(ckpt_path: str, output: Path) -> Path:
     path = Path(ckpt_path)
     if ckpt_path in ("last", "best"):
         path = output / "checkpoints" / f"{ckpt_path}.ckpt"
+    if path.is_dir():
+        raise UserError(f"--ckpt_path {ckpt_path} {foreign.missing(path)}")
     if not path.is_file():
+        near = looked_for(path)
         raise UserError(
-            f"--ckpt_path {ckpt_path}: there is no {path}. Name the run to go on with by --output, "
-            "or leave --ckpt_path out to start a new one."
+            f"--ckpt_path {ckpt_path}: there is no {path}. {near}{' ' if near else ''}Name the run "
+            "to go on with by --output, or leave --ckpt_path out to start a new one."
         )
     return path
 

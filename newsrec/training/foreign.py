@@ -1,0 +1,110 @@
+"""Files that people take for a checkpoint of ``newsrec``: what each is, and what to give instead."""
+
+import json
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from newsrec.places import looked_for
+from newsrec.sniff import kind_of
+
+GIVE = "Give a file that `python -m newsrec fit` wrote: runs/NAME/checkpoints/best.ckpt."
+
+
+def missing(path: Path) -> str:
+    """Say what stands where a checkpoint was looked for: nothing, or a folder.
+
+    Args:
+        path: Something that is no file.
+    """
+    if not path.is_dir():
+        return " ".join(filter(None, ["is not there: no such file.", looked_for(path), GIVE]))
+    for inner in ("checkpoints/best.ckpt", "best.ckpt", "checkpoints/last.ckpt", "last.ckpt"):
+        if (path / inner).is_file():
+            return f"is a folder. Give the file in it: {path / inner}."
+    if (path / "manifest.json").is_file():
+        return (
+            "is a folder, as export writes it, which cannot be trained or evaluated. Give the "
+            "checkpoint that it was made from."
+        )
+    if (path / ".metadata").is_file():
+        return (
+            "is a folder, as Lightning writes sharded checkpoints, which newsrec does not read. "
+            f"Train without a sharding strategy. {GIVE}"
+        )
+    return f"is a folder without a checkpoint. {GIVE}"
+
+
+def unreadable(path: Path, error: Exception) -> str:
+    """Say what a file is that cannot be loaded as plain weights and values.
+
+    Args:
+        path: The file.
+        error: What torch raised.
+    """
+    return f"cannot be read as a checkpoint: {_what_it_is(path, str(error))}"
+
+
+def _what_it_is(path: Path, said: str) -> str:
+    kind = kind_of(path)
+    if kind is not None and kind != "a zip":
+        return f"it is {kind}. {GIVE}"
+    if _has_safetensors_header(path):
+        return f"it is in safetensors format, which holds weights without their options. {GIVE}"
+    if kind == "a zip":
+        if not zipfile.is_zipfile(path):
+            return "it was cut off. Is the file whole, as `python -m newsrec fit` wrote it?"
+        with zipfile.ZipFile(path) as archive:
+            names = [name.rpartition("/")[2] for name in archive.namelist()]
+        if "constants.pkl" in names:
+            return f"it is a TorchScript program. {GIVE}"
+        if "data.pkl" not in names:
+            return f"it is a zip of other files. {GIVE}"
+    found = re.search(r"GLOBAL ([\w.]+)|Unsupported (?:class|global) ([\w.]+)", said)
+    if found:
+        return (
+            f"it holds Python objects ({found[1] or found[2]}), which newsrec never loads, for they "
+            f"may run code. {GIVE}"
+        )
+    with path.open("rb") as file:
+        if file.read(1) == b"\x80":
+            return f"it is a pickle of Python objects. {GIVE}"
+    return f"it is damaged, or of another program. {GIVE}"
+
+
+def not_ours(content: Any) -> str | None:
+    """Say what was loaded, if it is not what ``newsrec fit`` writes.
+
+    Args:
+        content: What the file holds.
+    """
+    if not isinstance(content, Mapping):
+        what = "a single tensor" if isinstance(content, Tensor) else f"a {type(content).__name__}"
+        return f"holds {what}, not a checkpoint. {GIVE}"
+    if "newsrec" in content:
+        return None
+    if "pytorch-lightning_version" in content:
+        return f"is a Lightning checkpoint of another project. {GIVE}"
+    tensors = sum(isinstance(value, Tensor) for value in content.values())
+    if content and tensors == len(content):
+        return (
+            f"holds {tensors} weights alone (a state dict), without the options that they were "
+            f"trained with. {GIVE}"
+        )
+    keys = ", ".join(sorted(map(str, content))[:4])
+    return f"is another project's checkpoint (it holds {keys or 'nothing'}). {GIVE}"
+
+
+def _has_safetensors_header(path: Path) -> bool:
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if not 2 <= size <= min(path.stat().st_size, 100_000_000):
+            return False
+        try:
+            return isinstance(json.loads(file.read(size)), dict)
+        except ValueError:
+            return False
