@@ -1,4 +1,4 @@
-"""Files that people take for a checkpoint of ``newsrec``: what each is, and what to give instead."""
+"""What a file is that is taken for a checkpoint of ``newsrec``, and what to give instead."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def missing(path: Path) -> str:
             "is a folder, as Lightning writes sharded checkpoints, which newsrec does not read. "
             f"Train without a sharding strategy. {GIVE}"
         )
-    return f"is a folder without a checkpoint. {GIVE}"
+    return f"is a folder, and there is no checkpoint in it. {GIVE}"
 
 
 def unreadable(path: Path, error: Exception) -> str:
@@ -67,8 +67,8 @@ def _what_it_is(path: Path, said: str) -> str:
     found = re.search(r"GLOBAL ([\w.]+)|Unsupported (?:class|global) ([\w.]+)", said)
     if found:
         return (
-            f"it holds Python objects ({found[1] or found[2]}), which newsrec never loads, for they "
-            f"may run code. {GIVE}"
+            f"it holds Python objects ({found[1] or found[2]}), which newsrec never loads, for "
+            f"they may run code. {GIVE}"
         )
     with path.open("rb") as file:
         if file.read(1) == b"\x80":

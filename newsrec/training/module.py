@@ -27,6 +27,7 @@ from newsrec.model.recommender import NewsRecommender
 from newsrec.plm import DEFAULT_PLM, build_plm, load_plm, plm_config
 from newsrec.training.catalogue import encode_catalogue, mean_states
 from newsrec.training.checkpoint import FORMAT, hyper_parameters, read_checkpoint
+from newsrec.training.contradictions import check_agreement, remembered
 from newsrec.training.optimizer import SCHEDULES, Schedule, adamw, parameter_groups
 
 log = logging.getLogger(__name__)
@@ -131,9 +132,24 @@ class RecommenderModule(LightningModule):
         """Whether ``precision`` was auto's choice."""
         self.plm_config: dict[str, Any] | None = None
         """Set by a checkpoint: the PLM is then built from it, and its weights are not looked up."""
+        self.trained_to_read: dict[str, Any] | None = None
+        """Set by a checkpoint: what its data were made with, so that others are refused."""
         self.recommender: NewsRecommender
         self.val_metric = MindMetric()
         self.news_vectors: Tensor | None = None
+
+    def setup(self, stage: str) -> None:
+        """Refuse a data module that contradicts the checkpoint that this model comes from."""
+        data = getattr(self.trainer, "datamodule", None)
+        own = {"max_tokens": self.max_tokens, "max_history": self.max_history}
+        if data is not None:
+            check_agreement(own if self.trained_to_read is None else self.trained_to_read, data)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a data module that contradicts a checkpoint which the Trainer loads."""
+        if "newsrec" in checkpoint:
+            self.trained_to_read = remembered(checkpoint)
+            self.setup("")
 
     def configure_model(self) -> None:
         """Build the model; called once everything else is known to be right."""
@@ -296,6 +312,7 @@ class RecommenderModule(LightningModule):
         """Rebuild a trained model from what ``read_checkpoint`` returned."""
         module = cls(**hyper_parameters(checkpoint, "model"))
         module.plm_config = checkpoint["newsrec"]["plm_config"]
+        module.trained_to_read = remembered(checkpoint)
         module.configure_model()
         module.load_state_dict(checkpoint["state_dict"])
         return module.eval()

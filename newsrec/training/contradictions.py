@@ -1,0 +1,75 @@
+"""What model and data must have in common, checked wherever a Trainer brings them together.
+
+A model scores a text or a history that was made otherwise than in training without an error, only
+worse, and nobody notices.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from newsrec.errors import UserError
+from newsrec.training.checkpoint import hyper_parameters, plain
+
+SHARED = ("fields", "max_tokens", "max_history")
+"""Options of the data that shape what the model reads."""
+SAMPLE = 200
+"""Texts that two tokenizers are compared on, besides their vocabularies."""
+
+
+def remembered(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the model of a checkpoint was trained to read.
+
+    Args:
+        checkpoint: What ``read_checkpoint`` returned.
+    """
+    stored = hyper_parameters(dict(checkpoint), "data")
+    kept = {name: stored[name] for name in (*SHARED, "plm") if name in stored}
+    return kept | {"tokenizer_json": checkpoint["newsrec"].get("tokenizer_json")}
+
+
+def check_agreement(trained: Mapping[str, Any], data: Any) -> None:
+    """Refuse data that are made otherwise than those a model was trained on.
+
+    Args:
+        trained: What ``remembered`` returned.
+        data: A data module that is set up; one of another class is left alone.
+
+    Raises:
+        UserError: At the first difference, naming both values.
+    """
+    for name in SHARED:
+        now = getattr(data, name, None)
+        if name not in trained or now is None or plain(now) == plain(trained[name]):
+            continue
+        raise UserError(
+            f"The data module has {name} {_short(now)}, but the model has, or was trained with, "
+            f"{_short(trained[name])}. Build both with {name}={trained[name]!r}."
+        )
+    now, then = getattr(data, "tokenizer_json", None), trained.get("tokenizer_json")
+    if now and then and now != then and not _same_tokens(now, then, _texts(data)):
+        raise UserError(
+            f"The data module's tokenizer is that of {data.plm}, but the model of this checkpoint "
+            f"was trained with another, that of {trained.get('plm')}. Build it with "
+            f"plm={trained.get('plm')!r}."
+        )
+
+
+def _same_tokens(now: str, then: str, texts: list[str]) -> bool:
+    """Tell whether two tokenizers read alike; releases write one down in different words."""
+    one, other = Tokenizer.from_str(now), Tokenizer.from_str(then)
+    if one.get_vocab() != other.get_vocab():
+        return False
+    for tokenizer in (one, other):
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+    return all(one.encode(text).ids == other.encode(text).ids for text in texts)
+
+
+def _texts(data: Any) -> list[str]:
+    return data.data.news["title"][:SAMPLE].to_pylist()
+
+
+def _short(value: Any) -> str:
+    return "+".join(value) if isinstance(value, list | tuple) else str(value)
