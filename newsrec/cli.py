@@ -38,6 +38,7 @@ from newsrec.training.checkpoint import (
     resolve_checkpoint,
 )
 from newsrec.training.curves import Curves
+from newsrec.training.ending import how_it_ended, say_if_finished
 from newsrec.training.estimate import dry_run
 from newsrec.training.guards import FiniteLoss, out_of_memory
 from newsrec.training.hardware import keep_hardware, settle_hardware
@@ -326,6 +327,7 @@ class FitCLI(LightningCLI):
                 self.datamodule.setup("fit")
                 log.info("%s", self.datamodule.describe())
                 self._log_options()
+                say_if_finished(self.trainer, self.subcommand_config.ckpt_path)
             remedies = out_of_memory(self.model, self.datamodule, self.trainer)
             with one_fate(self.trainer), remedies, late_mistakes(), connection_mistakes():
                 self.trainer.fit(**kwargs)
@@ -373,7 +375,7 @@ class FitCLI(LightningCLI):
             _print_speed(speed, parts)
         if not best:
             if trainer.is_global_zero:
-                print(f"No validation was reached. Last checkpoint: {self.last}")
+                print(how_it_ended(trainer, self.last))
             return
         if data.selected_on is not None:
             # The first process alone is sure to have the file: machines may share no disk.

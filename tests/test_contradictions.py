@@ -96,5 +96,5 @@ def test_a_checkpoint_refuses_another_tokenizer_and_takes_its_own_from_elsewhere
 def test_a_new_model_refuses_data_that_contradict_it(root, plm_dir):
     module = RecommenderModule(plm=str(plm_dir), dim=16, news=SHAPE, user=SHAPE, max_history=7)
     data = MindDataModule(root=str(root), plm=str(plm_dir), frozen_states="none")
-    with pytest.raises(UserError, match="has max_history 50, .* 7"):
+    with pytest.raises(UserError, match=r"has max_history 50, .* 7"):
         trainer().fit(module, datamodule=data)

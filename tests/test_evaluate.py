@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from newsrec.__main__ import main
 from newsrec.data.mind import open_mind
+from newsrec.errors import UserError
 from newsrec.evaluation.evaluate import evaluate_scores
 from newsrec.evaluation.report import counts, metrics_table, read_ceiling, slices_table
 from newsrec.metrics import METRICS
@@ -73,6 +75,50 @@ def test_a_group_of_few_readers_has_no_interval_in_the_table(mind_dir):
 
 def test_only_a_simulated_world_has_a_ceiling(mind_dir):
     assert read_ceiling(mind_dir, "dev") is None
-    (mind_dir / "world.json").write_text('{"ceiling": {"dev": {"auc": 0.8}}}')
-    assert read_ceiling(mind_dir, "dev") == {"auc": 0.8}
+    ceiling = dict.fromkeys(METRICS, 0.8)
+    (mind_dir / "world.json").write_text(json.dumps({"ceiling": {"dev": ceiling}}))
+    assert read_ceiling(mind_dir, "dev") == ceiling
     assert read_ceiling(mind_dir, "test") is None
+
+
+MALFORMED = {
+    "empty": b"",
+    "not JSON": b"{",
+    "not UTF-8": b'{"ceiling": "\xff"}',
+    "a list": b"[]",
+    "nested deeply": b"[" * 100_000,
+    "no splits": b'{"ceiling": 1}',
+    "no metrics": b'{"ceiling": {"dev": 0.8}}',
+    "a metric missing": b'{"ceiling": {"dev": {"auc": 0.8}}}',
+    "text for a number": b'{"ceiling": {"dev": {"auc": "x", "mrr": 1, "ndcg@5": 1, "ndcg@10": 1}}}',
+    "NaN": b'{"ceiling": {"dev": {"auc": NaN, "mrr": 1, "ndcg@5": 1, "ndcg@10": 1}}}',
+}
+
+
+@pytest.mark.parametrize("kind", MALFORMED)
+def test_a_malformed_world_costs_a_warning_and_no_evaluation(kind, mind_dir, tmp_path, caplog):
+    (mind_dir / "world.json").write_bytes(MALFORMED[kind])
+    with caplog.at_level("WARNING", "newsrec"):
+        main(["evaluate", "--scorer=random", f"--data.root={mind_dir}", "--split=dev",
+              f"--output={tmp_path / 'x'}", "--baselines=false"])  # fmt: skip
+    assert "auc" in json.loads((tmp_path / "x" / "metrics.json").read_text())
+    (said,) = caplog.messages
+    assert str(mind_dir / "world.json") in said
+
+
+def test_what_is_optional_is_read_before_the_work(mind_dir, tmp_path, monkeypatch):
+    (mind_dir / "world.json").write_text("{")
+    done = []
+    monkeypatch.setattr(
+        "newsrec.evaluation.evaluate.read_ceiling", lambda *_: done.append("ceiling")
+    )
+
+    def score(*_, **__):
+        done.append("scores")
+        raise UserError("enough")
+
+    monkeypatch.setattr("newsrec.evaluation.evaluate.score_baseline", score)
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--scorer=random", f"--data.root={mind_dir}", "--split=dev",
+              f"--output={tmp_path / 'x'}"])  # fmt: skip
+    assert done == ["ceiling", "scores"]

@@ -17,6 +17,7 @@ from newsrec.data.mind import MindData, Split, open_mind
 from newsrec.data.samplers import (
     EvalBatches,
     Readers,
+    SameBatches,
     SampleTokens,
     TokenBatches,
     TrainBatches,
@@ -36,6 +37,11 @@ from newsrec.errors import UserError
 from newsrec.plm import DEFAULT_PLM, load_tokenizer
 
 log = logging.getLogger(__name__)
+
+LARGEST = 2**62
+"""What every number of these options fits into."""
+MOST = {"num_workers": 1024, "npratio": 10_000, "max_history": 100_000}
+"""Above these, memory or processes would end the machine before the run."""
 
 
 class MindDataModule(LightningDataModule):
@@ -112,6 +118,9 @@ class MindDataModule(LightningDataModule):
         ):
             if value is not None and value < least:
                 raise UserError(f"data.{name} is {value}; it must be at least {least}.")
+            if value is not None and value > MOST.get(name, LARGEST):
+                most = MOST.get(name, LARGEST)
+                raise UserError(f"data.{name} is {value}; it must be at most {most}.")
         if frozen_states not in PRECISIONS:
             raise UserError(
                 f"data.frozen_states is {frozen_states!r}. Choose one of {', '.join(PRECISIONS)}."
@@ -260,6 +269,12 @@ class MindDataModule(LightningDataModule):
                 f"users, {count['candidates']:,} candidates ({unknown:.1%} not in news.tsv), "
                 f"{count['empty_histories'] / count['impressions']:.1%} empty histories"
             )
+        largest = len(self.index.click) // self._process()[1]
+        if self.tokens_per_batch is None and self.batch_size > largest:
+            lines.append(
+                f"data.batch_size is {self.batch_size:,}, more than the {largest:,} samples of an "
+                "epoch: each epoch is one step."
+            )
         left_out = ", ".join(f"{n:,} {reason}" for reason, n in self.index.left_out.items())
         lines.append(f"samples: {len(self.index.click):,} of {self.train} (left out: {left_out})")
         return "\n".join(lines)
@@ -346,6 +361,8 @@ class MindDataModule(LightningDataModule):
     def _loader(
         self, dataset: Any, sampler: Any, kind: type[DataLoader] = DataLoader
     ) -> DataLoader:
+        if getattr(self.trainer, "overfit_batches", 0):
+            sampler = SameBatches(sampler)
         workers: dict[str, Any] = {}
         if self.num_workers:
             workers = {"prefetch_factor": self.prefetch_factor, "persistent_workers": True}

@@ -7,11 +7,11 @@ goes to exactly one process, without padding by repeated ones.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, SequentialSampler
 
 from newsrec.data.mind import Split
 from newsrec.data.ragged import to_offsets
@@ -214,3 +214,38 @@ class EvalBatches(Sampler[NDArray[np.int64]]):
         step = self.batch_size * self.world_size
         for start in range(0, len(self.order), step):
             yield np.array_split(self.order[start : start + step], self.world_size)[self.rank]
+
+
+class SameBatches(SequentialSampler):
+    """The batches of the first epoch in every epoch, negatives and all: ``overfit_batches``.
+
+    Lightning (read in 2.6.6, ``_resolve_overfit_batches``) puts a sampler of single indices in the
+    place of any that is no ``SequentialSampler``.
+
+    Args:
+        batches: What makes them.
+    """
+
+    def __init__(self, batches: "TrainBatches | EvalBatches") -> None:
+        super().__init__(batches)
+        self.batches: Any = batches
+
+    @property
+    def start(self) -> int:
+        """Batches to leave out, as ``TrainBatches`` has it."""
+        return self.batches.start
+
+    @start.setter
+    def start(self, start: int) -> None:
+        self.batches.start = start
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+        return self.batches.world_size
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)

@@ -122,6 +122,10 @@ def run(args: "Namespace") -> None:
     require_empty(output)
     if is_first_process():  # it writes in the end, so a place it cannot write to shows now
         require_replaceable(output)
+    # What only adorns the report is read first, so that nothing in it can cost the scores.
+    ceiling = read_ceiling(Path(args.data.root), args.split)
+    single = args.ckpt_path is not None and len(args.ckpt_path) == 1
+    curves = read_curves(Path(args.ckpt_path[0])) if single else None
     scored = _score_baseline(args) if args.scorer is not None else score_checkpoints(args)
     if scored is None:  # not the first process
         return
@@ -132,7 +136,6 @@ def run(args: "Namespace") -> None:
         others = scores_beside(data, args.split, vectors, leave_out=args.scorer)
     results = compute_results(data, args.split, scores, others)
     results.metrics.update(info)
-    ceiling = read_ceiling(data.root, args.split)
 
     def build(folder: Path) -> None:
         (folder / METRICS_FILE).write_text(json.dumps(results.metrics, indent=1) + "\n")
@@ -144,8 +147,6 @@ def run(args: "Namespace") -> None:
             )
         if args.scores:
             write_scores(folder / SCORES_FILE, data, args.split, scores)
-        single = args.ckpt_path is not None and len(args.ckpt_path) == 1
-        curves = read_curves(Path(args.ckpt_path[0])) if single else None
         examples = choose_examples(data, args.split, scores, results)
         page = html_page(title, results.metrics, ceiling, examples, curves)
         (folder / PAGE_FILE).write_text(page, encoding="utf-8")

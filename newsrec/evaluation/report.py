@@ -1,7 +1,7 @@
 """Numbers as a person reads them."""
 
 import csv
-import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from newsrec.console import say, terminal
+from newsrec.evaluation.ceiling import read_ceiling as read_ceiling  # it stands beside them
 from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import HEADINGS, SLICE_NAMES
 from newsrec.metrics import METRICS
+
+log = logging.getLogger(__name__)
 
 NAMES = {
     "popularity": "train popularity",
@@ -161,14 +164,6 @@ def print_comparison(
         )
 
 
-def read_ceiling(root: Path, split: str) -> dict[str, float] | None:
-    """Return what the true click probabilities of a simulated world reach, if it is one."""
-    path = root / "world.json"
-    if not path.is_file():
-        return None
-    return json.loads(path.read_text()).get("ceiling", {}).get(split)
-
-
 def read_curves(ckpt_path: Path) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Return steps and values of what a run logged, if the checkpoint lies in its run folder.
 
@@ -178,12 +173,18 @@ def read_curves(ckpt_path: Path) -> dict[str, tuple[NDArray[np.float64], NDArray
     path = ckpt_path.parent.parent / "metrics.csv"
     if ckpt_path.parent.name != "checkpoints" or not path.is_file():
         return {}
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        for name in ("train/loss", "val/auc"):
+            pairs[name] = [(float(r["step"]), float(r[name])) for r in rows if r.get(name)]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        log.warning("%s cannot be read (%s): no curves are drawn", path, error)
+        return {}
     curves = {}
-    for name in ("train/loss", "val/auc"):
-        pairs = [(float(row["step"]), float(row[name])) for row in rows if row.get(name)]
-        points = np.array(pairs, dtype=np.float64).reshape(-1, 2)
+    for name, of_name in pairs.items():
+        points = np.array(of_name, dtype=np.float64).reshape(-1, 2)
         points = points[np.isfinite(points).all(axis=1)]
         if len(points):
             curves[name] = (points[:, 0], points[:, 1])

@@ -108,6 +108,8 @@ class RecommenderModule(LightningModule):
         self.precision = precision
         self.max_tokens = max_tokens
         self.max_history = max_history
+        if dim < 1:
+            raise UserError(f"model.dim is {dim}; it must be at least 1.")
         for name in ("lr", "plm_lr", "gate_lr", "weight_decay"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):

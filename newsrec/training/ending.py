@@ -1,0 +1,55 @@
+"""What to say of a run that ends without a validation, or that had ended before it began."""
+
+import logging
+from pathlib import Path
+
+from lightning import Trainer
+
+from newsrec.training.checkpoint import read_checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def how_it_ended(trainer: Trainer, last: Path) -> str:
+    """Return a sentence on a run without a best checkpoint, and what it leaves.
+
+    Args:
+        trainer: The run's.
+        last: Where ``last.ckpt`` is, if the run came so far.
+    """
+    if getattr(trainer, "fast_dev_run", False):
+        steps = f"{trainer.global_step} step{'s' * (trainer.global_step != 1)}"
+        return (
+            f"A trial run (trainer.fast_dev_run): {steps} of training and validation went well. "
+            "Nothing is kept of it; leave the option out to train."
+        )
+    kept = f"Last checkpoint: {last}" if last.is_file() else "There is no checkpoint."
+    return f"No validation was reached. {kept}"
+
+
+def say_if_finished(trainer: Trainer, ckpt_path: str | None) -> None:
+    """Say that a run which is to go on has done all its steps or epochs, and how to go on.
+
+    Args:
+        trainer: The run's, before it begins.
+        ckpt_path: The checkpoint to go on from, if there is one.
+    """
+    if ckpt_path is None:
+        return
+    checkpoint = read_checkpoint(ckpt_path)
+    steps = checkpoint["global_step"]
+    # The epoch's last checkpoint is written before Lightning counts it as completed.
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    most_epochs, most_steps = trainer.max_epochs, trainer.max_steps
+    if 0 < most_steps <= steps:
+        done, option = f"{steps:,} of {most_steps:,} steps", f"max_steps {2 * most_steps}"
+    elif most_epochs is not None and 0 < most_epochs <= epochs:
+        done, option = f"{epochs} of {most_epochs} epochs", f"max_epochs {2 * most_epochs}"
+    else:
+        return
+    log.warning(
+        "This run is finished: %s are done, so no step is left. To train on, raise the number, as "
+        "by --trainer.%s; the learning rate then follows the longer schedule from there.",
+        done,
+        option,
+    )
