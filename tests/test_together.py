@@ -49,8 +49,11 @@ def free_port():
         return free.getsockname()[1]
 
 
-def on_two_machines(options, folders, *more):
-    """Run on two agents, each in a folder, a home and an environment of its own; return both."""
+def on_two_machines(options, folders, stop=None):
+    """Run on two agents, each in a folder, a home and an environment of its own; return both.
+
+    Machine ``stop`` gets a SIGTERM once there is a checkpoint.
+    """
     port = free_port()
     agents = [
         subprocess.Popen(
@@ -60,6 +63,12 @@ def on_two_machines(options, folders, *more):
         )
         for node, folder in enumerate(folders)
     ]  # fmt: skip
+    deadline = time.monotonic() + 120
+    while stop is not None and time.monotonic() < deadline:
+        if (folders[0] / "run" / "checkpoints" / "last.ckpt").is_file():
+            agents[stop].send_signal(signal.SIGTERM)
+            break
+        time.sleep(0.1)
     said = [agent.communicate(timeout=240)[0] for agent in agents]
     return [agent.returncode for agent in agents], said
 
@@ -237,6 +246,32 @@ def test_machines_without_a_shared_disk_train_stop_and_go_on_as_with_one(private
         f"--output={whole}", "--trainer.max_epochs=2", "--trainer.devices=2",
     ])  # fmt: skip
     assert done.returncode == 0, done.stderr
+    for part in ("state_dict", "optimizer_states"):
+        assert_same(last(whole)[part], last(folders[0] / "run")[part])
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_machine_without_a_shared_disk_stops_both_and_auto_goes_on(
+    private, tmp_path
+):
+    options, folders = private
+    options += ["--ckpt_path=auto", "--save_every=1", "--baselines=false"]
+    codes, said = on_two_machines([*options, "--trainer.max_epochs=5000"], folders, stop=1)
+    assert "Stopped by SIGTERM after" in said[0], said
+    assert not any("error:" in text for text in said), said
+    step = last(folders[0] / "run")["global_step"]
+    assert step > 0
+    assert not (folders[1] / "run" / "checkpoints").exists()
+    limit = f"--trainer.max_steps={step + 3}"
+    codes, said = on_two_machines([*options, "--trainer.max_epochs=5000", limit], folders)
+    assert codes == [0, 0], said
+    whole = tmp_path / "whole"
+    done = run([
+        *torchrun("-m", "newsrec", processes=2), *options, f"--data.root={folders[0] / 'mind'}",
+        f"--output={whole}", "--trainer.max_epochs=5000", limit, "--trainer.devices=2",
+    ])  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert last(whole)["global_step"] == last(folders[0] / "run")["global_step"] == step + 3
     for part in ("state_dict", "optimizer_states"):
         assert_same(last(whole)[part], last(folders[0] / "run")[part])
 
