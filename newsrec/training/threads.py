@@ -126,6 +126,20 @@ def set_threads(threads: Threads, processes: int = 1, say: bool = True) -> None:
         log.info("%d %s: %s%s", threads.number, noun, threads.why, other)
 
 
+def gain_of_many(rounds: Sequence[tuple[float, float]]) -> float:
+    """Return how many times as fast many threads are as one.
+
+    The median alone would not see threads that spin at barriers now and then, for 30 times as long:
+    the time of all rounds but the worst must be less as well.
+
+    Args:
+        rounds: Seconds of one thread and of many; two rounds at least.
+    """
+    ratios = sorted(((one / many, one, many) for one, many in rounds))
+    _, one, many = (sum(column) for column in zip(*ratios[1:], strict=True))
+    return min(median(ratio for ratio, *_ in ratios), one / many)
+
+
 def is_busy(cores: int) -> bool:
     """Return whether others have computed here in the last minute; False where nobody counts."""
     try:
@@ -143,6 +157,6 @@ def _gain(threads: int, maps: Sequence[LinearMap]) -> tuple[float, str]:
     if found is not None:
         return found["gain"], ", earlier"
     rounds = one_thread_and_many(maps, threads)
-    gain = median(one / many for one, many in rounds)
+    gain = gain_of_many(rounds)
     remember(key, {"threads": threads, "busy": busy, "gain": gain})
     return gain, ""
