@@ -192,7 +192,7 @@ def _score_checkpoint(
     """Rebuild the model and score the split; None on all processes but the first."""
     from newsrec.training.module import RecommenderModule
 
-    module = RecommenderModule.from_checkpoint(checkpoint)
+    module = RecommenderModule.from_checkpoint(checkpoint, path)
     beside = baselines and datamodule.data.split(args.split).labels is not None
     noted: list[Any] = []
     with contextlib.ExitStack() as stack:

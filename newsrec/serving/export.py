@@ -126,7 +126,7 @@ def run(args: "Namespace") -> None:
     if args.data.root is not None:  # a mistake in it shows before the work
         data = _open_data(checkpoint, args.data.root)
     set_threads(choose_threads(processes=1), say=False)
-    module = RecommenderModule.from_checkpoint(checkpoint)
+    module = RecommenderModule.from_checkpoint(checkpoint, args.ckpt_path)
     origin = _origin(checkpoint, Path(args.ckpt_path))
 
     def build(folder: Path) -> None:

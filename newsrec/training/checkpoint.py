@@ -16,6 +16,7 @@ from newsrec.files import require_empty
 from newsrec.model.fastformer import FastformerConfig
 from newsrec.places import looked_for
 from newsrec.training import foreign
+from newsrec.training.checkpoint_schema import check_checkpoint
 from newsrec.training.run_lock import HOLDER, LOCK
 
 FORMAT = 1
@@ -40,7 +41,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ours under ``newsrec``.
 
     Raises:
-        UserError: If there is no such file, or it is not one of ours.
+        UserError: If there is no such file, it is not one of ours, or no model can be built of it.
     """
     _refuse_url(str(path))
     path = Path(path)
@@ -62,6 +63,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"--ckpt_path {path} has newsrec format {found}; this version reads format {FORMAT}. "
             "Train it again, or use the version of newsrec that wrote it."
         )
+    check_checkpoint(checkpoint, path)
     return checkpoint
 
 

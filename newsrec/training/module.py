@@ -27,6 +27,7 @@ from newsrec.model.recommender import NewsRecommender
 from newsrec.plm import DEFAULT_PLM, build_plm, load_plm, plm_config
 from newsrec.training.catalogue import encode_catalogue, mean_states
 from newsrec.training.checkpoint import FORMAT, hyper_parameters, read_checkpoint
+from newsrec.training.checkpoint_schema import building
 from newsrec.training.contradictions import check_agreement, remembered
 from newsrec.training.optimizer import SCHEDULES, Schedule, adamw, parameter_groups
 
@@ -307,16 +308,28 @@ class RecommenderModule(LightningModule):
         Raises:
             UserError: If there is no such file, or it is not one of ours.
         """
-        return cls.from_checkpoint(read_checkpoint(checkpoint_path)).to(map_location)
+        checkpoint = read_checkpoint(checkpoint_path)
+        return cls.from_checkpoint(checkpoint, checkpoint_path).to(map_location)
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: dict[str, Any]) -> "RecommenderModule":
-        """Rebuild a trained model from what ``read_checkpoint`` returned."""
-        module = cls(**hyper_parameters(checkpoint, "model"))
-        module.plm_config = checkpoint["newsrec"]["plm_config"]
-        module.trained_to_read = remembered(checkpoint)
-        module.configure_model()
-        module.load_state_dict(checkpoint["state_dict"])
+    def from_checkpoint(
+        cls, checkpoint: dict[str, Any], path: str | Path | None = None
+    ) -> "RecommenderModule":
+        """Rebuild a trained model from what ``read_checkpoint`` returned.
+
+        Args:
+            checkpoint: Its content.
+            path: Its file, named in messages.
+
+        Raises:
+            UserError: If no model can be built of it.
+        """
+        with building(path):
+            module = cls(**hyper_parameters(checkpoint, "model"))
+            module.plm_config = checkpoint["newsrec"]["plm_config"]
+            module.trained_to_read = remembered(checkpoint)
+            module.configure_model()
+            module.load_state_dict(checkpoint["state_dict"])
         return module.eval()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
