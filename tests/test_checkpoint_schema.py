@@ -114,6 +114,12 @@ def test_a_model_that_only_the_weights_show_to_be_wrong_is_refused_with_its_file
         RecommenderModule.from_checkpoint(checkpoint)
 
 
+def test_a_value_that_only_a_forward_pass_uses_is_refused_before_any_data_is_read(altered):
+    path = altered((*PLM, "chunk_size_feed_forward"), [])
+    with pytest.raises(UserError, match=r"altered\.ckpt is not .*no model can be built of it"):
+        RecommenderModule.load_from_checkpoint(path)
+
+
 def test_reading_a_checkpoint_draws_no_random_number(trained):
     torch.manual_seed(3)
     expected = torch.rand(4)

@@ -92,6 +92,18 @@ def check_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
         _check_weights(checkpoint)
 
 
+@torch.no_grad()
+def try_out(recommender: Any) -> None:
+    """Encode a text of three tokens: some values of a PLM's configuration are used only there.
+
+    Args:
+        recommender: A ``NewsRecommender`` in evaluation mode, on the CPU.
+    """
+    size = recommender.news_encoder.plm.config.vocab_size
+    token_ids = torch.arange(5, 8, dtype=torch.int32).expand(3, 3) % size
+    recommender.encode_news(token_ids, torch.tensor([0, 0, 3]))
+
+
 @contextmanager
 def building(path: str | Path | None) -> Iterator[None]:
     """Turn what is raised while a checkpoint is made into a model into a ``UserError``.

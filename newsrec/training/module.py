@@ -27,7 +27,7 @@ from newsrec.model.recommender import NewsRecommender
 from newsrec.plm import DEFAULT_PLM, build_plm, load_plm, plm_config
 from newsrec.training.catalogue import encode_catalogue, mean_states
 from newsrec.training.checkpoint import FORMAT, hyper_parameters, read_checkpoint
-from newsrec.training.checkpoint_schema import building
+from newsrec.training.checkpoint_schema import building, try_out
 from newsrec.training.contradictions import check_agreement, remembered
 from newsrec.training.optimizer import SCHEDULES, Schedule, adamw, parameter_groups
 
@@ -330,7 +330,9 @@ class RecommenderModule(LightningModule):
             module.trained_to_read = remembered(checkpoint)
             module.configure_model()
             module.load_state_dict(checkpoint["state_dict"])
-        return module.eval()
+            module.eval()
+            try_out(module.recommender)
+        return module
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW, its rate moved on after every step; say how."""
