@@ -237,3 +237,26 @@ def test_every_line_is_read_or_named(tmp_path_factory, good_lines, parts, block)
         rows, lines, bad = read(path)
     assert list(zip(lines, rows, strict=True)) == expected
     assert [b.line for b in bad] == wrong or len(bad) >= tsv.LISTED
+
+
+@pytest.mark.parametrize(("name", "limit"), [("BLOCK_LINES", 7), ("BLOCK_SPACES", 5)])
+def test_a_block_of_many_short_lines_or_words_is_parsed_in_parts(file, monkeypatch, name, limit):
+    monkeypatch.setattr(tsv, name, limit)
+    texts = ["a b", "", " " * 20, "x" * 200] * 25
+    rows = [(str(i), text, "") for i, text in enumerate(texts)]
+    content = "".join("\t".join(row) + "\n" for row in rows).encode()
+    blocks = list(Reader(SourceFile(file(content)), COLUMNS).map(lambda block: block))
+    assert len(blocks) > len(rows) / limit
+    numbers = [number for block in blocks for number in block.lines.tolist()]
+    assert numbers == list(range(1, len(rows) + 1))
+    assert rows_of(file(content)) == rows
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+@pytest.mark.parametrize("before", [0, 1, 499, 500, 501])
+def test_a_line_of_absurd_length_is_a_bad_line(file, monkeypatch, extra, before):
+    monkeypatch.setattr(tsv, "LONGEST_LINE", 1000)
+    long = b"2\tb\t" + b"x" * (996 + extra)
+    _, numbers, bad = read(file(b"1\ta\t" + b"y" * before + b"\n" + long + b"\n3\tc\t\n"))
+    assert numbers == ([1, 3] if extra else [1, 2, 3])
+    assert [(b.line, b.problem) for b in bad] == [(2, "over 0 MB long")] * extra

@@ -1,6 +1,8 @@
 """MIND's ``news.tsv`` as a table of stories."""
 
+import heapq
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +12,15 @@ from numpy.typing import NDArray
 
 from newsrec.data.fields import FIELDS
 from newsrec.data.source import SourceFile
-from newsrec.data.tsv import NEWS_COLUMNS, Reader, Rows
+from newsrec.data.tsv import LISTED, NEWS_COLUMNS, Reader, Rows
 from newsrec.errors import UserError
 
 log = logging.getLogger(__name__)
 
 KEPT = NEWS_COLUMNS[:5]
 """Columns that are read: the id and the texts."""
+MERGED_ROWS = 1 << 19
+"""Rows that wait until those that repeat an earlier one are left out."""
 
 
 def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
@@ -47,20 +51,35 @@ def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
 
 
 def read_rows(reader: Reader) -> Rows:
-    """Read a whole file; what contradicts an earlier line is bad, what repeats it is not.
+    """Read a whole file; what contradicts an earlier line is bad, what repeats it is left out.
 
     Args:
         reader: Of a ``news.tsv``, with the columns ``KEPT``.
     """
-    blocks = list(reader.map(_parse))
+    blocks: list[Rows] = []
+    waiting = known = 0
+    for block in reader.map(_parse):
+        blocks.append(block)
+        waiting += block.num_rows
+        if waiting > max(MERGED_ROWS, known):  # so a file of repeats takes no memory of its size
+            blocks = [_merge(blocks)]
+            waiting, known = 0, blocks[0].num_rows
+    return _merge(blocks)
+
+
+def _merge(blocks: Sequence[Rows]) -> Rows:
+    """Return blocks in file order as one, each id's first row alone; other rows of it are bad."""
+    bad = (line for block in blocks for line in block.bad)
     rows = Rows(
         pa.concat_tables([block.table for block in blocks]).combine_chunks(),
         np.concatenate([block.lines for block in blocks]),
-        [bad for block in blocks for bad in block.bad],
+        heapq.nsmallest(LISTED, bad, key=lambda line: line.line),
         sum(block.num_bad for block in blocks),
     )
     differs = differs_from_first(rows.table)
-    return rows.require(~differs, "news_id", "an earlier line has another story under this id")
+    rows = rows.require(~differs, "news_id", "an earlier line has another story under this id")
+    first = np.unique(_first_of_each(rows.table["news_id"]))
+    return rows._replace(table=rows.table.take(first), lines=rows.lines[first])
 
 
 def distinct(table: pa.Table) -> pa.Table:

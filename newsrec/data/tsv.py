@@ -28,7 +28,12 @@ NEWS_COLUMNS = (
 BEHAVIORS_COLUMNS = ("impression_id", "user_id", "time", "history", "candidates")
 
 BLOCK_BYTES = 32 << 20
-LONGEST_LINE = 256 << 20
+BLOCK_LINES = 1 << 18
+BLOCK_SPACES = 6 << 20
+"""Lines and spaces that a block has at most: each costs memory of its own, however short it is.
+MIND's blocks have about 60,000 and 4 million."""
+LONGEST_LINE = 4 << 20
+"""Bytes: over a hundred times MIND's longest."""
 WORKERS = 2
 """Blocks parsed at once; more of them cost memory, and reading is the limit soon after."""
 BOM = b"\xef\xbb\xbf"
@@ -167,12 +172,15 @@ class Reader:
                 if not end:
                     rest.append(chunk)
                     if sum(map(len, rest)) > LONGEST_LINE:
-                        raise self._damaged(f"line {line} is over {LONGEST_LINE >> 20} MB long")
+                        raise self._damaged(f"line {line} is {_too_long()}")
                     continue
                 block = b"".join([*rest, chunk[:end]])
                 rest = [chunk[end:]]
-                yield line, block.removeprefix(BOM) if line == 1 else block
-                line += block.count(b"\n")
+                if line == 1:
+                    block = block.removeprefix(BOM)
+                for part in _parts(block):
+                    yield line, part
+                    line += part.count(b"\n")
         last = b"".join(rest)
         if line == 1:
             last = last.removeprefix(BOM)
@@ -238,8 +246,36 @@ class Reader:
         return pa.table({name: pa.array([], pa.string()) for name in self.keep})
 
 
+def _parts(block: bytes) -> Iterator[bytes]:
+    """Return whole lines in order, halved as often as they have too many lines or spaces."""
+    waiting = [block]
+    while waiting:
+        part = waiting.pop()
+        cut = part.find(b"\n", len(part) // 2) + 1
+        many = part.count(b"\n") > BLOCK_LINES or part.count(b" ") > BLOCK_SPACES
+        if many and cut == len(part):  # the second half is within the last line
+            cut = part.rfind(b"\n", 0, len(part) // 2) + 1
+        if many and 0 < cut < len(part):
+            waiting += [part[cut:], part[:cut]]
+        else:
+            yield part
+
+
+def _too_long() -> str:
+    return f"over {LONGEST_LINE >> 20} MB long"
+
+
+def _has_long_line(block: bytes) -> bool:
+    """Tell if a line may be over ``LONGEST_LINE``, which has a whole step without a line end."""
+    step = LONGEST_LINE // 2
+    ends = range(step, len(block) + 1, step)
+    return any(block.find(b"\n", end - step, end) < 0 for end in ends)
+
+
 def _is_clean(block: bytes) -> bool:
     """Tell if no line needs a closer look than the number of its columns."""
+    if _has_long_line(block):
+        return False
     # A disk or download that was interrupted leaves zeros in place of lines.
     if b"\0" in block or block.startswith(BOM) or b"\n" + BOM in block:
         return False
@@ -254,6 +290,8 @@ def _is_clean(block: bytes) -> bool:
 
 def _problem(line: bytes, num_columns: int) -> tuple[str | None, int | None]:
     """Return what is wrong with a line, if anything, and at which byte."""
+    if len(line) > LONGEST_LINE:
+        return _too_long(), None
     if b"\0" in line:
         return "NUL bytes", line.index(b"\0")
     if line.startswith(BOM):
