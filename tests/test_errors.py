@@ -1,5 +1,6 @@
 """The error tour: mistakes as people make them, and what they are told."""
 
+import ctypes
 import errno
 import logging
 import os
@@ -221,6 +222,67 @@ def test_what_the_system_refuses_is_said_with_the_file(number, capsys, monkeypat
     monkeypatch.setattr("newsrec.data.prepare.open_mind", refuse)
     said = "data/train/news.tsv: " + os.strerror(number)
     assert_told(capsys, ["prepare", "--data.root=x"], said)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "fit --data.root mind --output out/run",
+        "evaluate --scorer random --data.root mind --split dev --output out/x",
+        "export --ckpt_path nothing.ckpt --output out/x",
+        "encode-news nowhere --news mind/train/news.tsv --output out/x",
+        "simulate --output out/x",
+    ],
+)
+def test_an_output_on_a_read_only_mount_is_found_before_the_work(argv, place, capsys, monkeypatch):
+    """Only a mount stops who is root, so the error is raised by hand; no work gets so far."""
+
+    def refuse(*args, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("newsrec.files.tempfile.mkdtemp", refuse)
+    monkeypatch.setattr("newsrec.evaluation.evaluate.open_mind", pytest.fail)
+    output = argv.split()[-1]
+    assert_told(
+        capsys, argv.split(), f"--output {output}: nothing can be written to .", "Read-only"
+    )
+
+
+def mind_permissions() -> None:
+    """Let permissions stop this process, and what it becomes, though it be root (Linux)."""
+    if os.geteuid() == 0:
+        drop_from_bounding_set = 24  # PR_CAPBSET_DROP
+        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+            assert ctypes.CDLL(None).prctl(drop_from_bounding_set, capability, 0, 0, 0) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="root is stopped by Linux's capabilities")
+def test_what_permissions_forbid_is_said_in_a_sentence(mind_dir, tmp_path):
+    mind = mind_dir
+    news = mind / "train" / "news.tsv"
+    locked, packed = tmp_path / "locked", tmp_path / "prediction.zip"
+    locked.mkdir()
+    packed.write_bytes(b"PK")
+    zipped = tmp_path / "train.zip"
+    zipped.write_bytes(b"PK")
+    dev = [f"--data.root={mind}", "--split=dev"]
+    cases = (
+        (news, 0o000, ["prepare", f"--data.root={mind}"], f"{news}: Permission denied."),
+        (locked, 0o000, ["prepare", f"--data.root={locked}"], f"{locked / 'train'}: Permission"),
+        (locked, 0o000, ["prepare", f"--data.root={locked / 'in'}"], "Permission denied."),
+        (packed, 0o000, ["check-submission", str(packed), *dev], f"{packed}: Permission denied."),
+        (zipped, 0o000, ["prepare", f"--data.root={tmp_path}"], f"{zipped}: Permission denied."),
+        (locked, 0o555, ["simulate", f"--output={locked / 'x'}"], f"written to {locked} ("),
+    )
+    for path, mode, argv, words in cases:
+        kept = path.stat().st_mode
+        path.chmod(mode)
+        done = python(f"main({argv})", capture_output=True, preexec_fn=mind_permissions)
+        path.chmod(kept)
+        assert done.returncode == 2, done.stderr
+        assert words in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
 
 
 def python(code: str, **options) -> subprocess.CompletedProcess:

@@ -14,6 +14,8 @@ from newsrec.data.fields import FIELDS
 from newsrec.data.source import SourceFile
 from newsrec.data.tsv import LISTED, NEWS_COLUMNS, Reader, Rows
 from newsrec.errors import UserError
+from newsrec.places import looked_for
+from newsrec.sniff import is_binary, kind_of
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,19 @@ def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
         UserError: If there is no such file, or a line cannot be read.
     """
     if not Path(path).is_file():
-        raise UserError(f"{path}: there is no such file. Name a news.tsv as MIND has them.")
+        near = looked_for(path)
+        raise UserError(
+            f"{path}: there is no such file.{' ' if near else ''}{near} Name a news.tsv as MIND "
+            "has them."
+        )
+    kind = kind_of(Path(path))
+    if kind is None and is_binary(Path(path)):
+        kind = "not a text file"
+    if kind is not None and kind != "an empty file":
+        raise UserError(
+            f"{path} is {kind}, not a news.tsv: lines of 8 columns with a tab "
+            "between them. Write it as such, or unpack it."
+        )
     reader = Reader(SourceFile(Path(path)), NEWS_COLUMNS, KEPT)
     rows = read_rows(reader)
     if rows.num_bad:

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from newsrec.data.near_names import instead_of, misnamed, similar_file
 from newsrec.data.zips import members_of, open_member
 from newsrec.errors import UserError
+from newsrec.places import looked_for
 
 SPLITS = ("train", "dev", "test")
 NAMES = ("news.tsv", "behaviors.tsv")
@@ -56,7 +58,8 @@ def find_splits(root: Path) -> dict[str, SplitFiles]:
         UserError: If there is none, one is incomplete or two claim the same split.
     """
     if not root.is_dir():
-        raise UserError(f"{root} is not a folder. {_where_from()}")
+        hint = instead_of(root) if root.exists() else looked_for(root)
+        raise UserError(" ".join(filter(None, [f"{root} is not a folder.", hint, _where_from()])))
     found = {}
     for split in SPLITS:
         names = [root / split, *sorted(root.glob(f"MIND*_{split}"))]
@@ -69,10 +72,13 @@ def find_splits(root: Path) -> dict[str, SplitFiles]:
             )
         for place in places:
             found[split] = _in_folder(place) if place.is_dir() else _in_zip(place)
+    steps = misnamed(root, found)
+    if steps is not None:
+        raise UserError(f"{root} has a split under a name that is not read. Mend it: {steps}.")
     if not found:
         raise UserError(
             f"{root} has no split: none of the folders {', '.join(SPLITS)}, and no MIND*_train.zip "
-            f"or the like. {_where_from()}"
+            f"or the like. {instead_of(root) or _where_from()}"
         )
     return found
 
@@ -102,7 +108,8 @@ def _is_ours(name: str) -> bool:
 def _one_each(place: Path, files: Mapping[str, list[SourceFile]]) -> SplitFiles:
     missing = [name for name in NAMES if not files[name]]
     if missing:
-        raise UserError(f"{place} has no {' or '.join(missing)}. {_where_from()}")
+        near = similar_file(place, missing[0]) if place.is_dir() else None
+        raise UserError(f"{place} has no {' or '.join(missing)}. {near or _where_from()}")
     for found in files.values():
         if len(found) > 1:
             raise UserError(

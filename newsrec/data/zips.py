@@ -45,7 +45,7 @@ def damage_told(place: object, as_what: str = "", hint: str = MEMBER_HINT) -> It
     """
     try:
         yield
-    except UserError:
+    except (UserError, PermissionError):
         raise
     except DAMAGE as error:
         problem = f" ({error})" if as_what else f": {error}"

@@ -351,6 +351,8 @@ def _unreadable(path: Path, error: Exception) -> UserError:
         return UserError(f"There is no {path}. evaluate writes prediction.zip into its --output.")
     if isinstance(error, IsADirectoryError):
         return UserError(f"{path} is a folder. Give the prediction.zip in it.")
+    if isinstance(error, PermissionError):
+        return UserError(f"{path}: {error.strerror}. Ask for the permission to read it.")
     if not zipfile.is_zipfile(path):
         return UserError(f"{path} is not a zip, or is cut off. Send {NAME} zipped.")
     return UserError(f"{path} cannot be read: {error}. Write or copy it again.")
