@@ -116,6 +116,16 @@ FIT = [
     ("--trainer.enable_checkpointing false", "--trainer.fast_dev_run true"),
     ("--trainer.max_time abc", "abc"),
     ("--save_every 0", "1 or more"),
+    ("--data.num_workers 100000", "at most 1024"),
+    ("--data.seed 99999999999999999999", "must be at most"),
+    ("--data.fields=[titel]", "'titel' is not a field"),
+    ("--data.max_tokens 1000", "reads at most 64 tokens"),
+    ("--model.dim 0", "model.dim is 0; it must be at least 1."),
+    ("--data.root mnid", "Did you mean mind?"),
+    ("--data.root mind/train", "name the folder above, --data.root mind."),
+    ("--data.root .", "Did you mean --data.root mind?"),
+    ("--ckpt_path mind", "is a folder, and there is no checkpoint in it."),
+    ("--trainer.overfit_batches -1", "overfit_batches"),
     ("--patience 0", "at least 1"),
 ]  # fmt: skip
 
@@ -157,6 +167,9 @@ OTHERS = [
     ("prepare --root mind", "Did you mean --data.root?"),
     ("prepare --data.root mind x", "x stands where no argument is expected."),
     ("check-submission", "ZIP, --data.root and --split are missing."),
+    (f"{RANDOM} dev --data.root mind/dev", "name the folder above, --data.root mind."),
+    (f"{RANDOM} dev --data.root mnd", "Did you mean mind?"),
+    ("prepare --data.root mind/dev/news.tsv", "It is a file: name the folder that it lies in"),
     ("encode-news x --news", "--news has no value behind it."),
 ]  # fmt: skip
 
@@ -257,6 +270,7 @@ def mind_permissions() -> None:
             assert ctypes.CDLL(None).prctl(drop_from_bounding_set, capability, 0, 0, 0) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="root is stopped by Linux's capabilities")
 def test_what_permissions_forbid_is_said_in_a_sentence(mind_dir, tmp_path):
     mind = mind_dir
