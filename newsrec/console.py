@@ -2,6 +2,7 @@
 
 import contextlib
 import html
+import io
 import logging
 import os
 import re
@@ -96,6 +97,9 @@ class _Printable(logging.Formatter):
 
 def show_our_messages() -> None:
     """Print messages of ``newsrec`` as they are, on the first process only, and hush asides."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale without UTF-8 cannot show every title
+            stream.reconfigure(errors="backslashreplace")
     logger = logging.getLogger("newsrec")
     handler = logging.StreamHandler()
     handler.setFormatter(_Printable("%(message)s"))
