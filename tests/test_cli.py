@@ -2,6 +2,7 @@ import csv
 import json
 import logging
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -117,12 +118,17 @@ def test_raw_scores_give_the_metrics_that_evaluate_reports(trained, mind_dir, tm
 
 
 def test_a_run_folder_may_be_named_from_the_current_folder(
-    mind_dir, plm_dir, tmp_path, monkeypatch
+    mind_dir, plm_dir, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    main(fit_options("mind", plm_dir, "runs/one"))
-    summary = json.loads((tmp_path / "runs" / "one" / "summary.json").read_text())
+    main(fit_options("mind", plm_dir, "runs/the first"))
+    summary = json.loads((tmp_path / "runs" / "the first" / "summary.json").read_text())
     assert summary["run"]["checkpoint"] == "checkpoints/best.ckpt"
+    line = next(line for line in capsys.readouterr().out.splitlines() if "newsrec export" in line)
+    assert shlex.split(line)[4:] == [
+        "--ckpt_path", "runs/the first/checkpoints/best.ckpt", "--data.root", "mind",
+        "--output", "exports/the first",
+    ]  # fmt: skip
 
 
 def test_loggers_get_the_options(trained):
@@ -645,7 +651,7 @@ def test_checkpoints_of_two_seeds_make_an_ensemble(mind_dir, plm_dir, tmp_path, 
         (["--ckpt_path", best[0], "--ensemble=mean_rank"], "and one checkpoint is given"),
         (["--scorer=random", "--ensemble=mean_rank"], "and a baseline is given"),
         (["--ckpt_path", *best, "--ensemble=mean_rank", "--data.max_tokens=12"], f"{best[1]} was"),
-        (["--ckpt_path", best[0], "no.ckpt", "--ensemble=mean_rank"], "no.ckpt: there is no such"),
+        (["--ckpt_path", best[0], "no.ckpt", "--ensemble=mean_rank"], "no.ckpt is not there"),
     ):
         assert message in refused(capsys, *command("refused", *options))
     assert not (tmp_path / "refused").exists()

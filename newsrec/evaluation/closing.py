@@ -1,6 +1,7 @@
 """What ``fit`` says and keeps at its end: the best checkpoint on the split that chose it."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,19 +113,16 @@ def next_commands(datamodule: "MindDataModule", path: str, name: str) -> str:
         path: The checkpoint to evaluate and export.
         name: The run's name, for folders of results.
     """
-    root, data = datamodule.root, datamodule.data
+    data = datamodule.data
     labelled = [s for s in ("dev", "test") if s in data.splits and data.split(s).labels is not None]
     hidden = [s for s in ("test",) if s in data.splits and s not in labelled]
-    lines = []
-    for split in (*labelled, *hidden):
-        lines.append(
-            f"newsrec evaluate --ckpt_path {path} --data.root {root} --split {split} "
-            f"--output results/{name}-{split}"
-        )
+    ckpt, root = ["--ckpt_path", path], ["--data.root", str(datamodule.root)]
+    commands = [
+        ["evaluate", *ckpt, *root, "--split", split, "--output", f"results/{name}-{split}"]
+        for split in (*labelled, *hidden)
+    ]
     for split in hidden:
-        lines.append(
-            f"newsrec check-submission results/{name}-{split}/prediction.zip --data.root {root} "
-            f"--split {split}"
-        )
-    lines.append(f"newsrec export --ckpt_path {path} --data.root {root} --output exports/{name}")
-    return "\n".join(f"  python -m {line}" for line in lines)
+        submission = f"results/{name}-{split}/prediction.zip"
+        commands.append(["check-submission", submission, *root, "--split", split])
+    commands.append(["export", *ckpt, *root, "--output", f"exports/{name}"])
+    return "\n".join(f"  python -m newsrec {shlex.join(command)}" for command in commands)
