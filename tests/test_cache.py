@@ -16,6 +16,7 @@ from newsrec.data.cache import (
     changed_files,
     digest,
     find_or_build,
+    is_intact,
     is_whole,
     seal,
     writable_folder,
@@ -314,3 +315,32 @@ def test_a_seal_that_names_a_file_elsewhere_is_none(tmp_path, name):
     for names, whole in ((["own"], True), (["own", name.format(absolute=outside)], False)):
         (folder / "seal.json").write_text(json.dumps({name: [1, "hash"] for name in names}))
         assert is_whole(folder) is whole
+
+
+def test_a_small_file_that_changed_in_place_is_made_anew_when_it_is_opened(tmp_path, caplog):
+    built = find_or_build(tmp_path, "arrays", write("one"))
+    (built / "a.txt").write_text("eno")
+    assert is_whole(built)
+    assert not is_intact(built)
+    assert find_or_build(tmp_path, "arrays", write("two")) == built
+    assert (built / "a.txt").read_text() == "two"
+    assert f"{built} was damaged" in caplog.text
+
+
+def test_a_large_file_is_hashed_by_a_check_alone(tmp_path, monkeypatch):
+    built = find_or_build(tmp_path, "arrays", write("one"))
+    (built / "a.txt").write_text("eno")
+    monkeypatch.setattr("newsrec.data.cache.SMALL_BYTES", 2)
+    assert is_intact(built)
+    assert changed_files(built) == ["a.txt"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_the_lock_follows_the_umask(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        for _ in range(2):
+            with build_lock(tmp_path):
+                assert (tmp_path / "lock").stat().st_mode & 0o777 == mode
+    finally:
+        os.umask(before)

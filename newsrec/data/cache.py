@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 
 SEAL = "seal.json"
 ASIDE = ".building-"
+SMALL_BYTES = 4 << 20
+"""Files up to this size are hashed whenever they are opened, the others by ``prepare --check``:
+4 MB take about 10 ms."""
 
 
 def cache_folders(root: Path) -> tuple[Path, Path]:
@@ -60,11 +64,11 @@ def find_or_build(root: Path, name: str, build: Callable[[Path], None]) -> Path:
         build: Fills an empty folder.
     """
     for base in cache_folders(root):
-        if is_whole(base / name):
+        if is_intact(base / name):
             return base / name
     base = writable_folder(root)
     with build_lock(base):
-        if not is_whole(base / name):  # another process may have been faster
+        if not is_intact(base / name):  # another process may have been faster
             with building(base) as folder:
                 build(folder)
                 seal(folder, base / name)
@@ -74,7 +78,13 @@ def find_or_build(root: Path, name: str, build: Callable[[Path], None]) -> Path:
 @contextlib.contextmanager
 def build_lock(base: Path) -> Iterator[None]:
     """Keep other processes from building in ``base``, and remove what killed ones have left."""
-    lock = FileLock(base / "lock", mode=0o666)
+    # Made here, so the umask says who may use it: a folder that a group may write has a lock that
+    # the group may take. filelock's own mode would be set whatever the umask; 0666 let anybody.
+    path = base / "lock"
+    with contextlib.suppress(OSError):
+        path.touch(mode=0o666)
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600
+    lock = FileLock(path, mode=mode)
     try:
         try:
             lock.acquire(timeout=0)
@@ -123,12 +133,13 @@ def seal(folder: Path, target: Path) -> None:
     }
     (folder / SEAL).write_text(json.dumps(files, indent=1))
     folder.chmod(0o755)  # mkdtemp's folders are private
-    if target.exists() and not is_whole(target):
+    if target.exists() and not is_intact(target):
+        log.warning("%s was damaged: it is made anew", target)
         shutil.rmtree(target)
     try:
         folder.rename(target)
     except OSError:
-        if not is_whole(target):  # else another process was faster
+        if not is_intact(target):  # else another process was faster
             raise
 
 
@@ -144,6 +155,16 @@ def is_whole(folder: Path) -> bool:
             (folder / name).stat().st_size == size for name, (size, _) in files.items()
         )
     except (OSError, ValueError, TypeError, AttributeError):
+        return False
+
+
+def is_intact(folder: Path) -> bool:
+    """Tell if a folder is whole and its small files have the hashes that they had then."""
+    if not is_whole(folder):
+        return False
+    try:
+        return not changed_files(folder, on_opening=True)
+    except OSError:  # removed by another process meanwhile
         return False
 
 
@@ -163,10 +184,21 @@ def remove(folder: Path) -> None:
         ) from error
 
 
-def changed_files(folder: Path) -> list[str]:
-    """Hash a sealed folder's files again and return those that are not as they were."""
+def changed_files(folder: Path, on_opening: bool = False) -> list[str]:
+    """Hash a sealed folder's files again and return those that are not as they were.
+
+    Args:
+        folder: A whole folder.
+        on_opening: Hash small files alone, and tables: Arrow trusts what it reads, and a flipped
+            bit in one can end the process.
+    """
     files = json.loads((folder / SEAL).read_text())
-    return [name for name, (_, found) in files.items() if file_hash(folder / name) != found]
+    return [
+        name
+        for name, (size, found) in files.items()
+        if (not on_opening or size <= SMALL_BYTES or name.endswith(".arrow"))
+        and file_hash(folder / name) != found
+    ]
 
 
 def digest(*parts: Any) -> str:

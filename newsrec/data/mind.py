@@ -10,7 +10,6 @@ compiled; later starts compare size and modification time, and hash again only w
 """
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from newsrec.data.cache import (
     cache_folders,
     changed_files,
     digest,
+    is_intact,
     is_whole,
     remove,
     seal,
@@ -36,7 +36,7 @@ from newsrec.data.cache import (
 from newsrec.data.compile import ARRAYS, FORMAT, compile_mind
 from newsrec.data.ragged import Ragged
 from newsrec.data.source import SPLITS as SPLITS  # for those who read splits
-from newsrec.data.source import SourceFile, SplitFiles, find_splits
+from newsrec.data.source import SourceFile, SplitFiles, find_splits, hash_source
 from newsrec.errors import UserError
 from newsrec.files import write_text
 
@@ -145,7 +145,13 @@ def open_mind(root: str | Path, on_bad_line: str = "error") -> MindData:
             found = _find(root, splits, on_bad_line)  # another process may have been faster
             if found is None:
                 found = _compile(root, base, splits, on_bad_line)
-    return _load(root, *found)
+    try:
+        return _load(root, *found)
+    except Exception as error:  # of a large array: numpy evaluates its header as Python
+        raise UserError(
+            f"{found[0]} is damaged ({error}). `python -m newsrec prepare --check --data.root "
+            f"{root}` compiles it anew."
+        ) from error
 
 
 def recheck(root: str | Path) -> list[str]:
@@ -192,7 +198,7 @@ def _find(
         if hashes is not None:
             name, fingerprints = _name(splits, hashes)
             for folder in (base / name, base / f"{name}{SKIPPED}"):
-                if (on_bad_line == "skip" or folder.name == name) and is_whole(folder):
+                if (on_bad_line == "skip" or folder.name == name) and is_intact(folder):
                     return folder, fingerprints
     return None
 
@@ -244,16 +250,6 @@ def _known_hashes(root: Path, base: Path, splits: Mapping[str, SplitFiles]) -> H
         with contextlib.suppress(OSError):  # a read-only folder: hash again next time
             write_text(base / INDEX, json.dumps(fresh, indent=1))
     return hashes
-
-
-def hash_source(file: SourceFile) -> str:
-    """Return the SHA-256 of a source file, a zip's member unpacked.
-
-    Raises:
-        UserError: If its zip is damaged.
-    """
-    with file.open() as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def _key(root: Path, file: SourceFile) -> str:

@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="hash files and arrays again; what has changed or is damaged is compiled anew",
+        help="hash all files and arrays again, large ones too; what has changed or is damaged is "
+        "compiled anew",
     )
 
 

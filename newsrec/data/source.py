@@ -1,5 +1,6 @@
 """Where a split's two files are: in a folder, or in a zip as MIND is handed out."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -39,6 +40,16 @@ class SourceFile(NamedTuple):
         if self.member is None:
             return self.path.open("rb")
         return open_member(self.path, self.member, self)
+
+
+def hash_source(file: SourceFile) -> str:
+    """Return the SHA-256 of a source file, a zip's member unpacked.
+
+    Raises:
+        UserError: If its zip is damaged.
+    """
+    with file.open() as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 class SplitFiles(NamedTuple):

@@ -25,7 +25,7 @@ from newsrec.data.cache import (
     building,
     cache_folders,
     digest,
-    is_whole,
+    is_intact,
     seal,
     writable_folder,
 )
@@ -217,7 +217,7 @@ class StateStore:
     def _folders(self) -> list[Path]:
         bases = filter(Path.is_dir, cache_folders(self.root))
         folders = (path for base in bases for path in sorted(base.glob(f"{self.prefix}*")))
-        return [folder for folder in folders if is_whole(folder)]
+        return [folder for folder in folders if is_intact(folder)]
 
 
 def _load(folder: Path) -> tuple[NDArray, NDArray[np.uint8], NDArray[np.int64]] | None:

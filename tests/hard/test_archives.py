@@ -8,7 +8,7 @@ import pytest
 from conftest import tiny_behaviors, tiny_news, write_mind
 
 from hard import TIMES
-from newsrec.data.mind import open_mind
+from newsrec.data.mind import open_mind, recheck
 from newsrec.data.official import check
 from newsrec.data.source import find_splits
 from newsrec.errors import UserError
@@ -115,3 +115,47 @@ def test_the_check_of_a_download_refuses_what_is_damaged(packed, tmp_path, monke
             wrong[seed] = how, repr(error)
     assert not wrong
     assert refused > MUTATIONS / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("large", [False, True])
+def test_a_flipped_bit_among_the_compiled_arrays_is_mended_or_refused(
+    packed, tmp_path, monkeypatch, large
+):
+    """Opening checks of large arrays only what it reads; ``prepare --check`` does the rest."""
+    zips, expected = packed
+    (tmp_path / "MINDsmall_train.zip").write_bytes(zips[1])
+    content(tmp_path)
+    cache = tmp_path / ".newsrec"
+    shutil.copytree(cache, tmp_path / "kept")
+    names = [
+        p.relative_to(cache)
+        for p in sorted(cache.rglob("*"))
+        if p.stat().st_size > 0 and p.is_file()
+    ]
+    assert len(names) > 12
+    if large:
+        monkeypatch.setattr("newsrec.data.cache.SMALL_BYTES", 0)
+    wrong = {}
+    for seed in range(150 * TIMES):
+        rng = random.Random(f"bit {seed}")
+        name = names[seed % len(names)]
+        data = bytearray((cache / name).read_bytes())
+        at = rng.randrange(len(data))
+        data[at] ^= 1 << rng.randrange(8)
+        (cache / name).write_bytes(data)
+        try:
+            same = content(tmp_path) == expected
+        except UserError as error:
+            same = large and "prepare --check" in str(error)
+        except BaseException as error:
+            wrong[seed] = str(name), at, repr(error)
+            same = True
+        if not same and not large:
+            wrong[seed] = str(name), at, "other numbers"
+        recheck(tmp_path)
+        if content(tmp_path) != expected:
+            wrong[seed] = str(name), at, "not mended by a check"
+        shutil.rmtree(cache)
+        shutil.copytree(tmp_path / "kept", cache)
+    assert not wrong
