@@ -48,7 +48,8 @@ def damage_told(place: object, as_what: str = "", hint: str = MEMBER_HINT) -> It
     except (UserError, PermissionError):
         raise
     except DAMAGE as error:
-        problem = f" ({error})" if as_what else f": {error}"
+        problem = str(error) or "it ends too early"  # EOFError has no text
+        problem = f" ({problem})" if as_what else f": {problem}"
         raise UserError(f"{place} cannot be read{as_what}{problem}. {hint}") from None
 
 
