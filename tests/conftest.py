@@ -72,6 +72,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )  # fmt: skip
 
 
+def pytest_collect_file() -> None:
+    """Import Lightning before any test module does.
+
+    typing keeps one of Union[int, float] and Union[float, int] for both: were scikit-learn, which
+    has the second, first, a Trainer's option would read 1 as 1.0, all batches instead of one.
+    """
+    import lightning  # noqa: F401
+
+
 def write_mind(
     root: Path,
     news: Mapping[str, Rows],
@@ -228,7 +237,6 @@ SMALL = [
     "--model.news={heads: 2, ffn: 16}",
     "--model.user={heads: 2, ffn: 16}",
     "--data.max_tokens=12",
-    "--model.precision=fp32",
     "--model.precision=fp32",
     "--trainer.accelerator=cpu",
     "--trainer.devices=1",
