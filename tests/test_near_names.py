@@ -77,7 +77,7 @@ def test_a_file_under_another_name_is_named_with_the_command(name, command, mind
     content = path.read_bytes()
     path.unlink()
     wrong = path.with_name(name)
-    wrong.write_bytes(gzip.compress(content) if name.endswith("gz") else content, mtime=0)
+    wrong.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
     said = refused(mind_dir)
     assert f"{mind_dir / 'train'} has no news.tsv." in said
     assert f"`{command} {wrong}" in said
@@ -87,7 +87,7 @@ def test_a_file_under_another_name_is_named_with_the_command(name, command, mind
     ("content", "kind"),
     [
         (b"PAR1\0\0\0PAR1", "a Parquet file"),
-        (gzip.compress(b"N1\tnews"), "compressed by gzip", mtime=0),
+        (gzip.compress(b"N1\tnews", mtime=0), "compressed by gzip"),
         (b"N1\tx\0\0\0\tz", "not a text file"),
         ("N1\tnews".encode("utf-16"), "text in UTF-16"),
     ],
