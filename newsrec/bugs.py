@@ -53,7 +53,13 @@ run_folder: Path | None = None
 
 
 def word_os_error(error: BaseException) -> str | None:
-    """Return a sentence about a file that the operating system refuses; None for other errors."""
+    """Return a sentence about what the operating system refuses; None for other errors."""
+    if isinstance(error, MemoryError):
+        what = f" ({error})" if str(error) else ""
+        return (
+            f"There is too little memory{what}. Close other programs, or lower batch sizes "
+            "(data.eval_batch_size, data.batch_size)."
+        )
     if not isinstance(error, OSError) or error.errno not in NEXT_STEPS:
         return None
     if not error.filename:  # of a write, which knows no name

@@ -53,6 +53,10 @@ def require_writable(output: Path) -> None:
     try:
         while not there.exists() and there != there.parent:
             there = there.parent
+        if not there.is_dir():
+            raise UserError(
+                f"--output {output}: {there} is a file, not a folder. Choose another --output."
+            )
         Path(tempfile.mkdtemp(prefix=".newsrec-", dir=there)).rmdir()
     except OSError as error:
         raise UserError(

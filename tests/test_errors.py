@@ -324,6 +324,14 @@ def test_a_full_disk_under_what_is_printed_is_said():
     assert os.strerror(errno.ENOSPC) in done.stderr
 
 
+def test_too_little_memory_is_no_bug(capsys, monkeypatch):
+    def allocate(*args):
+        raise MemoryError("Unable to allocate 8.00 TiB")
+
+    monkeypatch.setattr("newsrec.data.prepare.open_mind", allocate)
+    assert_told(capsys, ["prepare", "--data.root=x"], "too little memory (Unable to allocate 8.00")
+
+
 def test_ctrl_c_is_no_bug(capsys, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt

@@ -2,9 +2,12 @@ import inspect
 import re
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from newsrec.errors import UserError
 from newsrec.options import Written, explain, written_options
+from newsrec.wording import near_options
 
 
 def test_options_and_files_are_read_with_their_places(tmp_path):
@@ -63,3 +66,60 @@ def test_every_option_of_fit_is_described():
     for part in (MindDataModule, FastformerConfig, RecommenderModule):
         described = re.findall(r"^    (\w+): ", inspect.getdoc(part), re.M)
         assert described == list(inspect.signature(part).parameters)
+
+
+PIECES = st.sampled_from(
+    [
+        'Parser key "data.seed": ',
+        "Expected a <class 'int'>. Got value: ",
+        "Does not validate against any of the Union subtypes Subtypes: [",
+        "<class 'int'>, typing.Literal['a', 'b']",
+        "] Errors: - Expected a ",
+        "Given value type: <class 'str'> Given value: big",
+        "argument --data.seed: ",
+        "expected one argument",
+        "invalid choice: 'x' (choose from 'a', 'b')",
+        "unrecognized arguments: --x",
+        "the following arguments are required: a, b",
+        "Unable to load config 'x' - ",
+        "File does not exist: 'x'",
+        "option 'data.sede'",
+        "\n  ",
+    ]
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(PIECES | st.text(max_size=12), max_size=6).map("".join))
+def test_any_message_of_a_parser_can_be_worded(message):
+    written = [Written("data.seed", "run.yaml, line 3", "${x}"), Written("x", "--x", "1")]
+    said = explain(message, written, ["data.seed", "model.lr", "k"], "evaluate")
+    assert isinstance(said, str)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("lr", ["model.lr"]),
+        ("ckpt-path", ["ckpt_path"]),
+        ("epochs", ["trainer.max_epochs"]),
+        ("max_epoch", ["trainer.max_epochs"]),
+        ("heads", ["model.news.heads", "model.user.heads"]),
+        ("data.batchsize", ["data.batch_size"]),
+        ("zebra", []),
+    ],
+)
+def test_an_option_is_found_by_its_end_its_spelling_or_another_programs_name(given, meant):
+    known = ["ckpt_path", "data.batch_size", "data.batch_size+", "model.lr", "model.news.heads"]
+    known += ["model.user.heads", "trainer.max_epochs", "k"]
+    assert near_options(given, known) == meant
+
+
+def test_the_place_is_where_the_value_that_counts_was_written():
+    written = [
+        Written("data.seed", "run.yaml, line 3", "3"),
+        Written("data.seed", "--data.seed", "b"),
+    ]
+    said = "Parser key \"data.seed\":\n  Expected a <class 'int'>. Got value: "
+    assert explain(said + "b", written, []).startswith("--data.seed is 'b'")
+    assert explain(said + "3", written, []).startswith("run.yaml, line 3: data.seed is '3'")
