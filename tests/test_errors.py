@@ -317,7 +317,7 @@ def test_a_reader_that_leaves_ends_a_command_without_a_word():
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_full_disk_under_what_is_printed_is_said():
-    with Path("/dev/full").open("w") as full:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
         done = python("main(['--help'])", stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1

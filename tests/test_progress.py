@@ -22,7 +22,7 @@ FIELDS = ["loss 1.0712", "val AUC 0.6950", "clicks/s 232", "tokens/s 41.2k", "re
 def drawn(width, fields=FIELDS, total=465, n=210):
     """A bar as it is drawn on a terminal of some width."""
     bar = FittingBar(desc="Epoch 1/2", disable=True)
-    bar.disable, bar.fp, bar.pos = False, open(os.devnull, "w"), 0  # noqa: SIM115
+    bar.disable, bar.fp, bar.pos = False, open(os.devnull, "w", encoding="utf-8"), 0  # noqa: SIM115
     for name, value in {"desc": "Epoch 1/2", "unit": "it", "ascii": False}.items():
         setattr(bar, name, value)
     bar.n, bar.total, bar.initial, bar.start_t, bar._time = n, total, 0, 0.0, lambda: 32.0

@@ -101,7 +101,7 @@ def test_a_worker_ends_with_its_parent_in_the_middle_of_a_batch():
 
 def is_alive(pid):
     try:
-        with open(f"/proc/{pid}/stat") as file:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
             return file.read().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False

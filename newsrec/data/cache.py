@@ -131,7 +131,7 @@ def seal(folder: Path, target: Path) -> None:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    (folder / SEAL).write_text(json.dumps(files, indent=1))
+    (folder / SEAL).write_text(json.dumps(files, indent=1), encoding="utf-8")
     folder.chmod(0o755)  # mkdtemp's folders are private
     if target.exists() and not is_intact(target):
         log.warning("%s was damaged: it is made anew", target)
@@ -149,7 +149,7 @@ def is_whole(folder: Path) -> bool:
     A data folder may come with arrays that a stranger made: a seal names files in its folder alone.
     """
     try:
-        files = json.loads((folder / SEAL).read_text())
+        files = json.loads((folder / SEAL).read_text(encoding="utf-8"))
         within = all((folder / name).resolve().is_relative_to(folder.resolve()) for name in files)
         return within and all(
             (folder / name).stat().st_size == size for name, (size, _) in files.items()
@@ -192,7 +192,7 @@ def changed_files(folder: Path, on_opening: bool = False) -> list[str]:
         on_opening: Hash small files alone, and tables: Arrow trusts what it reads, and a flipped
             bit in one can end the process.
     """
-    files = json.loads((folder / SEAL).read_text())
+    files = json.loads((folder / SEAL).read_text(encoding="utf-8"))
     return [
         name
         for name, (size, found) in files.items()

@@ -136,7 +136,7 @@ class _Compilation:
             "bad_lines": self.bad_lines,
             "cut_off": self.cut_off,
         }
-        (self.target / "meta.json").write_text(json.dumps(meta, indent=1))
+        (self.target / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
     def _news(
         self, splits: Mapping[str, SplitFiles], counts: dict[str, dict[str, int]]

@@ -265,7 +265,7 @@ def _stamp(file: SourceFile) -> list[int]:
 
 def _read_index(base: Path) -> dict[str, Any]:
     try:
-        index = json.loads((base / INDEX).read_text())
+        index = json.loads((base / INDEX).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return index if isinstance(index, dict) else {}
@@ -277,7 +277,7 @@ def _read_table(path: Path) -> pa.Table:
 
 
 def _load(root: Path, cache: Path, fingerprints: Mapping[str, str]) -> MindData:
-    meta: dict[str, Any] = json.loads((cache / "meta.json").read_text())
+    meta: dict[str, Any] = json.loads((cache / "meta.json").read_text(encoding="utf-8"))
     arrays = {name: np.load(cache / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
     splits = {}
     end = 0

@@ -138,7 +138,9 @@ def run(args: "Namespace") -> None:
     results.metrics.update(info)
 
     def build(folder: Path) -> None:
-        (folder / METRICS_FILE).write_text(json.dumps(results.metrics, indent=1) + "\n")
+        (folder / METRICS_FILE).write_text(
+            json.dumps(results.metrics, indent=1) + "\n", encoding="utf-8"
+        )
         offsets = split.candidates.offsets
         write_predictions(folder / PREDICTION_FILE, split.impression_id, results.ranks, offsets)
         if split.labels is not None:

@@ -127,7 +127,7 @@ class _RunCsvWriter(ExperimentWriter):
         """Keep the rows that are there, where Lightning would delete them."""
         path = Path(self.metrics_file_path)
         if path.is_file():
-            with path.open(newline="") as file:
+            with path.open(encoding="utf-8", newline="") as file:
                 self.metrics_keys = list(csv.DictReader(file).fieldnames or [])
 
     def forget_after(self, step: int, validation: bool) -> None:
@@ -140,13 +140,13 @@ class _RunCsvWriter(ExperimentWriter):
         path = Path(self.metrics_file_path)
         if not path.is_file():
             return
-        with path.open(newline="") as file:
+        with path.open(encoding="utf-8", newline="") as file:
             rows = [
                 row
                 for row in csv.DictReader(file)
                 if int(row["step"]) < step - (validation and bool(row.get("val/auc")))
             ]
-        with path.open("w", newline="") as file:
+        with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
             writer.writeheader()
             writer.writerows(rows)

@@ -89,7 +89,7 @@ def _groups(cgroup: Path, own: Path) -> list[Path]:
     """Return the folders whose quotas hold for this process: its group's, and those around it."""
     groups = [cgroup, cgroup / "cpu"]  # within a container its own group is the outermost
     try:
-        lines = own.read_text().splitlines()
+        lines = own.read_text(encoding="utf-8").splitlines()
     except OSError:
         return groups
     for line in lines:
@@ -102,11 +102,11 @@ def _groups(cgroup: Path, own: Path) -> list[Path]:
 def _quota(group: Path) -> float | None:
     """Return the cores that a control group may use, None where there is no limit."""
     try:
-        limit, period = (group / "cpu.max").read_text().split()
+        limit, period = (group / "cpu.max").read_text(encoding="utf-8").split()
     except (OSError, ValueError):
         try:
-            limit = (group / "cpu.cfs_quota_us").read_text()
-            period = (group / "cpu.cfs_period_us").read_text()
+            limit = (group / "cpu.cfs_quota_us").read_text(encoding="utf-8")
+            period = (group / "cpu.cfs_period_us").read_text(encoding="utf-8")
         except OSError:
             return None
     try:

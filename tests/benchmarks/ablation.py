@@ -109,12 +109,14 @@ class Run(NamedTuple):
 def newsrec(log: Path, threads: int, *command: str) -> None:
     """Run a command of newsrec on some cores; what it says goes to a file."""
     env = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    with log.open("a") as file:
+    with log.open("a", encoding="utf-8") as file:
         words = (sys.executable, "-m", "newsrec", *command, *CPU)
         process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, env=env)
     RUNNING.add(process)
     if process.wait():
-        raise SystemExit(f"{' '.join(words)}\nfailed. {log} ends in:\n{log.read_text()[-2000:]}")
+        raise SystemExit(
+            f"{' '.join(words)}\nfailed. {log} ends in:\n{log.read_text(encoding='utf-8')[-2000:]}"
+        )
     RUNNING.discard(process)
 
 

@@ -126,7 +126,7 @@ def distinct_stories(data: MindDataModule, number: int) -> float:
 def private_memory() -> int | None:
     """Return the MB that are this process's own: mapped files belong to the page cache."""
     status = Path("/proc/self/status")  # Linux alone has it
-    lines = status.read_text().splitlines() if status.exists() else []
+    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
     return next((int(line.split()[1]) // 1024 for line in lines if "RssAnon" in line), None)
 
 

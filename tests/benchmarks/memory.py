@@ -104,7 +104,7 @@ def measure(case: str) -> int:
 
 def held() -> int:
     """Return the bytes that this process holds now."""
-    with open("/proc/self/statm") as file:
+    with open("/proc/self/statm", encoding="utf-8") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -65,7 +65,7 @@ def first_of(split: Split, number: int) -> Split:
 def private_memory() -> int:
     """Return the KB that are this process's own; 0 where the system does not tell."""
     status = Path("/proc/self/status")  # Linux alone has it
-    lines = status.read_text().splitlines() if status.exists() else []
+    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
     return next((int(line.split()[1]) for line in lines if "RssAnon" in line), 0)
 
 

@@ -420,7 +420,7 @@ def peak_resident() -> int:
     """Return the MB that this process has held in memory at most."""
     status = Path("/proc/self/status")
     if status.exists():  # ru_maxrss would begin with that of the process that started this one
-        lines = status.read_text().splitlines()
+        lines = status.read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) // 1024 for line in lines if "VmHWM" in line)
     import resource  # not on Windows
 

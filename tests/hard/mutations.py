@@ -120,7 +120,7 @@ def _replace(path: Path, rng: random.Random) -> str:
 
 def _retype(path: Path, rng: random.Random) -> str:
     """Put something odd in the place of one value, or take it out."""
-    tree = json.loads(path.read_text())
+    tree = json.loads(path.read_text(encoding="utf-8"))
     place, node = [], tree
     while True:
         key = rng.choice(list(node) if isinstance(node, dict) else range(len(node)))
@@ -136,11 +136,11 @@ def _retype(path: Path, rng: random.Random) -> str:
     elif how == 2:
         node[key] = "@"
         deep = rng.choice([20, 200_000])
-        path.write_text(json.dumps(tree).replace('"@"', "[" * deep + "]" * deep))
+        path.write_text(json.dumps(tree).replace('"@"', "[" * deep + "]" * deep), encoding="utf-8")
         return f"{place}: {deep} deep"
     else:
         node[key] = rng.choice(ODD)
-    path.write_text(json.dumps(tree))
+    path.write_text(json.dumps(tree), encoding="utf-8")
     what = {0: "taken out", 1: "renamed"}.get(how) or repr(node[key])
     return f"{place}: {what}"[:100]
 
