@@ -99,7 +99,11 @@ def publish(target: Path, build: Callable[[Path], None]) -> None:
                     raise
                 if not any(target.iterdir()):  # Windows replaces no folder, not even an empty one
                     target.rmdir()
-                    aside.rename(target)
+                    try:
+                        aside.rename(target)
+                    except OSError:
+                        target.mkdir()
+                        raise
         except Exception as error:
             if isinstance(error, UserError) or not is_full(error, target.parent):
                 raise

@@ -598,6 +598,7 @@ def test_help_needs_no_heavy_import():
         assert name in result.stdout
 
 
+@pytest.mark.slow
 def test_checkpoints_of_two_seeds_make_an_ensemble(mind_dir, plm_dir, tmp_path, capsys):
     best = []
     for seed, length in (("1", "12"), ("2", "9")):

@@ -113,6 +113,7 @@ def serve(exported_encoders, tmp_path_factory):
 WHOLE = TEXTS.filter(lambda text: not re.search("[\ud800-\udfff]", text))
 
 
+@pytest.mark.slow
 @settings(
     max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )

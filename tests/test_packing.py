@@ -119,6 +119,7 @@ def test_joined_states_are_padded_with_what_the_mask_hides():
     assert second_mask.all()
 
 
+@pytest.mark.slow
 def test_a_compiled_layer_serves_batches_of_other_lengths():
     torch.compiler.reset()
     plm = made_plm("bert", **NO_DROPOUT)

@@ -213,6 +213,7 @@ def test_processes_that_prepare_batches_compute_with_one_thread():
     assert [int(number) for number in loader] == [1, 1]
 
 
+@pytest.mark.slow
 def test_fit_takes_the_cores_and_a_run_that_goes_on_the_same_threads(
     mind_dir, plm_dir, tmp_path, monkeypatch, timed, caplog, capsys
 ):

@@ -23,7 +23,7 @@ class Slow(Dataset):
         return torch.tensor([index, os.getpid()])
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_workers_go_on_through_a_signal_of_a_stranger_and_end_when_asked(context, number):
     if context not in torch.multiprocessing.get_all_start_methods():
@@ -46,6 +46,7 @@ def test_workers_go_on_through_a_signal_of_a_stranger_and_end_when_asked(context
     assert not batches._workers[0].is_alive()
 
 
+@pytest.mark.slow
 def test_workers_started_by_spawn_bring_the_batches_of_none(mind_dir, plm_dir, monkeypatch):
     """As on macOS and Windows, where nothing is forked."""
     from newsrec.data.datamodule import MindDataModule
