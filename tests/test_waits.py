@@ -43,7 +43,11 @@ def steps(monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("more", [[], ["--model.tune_layers=1"]], ids=["frozen", "tuned"])
+@pytest.mark.parametrize(
+    "more",
+    [pytest.param([], marks=pytest.mark.slow), ["--model.tune_layers=1"]],
+    ids=["frozen", "tuned"],
+)
 def test_no_step_waits_for_the_device_but_those_that_are_logged(
     mind_dir, plm_dir, tmp_path, steps, precision, more
 ):
