@@ -58,20 +58,7 @@ def explain(
         return _unknown(unknown[1], names, command) + tip
     found = complaint(message)
     if found.key is not None:
-        place, key = _place_of(found, options), found.key
-        at = place if place.startswith("-") else f"{place}: {key}" if place else key
-        at = "--config" if key == "config" else at
-        no_file = re.match(
-            r"File does not exist|Path is not a file|Unable to load config", found.text
-        )
-        if no_file and found.value is not None:
-            # The parser has made --config absolute; what a file names is relative to the file.
-            base = Path(place.rpartition(", line ")[0]).parent if ", line " in place else Path()
-            file = _as_written(base / found.value)
-            what = "is a folder, not a file" if file.is_dir() else "is not there"
-            shown = file if key == "config" else found.value
-            return f"{at} names {shown}, which {what}. {looked_for(file)}".rstrip()
-        return f"{at} {found.text}"
+        return _about(found, _place_of(found, options))
     named = set(re.findall(r"[\w.]+", text))
     place = next((o.place for o in options if o.key in named), "")
     if not place:  # an interpolation's message names what is missing, not who asks for it
@@ -82,13 +69,29 @@ def explain(
     return f"{f'{place}: ' if place else ''}{text}.{near or tip}"
 
 
+def _about(found: Complaint, place: str) -> str:
+    """Word what is wrong with the value of one option."""
+    key = found.key
+    at = place if place.startswith("-") else f"{place}: {key}" if place else str(key)
+    at = "--config" if key == "config" else at
+    no_file = r"File does not exist|Path is not a file|Unable to load config"
+    if found.value is None or not re.match(no_file, found.text):
+        return f"{at} {found.text}"
+    # The parser has made --config absolute; what a file names is relative to the file.
+    base = Path(place.rpartition(", line ")[0]).parent if ", line " in place else Path()
+    file = _as_written(base / found.value)
+    what = "is a folder, not a file" if file.is_dir() else "is not there"
+    shown = file if key == "config" else found.value
+    return f"{at} names {shown}, which {what}. {looked_for(file)}".rstrip()
+
+
 def _as_written(path: Path) -> Path:
     """Return a path as seen from the current folder, if it lies in there."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _missing(keys: Sequence[str], known: Sequence[str]) -> str:
-    """Say which arguments are missing; positional ones stand among ``known`` with capitals."""
+    """Say which arguments are missing; those that are no options are written in capitals."""
     spelled = [f"--{key}" if key in known else key.upper() for key in keys]
     listed = " and ".join(filter(None, [", ".join(spelled[:-1]), spelled[-1]]))
     return f"{listed} {'is' if len(keys) == 1 else 'are'} missing."
