@@ -151,23 +151,34 @@ class _Watch(TorchDispatchMode):
             raise Waits(f"{name} from the CPU without non_blocking")
 
 
+PRELOAD = [
+    "pytest",
+    "torch.utils.data",
+    "torch._subclasses.fake_tensor",
+    "transformers",
+    "transformers.models.bert.modeling_bert",
+    "newsrec.training.module",
+]
+"""What every check imports; the server cannot import the tests themselves."""
+
+
 def in_own_process(check: Callable[..., None], *args: Any) -> None:
-    """Run a check in a forked process, since the device cannot be unregistered again.
+    """Run a check in a process of its own, since the device cannot be unregistered again.
+
+    It is forked from a server that has never run a backward pass: PyTorch's engine looks once, at
+    its first, how many devices there are.
+
+    Args:
+        check: A function of a test module.
+        args: What it takes, all of which can be pickled.
 
     Raises:
         AssertionError: With the traceback of what was raised there.
     """
-    here, there = multiprocessing.Pipe(duplex=False)
-
-    def run() -> None:
-        try:
-            _setup_privateuseone_for_python_backend(NAME, backend_module=_Backend())
-            check(*args)
-            there.send(None)
-        except BaseException:
-            there.send(traceback.format_exc())
-
-    process = multiprocessing.get_context("fork").Process(target=run)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_run, args=(there, check, args))
     process.start()
     there.close()
     try:
@@ -176,3 +187,12 @@ def in_own_process(check: Callable[..., None], *args: Any) -> None:
         said = "the process died"
     process.join()
     assert said is None, said
+
+
+def _run(there: Any, check: Callable[..., None], args: tuple[Any, ...]) -> None:
+    try:
+        _setup_privateuseone_for_python_backend(NAME, backend_module=_Backend())
+        check(*args)
+        there.send(None)
+    except BaseException:
+        there.send(traceback.format_exc())
