@@ -7,15 +7,16 @@ import difflib
 import importlib
 import sys
 
-from newsrec import __version__, bugs
+from newsrec import __version__
+from newsrec.commands import bugs
 from newsrec.console import show_our_messages
 from newsrec.errors import UserError
 from newsrec.parent import end_with_parent
 
 COMMANDS = {
-    "fit": ("newsrec.cli", "train a recommender"),
+    "fit": ("newsrec.commands.fit", "train a recommender"),
     "evaluate": (
-        "newsrec.evaluation.evaluate",
+        "newsrec.commands.evaluate",
         "MIND's metrics and prediction.zip of a checkpoint",
     ),
     "check-submission": (
@@ -26,18 +27,18 @@ COMMANDS = {
         "newsrec.evaluation.compare",
         "two results of evaluate, or several seeds of each: what differs, and how surely",
     ),
-    "export": ("newsrec.serving.export", "a model in a folder that needs no PyTorch to run"),
+    "export": ("newsrec.export.export", "a model in a folder that needs no PyTorch to run"),
     "recommend": (
-        "newsrec.serving.recommend_command",
+        "newsrec.commands.recommend",
         "the best stories for a reader, from an exported folder",
     ),
     "encode-news": (
-        "newsrec.serving.encode_news",
+        "newsrec.commands.encode_news",
         "a day's new stories, added to a copy of an exported folder",
     ),
-    "download": ("newsrec.data.download", "MIND from its official place, checked"),
-    "prepare": ("newsrec.data.prepare", "compile a data folder and show what is in it"),
-    "simulate": ("newsrec.data.simulate", "write a simulated world as MIND files"),
+    "download": ("newsrec.data.readers.download", "MIND from its official place, checked"),
+    "prepare": ("newsrec.commands.prepare", "compile a data folder and show what is in it"),
+    "simulate": ("newsrec.simulation.simulate", "write a simulated world as MIND files"),
 }
 
 
@@ -90,7 +91,7 @@ def _run(given: list[str]) -> None:
         module = importlib.import_module(module_name)
         import jsonargparse  # noqa: F401, what only Python needs can be installed without it
 
-        from newsrec import parsing
+        from newsrec.commands import parsing
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "newsrec":
             raise

@@ -284,7 +284,7 @@ def exported_encoders(plm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
     import torch
     from torch import nn
 
-    from newsrec.serving.export import write_encoders
+    from newsrec.export.export import write_encoders
     from newsrec.training.module import RecommenderModule
 
     shape = {"heads": 2, "ffn": 16}

@@ -36,7 +36,7 @@ class KillAt(Callback):
 
 def run_killed(given, kill, monkeypatch):
     """Run a command that dies at the ``kill = (hook, count)``-th call of a callback's hook."""
-    from newsrec import cli
+    from newsrec.commands import fit as cli
 
     with monkeypatch.context() as patch:
         patch.setattr(cli, "StepParts", lambda: KillAt(*kill))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from newsrec.data import FIRST_NEWS
-from newsrec.data.mind import open_mind
+from newsrec.data.dataset import open_mind
 from newsrec.errors import UserError
 from newsrec.evaluation import baselines
 from newsrec.evaluation.ages import age_scores

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from newsrec.__main__ import main
-from newsrec.data.mind import Split, open_mind
+from newsrec.data.dataset import Split, open_mind
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.errors import UserError
 from newsrec.evaluation import check_submission

@@ -391,7 +391,7 @@ def test_a_callback_with_an_enum_for_a_default_can_be_named(mind_dir, plm_dir, t
 def test_what_is_reported_in_the_end_is_not_computed_from_rounded_states(
     mind_dir, plm_dir, tmp_path, monkeypatch
 ):
-    from newsrec.evaluation import closing
+    from newsrec.report import closing
 
     seen = []
     score_split = closing.score_split
@@ -465,7 +465,7 @@ def test_bad_lines_are_skipped_where_asked_and_said(mind_dir, plm_dir, tmp_path,
 
 
 def test_interpolation_follows_the_command_line(tmp_path, monkeypatch):
-    from newsrec.cli import FitCLI, cli_options
+    from newsrec.commands.fit import FitCLI, cli_options
 
     monkeypatch.setattr(FitCLI, "_run_subcommand", lambda self, name: None)
     config = tmp_path / "run.yaml"
@@ -572,7 +572,7 @@ def test_evaluate_refuses_options_that_contradict_the_checkpoint(
 def test_evaluate_refuses_a_place_it_cannot_write_to_before_it_scores(
     mind_dir, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("newsrec.evaluation.evaluate._score_baseline", pytest.fail)
+    monkeypatch.setattr("newsrec.commands.evaluate._score_baseline", pytest.fail)
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "empty")
     said = refused(capsys, "evaluate", "--scorer=random", f"--data.root={mind_dir}", "--split=dev",

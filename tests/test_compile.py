@@ -16,11 +16,11 @@ from conftest import news_row, tiny_behaviors, tiny_news, write_mind
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newsrec.data import tsv
-from newsrec.data.behaviors import Parser
-from newsrec.data.mind import open_mind
+from newsrec.data.dataset import open_mind
 from newsrec.data.npy import NpyWriter
 from newsrec.data.ragged import Ragged, to_offsets
+from newsrec.data.readers import tsv
+from newsrec.data.readers.behaviors import Parser
 from newsrec.data.tables import hash_rows
 from newsrec.errors import UserError
 
@@ -355,8 +355,8 @@ def test_a_full_disk_leaves_nothing_and_says_so(tmp_path):
 
 SLOW_COMPILE = """
 import sys, time
-from newsrec.data import tsv
-from newsrec.data.mind import open_mind
+from newsrec.data.readers import tsv
+from newsrec.data.dataset import open_mind
 tsv.BLOCK_BYTES = 2000
 rows = tsv.Reader._rows
 def slow(self, line, block):

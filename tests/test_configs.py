@@ -13,7 +13,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_preset_builds(path, plm_dir, monkeypatch, tmp_path):
-    from newsrec.cli import FitCLI, cli_options
+    from newsrec.commands.fit import FitCLI, cli_options
 
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     monkeypatch.setattr("sys.argv", ["newsrec"])
@@ -37,7 +37,7 @@ def test_every_preset_opens_with_its_command(path):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("trainer/*.yaml")), ids=lambda path: path.stem)
 def test_every_trainer_takes_its_file(path, plm_dir, monkeypatch, tmp_path):
-    from newsrec.cli import FitCLI, cli_options
+    from newsrec.commands.fit import FitCLI, cli_options
 
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     monkeypatch.setattr("sys.argv", ["newsrec"])

@@ -17,9 +17,9 @@ from rich.text import Text
 
 from newsrec.__main__ import main
 from newsrec.console import html_text, printable, say, show_our_messages, terminal
+from newsrec.export.export import describe
 from newsrec.files import file_hash
 from newsrec.serving import Recommender
-from newsrec.serving.export import describe
 
 EVIL = "A\x1b[31mred\x1b]0;title\x07\x00\x7f\x9b31m\u202egnp\u2066x\u2069\nnews\ttwo"
 

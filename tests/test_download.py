@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from newsrec.__main__ import main
-from newsrec.data import download, official
-from newsrec.data.source import find_splits
+from newsrec.data.readers import download, official
+from newsrec.data.readers.source import find_splits
 from newsrec.errors import UserError
 
 TOKEN = "hf_right"

@@ -5,11 +5,11 @@ import torch
 from torch import distributed, nn
 
 from newsrec.errors import UserError
-from newsrec.model.blocks import blocks_by_length, length_mask
 from newsrec.model.encoders import NewsEncoder, UserEncoder
 from newsrec.model.fastformer import PRESETS, FastformerConfig
+from newsrec.model.plm.blocks import blocks_by_length, length_mask
+from newsrec.model.plm.cut import CutPlm, longest_text
 from newsrec.model.recommender import NewsRecommender
-from newsrec.model.tuning import CutPlm, longest_text
 from newsrec.plm import build_plm, load_plm
 
 DIM = 16

@@ -16,8 +16,8 @@ import torch
 from conftest import fit_options, tiny_behaviors, tiny_news, write_mind
 from safetensors.torch import save_file
 
-from newsrec import bugs
 from newsrec.__main__ import main
+from newsrec.commands import bugs
 
 LONGEST = 420
 """Characters of a message besides the paths in it."""
@@ -187,7 +187,7 @@ def test_a_bug_of_ours_is_told_as_one_and_keeps_its_traceback(tmp_path, capsys, 
     def broken(*args):
         raise KeyError("no such thing")
 
-    monkeypatch.setattr("newsrec.data.prepare.open_mind", broken)
+    monkeypatch.setattr("newsrec.commands.prepare.open_mind", broken)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     with pytest.raises(SystemExit) as stop:
@@ -232,7 +232,7 @@ def test_what_the_system_refuses_is_said_with_the_file(number, capsys, monkeypat
     def refuse(*args):
         raise OSError(number, os.strerror(number), "data/train/news.tsv")
 
-    monkeypatch.setattr("newsrec.data.prepare.open_mind", refuse)
+    monkeypatch.setattr("newsrec.commands.prepare.open_mind", refuse)
     said = "data/train/news.tsv: " + os.strerror(number)
     assert_told(capsys, ["prepare", "--data.root=x"], said)
 
@@ -255,7 +255,7 @@ def test_an_output_on_a_read_only_mount_is_found_before_the_work(argv, place, ca
 
     monkeypatch.chdir(place)
     monkeypatch.setattr("newsrec.files.tempfile.mkdtemp", refuse)
-    monkeypatch.setattr("newsrec.evaluation.evaluate.open_mind", pytest.fail)
+    monkeypatch.setattr("newsrec.commands.evaluate.open_mind", pytest.fail)
     output = argv.split()[-1]
     assert_told(
         capsys, argv.split(), f"--output {output}: nothing can be written to .", "Read-only"
@@ -328,7 +328,7 @@ def test_too_little_memory_is_no_bug(capsys, monkeypatch):
     def allocate(*args):
         raise MemoryError("Unable to allocate 8.00 TiB")
 
-    monkeypatch.setattr("newsrec.data.prepare.open_mind", allocate)
+    monkeypatch.setattr("newsrec.commands.prepare.open_mind", allocate)
     assert_told(capsys, ["prepare", "--data.root=x"], "too little memory (Unable to allocate 8.00")
 
 
@@ -336,7 +336,7 @@ def test_ctrl_c_is_no_bug(capsys, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("newsrec.data.prepare.open_mind", interrupt)
+    monkeypatch.setattr("newsrec.commands.prepare.open_mind", interrupt)
     with pytest.raises(SystemExit) as stop:
         main(["prepare", "--data.root=x"])
     assert stop.value.code == bugs.INTERRUPTED

@@ -10,7 +10,7 @@ from test_benchmarks import measure
 
 from newsrec.__main__ import main
 from newsrec.data.mind_statistics import mentions, text_lengths
-from newsrec.plm_sizes import KNOWN
+from newsrec.model.plm.sizes import KNOWN
 from newsrec.training.live_bytes import as_on, without_values
 from newsrec.training.module import RecommenderModule
 from newsrec.training.step_memory import Shape, batch_of, build, packable, step_cost

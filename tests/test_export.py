@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from newsrec.errors import UserError
+from newsrec.export import graphs
+from newsrec.export.card import model_card
+from newsrec.export.export import describe
+from newsrec.export.verify import compare_encoders, made_histories, newest
+from newsrec.export.weights import read_model, write_model
 from newsrec.files import DISK_FULL
 from newsrec.metrics import METRICS
-from newsrec.serving import graphs
-from newsrec.serving.export import describe
 from newsrec.serving.manifest import CONFIG, NEWS_ENCODER, TOKENIZER, USER_ENCODER, WEIGHTS
-from newsrec.serving.model_card import model_card
-from newsrec.serving.verify import compare_encoders, made_histories, newest
-from newsrec.serving.weights import read_model, write_model
 from newsrec.training.checkpoint import weights_hash
 from newsrec.training.module import RecommenderModule
 

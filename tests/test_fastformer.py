@@ -511,7 +511,7 @@ def test_the_files_of_the_presets_hold_what_the_presets_hold():
 def test_a_preset_is_chosen_on_the_command_line_and_gives_way_to_single_options(monkeypatch):
     import jsonargparse
 
-    from newsrec.cli import FitCLI, cli_options
+    from newsrec.commands.fit import FitCLI, cli_options
 
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     monkeypatch.setattr("sys.argv", ["newsrec"])

@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 from conftest import tiny_behaviors, tiny_news, write_mind
 
-from newsrec.data.mind import open_mind
+from newsrec.data.dataset import open_mind
 from newsrec.evaluation.baselines import BASELINES, score_baseline
-from newsrec.evaluation.examples import choose_examples
-from newsrec.evaluation.html_report import html_page
 from newsrec.evaluation.intervals import FEWEST_USERS
-from newsrec.evaluation.pictures import LEFT, RIGHT, WIDTH, Dot, dots, line
-from newsrec.evaluation.report import read_curves
 from newsrec.evaluation.results import compute_results
 from newsrec.metrics import METRICS
+from newsrec.report.examples import choose_examples
+from newsrec.report.page import html_page
+from newsrec.report.pictures import LEFT, RIGHT, WIDTH, Dot, dots, line
+from newsrec.report.terminal import read_curves
 
 EVIL = "<script>alert('x')</script> & <b>\"bold\""
 INFO = {

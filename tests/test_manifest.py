@@ -11,9 +11,9 @@ import pytest
 from conftest import refused
 
 from newsrec.errors import UserError
+from newsrec.export.export import describe
 from newsrec.files import file_hash
 from newsrec.serving import Recommender
-from newsrec.serving.export import describe
 from newsrec.serving.folder import StoredNews, write_news
 from newsrec.serving.manifest import LARGEST_MANIFEST, read_manifest, settings_hash
 

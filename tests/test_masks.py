@@ -7,10 +7,10 @@ from test_packing import PACKED
 from test_tuning import made_plm
 from waits import Reads, Waits
 
-from newsrec.model import tuning
-from newsrec.model.blocks import length_mask
-from newsrec.model.masks import PADDED, nothing_padded, tell_padding
-from newsrec.model.tuning import CutPlm, run_plm
+from newsrec.model.plm import cut as tuning
+from newsrec.model.plm.blocks import length_mask
+from newsrec.model.plm.cut import CutPlm, run_plm
+from newsrec.model.plm.masks import PADDED, nothing_padded, tell_padding
 
 OWN_MASKS = ("deberta-v2", "xlm")
 """Families that make masks without transformers' shared functions."""

@@ -189,7 +189,7 @@ def fit(root, plm_dir, still_plm, tmp_path, monkeypatch):
             return None
         watch = Watch()
         with monkeypatch.context() as patch:
-            patch.setattr("newsrec.cli.StepParts", lambda: watch)
+            patch.setattr("newsrec.commands.fit.StepParts", lambda: watch)
             main(given)
         watch.output = output
         return watch

@@ -13,8 +13,10 @@ from conftest import news_row, tiny_behaviors, write_mind
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newsrec.data import FIRST_NEWS, PADDING_NEWS, UNKNOWN_NEWS, mind, tsv
-from newsrec.data.mind import find_splits, open_mind
+from newsrec.data import FIRST_NEWS, PADDING_NEWS, UNKNOWN_NEWS
+from newsrec.data import dataset as mind
+from newsrec.data.dataset import find_splits, open_mind
+from newsrec.data.readers import tsv
 from newsrec.errors import UserError
 
 PADDING, UNKNOWN, FIRST = 0, 1, 2

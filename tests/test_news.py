@@ -3,10 +3,10 @@ import random
 import pytest
 from conftest import news_row
 
-from newsrec.data import news, tsv
-from newsrec.data.news import KEPT, read_rows
-from newsrec.data.source import SourceFile
-from newsrec.data.tsv import NEWS_COLUMNS, Reader
+from newsrec.data.readers import news, tsv
+from newsrec.data.readers.news import KEPT, read_rows
+from newsrec.data.readers.source import SourceFile
+from newsrec.data.readers.tsv import NEWS_COLUMNS, Reader
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -7,7 +7,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from newsrec.data.datamodule import MindDataModule
-from newsrec.model.skip import SkipPath
+from newsrec.model.residual import SkipPath
 from newsrec.training.catalogue import encode_catalogue
 from newsrec.training.module import RecommenderModule
 from newsrec.training.optimizer import adamw, parameter_groups

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from newsrec.commands.options import Written, explain, written_options
+from newsrec.commands.wording import near_options
 from newsrec.errors import UserError
-from newsrec.options import Written, explain, written_options
-from newsrec.wording import near_options
 
 
 def test_options_and_files_are_read_with_their_places(tmp_path):

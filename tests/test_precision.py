@@ -24,11 +24,11 @@ from transformers import AutoConfig
 
 from newsrec.__main__ import main
 from newsrec.errors import UserError
-from newsrec.evaluation import closing
-from newsrec.evaluation.closing import in_fp32
 from newsrec.evaluation.results import compute_results
 from newsrec.model.recommender import NewsRecommender
 from newsrec.plm import load_plm
+from newsrec.report import closing
+from newsrec.report.closing import in_fp32
 from newsrec.training import agreement, machine, precision, probe
 from newsrec.training.agreement import decided_by_first
 from newsrec.training.module import RecommenderModule

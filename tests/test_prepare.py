@@ -5,7 +5,7 @@ import pytest
 from conftest import tiny_behaviors, tiny_news, write_mind
 
 from newsrec.__main__ import main
-from newsrec.data.mind import open_mind
+from newsrec.data.dataset import open_mind
 from newsrec.data.text import tokenize_catalogue
 from newsrec.plm import load_tokenizer
 
@@ -46,7 +46,7 @@ def test_a_table_of_three_large_splits_fits_80_columns(mind_dir, capsys, monkeyp
     data = open_mind(mind_dir)
     for split in data.splits.values():
         split.counts.update(candidates=88_888_888, impressions=2_370_727, empty_histories=47_000)
-    monkeypatch.setattr("newsrec.data.prepare.open_mind", lambda *args, **kwargs: data)
+    monkeypatch.setattr("newsrec.commands.prepare.open_mind", lambda *args, **kwargs: data)
     prepare(mind_dir)
     assert table(capsys.readouterr().out)["candidates"] == ["88,888,888"] * 3
 
@@ -57,7 +57,7 @@ def test_prepare_leaves_arrays_that_the_next_start_reads(mind_dir, monkeypatch):
     def compile_again(*args):
         raise AssertionError("compiled a second time")
 
-    monkeypatch.setattr("newsrec.data.mind.compile_mind", compile_again)
+    monkeypatch.setattr("newsrec.data.dataset.compile_mind", compile_again)
     assert len(open_mind(mind_dir).news) == 20
     prepare(mind_dir)
     prepare(mind_dir, "--check")

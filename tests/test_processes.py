@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 DYING = """
 import os, signal, sys
 from lightning import Callback
-from newsrec import cli
+from newsrec.commands import fit as cli
 from newsrec.__main__ import main
 
 class Die(Callback):

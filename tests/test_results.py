@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from newsrec.data.mind import open_mind
+from newsrec.data.dataset import open_mind
 from newsrec.evaluation.baselines import BASELINES, score_baseline
 from newsrec.evaluation.intervals import mean_interval, paired_interval
 from newsrec.evaluation.results import category_codes, compute_results, per_impression_table

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Catalogue
-from newsrec.data.mind import open_mind
+from newsrec.data.dataset import open_mind
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.samplers import (
     BatchKey,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from newsrec.data import FIRST_NEWS, samples
 from newsrec.data.batch import Catalogue
-from newsrec.data.mind import open_mind
+from newsrec.data.dataset import open_mind
 from newsrec.data.ragged import Ragged
 from newsrec.data.samplers import BatchKey, EvalBatches, TrainBatches
 from newsrec.data.samples import (

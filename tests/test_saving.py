@@ -29,7 +29,7 @@ def fit(mind_dir, plm_dir, tmp_path, monkeypatch):
     output = tmp_path / "run"
 
     def run(callback=None, *options):
-        from newsrec import cli
+        from newsrec.commands import fit as cli
 
         if callback is not None:
             monkeypatch.setattr(cli, "StepParts", lambda: callback)

@@ -25,14 +25,14 @@ from conftest import (
 )
 
 from newsrec.__main__ import main
+from newsrec.commands.recommend import split_ids
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
+from newsrec.export.export import write_catalogue
+from newsrec.export.weights import load_model
 from newsrec.files import file_hash
 from newsrec.metrics import METRICS
 from newsrec.serving import Recommender
-from newsrec.serving.export import write_catalogue
-from newsrec.serving.recommend_command import split_ids
-from newsrec.serving.weights import load_model
 from newsrec.training.catalogue import encode_catalogue
 from newsrec.training.checkpoint import hyper_parameters, read_checkpoint
 from newsrec.training.module import RecommenderModule
@@ -53,7 +53,7 @@ def served(plm_dir, tmp_path_factory):
     main(fit_options(without_test, plm_dir, root / "run"))
     best = root / "run" / "checkpoints" / "best.ckpt"
     with pytest.MonkeyPatch.context() as patch:
-        import newsrec.evaluation.evaluate as module
+        import newsrec.commands.evaluate as module
 
         noted = []
         compute = module.compute_results
@@ -154,7 +154,7 @@ def test_without_data_an_export_has_no_stories_and_says_so(served, tmp_path, cap
             shutil.copy(served.export / name, folder)
         return {"user_encoder.onnx": 0.0}
 
-    monkeypatch.setattr("newsrec.serving.export.write_encoders", copy_encoders)
+    monkeypatch.setattr("newsrec.export.export.write_encoders", copy_encoders)
     output = tmp_path / "bare"
     main(["export", f"--ckpt_path={served.best}", f"--output={output}", "--news_encoder=false"])
     assert "--data.root" in capsys.readouterr().out
@@ -174,9 +174,7 @@ def test_an_export_whose_metrics_differ_is_refused(served, tmp_path, monkeypatch
     data.tokenizer_json = checkpoint["newsrec"]["tokenizer_json"]
     data.eval_split = "dev"
     data.setup("predict")
-    monkeypatch.setattr(
-        "newsrec.serving.verify.onnx_encoder", lambda *a: lambda h, m: -h.sum(dim=1)
-    )
+    monkeypatch.setattr("newsrec.export.verify.onnx_encoder", lambda *a: lambda h, m: -h.sum(dim=1))
     with pytest.raises(RuntimeError, match="On dev the exported metrics differ"):
         write_catalogue(module, data, tmp_path)
 
@@ -185,7 +183,7 @@ def test_a_full_disk_leaves_no_export(served, tmp_path, capsys, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("newsrec.serving.export.torch.export.save", full)
+    monkeypatch.setattr("newsrec.export.export.torch.export.save", full)
     said = refused(capsys, "export", "--ckpt_path", served.best, "--output", tmp_path / "new")
     assert "No space left" in said
     assert "nothing was written" in said
@@ -454,7 +452,7 @@ def test_an_export_needs_its_packages(served, tmp_path, capsys, monkeypatch):
     def absent(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("newsrec.serving.export.version", absent)
+    monkeypatch.setattr("newsrec.export.export.version", absent)
     said = refused(capsys, "export", "--ckpt_path", served.best, "--output", tmp_path / "new")
     assert "newsrec[export]" in said
 

@@ -11,17 +11,17 @@ import scipy.sparse as sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from newsrec.data.headlines import compose
-from newsrec.data.impressions import _click, _draw_lists
-from newsrec.data.mind import open_mind
-from newsrec.data.presets import PRESETS
+from newsrec.data.dataset import open_mind
 from newsrec.data.ragged import Ragged, to_offsets
-from newsrec.data.simulate import add_arguments, run, simulate, simulate_splits
-from newsrec.data.vocabulary import STYLES, TOPICS
-from newsrec.data.world import Stories, append_clicks, make_stories
 from newsrec.errors import UserError
 from newsrec.evaluation.baselines import score_baseline
 from newsrec.metrics import mind_metrics
+from newsrec.simulation.headlines import compose
+from newsrec.simulation.impressions import _click, _draw_lists
+from newsrec.simulation.presets import PRESETS
+from newsrec.simulation.simulate import add_arguments, run, simulate, simulate_splits
+from newsrec.simulation.vocabulary import STYLES, TOPICS
+from newsrec.simulation.world import Stories, append_clicks, make_stories
 
 DEMO = Path(__file__).parents[1] / "data" / "demo"
 FILES = sorted(f"{s}/{n}.tsv" for s in ("train", "dev", "test") for n in ("news", "behaviors"))
@@ -286,7 +286,7 @@ def test_a_failure_leaves_nothing_behind(monkeypatch, tmp_path):
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("newsrec.data.simulate._write_behaviors", fail)
+    monkeypatch.setattr("newsrec.simulation.simulate._write_behaviors", fail)
     with pytest.raises(OSError, match="disk full"):
         simulate(tmp_path / "world")
     assert not list(tmp_path.iterdir())
@@ -500,7 +500,7 @@ def test_a_world_like_mind_has_the_same_bytes_for_a_seed_however_it_is_written(
     monkeypatch.setitem(PRESETS, "little", LITTLE)
     done = []
     simulate(tmp_path / "one", "little", 3, done.append)
-    monkeypatch.setattr("newsrec.data.simulate.WRITE_BLOCK", 100)
+    monkeypatch.setattr("newsrec.simulation.simulate.WRITE_BLOCK", 100)
     simulate(tmp_path / "two", "little", 3)
     simulate(tmp_path / "other", "little", 4)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")

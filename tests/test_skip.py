@@ -13,8 +13,8 @@ from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
 from newsrec.evaluation.baselines import cosine_scores
 from newsrec.metrics import mind_metrics
-from newsrec.model.blocks import length_mask
-from newsrec.model.skip import SkipPath
+from newsrec.model.plm.blocks import length_mask
+from newsrec.model.residual import SkipPath
 from newsrec.training.callbacks import FrozenStates, ScoreCollector
 from newsrec.training.catalogue import encode_catalogue, mean_states
 from newsrec.training.module import RecommenderModule

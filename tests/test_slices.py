@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from newsrec.data import FIRST_NEWS
-from newsrec.data.mind import MindData, Split, open_mind
+from newsrec.data.dataset import MindData, Split, open_mind
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.evaluation import slices as module
 from newsrec.evaluation.ages import NEVER, first_shown

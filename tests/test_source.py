@@ -3,8 +3,8 @@ import zipfile
 
 import pytest
 
-from newsrec.data.mind import open_mind
-from newsrec.data.source import find_splits
+from newsrec.data.dataset import open_mind
+from newsrec.data.readers.source import find_splits
 from newsrec.errors import UserError
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_compile import contents
 
-from newsrec.data.mind import open_mind
+from newsrec.data.dataset import open_mind
 from newsrec.data.splits import choose_splits, labelled_splits
 from newsrec.errors import UserError
 

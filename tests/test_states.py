@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from newsrec.data import FIRST_NEWS
 from newsrec.data import states as module
 from newsrec.data.batch import Catalogue
-from newsrec.data.mind import recheck
+from newsrec.data.dataset import recheck
 from newsrec.data.states import StateStore, TokenStates, distinct_rows
 from newsrec.errors import UserError
 

@@ -6,8 +6,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from newsrec.data import FIRST_NEWS, text
 from newsrec.data import fields as story_fields
+from newsrec.data.dataset import open_mind
 from newsrec.data.fields import story_texts
-from newsrec.data.mind import open_mind
 from newsrec.data.text import tokenize_catalogue
 from newsrec.errors import UserError
 

@@ -25,7 +25,7 @@ from newsrec.training.together import one_fate
 FAILING = """
 import sys
 from lightning import Callback
-from newsrec import cli
+from newsrec.commands import fit as cli
 from newsrec.__main__ import main
 from newsrec.errors import UserError
 

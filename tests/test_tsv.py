@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newsrec.data import tsv
-from newsrec.data.source import SourceFile
-from newsrec.data.tsv import BOM, BadLine, Reader
+from newsrec.data.readers import tsv
+from newsrec.data.readers.source import SourceFile
+from newsrec.data.readers.tsv import BOM, BadLine, Reader
 from newsrec.errors import UserError
 
 COLUMNS = ("id", "title", "url")

@@ -9,8 +9,8 @@ from test_encoders import FAMILIES, SIZES, stories, trainable
 from newsrec.errors import UserError
 from newsrec.model.encoders import NewsEncoder
 from newsrec.model.fastformer import FastformerConfig
-from newsrec.model.recompute import recompute_activations
-from newsrec.model.tuning import CutPlm, length_mask, run_plm
+from newsrec.model.plm.cut import CutPlm, length_mask, run_plm
+from newsrec.model.plm.recompute import recompute_activations
 from newsrec.plm import build_plm
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

@@ -1,4 +1,4 @@
-"""Reads ``news.tsv`` and ``behaviors.tsv`` into arrays; ``newsrec.data.mind`` opens them.
+"""Reads ``news.tsv`` and ``behaviors.tsv`` into arrays; ``newsrec.data.dataset`` opens them.
 
 Files go through block by block: a block is parsed by column operations and its arrays are written
 behind those of the blocks before, so memory does not grow with the files.
@@ -19,12 +19,11 @@ import pyarrow.compute as pc
 from numpy.typing import DTypeLike
 
 from newsrec.console import progress
-from newsrec.data.behaviors import Parser
-from newsrec.data.news import KEPT, differs_from_first, distinct, read_rows
 from newsrec.data.npy import NpyWriter
-from newsrec.data.source import SourceFile, SplitFiles
-from newsrec.data.tables import Histories, Users
-from newsrec.data.tsv import (
+from newsrec.data.readers.behaviors import Parser
+from newsrec.data.readers.news import KEPT, differs_from_first, distinct, read_rows
+from newsrec.data.readers.source import SourceFile, SplitFiles
+from newsrec.data.readers.tsv import (
     BEHAVIORS_COLUMNS,
     LISTED,
     LONGEST_LINE,
@@ -32,6 +31,7 @@ from newsrec.data.tsv import (
     BadLine,
     Reader,
 )
+from newsrec.data.tables import Histories, Users
 from newsrec.errors import UserError
 
 log = logging.getLogger(__name__)

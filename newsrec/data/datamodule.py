@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, Catalogue, EvalBatch
+from newsrec.data.dataset import MindData, Split, open_mind
 from newsrec.data.loader import TrainLoader
-from newsrec.data.mind import MindData, Split, open_mind
 from newsrec.data.samplers import (
     EvalBatches,
     Readers,

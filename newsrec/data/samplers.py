@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler, SequentialSampler
 
-from newsrec.data.mind import Split
+from newsrec.data.dataset import Split
 from newsrec.data.ragged import to_offsets
 
 

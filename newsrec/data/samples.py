@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, Catalogue, EvalBatch
-from newsrec.data.mind import Split
+from newsrec.data.dataset import Split
 from newsrec.data.mixing import mix
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.samplers import BatchKey, SampleTokens

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from newsrec.data import UNKNOWN_NEWS
 from newsrec.data.cache import digest
-from newsrec.data.mind import MindData, Split, split_of
+from newsrec.data.dataset import MindData, Split, split_of
 from newsrec.data.ragged import Ragged
-from newsrec.data.source import SPLITS
+from newsrec.data.readers.source import SPLITS
 from newsrec.errors import UserError
 
 LAST_DAY = "last_day"

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Catalogue
 from newsrec.data.cache import digest, find_or_build
+from newsrec.data.dataset import MindData
 from newsrec.data.fields import check_fields, story_texts
-from newsrec.data.mind import MindData
 
 FORMAT = 1
 CHUNK = 10_000

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS
-from newsrec.data.mind import MindData
+from newsrec.data.dataset import MindData
 
 NEVER = np.iinfo(np.int64).max
 """First time of a story that no impression shows, of padding and of the unknown story."""

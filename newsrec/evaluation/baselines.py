@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS, UNKNOWN_NEWS
-from newsrec.data.mind import MindData, Split
+from newsrec.data.dataset import MindData, Split
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.splits import labelled_splits
 from newsrec.errors import UserError

@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.console import progress, say, terminal
-from newsrec.data.mind import MindData, Split, open_mind
+from newsrec.data.dataset import MindData, Split, open_mind
 from newsrec.data.ragged import Ragged
-from newsrec.data.source import SPLITS
-from newsrec.data.zips import DAMAGE
+from newsrec.data.readers.source import SPLITS
+from newsrec.data.readers.zips import DAMAGE
 from newsrec.errors import UserError
 from newsrec.evaluation.submission_lines import KINDS, explain_line, id_of, kind_of, parse_lines
 
@@ -140,7 +140,7 @@ def run(args: "argparse.Namespace") -> None:
         lacks = "labels" if split.labels is None else "impression with a click and a skip"
         say(f"{split.name} has no {lacks}, so there is no score.")
         return
-    from newsrec.evaluation.report import comparison_table
+    from newsrec.report.terminal import comparison_table
 
     title = f"{split.name}, {split.window}: {report.metrics['evaluated']:,} impressions"
     console.print(comparison_table(title, {path.name: report.metrics}))

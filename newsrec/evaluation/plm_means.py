@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from newsrec.data.datamodule import MindDataModule
-    from newsrec.model.tuning import CutPlm
+    from newsrec.model.plm.cut import CutPlm
     from newsrec.training.module import RecommenderModule
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def plm_vectors(datamodule: "MindDataModule") -> NDArray[np.float32]:
 
 def first_plm(datamodule: "MindDataModule", device: Any) -> "CutPlm":
     """Return the PLM as it is before any training, in float32."""
-    from newsrec.model.tuning import CutPlm
+    from newsrec.model.plm.cut import CutPlm
     from newsrec.plm import load_plm
 
     return CutPlm(load_plm(datamodule.plm).eval().to(device), tune_layers=0)

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS
-from newsrec.data.mind import MindData
+from newsrec.data.dataset import MindData
 
 BLOCK = 1 << 16
 """Impressions of a row group: memory depends on this, not on the split."""

@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS
-from newsrec.data.mind import MindData
+from newsrec.data.dataset import MindData
 from newsrec.evaluation.intervals import mean_interval
 from newsrec.evaluation.slices import Slice, slice_impressions, summarize_slices
 from newsrec.metrics import (

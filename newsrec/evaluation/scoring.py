@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from newsrec.data.mind import MindData, Split
+from newsrec.data.dataset import MindData, Split
 from newsrec.data.splits import LAST_DAY
 from newsrec.errors import UserError
 from newsrec.evaluation.ensemble import combine, merge_info

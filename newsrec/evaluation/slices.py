@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS
-from newsrec.data.mind import MindData, Split
+from newsrec.data.dataset import MindData, Split
 from newsrec.evaluation.ages import NEVER, first_shown
 from newsrec.evaluation.intervals import mean_interval
 from newsrec.metrics import METRICS, ImpressionMetrics

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.data.ragged import to_offsets
-from newsrec.data.tsv import BOM
+from newsrec.data.readers.tsv import BOM
 
 KINDS = {
     "form": "not like ID [r1,r2,...]",

@@ -12,9 +12,9 @@ from newsrec.model.fastformer import (
     masked_mean,
     pooling_of,
 )
-from newsrec.model.recompute import recompute_activations
-from newsrec.model.skip import SkipPath
-from newsrec.model.tuning import TOKENS_PER_PASS, CutPlm, longest_text
+from newsrec.model.plm.cut import TOKENS_PER_PASS, CutPlm, longest_text
+from newsrec.model.plm.recompute import recompute_activations
+from newsrec.model.residual import SkipPath
 
 START_SCALE = 10.0
 """Of scores on the skip path before training: products of sentence vectors lie within .3 or so."""

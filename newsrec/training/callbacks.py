@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
 from newsrec.data.batch import EvalBatch
-from newsrec.data.mind import Split
+from newsrec.data.dataset import Split
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.states import TokenStates
 from newsrec.errors import UserError

@@ -9,10 +9,10 @@ from torch import Tensor
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Catalogue
 from newsrec.data.states import STORIES_PER_PASS, StateStore, TokenStates, distinct_rows
-from newsrec.model.blocks import length_mask
 from newsrec.model.fastformer import masked_mean
+from newsrec.model.plm.blocks import length_mask
+from newsrec.model.plm.cut import CutPlm
 from newsrec.model.recommender import NewsRecommender
-from newsrec.model.tuning import CutPlm
 
 log = logging.getLogger(__name__)
 

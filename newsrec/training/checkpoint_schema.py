@@ -20,8 +20,8 @@ from torch.nn.modules import module as torch_module
 
 from newsrec.errors import UserError
 from newsrec.model.fastformer import FastformerConfig
-from newsrec.model.masks import PADDED
-from newsrec.model.packing import ATTENTION
+from newsrec.model.plm.masks import PADDED
+from newsrec.model.plm.packing import ATTENTION
 from newsrec.training.kinds import Wrong, check_kind, check_known, check_table, is_of, shown
 
 ATTENTIONS = (None, "sdpa", "eager", ATTENTION, *PADDED.values())

@@ -31,7 +31,7 @@ from newsrec.data.mind_statistics import (
 )
 from newsrec.data.samplers import BatchKey
 from newsrec.data.states import distinct_rows
-from newsrec.plm_sizes import plm_sizes
+from newsrec.model.plm.sizes import plm_sizes
 from newsrec.training.step_memory import Shape, StepCost, step_cost, step_flop
 from newsrec.training.throughput import matrix_rate
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from newsrec.model.blocks import blocks_as_on
+from newsrec.model.plm.blocks import blocks_as_on
 
 
 class LiveBytes(TorchDispatchMode):

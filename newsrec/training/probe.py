@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from newsrec.model.fastformer import FastformerConfig
-from newsrec.model.tuning import layer_lists
+from newsrec.model.plm.cut import layer_lists
 
 SECONDS = 0.05
 """What each side of a comparison may take, if its fewest rounds do not take longer."""

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from newsrec.data.mind import Split, open_mind
+from newsrec.data.dataset import Split, open_mind
 from newsrec.evaluation.intervals import paired_interval
 from newsrec.metrics import METRICS, impression_metrics
 

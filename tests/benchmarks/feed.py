@@ -29,8 +29,8 @@ from newsrec.data.batch import Batch
 from newsrec.data.datamodule import MindDataModule
 from newsrec.data.samplers import EvalBatches
 from newsrec.data.samples import SampleIndex, index_samples
-from newsrec.data.simulate import simulate
 from newsrec.plm import DEFAULT_PLM
+from newsrec.simulation.simulate import simulate
 
 STORIES_AT = 168
 """Batch size at which distinct stories are counted, that of the best public recipe."""

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from newsrec.data.simulate import simulate
+from newsrec.simulation.simulate import simulate
 
 OPTIONS = (
     "--model.tune_layers=-1",

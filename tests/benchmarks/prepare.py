@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from newsrec.data.mind import open_mind
-from newsrec.data.simulate import simulate
-from newsrec.data.source import find_splits
-from newsrec.data.tsv import BEHAVIORS_COLUMNS
+from newsrec.data.dataset import open_mind
+from newsrec.data.readers.source import find_splits
+from newsrec.data.readers.tsv import BEHAVIORS_COLUMNS
+from newsrec.simulation.simulate import simulate
 
 REFERENCE_ROWS = 20_000
 """Rows that the reference reads: it would take too long over all."""

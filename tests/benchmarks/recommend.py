@@ -69,9 +69,9 @@ def write_encoder(path: Path) -> None:
     """Write the default model's user encoder with random weights."""
     import torch
 
+    from newsrec.export.graphs import USER_NAMES, trace_user_encoder, write_onnx
     from newsrec.model.encoders import UserEncoder
     from newsrec.model.fastformer import FastformerConfig
-    from newsrec.serving.graphs import USER_NAMES, trace_user_encoder, write_onnx
 
     torch.manual_seed(0)
     encoder = UserEncoder(DIM, FastformerConfig(positions="recency"), MAX_HISTORY, skip=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from newsrec.data.simulate import simulate
+from newsrec.simulation.simulate import simulate
 
 ASKED = {
     # Of MINDsmall and MINDlarge; the other statistics are the same for all splits.

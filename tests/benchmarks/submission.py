@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from newsrec.data.mind import Split
+from newsrec.data.dataset import Split
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.evaluation.check_submission import inspect
 from newsrec.evaluation.submission import write_predictions

@@ -43,11 +43,11 @@ from torch.nn import functional as F
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch
 from newsrec.data.datamodule import MindDataModule
-from newsrec.data.simulate import simulate
-from newsrec.model.blocks import length_mask
+from newsrec.model.plm.blocks import length_mask
+from newsrec.model.plm.cut import run_plm
 from newsrec.model.recommender import NewsRecommender
-from newsrec.model.tuning import run_plm
 from newsrec.plm import DEFAULT_PLM, build_plm, load_plm
+from newsrec.simulation.simulate import simulate
 from newsrec.training.optimizer import parameter_groups
 
 REFERENCE = "reference"

@@ -49,7 +49,7 @@ ODD = [
 
 def answers(folder: Path) -> list:
     """Everything that a service asks of an export, torch's part included."""
-    from newsrec.serving.weights import load_model
+    from newsrec.export.weights import load_model
 
     recommender = Recommender.load(folder, threads=1)
     found = [recommender.user_vector(["N1", "N3", "N9"]).tolist()]

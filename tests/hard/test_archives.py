@@ -8,9 +8,9 @@ import pytest
 from conftest import tiny_behaviors, tiny_news, write_mind
 
 from hard import TIMES
-from newsrec.data.mind import open_mind, recheck
-from newsrec.data.official import check
-from newsrec.data.source import find_splits
+from newsrec.data.dataset import open_mind, recheck
+from newsrec.data.readers.official import check
+from newsrec.data.readers.source import find_splits
 from newsrec.errors import UserError
 
 MUTATIONS = 500 * TIMES
@@ -101,7 +101,7 @@ def test_the_check_of_a_download_refuses_what_is_damaged(packed, tmp_path, monke
     path = tmp_path / "MINDsmall_train.zip"
     path.write_bytes(zips[1])
     lines = tuple(sum(1 for _ in file.open()) for file in find_splits(tmp_path)["train"])
-    monkeypatch.setattr("newsrec.data.official.LINES", {"MINDsmall_train": lines})
+    monkeypatch.setattr("newsrec.data.readers.official.LINES", {"MINDsmall_train": lines})
     assert check(tmp_path, "MINDsmall_train") == path
     wrong, refused = {}, 0
     for seed in range(MUTATIONS):

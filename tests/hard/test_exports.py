@@ -12,9 +12,9 @@ import pytest
 from conftest import STORIES
 
 from hard import TIMES
+from newsrec.export.export import describe
 from newsrec.files import file_hash
 from newsrec.serving import Recommender
-from newsrec.serving.export import describe
 from newsrec.serving.folder import StoredNews, write_news
 from newsrec.serving.manifest import settings_hash
 

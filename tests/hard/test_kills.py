@@ -115,8 +115,8 @@ def exported(exported_encoders, tmp_path_factory):
     """An export without news."""
     import json
 
+    from newsrec.export.export import describe
     from newsrec.files import file_hash
-    from newsrec.serving.export import describe
 
     module, encoders, _ = exported_encoders
     folder = Path(shutil.copytree(encoders, tmp_path_factory.mktemp("kills") / "export"))

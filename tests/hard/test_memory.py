@@ -34,7 +34,7 @@ BOMBS = {
 
 OPEN = """
 import sys
-from newsrec.data.mind import open_mind
+from newsrec.data.dataset import open_mind
 from newsrec.errors import UserError
 
 def peak():

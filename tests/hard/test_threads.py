@@ -10,9 +10,9 @@ import pytest
 from conftest import STORIES
 
 from hard import TIMES
+from newsrec.export.export import describe
 from newsrec.files import file_hash
 from newsrec.serving import Recommender
-from newsrec.serving.export import describe
 
 THREADS, CALLS = 4, 60 * TIMES
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 
 from newsrec.console import is_first_process
-from newsrec.data.mind import open_mind
-from newsrec.data.source import SPLITS
+from newsrec.data.dataset import open_mind
+from newsrec.data.readers.source import SPLITS
 from newsrec.data.splits import LAST_DAY, choose_splits
 from newsrec.errors import UserError
 from newsrec.evaluation.baselines import (
@@ -19,16 +19,16 @@ from newsrec.evaluation.baselines import (
     scores_beside,
 )
 from newsrec.evaluation.ensemble import ENSEMBLES
-from newsrec.evaluation.examples import choose_examples
-from newsrec.evaluation.html_report import html_page
 from newsrec.evaluation.plm_means import plm_vectors
 from newsrec.evaluation.raw_scores import write_scores
-from newsrec.evaluation.report import print_results, read_ceiling, read_curves
 from newsrec.evaluation.results import compute_results, per_impression_table
 from newsrec.evaluation.results import evaluate_scores as evaluate_scores  # for those who score
 from newsrec.evaluation.scoring import FROM_CHECKPOINT, Scored, score_checkpoints
 from newsrec.evaluation.submission import write_predictions
 from newsrec.files import publish, require_empty, require_replaceable
+from newsrec.report.examples import choose_examples
+from newsrec.report.page import html_page
+from newsrec.report.terminal import print_results, read_ceiling, read_curves
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace

@@ -11,7 +11,7 @@ from torch.export import Dim, ExportedProgram
 
 from newsrec.errors import UserError
 from newsrec.model.encoders import NewsEncoder, UserEncoder
-from newsrec.model.tuning import longest_text, run_plm
+from newsrec.model.plm.cut import longest_text, run_plm
 
 INSIDE = 1_900_000_000
 """Bytes of weights that one ONNX file holds; protobuf ends at 2 GiB, and more lie beside it."""

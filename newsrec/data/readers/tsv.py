@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 from numpy.typing import NDArray
 
-from newsrec.data.source import SourceFile
+from newsrec.data.readers.source import SourceFile
 from newsrec.errors import UserError
 
 NEWS_COLUMNS = (

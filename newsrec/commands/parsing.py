@@ -6,8 +6,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from newsrec.commands.options import explain, written_options
 from newsrec.errors import UserError
-from newsrec.options import explain, written_options
 
 
 def parse(module: Any, name: str, summary: str, argv: list[str]) -> Namespace:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS, UNKNOWN_NEWS
 from newsrec.data.ragged import Ragged
-from newsrec.data.tsv import Rows
+from newsrec.data.readers.tsv import Rows
 
 TIME_FORMAT = "%m/%d/%Y %I:%M:%S %p"
 TIME = r"^\d{1,2}/(?P<day>\d{1,2})/[12]\d{3} \d{1,2}:[0-5]\d:[0-5]\d [AP]M$"

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.evaluation.results import evaluate_scores
+from newsrec.export.weights import read_model
 from newsrec.metrics import METRICS
-from newsrec.model.blocks import length_mask
+from newsrec.model.plm.blocks import length_mask
 from newsrec.model.recommender import NewsRecommender
 from newsrec.serving.manifest import CONFIG, NEWS_ENCODER, PROGRAM, USER_ENCODER, WEIGHTS
-from newsrec.serving.weights import read_model
 from newsrec.training.module import RecommenderModule
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ import time
 
 from newsrec.console import say, terminal
 from newsrec.data.compile import CUT_OFF
-from newsrec.data.mind import MindData, Split, open_mind, recheck
+from newsrec.data.dataset import MindData, Split, open_mind, recheck
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,10 +20,8 @@ from newsrec.data.cache import digest
 from newsrec.data.datamodule import MindDataModule
 from newsrec.data.fields import story_texts, text_hashes
 from newsrec.errors import UserError
-from newsrec.files import file_hash, publish, require_empty
-from newsrec.metrics import METRICS
-from newsrec.serving.folder import NEWS_SCHEMA, StoredNews, write_news
-from newsrec.serving.graphs import (
+from newsrec.export.card import model_card
+from newsrec.export.graphs import (
     NEWS_NAMES,
     USER_NAMES,
     Names,
@@ -31,6 +29,11 @@ from newsrec.serving.graphs import (
     trace_user_encoder,
     write_onnx,
 )
+from newsrec.export.verify import compare_encoders, compare_stories, evaluate_export
+from newsrec.export.weights import write_model
+from newsrec.files import file_hash, publish, require_empty
+from newsrec.metrics import METRICS
+from newsrec.serving.folder import NEWS_SCHEMA, StoredNews, write_news
 from newsrec.serving.manifest import (
     CARD,
     CONFIG,
@@ -45,9 +48,6 @@ from newsrec.serving.manifest import (
     WEIGHTS,
     settings_hash,
 )
-from newsrec.serving.model_card import model_card
-from newsrec.serving.verify import compare_encoders, compare_stories, evaluate_export
-from newsrec.serving.weights import write_model
 from newsrec.training.catalogue import encode_catalogue
 from newsrec.training.checkpoint import hyper_parameters, read_checkpoint, weights_hash
 from newsrec.training.module import RecommenderModule

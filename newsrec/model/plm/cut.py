@@ -12,9 +12,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from newsrec.errors import UserError
-from newsrec.model.blocks import blocks_by_length, length_mask, padded_blocks, runs, spare_tokens
-from newsrec.model.masks import nothing_padded, tell_padding
-from newsrec.model.packing import Groups, first_position, groups_of, join, pack, run_packed
+from newsrec.model.plm.blocks import (
+    blocks_by_length,
+    length_mask,
+    padded_blocks,
+    runs,
+    spare_tokens,
+)
+from newsrec.model.plm.masks import nothing_padded, tell_padding
+from newsrec.model.plm.packing import Groups, first_position, groups_of, join, pack, run_packed
 
 TOKENS_PER_PASS = 16_384
 """Padded tokens that go through a PLM at once."""

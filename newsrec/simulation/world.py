@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from newsrec.data.presets import (
+from newsrec.data.ragged import Ragged, to_offsets
+from newsrec.simulation.presets import (
     DAYS,
     FIRST_BIRTHS,
     HISTORY_QUANTILES,
@@ -24,8 +25,7 @@ from newsrec.data.presets import (
     Preset,
     interpolate_quantiles,
 )
-from newsrec.data.ragged import Ragged, to_offsets
-from newsrec.data.vocabulary import CATEGORY_SHARES, MIND_CATEGORY_SHARES, STYLES, TOPICS
+from newsrec.simulation.vocabulary import CATEGORY_SHARES, MIND_CATEGORY_SHARES, STYLES, TOPICS
 
 WITHDRAWN_EVERY = 100
 """One story of so many is named by impressions but in no news.tsv, and shown rarely."""

@@ -4,9 +4,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from newsrec.data.presets import Preset
-from newsrec.data.vocabulary import ABSTRACTS, PLACES, STYLES, TIMES, TOPICS, TOWNS, Style, Topic
-from newsrec.data.world import Stories
+from newsrec.simulation.presets import Preset
+from newsrec.simulation.vocabulary import (
+    ABSTRACTS,
+    PLACES,
+    STYLES,
+    TIMES,
+    TOPICS,
+    TOWNS,
+    Style,
+    Topic,
+)
+from newsrec.simulation.world import Stories
 
 MISSING_ABSTRACTS = 0.05
 REPEATED_TITLES = 0.02

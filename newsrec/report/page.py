@@ -11,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.console import html_text as escape
-from newsrec.evaluation.examples import Example
 from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import HEADINGS, SLICE_NAMES
-from newsrec.evaluation.pictures import Dot, dots, line
-from newsrec.evaluation.report import (
+from newsrec.evaluation.results import ENTROPY
+from newsrec.evaluation.slices import SLICES
+from newsrec.metrics import METRICS
+from newsrec.report.examples import Example
+from newsrec.report.pictures import Dot, dots, line
+from newsrec.report.terminal import (
     CEILING,
     NAMES,
     counts,
@@ -23,9 +26,6 @@ from newsrec.evaluation.report import (
     notes,
     scored_name,
 )
-from newsrec.evaluation.results import ENTROPY
-from newsrec.evaluation.slices import SLICES
-from newsrec.metrics import METRICS
 
 Curves = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 """Steps and values by name."""

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from newsrec.data.fields import FIELDS
-from newsrec.data.source import SourceFile
-from newsrec.data.tsv import LISTED, NEWS_COLUMNS, Reader, Rows
+from newsrec.data.readers.source import SourceFile
+from newsrec.data.readers.tsv import LISTED, NEWS_COLUMNS, Reader, Rows
 from newsrec.errors import UserError
 from newsrec.places import looked_for
 from newsrec.sniff import is_binary, kind_of

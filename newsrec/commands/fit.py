@@ -20,13 +20,13 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
-from newsrec import bugs
+from newsrec.commands import bugs
+from newsrec.commands.options import Written, explain, written_options
 from newsrec.console import is_first_process
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
-from newsrec.evaluation.closing import PAGE_FILE, SUMMARY_FILE, close_run, next_commands
 from newsrec.files import require_writable
-from newsrec.options import Written, explain, written_options
+from newsrec.report.closing import PAGE_FILE, SUMMARY_FILE, close_run, next_commands
 from newsrec.training.callbacks import FrozenStates, RunCsv, ScoreCollector
 from newsrec.training.checkpoint import (
     BEGUN,

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.plugins.precision import Precision
 
 from newsrec.evaluation.baselines import scores_beside
-from newsrec.evaluation.examples import choose_examples
-from newsrec.evaluation.html_report import html_page
 from newsrec.evaluation.plm_means import note_means, vectors_before_training
-from newsrec.evaluation.report import NAMES, print_comparison, read_ceiling, read_curves
 from newsrec.evaluation.results import compute_results
 from newsrec.evaluation.scoring import provenance, score_split
 from newsrec.files import write_text
+from newsrec.report.examples import choose_examples
+from newsrec.report.page import html_page
+from newsrec.report.terminal import NAMES, print_comparison, read_ceiling, read_curves
 from newsrec.training.curves import draw_curves
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS
-from newsrec.data.mind import MindData
+from newsrec.data.dataset import MindData
 from newsrec.evaluation.results import Results
 
 NUM_EXAMPLES = 10

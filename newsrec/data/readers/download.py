@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from newsrec.data import official
 from newsrec.data.cache import digest
+from newsrec.data.readers import official
 from newsrec.errors import UserError
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ import zipfile
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
-from newsrec.data.source import NAMES, SPLITS, SourceFile, SplitFiles, find_splits
-from newsrec.data.zips import DAMAGE
+from newsrec.data.readers.source import NAMES, SPLITS, SourceFile, SplitFiles, find_splits
+from newsrec.data.readers.zips import DAMAGE
 from newsrec.errors import UserError
 
 LINES = {

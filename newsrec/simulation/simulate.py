@@ -19,14 +19,16 @@ import pyarrow.csv as csv
 from numpy.typing import NDArray
 
 from newsrec.console import progress
-from newsrec.data.behaviors import TIME_FORMAT
-from newsrec.data.headlines import compose
-from newsrec.data.impressions import Impressions, show
-from newsrec.data.mind import SPLITS
-from newsrec.data.presets import DAYS, PRESETS, Preset
+from newsrec.data.dataset import SPLITS
 from newsrec.data.ragged import Ragged
-from newsrec.data.vocabulary import STYLES
-from newsrec.data.world import (
+from newsrec.data.readers.behaviors import TIME_FORMAT
+from newsrec.errors import UserError
+from newsrec.files import publish, require_empty
+from newsrec.simulation.headlines import compose
+from newsrec.simulation.impressions import Impressions, show
+from newsrec.simulation.presets import DAYS, PRESETS, Preset
+from newsrec.simulation.vocabulary import STYLES
+from newsrec.simulation.world import (
     STYLE_SCALE,
     Stories,
     append_clicks,
@@ -35,8 +37,6 @@ from newsrec.data.world import (
     make_stories,
     make_tastes,
 )
-from newsrec.errors import UserError
-from newsrec.files import publish, require_empty
 
 Advance = Callable[[int], None]
 """Is told how much was done since the last call."""

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from newsrec.errors import UserError
-from newsrec.model.tuning import layer_lists
+from newsrec.model.plm.cut import layer_lists
 
 
 class Recomputed:

@@ -35,8 +35,8 @@ from newsrec.data.cache import (
 )
 from newsrec.data.compile import ARRAYS, FORMAT, compile_mind
 from newsrec.data.ragged import Ragged
-from newsrec.data.source import SPLITS as SPLITS  # for those who read splits
-from newsrec.data.source import SourceFile, SplitFiles, find_splits, hash_source
+from newsrec.data.readers.source import SPLITS as SPLITS  # for those who read splits
+from newsrec.data.readers.source import SourceFile, SplitFiles, find_splits, hash_source
 from newsrec.errors import UserError
 from newsrec.files import write_text
 

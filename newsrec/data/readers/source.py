@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from newsrec.data.near_names import instead_of, misnamed, similar_file
-from newsrec.data.zips import members_of, open_member
+from newsrec.data.readers.near_names import instead_of, misnamed, similar_file
+from newsrec.data.readers.zips import members_of, open_member
 from newsrec.errors import UserError
 from newsrec.places import looked_for
 

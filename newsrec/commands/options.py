@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import yaml
 
+from newsrec.commands.wording import Complaint, complaint, did_you_mean, near_options
 from newsrec.errors import UserError
 from newsrec.places import looked_for
-from newsrec.wording import Complaint, complaint, did_you_mean, near_options
 
 GROUPS = ("data", "model", "model.news", "model.user", "trainer")
 """Options whose value may be a file of options."""

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from newsrec.data.presets import CANDIDATE_QUANTILES, CLICK_SHARES, Preset
 from newsrec.data.ragged import Ragged, to_offsets
-from newsrec.data.world import DECAY_PER_DAY, TASTE_SCALE, Stories, draw_lengths
+from newsrec.simulation.presets import CANDIDATE_QUANTILES, CLICK_SHARES, Preset
+from newsrec.simulation.world import DECAY_PER_DAY, TASTE_SCALE, Stories, draw_lengths
 
 BLOCK = 8192
 """Impressions simulated at a time in a small world, to bound memory."""

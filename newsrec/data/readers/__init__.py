@@ -1,0 +1,1 @@
+"""Readers of data sets, each in its own file format."""

@@ -1,0 +1,1 @@
+"""A trained model written as a folder that needs no PyTorch."""

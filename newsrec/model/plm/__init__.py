@@ -1,0 +1,1 @@
+"""The pretrained language model (PLM) inside the recommender."""
