@@ -267,10 +267,10 @@ def refused(capsys, *argv):
     return said
 
 
-def readme_block(marker: str) -> str:
-    """Return the block of Python in the README that holds ``marker``."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+def docs_block(page: str, marker: str) -> str:
+    """Return the block of Python in ``docs/PAGE`` that holds ``marker``."""
+    text = (Path(__file__).parent.parent / "docs" / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     (found,) = [block for block in blocks if marker in block]
     return found
 

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import (
+    docs_block,
     fit_options,
     news_row,
-    readme_block,
     refused,
     tiny_behaviors,
     tiny_news,
@@ -392,10 +392,10 @@ def test_an_export_of_a_model_without_stories_can_be_given_some(served, tmp_path
     assert len(recommended(capsys, output, "-k", 15)["stories"]) == 15
 
 
-def test_the_readmes_lines_work(served, monkeypatch, capsys):
+def test_the_lines_in_the_docs_work(served, monkeypatch, capsys):
     load = Recommender.load
     monkeypatch.setattr(Recommender, "load", lambda folder, threads: load(served.export, threads))
-    exec(readme_block("Recommender.load"), {})
+    exec(docs_block("serve.md", "Recommender.load"), {})
     ids, scores = capsys.readouterr().out.splitlines()
     assert len(json.loads(ids.replace("'", '"'))) == 5
     assert scores.startswith("[")
@@ -417,7 +417,7 @@ assert not loaded, loaded
 
 @pytest.mark.slow
 def test_a_service_recommends_in_an_environment_without_torch(served, tmp_path):
-    """The README's two lines; a registry, or pip's cache, must have the packages."""
+    """The two lines of docs/serve.md; a registry, or pip's cache, must have the packages."""
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
     install = [python, "-m", "pip", "install", "-q"]
