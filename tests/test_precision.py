@@ -413,15 +413,19 @@ def test_a_run_by_anothers_config_computes_with_its_threads_and_is_equal(
 
 
 EACH_SAYS = """
-import os, sys
+import functools, os, sys
 from newsrec import cli
 from newsrec.training import agreement, precision
 from newsrec.training.probe import Rates
 from newsrec.__main__ import main
 first = agreement.is_first_process()
 ratio = 2.0 if first else 0.5  # each process would choose another
-cli.Trainer.fit = lambda self, *a, fit=cli.Trainer.fit, **k: (
-    print(f"trains in {self.precision}", file=sys.stderr), fit(self, *a, **k))
+plain = cli.Trainer.fit
+@functools.wraps(plain)  # its signature is read for the options
+def fit(self, *args, **options):
+    print(f"trains in {self.precision}", file=sys.stderr)
+    plain(self, *args, **options)
+cli.Trainer.fit = fit
 precision.measure = lambda maps, device: Rates(1e9, ratio * 1e9, ratio)
 precision.recall_rates = lambda device, maps: None
 main(sys.argv[1:])
@@ -459,6 +463,12 @@ def test_the_first_process_chooses_for_all(mind_dir, plm_dir, tmp_path, launcher
     assert sum(text.count("(model.precision auto)") for text in said) == 1
     assert "bfloat16 Automatic Mixed Precision" in said[0]
     assert "".join(said).count("trains in bf16-mixed") == 2, said
+
+
+def test_no_test_but_those_for_gpus_sees_one():
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert trainer_device({"accelerator": "auto"}) == CPU
+    assert not torch.backends.mps.is_available()
 
 
 LEFT_OVER = {"NEWSREC_PRECISION": "1:fp32", "NEWSREC_LAST_CHECKPOINT": "1:none"}

@@ -31,7 +31,13 @@ MAPS = [LinearMap(16, 16, 1, 32, True)]
 def clean(monkeypatch, tmp_path):
     """No variable of a launcher, a cache for each test, and the number of threads put back."""
     monkeypatch.setattr(threads, "_told", set())
-    for name in (*SETTINGS, "TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE", "SLURM_CPUS_PER_TASK"):
+    for name in (
+        *SETTINGS,
+        "TORCHELASTIC_RUN_ID",
+        "LOCAL_WORLD_SIZE",
+        "SLURM_NTASKS_PER_NODE",
+        "SLURM_CPUS_PER_TASK",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NEWSREC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))

@@ -89,13 +89,32 @@ def _meeting_place(num_nodes: int) -> tuple[str, int, bool] | None:
     return None
 
 
-def _store(host: str, port: int, serve: bool) -> TCPStore:
+def early_rank() -> int | None:
+    """Return this process's number where all meet before there is a process group."""
+    if _meeting_place(1) is None:  # alone, or Lightning starts the others
+        return None
+    return int(
+        os.environ["RANK"] if TorchElasticEnvironment.detect() else os.environ["SLURM_PROCID"]
+    )
+
+
+def early_store(timeout: timedelta) -> TCPStore | None:
+    """Return the store by which the process group will form, where there is a place for it.
+
+    Args:
+        timeout: How long to try.
+    """
+    place = _meeting_place(1)
+    return None if place is None else _store(*place, timeout)
+
+
+def _store(host: str, port: int, serve: bool, timeout: timedelta = PATIENCE) -> TCPStore:
     """Return the store; ``multi_tenant`` lets the process group have the same server later."""
     store = TCPStore(
         host,
         port,
         is_master=serve and is_first_process(),
-        timeout=PATIENCE,
+        timeout=timeout,
         wait_for_workers=False,
         multi_tenant=True,
     )

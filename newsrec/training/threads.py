@@ -147,11 +147,7 @@ def gain_of_many(rounds: Sequence[tuple[float, float]]) -> float:
 
 def _is_not_the_users(name: str) -> bool:
     """Return whether torchrun has set a variable, as it does for several processes, or we have."""
-    by_torchrun = (
-        name == "OMP_NUM_THREADS"
-        and os.environ[name] == "1"
-        and _is_torchrun()
-    )
+    by_torchrun = name == "OMP_NUM_THREADS" and os.environ[name] == "1" and _is_torchrun()
     return by_torchrun or name in _told
 
 
