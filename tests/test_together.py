@@ -221,7 +221,7 @@ def by_slurm(argv, folders):
         )
         for number, folder in enumerate(folders)
     ]  # fmt: skip
-    said = [process.communicate(timeout=150)[0] for process in started]
+    said = [process.communicate(timeout=240)[0] for process in started]
     return [process.returncode for process in started], said
 
 
