@@ -72,6 +72,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )  # fmt: skip
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from all but ``-m gpu``, also from processes that tests start."""
+    if not _on_gpus(config):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch is imported
+
+
+def _on_gpus(config: pytest.Config) -> bool:
+    return "gpu" in config.option.markexpr.replace("not gpu", "")
+
+
 def pytest_collect_file() -> None:
     """Import Lightning before any test module does.
 
@@ -79,6 +89,9 @@ def pytest_collect_file() -> None:
     has the second, first, a Trainer's option would read 1 as 1.0, all batches instead of one.
     """
     import lightning  # noqa: F401
+    import torch
+
+    torch.backends.mps.is_available = lambda: False  # what a Trainer takes by itself is a CPU
 
 
 def write_mind(
@@ -230,6 +243,24 @@ def plm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(0)
         BertModel(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> str:
+    """The device of ``-m gpu``; tests are skipped where the machine lacks it."""
+    import torch
+
+    name = request.config.getoption("--device")
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU here; `--device cpu` rehearses")
+    return name
+
+
+@pytest.fixture(scope="session")
+def only_cuda(device: str) -> None:
+    """Skip what only a GPU can show."""
+    if device != "cuda":
+        pytest.skip("only a GPU can show this")
 
 
 SMALL = [

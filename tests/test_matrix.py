@@ -323,7 +323,7 @@ def test_help_says_which_values_are_ignored(capsys):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("run", parameters(cover(ON_A_GPU)))
-def test_three_steps_on_a_gpu_have_the_losses_of_the_plain_way(fit, run):
+def test_three_steps_on_a_gpu_have_the_losses_of_the_plain_way(only_cuda, fit, run):
     watch = fit(run, device="gpu")
     assert_trained_as_asked(watch, run, steps=3)
     assert_losses_of_the_plain_way(fit, watch, run, device="gpu")

@@ -46,6 +46,8 @@ def options(mind_dir, plm_dir):
         "--model.user={heads: 2, ffn: 16}",
         "--data.max_tokens=12",
         "--data.batch_size=4",
+        "--model.precision=fp32",
+        "--threads=1",
         "--trainer.accelerator=cpu",
         "--trainer.max_epochs=3",
         "--trainer.log_every_n_steps=1",

@@ -113,6 +113,13 @@ def add_arguments(parser: "ArgumentParser") -> None:
 
 def run(args: "Namespace") -> None:
     """Score the split, print the metrics and write them with the leaderboard's file."""
+    from newsrec.training.together import one_fate_from_the_start
+
+    with one_fate_from_the_start():
+        _run(args)
+
+
+def _run(args: "Namespace") -> None:
     if (args.ckpt_path is None) == (args.scorer is None):
         raise UserError("Give either --ckpt_path CKPT or --scorer NAME.")
     _check_ensemble(args.ckpt_path or [], args.ensemble)

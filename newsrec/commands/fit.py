@@ -42,7 +42,7 @@ from newsrec.training.ending import how_it_ended, say_if_finished
 from newsrec.training.estimate import dry_run
 from newsrec.training.guards import FiniteLoss, out_of_memory
 from newsrec.training.hardware import keep_hardware, settle_hardware
-from newsrec.training.machines import share_run_folder
+from newsrec.training.machines import goes_on, share_run_folder
 from newsrec.training.mistakes import check_seed, check_trainer, late_mistakes, trainer_mistakes
 from newsrec.training.module import RecommenderModule
 from newsrec.training.parts import StepParts
@@ -177,8 +177,8 @@ class FitCLI(LightningCLI):
         self.output = _run_folder(config)
         require_writable(self.output)
         if config.ckpt_path == "auto":
-            last = self.output / "checkpoints" / "last.ckpt"
-            config.ckpt_path = "last" if last.is_file() else None
+            num_nodes = int(config.trainer.num_nodes or 1)
+            config.ckpt_path = "last" if goes_on(self.output, num_nodes) else None
         if config.ckpt_path is None:
             if is_first_process():  # the others come after it
                 check_run_folder(self.output)

@@ -57,11 +57,13 @@ def score_split(
         Scores in the order of the file on the first process, None on the others ``[candidates]``.
     """
     from newsrec.training.callbacks import ScoreCollector
+    from newsrec.training.together import one_fate
 
     collector = next(c for c in trainer.callbacks if isinstance(c, ScoreCollector))
     datamodule.eval_split = split
-    trainer.predict(module, datamodule=datamodule, return_predictions=False)
-    return collector.scores(trainer, datamodule.data.split(split))
+    with one_fate(trainer):
+        trainer.predict(module, datamodule=datamodule, return_predictions=False)
+        return collector.scores(trainer, datamodule.data.split(split))
 
 
 def score_checkpoints(args: "Namespace") -> Scored | None:
