@@ -30,7 +30,7 @@ from newsrec.training.machines import share_run_folder
 from newsrec.training.mistakes import check_seed, trainer_mistakes
 from newsrec.training.module import RecommenderModule
 from newsrec.training.processes import refuse_lonely
-from newsrec.training.run import Run
+from newsrec.training.run import DEFAULTS, Run
 from newsrec.training.saving import Stopped
 from newsrec.training.together import one_fate_from_the_start
 
@@ -249,12 +249,7 @@ def cli_options(run: bool = True) -> dict[str, Any]:
         "model_class": RecommenderModule,
         "datamodule_class": MindDataModule,
         "save_config_kwargs": {"overwrite": True},
-        # Lightning's own default would be 1,000 epochs.
-        "trainer_defaults": {
-            "use_distributed_sampler": False,
-            "max_epochs": 5,
-            "gradient_clip_val": 1.0,
-        },
+        "trainer_defaults": dict(DEFAULTS),
         "seed_everything_default": 42,
         "parser_kwargs": parser | {"fit": parser},
         "auto_configure_optimizers": False,

@@ -116,12 +116,10 @@ def score_checkpoints(
             with trainer_mistakes():
                 built = Trainer(**(options | started_by_torchrun(options)))
             refuse_lonely(built)
-        member = _score_run(run, split, built, precision, with_means and not members)
+        member = _score_run(run, split, built, precision, by_auto, with_means and not members)
         members += [member] if member is not None else []
     if not members:  # not the first process
         return None
-    for member in members:
-        member.info["precision_by_auto"] = by_auto
     if len(members) == 1:
         return members[0]
     assert ensemble is not None
@@ -208,7 +206,7 @@ def _check_numbers(path: str, split: Split, scores: NDArray[np.float32]) -> None
 
 
 def _score_run(
-    run: "TrainedRun", split: str, trainer: Any, precision: str, with_means: bool
+    run: "TrainedRun", split: str, trainer: Any, precision: str, by_auto: bool, with_means: bool
 ) -> Scored | None:
     """Score the split by a trained model; None on all processes but the first."""
     module, data = run.module, run.data
@@ -227,4 +225,5 @@ def _score_run(
     if scores is None:
         return None
     _check_numbers(str(run.path), data.data.split(split), scores)
-    return Scored(str(run.path), data.data, scores, vectors, run.provenance(precision))
+    info = run.provenance(precision, by_auto)
+    return Scored(str(run.path), data.data, scores, vectors, info)

@@ -3,6 +3,7 @@
 ``fit`` on the command line and from Python assemble a run by the same few calls::
 
     run = Run(Path("runs/mine"), module, datamodule)
+    options = trainer_defaults(**DEFAULTS)
     trainer = Trainer(**(options | run.settle(options).options))
     with run.folder(trainer):
         run.train(trainer)
@@ -37,6 +38,9 @@ from newsrec.training.throughput import Throughput
 from newsrec.training.together import SameData, one_fate
 
 log = logging.getLogger(__name__)
+
+DEFAULTS = {"max_epochs": 5, "gradient_clip_val": 1.0, "use_distributed_sampler": False}
+"""Options of the Trainer that differ from Lightning's, by which a run would have 1,000 epochs."""
 
 
 class Settled(NamedTuple):

@@ -74,11 +74,12 @@ class TrainedRun:
         """The model, in evaluation mode."""
         return RecommenderModule.from_checkpoint(self.checkpoint, self.path)
 
-    def provenance(self, precision: str) -> dict[str, Any]:
+    def provenance(self, precision: str, by_auto: bool = False) -> dict[str, Any]:
         """Return what ``metrics.json`` says of where the model's scores come from.
 
         Args:
             precision: fp32 or bf16, in which the data folder was scored.
+            by_auto: Whether ``auto`` chose it.
         """
         own = self.checkpoint["newsrec"]
         windows, seen = own.get("windows", {}), own.get("data_fingerprint", {})
@@ -91,6 +92,6 @@ class TrainedRun:
                 name for name in seen if name in splits and splits[name].fingerprint != seen[name]
             ],
             "precision": precision,
-            "precision_by_auto": False,
+            "precision_by_auto": by_auto,
             "checkpoint_sha256": file_hash(self.path),
         }
