@@ -136,15 +136,14 @@ class Run:
             UserError: If an option cannot work.
         """
         check_trainer(trainer)
-        loggers, plugins = (
-            value if isinstance(value, list) else [value] for value in _further(trainer)
-        )
+        logger = trainer["logger"]
+        loggers = [] if logger in (None, True, False) else _listed(logger)
         bar = [] if trainer["enable_progress_bar"] is False else [SpeedBar()]
         options = {
             "logger": [*self.loggers, *loggers],
             "default_root_dir": str(self.output),
             **started_by_torchrun(trainer),
-            "plugins": [AtomicCheckpointIO(), *plugins],
+            "plugins": [AtomicCheckpointIO(), *_listed(trainer["plugins"] or [])],
             "callbacks": [*self.callbacks, *bar],
             "use_distributed_sampler": False,
         }
@@ -212,7 +211,5 @@ class Run:
             trainer.fit(self.model, datamodule=data, ckpt_path=ckpt_path, **fit_options)
 
 
-def _further(trainer: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return the loggers and the plugins that the Trainer's options ask for."""
-    logger = trainer["logger"]
-    return [] if logger in (None, True, False) else logger, trainer["plugins"] or []
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
