@@ -156,7 +156,7 @@ class FitCLI(LightningCLI):
         wanted = vars(self._get(self.config_init, "trainer"))
         asked = config.threads if self.threads_typed else None
         options, hardware = self.run.settle(wanted, asked, self.resumed.hardware)
-        # For config.yaml: a run that goes on, on whatever machine, is computed as it began.
+        # For config.yaml: a run that goes on is computed as it began, on any machine.
         config.threads, config.model.precision = hardware.threads, hardware.precision
         self.trainer_defaults["callbacks"] = options.pop("callbacks")
         with trainer_mistakes():

@@ -57,8 +57,8 @@ def settle_hardware(
 ) -> Hardware:
     """Set the number of threads and choose the precision; say both.
 
-    The choice belongs into ``config.yaml`` and checkpoints: a run that goes on, on whatever
-    machine, is computed as it began.
+    The caller writes the choice into ``config.yaml`` and checkpoints, so that a run that goes on
+    is computed as it began, on any machine.
 
     Args:
         trainer: The Trainer's options.

@@ -154,7 +154,7 @@ class RecommenderModule(LightningModule):
             self.setup("")
 
     def settle_precision(self, precision: str, by_auto: bool) -> None:
-        """Put the precision that the run is trained in where the option was, for checkpoints.
+        """Replace the option ``precision`` by what the run is trained in; checkpoints keep it.
 
         Args:
             precision: fp32 or bf16.
