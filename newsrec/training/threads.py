@@ -6,7 +6,7 @@ step with two threads was 30 times slower than with one.
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -44,7 +44,7 @@ class Threads(NamedTuple):
     why: str
 
 
-def processes_here(trainer: Any, environ: Any = os.environ) -> int:
+def processes_here(trainer: Mapping[str, Any], environ: Any = os.environ) -> int:
     """Return how many processes of a run share this machine's cores.
 
     Args:
