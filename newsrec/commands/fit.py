@@ -20,8 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
-from newsrec.commands import bugs
-from newsrec.commands.options import Written, explain, written_options
+from newsrec.commands import failures
+from newsrec.commands.parser_messages import explain
+from newsrec.commands.written_options import Written, written_options
 from newsrec.console import is_first_process
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
@@ -316,7 +317,7 @@ class FitCLI(LightningCLI):
         """Train; a start that fails leaves no run folder behind, and never another run's."""
         first = self.trainer.is_global_zero
         self.lock = RunLock(self.output)
-        bugs.run_folder = self.output
+        failures.run_folder = self.output
         if first:
             self.lock.take()
         try:
