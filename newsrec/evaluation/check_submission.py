@@ -163,7 +163,8 @@ class _Check:
         report = self.report
         expected = list(zip(ids.tolist(), lengths.tolist(), strict=True))
         for row, line in enumerate(text.split(b"\n")[:-1]):
-            mistake = mistake_in(line, expected[row] if row < len(expected) else None)
+            here = expected[row] if row < len(expected) else None
+            mistake = mistake_in(line, here, worded=report.first is None)
             if mistake is None:
                 continue
             report.bad[mistake.kind] += 1

@@ -159,13 +159,16 @@ def _are_permutations(ranks: NDArray[np.int64], lengths: NDArray[np.int64]) -> b
     return bool(seen.all())
 
 
-def mistake_in(line: bytes, expected: tuple[int, int] | None) -> Mistake | None:
+def mistake_in(
+    line: bytes, expected: tuple[int, int] | None, worded: bool = True
+) -> Mistake | None:
     """Return the first mistake in a line; None if there is none.
 
     Args:
         line: The line, without its end.
         expected: The impression's number and its number of candidates; None after the last
             impression.
+        worded: Whether to say what is wrong with a permutation, which takes longest.
     """
     id_word, space, ranks_word = line.partition(b" ")
     named = int(id_word) if ID.fullmatch(id_word) else -1
@@ -190,18 +193,20 @@ def mistake_in(line: bytes, expected: tuple[int, int] | None) -> Mistake | None:
         if not RANK.fullmatch(word):
             wanted = f"a whole number from 1 to {num_candidates}"
             return Mistake("rank", f"the rank {_short(word)!r} is not {wanted}", number)
-    ranks = list(map(int, words))
-    missing = set(range(1, num_candidates + 1)).difference(ranks)
-    if not missing:
+    if len(set(words)) == num_candidates == max(map(int, words), default=0):
         return None
-    above = next((rank for rank in ranks if rank > num_candidates), None)
+    problem = _not_a_permutation(list(map(int, words))) if worded else ""
+    return Mistake("permutation", problem, number)
+
+
+def _not_a_permutation(ranks: list[int]) -> str:
+    """Say why ranks from 1 are not 1 to n, each once."""
+    missing = min(set(range(1, len(ranks) + 1)) - set(ranks))
+    above = next((rank for rank in ranks if rank > len(ranks)), None)
+    if above is not None:
+        return f"the rank {above} of {len(ranks)} candidates, while {missing} is missing"
     twice, times = Counter(ranks).most_common(1)[0]
-    problem = (
-        f"the rank {twice} stands {times} times"
-        if above is None
-        else f"the rank {above} of {num_candidates} candidates"
-    )
-    return Mistake("permutation", f"{problem}, while {min(missing)} is missing", number)
+    return f"the rank {twice} stands {times} times, while {missing} is missing"
 
 
 def _short(word: bytes) -> str:
