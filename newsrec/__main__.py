@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from newsrec import __version__
-from newsrec.commands import bugs
+from newsrec.commands import failures
 from newsrec.console import show_our_messages
 from newsrec.errors import UserError
 from newsrec.parent import end_with_parent
@@ -19,32 +19,18 @@ if TYPE_CHECKING:
     from lightning import Callback
 
 COMMANDS = {
-    "fit": ("newsrec.commands.fit", "train a recommender"),
-    "evaluate": (
-        "newsrec.commands.evaluate",
-        "MIND's metrics and prediction.zip of a checkpoint",
-    ),
-    "check-submission": (
-        "newsrec.evaluation.check_submission",
-        "would the leaderboard take a prediction.zip, and what looks wrong",
-    ),
-    "compare": (
-        "newsrec.evaluation.compare",
-        "two results of evaluate, or several seeds of each: what differs, and how surely",
-    ),
-    "export": ("newsrec.export.export", "a model in a folder that needs no PyTorch to run"),
-    "recommend": (
-        "newsrec.commands.recommend",
-        "the best stories for a reader, from an exported folder",
-    ),
-    "encode-news": (
-        "newsrec.commands.encode_news",
-        "a day's new stories, added to a copy of an exported folder",
-    ),
-    "download": ("newsrec.data.readers.download", "MIND from its official place, checked"),
-    "prepare": ("newsrec.commands.prepare", "compile a data folder and show what is in it"),
-    "simulate": ("newsrec.simulation.simulate", "write a simulated world as MIND files"),
+    "fit": "train a recommender",
+    "evaluate": "MIND's metrics and prediction.zip of a checkpoint",
+    "check-submission": "would the leaderboard take a prediction.zip, and what looks wrong",
+    "compare": "two results of evaluate, or several seeds of each: what differs, and how surely",
+    "export": "a model in a folder that needs no PyTorch to run",
+    "recommend": "the best stories for a reader, from an exported folder",
+    "encode-news": "a day's new stories, added to a copy of an exported folder",
+    "download": "MIND from its official place, checked",
+    "prepare": "compile a data folder and show what is in it",
+    "simulate": "write a simulated world as MIND files",
 }
+"""What each command does; its module is the one of the same name in ``newsrec.commands``."""
 
 
 def main(argv: list[str] | None = None, callbacks: Sequence["Callback"] = ()) -> None:
@@ -57,18 +43,18 @@ def main(argv: list[str] | None = None, callbacks: Sequence["Callback"] = ()) ->
     if argv is None:
         end_with_parent()
     given = sys.argv[1:] if argv is None else argv
-    bugs.run_folder = None
+    failures.run_folder = None
     try:
         try:
             _run(given, callbacks)
         except SystemExit:  # of a parser's --help, say
-            bugs.flush()
+            failures.flush()
             raise
-        bugs.flush()
+        failures.flush()
     except Exception as error:
-        sys.exit(bugs.end(_mistake(error), given))
+        sys.exit(failures.end(_mistake(error), given))
     except KeyboardInterrupt as error:
-        sys.exit(bugs.end(error, given))
+        sys.exit(failures.end(error, given))
 
 
 def _mistake(error: Exception) -> Exception:
@@ -92,12 +78,12 @@ def _run(given: list[str], callbacks: Sequence["Callback"]) -> None:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"Choose from {', '.join(COMMANDS)}."
         raise UserError(f"There is no command {name!r}. {hint}")
-    module_name, summary = COMMANDS[name]
     try:
-        module = importlib.import_module(module_name)
-        import jsonargparse  # noqa: F401, what only Python needs can be installed without it
+        import jsonargparse  # noqa: F401, newsrec.serving is installed without it
 
-        from newsrec.commands import parsing
+        from newsrec.commands import common
+
+        module = importlib.import_module(f"newsrec.commands.{name.replace('-', '_')}")
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "newsrec":
             raise
@@ -110,12 +96,12 @@ def _run(given: list[str], callbacks: Sequence["Callback"]) -> None:
         return
     if name == "compare":  # a parser would drop the -- that parts its two sides
         rest = module.name_separator(rest)
-    module.run(parsing.parse(module, name, summary, rest))
+    module.run(common.parse(module, name, COMMANDS[name], rest))
 
 
 def _usage() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}} {summary}" for name, (_, summary) in COMMANDS.items()]
+    lines = [f"  {name:<{width}} {summary}" for name, summary in COMMANDS.items()]
     return "\n".join(
         [
             "usage: newsrec COMMAND [options]    (or: python -m newsrec COMMAND ...)",

@@ -17,9 +17,10 @@ from newsrec.data.dataset import Split, open_mind
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.errors import UserError
 from newsrec.evaluation import check_submission
-from newsrec.evaluation.check_submission import Report, inspect, warnings_of
+from newsrec.evaluation.check_submission import Report, inspect
 from newsrec.evaluation.submission import write_predictions
 from newsrec.metrics import METRICS
+from newsrec.report.checked_submission import warnings_of
 
 
 def split_of(ids, lengths, labels=None):

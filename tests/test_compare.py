@@ -7,8 +7,9 @@ import pytest
 from test_runs import write_run
 
 from newsrec.__main__ import main
+from newsrec.commands.compare import name_separator
 from newsrec.errors import UserError
-from newsrec.evaluation.compare import compare, name_separator
+from newsrec.evaluation.compare import compare
 from newsrec.evaluation.intervals import paired_interval, sign_flip_p
 from newsrec.evaluation.runs import METRICS, read_run
 from newsrec.evaluation.seeds import seed_interval

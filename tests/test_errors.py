@@ -17,7 +17,7 @@ from conftest import fit_options, tiny_behaviors, tiny_news, write_mind
 from safetensors.torch import save_file
 
 from newsrec.__main__ import main
-from newsrec.commands import bugs
+from newsrec.commands import failures
 
 LONGEST = 420
 """Characters of a message besides the paths in it."""
@@ -339,7 +339,7 @@ def test_ctrl_c_is_no_bug(capsys, monkeypatch):
     monkeypatch.setattr("newsrec.commands.prepare.open_mind", interrupt)
     with pytest.raises(SystemExit) as stop:
         main(["prepare", "--data.root=x"])
-    assert stop.value.code == bugs.INTERRUPTED
+    assert stop.value.code == failures.INTERRUPTED
     assert capsys.readouterr().err == ""
 
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newsrec.commands.options import Written, explain, written_options
-from newsrec.commands.wording import near_options
+from newsrec.commands.parser_messages import explain, near_options
+from newsrec.commands.written_options import Written, written_options
 from newsrec.errors import UserError
 
 

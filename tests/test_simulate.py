@@ -11,6 +11,7 @@ import scipy.sparse as sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from newsrec.commands.simulate import add_arguments, run
 from newsrec.data.dataset import open_mind
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.errors import UserError
@@ -19,7 +20,7 @@ from newsrec.metrics import mind_metrics
 from newsrec.simulation.headlines import compose
 from newsrec.simulation.impressions import _click, _draw_lists
 from newsrec.simulation.presets import PRESETS
-from newsrec.simulation.simulate import add_arguments, run, simulate, simulate_splits
+from newsrec.simulation.simulate import simulate, simulate_splits
 from newsrec.simulation.vocabulary import STYLES, TOPICS
 from newsrec.simulation.world import Stories, append_clicks, make_stories
 

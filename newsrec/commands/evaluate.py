@@ -6,8 +6,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from newsrec.commands.common import add_data_root, add_on_bad_line, add_output, add_split
 from newsrec.console import is_first_process
-from newsrec.data.readers.source import SPLITS
 from newsrec.data.splits import LAST_DAY
 from newsrec.errors import UserError
 from newsrec.evaluation.baselines import BASELINES, describe_baselines
@@ -42,27 +42,19 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--scorer", choices=BASELINES, help=f"a baseline instead of a checkpoint. {baselines}"
     )
-    parser.add_argument("--data.root", required=True, help="data folder")
+    add_data_root(parser)
     parser.add_argument("--data.eval_batch_size", type=int, help="impressions per step")
     parser.add_argument("--data.num_workers", type=int, help="processes that prepare batches")
-    parser.add_argument(
-        "--data.on_bad_line",
-        choices=("error", "skip"),
-        help="what to do with a line that cannot be read: stop, or leave it out and count it",
-    )
+    add_on_bad_line(parser, default=None)
     for name, kind in FROM_CHECKPOINT.items():
         parser.add_argument(
             f"--{name}",
             type=kind | None,
             help="of the baseline cosine; a checkpoint brings its own",
         )
-    parser.add_argument(
-        "--split",
-        choices=(*SPLITS, LAST_DAY),
-        required=True,
-        help="split to score; last_day is that of train, which the checkpoint must not have seen",
-    )
-    parser.add_argument("--output", required=True, help="folder for the results, absent or empty")
+    use = "split to score; last_day is that of train, which the checkpoint must not have seen"
+    add_split(parser, use, LAST_DAY)
+    add_output(parser)
     parser.add_argument(
         "--baselines",
         type=bool,

@@ -16,9 +16,10 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
 
-from newsrec.commands import bugs
-from newsrec.commands.options import explain, written_options
+from newsrec.commands import failures
+from newsrec.commands.parser_messages import explain
 from newsrec.commands.resume import LINKS, Resumed, resume, run_config
+from newsrec.commands.written_options import written_options
 from newsrec.console import is_first_process
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
@@ -166,7 +167,7 @@ class FitCLI(LightningCLI):
 
     def fit(self, model: Any, datamodule: Any, **options: Any) -> None:
         """Train, compare the best checkpoint with the baselines and name the next commands."""
-        bugs.run_folder = self.output
+        failures.run_folder = self.output
         config = self.subcommand_config.as_dict()
         logged = {n: config[n] for n in ("model", "data", "trainer", "seed_everything")}
         try:

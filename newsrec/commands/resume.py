@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import yaml
 from jsonargparse import Namespace
 
-from newsrec.commands.options import Written
+from newsrec.commands.written_options import Written
 from newsrec.training.checkpoint import (
     check_same_options,
     hyper_parameters,

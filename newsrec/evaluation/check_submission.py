@@ -1,40 +1,32 @@
-"""The command ``check-submission``: would the leaderboard take a file, and what looks wrong.
+"""Would the leaderboard take a submission, and is it what was meant?
 
-A submission is a zip with ``prediction.txt`` alone, a line ``ID [r1,r2,...]`` for each impression
-in the order of ``behaviors.tsv``. MIND's evaluator goes through it and its own file side by side,
-stops at another id, takes lines that are missing for ties and does not look whether ranks are a
-permutation: some mistakes cost a submission, others give a wrong score without a word. Here every
-line is held against the data, and must be written just so.
+MIND's evaluator reads the submission and its own file side by side. It stops at another id, takes
+missing lines for ties and does not check that ranks are a permutation: some mistakes cost a
+submission, others give a wrong score without a word. So every line is compared with the data here,
+and must have the exact form that ``submission.py`` describes.
 
-Blocks of lines are parsed as arrays. Only a block in which something is wrong is gone through line
-by line, to say what.
+Blocks of lines are parsed as arrays. Only a block with a mistake is read again line by line.
 """
 
 import zipfile
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from newsrec.console import progress, say, terminal
-from newsrec.data.dataset import MindData, Split, open_mind
+from newsrec.console import progress
+from newsrec.data.dataset import Split
 from newsrec.data.ragged import Ragged
-from newsrec.data.readers.source import SPLITS
 from newsrec.data.readers.zips import DAMAGE
 from newsrec.errors import UserError
-from newsrec.evaluation.submission_lines import KINDS, explain_line, id_of, kind_of, parse_lines
+from newsrec.evaluation.submission import NAME, mistake_in, parse_lines
 
-if TYPE_CHECKING:
-    import argparse
-
-    from rich.table import Table
-
-NAME = "prediction.txt"
 BLOCK_BYTES = 2 << 20
 """Text parsed at once: little enough for the processor's cache."""
 LONGEST_LINE = 64 << 20
@@ -46,15 +38,9 @@ LISTED = 5
 JUDGED = 5
 """Impressions with fewer candidates may well be in the order of the file by chance; of five
 candidates one order in 120 is."""
-MOST_IN_ORDER = 0.05
-FEWEST_IN_ORDER = 10
-"""Impressions in the order of the file, or in its reverse, that are more than chance."""
-MOST_EMPTY = 0.1
-MOST_UNKNOWN = 0.05
-"""Shares of empty histories and of ids without a story above which a person should look."""
 
 
-class BadLine(NamedTuple):
+class WrongLine(NamedTuple):
     """A line that would not be taken, or not as it was meant."""
 
     number: int
@@ -76,7 +62,7 @@ class Report:
     lines: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     """Bad lines of each of ``KINDS``."""
-    first: BadLine | None = None
+    first: WrongLine | None = None
     """The first bad line."""
     ids: str = ""
     """What is wrong with the ids as a whole."""
@@ -97,55 +83,6 @@ class Report:
         return not self.bad and self.lines == self.expected
 
 
-def add_arguments(parser: "argparse.ArgumentParser") -> None:
-    """Add the command's options."""
-    parser.add_argument("zip", metavar="ZIP", help="prediction.zip, as evaluate writes it")
-    parser.add_argument(
-        "--data.root", dest="data.root", required=True, help="data folder with the split"
-    )
-    parser.add_argument(
-        "--data.on_bad_line",
-        dest="data.on_bad_line",
-        choices=("error", "skip"),
-        default="error",
-        help="what to do with a line of the data that cannot be read: stop, or leave it out",
-    )
-    parser.add_argument(
-        "--split",
-        choices=SPLITS,
-        required=True,
-        help="split that was ranked; the leaderboard's is test",
-    )
-
-
-def run(args: "argparse.Namespace") -> None:
-    """Check a submission; refuse it, or print what it is and what looks wrong."""
-    path = Path(args.zip)
-    _open(path)[0].close()  # before the data are compiled for nothing
-    data = open_mind(args.data.root, args.data.on_bad_line)
-    split = data.split(args.split)
-    report = inspect(path, split)
-    if not report.taken:
-        raise UserError(f"{path} would not be taken for {split.name}.\n{_refusal(report, data)}")
-    say(
-        f"{path} would be taken: {report.lines:,} lines, one for each impression of {split.name}, "
-        f"{split.window}, in its order, each with a permutation of its candidates."
-    )
-    console = terminal()
-    console.print(_data_table(data, split.name))
-    say("Empty: without a story that a news.tsv has. Unknown: in no news.tsv.")
-    for warning in warnings_of(report, split):
-        say(f"Warning: {warning}")
-    if report.metrics is None:
-        lacks = "labels" if split.labels is None else "impression with a click and a skip"
-        say(f"{split.name} has no {lacks}, so there is no score.")
-        return
-    from newsrec.report.terminal import comparison_table
-
-    title = f"{split.name}, {split.window}: {report.metrics['evaluated']:,} impressions"
-    console.print(comparison_table(title, {path.name: report.metrics}))
-
-
 def inspect(path: Path, split: Split) -> Report:
     """Hold a submission against a split.
 
@@ -159,7 +96,7 @@ def inspect(path: Path, split: Split) -> Report:
         UserError: If the file cannot be read as a submission at all.
     """
     check = _Check(split)
-    stream, size = _open(path)
+    stream, size = open_submission(path)
     with (
         stream,
         progress("checking", size, SLOW_BYTES, lambda rate: f"{rate / 1e6:.0f} MB/s") as advance,
@@ -167,45 +104,6 @@ def inspect(path: Path, split: Split) -> Report:
         for block in _blocks(path, stream, advance):
             check.add(block)
     return check.finish()
-
-
-def warnings_of(report: Report, split: Split) -> list[str]:
-    """Return what looks wrong in a submission that would be taken."""
-    found = []
-    for number, order in ((report.in_order, "order"), (report.backwards, "reverse order")):
-        # Baselines that know few stories give equal scores, which stay in the order of the file.
-        if number >= max(FEWEST_IN_ORDER, MOST_IN_ORDER * report.judged):
-            found.append(
-                f"{number:,} of {report.judged:,} impressions with {JUDGED} candidates or more "
-                f"({number / report.judged:.1%}) are ranked in the {order} of behaviors.tsv; by "
-                "chance fewer than 1 % are. Equal scores do that: does every story get a score "
-                "of its own?"
-            )
-    if report.carriage_returns:
-        found.append(
-            f"lines that end as on Windows: {report.carriage_returns:,}. MIND's evaluator, which "
-            "opens the file as text, reads them; other tools may not."
-        )
-    shares = _shares(split.counts)
-    for (what, most), advice in {
-        ("empty histories", MOST_EMPTY): "A reader without clicks gets the same news as any other",
-        ("unknown history clicks", MOST_UNKNOWN): "Such clicks say nothing",
-        ("unknown candidates", MOST_UNKNOWN): "Such candidates all score alike",
-    }.items():
-        number, total = shares[what]
-        if number > most * total:
-            found.append(
-                f"{number:,} of {total:,} {what.split()[-1]} ({number / total:.1%}) are "
-                f"{what.split()[0]}. {advice}: is news.tsv whole, and behaviors.tsv read by its "
-                "columns?"
-            )
-    skipped = split.counts.get("skipped_lines", 0)
-    if skipped:
-        found.append(
-            f"lines of behaviors.tsv that could not be read and were skipped: {skipped:,}. The "
-            "leaderboard wants a line for each of them: unpack the data again."
-        )
-    return found
 
 
 class _Check:
@@ -218,9 +116,9 @@ class _Check:
     def __init__(self, split: Split) -> None:
         self.split = split
         self.report = Report(expected=len(split.impression_id))
-        self.wrong_rows = array("q")  # where another id stands, and which
-        self.wrong_ids = array("q")
-        self.sums = np.zeros(4)
+        self.wrong_rows = array("q")  # of lines with a mistake
+        self.wrong_ids = array("q")  # of the impressions that these lines are meant for
+        self.sums = np.zeros(())  # of each metric, once there is one
         self.evaluated = 0
 
     def add(self, text: bytes) -> None:
@@ -265,17 +163,16 @@ class _Check:
         report = self.report
         expected = list(zip(ids.tolist(), lengths.tolist(), strict=True))
         for row, line in enumerate(text.split(b"\n")[:-1]):
-            inside = row < len(expected)
-            kind = kind_of(line, *expected[row]) if inside else "extra"
-            if kind is None:
+            here = expected[row] if row < len(expected) else None
+            mistake = mistake_in(line, here, worded=report.first is None)
+            if mistake is None:
                 continue
-            report.bad[kind] += 1
+            report.bad[mistake.kind] += 1
             if report.first is None:
-                problem = explain_line(kind, line, *expected[row]) if inside else KINDS[kind]
                 shown = line[:400].decode(errors="replace")
-                report.first = BadLine(begin + row + 1, problem, shown)
+                report.first = WrongLine(begin + row + 1, mistake.problem, shown)
             self.wrong_rows.append(begin + row)
-            self.wrong_ids.append(id_of(line, kind, expected[row][0] if inside else -1))
+            self.wrong_ids.append(mistake.impression_id)
         assert report.first is not None  # a line that no array operation took has a mistake
 
     def _count(self, ranks: Ragged, begin: int) -> None:
@@ -296,7 +193,7 @@ class _Check:
         first = int(self.split.candidates.offsets[begin])
         labels = self.split.labels[first : first + len(ranks.values)]
         metrics = impression_metrics(-ranks.values.astype(np.float32), labels, ranks.offsets)
-        self.sums += metrics.values[:, metrics.valid].sum(axis=1)
+        self.sums = self.sums + metrics.values[:, metrics.valid].sum(axis=1)
         self.evaluated += int(metrics.valid.sum())
 
     def _ids(self) -> str:
@@ -326,45 +223,45 @@ class _Check:
         return ""
 
 
-def _open(path: Path) -> tuple[IO[bytes], int]:
-    """Open the text in a submission; give its size, too.
+def open_submission(path: Path) -> tuple[IO[bytes], int]:
+    """Open the text in a submission; return its size, too.
 
     Raises:
         UserError: If the file is not a zip with just that text.
     """
+    with _damage_told(path), zipfile.ZipFile(path) as archive:  # the stream keeps the file open
+        names = archive.namelist()
+        if names != [NAME]:
+            shown = ", ".join(map(repr, names[:LISTED])) + (", ..." if len(names) > LISTED else "")
+            raise UserError(
+                f"{path} holds {shown or 'nothing'}; the leaderboard wants {NAME} alone, in no "
+                f"folder. Zip the file itself: python -m zipfile -c prediction.zip {NAME}"
+            )
+        member = archive.getinfo(NAME)
+        if member.flag_bits & 1:
+            raise UserError(f"{path} is encrypted. Zip {NAME} again without a password.")
+        return archive.open(NAME), member.file_size
+
+
+@contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    """Turn what reading a file that is no whole zip raises into a UserError."""
     try:
-        with zipfile.ZipFile(path) as archive:  # the stream keeps the file open
-            members = archive.infolist()
-            if [member.filename for member in members] != [NAME]:
-                raise UserError(f"{path} {_holds([member.filename for member in members])}")
-            if members[0].flag_bits & 1:
-                raise UserError(f"{path} is encrypted. Zip {NAME} again without a password.")
-            return archive.open(NAME), members[0].file_size
+        yield
     except UserError:
         raise
     except DAMAGE as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    if isinstance(error, FileNotFoundError):
-        return UserError(f"There is no {path}. evaluate writes prediction.zip into its --output.")
-    if isinstance(error, IsADirectoryError):
-        return UserError(f"{path} is a folder. Give the prediction.zip in it.")
-    if isinstance(error, PermissionError):
-        return UserError(f"{path}: {error.strerror}. Ask for the permission to read it.")
-    if not zipfile.is_zipfile(path):
-        return UserError(f"{path} is not a zip, or is cut off. Send {NAME} zipped.")
-    return UserError(f"{path} cannot be read: {error}. Write or copy it again.")
-
-
-def _holds(names: list[str]) -> str:
-    """Say what a zip holds in place of the one file."""
-    shown = ", ".join(map(repr, names[:LISTED])) + (", ..." if len(names) > LISTED else "")
-    return (
-        f"holds {shown or 'nothing'}; the leaderboard wants {NAME} alone, in no folder. "
-        f"Zip the file itself: python -m zipfile -c prediction.zip {NAME}"
-    )
+        if isinstance(error, FileNotFoundError):
+            said = f"There is no {path}. evaluate writes prediction.zip into its --output."
+        elif isinstance(error, IsADirectoryError):
+            said = f"{path} is a folder. Give the prediction.zip in it."
+        elif isinstance(error, PermissionError):
+            said = f"{path}: {error.strerror}. Ask for the permission to read it."
+        elif not zipfile.is_zipfile(path):
+            said = f"{path} is not a zip, or is cut off. Send {NAME} zipped."
+        else:
+            said = f"{path} cannot be read: {error}. Write or copy it again."
+        raise UserError(said) from None
 
 
 def _blocks(path: Path, stream: IO[bytes], advance: Callable[[int], None]) -> Iterator[bytes]:
@@ -375,76 +272,24 @@ def _blocks(path: Path, stream: IO[bytes], advance: Callable[[int], None]) -> It
     """
     rest: list[bytes] = []
     lines = 0
-    while chunk := _read(path, stream):
+    while True:
+        with _damage_told(path):
+            chunk = stream.read(BLOCK_BYTES)
         advance(len(chunk))
+        if not chunk:
+            break
         end = chunk.rfind(b"\n") + 1
-        if not end:
-            rest.append(chunk)
-            if sum(map(len, rest)) > LONGEST_LINE:
-                raise UserError(
-                    f"{path}, {NAME}, line {lines + 1:,} is over {LONGEST_LINE >> 20} MB long. "
-                    "Write a line for each impression."
-                )
-            continue
-        block = b"".join([*rest, chunk[:end]])
-        lines += block.count(b"\n")
-        rest = [chunk[end:]]
-        yield block
+        rest.append(chunk[:end] or chunk)
+        if end:
+            block = b"".join(rest)
+            lines += block.count(b"\n")
+            rest = [chunk[end:]]
+            yield block
+        elif sum(map(len, rest)) > LONGEST_LINE:
+            raise UserError(
+                f"{path}, {NAME}, line {lines + 1:,} is over {LONGEST_LINE >> 20} MB long. "
+                "Write a line for each impression."
+            )
     last = b"".join(rest)
     if last:
         yield last + b"\n"
-
-
-def _read(path: Path, stream: IO[bytes]) -> bytes:
-    try:
-        return stream.read(BLOCK_BYTES)
-    except DAMAGE as error:
-        raise _unreadable(path, error) from None
-
-
-def _refusal(report: Report, data: MindData) -> str:
-    """Say what is wrong: the first bad line, how many there are, the ids, the number of lines."""
-    parts = []
-    if report.first is not None:
-        parts.append(f"{NAME}, {report.first}.")
-        kinds = ", ".join(f"{n:,} {KINDS[kind]}" for kind, n in report.bad.most_common())
-        parts.append(f"Bad lines: {report.bad.total():,} of {report.lines:,} ({kinds}).")
-    if report.lines < report.expected:
-        missing = report.expected - report.lines
-        parts.append(
-            f"{NAME} ends after line {report.lines:,}; {missing:,} of {report.expected:,} "
-            "impressions have no line."
-        )
-    if report.ids:
-        parts.append(report.ids)
-    others = [s.name for s in data.splits.values() if len(s.history) == report.lines]
-    if report.lines != report.expected and others:
-        parts.append(f"As many lines as {others[0]} has: is it --split {others[0]}?")
-    return "\n".join(parts)
-
-
-def _data_table(data: MindData, name: str) -> "Table":
-    """Return the shares of what the data lack, the split before the others."""
-    from rich.table import Table
-
-    splits = [data.splits[name], *(s for s in data.splits.values() if s.name != name)]
-    table = Table(title="The data, as this program reads them", title_justify="left")
-    table.add_column("")
-    for split in splits:
-        table.add_column(split.name, justify="right")
-    table.add_row("impressions", *(f"{s.counts['impressions']:,}" for s in splits))
-    columns = [_shares(split.counts) for split in splits]
-    for what in columns[0]:
-        cells = (column[what] for column in columns)
-        table.add_row(what, *(f"{number:,} {number / max(of, 1):6.1%}" for number, of in cells))
-    return table
-
-
-def _shares(counts: dict[str, int]) -> dict[str, tuple[int, int]]:
-    """Return how many histories, clicks and candidates there is no story for, and of how many."""
-    unknown = counts["unknown_history_news"]
-    return {
-        "empty histories": (counts["empty_histories"], counts["impressions"]),
-        "unknown history clicks": (unknown, unknown + counts["history_news"]),
-        "unknown candidates": (counts["unknown_candidates"], counts["candidates"]),
-    }

@@ -1,17 +1,57 @@
-"""The leaderboard's file: each impression's candidates as ranks."""
+"""The leaderboard's file: a zip with ``prediction.txt``, which ranks each impression's candidates.
 
+A line is ``ID [r1,r2,...]``: the impression's number, and the rank of each candidate in the order
+of ``behaviors.tsv``. Lines are written and read as arrays; a line with a mistake is read again by
+itself, to say what is wrong.
+"""
+
+import re
 import zipfile
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from newsrec.data.ragged import to_offsets
+from newsrec.data.readers.tsv import BOM
+
+NAME = "prediction.txt"
+"""The only file in the zip."""
 CHUNK = 1 << 20
 """Candidates whose text is made at once; memory depends on this, not on the split."""
 LEVEL = 4
 """Of zlib. Its default, 6, takes several times as long for a file a few percent smaller."""
+
+KINDS = {
+    "form": "not like ID [r1,r2,...]",
+    "blank": "blank",
+    "id": "with another id than behaviors.tsv has there",
+    "count": "with another number of ranks than candidates",
+    "rank": "with something that is not a rank",
+    "permutation": "whose ranks are not 1 to n, each once",
+    "extra": "beyond the last impression",
+}
+"""What can be wrong with a line, as a message counts such lines."""
+
+DIGITS = 18
+"""Longest number that is read."""
+ID = re.compile(rb"0|[1-9][0-9]{0,17}")
+RANK = re.compile(rb"[1-9][0-9]{0,17}")
+
+
+class Mistake(NamedTuple):
+    """What is wrong with a line."""
+
+    kind: str
+    """One of ``KINDS``."""
+    problem: str
+    """What stands there, and what should."""
+    impression_id: int
+    """The impression that the line seems to be meant for, -1 if that cannot be told."""
 
 
 def write_predictions(
@@ -30,7 +70,7 @@ def write_predictions(
         ranks: Rank of each candidate in its impression, 1 the best ``[candidates]``.
         offsets: Where each impression's candidates begin, and the end ``[impressions + 1]``.
     """
-    entry = zipfile.ZipInfo("prediction.txt")  # its date is fixed: 1980-01-01
+    entry = zipfile.ZipInfo(NAME)  # its date is fixed: 1980-01-01
     entry.compress_type = zipfile.ZIP_DEFLATED
     entry.external_attr = 0o644 << 16
     # The public name of this came with Python 3.13, which keeps the earlier one as an alias.
@@ -57,3 +97,118 @@ def text_of(
         pc.cast(pa.array(impression_id), pa.string()), " [", lists, "]\n", ""
     )
     return lines.buffers()[2]  # Arrow keeps strings one behind the other
+
+
+def parse_lines(
+    text: bytes, ids: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> NDArray[np.int32] | None:
+    """Return the ranks of some lines, or None if one of them has something wrong.
+
+    What is not a digit must be a space, a bracket, as many commas as the candidates want, a bracket
+    and a line end; between these must be numbers, or nothing where nothing belongs.
+
+    Args:
+        text: Whole lines.
+        ids: The id of each line ``[lines]``.
+        lengths: Candidates of each line ``[lines]``.
+    """
+    assert (lengths > 0).all()  # a line of behaviors.tsv without candidates is not read
+    letters = np.frombuffer(text, dtype=np.uint8)
+    ends = np.flatnonzero(letters - np.uint8(ord("0")) > 9)  # where a number or nothing ends
+    offsets = to_offsets(lengths + 3)
+    if len(ends) != offsets[-1]:
+        return None
+    marks = np.full(len(ends), ord(","), dtype=np.uint8)
+    first, last = offsets[:-1], offsets[1:] - 1
+    marks[first], marks[first + 1] = ord(" "), ord("[")
+    marks[last - 1], marks[last] = ord("]"), ord("\n")
+    if not np.array_equal(letters[ends], marks):
+        return None
+    widths = np.diff(ends, prepend=-1) - 1
+    is_rank = (marks == ord(",")) | (marks == ord("]"))
+    if widths[first + 1].any() or widths[last].any():
+        return None
+    if not np.array_equal(_numbers(letters, ends[first], widths[first]), ids):
+        return None
+    ranks = _numbers(letters, ends[is_rank], widths[is_rank])
+    return ranks.astype(np.int32) if _are_permutations(ranks, lengths) else None
+
+
+def _numbers(
+    letters: NDArray[np.uint8], ends: NDArray[np.int64], widths: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the numbers whose digits end before ``ends``; -1 for one that is not written well."""
+    longest = int(widths.max(initial=0))
+    if longest > DIGITS or not (widths > 0).all():
+        return np.full(len(ends), -1)
+    values = letters[ends - 1].astype(np.int64) - ord("0")
+    for place in range(1, longest):
+        longer = np.flatnonzero(widths > place)
+        digits = letters[ends[longer] - 1 - place].astype(np.int64) - ord("0")
+        values[longer] += digits * 10**place
+    values[(widths > 1) & (letters[ends - widths] == ord("0"))] = -1
+    return values
+
+
+def _are_permutations(ranks: NDArray[np.int64], lengths: NDArray[np.int64]) -> bool:
+    """Tell if the ranks of every line are 1 to n, each once."""
+    if (ranks < 1).any() or (ranks > np.repeat(lengths, lengths)).any():
+        return False
+    seen = np.zeros(len(ranks), dtype=bool)
+    seen[np.repeat(to_offsets(lengths)[:-1], lengths) + ranks - 1] = True
+    return bool(seen.all())
+
+
+def mistake_in(
+    line: bytes, expected: tuple[int, int] | None, worded: bool = True
+) -> Mistake | None:
+    """Return the first mistake in a line; None if there is none.
+
+    Args:
+        line: The line, without its end.
+        expected: The impression's number and its number of candidates; None after the last
+            impression.
+        worded: Whether to say what is wrong with a permutation, which takes longest.
+    """
+    id_word, space, ranks_word = line.partition(b" ")
+    named = int(id_word) if ID.fullmatch(id_word) else -1
+    if expected is None:
+        return Mistake("extra", KINDS["extra"], named)
+    number, num_candidates = expected
+    if not line.strip():
+        return Mistake("blank", f"blank, where impression {number} belongs", named)
+    if line.startswith(BOM):
+        return Mistake("form", "a byte order mark before the id", number)
+    if b"\r" in line:
+        return Mistake("form", "a carriage return inside the line", number)
+    if not (space and ranks_word.startswith(b"[") and ranks_word.endswith(b"]")):
+        return Mistake("form", f"not like {number} [r1,r2,...]", number)
+    if id_word != b"%d" % number:
+        problem = f"the id is {_short(id_word)}, but behaviors.tsv has {number} there"
+        return Mistake("id", problem, named)
+    words = ranks_word[1:-1].split(b",") if ranks_word != b"[]" else []
+    if len(words) != num_candidates:
+        return Mistake("count", f"{len(words):,} ranks for {num_candidates:,} candidates", number)
+    for word in words:
+        if not RANK.fullmatch(word):
+            wanted = f"a whole number from 1 to {num_candidates}"
+            return Mistake("rank", f"the rank {_short(word)!r} is not {wanted}", number)
+    if len(set(words)) == num_candidates == max(map(int, words), default=0):
+        return None
+    problem = _not_a_permutation(list(map(int, words))) if worded else ""
+    return Mistake("permutation", problem, number)
+
+
+def _not_a_permutation(ranks: list[int]) -> str:
+    """Say why ranks from 1 are not 1 to n, each once."""
+    missing = min(set(range(1, len(ranks) + 1)) - set(ranks))
+    above = next((rank for rank in ranks if rank > len(ranks)), None)
+    if above is not None:
+        return f"the rank {above} of {len(ranks)} candidates, while {missing} is missing"
+    twice, times = Counter(ranks).most_common(1)[0]
+    return f"the rank {twice} stands {times} times, while {missing} is missing"
+
+
+def _short(word: bytes) -> str:
+    text = word[:40].decode(errors="replace")
+    return text if len(word) <= 20 else f"{text[:17]}..."

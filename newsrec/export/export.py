@@ -1,4 +1,4 @@
-"""The command ``export``: a model in a folder that needs no PyTorch to run."""
+"""A model in a folder that needs no PyTorch to run."""
 
 import json
 import logging
@@ -6,7 +6,7 @@ import platform
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,6 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from newsrec.console import say
 from newsrec.data import FIRST_NEWS
 from newsrec.data.cache import digest
 from newsrec.data.datamodule import MindDataModule
@@ -39,12 +38,10 @@ from newsrec.serving.manifest import (
     CONFIG,
     FORMAT,
     MANIFEST,
-    NEWS,
     NEWS_ENCODER,
     PROGRAM,
     TOKENIZER,
     USER_ENCODER,
-    VECTORS,
     WEIGHTS,
     settings_hash,
 )
@@ -53,9 +50,6 @@ from newsrec.training.checkpoint import hyper_parameters, weights_hash
 from newsrec.training.module import RecommenderModule
 from newsrec.training.threads import choose_threads, set_threads
 from newsrec.training.trained_run import TrainedRun
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
 
 log = logging.getLogger(__name__)
 
@@ -76,43 +70,24 @@ INPUT_CONTRACT = (
     "news_vectors.npy, the mean of all real stories."
 )
 
-FILES = {
-    USER_ENCODER: "clicked stories' vectors to a user vector",
-    NEWS_ENCODER: "a story's tokens to its vector",
-    PROGRAM: "the user encoder as torch.export saves it",
-    WEIGHTS: "the whole model, for PyTorch",
-    CONFIG: "and what it takes to build it",
-    TOKENIZER: "of the PLM",
-    VECTORS: "every story's vector",
-    NEWS: "which story a row is",
-    CARD: "what this is, and how good",
-    MANIFEST: "shapes, hashes, origin",
-}
-"""What a person is told of each file."""
 
+def export(
+    ckpt_path: str, output: Path, data_root: str | None = None, news_encoder: bool = True
+) -> None:
+    """Export a checkpoint, verify what was exported, and only then let the folder appear.
 
-def add_arguments(parser: "ArgumentParser") -> None:
-    """Add the command's options."""
-    parser.add_argument(
-        "--ckpt_path", required=True, help="checkpoint that fit wrote: runs/NAME/.../best.ckpt"
-    )
-    parser.add_argument("--output", required=True, help="folder to write, absent or empty")
-    parser.add_argument(
-        "--data.root",
-        help="data folder: its stories' vectors are exported too, and dev is scored by what was "
-        "exported",
-    )
-    parser.add_argument(
-        "--news_encoder",
-        type=bool,
-        default=True,
-        help="export what encodes stories published later, too; it is as large as the PLM",
-    )
+    Args:
+        ckpt_path: Checkpoint that ``fit`` wrote.
+        output: Folder to write, absent or empty.
+        data_root: Data folder whose news vectors are exported too; its dev split is scored by what
+            was exported.
+        news_encoder: Whether ``news_encoder.onnx`` is wanted.
 
-
-def run(args: "Namespace") -> None:
-    """Export, verify, and only then let the folder appear."""
-    output = Path(args.output)
+    Raises:
+        UserError: If a package is missing, or the output, the checkpoint or the data cannot be
+            used.
+        RuntimeError: If what was exported does not give PyTorch's scores.
+    """
     require_empty(output)
     for package in ("onnx", "onnxruntime", "onnxscript"):
         try:
@@ -122,9 +97,9 @@ def run(args: "Namespace") -> None:
                 f'export needs the package {package}: run `pip install "newsrec[export]"`, in a '
                 'clone `pip install -c constraints.txt -e ".[export]"`.'
             ) from error
-    trained = TrainedRun.open(args.ckpt_path, args.data.root, SPLIT)
+    trained = TrainedRun.open(ckpt_path, data_root, SPLIT)
     # A mistake in the data shows before the work.
-    data = None if args.data.root is None else trained.data
+    data = None if data_root is None else trained.data
     set_threads(choose_threads(processes=1), say=False)
     module, checkpoint = trained.module, trained.checkpoint
     origin = _origin(checkpoint, trained.path)
@@ -133,7 +108,7 @@ def run(args: "Namespace") -> None:
         tokenizer_json = checkpoint["newsrec"]["tokenizer_json"]
         fields = hyper_parameters(checkpoint, "data")["fields"]
         log.info("writing the encoders, and comparing them with PyTorch")
-        errors = write_encoders(module, tokenizer_json, folder, args.news_encoder)
+        errors = write_encoders(module, tokenizer_json, folder, news_encoder)
         log.info("verified: scores agree with PyTorch's to %.1e", max(errors.values()))
         metrics = None if data is None else write_catalogue(module, data, folder)
         if metrics is not None:  # another folder's dev has chosen nothing
@@ -150,12 +125,6 @@ def run(args: "Namespace") -> None:
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
     publish(output, build)
-    say(f"Exported to {output}:")
-    for path in sorted(output.iterdir()):
-        size = path.stat().st_size / 1024
-        say(f"  {path.name:<20} {size:10,.0f} KiB  {FILES.get(path.name, '')}")
-    if data is None:
-        say("Stories are not among them: add --data.root ROOT to export those of a folder.")
 
 
 def write_encoders(

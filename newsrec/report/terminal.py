@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from rich.text import Text
 
 from newsrec.console import say, terminal
 from newsrec.evaluation.ceiling import read_ceiling as read_ceiling  # it stands beside them
 from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import HEADINGS, SLICE_NAMES
 from newsrec.metrics import METRICS
+from newsrec.report.tables import Cell, bold, print_tables, table
 
 log = logging.getLogger(__name__)
 
@@ -42,31 +41,21 @@ def comparison_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table
         title: What was scored, the split's name included.
         rows: Metrics by the scorer's name.
     """
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    for heading in HEADINGS.values():
-        table.add_column(heading, justify="right")
-    for name, metrics in rows.items():
-        label = NAMES.get(name, name)
-        table.add_row(label, *(f"{metrics[metric]:.4f}" for metric in METRICS))
-    return table
+    cells = [(NAMES.get(name, name), *_metric_cells(metrics)) for name, metrics in rows.items()]
+    return table(("", *HEADINGS.values()), cells, title, framed=True)
 
 
-def metrics_table(title: str, metrics: Mapping[str, Any]) -> Table:
+def metrics_table(metrics: Mapping[str, Any]) -> Table:
     """Return a table with a row for each of the four metrics, its interval beside it.
 
     Args:
-        title: What was scored, the split's name included.
         metrics: What ``metrics.json`` holds.
     """
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False)
-    table.add_column("")
-    table.add_column("value", justify="right")
-    table.add_column("95 % interval", justify="right")
+    rows = []
     for metric, heading in HEADINGS.items():
         low, high = metrics["intervals"][metric] if "intervals" in metrics else (np.nan, np.nan)
-        table.add_row(heading, f"{metrics[metric]:.4f}", f"{low:.4f} to {high:.4f}")
-    return table
+        rows.append((heading, f"{metrics[metric]:.4f}", f"{low:.4f} to {high:.4f}"))
+    return table(("", "value", "95 % interval"), rows)
 
 
 def beside_table(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None = None) -> Table:
@@ -76,19 +65,15 @@ def beside_table(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None
         metrics: What ``metrics.json`` holds.
         ceiling: What the true click probabilities of a simulated world reach.
     """
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
-    for heading in (*HEADINGS.values(), "above\nit, AUC", "95 % interval\nof that"):
-        table.add_column(heading, justify="right")
+    rows: list[Sequence[Cell]] = []
     for name, row in metrics["baselines"].items():
         low, high = row["auc_difference_interval"]
-        numbers = (f"{row[metric]:.4f}" for metric in METRICS)
         above = f"{row['auc_difference']:+.4f}", f"{low:+.3f} to {high:+.3f}"
-        table.add_row(NAMES.get(name, name), *numbers, *above)
-    table.add_row(scored_name(metrics), *(f"{metrics[m]:.4f}" for m in METRICS), style="bold")
+        rows.append((NAMES.get(name, name), *_metric_cells(row), *above))
+    rows.append(bold(scored_name(metrics), *_metric_cells(metrics)))
     if ceiling:
-        table.add_row(CEILING, *(f"{ceiling[metric]:.4f}" for metric in METRICS))
-    return table
+        rows.append((CEILING, *_metric_cells(ceiling)))
+    return table(("", *HEADINGS.values(), "above\nit, AUC", "95 % interval\nof that"), rows)
 
 
 def slices_table(metrics: Mapping[str, Any]) -> Table:
@@ -99,11 +84,7 @@ def slices_table(metrics: Mapping[str, Any]) -> Table:
     Args:
         metrics: What ``metrics.json`` holds.
     """
-    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("slice", "group"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("impressions", "AUC", "95 % interval"):
-        table.add_column(heading, justify="right")
+    rows: list[Sequence[Cell]] = []
     for name, groups in metrics["slices"].items():
         if len(groups) < 2:
             continue
@@ -114,11 +95,15 @@ def slices_table(metrics: Mapping[str, Any]) -> Table:
                 low, high = row["intervals"]["auc"]
                 sure = row["users"] >= FEWEST_USERS
                 cells = f"{row['auc']:.4f}", f"{low:.4f} to {high:.4f}" if sure else "-"
-            table.add_row(label, Text(group), f"{row['evaluated']:,}", *cells)
+            rows.append((label, group, f"{row['evaluated']:,}", *cells))
             label = ""
         if len(groups) > GROUPS_SHOWN:
-            table.add_row("", f"and {len(groups) - GROUPS_SHOWN} more")
-    return table
+            rows.append(("", f"and {len(groups) - GROUPS_SHOWN} more"))
+    return table(("slice", "group", "impressions", "AUC", "95 % interval"), rows, align="llr")
+
+
+def _metric_cells(metrics: Mapping[str, Any]) -> list[str]:
+    return [f"{metrics[metric]:.4f}" for metric in METRICS]
 
 
 def scored_name(metrics: Mapping[str, Any]) -> str:
@@ -207,19 +192,16 @@ def print_results(
         output: Folder of what was written.
         written: Names of the files there.
     """
-    console = terminal()
     split = metrics["split"]
     say(f"{title} on {split}, {metrics['window']}{in_precision(metrics)}.")
     for note in notes(metrics):
         say(note)
     if "auc" in metrics:
-        tables = [metrics_table("", metrics)]
+        tables = [metrics_table(metrics)]
         if metrics.get("baselines"):
             tables.append(beside_table(metrics, ceiling))
-        for table in (*tables, slices_table(metrics)):
-            say("")
-            console.print(table)
-        say(f"\nA group of fewer than {FEWEST_USERS} users has no interval.\n")
+        print_tables(*tables, slices_table(metrics))
+        say(f"A group of fewer than {FEWEST_USERS} users has no interval.\n")
     say("\n".join(counts(metrics)))
     say(f"Written to {output}: {', '.join(written)}.")
 

@@ -6,7 +6,6 @@ awkward as MIND's: histories are empty, abstracts missing, titles repeated or qu
 impressions name stories that no ``news.tsv`` has. No row of MIND is in it.
 """
 
-import argparse
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +17,6 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 from numpy.typing import NDArray
 
-from newsrec.console import progress
 from newsrec.data.dataset import SPLITS
 from newsrec.data.ragged import Ragged
 from newsrec.data.readers.behaviors import TIME_FORMAT
@@ -42,36 +40,8 @@ Advance = Callable[[int], None]
 """Is told how much was done since the last call."""
 
 FIRST_DAY = np.datetime64("2019-11-09T00:00:00", "s")
-SLOW_IMPRESSIONS = 100_000
-"""What takes less than a second or two needs no progress bar."""
 WRITE_BLOCK = 1 << 14
 """Impressions or histories made into text at a time, to bound memory."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``python -m newsrec simulate``."""
-    presets = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
-    parser.add_argument("--output", required=True, help="folder to write, new or empty")
-    parser.add_argument("--preset", choices=PRESETS, default="demo", help=f"size. {presets}")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same files")
-
-
-def run(args: argparse.Namespace) -> None:
-    """Simulate a world and print what it holds."""
-    sizes = _find_preset(args.preset)
-    total = 2 * sum(sizes.impressions)  # each is simulated, then written
-    with progress("simulating", total, SLOW_IMPRESSIONS, _rate) as advance:
-        world = simulate(args.output, args.preset, args.seed, advance)
-    for split, counts in world["splits"].items():
-        print(f"{split:5}", "  ".join(f"{count} {name}" for name, count in counts.items()))
-    ceilings = "  ".join(f"{split} {m['auc']:.4f}" for split, m in world["ceiling"].items())
-    print(f"Ceiling AUC (the true utilities): {ceilings}")
-    config = "mind_small_top2" if sizes.like_mind else "demo"
-    print(f"Next: python -m newsrec fit --config configs/{config}.yaml --data.root {args.output}")
-
-
-def _rate(done_per_second: float) -> str:
-    return f"{done_per_second / 2:,.0f} impressions/s"
 
 
 def simulate(
@@ -91,7 +61,8 @@ def simulate(
     Raises:
         UserError: If there is no such preset, the seed is negative, or ``output`` cannot be made.
     """
-    sizes = _find_preset(preset)
+    if preset not in PRESETS:
+        raise UserError(f"No preset {preset!r}. Choose --preset from: {', '.join(PRESETS)}.")
     if seed < 0:
         raise UserError(f"Seed {seed} is negative. Give --seed a whole number from 0.")
     output = Path(output)
@@ -102,16 +73,10 @@ def simulate(
         "preset": preset,
         "seed": seed,
     }
-    publish(output, lambda folder: _write_world(folder, sizes, world, advance))
+    publish(output, lambda folder: _write_world(folder, PRESETS[preset], world, advance))
     if not (output / "world.json").is_file():  # a mount point, say, which no rename can replace
         raise UserError(f"{output} could not be replaced. Choose a folder inside it as --output.")
     return world
-
-
-def _find_preset(name: str) -> Preset:
-    if name not in PRESETS:
-        raise UserError(f"No preset {name!r}. Choose --preset from: {', '.join(PRESETS)}.")
-    return PRESETS[name]
 
 
 class Split(NamedTuple):

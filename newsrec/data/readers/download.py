@@ -1,4 +1,4 @@
-"""The command ``download``: MIND's zips from their official place, checked before they appear.
+"""MIND's zips from their official place, checked before they appear.
 
 Since October 2025 that place is a gated dataset on the Hugging Face hub. The zips stay as they are:
 ``prepare`` reads them, they take a third of the room of what is in them, and where nothing is
@@ -7,10 +7,8 @@ breaks off leaves it and the next goes on, and moves to ``ROOT`` once it has bee
 every member's checksum, and as many lines as MIND has.
 """
 
-import argparse
 import os
 import re
-import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -51,31 +49,6 @@ class Remote(NamedTuple):
     def done(self) -> int:
         """Bytes that an earlier run left."""
         return self.partial.stat().st_size if self.partial.is_file() else 0
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
-    parser.add_argument("size", choices=("small", "large"), help="MIND-small or MIND-large")
-    parser.add_argument("--accept-license", action="store_true", help=f"you accept it: {LICENCE}")
-    parser.add_argument(
-        "--data.root",
-        dest="data.root",
-        default=os.environ.get("MIND_ROOT", "data/mind"),
-        help="folder for the zips; where MIND_ROOT is set, that is the default",
-    )
-
-
-def run(args: argparse.Namespace) -> None:
-    """Download what is missing and print the next commands."""
-    root = args.data.root
-    again = _command("download", args.size, "--accept-license", "--data.root", root)
-    if not args.accept_license:
-        raise UserError(LICENCE + _steps(READ, f"If you accept it: {again}"))
-    download(args.size, Path(root), again)
-    print(f"Next: {_command('prepare', '--data.root', root)}")
-    if args.size == "small":
-        preset = "configs/mind_small_top2.yaml"
-        print(f"      {_command('fit', '--config', preset, '--data.root', root)}")
 
 
 def download(size: str, root: Path, again: str) -> None:
@@ -207,7 +180,7 @@ def _mistakes_explained(root: Path, again: str) -> Iterator[None]:
 
     token = get_token()
     if token and not re.fullmatch("[!-~]+", token):
-        raise UserError(f"{_token_name()} is not one.{_steps(MAKE_TOKEN, SET_TOKEN, again)}")
+        raise UserError(f"{_token_name()} is not one.{numbered(MAKE_TOKEN, SET_TOKEN, again)}")
     try:
         yield
     except OfflineModeIsEnabled:
@@ -232,17 +205,17 @@ def _refusal(error: "HfHubHTTPError", token: str | None, again: str) -> str:
     gated = response.headers.get("X-Error-Code") == "GatedRepo"
     if status == 401 and not token:
         why = "The hub gives MIND to those who accepted its licence; no token says who you are."
-        return why + _steps(AGREE, MAKE_TOKEN, SET_TOKEN, again)
+        return why + numbered(AGREE, MAKE_TOKEN, SET_TOKEN, again)
     if status == 401:
         why = f"The hub refused {_token_name()}: mistyped, expired or revoked? ({said})"
-        return why + _steps(MAKE_TOKEN, SET_TOKEN, again)
+        return why + numbered(MAKE_TOKEN, SET_TOKEN, again)
     if status == 403 and gated:
         why = f"The token is good, but its account may not read MIND yet ({said})."
-        return why + _steps(f"{AGREE}; the token's account must be the one that agrees", again)
+        return why + numbered(f"{AGREE}; the token's account must be the one that agrees", again)
     if status == 403:
         why = f"The hub knows the token, but it may not read MIND ({said})."
         fine = "a fine-grained one needs 'Read access to contents of all public gated repos ...'"
-        return why + _steps(AGREE, f"{MAKE_TOKEN}; {fine}", SET_TOKEN, again)
+        return why + numbered(AGREE, f"{MAKE_TOKEN}; {fine}", SET_TOKEN, again)
     if status == 404:
         return f"The hub has no {response.url} ({said}). Has the dataset moved? See {PAGE}"
     return f"The hub answered {status} for {response.url} ({said}). Later, run again: {again}"
@@ -252,11 +225,8 @@ def _token_name() -> str:
     return "the token in HF_TOKEN" if os.environ.get("HF_TOKEN") else "the token of `hf auth login`"
 
 
-def _command(*words: str) -> str:
-    return shlex.join(["python", "-m", "newsrec", *words])
-
-
-def _steps(*steps: str) -> str:
+def numbered(*steps: str) -> str:
+    """Return steps for the user, each on a line with its number."""
     return "".join(f"\n  {i}. {step}" for i, step in enumerate(steps, start=1))
 
 

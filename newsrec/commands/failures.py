@@ -1,7 +1,7 @@
-"""How a command ends that did not end well, besides the user's own mistakes.
+"""How a command ends that has failed.
 
-An error of the operating system is worded as one of the user's, for it is the machine that has to
-change. All else is a bug of ours: it is said in a few lines, and its traceback is kept in a file.
+An error of the operating system is worded as a mistake of the user, because the machine has to
+change. Anything else is a bug of ours: a few lines say so, and its traceback is kept in a file.
 """
 
 import errno
@@ -22,18 +22,19 @@ from newsrec import __version__
 from newsrec.console import printable, say
 from newsrec.errors import UserError
 
-USER, BUG, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141
-"""Exit codes: of sysexits.h for a bug, of the shell (128 and a signal's number) for the others."""
+MISTAKE, BUG, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141
+"""Exit codes: 70 from sysexits.h, the last two as a shell has them (128 and the signal)."""
 
 SHOW = "NEWSREC_TRACEBACK"
-"""Environment variable: with 1, a traceback goes to the terminal, as Python's own do."""
+"""Environment variable: with 1, the traceback of a bug is printed, as Python does."""
 
 PACKAGES = ("torch", "lightning", "transformers", "jsonargparse", "pyarrow", "numpy")
-"""Whose versions a report names."""
+"""Packages whose versions are written above a traceback."""
 
+PERMISSION = "Ask for the permission (`ls -l` shows the owner), or name another place."
 NEXT_STEPS = {
-    errno.EACCES: "Ask for the permission (`ls -l` shows the owner), or name another place.",
-    errno.EPERM: "Ask for the permission (`ls -l` shows the owner), or name another place.",
+    errno.EACCES: PERMISSION,
+    errno.EPERM: PERMISSION,
     errno.EROFS: "The file system is mounted for reading alone: name a place on another.",
     errno.ENOSPC: "The disk is full: free some space, or name a place on another.",
     errno.EDQUOT: "Your quota is used up: free some space, or name a place on another disk.",
@@ -49,63 +50,14 @@ NEXT_STEPS = {
 """What a user can do about an error of the operating system."""
 
 run_folder: Path | None = None
-"""Where the running command keeps what it makes, once it has a folder."""
-
-
-def word_os_error(error: BaseException) -> str | None:
-    """Return a sentence about what the operating system refuses; None for other errors."""
-    if isinstance(error, MemoryError):
-        what = f" ({error})" if str(error) else ""
-        return (
-            f"There is too little memory{what}. Close other programs, or lower batch sizes "
-            "(data.eval_batch_size, data.batch_size)."
-        )
-    if not isinstance(error, OSError) or error.errno not in NEXT_STEPS:
-        return None
-    if not error.filename:  # of a write, which knows no name
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-        said = f"A file could not be written: {os.strerror(error.errno)}."
-        return f"{said} {NEXT_STEPS[error.errno]}" if full else None
-    names = [error.filename, *([error.filename2] if error.filename2 else [])]
-    at = " to ".join(os.fsdecode(n) if isinstance(n, str | bytes) else str(n) for n in names)
-    return f"{at}: {os.strerror(error.errno)}. {NEXT_STEPS[error.errno]}"
-
-
-def stdout_is_closed() -> bool:
-    """Return whether the reader of a pipe that we write to is gone, as ``head`` is soon."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, AttributeError):
-            poll = select.poll()
-            poll.register(stream.fileno(), select.POLLERR)
-            if any(event & select.POLLERR for _, event in poll.poll(0)):
-                return True
-    return False
-
-
-def drop(stream: TextIO) -> None:
-    """Let what a stream still holds go nowhere, or Python complains of it when it ends."""
-    with suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def stdout_is_full() -> bool:
-    """Return whether nothing more can be printed; tries it by the end of a line."""
-    try:
-        os.write(sys.stdout.fileno(), b"\n")
-    except BrokenPipeError:
-        return False
-    except OSError as error:
-        return error.errno is not None  # without a number: a stream that is no file
-    except (ValueError, AttributeError):
-        return False
-    return False
+"""The running command's folder for its results, once it has one."""
 
 
 def flush() -> None:
     """Write out what was printed.
 
     Raises:
-        UserError: If it cannot be, naming the reason.
+        UserError: If it cannot be written, naming the reason.
         BrokenPipeError: If nobody reads it.
     """
     try:
@@ -117,10 +69,10 @@ def flush() -> None:
 
 
 def end(error: BaseException, argv: Sequence[str]) -> int:
-    """Say how a command ended that raised something.
+    """Say why a command failed.
 
     Args:
-        error: What it raised; ``SystemExit`` is none of them.
+        error: What it raised, other than ``SystemExit``.
         argv: Command and options.
 
     Returns:
@@ -128,31 +80,80 @@ def end(error: BaseException, argv: Sequence[str]) -> int:
     """
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    if isinstance(error, BrokenPipeError) and stdout_is_closed():
-        drop(sys.stdout)
-        drop(sys.stderr)
+    if isinstance(error, BrokenPipeError) and _pipe_is_closed():
+        _discard(sys.stdout)
+        _discard(sys.stderr)
         return PIPE_CLOSED
-    unwritten = isinstance(error, OSError) and not error.filename
     if isinstance(error, UserError):
-        said: str | None = str(error)
-    elif unwritten and stdout_is_full():
-        said = _unprinted(error)
+        message: str | None = str(error)
+    elif isinstance(error, OSError) and not error.filename and _stdout_is_full():
+        message = _unprinted(error)
     else:
-        said = word_os_error(error)
-    if said is not None:
+        message = _word_os_error(error)
+    if message is not None:
         with suppress(OSError):
-            say(f"newsrec: error: {said}", error=True)
-        return USER
+            say(f"newsrec: error: {message}", error=True)
+        return MISTAKE
     if os.environ.get(SHOW) not in (None, "", "0"):
         traceback.print_exception(error)
-        return BUG
-    _report(error, argv)
+    else:
+        _report(error, argv)
     return BUG
 
 
+def _word_os_error(error: BaseException) -> str | None:
+    """Return what the operating system refuses and what to do; None for other errors."""
+    if isinstance(error, MemoryError):
+        what = f" ({error})" if str(error) else ""
+        return (
+            f"There is too little memory{what}. Close other programs, or lower batch sizes "
+            "(data.eval_batch_size, data.batch_size)."
+        )
+    if not isinstance(error, OSError) or error.errno not in NEXT_STEPS:
+        return None
+    if error.filename:
+        names = [name for name in (error.filename, error.filename2) if name]
+        at = " to ".join(os.fsdecode(n) if isinstance(n, str | bytes) else str(n) for n in names)
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):  # a write knows no file name
+        at = "A file could not be written"
+    else:
+        return None
+    return f"{at}: {os.strerror(error.errno)}. {NEXT_STEPS[error.errno]}"
+
+
+def _pipe_is_closed() -> bool:
+    """Return whether nobody reads the pipe that we write to any more, as after ``| head``."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            poll = select.poll()
+            poll.register(stream.fileno(), select.POLLERR)
+            if any(event & select.POLLERR for _, event in poll.poll(0)):
+                return True
+    return False
+
+
+def _stdout_is_full() -> bool:
+    """Return whether nothing more can be printed; tries it with a line end."""
+    try:
+        os.write(sys.stdout.fileno(), b"\n")
+    except BrokenPipeError:
+        return False
+    except OSError as error:
+        return error.errno is not None  # a stream that is no file raises it without a number
+    except (ValueError, AttributeError):
+        return False
+    return False
+
+
+def _discard(stream: TextIO) -> None:
+    """Discard what a stream still holds: Python would complain about it at its end."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _unprinted(error: BaseException) -> str:
-    """Say why stdout takes nothing more, and drop what it still holds."""
-    drop(sys.stdout)
+    """Say why nothing more can be printed, and discard what is left."""
+    _discard(sys.stdout)
     reason = getattr(error, "strerror", None) or error
     return f"What the command prints could not be written ({reason}). Send it elsewhere."
 
@@ -177,7 +178,7 @@ def _report(error: BaseException, argv: Sequence[str]) -> None:
 
 
 def _keep(error: BaseException, argv: Sequence[str]) -> Path | None:
-    """Write the traceback into the run folder or, where there is none, among temporary files."""
+    """Write the traceback into the run folder, or into a temporary one; return its path."""
     rank = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
     name = "traceback.txt" if rank == "0" else f"traceback-{rank}.txt"
     text = f"{_circumstances(argv)}\n{''.join(traceback.format_exception(error))}"
@@ -198,6 +199,5 @@ def _circumstances(argv: Sequence[str]) -> str:
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
             versions.append(f"{package} {version(package)}")
-    return "\n".join(
-        [", ".join(versions), platform.platform(), f"newsrec {shlex.join(map(str, argv))}", ""]
-    )
+    command = f"newsrec {shlex.join(map(str, argv))}"
+    return "\n".join([", ".join(versions), platform.platform(), command, ""])

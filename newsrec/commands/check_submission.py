@@ -1,0 +1,30 @@
+"""The command ``check-submission``: would the leaderboard take a file, and what looks wrong."""
+
+import argparse
+from pathlib import Path
+
+from newsrec.commands.common import add_data_root, add_on_bad_line, add_split
+from newsrec.data.dataset import open_mind
+from newsrec.errors import UserError
+from newsrec.evaluation.check_submission import inspect, open_submission
+from newsrec.report.checked_submission import print_checked, refusal
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("zip", metavar="ZIP", help="prediction.zip, as evaluate writes it")
+    add_data_root(parser)
+    add_on_bad_line(parser)
+    add_split(parser, "split that was ranked; the leaderboard's is test")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check a submission; refuse it, or print what it is and what looks wrong."""
+    path = Path(args.zip)
+    open_submission(path)[0].close()  # before the data are compiled for nothing
+    data = open_mind(args.data.root, args.data.on_bad_line)
+    split = data.split(args.split)
+    report = inspect(path, split)
+    if not report.taken:
+        raise UserError(f"{path} would not be taken for {split.name}.\n{refusal(report, data)}")
+    print_checked(path, report, data, split)

@@ -1,0 +1,86 @@
+"""What the commands share: options that several of them have, and how they parse.
+
+``fit`` parses for itself: it is LightningCLI's.
+"""
+
+import argparse
+import re
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from newsrec.commands.parser_messages import explain
+from newsrec.commands.written_options import written_options
+from newsrec.data.readers.source import SPLITS
+from newsrec.errors import UserError
+
+
+def add_data_root(parser: argparse.ArgumentParser, use: str = "", required: bool = True) -> None:
+    """Add ``--data.root``.
+
+    Args:
+        parser: The command's.
+        use: What the command does with the folder, where that is not plain.
+        required: Whether the command needs one.
+    """
+    about = "data folder with train, dev and test, any of them: folders or MIND's zips"
+    parser.add_argument(
+        "--data.root", required=required, help="; ".join(filter(None, [about, use]))
+    )
+
+
+def add_on_bad_line(
+    parser: argparse.ArgumentParser, name: str = "--data.on_bad_line", default: str | None = "error"
+) -> None:
+    """Add ``--data.on_bad_line``, or the same under another name."""
+    parser.add_argument(
+        name,
+        choices=("error", "skip"),
+        default=default,
+        help="what to do with a line of the data that cannot be read: stop, or leave it out and "
+        "count it",
+    )
+
+
+def add_split(parser: argparse.ArgumentParser, use: str, *more: str) -> None:
+    """Add ``--split``.
+
+    Args:
+        parser: The command's.
+        use: What the command does with the split.
+        more: Splits that no folder has under this name.
+    """
+    parser.add_argument("--split", choices=(*SPLITS, *more), required=True, help=use)
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Add ``--output``."""
+    parser.add_argument("--output", required=True, help="folder to write, absent or empty")
+
+
+def parse(module: Any, name: str, summary: str, argv: list[str]) -> Namespace:
+    """Return a command's options.
+
+    Args:
+        module: The command's module, which has ``add_arguments``.
+        name: The command.
+        summary: What it does, in half a sentence.
+        argv: The arguments after its name.
+
+    Raises:
+        UserError: If they cannot be parsed: one sentence, without the list of all options.
+    """
+    parser = ArgumentParser(
+        prog=f"newsrec {name}", description=f"{name}: {summary}.", exit_on_error=False
+    )
+    module.add_arguments(parser)
+    try:
+        return parser.parse_args(argv)
+    except argparse.ArgumentError as error:
+        known, message = [], str(error)
+        for action in parser._actions:
+            known += [option.lstrip("-") for option in action.option_strings]
+            if not action.option_strings:  # a positional argument is shown by its metavar
+                shown = str(action.metavar or action.dest).upper()
+                message = re.sub(rf"(required: .*)\b{action.dest}\b", rf"\1{shown}", message)
+        raise UserError(explain(message, written_options(argv), known, name)) from error

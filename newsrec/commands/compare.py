@@ -1,0 +1,60 @@
+"""The command ``compare``: what differs between two results of ``evaluate``, and how surely."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from newsrec.errors import UserError
+from newsrec.evaluation.compare import compare
+from newsrec.evaluation.runs import METRICS, read_run
+from newsrec.report.differences import print_differences
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        metavar="A",
+        help="folders that evaluate wrote: A B, or several seeds on each side: A1 A2 -- B1 B2",
+    )
+    parser.add_argument(
+        "--against", nargs="+", metavar="B", help="the other side's folders; the same as --"
+    )
+    parser.add_argument(
+        "--metric", choices=METRICS, default="auc", help="what to compare in each group"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print all numbers as JSON in place of tables"
+    )
+
+
+def name_separator(args: Sequence[str]) -> list[str]:
+    """Return the command line with the option ``--against`` where it has ``--``.
+
+    Raises:
+        UserError: If there are more than two sides.
+    """
+    named = ["--against" if arg == "--" else arg for arg in args]
+    if sum(arg.split("=")[0] == "--against" for arg in named) > 1:
+        raise UserError("There are two sides: A1 A2 -- B1 B2. Give -- or --against once.")
+    return named
+
+
+def run(args: argparse.Namespace) -> None:
+    """Compare two sides and print what was found."""
+    folders, against = args.folders, args.against
+    if against is None:
+        if len(folders) != 2:
+            number = "One folder is" if len(folders) == 1 else f"{len(folders)} folders are"
+            raise UserError(
+                f"{number} given. Give two, A B, or several seeds on each side: A1 A2 -- B1 B2."
+            )
+        folders, against = folders[:1], folders[1:]
+    a, b = ([read_run(Path(folder)) for folder in side] for side in (folders, against))
+    result = compare(a, b, args.metric)
+    if args.json:
+        print(json.dumps(result, indent=1))
+    else:
+        print_differences(result)

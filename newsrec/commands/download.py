@@ -1,0 +1,37 @@
+"""The command ``download``: MIND's zips from their official place."""
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+
+from newsrec.data.readers.download import LICENCE, READ, download, numbered
+from newsrec.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("size", choices=("small", "large"), help="MIND-small or MIND-large")
+    parser.add_argument("--accept-license", action="store_true", help=f"you accept it: {LICENCE}")
+    parser.add_argument(
+        "--data.root",
+        default=os.environ.get("MIND_ROOT", "data/mind"),
+        help="folder for the zips; where MIND_ROOT is set, that is the default",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Download what is missing and print the next commands."""
+    root = args.data.root
+    again = _command("download", args.size, "--accept-license", "--data.root", root)
+    if not args.accept_license:
+        raise UserError(LICENCE + numbered(READ, f"If you accept it: {again}"))
+    download(args.size, Path(root), again)
+    print(f"Next: {_command('prepare', '--data.root', root)}")
+    if args.size == "small":
+        preset = "configs/mind_small_top2.yaml"
+        print(f"      {_command('fit', '--config', preset, '--data.root', root)}")
+
+
+def _command(*words: str) -> str:
+    return shlex.join(["python", "-m", "newsrec", *words])

@@ -1,0 +1,62 @@
+"""The command ``export``: a model in a folder that needs no PyTorch to run."""
+
+import argparse
+from pathlib import Path
+
+from newsrec.commands.common import add_data_root, add_output
+from newsrec.console import say
+from newsrec.export.export import export
+from newsrec.serving.manifest import (
+    CARD,
+    CONFIG,
+    MANIFEST,
+    NEWS,
+    NEWS_ENCODER,
+    PROGRAM,
+    TOKENIZER,
+    USER_ENCODER,
+    VECTORS,
+    WEIGHTS,
+)
+
+FILES = {
+    USER_ENCODER: "vectors of clicked news to a user vector",
+    NEWS_ENCODER: "a news item's tokens to its vector",
+    PROGRAM: "the user encoder as torch.export saves it",
+    WEIGHTS: "the whole model, for PyTorch",
+    CONFIG: "what it takes to build the model",
+    TOKENIZER: "the PLM's",
+    VECTORS: "the vector of every news item",
+    NEWS: "which news item a row is",
+    CARD: "what this is, and how good",
+    MANIFEST: "shapes, hashes, origin",
+}
+"""What the command says of each file."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument(
+        "--ckpt_path", required=True, help="checkpoint that fit wrote: runs/NAME/.../best.ckpt"
+    )
+    add_output(parser)
+    use = "the vectors of its news are exported too, and dev is scored by what was exported"
+    add_data_root(parser, use, required=False)
+    parser.add_argument(
+        "--news_encoder",
+        type=bool,
+        default=True,
+        help="export what encodes news published later, too; it is as large as the PLM",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Export, and list the files."""
+    output = Path(args.output)
+    export(args.ckpt_path, output, args.data.root, args.news_encoder)
+    say(f"Exported to {output}:")
+    for path in sorted(output.iterdir()):
+        size = path.stat().st_size / 1024
+        say(f"  {path.name:<20} {size:10,.0f} KiB  {FILES.get(path.name, '')}")
+    if args.data.root is None:
+        say("Stories are not among them: add --data.root ROOT to export those of a folder.")

@@ -1,0 +1,93 @@
+"""Which options a command line and its configuration files set, and where."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from newsrec.errors import UserError
+
+GROUPS = ("data", "model", "model.news", "model.user", "trainer")
+"""Options whose value may be a file of options."""
+
+
+class Written(NamedTuple):
+    """One option as the user wrote it."""
+
+    key: str
+    place: str
+    """The option's name on the command line, or a file and its line."""
+    value: str
+
+
+def written_options(args: Sequence[str]) -> list[Written]:
+    """Return every dotted key that a command line and its configuration files set.
+
+    Args:
+        args: The arguments after the command's name.
+
+    Raises:
+        UserError: If a configuration file is not YAML, naming file and line.
+    """
+    return list(_in_arguments(args))
+
+
+def _in_arguments(args: Sequence[str]) -> Iterator[Written]:
+    for position, arg in enumerate(args):
+        option, equals, value = arg.partition("=")
+        if not option.startswith("-"):
+            continue
+        if not equals and position + 1 < len(args):
+            value = args[position + 1]
+        name = {"-c": "config"}.get(option, option.lstrip("-"))
+        if name == "config":
+            yield from _in_file(Path(value), "")
+        elif name in GROUPS and value.startswith("{"):
+            with contextlib.suppress(yaml.YAMLError):  # the parser says it
+                for inner in _in_node(Path(), yaml.compose(value), f"{name}."):
+                    yield inner._replace(place=option)
+        elif name in GROUPS:
+            yield from _in_group(Path(value), Written(name, option, value))
+        else:
+            yield Written(name, option, value)
+
+
+def _in_group(path: Path, written: Written) -> Iterator[Written]:
+    """Return the options in a group's file, or the group itself where there is no such file."""
+    if path.is_file():
+        yield from _in_file(path, f"{written.key}.")
+    else:
+        yield written
+
+
+def _in_file(path: Path, prefix: str) -> Iterator[Written]:
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not text in UTF-8, so no configuration.") from None
+    except OSError:
+        return  # the parser says that there is no such file
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}, line {mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or "cannot be read"
+        raise UserError(f"{place}: not YAML: {problem}. Check quotes and brackets there.") from None
+    if root is not None and not isinstance(root, yaml.MappingNode):
+        raise UserError(f"{path} holds no options, which would look like `max_history: 50`.")
+    yield from _in_node(path, root, prefix)
+
+
+def _in_node(path: Path, node: yaml.Node | None, prefix: str) -> Iterator[Written]:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        name = prefix + str(key.value)
+        place = f"{path}, line {key.start_mark.line + 1}"
+        if isinstance(value, yaml.MappingNode):
+            yield from _in_node(path, value, f"{name}.")
+        elif isinstance(value, yaml.ScalarNode) and name in GROUPS:
+            yield from _in_group(path.parent / value.value, Written(name, place, value.value))
+        else:
+            yield Written(name, place, str(value.value))

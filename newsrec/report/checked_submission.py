@@ -1,0 +1,130 @@
+"""What ``check-submission`` found, on the terminal."""
+
+from pathlib import Path
+
+from rich.table import Table
+
+from newsrec.console import say, terminal
+from newsrec.data.dataset import MindData, Split
+from newsrec.evaluation.check_submission import JUDGED, Report
+from newsrec.evaluation.submission import KINDS, NAME
+from newsrec.report.data_folder import share
+from newsrec.report.tables import table
+
+MOST_IN_ORDER = 0.05
+FEWEST_IN_ORDER = 10
+"""Impressions in the order of the file, or in its reverse, that are more than chance."""
+MOST_EMPTY = 0.1
+MOST_UNKNOWN = 0.05
+"""Shares of empty histories and of ids without a story above which a person should look."""
+
+
+def print_checked(path: Path, report: Report, data: MindData, split: Split) -> None:
+    """Print what a submission is that would be taken, and what looks wrong.
+
+    Args:
+        path: The submission.
+        report: What was found in it.
+        data: The data folder.
+        split: The split that it ranks.
+    """
+    say(
+        f"{path} would be taken: {report.lines:,} lines, one for each impression of {split.name}, "
+        f"{split.window}, in its order, each with a permutation of its candidates."
+    )
+    terminal().print(_data_table(data, split))
+    say("Empty: without a story that a news.tsv has. Unknown: in no news.tsv.")
+    for warning in warnings_of(report, split):
+        say(f"Warning: {warning}")
+    if report.metrics is None:
+        lacks = "labels" if split.labels is None else "impression with a click and a skip"
+        say(f"{split.name} has no {lacks}, so there is no score.")
+        return
+    from newsrec.report.terminal import comparison_table  # imports PyTorch
+
+    title = f"{split.name}, {split.window}: {report.metrics['evaluated']:,} impressions"
+    terminal().print(comparison_table(title, {path.name: report.metrics}))
+
+
+def warnings_of(report: Report, split: Split) -> list[str]:
+    """Return what looks wrong in a submission that would be taken."""
+    found = []
+    for number, order in ((report.in_order, "order"), (report.backwards, "reverse order")):
+        # Baselines that know few stories give equal scores, which stay in the order of the file.
+        if number >= max(FEWEST_IN_ORDER, MOST_IN_ORDER * report.judged):
+            found.append(
+                f"{number:,} of {report.judged:,} impressions with {JUDGED} candidates or more "
+                f"({number / report.judged:.1%}) are ranked in the {order} of behaviors.tsv; by "
+                "chance fewer than 1 % are. Equal scores do that: does every story get a score "
+                "of its own?"
+            )
+    if report.carriage_returns:
+        found.append(
+            f"lines that end as on Windows: {report.carriage_returns:,}. MIND's evaluator, which "
+            "opens the file as text, reads them; other tools may not."
+        )
+    shares = _unknown_shares(split.counts)
+    for (what, most), advice in {
+        ("empty histories", MOST_EMPTY): "A reader without clicks gets the same news as any other",
+        ("unknown history clicks", MOST_UNKNOWN): "Such clicks say nothing",
+        ("unknown candidates", MOST_UNKNOWN): "Such candidates all score alike",
+    }.items():
+        number, total = shares[what]
+        if number > most * total:
+            found.append(
+                f"{number:,} of {total:,} {what.split()[-1]} ({number / total:.1%}) are "
+                f"{what.split()[0]}. {advice}: is news.tsv whole, and behaviors.tsv read by its "
+                "columns?"
+            )
+    skipped = split.counts.get("skipped_lines", 0)
+    if skipped:
+        found.append(
+            f"lines of behaviors.tsv that could not be read and were skipped: {skipped:,}. The "
+            "leaderboard wants a line for each of them: unpack the data again."
+        )
+    return found
+
+
+def refusal(report: Report, data: MindData) -> str:
+    """Return what is wrong with a submission that would not be taken.
+
+    That is the first bad line, how many there are, what is wrong with the ids, and whether another
+    split has as many lines.
+    """
+    parts = []
+    if report.first is not None:
+        parts.append(f"{NAME}, {report.first}.")
+        kinds = ", ".join(f"{n:,} {KINDS[kind]}" for kind, n in report.bad.most_common())
+        parts.append(f"Bad lines: {report.bad.total():,} of {report.lines:,} ({kinds}).")
+    if report.lines < report.expected:
+        missing = report.expected - report.lines
+        parts.append(
+            f"{NAME} ends after line {report.lines:,}; {missing:,} of {report.expected:,} "
+            "impressions have no line."
+        )
+    if report.ids:
+        parts.append(report.ids)
+    others = [s.name for s in data.splits.values() if len(s.history) == report.lines]
+    if report.lines != report.expected and others:
+        parts.append(f"As many lines as {others[0]} has: is it --split {others[0]}?")
+    return "\n".join(parts)
+
+
+def _data_table(data: MindData, split: Split) -> Table:
+    """Return the shares of what the data lack, the split before the others."""
+    splits = [split, *(other for other in data.splits.values() if other.name != split.name)]
+    shares = [_unknown_shares(each.counts) for each in splits]
+    rows = [("impressions", *(f"{each.counts['impressions']:,}" for each in splits))]
+    rows += [(what, *(share(*each[what]) for each in shares)) for what in shares[0]]
+    title = "The data, as this program reads them"
+    return table(("", *(each.name for each in splits)), rows, title, framed=True)
+
+
+def _unknown_shares(counts: dict[str, int]) -> dict[str, tuple[int, int]]:
+    """Return how many histories, clicks and candidates there is no story for, and of how many."""
+    unknown = counts["unknown_history_news"]
+    return {
+        "empty histories": (counts["empty_histories"], counts["impressions"]),
+        "unknown history clicks": (unknown, unknown + counts["history_news"]),
+        "unknown candidates": (counts["unknown_candidates"], counts["candidates"]),
+    }

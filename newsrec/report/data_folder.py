@@ -1,0 +1,55 @@
+"""What a data folder holds, on the terminal."""
+
+from rich.table import Table
+
+from newsrec.console import say, terminal
+from newsrec.data.compile import CUT_OFF
+from newsrec.data.dataset import MindData, Split
+from newsrec.report.tables import table
+
+
+def print_data(data: MindData) -> None:
+    """Print what was counted in each split, and what was wrong with its files."""
+    say(f"{data.root}: {len(data.news):,} stories, {len(data.users):,} users")
+    terminal().print(counts_table(data))
+    say("Unknown: not in any news.tsv. A history is empty if it has no known story.")
+    for file, lines in data.bad_lines.items():
+        say(f"{file}: skipped lines, the first of them:", *lines, sep="\n  ")
+    for file in data.cut_off:
+        say(f"{file}: {CUT_OFF}")
+
+
+def counts_table(data: MindData) -> Table:
+    """Return a table with a column for each split."""
+    columns = [_cells(split) for split in data.splits.values()]
+    rows = [(label, *(column[label] for column in columns)) for label in columns[0]]
+    return table(("", *data.splits), rows, framed=True)
+
+
+def share(part: int, whole: int) -> str:
+    """Return a number and its share of another."""
+    return f"{part:,} {part / max(whole, 1):6.1%}"
+
+
+def _cells(split: Split) -> dict[str, str]:
+    """Return a split's column of the table."""
+    counts = split.counts
+    impressions = counts["impressions"]
+    unknown_clicks = counts["unknown_history_news"]
+    first_day, last_day = split.days
+    return {
+        "impressions": f"{impressions:,}",
+        "without labels": f"{0 if 'clicks' in counts else impressions:,}",
+        "users": f"{counts['users']:,}",
+        "stories": f"{counts['stories']:,}",
+        "repeated titles": f"{counts['repeated_titles']:,}",
+        "candidates": f"{counts['candidates']:,}",
+        "unknown candidates": share(counts["unknown_candidates"], counts["candidates"]),
+        "clicks": f"{counts['clicks']:,}" if "clicks" in counts else "no labels",
+        "history clicks": f"{counts['history_news'] + unknown_clicks:,}",
+        "unknown history clicks": f"{unknown_clicks:,}",
+        "empty histories": share(counts["empty_histories"], impressions),
+        "first day": str(first_day),
+        "last day": str(last_day),
+        "lines skipped": f"{counts['skipped_lines'] + counts['skipped_news_lines']:,}",
+    }

@@ -1,0 +1,141 @@
+"""What ``compare`` found, on the terminal."""
+
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from newsrec.console import printable, terminal
+from newsrec.evaluation.compare import SEEDS, USERS
+from newsrec.evaluation.intervals import FEWEST_USERS
+from newsrec.evaluation.names import HEADINGS, SLICE_NAMES
+from newsrec.report.tables import Cell, bold, print_tables, table
+
+GROUPS_SHOWN = 8
+"""Groups of a slice in the table; ``--json`` has them all."""
+
+
+def print_differences(result: dict[str, Any]) -> None:
+    """Print what ``compare`` returned."""
+    console = terminal()
+
+    def say(text: str) -> None:
+        console.print(Text(text))
+
+    for side in "ab":
+        print(printable(f"{side.upper()}: {', '.join(map(_name, result[side]))}"))
+    where = ", ".join(filter(None, [result["split"], result["window"]]))
+    say(f"{where}: {result['evaluated']:,} impressions of {result['users']:,} users.")
+    for note in _notes(result):
+        say(note)
+    print_tables(_metrics_table(result))
+    say(f"The interval covers {USERS}; so does p. Both are paired and clustered by user.")
+    if result["users"] < FEWEST_USERS:
+        say(f"{result['users']} users are too few to trust them.")
+    if "a_runs" in result["metrics"]["auc"]:
+        print_tables(_seeds_table(result))
+        say(_seeds_note(result))
+    if result["slices"]:
+        print_tables(_slices_table(result))
+        say(_slices_note(result))
+    if result["slices_left_out"]:
+        names = ", ".join(result["slices_left_out"])
+        say(f"Left out, as not all runs have the same groups: {names}.")
+
+
+def _name(run: dict[str, Any]) -> str:
+    """Return a run's folder, and the precision of its scores where it has one."""
+    return f"{run['folder']} ({run['precision']})" if run["precision"] else run["folder"]
+
+
+def _notes(result: dict[str, Any]) -> list[str]:
+    """Return what makes a comparison unfair, a sentence each."""
+    split, notes = result["split"], []
+    for side in "ab":
+        runs = [run for run in result[side] if split not in (run["other_data"] or ())]
+        if any(split in name.split("+") for run in runs for name in run["trained_on"] or ()):
+            notes.append(f"{side.upper()} was trained on {split}: this favours it.")
+        elif any(split in (run["selected_on"] or "").split("+") for run in runs):
+            notes.append(
+                f"{split} chose the checkpoint of {side.upper()}: this favours it a little."
+            )
+    kinds = [sorted({run["precision"] for run in result[side]} - {None}) for side in "ab"]
+    if all(kinds) and len({*kinds[0], *kinds[1]}) > 1:
+        a, b = (" and ".join(kind) for kind in kinds)
+        notes.append(
+            f"A was scored in {a}, B in {b}: a part of what differs is rounding. Evaluate all with "
+            "the same --precision."
+        )
+    return notes
+
+
+def _metrics_table(result: dict[str, Any]) -> Table:
+    return table(
+        ("", "A", "B", "A - B", "95 % interval", "p"),
+        [(HEADINGS[name], *_cells(row, row["p"])) for name, row in result["metrics"].items()],
+    )
+
+
+def _seeds_table(result: dict[str, Any]) -> Table:
+    rows = []
+    for name, row in result["metrics"].items():
+        ranges = [
+            " to ".join(_short(end) for end in sorted({min(runs), max(runs)}))
+            for runs in (row["a_runs"], row["b_runs"])
+        ]
+        over = row["over_seeds"] or {"interval": None, "p": None}
+        rows.append((HEADINGS[name], *ranges, _range(over["interval"]), _p(over["p"])))
+    return table(("", "A", "B", "95 % interval", "p"), rows, "Runs, lowest to highest")
+
+
+def _slices_table(result: dict[str, Any]) -> Table:
+    rows: list[list[Cell]] = []
+    for name, groups in result["slices"].items():
+        rows.append([*bold(SLICE_NAMES.get(name, name))])
+        for group, row in list(groups.items())[:GROUPS_SHOWN]:
+            rows.append([f"  {group}", f"{row['impressions']:,}", *_cells(row, row["p_holm"])])
+        if len(groups) > GROUPS_SHOWN:
+            rows.append([f"  and {len(groups) - GROUPS_SHOWN} more"])
+    headings = ("", "number", "A", "B", "A - B", "95 % interval", "p, Holm")
+    return table(headings, rows, f"{HEADINGS[result['slice_metric']]} by group")
+
+
+def _seeds_note(result: dict[str, Any]) -> str:
+    numbers = f"{len(result['a'])} and {len(result['b'])} runs"
+    if result["metrics"]["auc"]["over_seeds"] is None:
+        side = "A" if len(result["a"]) == 1 else "B"
+        return f"{side} is one run, so nothing is known of its seeds: give two of it, better three."
+    return (
+        f"This interval covers {SEEDS}; so does p: users' error and the spread of runs (Welch's t) "
+        f"are added. From {numbers} both are rough; more seeds make them surer."
+    )
+
+
+def _slices_note(result: dict[str, Any]) -> str:
+    groups = [group for slice_ in result["slices"].values() for group in slice_.values()]
+    tested = sum(group["p"] is not None for group in groups)
+    few = (
+        f" Groups of fewer than {FEWEST_USERS} users have neither." if tested < len(groups) else ""
+    )
+    return (
+        f"{tested} groups were tested, and of so many some differ by chance: p is adjusted for "
+        f"their number (Holm), the intervals are not. Both cover {USERS}.{few}"
+    )
+
+
+def _cells(row: dict[str, Any], p: float | None) -> tuple[str, ...]:
+    a, b = _short(row["a"]), _short(row["b"])
+    return a, b, _short(row["difference"], "+"), _range(row["interval"]), _p(p)
+
+
+def _range(bounds: list[float] | None) -> str:
+    return "-" if bounds is None else f"{_short(bounds[0], '+')} to {_short(bounds[1], '+')}"
+
+
+def _p(p: float | None) -> str:
+    return "-" if p is None else "<.0001" if p < 1e-4 else _short(p)
+
+
+def _short(value: float, sign: str = "") -> str:
+    """Word a number between -1 and 1: ``.7231``, with its sign ``+.0123``."""
+    return f"{value:{sign}.4f}".replace("0.", ".", 1)

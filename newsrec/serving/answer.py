@@ -1,0 +1,65 @@
+"""What a recommender answers to one user, as plain values: for JSON, a table or a page."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from newsrec.serving.recommend import Recommender
+
+
+def answer(
+    recommender: Recommender,
+    history: list[str],
+    k: int = 10,
+    candidates: list[str] | None = None,
+    categories: Sequence[str] | None = None,
+    exclude_history: bool = True,
+) -> dict[str, Any]:
+    """Return news for one user, with scores and texts.
+
+    Args:
+        recommender: The exported model.
+        history: Ids of the news that the user clicked, oldest first.
+        k: How many to recommend.
+        candidates: News to rank, all of them; None recommends the best of the export.
+        categories: Categories to recommend from; None is all.
+        exclude_history: Whether clicked news are left out.
+
+    Returns:
+        ``stories`` holds the news, best first. ``known_clicks`` of the history are in the export,
+        and the model has read the newest ``read_clicks`` of them.
+
+    Raises:
+        UserError: If the recommender refuses one of these.
+    """
+    unknown_candidates: list[str] = []
+    if candidates is not None:
+        ranking = recommender.rank(history, candidates)
+        ids, scores = ranking.ranked_ids, ranking.ranked_scores
+        unknown_history, unknown_candidates = ranking.unknown_history, ranking.unknown_candidates
+    else:
+        ids, scores, unknown_history = recommender.recommend(
+            history, k, exclude_history, categories
+        )
+    known = recommender.known_ids
+    found = zip(ids, scores, recommender.describe(ids), strict=True)
+    unknown = set(unknown_history)  # has each id once, however often it was clicked
+    clicks = sum(news_id not in unknown for news_id in history)
+    manifest = recommender.folder.manifest
+    return {
+        "model_hash": manifest["model_hash"],
+        "history": history,
+        "known_clicks": clicks,
+        "read_clicks": min(clicks, manifest["max_history"]),
+        "unknown_history": unknown_history,
+        "unknown_candidates": unknown_candidates,
+        "stories": [
+            {
+                "rank": rank,
+                "news_id": news_id,
+                "score": round(float(score), 6),
+                "known": news_id in known,
+                **texts,
+            }
+            for rank, (news_id, score, texts) in enumerate(found, start=1)
+        ],
+    }

@@ -1,0 +1,57 @@
+"""A copy of an exported folder with more news in it."""
+
+import json
+import shutil
+from pathlib import Path
+
+from newsrec.data.readers.news import read_news
+from newsrec.errors import UserError
+from newsrec.files import file_hash, publish, require_empty
+from newsrec.serving.folder import StoredNews, write_news
+from newsrec.serving.manifest import MANIFEST, NEWS, VECTORS
+from newsrec.serving.recommend import Recommender
+from newsrec.serving.results import AddedNews
+
+
+def extend_export(
+    source: Path, news_file: Path, output: Path, on_bad_line: str = "error"
+) -> tuple[int, AddedNews]:
+    """Encode the news of a file, and write them with the rest of an export.
+
+    A news item whose id and text are in the export keeps its vector; with another text it is
+    encoded again. So all vectors in a folder come from the encoder in that folder.
+
+    Args:
+        source: The exported folder, which stays as it is.
+        news_file: A news.tsv.
+        output: Folder to write, absent or empty.
+        on_bad_line: As ``newsrec.data.readers.news.read_news`` has it.
+
+    Returns:
+        How many news items the copy holds, and what became of those of the file.
+
+    Raises:
+        UserError: If a folder or the file cannot be used.
+    """
+    require_empty(output)
+    if output.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"--output {output} lies in {source}, which is copied. Choose another.")
+    recommender = Recommender.load(source)
+    table = read_news(news_file, on_bad_line)
+    names = ("news_id", "title", "category", "subcategory", "abstract")
+    added = recommender.add_news(*(table[name].to_pylist() for name in names))
+    manifest = dict(recommender.folder.manifest)
+
+    def build(folder: Path) -> None:
+        files = dict(manifest["files"])
+        for name in files.keys() - {VECTORS, NEWS}:
+            shutil.copy2(recommender.folder.file(name), folder / name)
+        write_news(StoredNews(recommender.news, recommender.news_vectors), folder)
+        files |= {name: file_hash(folder / name) for name in (VECTORS, NEWS)}
+        line = {"file": news_file.name, "sha256": file_hash(news_file), **added._asdict()}
+        changed = {"files": files, "added_news": [*manifest.get("added_news", []), line]}
+        text = json.dumps(manifest | changed, indent=1)
+        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+    publish(output, build)
+    return len(recommender.news), added
