@@ -50,12 +50,13 @@ def look_up(ids: Sequence[str], rows: Mapping[str, int], name: str, once: bool =
     found: list[int] = []
     unknown: dict[str, None] = {}  # a set that keeps the order
     for place, news_id in enumerate(ids):
-        # What the catalogue knows is a string, so only the rest is looked at.
-        row = rows.get(news_id) if isinstance(news_id, str) else None
-        if row is not None:
-            found.append(row)
+        if not isinstance(news_id, str):
+            require_string(news_id, f"{name}[{place}]")
+        row = rows.get(news_id)
+        if row is None:
+            unknown[news_id] = None
         else:
-            unknown[require_string(news_id, f"{name}[{place}]")] = None
+            found.append(row)
     if once and len(set(ids)) < len(ids):
         twice = next(news_id for place, news_id in enumerate(ids) if news_id in ids[:place])
         raise UserError(f"{name} holds {twice!r} twice. Give each candidate once.")
