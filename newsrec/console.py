@@ -1,7 +1,6 @@
 """What a person sees on the terminal: our messages, without other libraries' asides."""
 
 import contextlib
-import html
 import io
 import logging
 import os
@@ -50,11 +49,6 @@ def printable(text: str, lines: bool = False) -> str:
     if lines:
         return _UNSEEN_IN_LINES.sub("", text)
     return _UNSEEN.sub("", _BREAKS.sub(" ", text))
-
-
-def html_text(text: str) -> str:
-    """Return text for a page: without control characters, and escaped."""
-    return html.escape(printable(text, lines=True))
 
 
 def say(*parts: object, sep: str = " ", error: bool = False) -> None:

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from rich.text import Text
 
 from newsrec.__main__ import main
-from newsrec.console import html_text, printable, say, show_our_messages, terminal
+from newsrec.console import printable, say, show_our_messages, terminal
 from newsrec.export.export import describe
 from newsrec.files import file_hash
+from newsrec.report.pictures import TEMPLATES
 from newsrec.serving import Recommender
 
 EVIL = "A\x1b[31mred\x1b]0;title\x07\x00\x7f\x9b31m\u202egnp\u2066x\u2069\nnews\ttwo"
@@ -44,6 +45,9 @@ TEXTS = st.text(
 )
 
 
+ON_A_PAGE = TEMPLATES.from_string("{{ text }}")
+
+
 @settings(max_examples=500)
 @given(TEXTS)
 @example(EVIL)
@@ -56,8 +60,9 @@ def test_printable_text_does_nothing_to_a_terminal(text):
     assert printable(line) == line
     plain = [c for c in text if c.isalnum() or c in "\U0001f388-_"]
     assert [c for c in line if c in plain] == plain
-    assert not acts_on_a_terminal(html_text(text))
-    assert not set(html_text(text)) & set("<>\"'")
+    html = ON_A_PAGE.render(text=text)
+    assert not acts_on_a_terminal(html)
+    assert not set(html) & set("<>\"'")
 
 
 def test_text_of_any_language_stays_as_it_is():

@@ -134,26 +134,26 @@ def expected_users(world):
 
 
 def test_user_vectors_are_those_of_the_model_one_reader_at_a_time(world, recommender):
-    users = recommender.user_vector(HISTORIES)
+    users = recommender.user_vectors(HISTORIES)
     assert users.dtype == np.float32
     assert_close(users, expected_users(world))
 
 
-def test_one_reader_gives_one_vector_and_the_same(recommender):
-    together = recommender.user_vector(HISTORIES)
+def test_one_user_gives_one_vector_and_the_same(recommender):
+    together = recommender.user_vectors(HISTORIES)
     for history, user in zip(HISTORIES, together, strict=True):
         alone = recommender.user_vector(history)
         assert alone.shape == (DIM,)
         assert_close(alone, user, 1e-6)
-        assert_close(recommender.user_vector([history]), user[None], 1e-6)
+        assert_close(recommender.user_vectors([history]), user[None], 1e-6)
 
 
 def test_readers_of_all_lengths_in_many_blocks_keep_their_places(recommender, monkeypatch):
     rng = np.random.default_rng(0)
     histories = [rng.choice(IDS, rng.integers(0, 30)).tolist() for _ in range(200)]
-    together = recommender.user_vector(histories)
+    together = recommender.user_vectors(histories)
     monkeypatch.setattr("newsrec.serving.sessions.CLICKS_PER_RUN", 1)
-    assert_close(recommender.user_vector(histories), together, 1e-6)
+    assert_close(recommender.user_vectors(histories), together, 1e-6)
 
 
 def test_a_history_of_ten_thousand_is_its_end(recommender):
@@ -166,7 +166,7 @@ def test_a_history_of_ten_thousand_is_its_end(recommender):
 
 def test_unknown_ids_that_cannot_be_reported_are_logged_once(recommender, caplog):
     with caplog.at_level(logging.WARNING, "newsrec.serving.recommend"):
-        recommender.user_vector([["X1", "X2", "X1"], [f"Y{i}" for i in range(9)], ["N1"]])
+        recommender.user_vectors([["X1", "X2", "X1"], [f"Y{i}" for i in range(9)], ["N1"]])
         recommender.user_vector(["N1"])
     (record,) = caplog.records
     assert record.getMessage() == (
@@ -199,7 +199,7 @@ def test_blocks_hold_every_sequence_once_and_little_padding():
 def test_candidates_are_ranked_by_a_loop_over_the_models_scores(world, recommender):
     candidates = ["N6", "N404", "N1", "N13", "N14", "N10"]
     mean = np.mean(list(world.vectors.values()), axis=0)
-    rankings = recommender.rank(HISTORIES, [candidates] * len(HISTORIES))
+    rankings = recommender.rank_many(HISTORIES, [candidates] * len(HISTORIES))
     for user, history, ranking in zip(expected_users(world), HISTORIES, rankings, strict=True):
         scores = {i: float(world.vectors.get(i, mean) @ user) for i in candidates}
         expected = sorted(candidates, key=lambda i: -scores[i])
@@ -229,8 +229,8 @@ def test_scores_of_a_ranking_say_which_order_they_are_in(recommender):
 
 
 def test_an_unknown_candidate_has_the_users_mean_score_of_all_news(recommender):
-    everything = recommender.recommend(HISTORIES, k=20, exclude_history=False)
-    rankings = recommender.rank(HISTORIES, [["N1", "ZZZ"]] * len(HISTORIES))
+    everything = recommender.recommend_many(HISTORIES, k=20, exclude_history=False)
+    rankings = recommender.rank_many(HISTORIES, [["N1", "ZZZ"]] * len(HISTORIES))
     for found, ranking in zip(everything, rankings, strict=True):
         assert ranking.unknown_candidates == ["ZZZ"]
         mean = found.scores.mean()
@@ -246,7 +246,7 @@ def test_equal_scores_keep_the_order_given(recommender):
 
 def test_the_best_of_the_catalogue_are_those_of_a_loop(world, recommender):
     for exclude in (True, False):
-        results = recommender.recommend(HISTORIES, k=7, exclude_history=exclude)
+        results = recommender.recommend_many(HISTORIES, k=7, exclude_history=exclude)
         for user, history, found in zip(expected_users(world), HISTORIES, results, strict=True):
             scores = {i: float(world.vectors[i] @ user) for i in IDS}
             left = [i for i in IDS if not (exclude and i in history)]
@@ -270,8 +270,8 @@ def test_categories_limit_what_is_recommended(recommender):
 
 
 def test_recommendations_and_rankings_agree(recommender):
-    found = recommender.recommend(HISTORIES, k=20, exclude_history=False)
-    for result, ranking in zip(found, recommender.rank(HISTORIES, [IDS] * 7), strict=True):
+    found = recommender.recommend_many(HISTORIES, k=20, exclude_history=False)
+    for result, ranking in zip(found, recommender.rank_many(HISTORIES, [IDS] * 7), strict=True):
         assert_close(result.scores, ranking.ranked_scores, 1e-6)
         assert sorted(result.news_ids) == sorted(ranking.ranked_ids)
 
@@ -426,16 +426,21 @@ def test_stories_added_by_several_threads_are_all_there(copied):
         (lambda r: r.recommend(["N1"], categories=[]), "categories is an empty list"),
         (lambda r: r.recommend("N1"), r"history_ids is a str.*Give \['N1'\]"),
         (lambda r: r.recommend(None), "history_ids is a NoneType"),
-        (lambda r: r.recommend([["N1"], "N2"]), r"history_ids\[1\] is a str"),
+        (lambda r: r.recommend_many([["N1"], "N2"]), r"histories\[1\] is a str"),
+        (lambda r: r.recommend([["N1"]]), "history_ids is a list of lists.*call recommend_many"),
+        (lambda r: r.recommend_many(["N1"]), r"histories\[0\] is a str.*Give \['N1'\]"),
+        (lambda r: r.user_vector([["N1"], []]), "history_ids is a list.*call user_vectors"),
+        (lambda r: r.user_vectors("N1"), "histories is a str"),
         (lambda r: r.user_vector(["N1", 7]), r"history_ids\[1\] is 7, a int"),
-        (lambda r: r.user_vector([["N1"], ["N2", None]]), r"history_ids\[1\]\[1\] is None"),
+        (lambda r: r.user_vectors([["N1"], ["N2", None]]), r"histories\[1\]\[1\] is None"),
         (lambda r: r.user_vector(["N1", ["N2"]]), r"history_ids\[1\] is \['N2'\], a list"),
         (lambda r: r.rank(["N1"], "N2"), "candidate_ids is a str"),
         (lambda r: r.rank(["N1"], ["N2", "N3", "N2"]), "candidate_ids holds 'N2' twice"),
-        (lambda r: r.rank([["N1"]], [["X", "X"]]), r"candidate_ids\[0\] holds 'X' twice"),
-        (lambda r: r.rank([["N1"], []], [["N2"]]), "history_ids has 2 entries and candidate_ids 1"),
-        (lambda r: r.rank([["N1"]], ["N2"]), "candidate_ids is one reader's and history_ids a"),
-        (lambda r: r.rank(["N1"], [["N2"]]), "history_ids is one reader's and candidate_ids a"),
+        (lambda r: r.rank_many([["N1"]], [["X", "X"]]), r"candidates\[0\] holds 'X' twice"),
+        (lambda r: r.rank_many([["N1"], []], [["N2"]]), "histories has 2 entries and candidates 1"),
+        (lambda r: r.rank([["N1"]], ["N2"]), "history_ids is a list of lists.*call rank_many"),
+        (lambda r: r.rank(["N1"], [["N2"]]), "candidate_ids is a list of lists.*call rank_many"),
+        (lambda r: r.rank_many([["N1"]], ["N2"]), r"candidates\[0\] is a str"),
         (lambda r: r.rank(["N1"], ["N2", 3.5]), r"candidate_ids\[1\] is 3.5"),
         (lambda r: r.encode_news("Rain", abstracts=[""]), r"titles is a str.*Give \['Rain'\]"),
         (lambda r: r.encode_news(["Rain"]), "reads a story's title, abstract: give abstracts"),
@@ -581,10 +586,11 @@ print(sorted(heavy & set(sys.modules)))
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
-def test_type_checkers_tell_one_reader_from_several():
-    overloads = typing.get_overloads(Recommender.recommend)
-    results = [typing.get_type_hints(f)["return"] for f in overloads]
-    assert [typing.get_origin(result) for result in results] == [None, list]
+def test_type_checkers_tell_one_user_from_several():
+    for name in ("recommend", "rank"):
+        one, many = (getattr(Recommender, name + end) for end in ("", "_many"))
+        result = typing.get_type_hints(one)["return"]
+        assert typing.get_type_hints(many)["return"] == list[result]
 
 
 def test_the_session_gives_what_the_folder_promises(world):

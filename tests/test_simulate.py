@@ -203,7 +203,7 @@ def test_titles_read_like_headlines(data):
 
 def test_every_topic_and_style_is_complete():
     for topic in TOPICS:
-        assert all(len(set(text.split(" / "))) >= 4 for text in topic[2:]), topic.subcategory
+        assert all(len(set(phrases)) >= 4 for phrases in topic[2:]), topic.subcategory
     assert len({(t.category, t.subcategory) for t in TOPICS}) == len(TOPICS)
     assert min(s.appeal for s in STYLES) < -0.5 < 0.5 < max(s.appeal for s in STYLES)
 

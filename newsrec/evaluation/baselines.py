@@ -271,22 +271,12 @@ def _blocks(split: Split, max_stories: int, max_histories: int = 1 << 62) -> Ite
         by_stories = np.searchsorted(work, work[begin] + max_stories, side="right") - 1
         by_histories = np.searchsorted(rank, rank[begin] + max_histories)
         end = max(begin + 1, min(by_stories, by_histories))
-        positions, impression = _locate(split.candidates.offsets, order[begin:end])
-        local = rank[begin:end] - rank[begin]
+        places = split.candidates.places(order[begin:end])
+        owner = (rank[begin:end] - rank[begin])[places.owners()]
         histories = split.histories.take(np.unique(history[begin:end]))
-        stories = split.candidates.values[positions]
-        yield _Block(histories, local[impression], stories, positions)
+        stories = split.candidates.values[places.values]
+        yield _Block(histories, owner, stories, places.values)
         begin = end
-
-
-def _locate(
-    offsets: NDArray[np.int64], rows: NDArray[np.integer]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the positions of the values of some ragged rows, and which of ``rows`` each is in."""
-    lengths = offsets[1:][rows] - offsets[:-1][rows]
-    owner = np.repeat(np.arange(len(rows)), lengths)
-    shift = offsets[:-1][rows] - to_offsets(lengths)[:-1]
-    return np.arange(len(owner)) + shift[owner], owner
 
 
 def _term_scores(
@@ -302,13 +292,14 @@ def _term_scores(
     max_histories = max(1, PROFILE_CELLS // max(1, num_terms))
     profiles = np.zeros(max_histories * num_terms)
     for block in _blocks(split, BLOCK_STORIES, max_histories):
-        at, story = _locate(terms.offsets, block.histories.values)
-        user = block.histories.owners()[story]
+        places = terms.places(block.histories.values)
+        at, user = places.values, block.histories.owners()[places.owners()]
         cells = user * num_terms + terms.values[at]
         shares = weights[at] / block.histories.lengths[user]
         np.add.at(profiles, cells, shares)
 
-        at, candidate = _locate(terms.offsets, block.stories)
+        places = terms.places(block.stories)
+        at, candidate = places.values, places.owners()
         products = profiles[block.owner[candidate] * num_terms + terms.values[at]] * weights[at]
         dots = np.bincount(candidate, products, len(block.stories))
         if cosine:

@@ -17,11 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
 
 from newsrec.evaluation.intervals import user_sums
-
-MOST_FREEDOM = 10_000
-"""Degrees of freedom above which Student's distribution is the normal one."""
 
 
 class SeedEstimate(NamedTuple):
@@ -42,7 +40,7 @@ def seed_interval(
 
     Args:
         a: Values of each run on one side, none NaN ``[runs, impressions]``. A single run adds no
-            spread, which is right for what has no seed, and for nothing else.
+            spread: use one only for a deterministic scorer.
         b: The other side's, of the same impressions ``[runs, impressions]``.
         users: Whose impression it is, any integers ``[impressions]``.
         level: How often such intervals hold the truth.
@@ -65,8 +63,8 @@ def seed_interval(
     share = variance / total
     freedom = float(1 / (share**2 / np.array(freedoms)).sum())
     error = total**0.5
-    reach = t_quantile((1 + level) / 2, freedom) * error
-    p = t_two_sided(mean / error, freedom)
+    reach = float(stdtrit(freedom, (1 + level) / 2)) * error  # Student's quantile
+    p = 2 * float(stdtr(freedom, -abs(mean) / error))
     return SeedEstimate(mean - reach, mean + reach, p, freedom)
 
 
@@ -86,30 +84,3 @@ def clustered_error(values: NDArray[np.float64], users: NDArray) -> float:
         return float("nan")
     residuals = sums - values.mean() * counts
     return float(np.sqrt(number / (number - 1) * (residuals**2).sum()) / len(values))
-
-
-def t_quantile(share: float, freedom: float) -> float:
-    """Return where Student's distribution function reaches ``share``, from .5 to below 1."""
-    angle, inside = _t_distribution(freedom)
-    return float(np.tan(np.interp(2 * share - 1, inside, angle)) * _capped(freedom) ** 0.5)
-
-
-def t_two_sided(t: float, freedom: float) -> float:
-    """Return the chance that Student's t lies as far from 0 as ``t``, on either side."""
-    angle, inside = _t_distribution(freedom)
-    return float(1 - np.interp(np.arctan(abs(t) / _capped(freedom) ** 0.5), angle, inside))
-
-
-def _t_distribution(freedom: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return angles from 0 to a right angle and the chance of a t within each, on either side.
-
-    With ``t = sqrt(freedom) tan(angle)`` the density is a power of the cosine on a finite range.
-    """
-    angle = np.linspace(0, np.pi / 2, 1 << 14)
-    density = np.cos(angle) ** (_capped(freedom) - 1)
-    inside = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
-    return angle, inside / inside[-1]
-
-
-def _capped(freedom: float) -> float:
-    return min(freedom, MOST_FREEDOM)

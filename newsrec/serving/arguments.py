@@ -1,4 +1,4 @@
-"""What callers hand over: lists of strings, for one reader or for several."""
+"""What callers hand over: lists of strings, for one user or for several."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -6,15 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from newsrec.errors import UserError
-
-
-class Readers(NamedTuple):
-    """Lists of ids, one for each reader."""
-
-    ids: Sequence[Sequence[str]]
-    """Ids of each reader ``[readers]``."""
-    several: bool
-    """Whether a list of lists was given, so that a list of results is due."""
 
 
 class Found(NamedTuple):
@@ -26,44 +17,49 @@ class Found(NamedTuple):
     """The others, each once."""
 
 
-def readers_of(value: Any, name: str) -> Readers:
-    """Tell one reader's ids from a list of readers; an empty list is one reader without any.
+def require_one_user(ids: Any, name: str, many: str, once: bool = False) -> None:
+    """Refuse what is no list of one user's ids.
 
     Args:
-        value: List of ids, or list of such lists.
+        ids: What was given.
         name: What it is called, for messages.
+        many: The method that takes several users.
+        once: As in ``look_up``.
 
     Raises:
-        UserError: If it is neither.
+        UserError: If it is a list of lists, or as in ``look_up``.
     """
-    require_list(value, name)
-    if not len(value) or not is_list(value[0]):
-        return Readers([value], several=False)
-    for reader, ids in enumerate(value):
-        require_list(ids, f"{name}[{reader}]")
-    return Readers(value, several=True)
+    if is_list(ids) and len(ids) and is_list(ids[0]):
+        raise UserError(f"{name} is a list of lists. Give one user's ids, or call {many}.")
+    look_up(ids, {}, name, once)
 
 
-def look_up(ids: Sequence[str], rows: Mapping[str, int], name: str) -> Found:
+def look_up(ids: Sequence[str], rows: Mapping[str, int], name: str, once: bool = False) -> Found:
     """Return the rows of the ids that the catalogue knows.
 
     Args:
-        ids: Ids of stories.
-        rows: Row of each story of the catalogue.
+        ids: Ids of news.
+        rows: Row of each news item of the catalogue.
         name: What the ids are called, for messages.
+        once: Whether no id may come twice.
 
     Raises:
-        UserError: If an id is no string.
+        UserError: If it is no list, an id is no string, or comes twice where it may not.
     """
+    require_list(ids, name)
     found: list[int] = []
     unknown: dict[str, None] = {}  # a set that keeps the order
     for place, news_id in enumerate(ids):
-        # What the catalogue knows is a string, so only the rest is looked at.
-        row = rows.get(news_id) if isinstance(news_id, str) else None
-        if row is not None:
-            found.append(row)
+        if not isinstance(news_id, str):
+            require_string(news_id, f"{name}[{place}]")
+        row = rows.get(news_id)
+        if row is None:
+            unknown[news_id] = None
         else:
-            unknown[require_string(news_id, f"{name}[{place}]")] = None
+            found.append(row)
+    if once and len(set(ids)) < len(ids):
+        twice = next(news_id for place, news_id in enumerate(ids) if news_id in ids[:place])
+        raise UserError(f"{name} holds {twice!r} twice. Give each candidate once.")
     return Found(found, list(unknown))
 
 

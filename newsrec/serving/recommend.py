@@ -1,20 +1,18 @@
-"""Recommend stories from an exported folder, in a process without PyTorch.
+"""Recommend news from an exported folder, in a process without PyTorch.
 
     from newsrec.serving import Recommender
 
     recommender = Recommender.load("exported")
     recommender.recommend(["N1", "N7"], k=10).news_ids
 
-Needs numpy, pyarrow and onnxruntime, and tokenizers to encode new stories. A reader is a list of
-the ids of the stories that they clicked, oldest first; a list of such lists is several readers, and
-a list of results comes back. An empty list is one reader without history.
+Needs numpy, pyarrow and onnxruntime, and tokenizers to encode new stories. A history is a list of
+the ids of the news that a user clicked, oldest first; an empty list is a user without clicks.
 """
 
 import logging
 import threading
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +21,13 @@ from numpy.typing import NDArray
 from newsrec.data import FIRST_NEWS, UNKNOWN_NEWS
 from newsrec.data.fields import text_hashes
 from newsrec.errors import UserError
-from newsrec.serving.arguments import Found, Readers, look_up, readers_of, require_strings
+from newsrec.serving.arguments import (
+    Found,
+    look_up,
+    require_list,
+    require_one_user,
+    require_strings,
+)
 from newsrec.serving.folder import ExportFolder
 from newsrec.serving.results import AddedNews, Ranking, Recommendations
 from newsrec.serving.search import search
@@ -172,117 +176,95 @@ class Recommender:
         replaced = sum(ids[place] in known for place in places)
         return AddedNews(len(places) - replaced, replaced, len(first) - len(places))
 
-    def user_vector(self, history_ids: list[str] | list[list[str]]) -> NDArray[np.float32]:
-        """Return what the model makes of a history ``[dim]``, or of several ``[users, dim]``.
+    def user_vector(self, history_ids: Sequence[str]) -> NDArray[np.float32]:
+        """Return what the model makes of one user's history ``[dim]``; see ``user_vectors``."""
+        require_one_user(history_ids, "history_ids", "user_vectors")
+        return self.user_vectors([history_ids])[0]
+
+    def user_vectors(self, histories: Sequence[Sequence[str]]) -> NDArray[np.float32]:
+        """Return what the model makes of each history ``[users, dim]``.
 
         Unknown ids are left out, and logged. Of the known the last ``max_history`` count.
 
         Raises:
             UserError: If an id is no string.
         """
-        stories = self._stories
-        readers = readers_of(history_ids, "history_ids")
-        histories = _histories(readers, stories)
-        unknown = list(dict.fromkeys(i for history in histories for i in history.unknown))
+        users, found = self._encode(self._stories, histories)
+        unknown = list(dict.fromkeys(i for history in found for i in history.unknown))
         if unknown:
             log.warning(
                 "%d ids of histories are not in the catalogue and were left out: %s",
                 len(unknown),
                 ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else ""),
             )
-        users = self._encoders.users([history.rows for history in histories], stories.vectors)
-        return users if readers.several else users[0]
+        return users
 
-    @overload
-    def rank(self, history_ids: list[str], candidate_ids: list[str]) -> Ranking: ...
-    @overload
-    def rank(
-        self, history_ids: list[list[str]], candidate_ids: list[list[str]]
-    ) -> list[Ranking]: ...
-    def rank(
-        self,
-        history_ids: list[str] | list[list[str]],
-        candidate_ids: list[str] | list[list[str]],
-    ) -> Ranking | list[Ranking]:
-        """Score each reader's candidates, and put them in the order of their scores.
+    def rank(self, history_ids: Sequence[str], candidate_ids: Sequence[str]) -> Ranking:
+        """Score one user's candidates, and put them in the order of their scores.
 
-        A candidate that the catalogue does not know has the reader's mean score over the whole
+        A candidate that the catalogue does not know has the user's mean score over the whole
         catalogue, and is named in ``unknown_candidates``.
 
         Args:
-            history_ids: One reader or several.
-            candidate_ids: The same number of lists of candidates.
+            history_ids: What the user clicked, oldest first; may be empty.
+            candidate_ids: What to rank, each once.
 
         Raises:
-            UserError: If an id is no string, a reader has a candidate twice, or the numbers of
-                readers differ.
+            UserError: If an id is no string, or a candidate comes twice.
         """
+        require_one_user(history_ids, "history_ids", "rank_many")
+        require_one_user(candidate_ids, "candidate_ids", "rank_many", once=True)
+        return self.rank_many([history_ids], [candidate_ids])[0]
+
+    def rank_many(
+        self, histories: Sequence[Sequence[str]], candidates: Sequence[Sequence[str]]
+    ) -> list[Ranking]:
+        """Do what ``rank`` does for several users, given a history and candidates for each."""
         stories = self._stories
-        readers = readers_of(history_ids, "history_ids")
-        shown = readers_of(candidate_ids, "candidate_ids")
-        if readers.several != shown.several:
-            one, many = ("candidate", "history") if readers.several else ("history", "candidate")
-            raise UserError(
-                f"{one}_ids is one reader's and {many}_ids a list of readers; give both of one "
-                "reader, or a list for each."
-            )
-        require_same_number(readers.ids, "history_ids", shown.ids, "candidate_ids")
-        candidates = []
-        for reader, ids in enumerate(shown.ids):
-            name = f"candidate_ids[{reader}]" if shown.several else "candidate_ids"
-            candidates.append(look_up(ids, stories.rows, name))
-            if len(set(ids)) < len(ids):
-                twice = next(news_id for place, news_id in enumerate(ids) if news_id in ids[:place])
-                raise UserError(f"{name} holds {twice!r} twice. Give each candidate once.")
-        histories = _histories(readers, stories)
-        users = self._encoders.users([history.rows for history in histories], stories.vectors)
+        users, found = self._encode(stories, histories)
+        require_list(candidates, "candidates")
+        require_same_number(histories, "histories", candidates, "candidates")
         results = []
-        for user, history, ids, found in zip(users, histories, shown.ids, candidates, strict=True):
+        for number, (user, ids) in enumerate(zip(users, candidates, strict=True)):
+            unknown = look_up(ids, stories.rows, f"candidates[{number}]", once=True).unknown
             rows = [stories.rows.get(news_id, UNKNOWN_NEWS) for news_id in ids]
             scores = stories.vectors[rows] @ user
             order = np.argsort(-scores, kind="stable")
             ranked = [ids[place] for place in order]
-            results.append(
-                Ranking(list(ids), scores, ranked, scores[order], history.unknown, found.unknown)
-            )
-        return results if readers.several else results[0]
+            lacking = found[number].unknown, unknown
+            results.append(Ranking(list(ids), scores, ranked, scores[order], *lacking))
+        return results
 
-    @overload
     def recommend(
         self,
-        history_ids: list[str],
+        history_ids: Sequence[str],
         k: int = 10,
         exclude_history: bool = True,
         categories: Sequence[str] | None = None,
-    ) -> Recommendations: ...
-    @overload
-    def recommend(
-        self,
-        history_ids: list[list[str]],
-        k: int = 10,
-        exclude_history: bool = True,
-        categories: Sequence[str] | None = None,
-    ) -> list[Recommendations]: ...
-    def recommend(
-        self,
-        history_ids: list[str] | list[list[str]],
-        k: int = 10,
-        exclude_history: bool = True,
-        categories: Sequence[str] | None = None,
-    ) -> Recommendations | list[Recommendations]:
-        """Return the ``k`` best stories of the catalogue; every story is scored.
+    ) -> Recommendations:
+        """Return the ``k`` best news of the catalogue for one user; all of it is scored.
 
         Args:
-            history_ids: One reader or several.
-            k: Stories for each reader; fewer are returned where fewer are left.
-            exclude_history: Whether stories of the history are left out.
-            categories: Categories that a story may be of; None is all.
+            history_ids: What the user clicked, oldest first; may be empty.
+            k: How many; fewer are returned where fewer are left.
+            exclude_history: Whether news of the history is left out.
+            categories: Categories that the news may be of; None is all.
 
         Raises:
             UserError: If the catalogue is empty, or ``k``, a category or an id makes no sense.
         """
+        require_one_user(history_ids, "history_ids", "recommend_many")
+        return self.recommend_many([history_ids], k, exclude_history, categories)[0]
+
+    def recommend_many(
+        self,
+        histories: Sequence[Sequence[str]],
+        k: int = 10,
+        exclude_history: bool = True,
+        categories: Sequence[str] | None = None,
+    ) -> list[Recommendations]:
+        """Do what ``recommend`` does for several users, given a history for each."""
         stories = self._stories
-        readers = readers_of(history_ids, "history_ids")
         if not stories.ids:
             raise UserError(
                 f"{self.folder.path} holds no stories. Add some by add_news, or export the "
@@ -294,26 +276,26 @@ class Recommender:
                 f"{len(stories.ids):,}."
             )
         allowed = None if categories is None else of_categories(stories.table, categories)
-        histories = _histories(readers, stories)
-        users = self._encoders.users([history.rows for history in histories], stories.vectors)
+        users, found = self._encode(stories, histories)
         excluded = []
         if exclude_history:
-            excluded = [[row - FIRST_NEWS for row in history.rows] for history in histories]
-        found = search(users, stories.vectors[FIRST_NEWS:], k, excluded, allowed)
-        results = [
-            Recommendations([stories.ids[row] for row in best.rows], best.scores, history.unknown)
-            for best, history in zip(found, histories, strict=True)
+            excluded = [[row - FIRST_NEWS for row in history.rows] for history in found]
+        best = search(users, stories.vectors[FIRST_NEWS:], k, excluded, allowed)
+        return [
+            Recommendations([stories.ids[row] for row in rows], scores, history.unknown)
+            for (rows, scores), history in zip(best, found, strict=True)
         ]
-        return results if readers.several else results[0]
+
+    def _encode(
+        self, stories: Stories, histories: Sequence[Sequence[str]]
+    ) -> tuple[NDArray[np.float32], list[Found]]:
+        """Return user vectors ``[users, dim]``, and what is known of each history ``[users]``."""
+        require_list(histories, "histories")
+        found = [
+            look_up(ids, stories.rows, f"histories[{user}]") for user, ids in enumerate(histories)
+        ]
+        return self._encoders.users([history.rows for history in found], stories.vectors), found
 
     @property
     def _fields(self) -> list[str]:
         return self.folder.manifest["fields"]
-
-
-def _histories(readers: Readers, stories: Stories) -> list[Found]:
-    """Look up each reader's history ``[readers]``."""
-    return [
-        look_up(ids, stories.rows, f"history_ids[{reader}]" if readers.several else "history_ids")
-        for reader, ids in enumerate(readers.ids)
-    ]

@@ -1,4 +1,4 @@
-"""Writes the stories of a simulated world: titles and abstracts from ``vocabulary.py``."""
+"""Writes the stories of a simulated world: titles and abstracts of ``vocabulary.toml``."""
 
 from collections.abc import Sequence
 
@@ -28,9 +28,6 @@ MIND_SENTENCES = (2, 4)
 
 def compose(rng: np.random.Generator, sizes: Preset, stories: Stories) -> list[str]:
     """Return each story's line of news.tsv, whatever split it appears in."""
-    phrases = {
-        topic: [getattr(topic, n).split(" / ") for n in Topic._fields[2:]] for topic in TOPICS
-    }
     repeated = MIND_REPEATED_TITLES if sizes.like_mind else REPEATED_TITLES
     fewest, most = MIND_SENTENCES if sizes.like_mind else SENTENCES
 
@@ -40,8 +37,8 @@ def compose(rng: np.random.Generator, sizes: Preset, stories: Stories) -> list[s
         return options[int(rng.integers(len(options)))]
 
     def fill(template: str, topic: Topic) -> str:
-        who, do, things = (pick(options) for options in phrases[topic])
-        others = pick([option for option in phrases[topic][2] if option != things])
+        who, do, things = pick(topic.who), pick(topic.do), pick(topic.things)
+        others = pick([option for option in topic.things if option != things])
         text = template.format(
             who=who,
             do=do,

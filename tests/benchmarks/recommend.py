@@ -51,7 +51,7 @@ rows = np.random.default_rng(0).integers(0, len(ids), (users, 50)).tolist()
 histories = [[ids[row] for row in history] for history in rows]
 del rows
 start, cpu = time.perf_counter(), time.process_time()
-found = recommender.recommend(histories, k=10)
+found = recommender.recommend_many(histories, k=10)
 seconds = time.perf_counter() - start
 assert all(len(one.news_ids) == 10 for one in found)
 status = open("/proc/self/status").read() if sys.platform == "linux" else ""
