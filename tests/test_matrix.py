@@ -19,7 +19,7 @@ from resuming import assert_same, last, run_killed
 from newsrec.__main__ import main
 from newsrec.serving.recommend import Recommender
 from newsrec.training.module import RecommenderModule
-from newsrec.training.parts import StepParts
+from newsrec.training.progress.parts import StepParts
 
 FACTORS = {
     "precision": ("32-true", "bf16-mixed"),

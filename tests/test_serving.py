@@ -34,7 +34,7 @@ from newsrec.files import file_hash
 from newsrec.metrics import METRICS
 from newsrec.serving import Recommender
 from newsrec.training.catalogue import encode_catalogue
-from newsrec.training.checkpoint import hyper_parameters, read_checkpoint
+from newsrec.training.checkpoint.read import hyper_parameters, read_checkpoint
 from newsrec.training.module import RecommenderModule
 
 REPOSITORY = Path(__file__).parent.parent

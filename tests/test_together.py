@@ -17,10 +17,10 @@ from test_processes import run, torchrun
 
 from newsrec import parent
 from newsrec.errors import UserError
-from newsrec.training import machines, together
-from newsrec.training.processes import connection_mistakes
-from newsrec.training.saving import Stopped
-from newsrec.training.together import one_fate
+from newsrec.training.checkpoint.saving import Stopped
+from newsrec.training.processes import share_folder, together
+from newsrec.training.processes.launch import connection_mistakes
+from newsrec.training.processes.together import one_fate
 
 FAILING = """
 import sys
@@ -117,10 +117,10 @@ def test_a_run_that_a_signal_stops_is_no_failure(monkeypatch):
 
 def test_each_of_three_machines_gets_the_files_of_the_first(monkeypatch, tmp_path):
     content = os.urandom(50_500)  # of 51 pieces
-    monkeypatch.setattr(machines, "CHUNK", 1000)
+    monkeypatch.setattr(share_folder, "CHUNK", 1000)
     store = torch.distributed.HashStore()
     monkeypatch.setattr(torch.distributed, "TCPStore", lambda *_, **__: store)
-    monkeypatch.setattr(machines, "os", SimpleNamespace(environ=(place := Environment())))
+    monkeypatch.setattr(share_folder, "os", SimpleNamespace(environ=(place := Environment())))
     (tmp_path / "0" / "checkpoints").mkdir(parents=True)
     (tmp_path / "0" / "checkpoints" / "last.ckpt").write_bytes(content)
     failed = []
@@ -128,7 +128,7 @@ def test_each_of_three_machines_gets_the_files_of_the_first(monkeypatch, tmp_pat
     def start(machine):
         place.machine.number = machine
         try:
-            machines.share_run_folder(tmp_path / str(machine))
+            share_folder.share_run_folder(tmp_path / str(machine))
         except Exception as error:
             failed.append(error)
 

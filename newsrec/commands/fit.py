@@ -28,7 +28,7 @@ from newsrec.errors import UserError
 from newsrec.files import require_writable
 from newsrec.report.closing import PAGE_FILE, SUMMARY_FILE, close_run, next_commands
 from newsrec.training.callbacks import FrozenStates, RunCsv, ScoreCollector
-from newsrec.training.checkpoint import (
+from newsrec.training.checkpoint.read import (
     BEGUN,
     check_run_folder,
     check_same_options,
@@ -37,21 +37,25 @@ from newsrec.training.checkpoint import (
     read_checkpoint,
     resolve_checkpoint,
 )
-from newsrec.training.curves import Curves
-from newsrec.training.ending import how_it_ended, say_if_finished
-from newsrec.training.estimate import dry_run
+from newsrec.training.checkpoint.saving import AtomicCheckpointIO, LastCheckpoint, Stopped
+from newsrec.training.estimate.dry_run import dry_run
 from newsrec.training.guards import FiniteLoss, out_of_memory
-from newsrec.training.hardware import keep_hardware, settle_hardware
-from newsrec.training.machines import share_run_folder
+from newsrec.training.hardware.settle import keep_hardware, settle_hardware
 from newsrec.training.mistakes import check_seed, check_trainer, late_mistakes, trainer_mistakes
 from newsrec.training.module import RecommenderModule
-from newsrec.training.parts import StepParts
-from newsrec.training.processes import connection_mistakes, refuse_lonely, started_by_torchrun
-from newsrec.training.progress import EpochLine, SpeedBar
-from newsrec.training.run_lock import RunLock
-from newsrec.training.saving import AtomicCheckpointIO, LastCheckpoint, Stopped
-from newsrec.training.throughput import Throughput
-from newsrec.training.together import SameData, one_fate, one_fate_from_the_start
+from newsrec.training.processes.launch import (
+    connection_mistakes,
+    refuse_lonely,
+    started_by_torchrun,
+)
+from newsrec.training.processes.run_lock import RunLock
+from newsrec.training.processes.share_folder import share_run_folder
+from newsrec.training.processes.together import SameData, one_fate, one_fate_from_the_start
+from newsrec.training.progress.bar import EpochLine, SpeedBar
+from newsrec.training.progress.curves import Curves
+from newsrec.training.progress.ending import how_it_ended, say_if_finished
+from newsrec.training.progress.parts import StepParts
+from newsrec.training.progress.throughput import Throughput
 
 log = logging.getLogger(__name__)
 

@@ -69,10 +69,10 @@ def score_checkpoints(args: "Namespace") -> Scored | None:
     from lightning import Trainer
 
     from newsrec.training.callbacks import ScoreCollector
-    from newsrec.training.hardware import settle_scoring
+    from newsrec.training.hardware.precision import TRAINERS
+    from newsrec.training.hardware.settle import settle_scoring
     from newsrec.training.mistakes import trainer_mistakes
-    from newsrec.training.precision import TRAINERS
-    from newsrec.training.processes import refuse_lonely, started_by_torchrun
+    from newsrec.training.processes.launch import refuse_lonely, started_by_torchrun
 
     if len(args.ckpt_path) > 1:  # a mistake in the last shows before the first is scored
         _check_distinct(args)
@@ -118,7 +118,11 @@ def score_checkpoints(args: "Namespace") -> Scored | None:
 def _open_checkpoint(args: "Namespace", path: str) -> tuple[dict[str, Any], "MindDataModule"]:
     """Read a checkpoint and build its data module, not set up yet; refuse what contradicts it."""
     from newsrec.data.datamodule import MindDataModule
-    from newsrec.training.checkpoint import check_same_options, hyper_parameters, read_checkpoint
+    from newsrec.training.checkpoint.read import (
+        check_same_options,
+        hyper_parameters,
+        read_checkpoint,
+    )
 
     checkpoint = read_checkpoint(path)
     given: dict[str, dict[str, Any]] = {"data": {}, "model": {}}
@@ -145,7 +149,7 @@ def _open_checkpoint(args: "Namespace", path: str) -> tuple[dict[str, Any], "Min
 
 def _check_distinct(args: "Namespace") -> None:
     """Refuse an ensemble in which one model votes twice, as a copy or as best and last of a run."""
-    from newsrec.training.checkpoint import weights_hash
+    from newsrec.training.checkpoint.read import weights_hash
 
     seen: dict[str, str] = {}
     for path in args.ckpt_path:

@@ -17,7 +17,7 @@ from newsrec.files import write_text
 from newsrec.report.examples import choose_examples
 from newsrec.report.page import html_page
 from newsrec.report.terminal import NAMES, print_comparison, read_ceiling, read_curves
-from newsrec.training.curves import draw_curves
+from newsrec.training.progress.curves import draw_curves
 
 if TYPE_CHECKING:
     from newsrec.data.datamodule import MindDataModule

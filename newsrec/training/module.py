@@ -26,9 +26,9 @@ from newsrec.model.fastformer import FastformerConfig
 from newsrec.model.recommender import NewsRecommender
 from newsrec.plm import DEFAULT_PLM, build_plm, load_plm, plm_config
 from newsrec.training.catalogue import encode_catalogue, mean_states
-from newsrec.training.checkpoint import FORMAT, hyper_parameters, read_checkpoint
-from newsrec.training.checkpoint_schema import building, try_out
-from newsrec.training.contradictions import check_agreement, remembered
+from newsrec.training.checkpoint.contradictions import check_agreement, remembered
+from newsrec.training.checkpoint.read import FORMAT, hyper_parameters, read_checkpoint
+from newsrec.training.checkpoint.schema import building, try_out
 from newsrec.training.optimizer import SCHEDULES, Schedule, adamw, parameter_groups
 
 log = logging.getLogger(__name__)

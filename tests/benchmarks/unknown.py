@@ -21,7 +21,7 @@ from newsrec.data.datamodule import MindDataModule
 from newsrec.evaluation.intervals import mean_interval
 from newsrec.metrics import METRICS, impression_metrics
 from newsrec.training.catalogue import encode_catalogue
-from newsrec.training.checkpoint import hyper_parameters, read_checkpoint
+from newsrec.training.checkpoint.read import hyper_parameters, read_checkpoint
 from newsrec.training.module import RecommenderModule
 
 

@@ -22,7 +22,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from newsrec.aside import put
 from newsrec.errors import UserError
-from newsrec.training.processes import connection_mistakes
+from newsrec.training.processes.launch import connection_mistakes
 
 log = logging.getLogger(__name__)
 

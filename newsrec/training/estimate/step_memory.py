@@ -13,8 +13,8 @@ from newsrec.data.batch import Batch
 from newsrec.model.plm.packing import ATTENTION, pack
 from newsrec.model.recommender import NewsRecommender
 from newsrec.plm import build_plm
-from newsrec.training.live_bytes import as_on, without_values
-from newsrec.training.throughput import model_flop
+from newsrec.training.estimate.live_bytes import as_on, without_values
+from newsrec.training.progress.throughput import model_flop
 
 WEIGHT = GRADIENT = 4
 """Bytes of a float32 number; weights, gradients and what AdamW keeps are all of that."""

@@ -14,7 +14,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from newsrec.errors import UserError
-from newsrec.training.saving import Stopped
+from newsrec.training.checkpoint.saving import Stopped
 
 KEY = f"newsrec/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
 """Where a failure is told; torchrun may keep its store when it starts all processes again."""

@@ -32,8 +32,8 @@ from newsrec.data.mind_statistics import (
 from newsrec.data.samplers import BatchKey
 from newsrec.data.states import distinct_rows
 from newsrec.model.plm.sizes import plm_sizes
-from newsrec.training.step_memory import Shape, StepCost, step_cost, step_flop
-from newsrec.training.throughput import matrix_rate
+from newsrec.training.estimate.step_memory import Shape, StepCost, step_cost, step_flop
+from newsrec.training.progress.throughput import matrix_rate
 
 GIB = 1 << 30
 CONTEXT = 1 * GIB

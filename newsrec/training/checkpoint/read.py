@@ -15,9 +15,9 @@ from newsrec.errors import UserError
 from newsrec.files import require_empty
 from newsrec.model.fastformer import FastformerConfig
 from newsrec.places import looked_for
-from newsrec.training import foreign
-from newsrec.training.checkpoint_schema import check_checkpoint
-from newsrec.training.run_lock import HOLDER, LOCK
+from newsrec.training.checkpoint import foreign
+from newsrec.training.checkpoint.schema import check_checkpoint
+from newsrec.training.processes.run_lock import HOLDER, LOCK
 
 FORMAT = 1
 """Version of what a checkpoint holds under ``newsrec``; a change of meaning counts it up."""

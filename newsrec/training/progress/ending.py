@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lightning import Trainer
 
-from newsrec.training.checkpoint import read_checkpoint
+from newsrec.training.checkpoint.read import read_checkpoint
 
 log = logging.getLogger(__name__)
 
