@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from newsrec.console import say
-from newsrec.data.readers.news import read_news
+from newsrec.data.readers.mind import read_news
 from newsrec.errors import UserError
 from newsrec.files import file_hash, publish, require_empty
 from newsrec.serving.folder import StoredNews, write_news

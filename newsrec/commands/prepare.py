@@ -4,8 +4,9 @@ import argparse
 import time
 
 from newsrec.console import say, terminal
-from newsrec.data.compile import CUT_OFF
-from newsrec.data.dataset import MindData, Split, open_mind, recheck
+from newsrec.data.dataset import NewsData, Split, open_mind
+from newsrec.data.readers.base import CUT_OFF
+from newsrec.data.store import recheck
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     say(f"Compiled into {data.cache} ({seconds:.1f} s).")
 
 
-def _cells(data: MindData, split: Split) -> dict[str, str]:
+def _cells(data: NewsData, split: Split) -> dict[str, str]:
     """Return a split's column of the table."""
     counts = split.counts
     impressions = counts["impressions"]

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, Catalogue, EvalBatch
-from newsrec.data.dataset import MindData, Split, open_mind
+from newsrec.data.dataset import NewsData, Split, open_mind
 from newsrec.data.loader import TrainLoader
 from newsrec.data.samplers import (
     EvalBatches,
@@ -151,7 +151,7 @@ class MindDataModule(LightningDataModule):
         """Text of the tokenizer's file; read from the PLM unless a checkpoint brought it."""
         self.eval_split: str | None = None
         """Split that ``predict_dataloader`` goes through; ``val`` if None."""
-        self._data: MindData | None = None
+        self._data: NewsData | None = None
         self._chosen = False
         self._catalogue: Catalogue | None = None
         self._index: SampleIndex | None = None
@@ -193,7 +193,7 @@ class MindDataModule(LightningDataModule):
         self._trained_on = state_dict["world_size"]
 
     @property
-    def data(self) -> MindData:
+    def data(self) -> NewsData:
         """The opened data folder."""
         assert self._data is not None, "setup() comes first"
         return self._data

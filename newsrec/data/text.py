@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Catalogue
 from newsrec.data.cache import digest, find_or_build
-from newsrec.data.dataset import MindData
+from newsrec.data.dataset import NewsData
 from newsrec.data.fields import check_fields, story_texts
 
 FORMAT = 1
@@ -19,7 +19,7 @@ CHUNK = 10_000
 
 
 def tokenize_catalogue(
-    data: MindData, fields: Sequence[str], max_tokens: int, tokenizer_json: str
+    data: NewsData, fields: Sequence[str], max_tokens: int, tokenizer_json: str
 ) -> Catalogue:
     """Tokenise every story, or read the tokens that an earlier run with these settings made.
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.console import progress, say, terminal
-from newsrec.data.dataset import MindData, Split, open_mind
+from newsrec.data.dataset import NewsData, Split, open_mind
 from newsrec.data.ragged import Ragged
 from newsrec.data.readers.source import SPLITS
 from newsrec.data.readers.zips import DAMAGE
@@ -402,7 +402,7 @@ def _read(path: Path, stream: IO[bytes]) -> bytes:
         raise _unreadable(path, error) from None
 
 
-def _refusal(report: Report, data: MindData) -> str:
+def _refusal(report: Report, data: NewsData) -> str:
     """Say what is wrong: the first bad line, how many there are, the ids, the number of lines."""
     parts = []
     if report.first is not None:
@@ -423,7 +423,7 @@ def _refusal(report: Report, data: MindData) -> str:
     return "\n".join(parts)
 
 
-def _data_table(data: MindData, name: str) -> "Table":
+def _data_table(data: NewsData, name: str) -> "Table":
     """Return the shares of what the data lack, the split before the others."""
     from rich.table import Table
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from newsrec.data.dataset import MindData, Split
+from newsrec.data.dataset import NewsData, Split
 from newsrec.data.splits import LAST_DAY
 from newsrec.errors import UserError
 from newsrec.evaluation.ensemble import combine, merge_info
@@ -33,7 +33,7 @@ class Scored(NamedTuple):
     """A split's scores and where they come from."""
 
     title: str
-    data: MindData
+    data: NewsData
     scores: NDArray[np.floating]
     """In the order of the file ``[candidates]``."""
     news_vectors: NDArray[np.float32] | None
@@ -163,7 +163,7 @@ def _check_distinct(args: "Namespace") -> None:
         seen[weights] = path
 
 
-def _check_same_split(split: str, data: MindData, members: list[Scored]) -> None:
+def _check_same_split(split: str, data: NewsData, members: list[Scored]) -> None:
     """Refuse checkpoints whose options make different splits of one name."""
     part = data.split(split)
     if members and part.fingerprint != members[0].data.split(split).fingerprint:
