@@ -41,6 +41,7 @@ from newsrec.training.checkpoint.saving import AtomicCheckpointIO, LastCheckpoin
 from newsrec.training.estimate.dry_run import dry_run
 from newsrec.training.guards import FiniteLoss, out_of_memory
 from newsrec.training.hardware.settle import keep_hardware, settle_hardware
+from newsrec.training.lightning_internals import known_options, trainer_options
 from newsrec.training.mistakes import check_seed, check_trainer, late_mistakes, trainer_mistakes
 from newsrec.training.module import RecommenderModule
 from newsrec.training.processes.launch import (
@@ -157,8 +158,7 @@ class FitCLI(LightningCLI):
         try:
             super().parse_arguments(parser, args)
         except (ArgumentError, OmegaConfBaseException) as error:
-            fit = getattr(self, "_subcommand_parsers", {}).get("fit", parser)
-            known = [action.dest for action in fit._actions]
+            known = known_options(self, parser)
             raise UserError(explain(str(error), written, known)) from error
         check_seed(self.config.get("fit", {}).get("seed_everything"))
 
@@ -264,7 +264,7 @@ class FitCLI(LightningCLI):
             "purge_step": self.steps_done,
         }
         loggers: list[Any] = [csv, TensorBoardLogger(str(output), **folder)]
-        wanted = self._get(self.config_init, "trainer")
+        wanted = trainer_options(self)
         check_trainer(wanted)
         more = wanted["logger"]
         if more not in (None, True, False):

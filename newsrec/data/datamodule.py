@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, Catalogue, EvalBatch
 from newsrec.data.dataset import NewsData, Split, open_mind
+from newsrec.data.lightning_internals import replaces_samplers
 from newsrec.data.loader import TrainLoader
 from newsrec.data.samplers import (
     EvalBatches,
@@ -345,8 +346,7 @@ class MindDataModule(LightningDataModule):
         trainer = self.trainer
         if trainer is None:
             return 0, 1
-        connector: Any = trainer._accelerator_connector
-        if trainer.world_size > 1 and connector.use_distributed_sampler:
+        if trainer.world_size > 1 and replaces_samplers(trainer):
             raise UserError(
                 "Trainer(use_distributed_sampler=True) would deal out the batches a second time. "
                 "Build the Trainer with use_distributed_sampler=False."

@@ -29,6 +29,7 @@ from newsrec.training.catalogue import encode_catalogue, mean_states
 from newsrec.training.checkpoint.contradictions import check_agreement, remembered
 from newsrec.training.checkpoint.read import FORMAT, hyper_parameters, read_checkpoint
 from newsrec.training.checkpoint.schema import building, try_out
+from newsrec.training.lightning_internals import is_logging
 from newsrec.training.optimizer import SCHEDULES, Schedule, adamw, parameter_groups
 
 log = logging.getLogger(__name__)
@@ -222,7 +223,7 @@ class RecommenderModule(LightningModule):
         """
         loss = loss.detach()
         many = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if many and self.trainer._logger_connector.should_update_logs:
+        if many and is_logging(self.trainer):
             loss = loss.clone()
             torch.distributed.all_reduce(loss)
             loss /= self.trainer.world_size

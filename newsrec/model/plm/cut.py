@@ -20,7 +20,8 @@ from newsrec.model.plm.blocks import (
     spare_tokens,
 )
 from newsrec.model.plm.masks import nothing_padded, tell_padding
-from newsrec.model.plm.packing import Groups, first_position, groups_of, join, pack, run_packed
+from newsrec.model.plm.packing import Groups, groups_of, join, pack, run_packed
+from newsrec.model.plm.transformers_internals import first_position
 
 TOKENS_PER_PASS = 16_384
 """Padded tokens that go through a PLM at once."""
