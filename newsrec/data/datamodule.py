@@ -17,9 +17,9 @@ from newsrec.data.lightning_internals import replaces_samplers
 from newsrec.data.loader import TrainLoader
 from newsrec.data.samplers import (
     EvalBatches,
-    Readers,
     SameBatches,
     SampleTokens,
+    SampleUsers,
     TokenBatches,
     TrainBatches,
 )
@@ -332,7 +332,7 @@ class MindDataModule(LightningDataModule):
         readers = None
         if self.group_by_user:
             impression = self.index.impression
-            readers = Readers(split.user[impression], split.history[impression])
+            readers = SampleUsers(split.user[impression], split.history[impression])
         if self.tokens_per_batch is None:
             samples = len(self.index.click)
             return TrainBatches(samples, self.batch_size, self.seed, *self._process(), readers)

@@ -16,7 +16,7 @@ from newsrec.console import printable, progress, terminal
 from newsrec.errors import UserError
 from newsrec.evaluation.intervals import FEWEST_USERS, holm, mean_interval, sign_flip_p
 from newsrec.evaluation.names import HEADINGS, SLICE_NAMES
-from newsrec.evaluation.runs import METRICS, Paired, Run, has_seed, pair, read_run
+from newsrec.evaluation.runs import METRICS, EvaluatedRun, Paired, has_seed, pair, read_run
 from newsrec.evaluation.seeds import seed_interval
 
 if TYPE_CHECKING:
@@ -81,7 +81,9 @@ def run(args: "argparse.Namespace") -> None:
         _print(result)
 
 
-def compare(a: Sequence[Run], b: Sequence[Run], metric: str = "auc") -> dict[str, Any]:
+def compare(
+    a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun], metric: str = "auc"
+) -> dict[str, Any]:
     """Return all that is known of a difference, as plain JSON.
 
     Args:
@@ -125,7 +127,9 @@ def compare(a: Sequence[Run], b: Sequence[Run], metric: str = "auc") -> dict[str
     }
 
 
-def _over_seeds(a: Sequence[Run], b: Sequence[Run], paired: Paired, row: int) -> dict[str, Any]:
+def _over_seeds(
+    a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun], paired: Paired, row: int
+) -> dict[str, Any]:
     """Return each run's mean and, where the seeds of both sides are known, what covers them."""
     runs_a, runs_b = paired.a[:, row], paired.b[:, row]
     result: dict[str, Any] = {
@@ -180,7 +184,7 @@ def _by_group(
     return result
 
 
-def _describe(run: Run) -> dict[str, Any]:
+def _describe(run: EvaluatedRun) -> dict[str, Any]:
     known = (
         "scorer", "ensemble", "checkpoint_sha256", "precision", "selected_on", "trained_on",
         "other_data",

@@ -20,7 +20,7 @@ from newsrec.metrics import (
     summarize,
 )
 
-FORMAT = 1
+RESULTS_FORMAT = 1
 """Version of ``metrics.json``."""
 ENTROPY = "category_entropy@10"
 
@@ -64,7 +64,7 @@ def compute_results(
     rank = ranks(scores, offsets)
     entropy = category_entropy(rank, category_codes(data)[part.candidates.values], offsets)
     result: dict[str, Any] = {
-        "format": FORMAT,
+        "format": RESULTS_FORMAT,
         "split": split,
         "window": part.window,
         "impressions": len(part.history),

@@ -37,8 +37,8 @@ from newsrec.serving.folder import NEWS_SCHEMA, StoredNews, write_news
 from newsrec.serving.manifest import (
     CARD,
     CONFIG,
-    FORMAT,
     MANIFEST,
+    MANIFEST_FORMAT,
     NEWS,
     NEWS_ENCODER,
     PROGRAM,
@@ -246,7 +246,7 @@ def describe(module: RecommenderModule, fields: list[str], folder: Path) -> dict
         encoders[NEWS_ENCODER] = describe_graph(NEWS_NAMES, token_ids)
     packages = ("newsrec", "torch", "transformers", "tokenizers", "numpy", "onnx", "onnxruntime")
     return {
-        "format": FORMAT,
+        "format": MANIFEST_FORMAT,
         "input_contract": INPUT_CONTRACT,
         "encoders": encoders,
         "dim": dim,

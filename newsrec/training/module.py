@@ -27,7 +27,7 @@ from newsrec.model.recommender import NewsRecommender
 from newsrec.plm import DEFAULT_PLM, build_plm, load_plm, plm_config
 from newsrec.training.catalogue import encode_catalogue, mean_states
 from newsrec.training.checkpoint.contradictions import check_agreement, remembered
-from newsrec.training.checkpoint.read import FORMAT, hyper_parameters, read_checkpoint
+from newsrec.training.checkpoint.read import CHECKPOINT_FORMAT, hyper_parameters, read_checkpoint
 from newsrec.training.checkpoint.schema import building, try_out
 from newsrec.training.lightning_internals import is_logging
 from newsrec.training.optimizer import SCHEDULES, Schedule, adamw, parameter_groups
@@ -282,7 +282,7 @@ class RecommenderModule(LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         metrics = self.trainer.callback_metrics
         checkpoint["newsrec"] = {
-            "format": FORMAT,
+            "format": CHECKPOINT_FORMAT,
             "plm_config": plm_config(self.recommender.news_encoder.plm),
             "tokenizer_json": data.tokenizer_json,
             "monitor": "val/auc",

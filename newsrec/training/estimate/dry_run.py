@@ -75,7 +75,7 @@ class Work(NamedTuple):
     """Bytes of the compiled data."""
 
 
-class Run(NamedTuple):
+class PlannedRun(NamedTuple):
     """Options of a run that the estimate depends on, besides the model's and the data's."""
 
     device: str
@@ -88,7 +88,7 @@ class Run(NamedTuple):
 class Estimate(NamedTuple):
     """What a run will need."""
 
-    run: Run
+    run: PlannedRun
     work: Work
     cost: StepCost
     """Of the largest batch."""
@@ -157,7 +157,7 @@ def estimates(module: Any, data: MindDataModule, trainer: Any, places: str) -> l
     found = []
     for device in devices:
         bf16 = _is_bf16(trainer["precision"], module.precision, device)
-        run = Run(device, bf16, processes, int(trainer["accumulate_grad_batches"]))
+        run = PlannedRun(device, bf16, processes, int(trainer["accumulate_grad_batches"]))
         kept = module.tune_layers != -1 and data.frozen_states != "none"
         kind = {"bf16": torch.bfloat16, "fp32": torch.float32}.get(data.frozen_states)
         states = kind if kept else None
