@@ -359,8 +359,8 @@ class MindDataModule(LightningDataModule):
         return self._loader(EvalImpressions(split, self.max_history), sampler)
 
     def _loader(
-        self, dataset: Any, sampler: Any, kind: type[DataLoader] = DataLoader
-    ) -> DataLoader:
+        self, dataset: Any, sampler: Any, kind: type[DataLoader[Any]] = DataLoader
+    ) -> DataLoader[Any]:
         if getattr(self.trainer, "overfit_batches", 0):
             sampler = SameBatches(sampler)
         workers: dict[str, Any] = {}

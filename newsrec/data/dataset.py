@@ -77,7 +77,7 @@ class NewsData(NamedTuple):
     """The first lines that were left out of each file that has such, as text."""
     cut_off: list[str]
     """Files whose last line has no line end."""
-    arrays: dict[str, NDArray]
+    arrays: dict[str, NDArray[Any]]
     """The compiled arrays, all splits' rows one after the other."""
     train: str = "train"
     """The split that models and baselines learn from."""
@@ -145,7 +145,7 @@ def _load(root: Path, cache: Path, fingerprints: Mapping[str, str]) -> NewsData:
 
 
 def split_of(
-    arrays: Mapping[str, NDArray],
+    arrays: Mapping[str, NDArray[Any]],
     name: str,
     begin: int,
     end: int,

@@ -19,4 +19,4 @@ def batches_done(trainer: Trainer) -> int:
 def replaces_samplers(trainer: Trainer) -> bool:
     """Return whether the Trainer has ``use_distributed_sampler``, an option that it hides."""
     connector: Any = trainer._accelerator_connector
-    return connector.use_distributed_sampler
+    return bool(connector.use_distributed_sampler)

@@ -233,7 +233,7 @@ class SameBatches(SequentialSampler):
     @property
     def start(self) -> int:
         """Batches to leave out, as ``TrainBatches`` has it."""
-        return self.batches.start
+        return int(self.batches.start)
 
     @start.setter
     def start(self, start: int) -> None:
@@ -242,7 +242,7 @@ class SameBatches(SequentialSampler):
     @property
     def world_size(self) -> int:
         """Number of processes."""
-        return self.batches.world_size
+        return int(self.batches.world_size)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.batches)

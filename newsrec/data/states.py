@@ -11,7 +11,7 @@ import logging
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -220,7 +220,7 @@ class StateStore:
         return [folder for folder in folders if is_intact(folder)]
 
 
-def _load(folder: Path) -> tuple[NDArray, NDArray[np.uint8], NDArray[np.int64]] | None:
+def _load(folder: Path) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.int64]] | None:
     """Return a part's states, its texts' hashes and where each begins, and the end.
 
     None if a file is damaged.

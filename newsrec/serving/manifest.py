@@ -91,7 +91,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             )
         if path.stat().st_size > LARGEST_MANIFEST:
             raise UserError(f"{path} is larger than {LARGEST_MANIFEST:,} bytes. {AGAIN}")
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = manifest["format"]
     if type(found) is not int or found != MANIFEST_FORMAT:
         raise UserError(

@@ -308,7 +308,7 @@ class Recommender:
 
     @property
     def _fields(self) -> list[str]:
-        return self.folder.manifest["fields"]
+        return list(self.folder.manifest["fields"])
 
 
 def _histories(readers: Readers, stories: Stories) -> list[Found]:

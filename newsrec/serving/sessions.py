@@ -143,10 +143,11 @@ class Encoders:
             )
         return session
 
-    def _run(self, session: Any, feed: dict[str, NDArray], name: str) -> NDArray[np.float32]:
+    def _run(self, session: Any, feed: dict[str, NDArray[Any]], name: str) -> NDArray[np.float32]:
         """Return what an encoder makes of its inputs ``[rows, dim]``."""
         path = self.folder.path / name
         with reading(path):
+            vectors: NDArray[np.float32]
             (vectors,) = session.run(None, feed)
             shape, finite = (len(feed["mask"]), self.dim), np.isfinite(vectors).all()
         if vectors.shape != shape:

@@ -119,10 +119,12 @@ def _is_time(texts: pa.Array) -> pa.Array:
 
 
 def _true(values: pa.BooleanArray) -> NDArray[np.bool_]:
-    return values.to_numpy(zero_copy_only=False)
+    found: NDArray[np.bool_] = values.to_numpy(zero_copy_only=False)
+    return found
 
 
 def _offsets(lists: pa.ListArray) -> NDArray[np.int64]:
     """Offsets into ``lists.flatten()``."""
-    offsets = lists.offsets.to_numpy().astype(np.int64)
-    return offsets - offsets[0]
+    offsets: NDArray[np.int64] = lists.offsets.to_numpy().astype(np.int64)
+    offsets -= offsets[0]
+    return offsets

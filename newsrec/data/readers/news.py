@@ -65,6 +65,7 @@ def differs_from_first(table: pa.Table) -> NDArray[np.bool_]:
 
 def _first_of_each(ids: pa.ChunkedArray) -> NDArray[np.int64]:
     """Return for each row the first row with the same id ``[rows]``."""
-    owner = ids.combine_chunks().dictionary_encode().indices.to_numpy()
+    owner: NDArray[np.int32] = ids.combine_chunks().dictionary_encode().indices.to_numpy()
     _, first = np.unique(owner, return_index=True)  # the dictionary is in the order of the rows
-    return first[owner]
+    rows: NDArray[np.int64] = first[owner]
+    return rows

@@ -78,7 +78,7 @@ class CutPlm:
                 return run_plm(self.plm, token_ids, mask)
             first = self._lists[0][-self.tune_layers]
 
-            def stop(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
                 raise _Reached(args[0] if args else kwargs["hidden_states"])
 
             hook = first.register_forward_pre_hook(stop, with_kwargs=True)
@@ -308,7 +308,7 @@ def _entrance(plm: PreTrainedModel, lists: list[nn.ModuleList]) -> nn.Module:
         for module in plm.modules()
     ]
 
-    def stop(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         raise _Reached(args[0] if args else kwargs["hidden_states"])
 
     hooks.append(lists[0][0].register_forward_pre_hook(stop, with_kwargs=True))

@@ -76,7 +76,7 @@ def attend(
     return _attend_within(query, key, value, dropout, scaling, groups), None
 
 
-@torch.compiler.disable  # or a batch would be compiled group by group
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # else compiled group by group
 def _attend_within(
     query: Tensor, key: Tensor, value: Tensor, dropout: float, scale: float | None, groups: Groups
 ) -> Tensor:
