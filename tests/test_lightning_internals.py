@@ -1,6 +1,8 @@
 """One test for each member of Lightning's insides that newsrec touches: it fails when one moves."""
 
 import inspect
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.profilers import SimpleProfiler
 from torch.utils.data import DataLoader
 
+import newsrec
 from newsrec.data.lightning_internals import batches_done, replaces_samplers
 from newsrec.training import lightning_internals as internals
 
@@ -180,3 +183,14 @@ def test_a_logger_keeps_its_experiment_where_ours_looks_for_it(tmp_path):
     logger = CSVLogger(tmp_path)
     assert logger._experiment is None
     assert logger.experiment is logger._experiment
+
+
+def test_no_other_file_touches_what_is_private():
+    private = re.compile(
+        r"\b(trainer|loop|fit_loop|epoch_loop|connector|fetcher|plm|config|cli)\._[a-z]"
+        r"|_attn_implementation|transformers\.(integrations|masking_utils)"
+    )
+    for path in Path(newsrec.__file__).parent.rglob("*.py"):
+        if not path.name.endswith("_internals.py"):
+            found = private.search(path.read_text(encoding="utf-8"))
+            assert found is None, f"{path}: {found[0]}"
