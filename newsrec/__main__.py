@@ -6,12 +6,17 @@ A command's module is imported when the command is chosen, so ``--help`` answers
 import difflib
 import importlib
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from newsrec import __version__
 from newsrec.commands import bugs
 from newsrec.console import show_our_messages
 from newsrec.errors import UserError
 from newsrec.parent import end_with_parent
+
+if TYPE_CHECKING:
+    from lightning import Callback
 
 COMMANDS = {
     "fit": ("newsrec.commands.fit", "train a recommender"),
@@ -42,11 +47,12 @@ COMMANDS = {
 }
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, callbacks: Sequence["Callback"] = ()) -> None:
     """Run a command.
 
     Args:
         argv: Command and options; those of the process if None.
+        callbacks: Further callbacks of ``fit``, for a program that starts it.
     """
     if argv is None:
         end_with_parent()
@@ -54,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     bugs.run_folder = None
     try:
         try:
-            _run(given)
+            _run(given, callbacks)
         except SystemExit:  # of a parser's --help, say
             bugs.flush()
             raise
@@ -73,7 +79,7 @@ def _mistake(error: Exception) -> Exception:
     return error
 
 
-def _run(given: list[str]) -> None:
+def _run(given: list[str], callbacks: Sequence["Callback"]) -> None:
     if not given or given[0] in ("-h", "--help"):
         print(_usage())
         return
@@ -100,7 +106,7 @@ def _run(given: list[str]) -> None:
             "or install newsrec with all that it needs. From Python, newsrec.serving needs less."
         ) from error
     if name == "fit":  # LightningCLI parses for itself
-        module.fit(rest)
+        module.fit(rest, callbacks)
         return
     if name == "compare":  # a parser would drop the -- that parts its two sides
         rest = module.name_separator(rest)

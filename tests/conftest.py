@@ -72,6 +72,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )  # fmt: skip
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from all but ``-m gpu``, also from processes that tests start."""
+    if not _on_gpus(config):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch is imported
+
+
+def _on_gpus(config: pytest.Config) -> bool:
+    return "gpu" in config.option.markexpr.replace("not gpu", "")
+
+
 def pytest_collect_file() -> None:
     """Import Lightning before any test module does.
 
@@ -79,6 +89,9 @@ def pytest_collect_file() -> None:
     has the second, first, a Trainer's option would read 1 as 1.0, all batches instead of one.
     """
     import lightning  # noqa: F401
+    import torch
+
+    torch.backends.mps.is_available = lambda: False  # what a Trainer takes by itself is a CPU
 
 
 def write_mind(
@@ -232,6 +245,24 @@ def plm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> str:
+    """The device of ``-m gpu``; tests are skipped where the machine lacks it."""
+    import torch
+
+    name = request.config.getoption("--device")
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU here; `--device cpu` rehearses")
+    return name
+
+
+@pytest.fixture(scope="session")
+def only_cuda(device: str) -> None:
+    """Skip what only a GPU can show."""
+    if device != "cuda":
+        pytest.skip("only a GPU can show this")
+
+
 SMALL = [
     "--model.dim=16",
     "--model.news={heads: 2, ffn: 16}",
@@ -267,10 +298,10 @@ def refused(capsys, *argv):
     return said
 
 
-def readme_block(marker: str) -> str:
-    """Return the block of Python in the README that holds ``marker``."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+def docs_block(page: str, marker: str) -> str:
+    """Return the block of Python in ``docs/PAGE`` that holds ``marker``."""
+    text = (Path(__file__).parent.parent / "docs" / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     (found,) = [block for block in blocks if marker in block]
     return found
 

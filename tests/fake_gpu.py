@@ -157,6 +157,7 @@ PRELOAD = [
     "torch._subclasses.fake_tensor",
     "transformers",
     "transformers.models.bert.modeling_bert",
+    "newsrec.data.datamodule",
     "newsrec.training.module",
 ]
 """What every check imports; the server cannot import the tests themselves."""

@@ -34,14 +34,10 @@ class KillAt(Callback):
             raise Killed
 
 
-def run_killed(given, kill, monkeypatch):
+def run_killed(given, kill):
     """Run a command that dies at the ``kill = (hook, count)``-th call of a callback's hook."""
-    from newsrec.commands import fit as cli
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cli, "StepParts", lambda: KillAt(*kill))
-        with pytest.raises(Killed):
-            main(given)
+    with pytest.raises(Killed):
+        main(given, [KillAt(*kill)])
 
 
 def last(output):

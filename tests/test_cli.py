@@ -572,7 +572,7 @@ def test_evaluate_refuses_options_that_contradict_the_checkpoint(
 def test_evaluate_refuses_a_place_it_cannot_write_to_before_it_scores(
     mind_dir, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("newsrec.commands.evaluate._score_baseline", pytest.fail)
+    monkeypatch.setattr("newsrec.commands.evaluate.score_by_baseline", pytest.fail)
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "empty")
     said = refused(capsys, "evaluate", "--scorer=random", f"--data.root={mind_dir}", "--split=dev",

@@ -58,7 +58,7 @@ def test_prediction_goes_through_the_split_that_is_asked_for(make):
     data = make()
     data.setup("predict")
     assert sum(len(batch.row) for batch in data.predict_dataloader()) == 23
-    data.eval_split = "test"
+    data.predict_on("test")
     batches = list(data.predict_dataloader())
     assert sum(len(batch.row) for batch in batches) == 15
     assert {batch.labels for batch in batches} == {None}
@@ -156,10 +156,10 @@ def test_a_mistake_can_be_mended_and_setup_called_again(make):
     assert len(data.catalogue.first) == 22
 
 
-def test_a_tokenizer_from_a_checkpoint_is_used_as_it_is(make, plm_dir):
-    data = make()
-    data.plm = "a/name/that/nobody/has"
-    data.tokenizer_json = (plm_dir / "tokenizer.json").read_text(encoding="utf-8")
+def test_a_tokenizer_from_a_checkpoint_is_used_as_it_is(mind_dir, plm_dir):
+    tokenizer_json = (plm_dir / "tokenizer.json").read_text(encoding="utf-8")
+    options = {"root": str(mind_dir), "plm": "a/name/that/nobody/has"}
+    data = MindDataModule.as_trained(options, tokenizer_json)
     data.setup("fit")
     assert len(data.catalogue.first) == 22
 
@@ -409,7 +409,7 @@ def test_splits_are_chosen_once_for_all_stages(make, mind_dir):
         data.setup(stage)
         assert data.windows() == {"train": "2019-11-10", "last_day": "2019-11-11"}
     other = make(val="last_day")
-    other.eval_split = "last_day"
+    other.predict_on("last_day")
     other.setup("predict")
     assert sum(len(b.row) for b in other.predict_dataloader()) == 21
     plain = make(val="last_day")
@@ -424,6 +424,6 @@ def test_states_reach_a_loader_that_lightning_asked_for_before_they_were_compute
     assert next(iter(loader)).token_states is None
     lengths = data.catalogue.token_lengths
     starts, values = lengths.cumsum(0) - lengths, torch.zeros(int(lengths.sum()), 4)
-    data.states = TokenStates([values], torch.zeros_like(lengths), starts, lengths)
+    data.use_states(TokenStates([values], torch.zeros_like(lengths), starts, lengths))
     for batch in (next(iter(loader)), next(iter(data.train_dataloader()))):
         assert batch.token_states.shape == (int(batch.token_lengths.sum()), 4)

@@ -148,6 +148,20 @@ def test_states_of_another_plm_are_refused(plm):
         encoder(*stories([1, 2]), torch.zeros(3, 48))
 
 
+def test_states_are_handed_over_until_the_hook_is_removed(plm):
+    encoder = stirred(NewsEncoder(plm, 8, FastformerConfig(heads=2), 0, 12, tokens_per_pass=12))
+    token_ids, lengths = stories([2, 3, 5, 6])
+    seen = []
+    with encoder.register_states_hook(lambda *block: seen.append(block)):
+        vectors = encoder(token_ids, lengths)
+    assert len(seen) > 1
+    assert torch.cat([mask.sum(dim=1) for _, mask in seen]).tolist() == lengths.tolist()
+    assert torch.equal(torch.cat([encoder.pool(*block) for block in seen]), vectors)
+    seen.clear()
+    encoder(token_ids, lengths)
+    assert not seen
+
+
 def test_no_stories_give_no_vectors(plm):
     encoder = NewsEncoder(plm, DIM, SMALL, tune_layers=0, max_tokens=12)
     nothing = torch.zeros(0, 12, dtype=torch.int32)

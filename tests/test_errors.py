@@ -255,7 +255,7 @@ def test_an_output_on_a_read_only_mount_is_found_before_the_work(argv, place, ca
 
     monkeypatch.chdir(place)
     monkeypatch.setattr("newsrec.files.tempfile.mkdtemp", refuse)
-    monkeypatch.setattr("newsrec.commands.evaluate.open_mind", pytest.fail)
+    monkeypatch.setattr("newsrec.evaluation.scoring.open_mind", pytest.fail)
     output = argv.split()[-1]
     assert_told(
         capsys, argv.split(), f"--output {output}: nothing can be written to .", "Read-only"

@@ -6,9 +6,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from newsrec.__main__ import main
-from newsrec.commands.evaluate import evaluate_scores
 from newsrec.data.dataset import open_mind
 from newsrec.errors import UserError
+from newsrec.evaluation.results import evaluate_scores
 from newsrec.metrics import METRICS
 from newsrec.report.terminal import counts, metrics_table, read_ceiling, slices_table
 
@@ -109,13 +109,13 @@ def test_a_malformed_world_costs_a_warning_and_no_evaluation(kind, mind_dir, tmp
 def test_what_is_optional_is_read_before_the_work(mind_dir, tmp_path, monkeypatch):
     (mind_dir / "world.json").write_text("{")
     done = []
-    monkeypatch.setattr("newsrec.commands.evaluate.read_ceiling", lambda *_: done.append("ceiling"))
+    monkeypatch.setattr("newsrec.report.evaluate.read_ceiling", lambda *_: done.append("ceiling"))
 
     def score(*_, **__):
         done.append("scores")
         raise UserError("enough")
 
-    monkeypatch.setattr("newsrec.commands.evaluate.score_baseline", score)
+    monkeypatch.setattr("newsrec.evaluation.scoring.score_baseline", score)
     with pytest.raises(SystemExit):
         main(["evaluate", "--scorer=random", f"--data.root={mind_dir}", "--split=dev",
               f"--output={tmp_path / 'x'}"])  # fmt: skip

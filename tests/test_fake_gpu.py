@@ -1,32 +1,27 @@
 """The whole step on a GPU that is not there: shapes, types and devices, and nobody waits."""
 
+import inspect
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import yaml
 from fake_gpu import NAME, FakeGpu, cuda_kernels, in_own_process
 from torch import nn
 from torch.nn import functional as F
 from transformers.initialization import no_init_weights
 
 from newsrec.data.batch import Batch, EvalBatch
+from newsrec.data.datamodule import MindDataModule
 from newsrec.model.fastformer import FastformerConfig
 from newsrec.model.recommender import NewsRecommender
 from newsrec.plm import build_plm
+from newsrec.plm_sizes import plm_sizes
 from newsrec.training.module import RecommenderModule
 from newsrec.training.optimizer import parameter_groups
 
-MINILM = {
-    "model_type": "bert",
-    "vocab_size": 30522,
-    "hidden_size": 384,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 12,
-    "intermediate_size": 1536,
-    "max_position_embeddings": 512,
-}
-BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
-        "intermediate_size": 3072}  # fmt: skip
-BERT = MINILM | BASE
+BERT = plm_sizes("thenlper/gte-base")[0]
 ROBERTA = BERT | {"model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514,
                   "pad_token_id": 1}  # fmt: skip
 MPNET = BERT | {"model_type": "mpnet", "vocab_size": 30527, "max_position_embeddings": 514,
@@ -34,15 +29,35 @@ MPNET = BERT | {"model_type": "mpnet", "vocab_size": 30527, "max_position_embedd
 MODERNBERT = BERT | {"model_type": "modernbert", "vocab_size": 50368, "num_hidden_layers": 22,
                      "intermediate_size": 1152, "max_position_embeddings": 8192}  # fmt: skip
 
+CONFIGS = Path(__file__).parent.parent / "configs"
+PRESETS = ["demo", *sorted(path.stem for path in CONFIGS.glob("mind_*.yaml"))]
+
+
+def preset(name):
+    """Return the sizes in a preset's files, and the defaults of what they leave out."""
+    path = CONFIGS / f"{name}.yaml"
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    found = {}
+    for part, kind in (("model", RecommenderModule), ("data", MindDataModule)):
+        options = given[part]
+        if isinstance(options, str):
+            options = yaml.safe_load((CONFIGS / options).read_text(encoding="utf-8"))
+        defaults = inspect.signature(kind).parameters
+        found[part] = {key: value.default for key, value in defaults.items()} | options
+    model, data = found["model"], found["data"]
+    plm, _ = plm_sizes(model["plm"], model["plm_layers"])
+    heads = model["news"]["heads"]
+    assert heads == model["user"]["heads"]
+    return (
+        plm, plm["num_hidden_layers"], model["tune_layers"], model["dim"], heads,
+        data["max_tokens"], data["max_history"], data["batch_size"],
+    )  # fmt: skip
+
+
 SHAPES = {
     # name: PLM, layers, tuned layers, dim, heads, tokens, history, batch
-    "demo": (MINILM, 6, 0, 128, 8, 32, 50, 32),
-    "mind_small_frozen": (MINILM, 6, 0, 256, 16, 32, 50, 64),
-    "mind_small_top2": (MINILM, 6, 2, 256, 16, 32, 50, 64),
-    "mind_small_full": (MINILM, 6, -1, 256, 16, 32, 50, 64),
-    "mind_large_base": (MPNET, 12, -1, 256, 16, 48, 50, 64),
-    "mind_large_leaderboard": (MPNET, 8, -1, 256, 16, 32, 100, 42),
-    "base of BERT's family": (BERT, 12, -1, 256, 16, 48, 50, 64),
+    **{name: preset(name) for name in PRESETS},
+    "base of MPNet's family": (MPNET, 12, -1, 256, 16, 48, 50, 64),
     "base of RoBERTa's family": (ROBERTA, 12, -1, 256, 16, 48, 50, 64),
     "base of ModernBERT's family": (MODERNBERT, 4, 2, 256, 16, 48, 50, 64),
 }
@@ -133,11 +148,24 @@ def run_preset(name, dtype, states, encoder):
     assert scores.device.type == vectors.device.type == NAME
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SHAPES if name != "demo"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+BY_DEFAULT = {("demo", "fp32"), ("demo", "bf16"), ("mind_small_top2", "bf16")}
+CASES = [
+    pytest.param(name, DTYPES[kind], id=f"{name}-{kind}",
+                 marks=[] if (name, kind) in BY_DEFAULT else pytest.mark.slow)
+    for name in SHAPES for kind in DTYPES
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("name", ["demo", *SLOW])
+def test_the_shapes_are_those_of_the_presets():
+    assert len(PRESETS) == 1 + len(list(CONFIGS.glob("mind_*.yaml")))
+    sizes = {name: (plm["hidden_size"], *rest) for name, (plm, *rest) in SHAPES.items()}
+    assert sizes["mind_small_top2"] == (384, 6, 2, 256, 16, 32, 50, 64)
+    assert sizes["mind_large_leaderboard"] == (768, 8, -1, 256, 16, 32, 100, 42)
+    assert {SHAPES[name][0]["model_type"] for name in PRESETS} == {"bert"}
+
+
+@pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_a_presets_step_and_scores_run_on_a_gpu_and_nobody_waits(name, dtype):
     states = SHAPES[name][2] >= 0
     in_own_process(run_preset, name, dtype, states, "fastformer")

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import refused, tiny_behaviors, tiny_news, write_mind
+from lightning import Callback
 from resuming import assert_same, last, run_killed
 
 from newsrec.__main__ import main
 from newsrec.serving.recommend import Recommender
 from newsrec.training.module import RecommenderModule
-from newsrec.training.progress.parts import StepParts
 
 FACTORS = {
     "precision": ("32-true", "bf16-mixed"),
@@ -90,7 +90,7 @@ def test_the_six_deep_runs_have_every_value():
         assert {run[factor] for run in DEEP} == set(values)
 
 
-class Watch(StepParts):
+class Watch(Callback):
     """Keeps losses, gradients before and after clipping, and which layers of the PLM moved."""
 
     def __init__(self):
@@ -185,12 +185,10 @@ def fit(root, plm_dir, still_plm, tmp_path, monkeypatch):
             *options,
         ]
         if kill is not None:
-            run_killed(given, kill, monkeypatch)
+            run_killed(given, kill)
             return None
         watch = Watch()
-        with monkeypatch.context() as patch:
-            patch.setattr("newsrec.commands.fit.StepParts", lambda: watch)
-            main(given)
+        main(given, [watch])
         watch.output = output
         return watch
 
@@ -323,7 +321,7 @@ def test_help_says_which_values_are_ignored(capsys):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("run", parameters(cover(ON_A_GPU)))
-def test_three_steps_on_a_gpu_have_the_losses_of_the_plain_way(fit, run):
+def test_three_steps_on_a_gpu_have_the_losses_of_the_plain_way(only_cuda, fit, run):
     watch = fit(run, device="gpu")
     assert_trained_as_asked(watch, run, steps=3)
     assert_losses_of_the_plain_way(fit, watch, run, device="gpu")

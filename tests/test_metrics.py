@@ -5,11 +5,11 @@ import re
 import subprocess
 import sys
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import docs_block
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
@@ -154,9 +154,8 @@ def test_the_example_in_the_docstring_holds():
     assert doctest.testmod(metrics).failed == 0
 
 
-def test_the_example_in_the_readme_prints_what_it_says(capsys):
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(from newsrec\.metrics .*?)```", text, re.DOTALL)
+def test_the_example_in_the_docs_prints_what_it_says(capsys):
+    example = docs_block("evaluate.md", "from newsrec.metrics")
     exec(example, {})
     assert capsys.readouterr().out.split() == re.findall(r"print\(.*\)  # (.*)", example)
 

@@ -26,11 +26,14 @@ from newsrec.__main__ import main
 from newsrec.errors import UserError
 from newsrec.evaluation.results import compute_results
 from newsrec.model.recommender import NewsRecommender
+from newsrec.parent import STARTER
 from newsrec.plm import load_plm
 from newsrec.report import closing
 from newsrec.report.closing import in_fp32
-from newsrec.training.hardware import machine, precision, probe
-from newsrec.training.hardware.precision import (
+from newsrec.training import agreement, machine, precision, probe, threads
+from newsrec.training.agreement import decided_by_first
+from newsrec.training.module import RecommenderModule
+from newsrec.training.precision import (
     Choice,
     choose_auto,
     decide,
@@ -391,13 +394,48 @@ def test_two_runs_of_the_demos_preset_are_equal_bit_for_bit(mind_dir, plm_dir, t
     assert not asked
 
 
+def test_a_run_by_anothers_config_computes_with_its_threads_and_is_equal(
+    mind_dir, plm_dir, tmp_path, monkeypatch
+):
+    for name in threads.SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
+    before = torch.get_num_threads()
+    kept = []
+    try:
+        for run, gain, config in (("a", 1.9, "configs/demo.yaml"), ("b", 0.1, "a/config.yaml")):
+            monkeypatch.setenv("NEWSREC_CACHE", str(tmp_path / f"cache-{run}"))
+            monkeypatch.setattr(
+                threads, "one_thread_and_many", lambda maps, number, g=gain: [(g, 1.0)] * 2
+            )
+            options = [f"--data.root={mind_dir}", f"--model.plm={plm_dir}", "--model.dim=16"]
+            options += ["--trainer.max_steps=3", "--trainer.enable_progress_bar=false"]
+            config = config if config.startswith("configs") else tmp_path / config
+            main(["fit", f"--config={config}", *options, f"--output={tmp_path / run}",
+                  "--baselines=false"])  # fmt: skip
+            kept.append(checkpoint_of(tmp_path / run))
+    finally:
+        torch.set_num_threads(before)
+    one, two = kept
+    assert one["newsrec"]["threads"] == two["newsrec"]["threads"] == 2
+    assert all(torch.equal(one["state_dict"][name], two["state_dict"][name])
+               for name in one["state_dict"])  # fmt: skip
+
+
 EACH_SAYS = """
-import os, sys
+import functools, os, sys
+from newsrec import cli
 from newsrec.training import agreement, precision
 from newsrec.training.hardware.probe import Rates
 from newsrec.__main__ import main
 first = agreement.is_first_process()
 ratio = 2.0 if first else 0.5  # each process would choose another
+plain = cli.Trainer.fit
+@functools.wraps(plain)  # its signature is read for the options
+def fit(self, *args, **options):
+    print(f"trains in {self.precision}", file=sys.stderr)
+    plain(self, *args, **options)
+cli.Trainer.fit = fit
 precision.measure = lambda maps, device: Rates(1e9, ratio * 1e9, ratio)
 precision.recall_rates = lambda device, maps: None
 main(sys.argv[1:])
@@ -414,6 +452,7 @@ def test_the_first_process_chooses_for_all(mind_dir, plm_dir, tmp_path, launcher
     options += ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_steps=1"]
     command = [sys.executable, str(script), *options]
     environ = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environ |= LEFT_OVER
     port = str(free_port())
     slurm = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1",
              "SLURM_JOB_NAME": "x", "SLURM_JOB_ID": "1",
@@ -433,6 +472,53 @@ def test_the_first_process_chooses_for_all(mind_dir, plm_dir, tmp_path, launcher
     assert checkpoint_of(run)["hyper_parameters"]["precision"] == "bf16"
     assert sum(text.count("(model.precision auto)") for text in said) == 1
     assert "bfloat16 Automatic Mixed Precision" in said[0]
+    assert "".join(said).count("trains in bf16-mixed") == 2, said
+
+
+def test_no_test_but_those_for_gpus_sees_one():
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert trainer_device({"accelerator": "auto"}) == CPU
+    assert not torch.backends.mps.is_available()
+
+
+LEFT_OVER = {"NEWSREC_PRECISION": "1:fp32", "NEWSREC_LAST_CHECKPOINT": "1:none"}
+"""What an older run has left in the environment."""
+
+
+@pytest.mark.parametrize("left_over", ["fp32", "1:fp32", f"{os.getpid()}:fp32", None])
+def test_the_store_counts_and_not_what_an_older_run_left(monkeypatch, left_over):
+    class Store:
+        def get(self, key):
+            return b"bf16"
+
+    monkeypatch.setenv("RANK", "1")
+    if left_over is None:
+        monkeypatch.delenv("NEWSREC_PRECISION", raising=False)
+    else:
+        monkeypatch.setenv("NEWSREC_PRECISION", left_over)
+    monkeypatch.setattr(agreement, "_meeting_place", lambda num_nodes: ("host", 1, True))
+    monkeypatch.setattr(agreement, "_store", lambda *place: Store())
+    assert decided_by_first("precision", lambda: "fp32") == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"NEWSREC_PRECISION": f"{os.getppid()}:bf16"}, "bf16"),
+        ({"NEWSREC_PRECISION": "7:bf16", STARTER: "7"}, "bf16"),
+        ({"NEWSREC_PRECISION": "7:bf16", STARTER: "8"}, "fp32"),
+        ({"NEWSREC_PRECISION": "bf16"}, "fp32"),
+    ],
+)
+def test_a_process_that_lightning_starts_inherits_from_its_starter_alone(
+    monkeypatch, variables, expected
+):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.delenv(STARTER, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(agreement, "_meeting_place", lambda num_nodes: None)
+    assert decided_by_first("precision", lambda: "fp32") == expected
 
 
 def test_a_process_that_hears_of_a_failure_says_so(monkeypatch):

@@ -28,7 +28,7 @@ def lightning_keeps_the_stderr_of_its_import(monkeypatch):
 
 
 @pytest.fixture
-def fit(root, plm_dir, monkeypatch):
+def fit(root, plm_dir):
     """Return a function that trains, dying where it is told to; dropout is on."""
 
     def run(output, *options, kill=None):
@@ -55,7 +55,7 @@ def fit(root, plm_dir, monkeypatch):
         if kill is None:
             main(given)
         else:
-            run_killed(given, kill, monkeypatch)
+            run_killed(given, kill)
 
     return run
 

@@ -7,14 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import fit_options, refused
 
 from newsrec.__main__ import main
 from newsrec.errors import UserError
-from newsrec.training.checkpoint.saving import AtomicCheckpointIO
-from newsrec.training.processes.run_lock import HOLDER, LOCK, RunLock
+from newsrec.training import run_lock
+from newsrec.training.run_lock import HOLDER, LOCK, RunLock
+from newsrec.training.saving import AtomicCheckpointIO
 
 HOLD = """
 import sys, time
@@ -100,6 +103,22 @@ def test_a_start_that_fails_leaves_what_somebody_put_into_its_folder(tmp_path):
     assert os.listdir(tmp_path / "notes.txt") == ["notes.txt"]
 
 
+def test_on_windows_the_lock_is_given_back_before_its_file_goes(tmp_path, monkeypatch):
+    lock, plain = RunLock(tmp_path / "run"), Path.unlink
+
+    def unlink(path, *args, **options):
+        if path.name == LOCK and lock._lock.is_locked:
+            raise PermissionError("the file is open")
+        plain(path, *args, **options)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    monkeypatch.setattr(run_lock, "sys", SimpleNamespace(platform="win32"))
+    lock.take()
+    lock.discard({LOCK, HOLDER})
+    lock.release()
+    assert not lock.folder.exists()
+
+
 def test_a_file_system_without_locks_costs_a_warning(tmp_path, monkeypatch, caplog):
     (tmp_path / "checkpoints").mkdir()
     part = tmp_path / "checkpoints" / ".last.ckpt-1-ab.part"
@@ -145,6 +164,7 @@ def test_of_two_runs_started_at_once_one_trains_and_one_is_refused(mind_dir, plm
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="Windows has no groups of processes")
 def test_a_signal_to_all_processes_of_a_run_saves_and_loses_no_worker(mind_dir, plm_dir, tmp_path):
     run = tmp_path / "run"
     command = [

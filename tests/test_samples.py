@@ -20,7 +20,7 @@ from newsrec.data.samples import (
     draw_skips,
     index_samples,
 )
-from newsrec.data.states import TokenStates
+from newsrec.data.states import RunStates, TokenStates
 
 UNKNOWN = 1
 
@@ -371,7 +371,7 @@ def test_states_come_in_the_order_of_the_stories(data):
     values = catalogue.token_ids[real][:, None].float().expand(-1, 3)
     states = TokenStates([values], torch.zeros_like(lengths), lengths.cumsum(0) - lengths, lengths)
     split = data.split("train")
-    dataset = TrainSamples(split, index_samples(split), catalogue, 50, 4, 42, states)
+    dataset = TrainSamples(split, index_samples(split), catalogue, 50, 4, 42, RunStates(states))
     batch = dataset[BatchKey(0, np.arange(7))]
     mentioned = (
         torch.arange(batch.token_ids.shape[1]) < torch.as_tensor(batch.token_lengths)[:, None]

@@ -24,16 +24,12 @@ def lightning_keeps_the_stderr_of_its_import(monkeypatch):
 
 
 @pytest.fixture
-def fit(mind_dir, plm_dir, tmp_path, monkeypatch):
+def fit(mind_dir, plm_dir, tmp_path):
     """Return a function that trains, with one more callback."""
     output = tmp_path / "run"
 
     def run(callback=None, *options):
-        from newsrec.commands import fit as cli
-
-        if callback is not None:
-            monkeypatch.setattr(cli, "StepParts", lambda: callback)
-        main([
+        given = [
             "fit",
             f"--data.root={mind_dir}",
             f"--model.plm={plm_dir}",
@@ -49,7 +45,8 @@ def fit(mind_dir, plm_dir, tmp_path, monkeypatch):
             "--trainer.enable_progress_bar=false",
             "--baselines=false",
             *options,
-        ])  # fmt: skip
+        ]
+        main(given, [] if callback is None else [callback])
 
     run.output = output
     return run
@@ -61,9 +58,6 @@ class At(Callback):
     def __init__(self, step, action):
         self.step = step
         self.action = action
-
-    def describe(self, trainer):
-        return None
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if trainer.global_step == self.step:

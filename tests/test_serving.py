@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import (
+    docs_block,
     fit_options,
     news_row,
-    readme_block,
     refused,
     tiny_behaviors,
     tiny_news,
@@ -26,7 +26,6 @@ from conftest import (
 
 from newsrec.__main__ import main
 from newsrec.commands.recommend import split_ids
-from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
 from newsrec.export.export import write_catalogue
 from newsrec.export.weights import load_model
@@ -34,8 +33,8 @@ from newsrec.files import file_hash
 from newsrec.metrics import METRICS
 from newsrec.serving import Recommender
 from newsrec.training.catalogue import encode_catalogue
-from newsrec.training.checkpoint.read import hyper_parameters, read_checkpoint
 from newsrec.training.module import RecommenderModule
+from newsrec.training.trained_run import TrainedRun
 
 REPOSITORY = Path(__file__).parent.parent
 CLOSE = 1e-4
@@ -53,7 +52,7 @@ def served(plm_dir, tmp_path_factory):
     main(fit_options(without_test, plm_dir, root / "run"))
     best = root / "run" / "checkpoints" / "best.ckpt"
     with pytest.MonkeyPatch.context() as patch:
-        import newsrec.commands.evaluate as module
+        import newsrec.report.evaluate as module
 
         noted = []
         compute = module.compute_results
@@ -167,16 +166,10 @@ def test_without_data_an_export_has_no_stories_and_says_so(served, tmp_path, cap
 
 
 def test_an_export_whose_metrics_differ_is_refused(served, tmp_path, monkeypatch):
-    module = RecommenderModule.load_from_checkpoint(served.best)
-    checkpoint = read_checkpoint(served.best)
-    options = hyper_parameters(checkpoint, "data") | {"root": str(served.without_test)}
-    data = MindDataModule(**options)
-    data.tokenizer_json = checkpoint["newsrec"]["tokenizer_json"]
-    data.eval_split = "dev"
-    data.setup("predict")
+    run = TrainedRun.open(served.best, served.without_test, "dev")
     monkeypatch.setattr("newsrec.export.verify.onnx_encoder", lambda *a: lambda h, m: -h.sum(dim=1))
     with pytest.raises(RuntimeError, match="On dev the exported metrics differ"):
-        write_catalogue(module, data, tmp_path)
+        write_catalogue(run.module, run.data, tmp_path)
 
 
 def test_a_full_disk_leaves_no_export(served, tmp_path, capsys, monkeypatch):
@@ -312,12 +305,9 @@ def test_encoded_news_have_the_models_vectors(served, tmp_path, capsys):
     )
     assert {path.name: file_hash(path) for path in served.export.iterdir()} == before
 
-    checkpoint = read_checkpoint(served.best)
-    options = hyper_parameters(checkpoint, "data") | {"root": str(served.mind)}
-    data = MindDataModule(**options)
-    data.setup("predict")
-    module = RecommenderModule.from_checkpoint(checkpoint)
-    expected = encode_catalogue(module.recommender, data.catalogue)
+    run = TrainedRun.open(served.best, served.mind)
+    data = run.data
+    expected = encode_catalogue(run.module.recommender, data.catalogue)
     found = pq.read_table(output / "news.parquet")
     assert found["news_id"].to_pylist() == data.data.news["news_id"].to_pylist()
     vectors = np.load(output / "news_vectors.npy")
@@ -392,10 +382,10 @@ def test_an_export_of_a_model_without_stories_can_be_given_some(served, tmp_path
     assert len(recommended(capsys, output, "-k", 15)["stories"]) == 15
 
 
-def test_the_readmes_lines_work(served, monkeypatch, capsys):
+def test_the_lines_in_the_docs_work(served, monkeypatch, capsys):
     load = Recommender.load
     monkeypatch.setattr(Recommender, "load", lambda folder, threads: load(served.export, threads))
-    exec(readme_block("Recommender.load"), {})
+    exec(docs_block("serve.md", "Recommender.load"), {})
     ids, scores = capsys.readouterr().out.splitlines()
     assert len(json.loads(ids.replace("'", '"'))) == 5
     assert scores.startswith("[")
@@ -417,7 +407,7 @@ assert not loaded, loaded
 
 @pytest.mark.slow
 def test_a_service_recommends_in_an_environment_without_torch(served, tmp_path):
-    """The README's two lines; a registry, or pip's cache, must have the packages."""
+    """The two lines of docs/serve.md; a registry, or pip's cache, must have the packages."""
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
     install = [python, "-m", "pip", "install", "-q"]

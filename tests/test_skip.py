@@ -151,7 +151,7 @@ def test_scores_stay_plain_dot_products_of_what_is_exported(root, plm_dir):
 
 
 def test_open_gates_add_what_the_encoders_say(root, plm_dir):
-    """The sums of the README, with the encoders' parts taken one by one."""
+    """The sums of docs/design.md, with the encoders' parts taken one by one."""
     module, data = made(root, plm_dir, dim=8)
     fit(module, data, max_epochs=1)
     recommender = module.recommender.eval()

@@ -30,7 +30,14 @@ MAPS = [LinearMap(16, 16, 1, 32, True)]
 @pytest.fixture(autouse=True)
 def clean(monkeypatch, tmp_path):
     """No variable of a launcher, a cache for each test, and the number of threads put back."""
-    for name in (*SETTINGS, "LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE", "SLURM_CPUS_PER_TASK"):
+    monkeypatch.setattr(threads, "_told", set())
+    for name in (
+        *SETTINGS,
+        "TORCHELASTIC_RUN_ID",
+        "LOCAL_WORLD_SIZE",
+        "SLURM_NTASKS_PER_NODE",
+        "SLURM_CPUS_PER_TASK",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NEWSREC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
@@ -170,6 +177,33 @@ def test_what_the_environment_says_is_kept(monkeypatch, timed, name):
     assert said == f"as {name} says, 2 in the run so far"
     assert choose_threads(1, asked=5, cores=8).number == 5
     assert not compared
+
+
+@pytest.mark.parametrize(
+    ("processes", "set_to", "expected"), [("2", "1", 4), ("2", "3", 3), ("1", "1", 1)]
+)
+def test_torchruns_own_single_thread_is_no_wish(monkeypatch, caplog, processes, set_to, expected):
+    caplog.set_level(logging.INFO, "newsrec")
+    torch.set_num_threads(int(set_to))
+    environ = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": processes, "OMP_NUM_THREADS": set_to}
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    chosen = choose_threads(int(processes), cores=8)
+    assert chosen.number == expected
+    set_threads(chosen, int(processes))
+    assert torch.get_num_threads() == expected
+    if expected == 4:
+        assert "4 cores for each of 2 processes; --threads sets another number" in caplog.text
+
+
+def test_what_an_earlier_run_told_its_processes_is_no_wish(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.delenv("OMP_NUM_THREADS")  # so that it is removed again in the end
+    set_threads(choose_threads(2, cores=8), processes=2, say=False)
+    assert os.environ["OMP_NUM_THREADS"] == "4"
+    set_threads(choose_threads(4, cores=8), processes=4, say=False)
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+    assert choose_threads(1, cores=8).number == 8
 
 
 def test_a_run_that_goes_on_keeps_its_threads_where_there_are_as_many_cores():

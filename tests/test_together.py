@@ -1,8 +1,11 @@
 """Processes with one fate, machines without a shared disk, children that end with their parent."""
 
+import hashlib
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,33 +20,29 @@ from test_processes import run, torchrun
 
 from newsrec import parent
 from newsrec.errors import UserError
-from newsrec.training.checkpoint.saving import Stopped
-from newsrec.training.processes import share_folder, together
-from newsrec.training.processes.launch import connection_mistakes
-from newsrec.training.processes.together import one_fate
+from newsrec.training import machines, together
+from newsrec.training.processes import connection_mistakes
+from newsrec.training.run_lock import RunLock
+from newsrec.training.saving import Stopped
+from newsrec.training.together import one_fate
 
 FAILING = """
 import sys
 from lightning import Callback
-from newsrec.commands import fit as cli
 from newsrec.__main__ import main
 from newsrec.errors import UserError
 
 class Fail(Callback):
-    def describe(self, trainer): return None
     def on_train_batch_start(self, trainer, *args):
         if trainer.global_step == 3 and trainer.global_rank == 1:
             raise UserError("no room on this disk")
 
-cli.StepParts = Fail
-main(sys.argv[1:])
+main(sys.argv[1:], [Fail()])
 """
 PATIENT = {"OMP_NUM_THREADS": "1"}
 
 
 def free_port():
-    import socket
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
@@ -140,6 +139,119 @@ def test_each_of_three_machines_gets_the_files_of_the_first(monkeypatch, tmp_pat
     assert failed == []
     for machine in (1, 2):
         assert (tmp_path / str(machine) / "checkpoints" / "last.ckpt").read_bytes() == content
+
+
+def test_a_run_in_the_folder_of_another_machine_is_not_overwritten(monkeypatch, tmp_path):
+    monkeypatch.setattr(machines, "os", SimpleNamespace(environ=(place := Environment())))
+    place["GROUP_WORLD_SIZE"] = "2"
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr(torch.distributed, "TCPStore", lambda *_, **__: store)
+    for machine, content in enumerate((b"first", b"of another run")):
+        (tmp_path / str(machine) / "checkpoints").mkdir(parents=True)
+        (tmp_path / str(machine) / "checkpoints" / "last.ckpt").write_bytes(content)
+    other = RunLock(tmp_path / "1")
+    other.take()
+    failed = {}
+
+    def start(machine):
+        place.machine.number = machine
+        try:
+            machines.share_run_folder(tmp_path / str(machine))
+        except UserError as error:
+            failed[machine] = str(error)
+
+    threads = [threading.Thread(target=start, args=(machine,)) for machine in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    other.release()
+    assert failed.keys() == {0, 1}
+    assert all(f"{socket.gethostname()} (machine 1): Another run is" in s for s in failed.values())
+    assert (tmp_path / "1" / "checkpoints" / "last.ckpt").read_bytes() == b"of another run"
+
+
+@pytest.mark.parametrize(
+    ("own", "theirs", "expected"),
+    [
+        (b"a", b"a", True),
+        (None, None, False),
+        (None, b"a", "does not have the first process's"),
+        (b"b", b"a", "does not have the first process's"),
+        (b"a", None, "which the first process does not have"),
+    ],
+)
+def test_auto_goes_on_everywhere_or_nowhere(monkeypatch, tmp_path, own, theirs, expected):
+    monkeypatch.setenv("RANK", "1")
+    if own is not None:
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / "last.ckpt").write_bytes(own)
+    said = "none" if theirs is None else hashlib.sha256(theirs).hexdigest()
+    monkeypatch.setattr(machines, "decided_by_first", lambda name, decide, num_nodes: said)
+    if isinstance(expected, bool):
+        assert machines.goes_on(tmp_path, 2) is expected
+        return
+    with pytest.raises(
+        UserError, match=f"{re.escape(socket.gethostname())} .*{expected}.*torchrun"
+    ):
+        machines.goes_on(tmp_path, 2)
+
+
+def test_what_each_machine_needs_on_its_disk_is_said_in_sizes(tmp_path):
+    said = machines.needs_on_disk(tmp_path / "mind", tmp_path / "run", 3 << 30, 1 << 29)
+    assert f"the data at {tmp_path / 'mind'}, and room for 3.0 GiB of states" in said
+    assert "two checkpoints of 0.5 GiB" in said
+
+
+def by_slurm(argv, folders):
+    """Run two processes as srun would, each in a folder of its own; return codes and words."""
+    port = str(free_port())
+    slurm = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2",
+             "SLURM_JOB_NAME": "x", "SLURM_JOB_ID": "1", "SLURM_LOCALID": "0",
+             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "newsrec", *argv], cwd=folder,
+            env=os.environ | PATIENT | slurm | {"PYTHONPATH": os.getcwd()}
+            | {"SLURM_PROCID": str(number), "SLURM_NODEID": str(number)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for number, folder in enumerate(folders)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=240)[0] for process in started]
+    return [process.returncode for process in started], said
+
+
+@pytest.mark.slow
+def test_slurm_without_a_shared_disk_ends_with_the_host_that_lacks_the_files(private):
+    options, folders = private
+    options += ["--threads=1", "--ckpt_path=auto", "--baselines=false", "--trainer.num_nodes=2"]
+    options += ["--trainer.strategy=ddp"]
+    codes, said = by_slurm([*options, "--trainer.max_epochs=1"], folders)
+    assert codes == [0, 0], said
+    assert "disks: each machine needs the data at mind" in said[0]
+    codes, said = by_slurm([*options, "--trainer.max_epochs=2"], folders)
+    assert codes == [2, 2], said
+    assert f"{socket.gethostname()} does not have the first process's run" in said[0], said
+    assert "start by torchrun" in said[1]
+
+
+@pytest.mark.slow
+def test_evaluate_ends_on_all_processes_where_one_lacks_the_checkpoint(private):
+    options, folders = private
+    done = run([
+        sys.executable, "-m", "newsrec", *options, "--trainer.max_epochs=1", "--threads=1",
+        "--baselines=false",
+    ], cwd=folders[0])  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    codes, said = by_slurm([
+        "evaluate", "--ckpt_path=run/checkpoints/best.ckpt", "--data.root=mind", "--split=dev",
+        "--output=results", "--trainer.accelerator=cpu", "--trainer.devices=1",
+        "--trainer.num_nodes=2", "--trainer.strategy=ddp",
+    ], folders)  # fmt: skip
+    assert codes == [2, 2], said
+    assert "newsrec: error: process 1 on" in said[0], said
+    assert "best.ckpt" in said[0]
 
 
 class Environment(dict):
@@ -239,6 +351,7 @@ def test_machines_without_a_shared_disk_train_stop_and_go_on_as_with_one(private
         codes, said = on_two_machines([*options, *more], folders)
         assert codes == [0, 0], "\n=====\n".join(said)
         assert "Best checkpoint" in said[0]
+        assert "disks: each machine needs the data at mind" in said[0]
     assert (folders[1] / "run" / "checkpoints" / "last.ckpt").is_file()  # from the first machine
     whole = tmp_path / "whole"
     done = run([

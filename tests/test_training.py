@@ -123,7 +123,7 @@ def trained(make, tmp_path_factory):
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
         path = tmp_path_factory.mktemp("checkpoint") / "best.ckpt"
         trainer.save_checkpoint(path)
-        data.states = None
+        data.use_states(None)
         trainer.predict(module, datamodule=data, return_predictions=False)
         scores = collector.scores(trainer, data.data.split("dev"))
     return {
@@ -419,11 +419,11 @@ def scores_one_by_one(module, data, split):
 def test_scores_come_in_the_order_of_the_file(trained, name):
     module, data, trainer = (trained[key] for key in ("module", "data", "trainer"))
     (collector,) = (c for c in trainer.callbacks if isinstance(c, ScoreCollector))
-    data.eval_split = name
+    data.predict_on(name)
     trainer.predict(module, datamodule=data, return_predictions=False)
     split = data.data.split(name)
     scores = collector.scores(trainer, split)
-    data.eval_split = None
+    data.predict_on(data.val)
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, scores_one_by_one(module, data, split), 1e-6, 1e-7)
     assert len(set(np.round(scores, 6))) > len(scores) / 10  # they differ, so order is tested

@@ -1,47 +1,31 @@
 """The command ``evaluate``: a checkpoint or a baseline over a split, in MIND's own metrics."""
 
-import json
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-import pyarrow.parquet as pq
+from jsonargparse import ArgumentParser, Namespace
 
 from newsrec.console import is_first_process
-from newsrec.data.dataset import open_mind
 from newsrec.data.readers.source import SPLITS
-from newsrec.data.splits import LAST_DAY, choose_splits
+from newsrec.data.splits import LAST_DAY
 from newsrec.errors import UserError
-from newsrec.evaluation.baselines import (
-    BASELINES,
-    clicks_of,
-    describe_baselines,
-    score_baseline,
-    scores_beside,
-)
+from newsrec.evaluation.baselines import BASELINES, describe_baselines
 from newsrec.evaluation.ensemble import ENSEMBLES
-from newsrec.evaluation.plm_means import plm_vectors
-from newsrec.evaluation.raw_scores import write_scores
-from newsrec.evaluation.results import compute_results, per_impression_table
-from newsrec.evaluation.results import evaluate_scores as evaluate_scores  # for those who score
-from newsrec.evaluation.scoring import FROM_CHECKPOINT, Scored, score_checkpoints
-from newsrec.evaluation.submission import write_predictions
-from newsrec.files import publish, require_empty, require_replaceable
-from newsrec.report.examples import choose_examples
-from newsrec.report.page import html_page
-from newsrec.report.terminal import print_results, read_ceiling, read_curves
+from newsrec.evaluation.scoring import QUIET, Scored, score_by_baseline, score_checkpoints
+from newsrec.report.evaluate import SCORES_FILE, evaluate
+from newsrec.report.terminal import print_results
 
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
+FROM_CHECKPOINT = {
+    "data.fields": list[str],
+    "data.max_tokens": int,
+    "data.max_history": int,
+    "model.plm": str,
+}
+"""Options that the checkpoint answers; giving another value is an error, not an override."""
 
 
-METRICS_FILE = "metrics.json"
-PREDICTION_FILE = "prediction.zip"
-IMPRESSIONS_FILE = "per_impression.parquet"
-SCORES_FILE = "scores.parquet"
-PAGE_FILE = "report.html"
-
-
-def add_arguments(parser: "ArgumentParser") -> None:
+def add_arguments(parser: ArgumentParser) -> None:
     """Add the command's options."""
     from lightning import Trainer
 
@@ -103,88 +87,62 @@ def add_arguments(parser: "ArgumentParser") -> None:
         "trainer",
         skip={"precision", "logger", "callbacks", "use_distributed_sampler", "default_root_dir"},
     )
-    parser.set_defaults(
-        {
-            "trainer.enable_checkpointing": False,
-            "trainer.enable_model_summary": False,
-        }
-    )
+    parser.set_defaults({f"trainer.{name}": value for name, value in QUIET.items()})
 
 
-def run(args: "Namespace") -> None:
+def run(args: Namespace) -> None:
     """Score the split, print the metrics and write them with the leaderboard's file."""
+    from newsrec.training.together import one_fate_from_the_start
+
+    with one_fate_from_the_start():
+        _run(args)
+
+
+def _run(args: Namespace) -> None:
     if (args.ckpt_path is None) == (args.scorer is None):
         raise UserError("Give either --ckpt_path CKPT or --scorer NAME.")
-    _check_ensemble(args.ckpt_path or [], args.ensemble)
+    paths = args.ckpt_path or []
+    _check_ensemble(paths, args.ensemble)
     if args.scorer is not None and not is_first_process():
         return  # torchrun started it beside another, which is enough for a baseline
-    output = Path(args.output)
-    require_empty(output)
-    if is_first_process():  # it writes in the end, so a place it cannot write to shows now
-        require_replaceable(output)
-    # What only adorns the report is read first, so that nothing in it can cost the scores.
-    ceiling = read_ceiling(Path(args.data.root), args.split)
-    single = args.ckpt_path is not None and len(args.ckpt_path) == 1
-    curves = read_curves(Path(args.ckpt_path[0])) if single else None
-    scored = _score_baseline(args) if args.scorer is not None else score_checkpoints(args)
-    if scored is None:  # not the first process
-        return
-    title, data, scores, vectors, info = scored
-    split = data.split(args.split)
-    others = {}
-    if args.baselines and split.labels is not None:
-        others = scores_beside(data, args.split, vectors, leave_out=args.scorer)
-    results = compute_results(data, args.split, scores, others)
-    results.metrics.update(info)
-
-    def build(folder: Path) -> None:
-        (folder / METRICS_FILE).write_text(
-            json.dumps(results.metrics, indent=1) + "\n", encoding="utf-8"
-        )
-        offsets = split.candidates.offsets
-        write_predictions(folder / PREDICTION_FILE, split.impression_id, results.ranks, offsets)
-        if split.labels is not None:
-            pq.write_table(
-                per_impression_table(data, args.split, results), folder / IMPRESSIONS_FILE
-            )
-        if args.scores:
-            write_scores(folder / SCORES_FILE, data, args.split, scores)
-        examples = choose_examples(data, args.split, scores, results)
-        page = html_page(title, results.metrics, ceiling, examples, curves)
-        (folder / PAGE_FILE).write_text(page, encoding="utf-8")
-
-    publish(output, build)
-    names = [METRICS_FILE, PREDICTION_FILE, IMPRESSIONS_FILE, SCORES_FILE, PAGE_FILE]
-    written = [name for name in names if (output / name).is_file()]
-    print_results(title, results.metrics, ceiling, output, written)
+    place = {"root": args.data.root, "split": args.split}
+    found = evaluate(
+        partial(_score, args, place),
+        **place,
+        output=args.output,
+        ckpt_path=paths[0] if len(paths) == 1 else None,
+        leave_out=args.scorer,
+        baselines=args.baselines,
+        raw_scores=args.scores,
+    )
+    if found is not None:
+        title, metrics, ceiling, written = found
+        print_results(title, metrics, ceiling, Path(args.output), written)
 
 
-def _score_baseline(args: "Namespace") -> Scored:
-    data = open_mind(args.data.root, args.data.on_bad_line or "error")
-    if args.split == LAST_DAY:
-        data = choose_splits(data, val=LAST_DAY)
-    vectors = None
-    if args.scorer == "cosine":
-        from newsrec.data.datamodule import MindDataModule
+def _score(args: Namespace, place: dict[str, Any]) -> Scored | None:
+    """Score the split by what the options name."""
 
-        names = ("fields", "max_tokens", "on_bad_line")
-        given = {name: args[f"data.{name}"] for name in names}
-        options = {name: value for name, value in given.items() if value is not None}
-        if args.model.plm is not None:
-            options["plm"] = args.model.plm
-        datamodule = MindDataModule(root=args.data.root, **options)
-        datamodule.setup("predict")
-        vectors = plm_vectors(datamodule)
-    train = data.splits.get(data.train)
-    info = {
-        "scorer": args.scorer,
-        "selected_on": None,
-        "trained_on": {} if train is None else {train.name: train.window},
-        "precision": None,
-        "clicks_of": {s.name: s.window for s in clicks_of(args.scorer, data)},
-    }
-    scores = score_baseline(args.scorer, data, args.split, news_vectors=vectors)
-    return Scored(f"baseline {args.scorer}", data, scores, vectors, info)
+    def given(part: str, *names: str) -> dict[str, Any]:
+        values = {name: args[f"{part}.{name}"] for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
+    if args.scorer is not None:
+        options = given("data", "fields", "max_tokens", "on_bad_line")
+        return score_by_baseline(args.scorer, plm=args.model.plm, **place, **options)
+    return score_checkpoints(
+        args.ckpt_path,
+        **place,
+        trainer=vars(args.trainer),
+        ensemble=args.ensemble,
+        precision=args.precision,
+        with_means=args.baselines,
+        expected={
+            "data": given("data", "fields", "max_tokens", "max_history"),
+            "model": given("model", "plm"),
+        },
+        **given("data", "eval_batch_size", "num_workers", "on_bad_line"),
+    )
 
 
 def _check_ensemble(paths: list[str], ensemble: str | None) -> None:

@@ -4,87 +4,58 @@ import logging
 import os
 import sys
 from argparse import ArgumentError
+from collections.abc import Sequence
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
-import yaml
-from lightning import Trainer
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning import Callback, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
 from newsrec.commands import bugs
-from newsrec.commands.options import Written, explain, written_options
+from newsrec.commands.options import explain, written_options
+from newsrec.commands.resume import LINKS, Resumed, resume, run_config
 from newsrec.console import is_first_process
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
 from newsrec.files import require_writable
-from newsrec.report.closing import PAGE_FILE, SUMMARY_FILE, close_run, next_commands
-from newsrec.training.callbacks import FrozenStates, RunCsv, ScoreCollector
-from newsrec.training.checkpoint.read import (
-    BEGUN,
-    check_run_folder,
-    check_same_options,
-    hyper_parameters,
-    plain,
-    read_checkpoint,
-    resolve_checkpoint,
-)
-from newsrec.training.checkpoint.saving import AtomicCheckpointIO, LastCheckpoint, Stopped
-from newsrec.training.estimate.dry_run import dry_run
-from newsrec.training.guards import FiniteLoss, out_of_memory
-from newsrec.training.hardware.settle import keep_hardware, settle_hardware
-from newsrec.training.lightning_internals import known_options, trainer_options
-from newsrec.training.mistakes import check_seed, check_trainer, late_mistakes, trainer_mistakes
+from newsrec.report.closing import close_run
+from newsrec.training.checkpoint import check_run_folder
+from newsrec.training.estimate import dry_run
+from newsrec.training.machines import goes_on, share_run_folder
+from newsrec.training.mistakes import check_seed, trainer_mistakes
 from newsrec.training.module import RecommenderModule
-from newsrec.training.processes.launch import (
-    connection_mistakes,
-    refuse_lonely,
-    started_by_torchrun,
-)
-from newsrec.training.processes.run_lock import RunLock
-from newsrec.training.processes.share_folder import share_run_folder
-from newsrec.training.processes.together import SameData, one_fate, one_fate_from_the_start
-from newsrec.training.progress.bar import EpochLine, SpeedBar
-from newsrec.training.progress.curves import Curves
-from newsrec.training.progress.ending import how_it_ended, say_if_finished
-from newsrec.training.progress.parts import StepParts
-from newsrec.training.progress.throughput import Throughput
+from newsrec.training.processes import refuse_lonely
+from newsrec.training.run import DEFAULTS, Run
+from newsrec.training.saving import Stopped
+from newsrec.training.together import one_fate_from_the_start
 
 log = logging.getLogger(__name__)
 
-LINKS = {
-    "data.plm": "model.plm",
-    "model.max_tokens": "data.max_tokens",
-    "model.max_history": "data.max_history",
-}
-"""Values that two rooms share: the second key owns it, the first is filled in from it."""
-
-FREE_ON_RESUME = ("root", "num_workers", "prefetch_factor", "pin_memory", "eval_batch_size")
-"""Data options that may change when a run goes on: none of them moves a number."""
-
 
 class FitCLI(LightningCLI):
-    """``fit`` and nothing else; see ``python -m newsrec fit --help``."""
+    """``fit`` and nothing else; see ``python -m newsrec fit --help``.
+
+    Args:
+        more_callbacks: Callbacks of the run besides its own.
+        options: As ``LightningCLI`` takes them.
+    """
 
     output: Path
-    steps_done = 0
-    """Steps of the run that goes on."""
-    auto_chose = False
-    """Whether that run's precision was chosen by auto."""
-    threads_typed = False
-    """Whether the command line itself says how many threads."""
+    run: Run
+    resumed = Resumed()
     written: set[str]
-    """Options that the command line or a file sets."""
+    """Options that the command line or a file sets, but for the file of a run that goes on."""
     places: str
     """Where they are set: names of files, mostly."""
+
+    def __init__(self, more_callbacks: Sequence[Callback] = (), **options: Any) -> None:
+        self.more_callbacks = more_callbacks
+        super().__init__(**options)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -93,46 +64,7 @@ class FitCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run folder and link what two rooms share."""
-        parser.add_argument(
-            "--output",
-            type=str | None,
-            default=None,
-            help="run folder; default: runs/, the config's name and the time",
-        )
-        parser.add_argument(
-            "--save_every",
-            type=int | None,
-            default=1000,
-            help="steps between two writes of last.ckpt within an epoch; null: at its end alone",
-        )
-        parser.add_argument(
-            "--patience",
-            type=int | None,
-            default=None,
-            help="stop early, after so many validations without a better val/auc",
-        )
-        parser.add_argument(
-            "--baselines",
-            type=bool,
-            default=True,
-            help="compare with the baselines at the end; costs a PLM pass if the PLM is tuned",
-        )
-        parser.add_argument(
-            "--threads",
-            type=int | None,
-            default=None,
-            help="threads of a process; default: what OMP_NUM_THREADS says, else the cores divided "
-            "by the processes, or 1 where more are measured to be no faster. Where others "
-            "compute as well, set OMP_WAIT_POLICY=PASSIVE in the environment, or threads spin",
-        )
-        parser.add_argument(
-            "--dry_run",
-            type=bool,
-            nargs="?",
-            const=True,
-            default=False,
-            help="print an estimate of the memory, disk and time that the run needs; train nothing",
-        )
+        add_run_options(parser)
         for target, source in LINKS.items():
             parser.link_arguments(source, target)
 
@@ -146,7 +78,7 @@ class FitCLI(LightningCLI):
         if values.get("ckpt_path") in ("last", "best", "auto") and "output" in values:
             share_run_folder(Path(values["output"]))
         self.places = " ".join(sorted({option.place for option in written}))
-        base = _run_config(given, written)
+        base = run_config(given, written)
         if base is not None:
             log.info("options that are not given are those of %s", base)
             args = given = [given[0], f"--config={base}", *given[1:]]
@@ -171,64 +103,19 @@ class FitCLI(LightningCLI):
             super()._dump_config()
 
     def _parse_ckpt_path(self) -> None:
-        """Find the checkpoint to go on from, and refuse options that contradict it.
-
-        Lightning would take the checkpoint's options over the given ones without a word.
-        """
-        if not self.subcommand_config:
-            return
+        """Find the run folder and, if the run goes on, what it takes from there."""
         config = self.subcommand_config
+        if not config:
+            return
         self.output = _run_folder(config)
         require_writable(self.output)
         if config.ckpt_path == "auto":
-            last = self.output / "checkpoints" / "last.ckpt"
-            config.ckpt_path = "last" if last.is_file() else None
-        if config.ckpt_path is None:
-            if is_first_process():  # the others come after it
-                check_run_folder(self.output)
-            return
-        config.ckpt_path = str(resolve_checkpoint(config.ckpt_path, self.output))
-        checkpoint = read_checkpoint(config.ckpt_path)
-        self.steps_done = checkpoint["global_step"]
-        self._take_unwritten(checkpoint)
-        self.auto_chose = keep_hardware(config, checkpoint)
-        given = {part: config[part].as_dict() for part in ("model", "data")}
-        given["data"] = {k: v for k, v in given["data"].items() if k not in FREE_ON_RESUME}
-        if given["data"]["seed"] is None:
-            del given["data"]["seed"]
-        del given["model"]["precision"]  # a run may go on in another
-        check_same_options(checkpoint, given, config.ckpt_path)
-        self._report_trainer_changes()
-
-    def _report_trainer_changes(self) -> None:
-        """Say which of the Trainer's options are others than in the run so far."""
-        path = self.output / "config.yaml"
-        if not path.is_file():
-            return
-        before = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("trainer", {})
-        for name, value in self.subcommand_config.trainer.items():
-            if isinstance(value, str | int | float | None) and before.get(name, value) != value:
-                log.info("trainer.%s is %s, %s in the run so far", name, value, before[name])
-
-    def _take_unwritten(self, checkpoint: dict[str, Any]) -> None:
-        """Give options that nobody wrote the values of the run that goes on; say which differ."""
-        config = self.subcommand_config
-        for part in ("model", "data"):
-            for name, stored in hyper_parameters(checkpoint, part).items():
-                key = f"{part}.{name}"
-                if name not in config[part] or key in LINKS or self._is_written(key):
-                    continue
-                shape = isinstance(stored, dict)
-                now = config[part][name].as_dict() if shape else config[part][name]
-                if plain(now) == plain(now | stored if shape else stored):
-                    continue
-                log.info("%s is %s, as in the run that goes on", key, stored)
-                config[part][name] = jsonargparse.Namespace(**now | stored) if shape else stored
-        for target, source in LINKS.items():
-            config[target] = config[source]
-
-    def _is_written(self, key: str) -> bool:
-        return any(f"{option}.".startswith(f"{key}.") for option in self.written)
+            num_nodes = int(config.trainer.num_nodes or 1)
+            config.ckpt_path = "last" if goes_on(self.output, num_nodes) else None
+        if config.ckpt_path is not None:
+            self.resumed = resume(config, self.output, self.written)
+        elif is_first_process():  # the others come after it
+            check_run_folder(self.output)
 
     @property
     def subcommand_config(self) -> Any:
@@ -249,100 +136,44 @@ class FitCLI(LightningCLI):
             raise UserError(f"trainer: a package is missing: {said}. Install it.") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the Trainer with the run folder's logs, checkpoints and curves."""
+        """Build the run and its Trainer."""
         if self.subcommand is None:
             return super().instantiate_trainer(**kwargs)
-        if self.subcommand_config.dry_run:
-            print(dry_run(self))
+        config = self.subcommand_config
+        if config.dry_run:
+            print(dry_run(self.model, self.datamodule, vars(config.trainer), self.places))
             sys.exit(0)
-        output = self.output
-        csv = RunCsv(output)
-        # What a run killed between checkpoints has shown is hidden, where it is shown again.
-        folder: dict[str, Any] = {
-            "name": "tensorboard",
-            "version": "",
-            "purge_step": self.steps_done,
-        }
-        loggers: list[Any] = [csv, TensorBoardLogger(str(output), **folder)]
-        wanted = trainer_options(self)
-        check_trainer(wanted)
-        more = wanted["logger"]
-        if more not in (None, True, False):
-            loggers += more if isinstance(more, list) else [more]
-        files: dict[str, Any] = {"dirpath": output / "checkpoints", "enable_version_counter": False}
-        monitor = None if self.datamodule.selected_on is None else "val/auc"
-        self.checkpoints = ModelCheckpoint(filename="best", monitor=monitor, mode="max", **files)
-        self.throughput, self.parts = Throughput(), StepParts()
-        self.last = output / "checkpoints" / "last.ckpt"
-        guard = FiniteLoss(self.last)
-        save_every = self.subcommand_config.save_every
-        self.trainer_defaults["callbacks"] = [
-            SameData(),
-            FrozenStates(),
-            ScoreCollector(),
-            self.throughput,
-            self.parts,
-            guard,
-            Curves(csv, output / "curves.png"),
-            LearningRateMonitor("step"),
-            EpochLine(),
-            *self._early_stopping(monitor),
-            self.checkpoints,
-            LastCheckpoint(self.last, save_every, guard.check_weights),
-        ]
-        if wanted["enable_progress_bar"] is not False:
-            self.trainer_defaults["callbacks"].append(SpeedBar())
-        plugins = wanted["plugins"] or []
-        plugins = [*plugins] if isinstance(plugins, list) else [plugins]
-        kwargs |= {"logger": loggers, "default_root_dir": str(output)}
-        kwargs |= started_by_torchrun(wanted)
-        kwargs["plugins"] = [AtomicCheckpointIO(), *plugins]
-        self.model.auto_chose = self.auto_chose
-        config, typed = self.subcommand_config, self.threads_typed
-        kwargs["precision"] = settle_hardware(config, wanted, self.model, self.datamodule, typed)
+        self.run = Run(
+            self.output,
+            self.model,
+            self.datamodule,
+            save_every=config.save_every,
+            patience=config.patience,
+            steps_done=self.resumed.steps,
+            callbacks=self.more_callbacks,
+        )
+        wanted = vars(self._get(self.config_init, "trainer"))
+        asked = config.threads if self.threads_typed else None
+        options, hardware = self.run.settle(wanted, asked, self.resumed.hardware)
+        # For config.yaml: a run that goes on is computed as it began, on any machine.
+        config.threads, config.model.precision = hardware.threads, hardware.precision
+        self.trainer_defaults["callbacks"] = options.pop("callbacks")
         with trainer_mistakes():
-            trainer = super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
+            trainer = super().instantiate_trainer(**options, **kwargs)
         refuse_lonely(trainer)
         return trainer
 
-    def _early_stopping(self, monitor: str | None) -> list[EarlyStopping]:
-        patience = self.subcommand_config.patience
-        if patience is None:
-            return []
-        if patience < 1 or monitor is None:
-            raise UserError(
-                f"--patience is {patience} with data.val {self.datamodule.val}: it counts the "
-                "validations, at least 1, that data.val must bring."
-            )
-        return [EarlyStopping(monitor, mode="max", patience=patience)]
-
-    def fit(self, **kwargs: Any) -> None:
-        """Train; a start that fails leaves no run folder behind, and never another run's."""
-        first = self.trainer.is_global_zero
-        self.lock = RunLock(self.output)
+    def fit(self, model: Any, datamodule: Any, **options: Any) -> None:
+        """Train, compare the best checkpoint with the baselines and name the next commands."""
         bugs.run_folder = self.output
-        if first:
-            self.lock.take()
+        config = self.subcommand_config.as_dict()
+        logged = {n: config[n] for n in ("model", "data", "trainer", "seed_everything")}
         try:
-            if first:  # mistakes in the data show before anything slow
-                if self.subcommand_config.ckpt_path is None:
-                    check_run_folder(self.output)  # another run may have ended here meanwhile
-                self.datamodule.prepare_data()
-                self.datamodule.setup("fit")
-                log.info("%s", self.datamodule.describe())
-                self._log_options()
-                say_if_finished(self.trainer, self.subcommand_config.ckpt_path)
-            remedies = out_of_memory(self.model, self.datamodule, self.trainer)
-            with one_fate(self.trainer), remedies, late_mistakes(), connection_mistakes():
-                self.trainer.fit(**kwargs)
-        except BaseException as error:
-            begun = self.trainer.global_step or (self.output / "checkpoints").exists()
-            if first and not begun:
-                self.lock.discard(BEGUN)
-            self.lock.release()
-            if not isinstance(error, Stopped):
-                raise
-            if not first:
+            with self.run.folder(self.trainer):
+                self.run.train(self.trainer, logged, **options)
+                close_run(self.run, self.trainer, config["baselines"])
+        except Stopped as error:
+            if not self.trainer.is_global_zero:
                 sys.exit(0)  # whoever started this process would take another code for a crash
             print(
                 f"\nStopped by {error} after {self.trainer.global_step:,} steps. Go on by\n"
@@ -351,72 +182,63 @@ class FitCLI(LightningCLI):
             )
             sys.exit(128 + error.number)
 
-    def _log_options(self) -> None:
-        """Give every logger the options, as nested plain values, which they flatten."""
-        options = self.subcommand_config.as_dict()
-        kept = {name: plain(options[name]) for name in ("model", "data", "trainer")}
-        kept["seed_everything"] = options["seed_everything"]
-        for logger in self.trainer.loggers:
-            logger.log_hyperparams(kept)
 
-    def after_fit(self) -> None:
-        """Compare the best checkpoint with the baselines and name the next commands."""
-        try:
-            with one_fate(self.trainer):
-                self._close()
-        finally:
-            self.lock.release()
-
-    def _close(self) -> None:
-        trainer, module, data = self.trainer, self.model, self.datamodule
-        speed, parts = self.throughput.describe(trainer), self.parts.describe(trainer)
-        trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]
-        best = self.checkpoints.best_model_path
-        if trainer.interrupted:
-            return
-        if trainer.is_global_zero:
-            print()
-            _print_speed(speed, parts)
-        if not best:
-            if trainer.is_global_zero:
-                print(how_it_ended(trainer, self.last))
-            return
-        if data.selected_on is not None:
-            # The first process alone is sure to have the file: machines may share no disk.
-            read = read_checkpoint(best) if trainer.is_global_zero else {}
-            kept = {name: read.get(name) for name in ("state_dict", "newsrec")}
-            checkpoint = trainer.strategy.broadcast(kept)
-            module.load_state_dict(checkpoint["state_dict"])
-            if data.states is not None and not data.states.exact:
-                data.states = None  # evaluate has none, and should find what is said here
-            baselines = self.subcommand_config.baselines
-            close_run(
-                trainer, module, data, checkpoint, Path(best), self.output, baselines,
-                self.throughput.summary(),
-            )  # fmt: skip
-        if not trainer.is_global_zero:
-            return
-        best = os.path.relpath(best) if Path(best).is_relative_to(Path.cwd()) else best
-        chosen = "Best" if data.selected_on else "Last"
-        named = {"Curves": "curves.png", "Page": PAGE_FILE, "Summary": SUMMARY_FILE}
-        files = {what: self.output / name for what, name in named.items()}
-        files = {what: path for what, path in files.items() if path.is_file()}
-        print(f"\n{chosen} checkpoint: {best}")
-        print("".join(f"{what}: {path}\n" for what, path in files.items()))
-        print(f"Next:\n{next_commands(data, best, self.output.name)}")
-
-
-def fit(argv: list[str]) -> None:
+def fit(argv: list[str], callbacks: Sequence[Callback] = ()) -> None:
     """Train, as the command line says.
 
     Args:
         argv: Options of ``fit``.
+        callbacks: Callbacks of the run besides its own, called before those that draw and save.
     """
     # Interpolation that follows the command line, across files: the mode and this switch together.
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     disable_progress_bar()  # of reading weights, a blink; downloads keep theirs
     with one_fate_from_the_start():
-        FitCLI(args=["fit", *argv], **cli_options())
+        FitCLI(callbacks, args=["fit", *argv], **cli_options())
+
+
+def add_run_options(parser: jsonargparse.ArgumentParser) -> None:
+    """Add the options of a run besides those of model, data and Trainer."""
+    parser.add_argument(
+        "--output",
+        type=str | None,
+        default=None,
+        help="run folder; default: runs/, the config's name and the time",
+    )
+    parser.add_argument(
+        "--save_every",
+        type=int | None,
+        default=1000,
+        help="steps between two writes of last.ckpt within an epoch; null: at its end alone",
+    )
+    parser.add_argument(
+        "--patience",
+        type=int | None,
+        default=None,
+        help="stop early, after so many validations without a better val/auc",
+    )
+    parser.add_argument(
+        "--baselines",
+        type=bool,
+        default=True,
+        help="compare with the baselines at the end; costs a PLM pass if the PLM is tuned",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int | None,
+        default=None,
+        help="threads of a process; default: what OMP_NUM_THREADS says, else the cores divided "
+        "by the processes, or 1 where more are measured to be no faster. Where others "
+        "compute as well, set OMP_WAIT_POLICY=PASSIVE in the environment, or threads spin",
+    )
+    parser.add_argument(
+        "--dry_run",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="print an estimate of the memory, disk and time that the run needs; train nothing",
+    )
 
 
 def cli_options(run: bool = True) -> dict[str, Any]:
@@ -426,29 +248,12 @@ def cli_options(run: bool = True) -> dict[str, Any]:
         "model_class": RecommenderModule,
         "datamodule_class": MindDataModule,
         "save_config_kwargs": {"overwrite": True},
-        # Lightning's own default would be 1,000 epochs.
-        "trainer_defaults": {
-            "use_distributed_sampler": False,
-            "max_epochs": 5,
-            "gradient_clip_val": 1.0,
-        },
+        "trainer_defaults": dict(DEFAULTS),
         "seed_everything_default": 42,
         "parser_kwargs": parser | {"fit": parser},
         "auto_configure_optimizers": False,
         "run": run,
     }
-
-
-def _run_config(given: list[str], written: list[Written]) -> Path | None:
-    """Return the configuration of the run that goes on, unless another is given."""
-    values = {option.key: option.value for option in written}
-    if values.get("ckpt_path") not in ("last", "best", "auto") or "output" not in values:
-        return None
-    path = Path(values["output"]) / "config.yaml"
-    options = {arg.partition("=")[0] for arg in given}
-    # Written again, an option that appends, --trainer.callbacks+=, would append a second time.
-    again = {"--config", "-c"} & options or any(option.endswith("+") for option in options)
-    return None if again or not path.is_file() else path
 
 
 def _name_members(config: Any) -> None:
@@ -462,13 +267,6 @@ def _name_members(config: Any) -> None:
                 setattr(config, key, str(value.value))
             else:
                 _name_members(value)
-
-
-def _print_speed(speed: str | None, parts: Any) -> None:
-    if parts is not None:
-        Console().print(parts)
-    if speed is not None:
-        print(f"{speed}\n")
 
 
 def _run_folder(config: Any) -> Path:

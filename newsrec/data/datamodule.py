@@ -4,7 +4,8 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from lightning import LightningDataModule
@@ -31,7 +32,7 @@ from newsrec.data.samples import (
     index_samples,
 )
 from newsrec.data.splits import LAST_DAY, NONE, choose_splits
-from newsrec.data.states import PRECISIONS, TokenStates
+from newsrec.data.states import PRECISIONS, RunStates, TokenStates
 from newsrec.data.text import tokenize_catalogue
 from newsrec.data.workers import keep_working
 from newsrec.errors import UserError
@@ -150,17 +151,31 @@ class MindDataModule(LightningDataModule):
         self.save_hyperparameters({name: getattr(self, name) for name in names}, logger=False)
         self.tokenizer_json: str | None = None
         """Text of the tokenizer's file; read from the PLM unless a checkpoint brought it."""
-        self.eval_split: str | None = None
-        """Split that ``predict_dataloader`` goes through; ``val`` if None."""
-        self._data: NewsData | None = None
+        self._eval_split: str | None = None
+        self._data: MindData | None = None
         self._chosen = False
         self._catalogue: Catalogue | None = None
         self._index: SampleIndex | None = None
         self._indexed: Split | None = None
         self._tokens: SampleTokens | None = None
-        self._states: TokenStates | None = None
-        self._samples: TrainSamples | None = None
+        self._states = RunStates()
         self._trained_on: int | None = None
+
+    @classmethod
+    def as_trained(
+        cls, options: Mapping[str, Any], tokenizer_json: str, eval_split: str | None = None
+    ) -> "MindDataModule":
+        """Build a data module that reads texts as a trained model's did.
+
+        Args:
+            options: Arguments of the constructor.
+            tokenizer_json: Text of the tokenizer's file that the model was trained with.
+            eval_split: Split that ``predict_dataloader`` goes through; ``val`` if None.
+        """
+        data = cls(**options)
+        data.tokenizer_json = tokenizer_json
+        data._eval_split = eval_split
+        return data
 
     def prepare_data(self) -> None:
         """Compile the files and tokenise the stories, on one process of each machine."""
@@ -173,7 +188,7 @@ class MindDataModule(LightningDataModule):
             stage: Lightning's name for what follows; ``fit`` needs labelled splits.
         """
         self._open()
-        if (stage == "fit" or self.eval_split == LAST_DAY) and not self._chosen:
+        if (stage == "fit" or self._eval_split == LAST_DAY) and not self._chosen:
             self._data = choose_splits(self.data, self.train, self.val, self.stale)
             self._chosen = True
         if stage == "fit":
@@ -214,32 +229,31 @@ class MindDataModule(LightningDataModule):
     @property
     def states(self) -> TokenStates | None:
         """States of the PLM's frozen layers, once a callback has found or computed them."""
-        return self._states
+        return self._states.get()
 
-    @states.setter
-    def states(self, states: TokenStates | None) -> None:
-        self._states = states
-        # A schedule that counts its steps has Lightning build the loader before any callback runs.
-        if self._samples is not None:
-            self._samples.states = states
+    def use_states(self, states: TokenStates | None) -> None:
+        """Read these states from now on, in batches and where news are encoded; None reads none."""
+        self._states.set(states)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return shuffled training batches."""
         split = self.data.split(self.train)
-        self._samples = TrainSamples(
+        samples = TrainSamples(
             split,
             self.index,
             self.catalogue,
             self.max_history,
             self.npratio,
             self.seed,
-            self.states,
+            self._states,
         )
-        loader = self._loader(self._samples, self._train_batches(split), TrainLoader)
-        loader.trainer = self.trainer
-        loader.trained_on = self._trained_on
-        loader.ahead = self._on_gpu()
-        return loader
+        kind = partial(
+            TrainLoader,
+            trainer=self.trainer,
+            trained_on=self._trained_on,
+            ahead=self._on_gpu(),
+        )
+        return self._loader(samples, self._train_batches(split), kind)
 
     def val_dataloader(self) -> DataLoader[EvalBatch] | list[Any]:
         """Return the impressions that choose the checkpoint; no loader where ``val`` is none."""
@@ -247,7 +261,16 @@ class MindDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[EvalBatch]:
         """Return the impressions of ``eval_split``."""
-        return self._eval_loader(self.data.split(self.eval_split or self.val))
+        return self._eval_loader(self.data.split(self.eval_split))
+
+    @property
+    def eval_split(self) -> str:
+        """The split that ``predict_dataloader`` goes through."""
+        return self._eval_split or self.val
+
+    def predict_on(self, split: str) -> None:
+        """Let ``predict_dataloader`` go through this split from now on."""
+        self._eval_split = split
 
     @property
     def selected_on(self) -> str | None:
@@ -359,8 +382,8 @@ class MindDataModule(LightningDataModule):
         return self._loader(EvalImpressions(split, self.max_history), sampler)
 
     def _loader(
-        self, dataset: Any, sampler: Any, kind: type[DataLoader[Any]] = DataLoader
-    ) -> DataLoader[Any]:
+        self, dataset: Any, sampler: Any, kind: Callable[..., DataLoader] = DataLoader
+    ) -> DataLoader:
         if getattr(self.trainer, "overfit_batches", 0):
             sampler = SameBatches(sampler)
         workers: dict[str, Any] = {}

@@ -20,15 +20,30 @@ class TrainLoader(DataLoader[Batch]):
     """Training batches that go on where a checkpoint was written, also in the middle of an epoch.
 
     Lightning shortens such an epoch by the batches that are done, but leaves out the last ones.
+
+    Args:
+        trainer: The Trainer of the run, if there is one.
+        trained_on: Processes of the run that wrote the checkpoint, if there is one.
+        ahead: Whether a thread makes the next batch beside the step, which a GPU leaves the host
+            free to do. Workers do so anyhow, and on a CPU the thread would only take time from the
+            step.
+        options: As ``DataLoader`` takes them.
     """
 
     sampler: TrainBatches
-    trainer: Trainer | None = None
-    trained_on: int | None = None
-    """Processes of the run that wrote the checkpoint, if there is one."""
-    ahead: bool = False
-    """Whether a thread makes the next batch beside the step, which a GPU leaves the host free to
-    do. Workers do so anyhow, and on a CPU the thread would only take time from the step."""
+
+    def __init__(
+        self,
+        *args: Any,
+        trainer: Trainer | None = None,
+        trained_on: int | None = None,
+        ahead: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(*args, **options)
+        self.trainer = trainer
+        self.trained_on = trained_on
+        self.ahead = ahead
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # Lightning asks for an iterator before it reads the checkpoint, but for no batch.

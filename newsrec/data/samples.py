@@ -22,7 +22,7 @@ from newsrec.data.dataset import Split
 from newsrec.data.mixing import mix
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.samplers import BatchKey, SampleTokens
-from newsrec.data.states import TokenStates
+from newsrec.data.states import RunStates
 
 BLOCK = 1 << 15
 """Impressions looked at together where a whole split is gone through."""
@@ -166,14 +166,14 @@ class TrainSamples(Dataset[Batch]):
         max_history: int,
         npratio: int,
         seed: int,
-        states: TokenStates | None = None,
+        states: RunStates | None = None,
     ) -> None:
         self.split = split
         self.index = index
         self.max_history = max_history
         self.npratio = npratio
         self.seed = seed
-        self.states = states
+        self.states = RunStates() if states is None else states
         self.token_ids = catalogue.token_ids.numpy()
         self.token_lengths = catalogue.token_lengths.numpy()
         # Padding and the unknown story have no tokens, so they come first here as in a batch.
@@ -233,10 +233,11 @@ class TrainSamples(Dataset[Batch]):
         # By NumPy: torch would share such small copies among threads and wait for the slowest.
         lengths = self.token_lengths.take(rows)
         token_ids = self.token_ids.take(rows, axis=0)[:, : lengths[-1]]
+        states = self.states.get()
         return Batch(
             token_ids=torch.from_numpy(np.ascontiguousarray(token_ids)),
             token_lengths=lengths,
-            token_states=None if self.states is None else self.states.take(torch.from_numpy(rows)),
+            token_states=None if states is None else states.take(torch.from_numpy(rows)),
             history=torch.from_numpy(number[clicked]),
             user=torch.from_numpy(user),
             candidates=torch.from_numpy(number[shown]),

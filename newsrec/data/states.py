@@ -90,6 +90,25 @@ class TokenStates:
         return taken
 
 
+class RunStates:
+    """The states of a run, once there are any.
+
+    A schedule that counts its steps has Lightning build the training loader before the model is on
+    its device, so before states can be computed. The loader's data set asks here for each batch.
+    """
+
+    def __init__(self, states: TokenStates | None = None) -> None:
+        self._states = states
+
+    def set(self, states: TokenStates | None) -> None:
+        """Use these states from now on, or none."""
+        self._states = states
+
+    def get(self) -> TokenStates | None:
+        """Return the states; None where they were not found yet or are not used."""
+        return self._states
+
+
 class _Place(NamedTuple):
     part: int
     start: int

@@ -50,20 +50,13 @@ def note_means(module: "RecommenderModule") -> Iterator[list["Tensor"]]:
     """
     from newsrec.model.fastformer import masked_mean
 
-    cut: Any = module.recommender.news_encoder.cut
     means: list[Tensor] = []
-    read = cut.last_states
 
-    def read_and_note(*args: Any) -> Iterator[tuple["Tensor", "Tensor"]]:
-        for states, mask in read(*args):
-            means.append(masked_mean(states, mask).float().cpu())
-            yield states, mask
+    def note(states: "Tensor", mask: "Tensor") -> None:
+        means.append(masked_mean(states, mask).float().cpu())
 
-    cut.last_states = read_and_note  # of this object alone
-    try:
+    with module.recommender.news_encoder.register_states_hook(note):
         yield means
-    finally:
-        del cut.last_states
 
 
 def vectors_before_training(

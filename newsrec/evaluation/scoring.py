@@ -1,32 +1,27 @@
-"""Checkpoints over a split: each rebuilt with the data options it was trained with, and scored."""
+"""The scores of a split, by checkpoints or a baseline; a checkpoint brings its data options."""
 
 import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from newsrec.data.dataset import NewsData, Split
-from newsrec.data.splits import LAST_DAY
+from newsrec.data.dataset import MindData, Split, open_mind
+from newsrec.data.splits import LAST_DAY, choose_splits
 from newsrec.errors import UserError
+from newsrec.evaluation.baselines import clicks_of, score_baseline
 from newsrec.evaluation.ensemble import combine, merge_info
-from newsrec.evaluation.plm_means import note_means, vectors_before_training
-from newsrec.files import file_hash
+from newsrec.evaluation.plm_means import note_means, plm_vectors, vectors_before_training
 
 if TYPE_CHECKING:
-    from jsonargparse import Namespace
-
     from newsrec.data.datamodule import MindDataModule
     from newsrec.training.module import RecommenderModule
+    from newsrec.training.trained_run import TrainedRun
 
-FROM_CHECKPOINT = {
-    "data.fields": list[str],
-    "data.max_tokens": int,
-    "data.max_history": int,
-    "model.plm": str,
-}
-"""Options that the checkpoint answers; giving another value is an error, not an override."""
+QUIET = {"enable_checkpointing": False, "enable_model_summary": False}
+"""Options of a Trainer that only scores."""
 
 
 class Scored(NamedTuple):
@@ -57,110 +52,137 @@ def score_split(
         Scores in the order of the file on the first process, None on the others ``[candidates]``.
     """
     from newsrec.training.callbacks import ScoreCollector
+    from newsrec.training.together import one_fate
 
     collector = next(c for c in trainer.callbacks if isinstance(c, ScoreCollector))
-    datamodule.eval_split = split
-    trainer.predict(module, datamodule=datamodule, return_predictions=False)
-    return collector.scores(trainer, datamodule.data.split(split))
+    datamodule.predict_on(split)
+    with one_fate(trainer):
+        trainer.predict(module, datamodule=datamodule, return_predictions=False)
+        return collector.scores(trainer, datamodule.data.split(split))
 
 
-def score_checkpoints(args: "Namespace") -> Scored | None:
-    """Score the split by every checkpoint, on any number of devices, and average over them."""
+def score_checkpoints(
+    ckpt_paths: Sequence[str | Path],
+    root: str | Path,
+    split: str,
+    *,
+    trainer: Mapping[str, Any] | None = None,
+    ensemble: str | None = None,
+    precision: str = "fp32",
+    with_means: bool = True,
+    expected: Mapping[str, dict[str, Any]] | None = None,
+    **data_options: Any,
+) -> Scored | None:
+    """Score a split by every checkpoint, on any number of devices, and average over them.
+
+    Args:
+        ckpt_paths: Files that ``fit`` wrote.
+        root: Data folder.
+        split: Split to score.
+        trainer: Options of the Trainer.
+        ensemble: How to average over several checkpoints.
+        precision: fp32, bf16 or auto.
+        with_means: Whether to bring what the baseline ``cosine`` is made of.
+        expected: Values under ``model`` and ``data`` that each checkpoint must have.
+        data_options: Options of the data that move no number.
+
+    Returns:
+        None on all processes but the first.
+    """
     from lightning import Trainer
 
     from newsrec.training.callbacks import ScoreCollector
-    from newsrec.training.hardware.precision import TRAINERS
-    from newsrec.training.hardware.settle import settle_scoring
+    from newsrec.training.hardware import settle_scoring, trainer_defaults
     from newsrec.training.mistakes import trainer_mistakes
-    from newsrec.training.processes.launch import refuse_lonely, started_by_torchrun
+    from newsrec.training.precision import TRAINERS
+    from newsrec.training.processes import refuse_lonely, started_by_torchrun
+    from newsrec.training.trained_run import TrainedRun
 
-    if len(args.ckpt_path) > 1:  # a mistake in the last shows before the first is scored
-        _check_distinct(args)
-    by_auto = args.precision == "auto"
-    trainer: Any = None
+    def open_run(path: str | Path) -> TrainedRun:
+        return TrainedRun.open(path, root, split, expected, **data_options)
+
+    options = trainer_defaults(**(QUIET | dict(trainer or {})))
+    if len(ckpt_paths) > 1:  # a mistake in the last shows before the first is scored
+        _check_distinct(open_run(path) for path in ckpt_paths)
+    by_auto = precision == "auto"
+    built: Any = None
     members: list[Scored] = []
-    for path in args.ckpt_path:
-        checkpoint, datamodule = _open_checkpoint(args, path)
-        datamodule.setup("predict")  # a mistake in the data shows before the Trainer's banner
-        _check_same_split(args.split, datamodule.data, members)
-        if trainer is None:
-            args.precision = settle_scoring(
-                args.trainer, args.precision, checkpoint, datamodule.eval_batch_size
-            )
+    for path in ckpt_paths:
+        run = open_run(path)
+        data = run.data  # a mistake in the data shows before the Trainer's banner
+        _check_same_split(split, data.data, members)
+        if built is None:
+            precision = settle_scoring(options, precision, run.checkpoint, data.eval_batch_size)
+            options |= {"logger": False, "use_distributed_sampler": False}
+            options |= {"callbacks": [ScoreCollector()], "precision": TRAINERS[precision]}
             with trainer_mistakes():
-                kind: Any = TRAINERS[args.precision]
-                trainer = Trainer(
-                    **(vars(args.trainer) | started_by_torchrun(args.trainer)),
-                    precision=kind,
-                    logger=False,
-                    callbacks=[ScoreCollector()],
-                    use_distributed_sampler=False,
-                )
-            refuse_lonely(trainer)
-        beside = args.baselines and not members
-        member = _score_checkpoint(args, path, checkpoint, datamodule, trainer, beside)
+                built = Trainer(**(options | started_by_torchrun(options)))
+            refuse_lonely(built)
+        member = _score_run(run, split, built, precision, by_auto, with_means and not members)
         members += [member] if member is not None else []
     if not members:  # not the first process
         return None
-    for member in members:
-        member.info["precision_by_auto"] = by_auto
     if len(members) == 1:
         return members[0]
-    offsets = members[0].data.split(args.split).candidates.offsets
-    scores = combine([member.scores for member in members], offsets, args.ensemble)
+    assert ensemble is not None
+    offsets = members[0].data.split(split).candidates.offsets
+    scores = combine([member.scores for member in members], offsets, ensemble)
     return members[0]._replace(
-        title=f"{args.ensemble} of {', '.join(args.ckpt_path)}",
+        title=f"{ensemble} of {', '.join(map(str, ckpt_paths))}",
         scores=scores,
-        info=merge_info([member.info for member in members], args.ensemble),
+        info=merge_info([member.info for member in members], ensemble),
     )
 
 
-def _open_checkpoint(args: "Namespace", path: str) -> tuple[dict[str, Any], "MindDataModule"]:
-    """Read a checkpoint and build its data module, not set up yet; refuse what contradicts it."""
-    from newsrec.data.datamodule import MindDataModule
-    from newsrec.training.checkpoint.read import (
-        check_same_options,
-        hyper_parameters,
-        read_checkpoint,
-    )
+def score_by_baseline(
+    name: str, root: str | Path, split: str, plm: str | None = None, **data_options: Any
+) -> Scored:
+    """Score a split by a baseline.
 
-    checkpoint = read_checkpoint(path)
-    given: dict[str, dict[str, Any]] = {"data": {}, "model": {}}
-    for name in FROM_CHECKPOINT:
-        part, option = name.split(".")
-        if args[name] is not None:
-            given[part][option] = args[name]
-    check_same_options(checkpoint, given, path)
+    Args:
+        name: One of ``BASELINES``.
+        root: Data folder.
+        split: Split to score.
+        plm: The PLM of ``cosine``; the default one if None.
+        data_options: Options of the data, of which all but ``cosine`` read ``on_bad_line`` alone.
+    """
+    data = open_mind(root, data_options.get("on_bad_line", "error"))
+    if split == LAST_DAY:
+        data = choose_splits(data, val=LAST_DAY)
+    vectors = None
+    if name == "cosine":
+        from newsrec.data.datamodule import MindDataModule
 
-    options = hyper_parameters(checkpoint, "data") | {"root": args.data.root}
-    for option in ("eval_batch_size", "num_workers", "on_bad_line"):
-        if args[f"data.{option}"] is not None:
-            options[option] = args[f"data.{option}"]
-    datamodule = MindDataModule(**options)
-    datamodule.tokenizer_json = checkpoint["newsrec"]["tokenizer_json"]
-    if args.split == LAST_DAY != datamodule.val:
-        raise UserError(
-            f"--split last_day: {path} was trained with data.val {datamodule.val}, so it "
-            "has seen that day. Train with --data.val last_day, or choose another split."
-        )
-    datamodule.eval_split = args.split
-    return checkpoint, datamodule
+        if plm is not None:
+            data_options["plm"] = plm
+        datamodule = MindDataModule(root=str(root), **data_options)
+        datamodule.setup("predict")
+        vectors = plm_vectors(datamodule)
+    train = data.splits.get(data.train)
+    info = {
+        "scorer": name,
+        "selected_on": None,
+        "trained_on": {} if train is None else {train.name: train.window},
+        "precision": None,
+        "clicks_of": {s.name: s.window for s in clicks_of(name, data)},
+    }
+    scores = score_baseline(name, data, split, news_vectors=vectors)
+    return Scored(f"baseline {name}", data, scores, vectors, info)
 
 
-def _check_distinct(args: "Namespace") -> None:
+def _check_distinct(runs: Iterable["TrainedRun"]) -> None:
     """Refuse an ensemble in which one model votes twice, as a copy or as best and last of a run."""
     from newsrec.training.checkpoint.read import weights_hash
 
-    seen: dict[str, str] = {}
-    for path in args.ckpt_path:
-        checkpoint, _ = _open_checkpoint(args, path)
-        weights = weights_hash(checkpoint["state_dict"])
+    seen: dict[str, Path] = {}
+    for run in runs:
+        weights = weights_hash(run.checkpoint["state_dict"])
         if weights in seen:
             raise UserError(
-                f"--ckpt_path: {path} has the weights of {seen[weights]}, and would count twice. "
-                "Give each model once."
+                f"--ckpt_path: {run.path} has the weights of {seen[weights]}, and would count "
+                "twice. Give each model once."
             )
-        seen[weights] = path
+        seen[weights] = run.path
 
 
 def _check_same_split(split: str, data: NewsData, members: list[Scored]) -> None:
@@ -185,59 +207,25 @@ def _check_numbers(path: str, split: Split, scores: NDArray[np.float32]) -> None
         )
 
 
-def _score_checkpoint(
-    args: "Namespace",
-    path: str,
-    checkpoint: dict[str, Any],
-    datamodule: "MindDataModule",
-    trainer: Any,
-    baselines: bool,
+def _score_run(
+    run: "TrainedRun", split: str, trainer: Any, precision: str, by_auto: bool, with_means: bool
 ) -> Scored | None:
-    """Rebuild the model and score the split; None on all processes but the first."""
-    from newsrec.training.module import RecommenderModule
-
-    module = RecommenderModule.from_checkpoint(checkpoint, path)
-    beside = baselines and datamodule.data.split(args.split).labels is not None
+    """Score the split by a trained model; None on all processes but the first."""
+    module, data = run.module, run.data
+    beside = with_means and data.data.split(split).labels is not None
     noted: list[Any] = []
     with contextlib.ExitStack() as stack:
         if beside:
             noted = stack.enter_context(note_means(module))
-        scores = score_split(trainer, module, datamodule, args.split)
+        scores = score_split(trainer, module, data, split)
     vectors = None
     if beside:  # all processes share this work
-        if args.precision != "fp32":
+        if precision != "fp32":
             noted.clear()
         place = (trainer.strategy.root_device, trainer.global_rank, trainer.world_size)
-        vectors = vectors_before_training(module, datamodule, noted, *place)
+        vectors = vectors_before_training(module, data, noted, *place)
     if scores is None:
         return None
-    _check_numbers(path, datamodule.data.split(args.split), scores)
-    info = provenance(checkpoint, Path(path), datamodule, args.precision)
-    return Scored(path, datamodule.data, scores, vectors, info)
-
-
-def provenance(
-    checkpoint: dict[str, Any], path: Path, datamodule: "MindDataModule", precision: str
-) -> dict[str, Any]:
-    """Return what ``metrics.json`` says of where a model's scores come from.
-
-    Args:
-        checkpoint: Its content.
-        path: Its file.
-        datamodule: The data folder that was scored.
-        precision: fp32 or bf16, in which it was scored.
-    """
-    own = checkpoint["newsrec"]
-    windows, seen = own.get("windows", {}), own.get("data_fingerprint", {})
-    splits = datamodule.data.splits
-    return {
-        "scorer": "checkpoint",
-        "selected_on": own["selected_on"],
-        "trained_on": {name: windows[name] for name in windows if name == datamodule.train},
-        "other_data": [
-            name for name in seen if name in splits and splits[name].fingerprint != seen[name]
-        ],
-        "precision": precision,
-        "precision_by_auto": False,
-        "checkpoint_sha256": file_hash(path),
-    }
+    _check_numbers(str(run.path), data.data.split(split), scores)
+    info = run.provenance(precision, by_auto)
+    return Scored(str(run.path), data.data, scores, vectors, info)

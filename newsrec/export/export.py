@@ -49,9 +49,10 @@ from newsrec.serving.manifest import (
     settings_hash,
 )
 from newsrec.training.catalogue import encode_catalogue
-from newsrec.training.checkpoint.read import hyper_parameters, read_checkpoint, weights_hash
-from newsrec.training.hardware.threads import choose_threads, set_threads
+from newsrec.training.checkpoint import hyper_parameters, weights_hash
 from newsrec.training.module import RecommenderModule
+from newsrec.training.threads import choose_threads, set_threads
+from newsrec.training.trained_run import TrainedRun
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -121,13 +122,12 @@ def run(args: "Namespace") -> None:
                 f'export needs the package {package}: run `pip install "newsrec[export]"`, in a '
                 'clone `pip install -c constraints.txt -e ".[export]"`.'
             ) from error
-    checkpoint = read_checkpoint(args.ckpt_path)
-    data = None
-    if args.data.root is not None:  # a mistake in it shows before the work
-        data = _open_data(checkpoint, args.data.root)
+    trained = TrainedRun.open(args.ckpt_path, args.data.root, SPLIT)
+    # A mistake in the data shows before the work.
+    data = None if args.data.root is None else trained.data
     set_threads(choose_threads(processes=1), say=False)
-    module = RecommenderModule.from_checkpoint(checkpoint, args.ckpt_path)
-    origin = _origin(checkpoint, Path(args.ckpt_path))
+    module, checkpoint = trained.module, trained.checkpoint
+    origin = _origin(checkpoint, trained.path)
 
     def build(folder: Path) -> None:
         tokenizer_json = checkpoint["newsrec"]["tokenizer_json"]
@@ -260,15 +260,6 @@ def describe(module: RecommenderModule, fields: list[str], folder: Path) -> dict
         "plm_sha256": weights_hash(module.recommender.news_encoder.plm.state_dict()),
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
     }
-
-
-def _open_data(checkpoint: dict[str, Any], root: str) -> MindDataModule:
-    """Return the data folder, read as the model was trained to read one."""
-    data = MindDataModule(**(hyper_parameters(checkpoint, "data") | {"root": root}))
-    data.tokenizer_json = checkpoint["newsrec"]["tokenizer_json"]
-    data.eval_split = SPLIT
-    data.setup("predict")
-    return data
 
 
 def _encode(module: RecommenderModule, data: MindDataModule) -> Tensor:

@@ -192,7 +192,7 @@ def evaluate_export(
         RuntimeError: If the AUC differs by more than ``TOLERANCE``.
     """
     encode = onnx_encoder(folder / USER_ENCODER, "history")
-    split = data.data.split(data.eval_split or data.val)
+    split = data.data.split(data.eval_split)
     rows, exported, expected = [], [], []
     for batch in data.predict_dataloader():
         history, counts = batch.history, batch.offsets.diff()

@@ -1,7 +1,11 @@
 """Titles to news vectors, clicked news to user vectors."""
 
+from collections import OrderedDict
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from newsrec.errors import UserError
@@ -16,6 +20,7 @@ from newsrec.model.plm.cut import TOKENS_PER_PASS, CutPlm, longest_text
 from newsrec.model.plm.recompute import recompute_activations
 from newsrec.model.residual import SkipPath
 
+StatesHook = Callable[[Tensor, Tensor], None]
 START_SCALE = 10.0
 """Of scores on the skip path before training: products of sentence vectors lie within .3 or so."""
 
@@ -67,6 +72,7 @@ class NewsEncoder(nn.Module):
         self.pooling = pooling_of(dim, fastformer)
         self.skip = SkipPath(plm.config.hidden_size, dim) if skip else None
         self.gate = nn.Parameter(torch.zeros(())) if skip else None
+        self._states_hooks: OrderedDict[int, StatesHook] = OrderedDict()
         self.project.apply(init_weights)
         self.pooling.apply(init_weights)
         self.train()  # from_pretrained leaves the PLM in evaluation mode, and a Trainer keeps that
@@ -92,10 +98,26 @@ class NewsEncoder(nn.Module):
         for states, mask in self.cut.last_states(
             token_ids, token_lengths, token_states, self.tokens_per_pass
         ):
+            for hook in self._states_hooks.values():
+                hook(states, mask)
             vectors.append(self.pool(states, mask))
         if not vectors:
             return token_ids.new_zeros((0, self.project.out_features), dtype=torch.float32)
         return torch.cat(vectors)
+
+    def register_states_hook(self, hook: StatesHook) -> RemovableHandle:
+        """Have the PLM's last states handed over as they are made, as PyTorch's own hooks do.
+
+        Args:
+            hook: Called with the states of some stories ``[news, tokens, hidden]`` and True where a
+                token is real ``[news, tokens]``, in the order in which stories are encoded.
+
+        Returns:
+            What removes the hook again, by ``remove()`` or as a context.
+        """
+        handle = RemovableHandle(self._states_hooks)
+        self._states_hooks[handle.id] = hook
+        return handle
 
     def pool(self, states: Tensor, mask: Tensor) -> Tensor:
         """Make one vector of each story's states.

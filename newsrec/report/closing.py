@@ -1,38 +1,96 @@
 """What ``fit`` says and keeps at its end: the best checkpoint on the split that chose it."""
 
 import json
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.profilers import PassThroughProfiler
+from rich.console import Console
 
+from newsrec.data.datamodule import MindDataModule
 from newsrec.evaluation.baselines import scores_beside
 from newsrec.evaluation.plm_means import note_means, vectors_before_training
 from newsrec.evaluation.results import compute_results
-from newsrec.evaluation.scoring import provenance, score_split
+from newsrec.evaluation.scoring import score_split
 from newsrec.files import write_text
 from newsrec.report.examples import choose_examples
 from newsrec.report.page import html_page
 from newsrec.report.terminal import NAMES, print_comparison, read_ceiling, read_curves
-from newsrec.training.progress.curves import draw_curves
-
-if TYPE_CHECKING:
-    from newsrec.data.datamodule import MindDataModule
-    from newsrec.training.module import RecommenderModule
+from newsrec.training.checkpoint import read_checkpoint
+from newsrec.training.curves import draw_curves
+from newsrec.training.ending import how_it_ended
+from newsrec.training.module import RecommenderModule
+from newsrec.training.run import Run
+from newsrec.training.together import one_fate
+from newsrec.training.trained_run import TrainedRun
 
 SUMMARY_FILE = "summary.json"
 PAGE_FILE = "report.html"
 
 
-def close_run(
+def close_run(run: Run, trainer: Any, baselines: bool) -> None:
+    """Say how fast a run was, compare its best checkpoint with the baselines, and what comes next.
+
+    Every process calls this.
+
+    Args:
+        run: The run, trained.
+        trainer: Its Trainer.
+        baselines: Whether to set the baselines beside the best checkpoint.
+    """
+    with one_fate(trainer):
+        _close(run, trainer, baselines)
+
+
+def _close(run: Run, trainer: Any, baselines: bool) -> None:
+    module, data, first = run.model, run.datamodule, trainer.is_global_zero
+    speed, parts = run.throughput.describe(trainer), run.parts.describe(trainer)
+    trainer.profiler = PassThroughProfiler()
+    best = run.best.best_model_path
+    if trainer.interrupted:
+        return
+    if first:
+        print()
+        if parts is not None:
+            Console().print(parts)
+        if speed is not None:
+            print(f"{speed}\n")
+    if not best:
+        if first:
+            print(how_it_ended(trainer, run.last))
+        return
+    if data.selected_on is not None:
+        # The first process alone is sure to have the file: machines may share no disk.
+        read = read_checkpoint(best) if first else {}
+        kept = {name: read.get(name) for name in ("state_dict", "newsrec")}
+        checkpoint = trainer.strategy.broadcast(kept)
+        module.load_state_dict(checkpoint["state_dict"])
+        if data.states is not None and not data.states.exact:
+            data.use_states(None)  # evaluate has none, and should find what is said here
+        speeds = run.throughput.summary()
+        trained = TrainedRun(Path(best), checkpoint, data)
+        compare_best(trainer, module, trained, run.output, baselines, speeds)
+    if not first:
+        return
+    best = os.path.relpath(best) if Path(best).is_relative_to(Path.cwd()) else best
+    chosen = "Best" if data.selected_on else "Last"
+    named = {"Curves": "curves.png", "Page": PAGE_FILE, "Summary": SUMMARY_FILE}
+    files = {what: run.output / name for what, name in named.items()}
+    files = {what: path for what, path in files.items() if path.is_file()}
+    print(f"\n{chosen} checkpoint: {best}")
+    print("".join(f"{what}: {path}\n" for what, path in files.items()))
+    print(f"Next:\n{next_commands(data, best, run.output.name)}")
+
+
+def compare_best(
     trainer: Any,
-    module: "RecommenderModule",
-    datamodule: "MindDataModule",
-    checkpoint: dict[str, Any],
-    path: Path,
+    module: RecommenderModule,
+    trained: TrainedRun,
     output: Path,
     baselines: bool,
     speed: dict[str, Any],
@@ -45,13 +103,12 @@ def close_run(
     Args:
         trainer: The Trainer of the run, with a ``ScoreCollector`` among its callbacks.
         module: The model, with the weights of the checkpoint.
-        datamodule: The data folder; its ``selected_on`` names the split that is scored.
-        checkpoint: The best checkpoint's content.
-        path: Its file.
+        trained: The checkpoint; its data's ``selected_on`` names the split that is scored.
         output: The run folder.
         baselines: Whether to set the baselines beside it.
         speed: What to keep of how fast the run was.
     """
+    datamodule, path = trained.data, trained.path
     split = datamodule.selected_on
     assert split is not None
     with in_fp32(trainer), note_means(module) as noted:
@@ -68,7 +125,7 @@ def close_run(
         others = scores_beside(data, split, news_vectors=vectors)
     results = compute_results(data, split, scores, others)
     metrics = results.metrics
-    metrics |= provenance(checkpoint, path, datamodule, "fp32")
+    metrics |= trained.provenance("fp32")
     run = {
         "checkpoint": f"{path.parent.name}/{path.name}",
         "epochs": trainer.current_epoch,
@@ -105,7 +162,7 @@ def in_fp32(trainer: Any) -> Iterator[None]:
         strategy.precision_plugin = trained_in
 
 
-def next_commands(datamodule: "MindDataModule", path: str, name: str) -> str:
+def next_commands(datamodule: MindDataModule, path: str, name: str) -> str:
     """Return the commands that usually follow a run, a labelled split first.
 
     Args:

@@ -48,7 +48,7 @@ class FrozenStates(Callback):
         failed: Exception | None = None
         if trainer.local_rank == 0:
             try:
-                data.states = find()
+                data.use_states(find())
             except Exception as error:  # the others must not wait for states that never come
                 failed = error
         trainer.strategy.barrier("frozen states")
@@ -58,7 +58,7 @@ class FrozenStates(Callback):
         if said is not None:
             raise UserError(said)
         if trainer.local_rank != 0:
-            data.states = find()
+            data.use_states(find())
 
 
 class ScoreCollector(Callback):

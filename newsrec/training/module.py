@@ -132,12 +132,11 @@ class RecommenderModule(LightningModule):
         values = {name: getattr(self, name) for name in names}
         values |= {"news": asdict(self.news), "user": asdict(self.user)}  # plain, for a checkpoint
         self.save_hyperparameters(values, logger=False)
-        self.auto_chose = False
-        """Whether ``precision`` was auto's choice."""
-        self.plm_config: dict[str, Any] | None = None
-        """Set by a checkpoint: the PLM is then built from it, and its weights are not looked up."""
-        self.trained_to_read: dict[str, Any] | None = None
-        """Set by a checkpoint: what its data were made with, so that others are refused."""
+        self._precision_by_auto = False
+        self._plm_config: dict[str, Any] | None = None
+        """Of a checkpoint: the PLM is then built from it, and its weights are not looked up."""
+        self._trained_to_read: dict[str, Any] | None = None
+        """Of a checkpoint: what its data were made with, so that others are refused."""
         self.recommender: NewsRecommender
         self.val_metric = MindMetric()
         self.news_vectors: Tensor | None = None
@@ -147,22 +146,32 @@ class RecommenderModule(LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         own = {"max_tokens": self.max_tokens, "max_history": self.max_history}
         if data is not None:
-            check_agreement(own if self.trained_to_read is None else self.trained_to_read, data)
+            check_agreement(own if self._trained_to_read is None else self._trained_to_read, data)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a data module that contradicts a checkpoint which the Trainer loads."""
         if "newsrec" in checkpoint:
-            self.trained_to_read = remembered(checkpoint)
+            self._trained_to_read = remembered(checkpoint)
             self.setup("")
+
+    def settle_precision(self, precision: str, by_auto: bool) -> None:
+        """Replace the option ``precision`` by what the run is trained in; checkpoints keep it.
+
+        Args:
+            precision: fp32 or bf16.
+            by_auto: Whether ``auto`` chose it, so that a run that goes on keeps it.
+        """
+        self.precision = self.hparams["precision"] = precision
+        self._precision_by_auto = by_auto
 
     def configure_model(self) -> None:
         """Build the model; called once everything else is known to be right."""
         if hasattr(self, "recommender"):
             return
-        if self.plm_config is None:
+        if self._plm_config is None:
             plm = load_plm(self.plm, self.plm_layers)
         else:
-            plm = build_plm(self.plm_config)
+            plm = build_plm(self._plm_config)
         self.recommender = NewsRecommender(
             plm,
             self.dim,
@@ -288,7 +297,7 @@ class RecommenderModule(LightningModule):
             "monitor": "val/auc",
             "selected_on": data.selected_on,
             "threads": torch.get_num_threads(),
-            "auto_precision": self.precision if self.auto_chose else None,
+            "auto_precision": self.precision if self._precision_by_auto else None,
             "windows": data.windows(),
             "metrics": {k: float(v) for k, v in metrics.items() if k.startswith("val/")},
             "data_fingerprint": {
@@ -326,13 +335,19 @@ class RecommenderModule(LightningModule):
             UserError: If no model can be built of it.
         """
         with building(path):
-            module = cls(**hyper_parameters(checkpoint, "model"))
-            module.plm_config = checkpoint["newsrec"]["plm_config"]
-            module.trained_to_read = remembered(checkpoint)
-            module.configure_model()
+            module = cls.without_weights(checkpoint)
             module.load_state_dict(checkpoint["state_dict"])
             module.eval()
             try_out(module.recommender)
+        return module
+
+    @classmethod
+    def without_weights(cls, checkpoint: dict[str, Any]) -> "RecommenderModule":
+        """Build the model of a checkpoint, its weights still to be loaded."""
+        module = cls(**hyper_parameters(checkpoint, "model"))
+        module._plm_config = checkpoint["newsrec"]["plm_config"]
+        module._trained_to_read = remembered(checkpoint)
+        module.configure_model()
         return module
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/ablation.py --data.root DIR --output DIR [--arms base no-skip ...]
 
-Makes the A/B table of the README's design section: ``table.md`` and ``table.json`` in the output
+Makes the A/B table of docs/design.md: ``table.md`` and ``table.json`` in the output
 folder, renewed after every run; the JSON also on standard output. Every arm trains for as many
 steps and is scored on dev as it is at the end: dev chooses nothing. Differences are of AUC averaged
 over seeds, impression by impression. Their 95 % interval is paired and covers the choice of users,
@@ -213,7 +213,7 @@ def summarize(done: dict[str, dict[int, Run]], split: Split) -> dict[str, dict]:
 
 
 def number(value: float | None, sign: str = "") -> str:
-    """Return a metric as the README writes them: ``.6655``, ``+.0352``."""
+    """Return a metric as docs/design.md writes them: ``.6655``, ``+.0352``."""
     return "" if value is None else f"{value:{sign}.4f}".replace("0.", ".", 1)
 
 

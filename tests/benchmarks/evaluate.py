@@ -119,7 +119,7 @@ def measure_model(root: str, split: str) -> dict:
             return vectors
 
     datamodule = MindDataModule(root)
-    datamodule.eval_split = split
+    datamodule.predict_on(split)
     datamodule.setup("predict")  # compiled and tokenised once for all runs: not measured
     torch.manual_seed(0)
     module = Timed()

@@ -54,7 +54,7 @@ def measure(root: str, tune_layers: int, batch_size: int, steps: int) -> dict[st
     result: dict[str, Any] = {"tune_layers": tune_layers}
     for way in TOLERANCE:
         start, data = time.perf_counter(), sources[way]
-        data.states = frozen_states(recommender.news_encoder.cut, data.catalogue, root, way)
+        data.use_states(frozen_states(recommender.news_encoder.cut, data.catalogue, root, way))
         result[f"first_{way}_s"] = round(time.perf_counter() - start, 2)
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     loaders = {way: iter(data.train_dataloader()) for way, data in sources.items()}

@@ -17,12 +17,10 @@ import numpy as np
 import torch
 
 from newsrec.data import FIRST_NEWS
-from newsrec.data.datamodule import MindDataModule
 from newsrec.evaluation.intervals import mean_interval
 from newsrec.metrics import METRICS, impression_metrics
 from newsrec.training.catalogue import encode_catalogue
-from newsrec.training.checkpoint.read import hyper_parameters, read_checkpoint
-from newsrec.training.module import RecommenderModule
+from newsrec.training.trained_run import TrainedRun
 
 
 def rules():
@@ -81,12 +79,8 @@ def main():
     parser.add_argument("--draws", type=int, default=20)
     args = parser.parse_args()
 
-    checkpoint = read_checkpoint(args.ckpt_path)
-    module = RecommenderModule.from_checkpoint(checkpoint).eval()
-    data = MindDataModule(**(hyper_parameters(checkpoint, "data") | {"root": args.root}))
-    data.tokenizer_json = checkpoint["newsrec"]["tokenizer_json"]
-    data.eval_split = args.split
-    data.setup("predict")
+    run = TrainedRun.open(args.ckpt_path, args.root, args.split)
+    module, data = run.module, run.data
     part = data.data.split(args.split)
     vectors = encode_catalogue(module.recommender, data.catalogue)
     shown = np.unique(part.candidates.values)

@@ -251,9 +251,7 @@ def _check_weights(checkpoint: dict[str, Any]) -> None:
     parts = PARTS_OF_A_WEIGHT * len(weights) + SPARE_PARTS
     # What is drawn for the weights here must not move what a run draws later.
     with torch.random.fork_rng(devices=[]), torch.device("meta"), _at_most(parts):
-        module = RecommenderModule(**hyper_parameters(checkpoint, "model"))
-        module.plm_config = checkpoint["newsrec"]["plm_config"]
-        module.configure_model()
+        module = RecommenderModule.without_weights(checkpoint)
     expected = module.state_dict()
     for names, what in (
         (expected.keys() - weights.keys(), "lacks"),

@@ -13,6 +13,7 @@ Where the figures come from:
 - Batches: of the data folder where there is one, and of MIND's statistics where there is none.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,7 +136,9 @@ class Estimate(NamedTuple):
         )
 
 
-def estimates(module: Any, data: MindDataModule, trainer: Any, places: str) -> list[Estimate]:
+def estimates(
+    module: Any, data: MindDataModule, trainer: Mapping[str, Any], places: str
+) -> list[Estimate]:
     """Return what a run will need, for each kind of device that it may run on.
 
     Args:
@@ -205,19 +208,14 @@ def describe(estimate: Estimate) -> str:
     return "\n".join([head, *(f"  {name:<22}{value}" for name, value in rows.items())])
 
 
-def dry_run(cli: Any) -> str:
-    """Return what ``fit --dry_run`` prints.
-
-    Args:
-        cli: The command line, with its model and data module built.
-    """
-    config = cli.subcommand_config
-    found = estimates(cli.model, cli.datamodule, config.trainer, cli.places)
-    _, read = plm_sizes(cli.model.plm, cli.model.plm_layers)
+def dry_run(module: Any, data: MindDataModule, trainer: Mapping[str, Any], places: str) -> str:
+    """Return what ``fit --dry_run`` prints; the arguments are those of ``estimates``."""
+    found = estimates(module, data, trainer, places)
+    _, read = plm_sizes(module.plm, module.plm_layers)
     plm = "its config.json" if read else "sizes known beforehand"
     head = (
         "Nothing is trained: an estimate from shapes, not a measurement.\n"
-        f"Data: {found[0].work.source}. PLM {cli.model.plm}: {plm}."
+        f"Data: {found[0].work.source}. PLM {module.plm}: {plm}."
     )
     lines = [f"For a preset's header: {each.headline()}" for each in found]
     return "\n".join([head, *map(describe, found), *lines])

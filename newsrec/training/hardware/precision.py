@@ -1,7 +1,7 @@
 """What numbers a run is computed in, and what it must not be computed in."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +31,7 @@ class Choice(NamedTuple):
     """A part of a sentence."""
 
 
-def trainer_precision(trainer: Any, precision: str) -> Any:
+def trainer_precision(trainer: Mapping[str, Any], precision: str) -> Any:
     """Return the Trainer's precision: what its own option says, or else the model's.
 
     Args:
@@ -58,7 +58,7 @@ def trainer_precision(trainer: Any, precision: str) -> Any:
     return chosen
 
 
-def trainer_device(trainer: Any) -> torch.device | None:
+def trainer_device(trainer: Mapping[str, Any]) -> torch.device | None:
     """Return where the Trainer's options would compute; None where that cannot be told or is not.
 
     Args:
@@ -66,7 +66,7 @@ def trainer_device(trainer: Any) -> torch.device | None:
     """
     accelerator = str(trainer["accelerator"]).lower()
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        devices = trainer.get("devices") if hasattr(trainer, "get") else None
+        devices = trainer.get("devices")
         first = devices[0] if isinstance(devices, list) and devices else 0
         return torch.device("cuda", int(first))
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():

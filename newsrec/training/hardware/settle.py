@@ -1,10 +1,11 @@
 """What is settled before a Trainer exists: threads, and the precision that ``auto`` comes to."""
 
+import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformers import AutoConfig
 
@@ -27,61 +28,79 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class Hardware(NamedTuple):
+    """What a run computes with."""
+
+    threads: int
+    precision: str
+    """The model's: fp32 or bf16; unsettled where the Trainer's own option counts."""
+    by_auto: bool
+    """Whether ``auto`` chose it."""
+    trainer_precision: Any
+    """What the Trainer calls it."""
+
+
+class Kept(NamedTuple):
+    """What a run that goes on computed with so far; the defaults are those of a new run."""
+
+    threads: int | None = None
+    by_auto: bool = False
+    """Whether ``auto`` chose the model's precision."""
+
+
 def settle_hardware(
-    config: Any,
-    trainer: Any,
+    trainer: Mapping[str, Any],
     module: "RecommenderModule",
     datamodule: "MindDataModule",
-    typed: bool,
-) -> Any:
-    """Set the number of threads, and return the Trainer's precision; say both.
+    threads: int | None = None,
+    kept: Kept = Kept(),  # noqa: B008, it never changes
+) -> Hardware:
+    """Set the number of threads and choose the precision; say both.
 
-    What was chosen stands in the options from then on, so in ``config.yaml`` and in checkpoints:
-    a run that goes on, on whatever machine, is computed as it began.
+    The caller writes the choice into ``config.yaml`` and checkpoints, so that a run that goes on
+    is computed as it began, on any machine.
 
     Args:
-        config: The options of ``fit``; ``threads`` and ``model.precision`` are filled in.
         trainer: The Trainer's options.
         module: The model, not built yet.
         datamodule: The data, not opened yet.
-        typed: Whether the command line itself sets ``threads``.
+        threads: How many are asked for, if any.
+        kept: What the run had so far.
     """
 
     @cache
     def maps() -> Sequence[LinearMap]:
         plm = read_plm_config(module.plm, module.plm_layers)
-        kept = datamodule.frozen_states != "none"
-        return linear_maps(module, plm, datamodule.batch_size, kept)
+        kept_states = datamodule.frozen_states != "none"
+        return linear_maps(module, plm, datamodule.batch_size, kept_states)
 
     processes = processes_here(trainer)
     device = trainer_device(trainer)
     on_cpu = device is not None and device.type == "cpu"
-    asked, kept = (config.threads, None) if typed else (None, config.threads)
-    threads = choose_threads(processes, maps if on_cpu else None, asked, kept)
-    set_threads(threads, processes)
-    config.threads = threads.number
+    chosen = choose_threads(processes, maps if on_cpu else None, threads, kept.threads)
+    set_threads(chosen, processes)
+    by_auto = kept.by_auto or module.precision == "auto"
     if trainer["precision"] is not None:
-        return trainer_precision(trainer, module.precision)
+        used = trainer_precision(trainer, module.precision)
+        return Hardware(chosen.number, module.precision, kept.by_auto, used)
 
     def decide() -> str:
         if module.precision != "auto":
-            if module.auto_chose:
+            if kept.by_auto:
                 log.info("precision: %s, as auto chose when this run began", module.precision)
             elif module.precision == "bf16":
                 warn_of_slow_bf16(device, maps)
             return module.precision
         choice = choose_auto(device, maps)
-        module.auto_chose = True
         log.info("precision: %s (model.precision auto): %s", choice.precision, choice.why)
         return choice.precision
 
-    chosen = decided_by_first("precision", decide, int(trainer["num_nodes"] or 1))
-    config.model.precision = module.precision = module.hparams["precision"] = chosen
-    return trainer_precision(trainer, chosen)
+    precision = decided_by_first("precision", decide, int(trainer["num_nodes"] or 1))
+    return Hardware(chosen.number, precision, by_auto, trainer_precision(trainer, precision))
 
 
 def settle_scoring(
-    trainer: Any, precision: str, checkpoint: dict[str, Any], batch_size: int
+    trainer: Mapping[str, Any], precision: str, checkpoint: dict[str, Any], batch_size: int
 ) -> str:
     """Set the number of threads of ``evaluate``, and return its precision; say what was chosen.
 
@@ -117,23 +136,9 @@ def settle_scoring(
     return decided_by_first("precision", decide, int(trainer["num_nodes"] or 1))
 
 
-def keep_hardware(config: Any, checkpoint: dict[str, Any]) -> bool:
-    """Give a run that goes on the threads and the precision of auto that it began with.
+def trainer_defaults(**options: Any) -> dict[str, Any]:
+    """Return all options of a Trainer: those given, and Lightning's defaults for the rest."""
+    from lightning import Trainer
 
-    With other threads sums are taken in another order, and the last digits may differ.
-
-    Args:
-        config: The options of ``fit``.
-        checkpoint: What the run goes on from.
-
-    Returns:
-        Whether ``auto`` chose that precision, and it is still the run's.
-    """
-    if config.threads is None:
-        config.threads = checkpoint["newsrec"].get("threads")
-    began = checkpoint["newsrec"].get("auto_precision")
-    if began is None:  # it was asked for, or the run is from before auto measured
-        return False
-    if config.model.precision == "auto":
-        config.model.precision = began
-    return config.model.precision == began
+    parameters = inspect.signature(Trainer).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters} | options

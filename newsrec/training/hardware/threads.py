@@ -6,7 +6,7 @@ step with two threads was 30 times slower than with one.
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -33,6 +33,9 @@ BUSY = 0.5
 
 Maps = Callable[[], Sequence[LinearMap]]
 
+_told: set[str] = set()
+"""Variables that were set here, for processes that Lightning starts."""
+
 
 class Threads(NamedTuple):
     """How many, and why."""
@@ -41,7 +44,7 @@ class Threads(NamedTuple):
     why: str
 
 
-def processes_here(trainer: Any, environ: Any = os.environ) -> int:
+def processes_here(trainer: Mapping[str, Any], environ: Any = os.environ) -> int:
     """Return how many processes of a run share this machine's cores.
 
     Args:
@@ -87,7 +90,7 @@ def choose_threads(
             raise UserError(f"--threads is {asked}; it must be at least 1.")
         return Threads(asked, "as --threads says")
     for name in SETTINGS:
-        if os.environ.get(name):
+        if os.environ.get(name) and not _is_not_the_users(name):
             number = torch.get_num_threads()
             before = "" if kept in (None, number) else f", {kept} in the run so far"
             return Threads(number, f"as {name} says{before}")
@@ -118,11 +121,13 @@ def set_threads(threads: Threads, processes: int = 1, say: bool = True) -> None:
         say: Whether to log the number.
     """
     torch.set_num_threads(threads.number)
-    if processes > 1:
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads.number))
+    if processes > 1 and ("OMP_NUM_THREADS" not in os.environ or "OMP_NUM_THREADS" in _told):
+        os.environ["OMP_NUM_THREADS"] = str(threads.number)
+        _told.add("OMP_NUM_THREADS")
     if say:
         noun = "thread" if threads.number == 1 else "threads"
-        other = "" if threads.why.startswith("as ") else "; OMP_NUM_THREADS sets another number"
+        option = "--threads" if _is_torchrun() else "OMP_NUM_THREADS"  # whose own 1 is none
+        other = "" if threads.why.startswith("as ") else f"; {option} sets another number"
         log.info("%d %s: %s%s", threads.number, noun, threads.why, other)
 
 
@@ -138,6 +143,18 @@ def gain_of_many(rounds: Sequence[tuple[float, float]]) -> float:
     ratios = sorted(((one / many, one, many) for one, many in rounds))
     _, one, many = (sum(column) for column in zip(*ratios[1:], strict=True))
     return min(median(ratio for ratio, *_ in ratios), one / many)
+
+
+def _is_not_the_users(name: str) -> bool:
+    """Return whether torchrun has set a variable, as it does for several processes, or we have."""
+    by_torchrun = name == "OMP_NUM_THREADS" and os.environ[name] == "1" and _is_torchrun()
+    return by_torchrun or name in _told
+
+
+def _is_torchrun() -> bool:
+    """Return whether torchrun has started this process beside others on this machine."""
+    several = os.environ.get("LOCAL_WORLD_SIZE", "1") != "1"
+    return several and "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def is_busy(cores: int) -> bool:

@@ -9,6 +9,7 @@ from torch.distributed import TCPStore
 
 from newsrec.console import is_first_process
 from newsrec.errors import UserError
+from newsrec.parent import STARTER
 
 PATIENCE = timedelta(minutes=10)
 """How long the others wait; the first one's imports may come from a slow disk."""
@@ -21,8 +22,9 @@ _kept: list[TCPStore] = []
 def decided_by_first(name: str, decide: Callable[[], str], num_nodes: int = 1) -> str:
     """Return what the first process decides, the same on every process of every machine.
 
-    Processes that Lightning starts inherit it in an environment variable. Those of torchrun and
-    SLURM run already, and find it in the store by which their process group will form.
+    Those of torchrun and SLURM run already, and find it in the store by which their process group
+    will form. Processes that Lightning starts inherit it in an environment variable, which counts
+    only if their own starter has set it: an older run may have left one behind.
 
     Args:
         name: Of what is decided.
@@ -40,15 +42,17 @@ def decided_by_first(name: str, decide: Callable[[], str], num_nodes: int = 1) -
         value = FAILED
         try:
             value = decide()
-            os.environ[variable] = value
+            os.environ[variable] = f"{os.getpid()}:{value}"
         finally:
             if store is not None:
                 store.set(key, value)
         return value
-    if variable in os.environ:
-        return os.environ[variable]
     place = _meeting_place(num_nodes)
     if place is None:
+        starter, _, inherited = os.environ.get(variable, "").partition(":")
+        # On Windows a virtual environment's python stands between the two.
+        if starter in (str(os.getppid()), os.environ.get(STARTER)):
+            return inherited
         return decide()
     try:
         value = _store(*place).get(key).decode()
@@ -60,7 +64,7 @@ def decided_by_first(name: str, decide: Callable[[], str], num_nodes: int = 1) -
         ) from error
     if value == FAILED:
         raise UserError(f"The first process failed before it chose the {name}; it says why.")
-    os.environ[variable] = value  # for those that Lightning starts on this machine
+    os.environ[variable] = f"{os.getpid()}:{value}"  # for those that Lightning starts here
     return value
 
 
@@ -85,13 +89,32 @@ def _meeting_place(num_nodes: int) -> tuple[str, int, bool] | None:
     return None
 
 
-def _store(host: str, port: int, serve: bool) -> TCPStore:
+def early_rank() -> int | None:
+    """Return this process's number where all meet before there is a process group."""
+    if _meeting_place(1) is None:  # alone, or Lightning starts the others
+        return None
+    return int(
+        os.environ["RANK"] if TorchElasticEnvironment.detect() else os.environ["SLURM_PROCID"]
+    )
+
+
+def early_store(timeout: timedelta) -> TCPStore | None:
+    """Return the store by which the process group will form, where there is a place for it.
+
+    Args:
+        timeout: How long to try.
+    """
+    place = _meeting_place(1)
+    return None if place is None else _store(*place, timeout)
+
+
+def _store(host: str, port: int, serve: bool, timeout: timedelta = PATIENCE) -> TCPStore:
     """Return the store; ``multi_tenant`` lets the process group have the same server later."""
     store = TCPStore(
         host,
         port,
         is_master=serve and is_first_process(),
-        timeout=PATIENCE,
+        timeout=timeout,
         wait_for_workers=False,
         multi_tenant=True,
     )

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from newsrec.errors import UserError
 log = logging.getLogger(__name__)
 
 
-def started_by_torchrun(options: Any) -> dict[str, int]:
+def started_by_torchrun(options: Mapping[str, Any]) -> dict[str, int]:
     """Return the Trainer's ``devices`` and ``num_nodes`` where torchrun has settled them.
 
     With ``devices: 1``, Lightning would train in each of torchrun's processes for itself.

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
@@ -84,6 +85,10 @@ class RunLock:
         """
         if not self.made:
             return
+        if (
+            sys.platform == "win32"
+        ):  # Windows does not unlink an open file; elsewhere it keeps others out
+            self.release()
         for name in names:
             path = self.folder / name
             if path.is_dir():

@@ -8,8 +8,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from newsrec.console import is_first_process
 from newsrec.errors import UserError
 from newsrec.files import file_hash, write_bytes
+from newsrec.training.agreement import decided_by_first
+from newsrec.training.run_lock import RunLock
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +64,6 @@ def share_run_folder(output: Path) -> None:
     elif local_rank == 0:
         hashes = {name: store.get(f"{name}/hash").decode() for name in FILES}
         wanted = [n for n, own in hashes.items() if own and _hash(output / n) != own]
-        store.set(f"wanted/{machine}", " ".join(wanted))
-        _receive(torch.distributed.PrefixStore(f"to/{machine}", store), output, wanted, hashes)
         stale = [n for n, own in hashes.items() if not own and n != FILES[0] and _hash(output / n)]
         refused = ""
         if stale:
@@ -70,12 +71,67 @@ def share_run_folder(output: Path) -> None:
                 f"{output / stale[0]} on {socket.gethostname()} (machine {machine}) is of a run "
                 "that the first machine does not have. Remove it there, or choose another --output."
             )
+        lock = RunLock(output)
+        if wanted and not refused:  # another run may be running in this machine's own folder
+            try:
+                lock.take()
+            except UserError as error:
+                refused = f"{socket.gethostname()} (machine {machine}): {error}"
+        wanted = [] if refused else wanted
+        store.set(f"wanted/{machine}", " ".join(wanted))
+        try:
+            _receive(torch.distributed.PrefixStore(f"to/{machine}", store), output, wanted, hashes)
+        finally:
+            lock.release()
         store.set(f"done/{machine}", refused)
         store.set(f"ready/{machine}", "1")
         if refused:
             raise UserError(refused)
     else:
         store.get(f"ready/{machine}")
+
+
+def goes_on(output: Path, num_nodes: int) -> bool:
+    """Return whether ``--ckpt_path auto`` goes on from ``last.ckpt``, the same on all processes.
+
+    The first process decides. Otherwise, on machines without a shared disk, one might go on and
+    another start anew, and both would wait for ever.
+
+    Args:
+        output: The run folder.
+        num_nodes: The Trainer's.
+
+    Raises:
+        UserError: On a machine that has not the first one's file.
+    """
+    last = output / "checkpoints" / "last.ckpt"
+    theirs = decided_by_first("last_checkpoint", lambda: _hash(last) or "none", num_nodes)
+    if not is_first_process() and (_hash(last) or "none") != theirs:
+        has = f"does not have the first process's {last}"
+        if theirs == "none":
+            has = f"has a {last}, which the first process does not have"
+        raise UserError(
+            f"{socket.gethostname()} {has}. Without a disk that all machines share, start by "
+            "torchrun, which hands the first machine's files to the others, or copy it."
+        )
+    return theirs != "none"
+
+
+def needs_on_disk(root: Path, output: Path, states: int, checkpoint: int) -> str:
+    """Return a sentence on what each of several machines needs on its disk.
+
+    Args:
+        root: The data folder.
+        output: The run folder.
+        states: Bytes of kept states.
+        checkpoint: Bytes of a checkpoint.
+    """
+    kept = f", and room for {states / 2**30:.1f} GiB of states beside it" if states else ""
+    return (
+        f"disks: each machine needs the data at {root}{kept}. The first machine alone writes "
+        f"{output}: two checkpoints of {checkpoint / 2**30:.1f} GiB, and a third while one is "
+        "written. A run that goes on needs them on each machine, where torchrun copies them."
+    )
 
 
 def _has_store() -> bool:

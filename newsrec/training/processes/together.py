@@ -1,5 +1,6 @@
 """What several processes of a run must share: one fate, and one set of data."""
 
+import logging
 import os
 import socket
 import sys
@@ -8,20 +9,32 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from newsrec.data.states import distinct_rows
 from newsrec.errors import UserError
-from newsrec.training.checkpoint.saving import Stopped
+from newsrec.training.agreement import early_rank, early_store
+from newsrec.training.machines import needs_on_disk
+from newsrec.training.saving import Stopped
+
+log = logging.getLogger(__name__)
 
 KEY = f"newsrec/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
 """Where a failure is told; torchrun may keep its store when it starts all processes again."""
 POLL = 1.0
 """Seconds between two looks for another process's failure."""
+CONNECT = timedelta(seconds=10)
+"""How long one try to reach the store may take."""
 HEARD = 3 * POLL
 """Seconds that a process which fails stays, so that the others hear of it."""
+
+
+_shared: list[int] = []
+"""This process's number, while ``one_fate_from_the_start`` lasts."""
 
 
 @contextmanager
@@ -35,7 +48,7 @@ def one_fate(trainer: Trainer) -> Iterator[None]:
     Args:
         trainer: The Trainer of the run.
     """
-    if trainer.world_size == 1 or _torchrun_keeps_a_store():
+    if trainer.world_size == 1 or _shared:
         yield
         return
     with _fate(trainer.global_rank):
@@ -44,21 +57,29 @@ def one_fate(trainer: Trainer) -> Iterator[None]:
 
 @contextmanager
 def one_fate_from_the_start() -> Iterator[None]:
-    """Do as ``one_fate`` from the first line of a command, where torchrun has started it.
+    """Do as ``one_fate`` from the first line of a command, where torchrun or SLURM has started it.
 
-    Its store is there before the Trainer is, so that a mistake in the options of one machine, or a
-    file that it lacks, ends the others as well, which would wait for it.
+    torchrun's store is there before the Trainer is, and under SLURM the first process opens its own
+    at once, so that a mistake in the options of one machine, or a file that it lacks, ends the
+    others as well, which would wait for it.
     """
-    if not _torchrun_keeps_a_store() or os.environ["WORLD_SIZE"] == "1":
+    rank = early_rank()
+    if rank is None:
         yield
         return
-    with _fate(int(os.environ["RANK"])):
-        yield
+    _shared.append(rank)
+    try:
+        with _fate(rank):
+            yield
+    finally:
+        _shared.clear()
 
 
 @contextmanager
 def _fate(rank: int) -> Iterator[None]:
     watch = _Watch(rank)
+    if rank == 0:
+        watch.connect()  # under SLURM the others find its store
     watch.start()
     try:
         yield
@@ -79,12 +100,15 @@ class _Watch(threading.Thread):
         self.stopped = threading.Event()
         self._store: Any = None
 
+    def connect(self) -> Any:
+        """Return the store, as soon as there is one."""
+        self._store = self._store or _connect()
+        return self._store
+
     def run(self) -> None:
         """Look for another process's failure, and end this one if there is any."""
         while not self.stopped.wait(POLL):
-            if self._store is None:
-                self._store = _connect()
-            if self._store is None:
+            if self.connect() is None:
                 continue
             try:
                 if not self._store.check([KEY]):
@@ -100,7 +124,7 @@ class _Watch(threading.Thread):
 
     def tell(self, error: Exception) -> None:
         """Tell the others that this process ends, and why."""
-        store = self._store or _connect()
+        store = self.connect()
         if store is None:
             return
         code = 2 if isinstance(error, UserError) else 1
@@ -118,15 +142,26 @@ def _torchrun_keeps_a_store() -> bool:
 
 def _connect() -> Any:
     """Return a connection of our own to the processes' store; None while there is none."""
-    if not torch.distributed.is_initialized() and not _torchrun_keeps_a_store():
-        return None
     try:
+        if not _torchrun_keeps_a_store() and early_rank() is not None:
+            return early_store(CONNECT)
+        if not torch.distributed.is_initialized() and not _torchrun_keeps_a_store():
+            return None
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        return torch.distributed.TCPStore(
-            address, port, is_master=False, timeout=timedelta(seconds=10)
-        )
+        return torch.distributed.TCPStore(address, port, is_master=False, timeout=CONNECT)
     except (KeyError, ValueError, RuntimeError):
         return None
+
+
+def _disks(trainer: Trainer, module: Any, data: Any) -> str:
+    states = 0
+    if module.tune_layers != -1 and data.frozen_states != "none":
+        tokens = int(data.catalogue.token_lengths[distinct_rows(data.catalogue)].sum())
+        size = torch.bfloat16 if data.frozen_states == "bf16" else torch.float32
+        states = tokens * module.recommender.news_encoder.plm.config.hidden_size * size.itemsize
+    sizes = [(p.nbytes, p.requires_grad) for p in module.parameters()]
+    checkpoint = sum(size * (3 if trained else 1) for size, trained in sizes)  # AdamW keeps two
+    return needs_on_disk(data.root, Path(trainer.default_root_dir), states, checkpoint)
 
 
 class SameData(Callback):
@@ -141,6 +176,8 @@ class SameData(Callback):
         if trainer.world_size == 1:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if trainer.num_nodes > 1:
+            log.info("%s", _disks(trainer, pl_module, data))
         own = {name: data.data.split(name).fingerprint for name in data.windows()}
         everyone: list[Any] = [None] * trainer.world_size
         torch.distributed.all_gather_object(everyone, (socket.gethostname(), str(data.root), own))

@@ -1,0 +1,117 @@
+"""What a run that goes on takes from its folder: options, checkpoint, threads and precision."""
+
+import logging
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from jsonargparse import Namespace
+
+from newsrec.commands.options import Written
+from newsrec.training.checkpoint import (
+    check_same_options,
+    hyper_parameters,
+    plain,
+    read_checkpoint,
+    resolve_checkpoint,
+)
+from newsrec.training.hardware import Kept
+
+log = logging.getLogger(__name__)
+
+LINKS = {
+    "data.plm": "model.plm",
+    "model.max_tokens": "data.max_tokens",
+    "model.max_history": "data.max_history",
+}
+"""Values that two rooms share: the second key owns it, the first is filled in from it."""
+
+FREE_ON_RESUME = ("root", "num_workers", "prefetch_factor", "pin_memory", "eval_batch_size")
+"""Data options that may change when a run goes on: none of them moves a number."""
+
+
+class Resumed(NamedTuple):
+    """How far the run is, and what it computed with; the defaults are those of a new run."""
+
+    steps: int = 0
+    hardware: Kept = Kept()
+
+
+def run_config(given: list[str], written: Sequence[Written]) -> Path | None:
+    """Return the configuration of the run that goes on, unless another is given.
+
+    Args:
+        given: The command line.
+        written: Its options.
+    """
+    values = {option.key: option.value for option in written}
+    if values.get("ckpt_path") not in ("last", "best", "auto") or "output" not in values:
+        return None
+    path = Path(values["output"]) / "config.yaml"
+    options = {arg.partition("=")[0] for arg in given}
+    # Written again, an option that appends, --trainer.callbacks+=, would append a second time.
+    again = {"--config", "-c"} & options or any(option.endswith("+") for option in options)
+    return None if again or not path.is_file() else path
+
+
+def resume(config: Namespace, output: Path, written: Collection[str]) -> Resumed:
+    """Fill options in from the checkpoint to go on from, and refuse those that contradict it.
+
+    Lightning would take the checkpoint's options over the given ones without a word.
+
+    Args:
+        config: The options of ``fit``, with a ``ckpt_path``.
+        output: The run folder.
+        written: Keys that the command line or a file sets.
+
+    Raises:
+        UserError: If there is no such checkpoint, or an option differs from it.
+    """
+    config.ckpt_path = str(resolve_checkpoint(config.ckpt_path, output))
+    checkpoint = read_checkpoint(config.ckpt_path)
+    _take_unwritten(config, checkpoint, written)
+    began = checkpoint["newsrec"].get("auto_precision")  # None where it was asked for
+    if began is not None and config.model.precision == "auto":
+        config.model.precision = began
+    given = {part: config[part].as_dict() for part in ("model", "data")}
+    given["data"] = {k: v for k, v in given["data"].items() if k not in FREE_ON_RESUME}
+    if given["data"]["seed"] is None:
+        del given["data"]["seed"]
+    del given["model"]["precision"]  # a run may go on in another
+    check_same_options(checkpoint, given, config.ckpt_path)
+    _report_trainer_changes(config, output / "config.yaml")
+    # With other threads sums are taken in another order, and the last digits may differ.
+    threads = checkpoint["newsrec"].get("threads") if config.threads is None else config.threads
+    by_auto = began is not None and config.model.precision == began
+    return Resumed(checkpoint["global_step"], Kept(threads, by_auto))
+
+
+def _take_unwritten(
+    config: Namespace, checkpoint: dict[str, Any], written: Collection[str]
+) -> None:
+    """Give options that nobody wrote the values of the run that goes on; say which differ."""
+    for part in ("model", "data"):
+        for name, stored in hyper_parameters(checkpoint, part).items():
+            key = f"{part}.{name}"
+            by_hand = any(f"{option}.".startswith(f"{key}.") for option in written)
+            if name not in config[part] or key in LINKS or by_hand:
+                continue
+            shape = isinstance(stored, dict)
+            now = config[part][name].as_dict() if shape else config[part][name]
+            if plain(now) == plain(now | stored if shape else stored):
+                continue
+            log.info("%s is %s, as in the run that goes on", key, stored)
+            config[part][name] = Namespace(**now | stored) if shape else stored
+    for target, source in LINKS.items():
+        config[target] = config[source]
+
+
+def _report_trainer_changes(config: Namespace, path: Path) -> None:
+    """Say which of the Trainer's options are others than in the run so far."""
+    if not path.is_file():
+        return
+    before = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("trainer", {})
+    for name, value in config.trainer.items():
+        if isinstance(value, str | int | float | None) and before.get(name, value) != value:
+            log.info("trainer.%s is %s, %s in the run so far", name, value, before[name])

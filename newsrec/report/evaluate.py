@@ -1,0 +1,103 @@
+"""Scores of a split measured, and the folder that keeps them: numbers, ranks and a page."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.parquet as pq
+
+from newsrec.console import is_first_process
+from newsrec.evaluation.baselines import scores_beside
+from newsrec.evaluation.raw_scores import write_scores
+from newsrec.evaluation.results import compute_results, per_impression_table
+from newsrec.evaluation.runs import IMPRESSIONS_FILE, METRICS_FILE
+from newsrec.evaluation.scoring import Scored
+from newsrec.evaluation.submission import write_predictions
+from newsrec.files import publish, require_empty, require_replaceable
+from newsrec.report.examples import choose_examples
+from newsrec.report.page import html_page
+from newsrec.report.terminal import read_ceiling, read_curves
+
+PREDICTION_FILE = "prediction.zip"
+SCORES_FILE = "scores.parquet"
+PAGE_FILE = "report.html"
+
+
+class Evaluation(NamedTuple):
+    """A split that was scored and measured."""
+
+    title: str
+    """What scored it."""
+    metrics: dict[str, Any]
+    """What ``metrics.json`` holds."""
+    ceiling: dict[str, float] | None
+    """What the true click probabilities of a simulated world reach."""
+    written: list[str]
+    """Names of the files in the folder."""
+
+
+def evaluate(
+    score: Callable[[], Scored | None],
+    root: str | Path,
+    split: str,
+    output: str | Path,
+    *,
+    ckpt_path: str | Path | None = None,
+    leave_out: str | None = None,
+    baselines: bool = True,
+    raw_scores: bool = False,
+) -> Evaluation | None:
+    """Score a split, measure it, and write the folder of results, whole or not at all.
+
+    Args:
+        score: Scores the split, as ``score_checkpoints`` and ``score_by_baseline`` do.
+        root: Data folder.
+        split: Split that is scored.
+        output: Folder for the results, absent or empty.
+        ckpt_path: The checkpoint whose run's curves the page shows.
+        leave_out: Baseline that is not set beside the scores.
+        baselines: Whether to set any beside them, where there are labels.
+        raw_scores: Whether every candidate's score is written, too.
+
+    Returns:
+        None on all processes but the first.
+
+    Raises:
+        UserError: If nothing can be written to ``output``, before anything is scored.
+    """
+    output = Path(output)
+    require_empty(output)
+    if is_first_process():  # it writes in the end, so a place it cannot write to shows now
+        require_replaceable(output)
+    # What only adorns the report is read first, so that nothing in it can cost the scores.
+    ceiling = read_ceiling(Path(root), split)
+    curves = None if ckpt_path is None else read_curves(Path(ckpt_path))
+    scored = score()
+    if scored is None:
+        return None
+    title, data, scores, vectors, info = scored
+    part = data.split(split)
+    others = {}
+    if baselines and part.labels is not None:
+        others = scores_beside(data, split, vectors, leave_out=leave_out)
+    results = compute_results(data, split, scores, others)
+    metrics = results.metrics | info
+
+    def build(folder: Path) -> None:
+        text = json.dumps(metrics, indent=1)
+        (folder / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
+        offsets = part.candidates.offsets
+        write_predictions(folder / PREDICTION_FILE, part.impression_id, results.ranks, offsets)
+        if part.labels is not None:
+            table = per_impression_table(data, split, results)
+            pq.write_table(table, folder / IMPRESSIONS_FILE)
+        if raw_scores:
+            write_scores(folder / SCORES_FILE, data, split, scores)
+        examples = choose_examples(data, split, scores, results)
+        page = html_page(title, metrics, ceiling, examples, curves)
+        (folder / PAGE_FILE).write_text(page, encoding="utf-8")
+
+    publish(output, build)
+    names = [METRICS_FILE, PREDICTION_FILE, IMPRESSIONS_FILE, SCORES_FILE, PAGE_FILE]
+    return Evaluation(title, metrics, ceiling, [n for n in names if (output / n).is_file()])

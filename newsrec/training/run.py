@@ -1,0 +1,215 @@
+"""A run: its folder, loggers and callbacks, and what happens around ``Trainer.fit``.
+
+``fit`` on the command line and from Python assemble a run by the same few calls::
+
+    run = Run(Path("runs/mine"), module, datamodule)
+    options = trainer_defaults(**DEFAULTS)
+    trainer = Trainer(**(options | run.settle(options).options))
+    with run.folder(trainer):
+        run.train(trainer)
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from newsrec.data.datamodule import MindDataModule
+from newsrec.errors import UserError
+from newsrec.training.callbacks import FrozenStates, RunCsv, ScoreCollector
+from newsrec.training.checkpoint import BEGUN, check_run_folder, plain
+from newsrec.training.curves import Curves
+from newsrec.training.ending import say_if_finished
+from newsrec.training.guards import FiniteLoss, out_of_memory
+from newsrec.training.hardware import Hardware, Kept, settle_hardware
+from newsrec.training.mistakes import check_trainer, late_mistakes
+from newsrec.training.module import RecommenderModule
+from newsrec.training.parts import StepParts
+from newsrec.training.processes import connection_mistakes, started_by_torchrun
+from newsrec.training.progress import EpochLine, SpeedBar
+from newsrec.training.run_lock import RunLock
+from newsrec.training.saving import AtomicCheckpointIO, LastCheckpoint
+from newsrec.training.throughput import Throughput
+from newsrec.training.together import SameData, one_fate
+
+log = logging.getLogger(__name__)
+
+DEFAULTS = {"max_epochs": 5, "gradient_clip_val": 1.0, "use_distributed_sampler": False}
+"""Options of the Trainer that differ from Lightning's, by which a run would have 1,000 epochs."""
+
+
+class Settled(NamedTuple):
+    """What is settled before the Trainer is built."""
+
+    options: dict[str, Any]
+    """Those of the Trainer that the run sets, callbacks included."""
+    hardware: Hardware
+
+
+class Run:
+    """A run in its folder.
+
+    Args:
+        output: The run folder.
+        model: The model, not built yet.
+        datamodule: The data, not opened yet.
+        save_every: Steps between two writes of ``last.ckpt`` within an epoch; None: at its end.
+        patience: Validations without a better ``val/auc`` after which the run stops early.
+        steps_done: Steps of the run that goes on.
+        callbacks: Further callbacks; they are called before those that draw and save.
+
+    Raises:
+        UserError: If ``save_every`` or ``patience`` makes no sense.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        model: RecommenderModule,
+        datamodule: MindDataModule,
+        *,
+        save_every: int | None = 1000,
+        patience: int | None = None,
+        steps_done: int = 0,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self.output = output
+        self.model = model
+        self.datamodule = datamodule
+        csv = RunCsv(output)
+        # What a run killed between checkpoints has shown is hidden, where it is shown again.
+        board: Any = {"name": "tensorboard", "version": "", "purge_step": steps_done}
+        self.loggers: list[Any] = [csv, TensorBoardLogger(str(output), **board)]
+        self.last = output / "checkpoints" / "last.ckpt"
+        monitor = None if datamodule.selected_on is None else "val/auc"
+        self.best = ModelCheckpoint(
+            filename="best",
+            monitor=monitor,
+            mode="max",
+            dirpath=output / "checkpoints",
+            enable_version_counter=False,
+        )
+        self.throughput, self.parts = Throughput(), StepParts()
+        guard = FiniteLoss(self.last)
+        self.callbacks: list[Callback] = [
+            SameData(),
+            FrozenStates(),
+            ScoreCollector(),
+            self.throughput,
+            self.parts,
+            *callbacks,
+            guard,
+            Curves(csv, output / "curves.png"),
+            LearningRateMonitor("step"),
+            EpochLine(),
+            *self._early_stopping(monitor, patience),
+            self.best,
+            LastCheckpoint(self.last, save_every, guard.check_weights),
+        ]
+
+    def _early_stopping(self, monitor: str | None, patience: int | None) -> list[EarlyStopping]:
+        if patience is None:
+            return []
+        if patience < 1 or monitor is None:
+            raise UserError(
+                f"--patience is {patience} with data.val {self.datamodule.val}: it counts the "
+                "validations, at least 1, that data.val must bring."
+            )
+        return [EarlyStopping(monitor, mode="max", patience=patience)]
+
+    def settle(
+        self, trainer: Mapping[str, Any], threads: int | None = None, kept: Kept | None = None
+    ) -> Settled:
+        """Set threads and precision, and return what the Trainer must be built with.
+
+        Args:
+            trainer: All options of the Trainer that are wished for.
+            threads: Threads of a process that are asked for, if any.
+            kept: What the run that goes on had so far.
+
+        Raises:
+            UserError: If an option cannot work.
+        """
+        check_trainer(trainer)
+        logger = trainer["logger"]
+        loggers = [] if logger in (None, True, False) else _listed(logger)
+        bar = [] if trainer["enable_progress_bar"] is False else [SpeedBar()]
+        options = {
+            "logger": [*self.loggers, *loggers],
+            "default_root_dir": str(self.output),
+            **started_by_torchrun(trainer),
+            "plugins": [AtomicCheckpointIO(), *_listed(trainer["plugins"] or [])],
+            "callbacks": [*self.callbacks, *bar],
+            "use_distributed_sampler": False,
+        }
+        found = settle_hardware(trainer, self.model, self.datamodule, threads, kept or Kept())
+        self.model.settle_precision(found.precision, found.by_auto)
+        return Settled(options | {"precision": found.trainer_precision}, found)
+
+    @contextmanager
+    def folder(self, trainer: Trainer) -> Iterator[None]:
+        """Keep the run folder for this run.
+
+        A start that fails leaves no run folder behind, and never another run's.
+
+        Args:
+            trainer: The run's.
+
+        Raises:
+            UserError: If another run is running there.
+        """
+        lock = RunLock(self.output)
+        first = trainer.is_global_zero
+        if first:
+            lock.take()
+        try:
+            yield
+        except BaseException:
+            begun = trainer.global_step or (self.output / "checkpoints").exists()
+            if first and not begun:
+                lock.discard(BEGUN)
+            raise
+        finally:
+            lock.release()
+
+    def train(
+        self,
+        trainer: Trainer,
+        options: Mapping[str, Any] | None = None,
+        ckpt_path: str | None = None,
+        **fit_options: Any,
+    ) -> None:
+        """Train.
+
+        Args:
+            trainer: Built with what ``settle`` returned.
+            options: Of the whole run, for the loggers, as nested plain values.
+            ckpt_path: Checkpoint to go on from.
+            fit_options: Further arguments of ``Trainer.fit``.
+
+        Raises:
+            Stopped: If a signal stopped the run, once it has saved.
+            UserError: If the data or the machine are not fit for it.
+        """
+        data = self.datamodule
+        if trainer.is_global_zero:  # mistakes in the data show before anything slow
+            if ckpt_path is None:
+                check_run_folder(self.output)  # another run may have ended here meanwhile
+            data.prepare_data()
+            data.setup("fit")
+            log.info("%s", data.describe())
+            for logger in trainer.loggers:
+                logger.log_hyperparams(plain(dict(options or {})))
+            say_if_finished(trainer, ckpt_path)
+        remedies = out_of_memory(self.model, data, trainer)
+        with one_fate(trainer), remedies, late_mistakes(), connection_mistakes():
+            trainer.fit(self.model, datamodule=data, ckpt_path=ckpt_path, **fit_options)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

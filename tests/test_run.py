@@ -1,0 +1,75 @@
+"""A run is assembled without a command line, and its folder is kept for it."""
+
+import warnings
+
+import pytest
+import torch
+from lightning import Callback, Trainer
+
+from newsrec.data.datamodule import MindDataModule
+from newsrec.errors import UserError
+from newsrec.training.curves import Curves
+from newsrec.training.hardware import trainer_defaults
+from newsrec.training.module import RecommenderModule
+from newsrec.training.run import DEFAULTS, Run
+
+SHORT = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "enable_progress_bar": False}
+
+
+class Count(Callback):
+    steps = 0
+
+    def on_train_batch_end(self, *_):
+        self.steps += 1
+
+
+@pytest.fixture
+def make(mind_dir, plm_dir, tmp_path):
+    """Return a function that builds a run and its Trainer."""
+
+    def build(root=mind_dir, **more):
+        shape = {"heads": 2, "ffn": 16}
+        options = {"dim": 16, "news": shape, "user": shape, "max_tokens": 12}
+        module = RecommenderModule(plm=str(plm_dir), **options)
+        data = MindDataModule(root=str(root), plm=str(plm_dir), batch_size=8, max_tokens=12)
+        run = Run(tmp_path / "run", module, data, **more)
+        wanted = trainer_defaults(**(DEFAULTS | SHORT))
+        settled = run.settle(wanted)
+        return run, Trainer(**(wanted | settled.options)), settled.hardware
+
+    return build
+
+
+def test_a_run_needs_no_command_line(make, tmp_path):
+    count = Count()
+    run, trainer, hardware = make(callbacks=[count])
+    with run.folder(trainer), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # few workers: Lightning's advice
+        run.train(trainer)
+    assert count.steps == trainer.global_step > 0
+    best = torch.load(run.best.best_model_path, weights_only=True)
+    assert best["hyper_parameters"]["precision"] == hardware.precision in ("fp32", "bf16")
+    assert best["newsrec"]["auto_precision"] == hardware.precision
+    assert best["newsrec"]["threads"] == hardware.threads
+    assert run.last.is_file()
+    assert (tmp_path / "run" / "metrics.csv").is_file()
+
+
+def test_further_callbacks_come_before_those_that_draw_and_save(make):
+    count = Count()
+    run, trainer, _ = make(callbacks=[count])
+    kinds = [type(callback) for callback in trainer.callbacks]
+    assert kinds.index(Count) < kinds.index(Curves)
+    assert trainer.callbacks.index(count) < trainer.callbacks.index(run.best)
+
+
+def test_a_start_that_fails_leaves_no_folder(make, tmp_path):
+    run, trainer, _ = make(root=tmp_path / "nothing")
+    with pytest.raises(UserError, match="is not a folder"), run.folder(trainer):
+        run.train(trainer)
+    assert not (tmp_path / "run").exists()
+
+
+def test_patience_needs_validations(make):
+    with pytest.raises(UserError, match="--patience is 0"):
+        make(patience=0)
