@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from fake_gpu import NAME, FakeGpu, cuda_kernels, in_own_process
+from newsrec.plm_sizes import plm_sizes
 from torch import nn
 from torch.nn import functional as F
 from transformers.initialization import no_init_weights
@@ -17,7 +18,6 @@ from newsrec.data.datamodule import MindDataModule
 from newsrec.model.fastformer import FastformerConfig
 from newsrec.model.recommender import NewsRecommender
 from newsrec.plm import build_plm
-from newsrec.plm_sizes import plm_sizes
 from newsrec.training.module import RecommenderModule
 from newsrec.training.optimizer import parameter_groups
 

@@ -9,14 +9,14 @@ import yaml
 from jsonargparse import Namespace
 
 from newsrec.commands.options import Written
-from newsrec.training.checkpoint import (
+from newsrec.training.checkpoint.read import (
     check_same_options,
     hyper_parameters,
     plain,
     read_checkpoint,
     resolve_checkpoint,
 )
-from newsrec.training.hardware import Kept
+from newsrec.training.hardware.settle import Kept
 
 log = logging.getLogger(__name__)
 

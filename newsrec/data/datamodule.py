@@ -152,7 +152,7 @@ class MindDataModule(LightningDataModule):
         self.tokenizer_json: str | None = None
         """Text of the tokenizer's file; read from the PLM unless a checkpoint brought it."""
         self._eval_split: str | None = None
-        self._data: MindData | None = None
+        self._data: NewsData | None = None
         self._chosen = False
         self._catalogue: Catalogue | None = None
         self._index: SampleIndex | None = None
@@ -382,8 +382,8 @@ class MindDataModule(LightningDataModule):
         return self._loader(EvalImpressions(split, self.max_history), sampler)
 
     def _loader(
-        self, dataset: Any, sampler: Any, kind: Callable[..., DataLoader] = DataLoader
-    ) -> DataLoader:
+        self, dataset: Any, sampler: Any, kind: Callable[..., DataLoader[Any]] = DataLoader
+    ) -> DataLoader[Any]:
         if getattr(self.trainer, "overfit_batches", 0):
             sampler = SameBatches(sampler)
         workers: dict[str, Any] = {}

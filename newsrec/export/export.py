@@ -49,9 +49,9 @@ from newsrec.serving.manifest import (
     settings_hash,
 )
 from newsrec.training.catalogue import encode_catalogue
-from newsrec.training.checkpoint import hyper_parameters, weights_hash
+from newsrec.training.checkpoint.read import hyper_parameters, weights_hash
+from newsrec.training.hardware.threads import choose_threads, set_threads
 from newsrec.training.module import RecommenderModule
-from newsrec.training.threads import choose_threads, set_threads
 from newsrec.training.trained_run import TrainedRun
 
 if TYPE_CHECKING:
