@@ -9,7 +9,7 @@ from lightning import Trainer
 from tokenizers import Tokenizer
 
 from newsrec.data.datamodule import MindDataModule
-from newsrec.training.checkpoint import hyper_parameters, read_checkpoint
+from newsrec.training.checkpoint.read import hyper_parameters, read_checkpoint
 from newsrec.training.module import RecommenderModule
 
 SMALL = {"heads": 2, "ffn": 16}

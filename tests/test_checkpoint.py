@@ -4,7 +4,7 @@ import pytest
 
 from newsrec.errors import UserError
 from newsrec.model.fastformer import FastformerConfig
-from newsrec.training.checkpoint import check_same_options, hyper_parameters
+from newsrec.training.checkpoint.read import check_same_options, hyper_parameters
 
 SHAPE = asdict(FastformerConfig(heads=2))
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from newsrec.errors import UserError
-from newsrec.training.checkpoint import read_checkpoint
+from newsrec.training.checkpoint.read import read_checkpoint
 from newsrec.training.module import RecommenderModule
 
 

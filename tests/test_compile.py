@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from newsrec.data.dataset import open_mind
 from newsrec.data.npy import NpyWriter
 from newsrec.data.ragged import Ragged, to_offsets
-from newsrec.data.readers import tsv
+from newsrec.data.readers import mind_files, tsv
 from newsrec.data.readers.behaviors import Parser
 from newsrec.data.tables import hash_rows
 from newsrec.errors import UserError
@@ -332,7 +332,7 @@ def test_a_damaged_first_line_does_not_speak_for_the_others(tmp_path, damaged):
 def test_a_header_is_a_bad_line(tmp_path, name):
     expected = contents(open_mind(write(tmp_path / "good", GOOD)))
     path = write(tmp_path / "bad", GOOD) / "train" / name
-    columns = tsv.NEWS_COLUMNS if name == "news.tsv" else tsv.BEHAVIORS_COLUMNS
+    columns = mind_files.NEWS_COLUMNS if name == "news.tsv" else mind_files.BEHAVIORS_COLUMNS
     path.write_bytes("\t".join(columns).encode() + b"\n" + path.read_bytes())
     refused(tmp_path / "bad", f"{path}, line 1, column {columns[0]}: ")
     data = open_mind(tmp_path / "bad", "skip")
@@ -355,14 +355,14 @@ def test_a_full_disk_leaves_nothing_and_says_so(tmp_path):
 
 SLOW_COMPILE = """
 import sys, time
-from newsrec.data.readers import tsv
+from newsrec.data.readers import mind_files, tsv
 from newsrec.data.dataset import open_mind
 tsv.BLOCK_BYTES = 2000
-rows = tsv.Reader._rows
+rows = tsv.TsvFile._rows
 def slow(self, line, block):
     time.sleep(0.1)
     return rows(self, line, block)
-tsv.Reader._rows = slow
+tsv.TsvFile._rows = slow
 open_mind(sys.argv[1])
 """
 

@@ -3,7 +3,7 @@ import csv
 import numpy as np
 import pytest
 
-from newsrec.training.curves import draw_curves, smooth
+from newsrec.training.progress.curves import draw_curves, smooth
 
 
 def plain_average(values, keep):

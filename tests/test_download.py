@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from newsrec.__main__ import main
 from newsrec.data.readers import download, official
-from newsrec.data.readers.source import find_splits
+from newsrec.data.readers.mind_files import find_splits
 from newsrec.errors import UserError
 
 TOKEN = "hf_right"

@@ -11,9 +11,9 @@ from test_benchmarks import measure
 from newsrec.__main__ import main
 from newsrec.data.mind_statistics import mentions, text_lengths
 from newsrec.model.plm.sizes import KNOWN
-from newsrec.training.live_bytes import as_on, without_values
+from newsrec.training.estimate.live_bytes import as_on, without_values
+from newsrec.training.estimate.step_memory import Shape, batch_of, build, packable, step_cost
 from newsrec.training.module import RecommenderModule
-from newsrec.training.step_memory import Shape, batch_of, build, packable, step_cost
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -17,7 +17,7 @@ from newsrec.export.weights import read_model, write_model
 from newsrec.files import DISK_FULL
 from newsrec.metrics import METRICS
 from newsrec.serving.manifest import CONFIG, NEWS_ENCODER, TOKENIZER, USER_ENCODER, WEIGHTS
-from newsrec.training.checkpoint import weights_hash
+from newsrec.training.checkpoint.read import weights_hash
 from newsrec.training.module import RecommenderModule
 
 MAX_HISTORY, MAX_TOKENS, DIM = 20, 12, 16

@@ -13,10 +13,10 @@ from conftest import news_row, tiny_behaviors, write_mind
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newsrec.data import FIRST_NEWS, PADDING_NEWS, UNKNOWN_NEWS
-from newsrec.data import dataset as mind
-from newsrec.data.dataset import find_splits, open_mind
+from newsrec.data import FIRST_NEWS, PADDING_NEWS, UNKNOWN_NEWS, store
+from newsrec.data.dataset import open_mind
 from newsrec.data.readers import tsv
+from newsrec.data.readers.mind_files import BEHAVIORS_COLUMNS, find_splits
 from newsrec.errors import UserError
 
 PADDING, UNKNOWN, FIRST = 0, 1, 2
@@ -70,7 +70,7 @@ def parse_by_lines(files):
 
 
 def impressions_of(data, split):
-    """Read one split of MindData back into the same form."""
+    """Read one split of NewsData back into the same form."""
     impressions = []
     for i in range(len(split.impression_id)):
         start, end = split.candidates.offsets[i : i + 2]
@@ -290,7 +290,7 @@ GOOD = ["7", "U1", "11/11/2019 9:05:58 AM", "N1 N2", "N1-0 N2-1"]
 )
 def test_a_field_that_cannot_be_read_is_named(tmp_path, line, column, text):
     rows = [list(GOOD) for _ in range(40)]
-    rows[line - 1][tsv.BEHAVIORS_COLUMNS.index(column)] = text
+    rows[line - 1][BEHAVIORS_COLUMNS.index(column)] = text
     root = one_split(tmp_path, *rows)
     path = root / "train" / "behaviors.tsv"
     assert_refused(root, f"{path}, line {line}, column {column}: ")
@@ -380,13 +380,13 @@ def compiled(root):
 
 def count_compilations(monkeypatch):
     calls = []
-    compile_mind = mind.compile_mind
+    compile_splits = store.compile_splits
 
     def counted(*args):
         calls.append(args)
-        return compile_mind(*args)
+        return compile_splits(*args)
 
-    monkeypatch.setattr(mind, "compile_mind", counted)
+    monkeypatch.setattr(store, "compile_splits", counted)
     return calls
 
 
@@ -444,7 +444,7 @@ def test_another_set_of_splits_has_arrays_of_its_own(mind_dir):
 
 def test_another_version_of_the_arrays_is_not_read(mind_dir, monkeypatch):
     before = open_mind(mind_dir)
-    monkeypatch.setattr(mind, "FORMAT", mind.FORMAT + 1)
+    monkeypatch.setattr(store, "ARRAYS_FORMAT", store.ARRAYS_FORMAT + 1)
     assert open_mind(mind_dir).cache != before.cache
 
 

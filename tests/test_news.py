@@ -4,9 +4,9 @@ import pytest
 from conftest import news_row
 
 from newsrec.data.readers import news, tsv
-from newsrec.data.readers.news import KEPT, read_rows
+from newsrec.data.readers.mind import MindReader
+from newsrec.data.readers.news import merge_news
 from newsrec.data.readers.source import SourceFile
-from newsrec.data.readers.tsv import NEWS_COLUMNS, Reader
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -26,7 +26,7 @@ def test_repeats_left_out_as_they_come_change_neither_rows_nor_bad_lines(
     for block_bytes, merged_rows in ((1 << 20, 1 << 20), (300, 1), (700, 50)):
         monkeypatch.setattr(tsv, "BLOCK_BYTES", block_bytes)
         monkeypatch.setattr(news, "MERGED_ROWS", merged_rows)
-        found = read_rows(Reader(SourceFile(path), NEWS_COLUMNS, KEPT))
+        found = merge_news(MindReader().news((SourceFile(path),))[1])
         assert found.lines.tolist() == [line for line, _ in first.values()]
         assert found.column("title").to_pylist() == [row[3] for _, row in first.values()]
         assert found.num_bad == bad

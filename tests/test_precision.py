@@ -30,10 +30,8 @@ from newsrec.parent import STARTER
 from newsrec.plm import load_plm
 from newsrec.report import closing
 from newsrec.report.closing import in_fp32
-from newsrec.training import agreement, machine, precision, probe, threads
-from newsrec.training.agreement import decided_by_first
-from newsrec.training.module import RecommenderModule
-from newsrec.training.precision import (
+from newsrec.training.hardware import machine, precision, probe, threads
+from newsrec.training.hardware.precision import (
     Choice,
     choose_auto,
     decide,
@@ -41,7 +39,17 @@ from newsrec.training.precision import (
     trainer_precision,
     warn_of_slow_bf16,
 )
-from newsrec.training.probe import LinearMap, Rates, interleave, linear_maps, measure, rates
+from newsrec.training.hardware.probe import (
+    LinearMap,
+    Rates,
+    interleave,
+    linear_maps,
+    measure,
+    rates,
+)
+from newsrec.training.module import RecommenderModule
+from newsrec.training.processes import agreement
+from newsrec.training.processes.agreement import decided_by_first
 
 CPU = torch.device("cpu")
 MAPS = [LinearMap(16, 16, 1, 32, True), LinearMap(16, 8, 2, 32, False)]
@@ -415,8 +423,9 @@ def test_a_run_by_anothers_config_computes_with_its_threads_and_is_equal(
 EACH_SAYS = """
 import functools, os, sys
 from newsrec import cli
-from newsrec.training import agreement, precision
-from newsrec.training.probe import Rates
+from newsrec.training.hardware import precision
+from newsrec.training.processes import agreement
+from newsrec.training.hardware.probe import Rates
 from newsrec.__main__ import main
 first = agreement.is_first_process()
 ratio = 2.0 if first else 0.5  # each process would choose another

@@ -57,7 +57,7 @@ def test_prepare_leaves_arrays_that_the_next_start_reads(mind_dir, monkeypatch):
     def compile_again(*args):
         raise AssertionError("compiled a second time")
 
-    monkeypatch.setattr("newsrec.data.dataset.compile_mind", compile_again)
+    monkeypatch.setattr("newsrec.data.store.compile_splits", compile_again)
     assert len(open_mind(mind_dir).news) == 20
     prepare(mind_dir)
     prepare(mind_dir, "--check")

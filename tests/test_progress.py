@@ -13,8 +13,8 @@ from test_throughput import fit, make  # noqa: F401, a fixture
 
 from newsrec.__main__ import main
 from newsrec.training.module import RecommenderModule
-from newsrec.training.progress import FittingBar, SpeedBar, clock, fitting
-from newsrec.training.throughput import Throughput
+from newsrec.training.progress.bar import FittingBar, SpeedBar, clock, fitting
+from newsrec.training.progress.throughput import Throughput
 
 FIELDS = ["loss 1.0712", "val AUC 0.6950", "clicks/s 232", "tokens/s 41.2k", "repeated 64%"]
 

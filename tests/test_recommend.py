@@ -26,7 +26,7 @@ from newsrec.errors import UserError
 from newsrec.files import file_hash
 from newsrec.serving import Recommender
 from newsrec.serving.folder import NEWS_SCHEMA, StoredNews, with_unknown, write_news
-from newsrec.serving.sessions import padded_blocks
+from newsrec.serving.sessions import padded_sequences
 
 DIM, MAX_HISTORY, MAX_TOKENS = 16, 20, 12
 FIELDS = ["title", "abstract"]
@@ -178,7 +178,7 @@ def test_blocks_hold_every_sequence_once_and_little_padding():
     rng = np.random.default_rng(0)
     sequences = [rng.integers(1, 9, rng.integers(0, 12)).tolist() for _ in range(100)]
     seen = {}
-    for members, numbers, mask in padded_blocks(sequences, 40):
+    for members, numbers, mask in padded_sequences(sequences, 40):
         assert mask.shape[1] >= 1
         assert mask.size <= 40
         assert (numbers[~mask] == 0).all()
@@ -186,11 +186,11 @@ def test_blocks_hold_every_sequence_once_and_little_padding():
             assert member not in seen
             seen[member] = row[real].tolist()
     assert [seen[i] for i in range(100)] == sequences
-    assert [mask.shape for _, _, mask in padded_blocks([[1] * 50, [], [2]], 10)] == [
+    assert [mask.shape for _, _, mask in padded_sequences([[1] * 50, [], [2]], 10)] == [
         (1, 50),
         (2, 1),
     ]
-    assert list(padded_blocks([], 10)) == []
+    assert list(padded_sequences([], 10)) == []
 
 
 # Ranking and recommending

@@ -8,9 +8,9 @@ from lightning import Callback, Trainer
 
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
-from newsrec.training.curves import Curves
-from newsrec.training.hardware import trainer_defaults
+from newsrec.training.hardware.settle import trainer_defaults
 from newsrec.training.module import RecommenderModule
+from newsrec.training.progress.curves import Curves
 from newsrec.training.run import DEFAULTS, Run
 
 SHORT = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "enable_progress_bar": False}

@@ -15,14 +15,14 @@ from conftest import fit_options, refused
 
 from newsrec.__main__ import main
 from newsrec.errors import UserError
-from newsrec.training import run_lock
-from newsrec.training.run_lock import HOLDER, LOCK, RunLock
-from newsrec.training.saving import AtomicCheckpointIO
+from newsrec.training.checkpoint.saving import AtomicCheckpointIO
+from newsrec.training.processes import run_lock
+from newsrec.training.processes.run_lock import HOLDER, LOCK, RunLock
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from newsrec.training.run_lock import RunLock
+from newsrec.training.processes.run_lock import RunLock
 lock = RunLock(Path(sys.argv[1]))
 lock.take()
 print("taken", flush=True)

@@ -15,8 +15,8 @@ from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.samplers import (
     BatchKey,
     EvalBatches,
-    Readers,
     SampleTokens,
+    SampleUsers,
     TokenBatches,
     TrainBatches,
 )
@@ -100,7 +100,7 @@ def made_readers(num_samples, num_users, seed=0, histories_per_user=1):
     rng = np.random.default_rng(seed)
     user = rng.integers(0, num_users, num_samples, dtype=np.int32)
     history = 100 + user * histories_per_user + rng.integers(0, histories_per_user, num_samples)
-    return Readers(user, history.astype(np.int32))
+    return SampleUsers(user, history.astype(np.int32))
 
 
 def runs(values):
@@ -152,7 +152,7 @@ def test_an_epoch_by_user_visits_each_sample_once(num_samples, world_size):
 
 @st.composite
 def token_worlds(draw):
-    """Return a SampleTokens, Readers or None, and a bound that is just or amply enough."""
+    """Return a SampleTokens, SampleUsers or None, and a bound that is just or amply enough."""
     num_users = draw(st.integers(1, 8))
     of_history = np.array(
         draw(st.lists(st.integers(0, 50), min_size=num_users, max_size=num_users))
@@ -160,7 +160,9 @@ def token_worlds(draw):
     user = np.array(draw(st.lists(st.integers(0, num_users - 1), min_size=1, max_size=60)))
     own = np.array(draw(st.lists(st.integers(1, 20), min_size=len(user), max_size=len(user))))
     tokens = SampleTokens(own.astype(np.int32), of_history[user].astype(np.int32))
-    readers = Readers(user.astype(np.int32), user.astype(np.int32)) if draw(st.booleans()) else None
+    readers = (
+        SampleUsers(user.astype(np.int32), user.astype(np.int32)) if draw(st.booleans()) else None
+    )
     bound = 2 * tokens.largest + draw(st.sampled_from([0, 1, 7, 100, 1000]))
     return tokens, readers, bound
 
@@ -214,7 +216,7 @@ def test_fewer_batches_do_where_users_stay_together():
 
 def test_a_cut_within_a_user_counts_the_history_again():
     tokens = SampleTokens(np.full(100, 10, np.int32), np.full(100, 20, np.int32))
-    readers = Readers(np.zeros(100, np.int32), np.zeros(100, np.int32))
+    readers = SampleUsers(np.zeros(100, np.int32), np.zeros(100, np.int32))
     sizes = [len(key.samples) for key in TokenBatches(tokens, 200, 42, readers=readers)]
     assert sizes == [15, 17, 17, 17, 17, 17]
     assert 20 + 10 * max(sizes) <= 200
@@ -282,7 +284,7 @@ def made_batches(dataset, mode, rank=0, world_size=1, slack=0):
     """Return the batches of one process; ``mode`` is what the data module's options choose."""
     readers, index, split = None, dataset.index, dataset.split
     if "user" in mode:
-        readers = Readers(split.user[index.impression], split.history[index.impression])
+        readers = SampleUsers(split.user[index.impression], split.history[index.impression])
     if "tokens" not in mode:
         return TrainBatches(len(dataset), 3, 42, rank, world_size, readers)
     lengths = dataset.token_lengths

@@ -13,9 +13,9 @@ from lightning import Callback
 from newsrec.__main__ import main
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
+from newsrec.training.checkpoint.saving import AtomicCheckpointIO, LastCheckpoint
 from newsrec.training.guards import out_of_memory
 from newsrec.training.module import RecommenderModule
-from newsrec.training.saving import AtomicCheckpointIO, LastCheckpoint
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +103,7 @@ def test_a_run_on_a_full_disk_stops_and_says_so(fit, monkeypatch, capsys):
             raise OSError(28, "No space left on device")
         save(checkpoint, file)
 
-    monkeypatch.setattr("newsrec.training.saving.torch.save", full)
+    monkeypatch.setattr("newsrec.training.checkpoint.saving.torch.save", full)
     with pytest.raises(SystemExit) as stop:
         fit(None, "--save_every=2")
     assert stop.value.code == 2
@@ -139,7 +139,7 @@ def test_a_signal_saves_the_step_that_runs(fit, capsys, number, code):
 
 def test_a_second_signal_ends_the_process(tmp_path, monkeypatch):
     left = []
-    monkeypatch.setattr("newsrec.training.saving.os._exit", left.append)
+    monkeypatch.setattr("newsrec.training.checkpoint.saving.os._exit", left.append)
     callback = LastCheckpoint(tmp_path / "last.ckpt", None)
     callback._receive(signal.SIGINT, None)
     assert left == []

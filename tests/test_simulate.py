@@ -22,7 +22,7 @@ from newsrec.simulation.impressions import _click, _draw_lists
 from newsrec.simulation.presets import PRESETS
 from newsrec.simulation.simulate import simulate, simulate_splits
 from newsrec.simulation.vocabulary import STYLES, TOPICS
-from newsrec.simulation.world import Stories, append_clicks, make_stories
+from newsrec.simulation.world import SimulatedNews, append_clicks, make_stories
 
 DEMO = Path(__file__).parents[1] / "data" / "demo"
 FILES = sorted(f"{s}/{n}.tsv" for s in ("train", "dev", "test") for n in ("news", "behaviors"))
@@ -421,7 +421,7 @@ def test_days_of_small_are_in_no_order(small):
 def stories_that_live(birth, death, exposure):
     nothing = np.zeros(len(birth), dtype=np.int64)
     birth, death, exposure = (np.array(a, dtype=float) for a in (birth, death, exposure))
-    return Stories(nothing, nothing, exposure, exposure, birth, death, nothing == 0, nothing)
+    return SimulatedNews(nothing, nothing, exposure, exposure, birth, death, nothing == 0, nothing)
 
 
 def test_lists_are_drawn_by_exposure_without_replacement():
@@ -483,7 +483,7 @@ def test_grown_histories_keep_their_length_where_they_follow_mind():
 def test_titles_and_abstracts_are_as_long_and_as_different_as_minds():
     rng = np.random.default_rng(0)
     stories = make_stories(rng, replace(PRESETS["small"], early_stories=8000))
-    stories = Stories(*(column[:12_000] for column in stories))
+    stories = SimulatedNews(*(column[:12_000] for column in stories))
     fields = [line.split("\t") for line in compose(rng, PRESETS["small"], stories)]
     titles, abstracts = [f[3] for f in fields], [f[4] for f in fields]
     assert np.mean([len(t.split()) for t in titles]) == pytest.approx(11, rel=0.05)

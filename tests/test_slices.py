@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from newsrec.data import FIRST_NEWS
-from newsrec.data.dataset import MindData, Split, open_mind
+from newsrec.data.dataset import NewsData, Split, open_mind
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.evaluation import slices as module
 from newsrec.evaluation.ages import NEVER, first_shown
@@ -146,7 +146,7 @@ def random_world(seed, num_users=6, num_news=30, with_labels=True):
     categories = rng.choice(["news", "sports", "", "tv"], num_news - FIRST_NEWS).tolist()
     news = pa.table({"category": pa.array(categories, pa.string())})
     users = pa.array([f"U{i}" for i in range(num_users)])
-    return MindData(None, None, news, users, splits, {}, [], arrays)
+    return NewsData(None, None, news, users, splits, {}, [], arrays)
 
 
 def check(data, split):

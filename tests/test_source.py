@@ -4,7 +4,7 @@ import zipfile
 import pytest
 
 from newsrec.data.dataset import open_mind
-from newsrec.data.readers.source import find_splits
+from newsrec.data.readers.mind_files import find_splits
 from newsrec.errors import UserError
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from newsrec.data import FIRST_NEWS
 from newsrec.data import states as module
 from newsrec.data.batch import Catalogue
-from newsrec.data.dataset import recheck
 from newsrec.data.states import StateStore, TokenStates, distinct_rows
+from newsrec.data.store import recheck
 from newsrec.errors import UserError
 
 HIDDEN = 3

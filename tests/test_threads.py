@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 
 from newsrec.__main__ import main
 from newsrec.errors import UserError
-from newsrec.training import machine, threads
-from newsrec.training.machine import usable_cores
-from newsrec.training.probe import LinearMap
-from newsrec.training.threads import (
+from newsrec.training.hardware import machine, threads
+from newsrec.training.hardware.machine import usable_cores
+from newsrec.training.hardware.probe import LinearMap
+from newsrec.training.hardware.threads import (
     SETTINGS,
     Threads,
     choose_threads,

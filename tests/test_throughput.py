@@ -14,9 +14,9 @@ from newsrec.console import is_first_process
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
 from newsrec.training.module import RecommenderModule
-from newsrec.training.parts import StepParts
-from newsrec.training.processes import refuse_lonely, started_by_torchrun
-from newsrec.training.throughput import Throughput, _Counts, matrix_rate, model_flop
+from newsrec.training.processes.launch import refuse_lonely, started_by_torchrun
+from newsrec.training.progress.parts import StepParts
+from newsrec.training.progress.throughput import Throughput, _Counts, matrix_rate, model_flop
 
 SMALL = {"heads": 2, "ffn": 16, "dropout": 0.0, "norm": "none"}
 

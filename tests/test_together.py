@@ -20,11 +20,11 @@ from test_processes import run, torchrun
 
 from newsrec import parent
 from newsrec.errors import UserError
-from newsrec.training import machines, together
-from newsrec.training.processes import connection_mistakes
-from newsrec.training.run_lock import RunLock
-from newsrec.training.saving import Stopped
-from newsrec.training.together import one_fate
+from newsrec.training.checkpoint.saving import Stopped
+from newsrec.training.processes import share_folder, together
+from newsrec.training.processes.launch import connection_mistakes
+from newsrec.training.processes.run_lock import RunLock
+from newsrec.training.processes.together import one_fate
 
 FAILING = """
 import sys
@@ -116,10 +116,10 @@ def test_a_run_that_a_signal_stops_is_no_failure(monkeypatch):
 
 def test_each_of_three_machines_gets_the_files_of_the_first(monkeypatch, tmp_path):
     content = os.urandom(50_500)  # of 51 pieces
-    monkeypatch.setattr(machines, "CHUNK", 1000)
+    monkeypatch.setattr(share_folder, "CHUNK", 1000)
     store = torch.distributed.HashStore()
     monkeypatch.setattr(torch.distributed, "TCPStore", lambda *_, **__: store)
-    monkeypatch.setattr(machines, "os", SimpleNamespace(environ=(place := Environment())))
+    monkeypatch.setattr(share_folder, "os", SimpleNamespace(environ=(place := Environment())))
     (tmp_path / "0" / "checkpoints").mkdir(parents=True)
     (tmp_path / "0" / "checkpoints" / "last.ckpt").write_bytes(content)
     failed = []
@@ -127,7 +127,7 @@ def test_each_of_three_machines_gets_the_files_of_the_first(monkeypatch, tmp_pat
     def start(machine):
         place.machine.number = machine
         try:
-            machines.share_run_folder(tmp_path / str(machine))
+            share_folder.share_run_folder(tmp_path / str(machine))
         except Exception as error:
             failed.append(error)
 
@@ -142,7 +142,7 @@ def test_each_of_three_machines_gets_the_files_of_the_first(monkeypatch, tmp_pat
 
 
 def test_a_run_in_the_folder_of_another_machine_is_not_overwritten(monkeypatch, tmp_path):
-    monkeypatch.setattr(machines, "os", SimpleNamespace(environ=(place := Environment())))
+    monkeypatch.setattr(share_folder, "os", SimpleNamespace(environ=(place := Environment())))
     place["GROUP_WORLD_SIZE"] = "2"
     store = torch.distributed.HashStore()
     monkeypatch.setattr(torch.distributed, "TCPStore", lambda *_, **__: store)
@@ -156,7 +156,7 @@ def test_a_run_in_the_folder_of_another_machine_is_not_overwritten(monkeypatch, 
     def start(machine):
         place.machine.number = machine
         try:
-            machines.share_run_folder(tmp_path / str(machine))
+            share_folder.share_run_folder(tmp_path / str(machine))
         except UserError as error:
             failed[machine] = str(error)
 
@@ -187,18 +187,18 @@ def test_auto_goes_on_everywhere_or_nowhere(monkeypatch, tmp_path, own, theirs, 
         (tmp_path / "checkpoints").mkdir()
         (tmp_path / "checkpoints" / "last.ckpt").write_bytes(own)
     said = "none" if theirs is None else hashlib.sha256(theirs).hexdigest()
-    monkeypatch.setattr(machines, "decided_by_first", lambda name, decide, num_nodes: said)
+    monkeypatch.setattr(share_folder, "decided_by_first", lambda name, decide, num_nodes: said)
     if isinstance(expected, bool):
-        assert machines.goes_on(tmp_path, 2) is expected
+        assert share_folder.goes_on(tmp_path, 2) is expected
         return
     with pytest.raises(
         UserError, match=f"{re.escape(socket.gethostname())} .*{expected}.*torchrun"
     ):
-        machines.goes_on(tmp_path, 2)
+        share_folder.goes_on(tmp_path, 2)
 
 
 def test_what_each_machine_needs_on_its_disk_is_said_in_sizes(tmp_path):
-    said = machines.needs_on_disk(tmp_path / "mind", tmp_path / "run", 3 << 30, 1 << 29)
+    said = share_folder.needs_on_disk(tmp_path / "mind", tmp_path / "run", 3 << 30, 1 << 29)
     assert f"the data at {tmp_path / 'mind'}, and room for 3.0 GiB of states" in said
     assert "two checkpoints of 0.5 GiB" in said
 

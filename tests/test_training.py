@@ -16,7 +16,7 @@ from newsrec.errors import UserError
 from newsrec.metrics import METRICS, mind_metrics
 from newsrec.training.callbacks import FrozenStates, ScoreCollector
 from newsrec.training.catalogue import encode_catalogue
-from newsrec.training.checkpoint import (
+from newsrec.training.checkpoint.read import (
     check_run_folder,
     check_same_options,
     hyper_parameters,

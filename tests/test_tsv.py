@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from newsrec.data.readers import tsv
+from newsrec.data.readers.base import BadLine
 from newsrec.data.readers.source import SourceFile
-from newsrec.data.readers.tsv import BOM, BadLine, Reader
+from newsrec.data.readers.tsv import BOM, TsvFile
 from newsrec.errors import UserError
 
 COLUMNS = ("id", "title", "url")
@@ -27,7 +28,7 @@ def file(tmp_path):
 
 def read(path, keep=None):
     """Return a file's rows as tuples, their line numbers and the bad lines."""
-    reader = Reader(SourceFile(path), COLUMNS, keep)
+    reader = TsvFile(SourceFile(path), COLUMNS, keep)
     rows, lines, bad = [], [], []
     for block in reader.map(lambda block: block):
         assert block.table.column_names == list(keep or COLUMNS)
@@ -141,7 +142,7 @@ def test_an_empty_file_is_refused(file, content):
 
 @pytest.mark.parametrize(("content", "cut_off"), [(b"1\ta\tb\n", False), (b"1\ta\tb", True)])
 def test_a_last_line_without_its_end_is_noticed(file, content, cut_off):
-    reader = Reader(SourceFile(file(content)), COLUMNS)
+    reader = TsvFile(SourceFile(file(content)), COLUMNS)
     assert sum(block.num_rows for block in reader.map(lambda block: block)) == 1
     assert reader.cut_off == cut_off
 
@@ -152,11 +153,11 @@ def test_bytes_are_counted_and_hashed_as_they_are_read(file, monkeypatch):
     monkeypatch.setattr(tsv, "BLOCK_BYTES", 64)
     content = b"\xef\xbb\xbf" + b"1\ta\tb\r\n" * 99 + b"bad\0"
     read_bytes = []
-    reader = Reader(SourceFile(file(content)), COLUMNS, on_read=read_bytes.append)
+    reader = TsvFile(SourceFile(file(content)), COLUMNS, on_read=read_bytes.append)
     for _ in reader.map(lambda block: block):
         pass
     assert sum(read_bytes) == len(content)
-    assert reader.sha256 == hashlib.sha256(content).hexdigest()
+    assert reader.hashes == {reader.file: hashlib.sha256(content).hexdigest()}
 
 
 def test_a_damaged_zip_is_refused(tmp_path):
@@ -165,12 +166,12 @@ def test_a_damaged_zip_is_refused(tmp_path):
         archive.writestr("stories.tsv", b"1\ta\tb\n" * 1000)
     path.write_bytes(path.read_bytes().replace(b"1\ta\tb\n", b"1\tA\tb\n", 1))
     with pytest.raises(UserError, match=r"stories\.tsv cannot be read: Bad CRC-32.*Download"):
-        for _ in Reader(SourceFile(path, "stories.tsv"), COLUMNS).map(lambda block: block):
+        for _ in TsvFile(SourceFile(path, "stories.tsv"), COLUMNS).map(lambda block: block):
             pass
 
 
 def test_rows_that_a_caller_refuses_are_left_out_and_named(file):
-    reader = Reader(SourceFile(file(b"1\ta\tx\nbad\n3\tb\ty\n4\ta\tz\n")), COLUMNS)
+    reader = TsvFile(SourceFile(file(b"1\ta\tx\nbad\n3\tb\ty\n4\ta\tz\n")), COLUMNS)
     (rows,) = reader.map(lambda block: block)
     assert rows.require(np.array([True, True, True]), "id", "wrong") is rows
     rest = rows.require(np.array([True, False, True]), "title", "not a")
@@ -245,7 +246,7 @@ def test_a_block_of_many_short_lines_or_words_is_parsed_in_parts(file, monkeypat
     texts = ["a b", "", " " * 20, "x" * 200] * 25
     rows = [(str(i), text, "") for i, text in enumerate(texts)]
     content = "".join("\t".join(row) + "\n" for row in rows).encode()
-    blocks = list(Reader(SourceFile(file(content)), COLUMNS).map(lambda block: block))
+    blocks = list(TsvFile(SourceFile(file(content)), COLUMNS).map(lambda block: block))
     assert len(blocks) > len(rows) / limit
     numbers = [number for block in blocks for number in block.lines.tolist()]
     assert numbers == list(range(1, len(rows) + 1))

@@ -25,15 +25,16 @@ from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
 from newsrec.files import require_writable
 from newsrec.report.closing import close_run
-from newsrec.training.checkpoint import check_run_folder
-from newsrec.training.estimate import dry_run
-from newsrec.training.machines import goes_on, share_run_folder
+from newsrec.training.checkpoint.read import check_run_folder
+from newsrec.training.checkpoint.saving import Stopped
+from newsrec.training.estimate.dry_run import dry_run
+from newsrec.training.lightning_internals import known_options, trainer_options
 from newsrec.training.mistakes import check_seed, trainer_mistakes
 from newsrec.training.module import RecommenderModule
-from newsrec.training.processes import refuse_lonely
+from newsrec.training.processes.launch import refuse_lonely
+from newsrec.training.processes.share_folder import goes_on, share_run_folder
+from newsrec.training.processes.together import one_fate_from_the_start
 from newsrec.training.run import DEFAULTS, Run
-from newsrec.training.saving import Stopped
-from newsrec.training.together import one_fate_from_the_start
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +92,7 @@ class FitCLI(LightningCLI):
         try:
             super().parse_arguments(parser, args)
         except (ArgumentError, OmegaConfBaseException) as error:
-            fit = getattr(self, "_subcommand_parsers", {}).get("fit", parser)
-            known = [action.dest for action in fit._actions]
+            known = known_options(self, parser)
             raise UserError(explain(str(error), written, known)) from error
         check_seed(self.config.get("fit", {}).get("seed_everything"))
 
@@ -154,7 +154,7 @@ class FitCLI(LightningCLI):
             steps_done=self.resumed.steps,
             callbacks=self.more_callbacks,
         )
-        wanted = vars(self._get(self.config_init, "trainer"))
+        wanted = vars(trainer_options(self))
         asked = config.threads if self.threads_typed else None
         options, hardware = self.run.settle(wanted, asked, self.resumed.hardware)
         # For config.yaml: a run that goes on is computed as it began, on any machine.

@@ -16,7 +16,7 @@ from newsrec.training.checkpoint import (
     read_checkpoint,
     resolve_checkpoint,
 )
-from newsrec.training.hardware import Kept
+from newsrec.training.hardware.settle import Kept
 
 log = logging.getLogger(__name__)
 

@@ -1,11 +1,10 @@
-"""Reads ``news.tsv`` and ``behaviors.tsv`` into arrays; ``newsrec.data.dataset`` opens them.
+"""Reads the files of a data folder into arrays; ``newsrec.data.dataset`` opens them.
 
 Files go through block by block: a block is parsed by column operations and its arrays are written
 behind those of the blocks before, so memory does not grow with the files.
 """
 
 import contextlib
-import itertools
 import json
 import logging
 from collections import Counter
@@ -20,33 +19,19 @@ from numpy.typing import DTypeLike
 
 from newsrec.console import progress
 from newsrec.data.npy import NpyWriter
-from newsrec.data.readers.behaviors import Parser
-from newsrec.data.readers.news import KEPT, differs_from_first, distinct, read_rows
-from newsrec.data.readers.source import SourceFile, SplitFiles
-from newsrec.data.readers.tsv import (
-    BEHAVIORS_COLUMNS,
-    LISTED,
-    LONGEST_LINE,
-    NEWS_COLUMNS,
-    BadLine,
-    Reader,
-)
+from newsrec.data.readers.base import CUT_OFF, LISTED, BadLine, Pass, Reader
+from newsrec.data.readers.news import differs_from_first, distinct, merge_news
+from newsrec.data.readers.source import SourceFile
 from newsrec.data.tables import Histories, Users
 from newsrec.errors import UserError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3
+ARRAYS_FORMAT = 3
 """Version of the compiled arrays; a change of their meaning counts it up."""
 
 SLOW_BYTES = 20_000_000
 """What takes less than about a second to read needs no progress bar."""
-VOTERS = 100
-"""Lines that say whether a file has labels: one alone may be damaged."""
-CUT_OFF = (
-    "its last line has no line end. Unless it was written so, the file was cut off and that line "
-    "may be wrong: copy or unpack it again."
-)
 
 ARRAYS: dict[str, DTypeLike] = {
     "impression_id": np.int64,
@@ -62,8 +47,12 @@ ARRAYS: dict[str, DTypeLike] = {
 """All splits' rows one after the other; histories are one table that splits share."""
 
 
+Splits = Mapping[str, tuple[SourceFile, ...]]
+"""The files of each split."""
+
+
 class Compiled(NamedTuple):
-    """What ``compile_mind`` learned while it read."""
+    """What ``compile_splits`` learned while it read."""
 
     hashes: dict[SourceFile, str]
     """SHA-256 of every file."""
@@ -71,12 +60,13 @@ class Compiled(NamedTuple):
     """Lines that were left out."""
 
 
-def compile_mind(
-    splits: Mapping[str, SplitFiles], target: Path, on_bad_line: str = "error"
+def compile_splits(
+    reader: Reader, splits: Splits, target: Path, on_bad_line: str = "error"
 ) -> Compiled:
     """Read the splits' files and write their arrays into ``target``.
 
     Args:
+        reader: Reads their format.
         splits: Each split's files.
         target: An empty folder.
         on_bad_line: ``error`` stops at the first line that cannot be read; ``skip`` leaves such
@@ -88,7 +78,7 @@ def compile_mind(
     files = [file for split in splits.values() for file in split]
     num_bytes = sum(file.size for file in files)
     with progress("compiling", num_bytes, SLOW_BYTES, _rate) as advance:
-        run = _Compilation(target, on_bad_line, advance)
+        run = _Compilation(reader, target, on_bad_line, advance)
         run.compile(splits)
     return Compiled(run.hashes, run.num_bad)
 
@@ -98,7 +88,10 @@ def _rate(done_per_second: float) -> str:
 
 
 class _Compilation:
-    def __init__(self, target: Path, on_bad_line: str, advance: Callable[[int], None]) -> None:
+    def __init__(
+        self, reader: Reader, target: Path, on_bad_line: str, advance: Callable[[int], None]
+    ) -> None:
+        self.reader = reader
         self.target = target
         self.on_bad_line = on_bad_line
         self.advance = advance
@@ -107,7 +100,7 @@ class _Compilation:
         self.num_bad = 0
         self.cut_off: list[str] = []
 
-    def compile(self, splits: Mapping[str, SplitFiles]) -> None:
+    def compile(self, splits: Splits) -> None:
         counts: dict[str, dict[str, int]] = {split: {} for split in splits}
         news, disagreeing = self._news(splits, counts)
         _write_table(self.target / "news.arrow", news)
@@ -121,7 +114,7 @@ class _Compilation:
                 arrays[name].write(np.zeros(1))
             histories = Histories(arrays["history_values"], arrays["history_offsets"])
             for split, files in splits.items():
-                counts[split] |= self._behaviors(files.behaviors, ids, arrays, histories, users)
+                counts[split] |= self._impressions(files, ids, arrays, histories, users)
             all_users, user = users.finish()
             arrays["user"].write(user)
         end = 0
@@ -130,7 +123,7 @@ class _Compilation:
             part["users"] = len(np.unique(user[begin:end]))
         _write_table(self.target / "users.arrow", pa.table({"user_id": all_users}))
         meta = {
-            "format": FORMAT,
+            "format": ARRAYS_FORMAT,
             "counts": counts,  # splits in the order of their rows
             "disagreeing_news": disagreeing,
             "bad_lines": self.bad_lines,
@@ -138,15 +131,13 @@ class _Compilation:
         }
         (self.target / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
-    def _news(
-        self, splits: Mapping[str, SplitFiles], counts: dict[str, dict[str, int]]
-    ) -> tuple[pa.Table, int]:
+    def _news(self, splits: Splits, counts: dict[str, dict[str, int]]) -> tuple[pa.Table, int]:
         """Return the catalogue's real stories, and how many ids a later file tells otherwise."""
         tables: list[pa.Table] = []
         for split, files in splits.items():
-            reader = Reader(files.news, NEWS_COLUMNS, KEPT, self.advance)
-            rows = read_rows(reader)
-            skipped = self._finish(reader, rows.bad, rows.num_bad, rows.num_rows)
+            done, blocks = self.reader.news(files, self.advance)
+            rows = merge_news(blocks)
+            skipped = self._finish(done, rows.bad, rows.num_bad, rows.num_rows)
             own = distinct(rows.table)
             counts[split] = {
                 "skipped_news_lines": skipped,
@@ -164,9 +155,9 @@ class _Compilation:
             )
         return distinct(table), disagreeing
 
-    def _behaviors(
+    def _impressions(
         self,
-        file: SourceFile,
+        files: tuple[SourceFile, ...],
         ids: pa.Array,
         arrays: dict[str, NpyWriter],
         histories: Histories,
@@ -176,8 +167,8 @@ class _Compilation:
         counts: Counter[str] = Counter()
         bad: list[BadLine] = []
         num_bad = 0
-        reader = Reader(file, BEHAVIORS_COLUMNS, on_read=self.advance)
-        for block in reader.map(Parser(ids, _has_labels(file)).parse):
+        done, blocks = self.reader.impressions(files, ids, self.advance)
+        for block in blocks:
             bad += block.rows.bad
             num_bad += block.rows.num_bad
             if num_bad and self.on_bad_line == "error":
@@ -195,43 +186,31 @@ class _Compilation:
             offsets.write(offsets.last + candidates.offsets[1:])
             users.add(block.users)
             counts.update(block.counts())
-        skipped = self._finish(reader, bad, num_bad, counts["impressions"])
+        del blocks  # at a bad line, threads still read ahead
+        skipped = self._finish(done, bad, num_bad, counts["impressions"])
         return dict(counts) | {"skipped_lines": skipped}
 
-    def _finish(self, reader: Reader, bad: list[BadLine], num_bad: int, num_rows: int) -> int:
+    def _finish(self, done: Pass, bad: list[BadLine], num_bad: int, num_rows: int) -> int:
         """Stop at a file's bad lines, or note and count them, as ``on_bad_line`` says."""
         first = sorted(bad, key=lambda line: line.line)[:LISTED]
         if num_bad and self.on_bad_line == "error":
             raise UserError(
-                f"{reader.file}, {first[0]}. Correct the line, or unpack the file again from its "
+                f"{done.file}, {first[0]}. Correct the line, or unpack the file again from its "
                 "zip; --data.on_bad_line skip leaves such lines out."
             )
         if not num_rows:
-            raise UserError(f"{reader.file}: none of its lines can be read, {first[0]}.")
-        self.hashes[reader.file] = reader.sha256
+            raise UserError(f"{done.file}: none of its lines can be read, {first[0]}.")
+        self.hashes |= done.hashes
         if num_bad:
             self.num_bad += num_bad
-            self.bad_lines[str(reader.file)] = [str(line) for line in first]
+            self.bad_lines[str(done.file)] = [str(line) for line in first]
             more = [f"  and {num_bad - len(first):,} more"] if num_bad > len(first) else []
             lines = "\n".join([*(f"  {line}" for line in first), *more])
-            log.warning("%s: lines skipped: %s\n%s", reader.file, f"{num_bad:,}", lines)
-        if reader.cut_off:
-            self.cut_off.append(str(reader.file))
-            log.warning("%s: %s", reader.file, CUT_OFF)
+            log.warning("%s: lines skipped: %s\n%s", done.file, f"{num_bad:,}", lines)
+        if done.cut_off:
+            self.cut_off.append(str(done.file))
+            log.warning("%s: %s", done.file, CUT_OFF)
         return num_bad
-
-
-def _has_labels(file: SourceFile) -> bool:
-    """Tell if a file's candidates end in ``-0`` and ``-1``, as most of its first lines do."""
-    labelled = bare = 0
-    with contextlib.suppress(UserError), file.open() as stream:  # damage shows when all is read
-        for line in itertools.islice(iter(lambda: stream.readline(LONGEST_LINE), b""), VOTERS):
-            fields = line.rstrip(b"\r\n").split(b"\t")
-            if len(fields) == len(BEHAVIORS_COLUMNS):
-                ends = {word.endswith((b"-0", b"-1")) for word in fields[-1].split(b" ")}
-                labelled += ends == {True}
-                bare += ends == {False}
-    return labelled > 0 and labelled >= bare  # labels are lost by accident, not won
 
 
 def _write_table(path: Path, table: pa.Table) -> None:

@@ -13,13 +13,14 @@ from torch.utils.data import DataLoader
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, Catalogue, EvalBatch
-from newsrec.data.dataset import MindData, Split, open_mind
+from newsrec.data.dataset import NewsData, Split, open_mind
+from newsrec.data.lightning_internals import replaces_samplers
 from newsrec.data.loader import TrainLoader
 from newsrec.data.samplers import (
     EvalBatches,
-    Readers,
     SameBatches,
     SampleTokens,
+    SampleUsers,
     TokenBatches,
     TrainBatches,
 )
@@ -151,7 +152,7 @@ class MindDataModule(LightningDataModule):
         self.tokenizer_json: str | None = None
         """Text of the tokenizer's file; read from the PLM unless a checkpoint brought it."""
         self._eval_split: str | None = None
-        self._data: MindData | None = None
+        self._data: NewsData | None = None
         self._chosen = False
         self._catalogue: Catalogue | None = None
         self._index: SampleIndex | None = None
@@ -208,7 +209,7 @@ class MindDataModule(LightningDataModule):
         self._trained_on = state_dict["world_size"]
 
     @property
-    def data(self) -> MindData:
+    def data(self) -> NewsData:
         """The opened data folder."""
         assert self._data is not None, "setup() comes first"
         return self._data
@@ -354,7 +355,7 @@ class MindDataModule(LightningDataModule):
         readers = None
         if self.group_by_user:
             impression = self.index.impression
-            readers = Readers(split.user[impression], split.history[impression])
+            readers = SampleUsers(split.user[impression], split.history[impression])
         if self.tokens_per_batch is None:
             samples = len(self.index.click)
             return TrainBatches(samples, self.batch_size, self.seed, *self._process(), readers)
@@ -368,8 +369,7 @@ class MindDataModule(LightningDataModule):
         trainer = self.trainer
         if trainer is None:
             return 0, 1
-        connector: Any = trainer._accelerator_connector
-        if trainer.world_size > 1 and connector.use_distributed_sampler:
+        if trainer.world_size > 1 and replaces_samplers(trainer):
             raise UserError(
                 "Trainer(use_distributed_sampler=True) would deal out the batches a second time. "
                 "Build the Trainer with use_distributed_sampler=False."
@@ -382,8 +382,8 @@ class MindDataModule(LightningDataModule):
         return self._loader(EvalImpressions(split, self.max_history), sampler)
 
     def _loader(
-        self, dataset: Any, sampler: Any, kind: Callable[..., DataLoader] = DataLoader
-    ) -> DataLoader:
+        self, dataset: Any, sampler: Any, kind: Callable[..., DataLoader[Any]] = DataLoader
+    ) -> DataLoader[Any]:
         if getattr(self.trainer, "overfit_batches", 0):
             sampler = SameBatches(sampler)
         workers: dict[str, Any] = {}

@@ -1,17 +1,12 @@
-"""MIND's ``news.tsv`` and ``behaviors.tsv`` as arrays, compiled once and memory-mapped after.
+"""A data folder as arrays, compiled once and memory-mapped after.
 
-The stories of all splits form one catalogue. Row 0 is padding, row 1 the unknown story, and real
-stories start at row 2 in the order in which train, dev and test name them first. A history keeps
-only stories that some ``news.tsv`` has; a candidate that none has becomes row 1. Both are counted.
-
-Compiled arrays live in ``ROOT/.newsrec`` under a key made of the files' contents, so that changed
-files are compiled anew and old arrays are never read for them. Files are hashed while they are
-compiled; later starts compare size and modification time, and hash again only where these differ.
+The news of all splits form one catalogue. Row 0 is padding, row 1 the unknown news, and real news
+start at row 2 in the order in which train, dev and test name them first. A history keeps only news
+that the files of some split describe; a candidate that none describes becomes row 1. Both are
+counted.
 """
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,40 +16,23 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS
-from newsrec.data.cache import (
-    build_lock,
-    building,
-    cache_folders,
-    changed_files,
-    digest,
-    is_intact,
-    is_whole,
-    remove,
-    seal,
-    writable_folder,
-)
-from newsrec.data.compile import ARRAYS, FORMAT, compile_mind
+from newsrec.data.compile import ARRAYS
 from newsrec.data.ragged import Ragged
+from newsrec.data.readers.formats import reader_of
 from newsrec.data.readers.source import SPLITS as SPLITS  # for those who read splits
-from newsrec.data.readers.source import SourceFile, SplitFiles, find_splits, hash_source
+from newsrec.data.store import find_or_compile
 from newsrec.errors import UserError
-from newsrec.files import write_text
-
-INDEX = "files.json"
-"""Remembers size, modification time and SHA-256 of the files that were compiled."""
-SKIPPED = "-skipped"
-"""Ends the name of a compiled folder whose files had bad lines."""
 
 
 class Split(NamedTuple):
-    """The impressions of one split, in the order of its ``behaviors.tsv``."""
+    """The impressions of one split, in the order of its file."""
 
     name: str
     """``train``, ``dev`` or ``test``, or what ``newsrec.data.splits`` made of them."""
     impression_id: NDArray[np.int64]
-    """MIND's number of each impression ``[impressions]``."""
+    """The file's number of each impression ``[impressions]``."""
     user: NDArray[np.int32]
-    """Row of ``MindData.users`` ``[impressions]``."""
+    """Row of ``NewsData.users`` ``[impressions]``."""
     time: NDArray[np.datetime64]
     """When the impression was shown, in seconds ``[impressions]``."""
     history: NDArray[np.int32]
@@ -83,7 +61,7 @@ class Split(NamedTuple):
         return str(first) if first == last else f"{first} to {last}"
 
 
-class MindData(NamedTuple):
+class NewsData(NamedTuple):
     """A data folder: one catalogue of stories and the splits that were found."""
 
     root: Path
@@ -99,7 +77,7 @@ class MindData(NamedTuple):
     """The first lines that were left out of each file that has such, as text."""
     cut_off: list[str]
     """Files whose last line has no line end."""
-    arrays: dict[str, NDArray]
+    arrays: dict[str, NDArray[Any]]
     """The compiled arrays, all splits' rows one after the other."""
     train: str = "train"
     """The split that models and baselines learn from."""
@@ -118,12 +96,13 @@ class MindData(NamedTuple):
         if name not in self.splits:
             raise UserError(
                 f"{self.root} has no split {name!r}, only {', '.join(self.splits)}. Put its "
-                f"news.tsv and behaviors.tsv into {self.root / name}, or choose another split."
+                f"{reader_of(self.root).file_names} into {self.root / name}, or choose another "
+                "split."
             )
         return self.splits[name]
 
 
-def open_mind(root: str | Path, on_bad_line: str = "error") -> MindData:
+def open_mind(root: str | Path, on_bad_line: str = "error") -> NewsData:
     """Open a data folder, compiling its files first if that has not been done for these contents.
 
     Args:
@@ -137,14 +116,7 @@ def open_mind(root: str | Path, on_bad_line: str = "error") -> MindData:
     if on_bad_line not in ("error", "skip"):
         raise UserError(f"data.on_bad_line is {on_bad_line!r}; choose error or skip.")
     root = Path(root)
-    splits = find_splits(root)
-    found = _find(root, splits, on_bad_line)
-    if found is None:
-        base = writable_folder(root)
-        with build_lock(base):
-            found = _find(root, splits, on_bad_line)  # another process may have been faster
-            if found is None:
-                found = _compile(root, base, splits, on_bad_line)
+    found = find_or_compile(root, on_bad_line)
     try:
         return _load(root, *found)
     except Exception as error:  # of a large array: numpy evaluates its header as Python
@@ -154,129 +126,12 @@ def open_mind(root: str | Path, on_bad_line: str = "error") -> MindData:
         ) from error
 
 
-def recheck(root: str | Path) -> list[str]:
-    """Hash a data folder's files and all arrays made from it, whatever their size and time say.
-
-    What is found is remembered, and damaged arrays are removed, so ``open_mind`` compiles anew.
-
-    Returns:
-        Names of what is not as it was when compiled.
-
-    Raises:
-        UserError: If damaged arrays cannot be removed.
-    """
-    root = Path(root)
-    files = [file for split in find_splits(root).values() for file in split]
-    changed = []
-    for base in filter(Path.is_dir, cache_folders(root)):
-        index = _read_index(base)
-        for file in files:
-            known = index.get(_key(root, file))
-            fresh = [*_stamp(file), hash_source(file)] if known else None
-            if known and fresh and known[2] != fresh[2]:
-                changed.append(str(file))
-                index[_key(root, file)] = fresh
-        if changed and os.access(base, os.W_OK):
-            write_text(base / INDEX, json.dumps(index, indent=1))
-        for folder in sorted(filter(is_whole, base.iterdir())):
-            damaged = changed_files(folder)
-            if damaged:
-                changed += [str(folder / name) for name in damaged]
-                remove(folder)
-    return changed
-
-
-Hashes = dict[SourceFile, str]
-
-
-def _find(
-    root: Path, splits: Mapping[str, SplitFiles], on_bad_line: str
-) -> tuple[Path, dict[str, str]] | None:
-    """Return the compiled folder of these files and the splits' fingerprints, if there is one."""
-    for base in cache_folders(root):
-        hashes = _known_hashes(root, base, splits)
-        if hashes is not None:
-            name, fingerprints = _name(splits, hashes)
-            for folder in (base / name, base / f"{name}{SKIPPED}"):
-                if (on_bad_line == "skip" or folder.name == name) and is_intact(folder):
-                    return folder, fingerprints
-    return None
-
-
-def _name(splits: Mapping[str, SplitFiles], hashes: Hashes) -> tuple[str, dict[str, str]]:
-    fingerprints = {
-        split: digest(hashes[files.news], hashes[files.behaviors])
-        for split, files in splits.items()
-    }
-    return f"mind-{digest(FORMAT, fingerprints)}", fingerprints
-
-
-def _compile(
-    root: Path, base: Path, splits: Mapping[str, SplitFiles], on_bad_line: str
-) -> tuple[Path, dict[str, str]]:
-    files = [file for split in splits.values() for file in split]
-    before = {file: _stamp(file) for file in files}
-    with building(base) as folder:
-        hashes, num_bad = compile_mind(splits, folder, on_bad_line)
-        for file in files:
-            if _stamp(file) != before[file]:
-                raise UserError(f"{file} changed while it was read. Run again once it is whole.")
-        name, fingerprints = _name(splits, hashes)
-        target = base / (name + SKIPPED if num_bad else name)
-        index = _read_index(base)
-        for file in files:
-            index[_key(root, file)] = [*before[file], hashes[file]]
-        write_text(base / INDEX, json.dumps(index, indent=1))
-        seal(folder, target)
-    return target, fingerprints
-
-
-def _known_hashes(root: Path, base: Path, splits: Mapping[str, SplitFiles]) -> Hashes | None:
-    """Return the files' SHA-256, hashing only those that look changed.
-
-    None if a file is new, or its size another: compiling it hashes it, too.
-    """
-    index = _read_index(base)
-    fresh, hashes = dict(index), {}
-    for file in (file for split in splits.values() for file in split):
-        known = index.get(_key(root, file))
-        stamp = _stamp(file)
-        if not known or known[0] != stamp[0]:
-            return None
-        if known[:2] != stamp:
-            fresh[_key(root, file)] = known = [*stamp, hash_source(file)]
-        hashes[file] = known[2]
-    if fresh != index:
-        with contextlib.suppress(OSError):  # a read-only folder: hash again next time
-            write_text(base / INDEX, json.dumps(fresh, indent=1))
-    return hashes
-
-
-def _key(root: Path, file: SourceFile) -> str:
-    """Name a file as seen from the root, so that a moved folder keeps its arrays."""
-    name = file.path.relative_to(root).as_posix()
-    return name if file.member is None else f"{name}:{file.member}"
-
-
-def _stamp(file: SourceFile) -> list[int]:
-    stat = file.path.stat()
-    return [stat.st_size, stat.st_mtime_ns]
-
-
-def _read_index(base: Path) -> dict[str, Any]:
-    try:
-        index = json.loads((base / INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return index if isinstance(index, dict) else {}
-
-
 def _read_table(path: Path) -> pa.Table:
     with pa.memory_map(str(path)) as source:
         return pa.ipc.open_file(source).read_all()
 
 
-def _load(root: Path, cache: Path, fingerprints: Mapping[str, str]) -> MindData:
+def _load(root: Path, cache: Path, fingerprints: Mapping[str, str]) -> NewsData:
     meta: dict[str, Any] = json.loads((cache / "meta.json").read_text(encoding="utf-8"))
     arrays = {name: np.load(cache / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
     splits = {}
@@ -286,11 +141,11 @@ def _load(root: Path, cache: Path, fingerprints: Mapping[str, str]) -> MindData:
         splits[name] = split_of(arrays, name, begin, end, counts, fingerprints[name])
     news = _read_table(cache / "news.arrow")
     users = _read_table(cache / "users.arrow")["user_id"].combine_chunks()
-    return MindData(root, cache, news, users, splits, meta["bad_lines"], meta["cut_off"], arrays)
+    return NewsData(root, cache, news, users, splits, meta["bad_lines"], meta["cut_off"], arrays)
 
 
 def split_of(
-    arrays: Mapping[str, NDArray],
+    arrays: Mapping[str, NDArray[Any]],
     name: str,
     begin: int,
     end: int,

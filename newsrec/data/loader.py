@@ -9,6 +9,7 @@ from lightning import Trainer
 from torch.utils.data import DataLoader
 
 from newsrec.data.batch import Batch
+from newsrec.data.lightning_internals import batches_done
 from newsrec.data.samplers import TrainBatches
 from newsrec.errors import UserError
 
@@ -48,7 +49,7 @@ class TrainLoader(DataLoader[Batch]):
         # Lightning asks for an iterator before it reads the checkpoint, but for no batch.
         self.sampler.start = 0
         if self.trainer is not None and self.trainer.training:
-            self.sampler.start = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            self.sampler.start = batches_done(self.trainer)
         if self.sampler.start and self.trained_on not in (None, self.sampler.world_size):
             raise UserError(
                 f"The checkpoint was written in the middle of an epoch by {self.trained_on} "

@@ -1,6 +1,7 @@
 """A ``.npy`` file that grows."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -24,7 +25,7 @@ class NpyWriter:
         self.file = path.open("wb")
         self._header()
 
-    def write(self, values: NDArray) -> None:
+    def write(self, values: NDArray[Any]) -> None:
         """Append values, or rows of them."""
         if len(values):
             self.file.write(np.ascontiguousarray(values, dtype=self.dtype).view(np.uint8).data)

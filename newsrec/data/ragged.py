@@ -1,6 +1,6 @@
 """Rows of different lengths in one flat array: how histories, candidates and tokens are kept."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 class Ragged(NamedTuple):
     """Compressed sparse rows: row ``i`` is ``values[offsets[i]:offsets[i + 1]]``."""
 
-    values: NDArray
+    values: NDArray[Any]
     """All rows joined ``[values, ...]``."""
     offsets: NDArray[np.int64]
     """Where each row begins, and the end ``[rows + 1]``."""
@@ -54,7 +54,7 @@ class Ragged(NamedTuple):
         kept_before = to_offsets(keep)
         return Ragged(self.values[keep], kept_before[self.offsets])
 
-    def pad(self) -> NDArray:
+    def pad(self) -> NDArray[Any]:
         """Return the rows as one array, zeros behind the shorter ones ``[rows, longest, ...]``."""
         lengths = self.lengths
         shape = (self.num_rows, int(lengths.max(initial=0)), *self.values.shape[1:])
@@ -67,7 +67,7 @@ class Ragged(NamedTuple):
         return np.repeat(np.arange(self.num_rows), self.lengths)
 
 
-def to_offsets(lengths: NDArray) -> NDArray[np.int64]:
+def to_offsets(lengths: NDArray[Any]) -> NDArray[np.int64]:
     """Return row offsets for rows of the given lengths ``[rows + 1]``."""
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])

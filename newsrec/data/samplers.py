@@ -24,7 +24,7 @@ class BatchKey(NamedTuple):
     samples: NDArray[np.int64]
 
 
-class Readers(NamedTuple):
+class SampleUsers(NamedTuple):
     """Whose each sample is."""
 
     user: NDArray[np.int32]
@@ -67,7 +67,7 @@ class TrainBatches(Sampler[BatchKey]):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        readers: Readers | None = None,
+        readers: SampleUsers | None = None,
     ) -> None:
         self.num_samples = num_samples
         self.batch_size = batch_size
@@ -150,7 +150,7 @@ class TokenBatches(TrainBatches):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        readers: Readers | None = None,
+        readers: SampleUsers | None = None,
     ) -> None:
         super().__init__(len(tokens.own), 1, seed, rank, world_size, readers)
         assert tokens_per_batch >= 2 * tokens.largest
@@ -233,7 +233,7 @@ class SameBatches(SequentialSampler):
     @property
     def start(self) -> int:
         """Batches to leave out, as ``TrainBatches`` has it."""
-        return self.batches.start
+        return int(self.batches.start)
 
     @start.setter
     def start(self, start: int) -> None:
@@ -242,7 +242,7 @@ class SameBatches(SequentialSampler):
     @property
     def world_size(self) -> int:
         """Number of processes."""
-        return self.batches.world_size
+        return int(self.batches.world_size)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.batches)

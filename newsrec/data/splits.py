@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from newsrec.data import UNKNOWN_NEWS
 from newsrec.data.cache import digest
-from newsrec.data.dataset import MindData, Split, split_of
+from newsrec.data.dataset import NewsData, Split, split_of
 from newsrec.data.ragged import Ragged
 from newsrec.data.readers.source import SPLITS
 from newsrec.errors import UserError
@@ -22,8 +22,8 @@ NONE = "none"
 
 
 def choose_splits(
-    data: MindData, train: str = "train", val: str = "dev", stale: int = 0
-) -> MindData:
+    data: NewsData, train: str = "train", val: str = "dev", stale: int = 0
+) -> NewsData:
     """Return the data with the splits that a run trains on and is validated on.
 
     Args:
@@ -81,13 +81,13 @@ def choose_splits(
     return data._replace(splits=splits, train=train)
 
 
-def labelled_splits(data: MindData) -> list[Split]:
+def labelled_splits(data: NewsData) -> list[Split]:
     """Return splits with labels of which no two hold the same impression."""
     joined = data.train.split("+") if "+" in data.train else []
     return [s for s in data.splits.values() if s.labels is not None and s.name not in joined]
 
 
-def _join(data: MindData, parts: list[str]) -> Split:
+def _join(data: NewsData, parts: list[str]) -> Split:
     """Return splits as one; their rows follow each other, so nothing is copied."""
     order = [name for name in SPLITS if name in data.splits]
     splits = [data.split(part) for part in parts]

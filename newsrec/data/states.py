@@ -11,7 +11,7 @@ import logging
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from newsrec.data.npy import NpyWriter
 from newsrec.data.ragged import to_offsets
 from newsrec.errors import UserError
 
-FORMAT = 1
+STATES_FORMAT = 1
 PRECISIONS = ("bf16", "fp32", "none")
 """How states are kept; with none the whole PLM runs in every step."""
 STORED = {"bf16": (torch.bfloat16, np.int16), "fp32": (torch.float32, np.float32)}
@@ -128,7 +128,7 @@ class StateStore:
         self.root = root
         self.hidden = hidden
         self.dtype, self.bits = STORED[precision]
-        self.prefix = f"states-{digest(FORMAT, plm_key, hidden, precision)}-"
+        self.prefix = f"states-{digest(STATES_FORMAT, plm_key, hidden, precision)}-"
 
     def read(self, catalogue: Catalogue) -> tuple[TokenStates, Tensor]:
         """Return the states of a catalogue, and the rows of the distinct stories that lack them.
@@ -239,7 +239,7 @@ class StateStore:
         return [folder for folder in folders if is_intact(folder)]
 
 
-def _load(folder: Path) -> tuple[NDArray, NDArray[np.uint8], NDArray[np.int64]] | None:
+def _load(folder: Path) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.int64]] | None:
     """Return a part's states, its texts' hashes and where each begins, and the end.
 
     None if a file is damaged.

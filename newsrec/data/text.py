@@ -11,15 +11,15 @@ from tokenizers import Tokenizer
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Catalogue
 from newsrec.data.cache import digest, find_or_build
-from newsrec.data.dataset import MindData
+from newsrec.data.dataset import NewsData
 from newsrec.data.fields import check_fields, story_texts
 
-FORMAT = 1
+TOKENS_FORMAT = 1
 CHUNK = 10_000
 
 
 def tokenize_catalogue(
-    data: MindData, fields: Sequence[str], max_tokens: int, tokenizer_json: str
+    data: NewsData, fields: Sequence[str], max_tokens: int, tokenizer_json: str
 ) -> Catalogue:
     """Tokenise every story, or read the tokens that an earlier run with these settings made.
 
@@ -30,7 +30,7 @@ def tokenize_catalogue(
         tokenizer_json: Text of the PLM's ``tokenizer.json``.
     """
     check_fields(fields)
-    key = digest(FORMAT, data.cache.name, list(fields), max_tokens, tokenizer_json)
+    key = digest(TOKENS_FORMAT, data.cache.name, list(fields), max_tokens, tokenizer_json)
 
     def build(folder: Path) -> None:
         arrays = _tokenize(story_texts(data.news, fields), max_tokens, tokenizer_json)

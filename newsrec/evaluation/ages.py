@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS
-from newsrec.data.dataset import MindData
+from newsrec.data.dataset import NewsData
 
 NEVER = np.iinfo(np.int64).max
 """First time of a story that no impression shows, of padding and of the unknown story."""
@@ -16,7 +16,7 @@ STEP = 1 << 14
 """Impressions at once."""
 
 
-def first_shown(data: MindData) -> NDArray[np.int64]:
+def first_shown(data: NewsData) -> NDArray[np.int64]:
     """Return the second at which each story is first a candidate, in any split ``[news]``.
 
     Labels are not read, so the impressions of a split without them count as well. No story is first
@@ -34,7 +34,7 @@ def first_shown(data: MindData) -> NDArray[np.int64]:
     return first
 
 
-def age_scores(data: MindData, split: str) -> NDArray[np.float32]:
+def age_scores(data: NewsData, split: str) -> NDArray[np.float32]:
     """Newer stories first: 1 / (1 + hours since the candidate was first shown, in any split).
 
     Only impressions up to the scored one decide, and no label is read. A story that no earlier

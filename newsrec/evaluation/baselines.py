@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS, UNKNOWN_NEWS
-from newsrec.data.dataset import MindData, Split
+from newsrec.data.dataset import NewsData, Split
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.splits import labelled_splits
 from newsrec.errors import UserError
@@ -36,7 +36,7 @@ VECTOR_CELLS = 1 << 24
 
 def score_baseline(
     name: str,
-    data: MindData,
+    data: NewsData,
     split: str,
     *,
     news_vectors: NDArray[np.float32] | None = None,
@@ -69,7 +69,7 @@ def score_baseline(
 
 
 def scores_beside(
-    data: MindData,
+    data: NewsData,
     split: str,
     news_vectors: NDArray[np.float32] | None,
     leave_out: str | None = None,
@@ -101,20 +101,20 @@ def describe_baselines() -> dict[str, str]:
     return {name: (scorer.__doc__ or "").partition("\n")[0] for name, scorer in _SCORERS.items()}
 
 
-def clicks_of(name: str, data: MindData) -> list[Split]:
+def clicks_of(name: str, data: NewsData) -> list[Split]:
     """Return the splits whose clicks a baseline counts; the scored one's only before each time."""
     if name == "popularity":
         return [data.split(data.train)]
     return labelled_splits(data) if name == "recent" else []
 
 
-def random_scores(data: MindData, split: str, seed: int = 0) -> NDArray[np.float32]:
+def random_scores(data: NewsData, split: str, seed: int = 0) -> NDArray[np.float32]:
     """Uniform random numbers: the AUC of .5 that the others are measured from."""
     num_candidates = len(data.split(split).candidates.values)
     return np.random.default_rng(seed).random(num_candidates, dtype=np.float32)
 
 
-def popularity_scores(data: MindData, split: str) -> NDArray[np.float32]:
+def popularity_scores(data: NewsData, split: str) -> NDArray[np.float32]:
     """Clicks on the candidate in the whole of train, 0 for a story that train never clicked.
 
     On ``train`` itself it leaks: a candidate's own click is among those counted.
@@ -130,7 +130,7 @@ def popularity_scores(data: MindData, split: str) -> NDArray[np.float32]:
     return clicks[data.split(split).candidates.values]
 
 
-def recent_scores(data: MindData, split: str) -> NDArray[np.float32]:
+def recent_scores(data: NewsData, split: str) -> NDArray[np.float32]:
     """Clicks on the candidate in the 24 hours before the impression, never at or after its time.
 
     All splits with labels are counted, the scored one included, as a live system would see them.
@@ -174,7 +174,7 @@ def recent_scores(data: MindData, split: str) -> NDArray[np.float32]:
     return scores
 
 
-def category_scores(data: MindData, split: str) -> NDArray[np.float32]:
+def category_scores(data: NewsData, split: str) -> NDArray[np.float32]:
     """Share of the history in the candidate's category, plus the share in its subcategory."""
     # A subcategory counts within its category: MIND uses some names in several.
     pairs = pc.binary_join_element_wise(data.news["category"], data.news["subcategory"], "\t")
@@ -187,7 +187,7 @@ def category_scores(data: MindData, split: str) -> NDArray[np.float32]:
     return _term_scores(data.split(split), terms, np.ones(values.size), num_terms)
 
 
-def tfidf_scores(data: MindData, split: str) -> NDArray[np.float32]:
+def tfidf_scores(data: NewsData, split: str) -> NDArray[np.float32]:
     """Cosine of the candidate's TF-IDF title vector and the mean of the history's.
 
     Words, weights and normalisation are those of scikit-learn's ``TfidfVectorizer`` by default,
@@ -198,7 +198,7 @@ def tfidf_scores(data: MindData, split: str) -> NDArray[np.float32]:
 
 
 def cosine_scores(
-    data: MindData, split: str, news_vectors: NDArray[np.float32]
+    data: NewsData, split: str, news_vectors: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Product of the candidate's story vector and the mean of the history's, both centred.
 

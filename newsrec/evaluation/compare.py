@@ -65,7 +65,9 @@ def compare(a: Sequence[Run], b: Sequence[Run], metric: str = "auc") -> dict[str
     }
 
 
-def _over_seeds(a: Sequence[Run], b: Sequence[Run], paired: Paired, row: int) -> dict[str, Any]:
+def _over_seeds(
+    a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun], paired: Paired, row: int
+) -> dict[str, Any]:
     """Return each run's mean and, where the seeds of both sides are known, what covers them."""
     runs_a, runs_b = paired.a[:, row], paired.b[:, row]
     result: dict[str, Any] = {
@@ -120,7 +122,7 @@ def _by_group(
     return result
 
 
-def _describe(run: Run) -> dict[str, Any]:
+def _describe(run: EvaluatedRun) -> dict[str, Any]:
     known = (
         "scorer", "ensemble", "checkpoint_sha256", "precision", "selected_on", "trained_on",
         "other_data",

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS
-from newsrec.data.dataset import MindData
+from newsrec.data.dataset import NewsData
 
 BLOCK = 1 << 16
 """Impressions of a row group: memory depends on this, not on the split."""
@@ -23,7 +23,7 @@ SCHEMA = pa.schema(
 )
 
 
-def write_scores(path: Path, data: MindData, split: str, scores: NDArray[np.floating]) -> None:
+def write_scores(path: Path, data: NewsData, split: str, scores: NDArray[np.floating]) -> None:
     """Write a row for each impression, in the order of the split's file.
 
     Columns: ``impression_id`` and ``user`` as in the file; ``candidates``, their news ids in the

@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS
-from newsrec.data.dataset import MindData
+from newsrec.data.dataset import NewsData
 from newsrec.evaluation.intervals import mean_interval
 from newsrec.evaluation.slices import Slice, slice_impressions, summarize_slices
 from newsrec.metrics import (
@@ -20,7 +20,7 @@ from newsrec.metrics import (
     summarize,
 )
 
-FORMAT = 1
+RESULTS_FORMAT = 1
 """Version of ``metrics.json``."""
 ENTROPY = "category_entropy@10"
 
@@ -39,7 +39,7 @@ class Results(NamedTuple):
 
 
 def compute_results(
-    data: MindData,
+    data: NewsData,
     split: str,
     scores: NDArray[np.floating],
     baselines: Mapping[str, NDArray[np.float32]] | None = None,
@@ -64,7 +64,7 @@ def compute_results(
     rank = ranks(scores, offsets)
     entropy = category_entropy(rank, category_codes(data)[part.candidates.values], offsets)
     result: dict[str, Any] = {
-        "format": FORMAT,
+        "format": RESULTS_FORMAT,
         "split": split,
         "window": part.window,
         "impressions": len(part.history),
@@ -104,12 +104,12 @@ def compute_results(
     return Results(result, rank, own, slices)
 
 
-def evaluate_scores(data: MindData, split: str, scores: NDArray[np.floating]) -> dict[str, Any]:
+def evaluate_scores(data: NewsData, split: str, scores: NDArray[np.floating]) -> dict[str, Any]:
     """Return what ``metrics.json`` says of a split's scores, no baselines beside them."""
     return compute_results(data, split, scores).metrics
 
 
-def per_impression_table(data: MindData, split: str, results: Results) -> pa.Table:
+def per_impression_table(data: NewsData, split: str, results: Results) -> pa.Table:
     """Return the metrics and the groups of every impression, in the order of the file.
 
     Columns: ``impression_id`` and ``user`` as in the file; ``auc``, ``mrr``, ``ndcg@5``,
@@ -136,7 +136,7 @@ def per_impression_table(data: MindData, split: str, results: Results) -> pa.Tab
     return pa.table(columns)
 
 
-def category_codes(data: MindData) -> NDArray[np.int64]:
+def category_codes(data: NewsData) -> NDArray[np.int64]:
     """Return a number for each story's category; the unknown story's is one of its own."""
     encoded = data.news["category"].combine_chunks().dictionary_encode()
     codes = encoded.indices.to_numpy().astype(np.int64)

@@ -24,7 +24,7 @@ CHECKPOINT = "checkpoint"
 """The scorer that has a training seed."""
 
 
-class Run(NamedTuple):
+class EvaluatedRun(NamedTuple):
     """One folder that ``evaluate`` wrote of a split with labels."""
 
     folder: Path
@@ -40,7 +40,7 @@ class Run(NamedTuple):
     """Group of each impression, null where it has none, by the slice's name."""
 
 
-class Slice(NamedTuple):
+class SavedSlice(NamedTuple):
     """A division of the impressions into groups."""
 
     groups: list[str]
@@ -58,7 +58,7 @@ class Paired(NamedTuple):
     """``[runs, metrics, evaluated]``"""
     users: NDArray[np.integer]
     """A number for each user ``[evaluated]``."""
-    slices: dict[str, Slice]
+    slices: dict[str, SavedSlice]
     """Over the same impressions, those that all runs have alike."""
     unlike: list[str]
     """Slices that are not so, in the order of their names."""
@@ -66,7 +66,7 @@ class Paired(NamedTuple):
     """Of the split; those that no metric is defined for are left out of all else."""
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> EvaluatedRun:
     """Read what ``evaluate`` wrote.
 
     Args:
@@ -99,7 +99,7 @@ def read_run(folder: Path) -> Run:
     path = folder / IMPRESSIONS_FILE
     try:
         table = pq.read_table(path)
-        return Run(
+        return EvaluatedRun(
             folder,
             metrics,
             table["impression_id"].cast(pa.int64()).to_numpy(),
@@ -118,7 +118,7 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{path} cannot be read: {text}. {AGAIN}") from None
 
 
-def pair(a: Sequence[Run], b: Sequence[Run]) -> Paired:
+def pair(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> Paired:
     """Hold the runs of two sides against each other.
 
     Args:
@@ -158,14 +158,14 @@ def pair(a: Sequence[Run], b: Sequence[Run]) -> Paired:
     )
 
 
-def has_seed(run: Run) -> bool:
+def has_seed(run: EvaluatedRun) -> bool:
     """Return whether another training seed would have given other scores: not so of baselines."""
     return run.metrics.get("scorer", CHECKPOINT) == CHECKPOINT
 
 
-def _check_distinct(side: Sequence[Run]) -> None:
+def _check_distinct(side: Sequence[EvaluatedRun]) -> None:
     """Refuse what is not another seed: it would seem that these change little, or much."""
-    seen: dict[Any, Run] = {}
+    seen: dict[Any, EvaluatedRun] = {}
     for run in side:
         if len(side) > 1 and not has_seed(run):
             raise UserError(
@@ -181,7 +181,7 @@ def _check_distinct(side: Sequence[Run]) -> None:
         seen |= {key: run for key in keys if key is not None}
 
 
-def _origin(run: Run) -> Any:
+def _origin(run: EvaluatedRun) -> Any:
     """Return what identifies a run's scorer, whatever the order of an ensemble's checkpoints."""
     found = run.metrics.get("checkpoint_sha256")
     if isinstance(found, list):
@@ -189,7 +189,7 @@ def _origin(run: Run) -> Any:
     return found
 
 
-def _check_same(a: Run, b: Run) -> None:
+def _check_same(a: EvaluatedRun, b: EvaluatedRun) -> None:
     """Refuse runs that are not of the same impressions of the same users."""
     for key, what, advice in (
         ("split", "the split", "with the same --split"),
@@ -221,7 +221,7 @@ def _check_same(a: Run, b: Run) -> None:
         )
 
 
-def _window(value: Any, run: Run) -> str:
+def _window(value: Any, run: EvaluatedRun) -> str:
     window = run.metrics.get("window")
     return f"{value} ({window})" if window else str(value)
 
@@ -231,10 +231,10 @@ def _alike(one: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
     return one.cast(pa.string()).equals(other.cast(pa.string()))
 
 
-def _slice(column: pa.ChunkedArray, kept: NDArray[np.bool_]) -> Slice:
+def _slice(column: pa.ChunkedArray, kept: NDArray[np.bool_]) -> SavedSlice:
     """Return the groups of the impressions that are kept, in the order of the column's own list."""
     whole = column.combine_chunks()
     if not pa.types.is_dictionary(whole.type):
         whole = whole.dictionary_encode()
     code = whole.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    return Slice(whole.dictionary.to_pylist(), code[kept])
+    return SavedSlice(whole.dictionary.to_pylist(), code[kept])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from newsrec.data.dataset import MindData, Split, open_mind
+from newsrec.data.dataset import NewsData, Split, open_mind
 from newsrec.data.splits import LAST_DAY, choose_splits
 from newsrec.errors import UserError
 from newsrec.evaluation.baselines import clicks_of, score_baseline
@@ -28,7 +28,7 @@ class Scored(NamedTuple):
     """A split's scores and where they come from."""
 
     title: str
-    data: MindData
+    data: NewsData
     scores: NDArray[np.floating]
     """In the order of the file ``[candidates]``."""
     news_vectors: NDArray[np.float32] | None
@@ -52,7 +52,7 @@ def score_split(
         Scores in the order of the file on the first process, None on the others ``[candidates]``.
     """
     from newsrec.training.callbacks import ScoreCollector
-    from newsrec.training.together import one_fate
+    from newsrec.training.processes.together import one_fate
 
     collector = next(c for c in trainer.callbacks if isinstance(c, ScoreCollector))
     datamodule.predict_on(split)
@@ -92,10 +92,10 @@ def score_checkpoints(
     from lightning import Trainer
 
     from newsrec.training.callbacks import ScoreCollector
-    from newsrec.training.hardware import settle_scoring, trainer_defaults
+    from newsrec.training.hardware.precision import TRAINERS
+    from newsrec.training.hardware.settle import settle_scoring, trainer_defaults
     from newsrec.training.mistakes import trainer_mistakes
-    from newsrec.training.precision import TRAINERS
-    from newsrec.training.processes import refuse_lonely, started_by_torchrun
+    from newsrec.training.processes.launch import refuse_lonely, started_by_torchrun
     from newsrec.training.trained_run import TrainedRun
 
     def open_run(path: str | Path) -> TrainedRun:
@@ -172,7 +172,7 @@ def score_by_baseline(
 
 def _check_distinct(runs: Iterable["TrainedRun"]) -> None:
     """Refuse an ensemble in which one model votes twice, as a copy or as best and last of a run."""
-    from newsrec.training.checkpoint import weights_hash
+    from newsrec.training.checkpoint.read import weights_hash
 
     seen: dict[str, Path] = {}
     for run in runs:
@@ -185,7 +185,7 @@ def _check_distinct(runs: Iterable["TrainedRun"]) -> None:
         seen[weights] = run.path
 
 
-def _check_same_split(split: str, data: MindData, members: list[Scored]) -> None:
+def _check_same_split(split: str, data: NewsData, members: list[Scored]) -> None:
     """Refuse checkpoints whose options make different splits of one name."""
     part = data.split(split)
     if members and part.fingerprint != members[0].data.split(split).fingerprint:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS
-from newsrec.data.dataset import MindData, Split
+from newsrec.data.dataset import NewsData, Split
 from newsrec.evaluation.ages import NEVER, first_shown
 from newsrec.evaluation.intervals import mean_interval
 from newsrec.metrics import METRICS, ImpressionMetrics
@@ -60,7 +60,7 @@ class Slice(NamedTuple):
     """Number of each impression's group, ``NO_GROUP`` where it has none ``[impressions]``."""
 
 
-def slice_impressions(data: MindData, split: str) -> dict[str, Slice]:
+def slice_impressions(data: NewsData, split: str) -> dict[str, Slice]:
     """Return the group of every impression by each of ``SLICES``.
 
     Without labels nothing is known of clicked stories, without train nothing of what is new: the
@@ -193,7 +193,7 @@ def _coded(
     return Slice(groups, np.where(True if has is None else has, code, NO_GROUP).astype(np.int8))
 
 
-def _categories(data: MindData, clicked: NDArray[np.int64]) -> Slice:
+def _categories(data: NewsData, clicked: NDArray[np.int64]) -> Slice:
     """Group impressions by the category of a story, those clicked most first."""
     encoded = data.news["category"].combine_chunks().dictionary_encode()
     names = [name or "(none)" for name in encoded.dictionary.to_pylist()]

@@ -36,7 +36,6 @@ from newsrec.serving.folder import NEWS_SCHEMA, StoredNews, write_news
 from newsrec.serving.manifest import (
     CARD,
     CONFIG,
-    FORMAT,
     MANIFEST,
     NEWS_ENCODER,
     PROGRAM,
@@ -46,9 +45,9 @@ from newsrec.serving.manifest import (
     settings_hash,
 )
 from newsrec.training.catalogue import encode_catalogue
-from newsrec.training.checkpoint import hyper_parameters, weights_hash
+from newsrec.training.checkpoint.read import hyper_parameters, weights_hash
+from newsrec.training.hardware.threads import choose_threads, set_threads
 from newsrec.training.module import RecommenderModule
-from newsrec.training.threads import choose_threads, set_threads
 from newsrec.training.trained_run import TrainedRun
 
 log = logging.getLogger(__name__)
@@ -215,7 +214,7 @@ def describe(module: RecommenderModule, fields: list[str], folder: Path) -> dict
         encoders[NEWS_ENCODER] = describe_graph(NEWS_NAMES, token_ids)
     packages = ("newsrec", "torch", "transformers", "tokenizers", "numpy", "onnx", "onnxruntime")
     return {
-        "format": FORMAT,
+        "format": MANIFEST_FORMAT,
         "input_contract": INPUT_CONTRACT,
         "encoders": encoders,
         "dim": dim,

@@ -3,7 +3,7 @@
 import logging
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.export import Dim, ExportedProgram
 from newsrec.errors import UserError
 from newsrec.model.encoders import NewsEncoder, UserEncoder
 from newsrec.model.plm.cut import longest_text, run_plm
+from newsrec.model.plm.transformers_internals import attention_of, set_attention
 
 INSIDE = 1_900_000_000
 """Bytes of weights that one ONNX file holds; protobuf ends at 2 GiB, and more lie beside it."""
@@ -95,10 +96,9 @@ def trace_news_encoder(encoder: NewsEncoder) -> ExportedProgram:
     """
     sizes = {0: Dim("news"), 1: Dim("tokens", max=longest_text(encoder.plm))}
     inputs = torch.ones(2, 2, dtype=torch.int64), torch.ones(2, 2, dtype=torch.bool)
-    config: Any = encoder.plm.config
-    attention = config._attn_implementation
+    attention = attention_of(encoder.plm)
     if attention not in ("eager", "sdpa"):  # packed: a graph takes padded stories
-        config._attn_implementation = "sdpa"
+        set_attention(encoder.plm, "sdpa")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -107,7 +107,7 @@ def trace_news_encoder(encoder: NewsEncoder) -> ExportedProgram:
     except Exception as error:  # whatever a family does that cannot be traced
         raise _untraceable(encoder, error) from error
     finally:
-        config._attn_implementation = attention
+        set_attention(encoder.plm, attention)
 
 
 def write_onnx(graph: ExportedProgram, path: Path, names: Names) -> None:

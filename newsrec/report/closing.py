@@ -21,12 +21,12 @@ from newsrec.files import write_text
 from newsrec.report.examples import choose_examples
 from newsrec.report.page import html_page
 from newsrec.report.terminal import NAMES, print_comparison, read_ceiling, read_curves
-from newsrec.training.checkpoint import read_checkpoint
-from newsrec.training.curves import draw_curves
-from newsrec.training.ending import how_it_ended
+from newsrec.training.checkpoint.read import read_checkpoint
 from newsrec.training.module import RecommenderModule
+from newsrec.training.processes.together import one_fate
+from newsrec.training.progress.curves import draw_curves
+from newsrec.training.progress.ending import how_it_ended
 from newsrec.training.run import Run
-from newsrec.training.together import one_fate
 from newsrec.training.trained_run import TrainedRun
 
 SUMMARY_FILE = "summary.json"

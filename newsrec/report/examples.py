@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS
-from newsrec.data.dataset import MindData
+from newsrec.data.dataset import NewsData
 from newsrec.evaluation.results import Results
 
 NUM_EXAMPLES = 10
@@ -44,7 +44,7 @@ class Example(NamedTuple):
 
 
 def choose_examples(
-    data: MindData,
+    data: NewsData,
     split: str,
     scores: NDArray[np.floating],
     results: Results,
@@ -72,7 +72,7 @@ def choose_examples(
 
 
 def _example(
-    data: MindData, split: str, scores: NDArray[np.floating], results: Results, row: int
+    data: NewsData, split: str, scores: NDArray[np.floating], results: Results, row: int
 ) -> Example:
     part = data.split(split)
     begin, end = map(int, part.candidates.offsets[row : row + 2])
@@ -107,7 +107,7 @@ def _example(
     )
 
 
-def _field(data: MindData, story: int, name: str) -> str:
+def _field(data: NewsData, story: int, name: str) -> str:
     """Return a field of a story of the catalogue."""
     if story < FIRST_NEWS:
         return UNKNOWN if name == "title" else ""

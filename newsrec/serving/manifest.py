@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from newsrec.data.fields import FIELDS
 from newsrec.errors import UserError
 
-FORMAT = 2
+MANIFEST_FORMAT = 2
 """Version of the folder; a change of meaning counts it up."""
 
 MANIFEST = "manifest.json"
@@ -91,11 +91,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             )
         if path.stat().st_size > LARGEST_MANIFEST:
             raise UserError(f"{path} is larger than {LARGEST_MANIFEST:,} bytes. {AGAIN}")
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = manifest["format"]
-    if type(found) is not int or found != FORMAT:
+    if type(found) is not int or found != MANIFEST_FORMAT:
         raise UserError(
-            f"{path} has format {found!r}; this version of newsrec reads format {FORMAT}. "
+            f"{path} has format {found!r}; this version of newsrec reads format {MANIFEST_FORMAT}. "
             "Export the checkpoint again, or use the version of newsrec that wrote it."
         )
     for name, rule in RULES.items():

@@ -79,4 +79,5 @@ def _low_bar(scores: NDArray[np.float32], k: int) -> np.float32:
         maxima = scores[:whole].reshape(-1, groups).max(axis=0)
         scores = np.concatenate([maxima, scores[whole:]])
     bar = np.partition(scores, len(scores) - k)[len(scores) - k]
-    return np.maximum(bar, np.finfo(np.float32).min)  # minus infinity is below the bar
+    low: np.float32 = np.maximum(bar, np.finfo(np.float32).min)  # minus infinity is below it
+    return low

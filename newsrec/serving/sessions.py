@@ -85,7 +85,7 @@ class Encoders:
         """
         histories = [rows[-self.max_history :] for rows in histories]
         vectors = np.empty((len(histories), self.dim), dtype=np.float32)
-        for users, rows, mask in padded_blocks(histories, CLICKS_PER_RUN):
+        for users, rows, mask in padded_sequences(histories, CLICKS_PER_RUN):
             feed = {"history": news[rows], "mask": mask}
             vectors[users] = self._run(self._user_encoder, feed, USER_ENCODER)
         return vectors
@@ -111,7 +111,7 @@ class Encoders:
             # A tokenizer without special tokens has none for an empty text: the PLM needs one.
             tokens = [encoding.ids or [0] for encoding in encodings]
         vectors = np.empty((len(tokens), self.dim), dtype=np.float32)
-        for stories, token_ids, mask in padded_blocks(tokens, TOKENS_PER_RUN):
+        for stories, token_ids, mask in padded_sequences(tokens, TOKENS_PER_RUN):
             feed = {"token_ids": token_ids, "mask": mask}
             vectors[stories] = self._run(encoder, feed, NEWS_ENCODER)
         return vectors[[distinct[text] for text in texts]]
@@ -143,10 +143,11 @@ class Encoders:
             )
         return session
 
-    def _run(self, session: Any, feed: dict[str, NDArray], name: str) -> NDArray[np.float32]:
+    def _run(self, session: Any, feed: dict[str, NDArray[Any]], name: str) -> NDArray[np.float32]:
         """Return what an encoder makes of its inputs ``[rows, dim]``."""
         path = self.folder.path / name
         with reading(path):
+            vectors: NDArray[np.float32]
             (vectors,) = session.run(None, feed)
             shape, finite = (len(feed["mask"]), self.dim), np.isfinite(vectors).all()
         if vectors.shape != shape:
@@ -162,7 +163,7 @@ class Encoders:
         return vectors
 
 
-def padded_blocks(
+def padded_sequences(
     sequences: Sequence[Sequence[int]], budget: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]]:
     """Pad sequences, those of like length together.

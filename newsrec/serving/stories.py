@@ -112,7 +112,9 @@ def texts_of(table: pa.Table, fields: Sequence[str]) -> pa.Array:
     return story_texts(table, fields)
 
 
-def require_same_number(first: Sequence, name: str, second: Sequence, other: str) -> None:
+def require_same_number(
+    first: Sequence[object], name: str, second: Sequence[object], other: str
+) -> None:
     """Refuse lists that do not belong together.
 
     Raises:
@@ -140,4 +142,5 @@ def of_categories(table: pa.Table, categories: Sequence[str]) -> NDArray[np.bool
             raise UserError(
                 f"No story is of the category {category!r}. There is {', '.join(near)}."
             )
-    return pc.is_in(table["category"], pa.array(wanted, pa.string())).to_numpy()
+    found: NDArray[np.bool_] = pc.is_in(table["category"], pa.array(wanted, pa.string())).to_numpy()
+    return found

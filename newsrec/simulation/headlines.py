@@ -15,7 +15,7 @@ from newsrec.simulation.vocabulary import (
     Style,
     Topic,
 )
-from newsrec.simulation.world import Stories
+from newsrec.simulation.world import SimulatedNews
 
 MISSING_ABSTRACTS = 0.05
 REPEATED_TITLES = 0.02
@@ -26,7 +26,7 @@ MIND_SENTENCES = (2, 4)
 """Fewest and most sentences of an abstract; these give MIND's mean of 43 words."""
 
 
-def compose(rng: np.random.Generator, sizes: Preset, stories: Stories) -> list[str]:
+def compose(rng: np.random.Generator, sizes: Preset, stories: SimulatedNews) -> list[str]:
     """Return each story's line of news.tsv, whatever split it appears in."""
     repeated = MIND_REPEATED_TITLES if sizes.like_mind else REPEATED_TITLES
     fewest, most = MIND_SENTENCES if sizes.like_mind else SENTENCES

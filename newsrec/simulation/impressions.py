@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.simulation.presets import CANDIDATE_QUANTILES, CLICK_SHARES, Preset
-from newsrec.simulation.world import DECAY_PER_DAY, TASTE_SCALE, Stories, draw_lengths
+from newsrec.simulation.world import DECAY_PER_DAY, TASTE_SCALE, SimulatedNews, draw_lengths
 
 BLOCK = 8192
 """Impressions simulated at a time in a small world, to bound memory."""
@@ -51,7 +51,7 @@ class Impressions(NamedTuple):
 def show(
     rng: np.random.Generator,
     sizes: Preset,
-    stories: Stories,
+    stories: SimulatedNews,
     tastes: NDArray[np.float32],
     users: NDArray[np.int64],
     days: tuple[int, int],
@@ -102,7 +102,7 @@ class _Visits(NamedTuple):
 
 def _show_few(
     rng: np.random.Generator,
-    stories: Stories,
+    stories: SimulatedNews,
     tastes: NDArray[np.float32],
     visits: _Visits,
     advance: Callable[[int], None],
@@ -128,7 +128,7 @@ def _show_few(
 
 
 def _show_all_fresh(
-    rng: np.random.Generator, stories: Stories, tastes: NDArray[np.float32], visits: _Visits
+    rng: np.random.Generator, stories: SimulatedNews, tastes: NDArray[np.float32], visits: _Visits
 ) -> tuple[NDArray, NDArray, NDArray, NDArray]:
     """Return stories, labels and utilities, flat, and lengths of impressions near in time."""
     user, day, lengths, clicks = visits
@@ -161,7 +161,7 @@ def _show_all_fresh(
 
 def _show_many(
     rng: np.random.Generator,
-    stories: Stories,
+    stories: SimulatedNews,
     tastes: NDArray[np.float32],
     visits: _Visits,
     advance: Callable[[int], None],
@@ -198,7 +198,7 @@ def _show_many(
 
 def _draw_lists(
     rng: np.random.Generator,
-    stories: Stories,
+    stories: SimulatedNews,
     day: NDArray[np.float64],
     owner: NDArray[np.int64],
     offsets: NDArray[np.int64],

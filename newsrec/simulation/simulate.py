@@ -28,7 +28,7 @@ from newsrec.simulation.presets import DAYS, PRESETS, Preset
 from newsrec.simulation.vocabulary import STYLES
 from newsrec.simulation.world import (
     STYLE_SCALE,
-    Stories,
+    SimulatedNews,
     append_clicks,
     assign_users,
     make_histories,
@@ -97,8 +97,11 @@ class Split(NamedTuple):
 
 
 def simulate_splits(
-    rng: np.random.Generator, sizes: Preset, stories: Stories, advance: Advance = lambda done: None
-) -> Iterator[Split]:
+    rng: np.random.Generator,
+    sizes: Preset,
+    stories: SimulatedNews,
+    advance: Advance = lambda done: None,
+) -> Iterator[SimulatedSplit]:
     """Yield a world's splits, as arrays, in the order of time.
 
     Args:
@@ -122,7 +125,7 @@ def simulate_splits(
         named = np.flatnonzero(is_named & stories.listed)
         named = named[np.argsort(stories.number[named])]
         user = np.searchsorted(users, shown.user)
-        yield Split(name, shown, user, read, user_numbers[users], named)
+        yield SimulatedSplit(name, shown, user, read, user_numbers[users], named)
         histories = append_clicks(rng, sizes, histories, *shown.clicks())
 
 
@@ -161,7 +164,7 @@ def _write_world(folder: Path, sizes: Preset, world: dict[str, Any], advance: Ad
 
 
 def _write_behaviors(
-    path: Path, split: Split, news_numbers: NDArray[np.int64], advance: Advance
+    path: Path, split: SimulatedSplit, news_numbers: NDArray[np.int64], advance: Advance
 ) -> None:
     """Write one split's impressions, those of test without their clicks."""
     ids = _prefixed("N", news_numbers)

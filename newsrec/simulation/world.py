@@ -58,7 +58,7 @@ SLOT_BLOCK = 1 << 19
 """Places of histories drawn at a time, to bound memory."""
 
 
-class Stories(NamedTuple):
+class SimulatedNews(NamedTuple):
     """All stories, in the order in which they appeared."""
 
     topic: NDArray[np.int64]
@@ -79,7 +79,7 @@ class Stories(NamedTuple):
     """The number in its id, which tells nothing else ``[stories]``."""
 
 
-def make_stories(rng: np.random.Generator, sizes: Preset) -> Stories:
+def make_stories(rng: np.random.Generator, sizes: Preset) -> SimulatedNews:
     """Return the stories of the month before and of the days of the splits."""
     num_late = sum(sizes.daily_stories)
     early = rng.uniform(-28, FIRST_BIRTHS, sizes.early_stories)
@@ -108,7 +108,7 @@ def make_stories(rng: np.random.Generator, sizes: Preset) -> Stories:
         exposure = np.exp(popularity)
     exposure *= np.where(listed, 1, 0.2)
     number = rng.permutation(num_stories) + 1
-    return Stories(topic, style, appeal, exposure, birth, birth + life, listed, number)
+    return SimulatedNews(topic, style, appeal, exposure, birth, birth + life, listed, number)
 
 
 def topic_shares(sizes: Preset) -> NDArray[np.float64]:
@@ -160,7 +160,7 @@ def make_tastes(rng: np.random.Generator, sizes: Preset, num_users: int) -> NDAr
 def make_histories(
     rng: np.random.Generator,
     sizes: Preset,
-    stories: Stories,
+    stories: SimulatedNews,
     tastes: NDArray[np.float32],
     split_users: list[NDArray[np.int64]],
 ) -> Ragged:
@@ -204,7 +204,7 @@ class _HistoryDraw:
     They have read stories of the month before train, and, like MIND's, some that are still shown.
     """
 
-    def __init__(self, sizes: Preset, stories: Stories, day: int) -> None:
+    def __init__(self, sizes: Preset, stories: SimulatedNews, day: int) -> None:
         # Joined by topic, with weights summed up: one lookup draws a story of a given topic.
         fresh = (stories.birth < day) & (stories.death > day)
         known = np.flatnonzero((stories.birth < 0) | fresh)

@@ -10,6 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from newsrec.errors import UserError
+from newsrec.training.lightning_internals import batch_number, is_logging
 
 SHOWN = 8
 """Samples that a message names; more are counted."""
@@ -36,12 +37,12 @@ class FiniteLoss(Callback):
     ) -> None:
         """Note the first batch whose loss is not finite; look where a step is logged."""
         loss = outputs["loss"].detach()
-        number = trainer.fit_loop.epoch_loop.total_batch_idx
+        number = batch_number(trainer)
         if self._first is None:
             self._first = torch.full((), NEVER, dtype=torch.int64, device=loss.device)
         here = torch.where(loss.isfinite(), NEVER, number)
         self._first = torch.minimum(self._first, here)
-        if trainer._logger_connector.should_update_logs:
+        if is_logging(trainer):
             self.check(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -52,7 +53,7 @@ class FiniteLoss(Callback):
         """Look before a checkpoint is written, at the weights, too: a gradient can spoil them."""
         weights = trainer.lightning_module.parameters()
         if self._first is not None and not all(bool(w.isfinite().all()) for w in weights):
-            self._first.clamp_(max=trainer.fit_loop.epoch_loop.total_batch_idx)
+            self._first.clamp_(max=batch_number(trainer))
         self.check(trainer)
 
     def check(self, trainer: Trainer) -> None:

@@ -26,9 +26,10 @@ from newsrec.model.fastformer import FastformerConfig
 from newsrec.model.recommender import NewsRecommender
 from newsrec.plm import DEFAULT_PLM, build_plm, load_plm, plm_config
 from newsrec.training.catalogue import encode_catalogue, mean_states
-from newsrec.training.checkpoint import FORMAT, hyper_parameters, read_checkpoint
-from newsrec.training.checkpoint_schema import building, try_out
-from newsrec.training.contradictions import check_agreement, remembered
+from newsrec.training.checkpoint.contradictions import check_agreement, remembered
+from newsrec.training.checkpoint.read import CHECKPOINT_FORMAT, hyper_parameters, read_checkpoint
+from newsrec.training.checkpoint.schema import building, try_out
+from newsrec.training.lightning_internals import is_logging
 from newsrec.training.optimizer import SCHEDULES, Schedule, adamw, parameter_groups
 
 log = logging.getLogger(__name__)
@@ -231,7 +232,7 @@ class RecommenderModule(LightningModule):
         """
         loss = loss.detach()
         many = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if many and self.trainer._logger_connector.should_update_logs:
+        if many and is_logging(self.trainer):
             loss = loss.clone()
             torch.distributed.all_reduce(loss)
             loss /= self.trainer.world_size
@@ -290,7 +291,7 @@ class RecommenderModule(LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         metrics = self.trainer.callback_metrics
         checkpoint["newsrec"] = {
-            "format": FORMAT,
+            "format": CHECKPOINT_FORMAT,
             "plm_config": plm_config(self.recommender.news_encoder.plm),
             "tokenizer_json": data.tokenizer_json,
             "monitor": "val/auc",

@@ -22,20 +22,20 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
 from newsrec.training.callbacks import FrozenStates, RunCsv, ScoreCollector
-from newsrec.training.checkpoint import BEGUN, check_run_folder, plain
-from newsrec.training.curves import Curves
-from newsrec.training.ending import say_if_finished
+from newsrec.training.checkpoint.read import BEGUN, check_run_folder, plain
+from newsrec.training.checkpoint.saving import AtomicCheckpointIO, LastCheckpoint
 from newsrec.training.guards import FiniteLoss, out_of_memory
-from newsrec.training.hardware import Hardware, Kept, settle_hardware
+from newsrec.training.hardware.settle import Hardware, Kept, settle_hardware
 from newsrec.training.mistakes import check_trainer, late_mistakes
 from newsrec.training.module import RecommenderModule
-from newsrec.training.parts import StepParts
-from newsrec.training.processes import connection_mistakes, started_by_torchrun
-from newsrec.training.progress import EpochLine, SpeedBar
-from newsrec.training.run_lock import RunLock
-from newsrec.training.saving import AtomicCheckpointIO, LastCheckpoint
-from newsrec.training.throughput import Throughput
-from newsrec.training.together import SameData, one_fate
+from newsrec.training.processes.launch import connection_mistakes, started_by_torchrun
+from newsrec.training.processes.run_lock import RunLock
+from newsrec.training.processes.together import SameData, one_fate
+from newsrec.training.progress.bar import EpochLine, SpeedBar
+from newsrec.training.progress.curves import Curves
+from newsrec.training.progress.ending import say_if_finished
+from newsrec.training.progress.parts import StepParts
+from newsrec.training.progress.throughput import Throughput
 
 log = logging.getLogger(__name__)
 

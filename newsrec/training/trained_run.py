@@ -9,7 +9,7 @@ from newsrec.data.datamodule import MindDataModule
 from newsrec.data.splits import LAST_DAY
 from newsrec.errors import UserError
 from newsrec.files import file_hash
-from newsrec.training.checkpoint import check_same_options, hyper_parameters, read_checkpoint
+from newsrec.training.checkpoint.read import check_same_options, hyper_parameters, read_checkpoint
 from newsrec.training.module import RecommenderModule
 
 

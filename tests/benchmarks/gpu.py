@@ -8,8 +8,9 @@ that nothing is downloaded but a tokenizer. Without ``--data.root`` a world of M
 statistics is simulated in a temporary folder. For each case it prints
 
 - ``clicks_per_s`` and ``mfu``: of a real ``Trainer.fit``, loader and optimizer included. Work is
-  counted in matrix products of real tokens, as ``newsrec.training.throughput.model_flop`` does; the
-  peak is ``--peak_tflops``, and ``matrix_tflops`` what one large product reaches here.
+  counted in matrix products of real tokens, as ``model_flop`` of
+  ``newsrec.training.progress.throughput`` does; the peak is ``--peak_tflops``, and
+  ``matrix_tflops`` what one large product reaches here.
 - ``compute_share``: time of the same steps on batches that lie on the device already, divided by
   that of ``fit``. 1 means that the loader is hidden behind the steps.
 - ``peak_memory_mb``: what PyTorch's allocator held at most during ``fit`` (0 on a CPU).
@@ -34,7 +35,7 @@ from newsrec.plm import DEFAULT_PLM, load_tokenizer
 from newsrec.simulation.simulate import simulate
 from newsrec.training.callbacks import FrozenStates
 from newsrec.training.module import RecommenderModule
-from newsrec.training.throughput import Throughput, matrix_rate
+from newsrec.training.progress.throughput import Throughput, matrix_rate
 
 MINILM = (384, 6, 12, 1536)
 BASE = (768, 12, 12, 3072)

@@ -21,9 +21,9 @@ from torch.nn import functional as F
 
 from newsrec.model.plm.sizes import KNOWN
 from newsrec.plm import DEFAULT_PLM
+from newsrec.training.estimate.step_memory import Shape, batch_of, build, packable, step_cost
 from newsrec.training.module import RecommenderModule
 from newsrec.training.optimizer import parameter_groups
-from newsrec.training.step_memory import Shape, batch_of, build, packable, step_cost
 
 TINY = KNOWN[DEFAULT_PLM] | {"num_hidden_layers": 2, "vocab_size": 2000}
 MPNET = TINY | {"model_type": "mpnet", "max_position_embeddings": 514}

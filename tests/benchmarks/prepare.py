@@ -17,8 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from newsrec.data.dataset import open_mind
-from newsrec.data.readers.source import find_splits
-from newsrec.data.readers.tsv import BEHAVIORS_COLUMNS
+from newsrec.data.readers.mind_files import BEHAVIORS_COLUMNS, find_splits
 from newsrec.simulation.simulate import simulate
 
 REFERENCE_ROWS = 20_000

@@ -85,7 +85,8 @@ def write_export(folder: Path, encoder: Path, stories: int) -> None:
 
     from newsrec.data import FIRST_NEWS
     from newsrec.files import file_hash
-    from newsrec.serving.folder import FORMAT, NEWS_SCHEMA, StoredNews, with_unknown, write_news
+    from newsrec.serving.folder import NEWS_SCHEMA, StoredNews, with_unknown, write_news
+    from newsrec.serving.manifest import MANIFEST_FORMAT
 
     folder.mkdir()
     shutil.copy(encoder, folder / "user_encoder.onnx")
@@ -102,7 +103,7 @@ def write_export(folder: Path, encoder: Path, stories: int) -> None:
     table = pa.table(columns, schema=NEWS_SCHEMA)
     write_news(StoredNews(table, with_unknown(vectors.astype(np.float32))), folder)
     manifest = {
-        "format": FORMAT,
+        "format": MANIFEST_FORMAT,
         "dim": DIM,
         "max_history": MAX_HISTORY,
         "max_tokens": 32,

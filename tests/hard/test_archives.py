@@ -8,9 +8,10 @@ import pytest
 from conftest import tiny_behaviors, tiny_news, write_mind
 
 from hard import TIMES
-from newsrec.data.dataset import open_mind, recheck
+from newsrec.data.dataset import open_mind
+from newsrec.data.readers.mind_files import find_splits
 from newsrec.data.readers.official import check
-from newsrec.data.readers.source import find_splits
+from newsrec.data.store import recheck
 from newsrec.errors import UserError
 
 MUTATIONS = 500 * TIMES

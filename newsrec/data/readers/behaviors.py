@@ -1,6 +1,4 @@
-"""Lines of ``behaviors.tsv`` to arrays, a block of them at a time."""
-
-from typing import NamedTuple
+"""Lines of MIND's ``behaviors.tsv`` to arrays, a block of them at a time."""
 
 import numpy as np
 import pyarrow as pa
@@ -9,39 +7,11 @@ from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS, UNKNOWN_NEWS
 from newsrec.data.ragged import Ragged
-from newsrec.data.readers.tsv import Rows
+from newsrec.data.readers.base import Impressions, Rows
 
 TIME_FORMAT = "%m/%d/%Y %I:%M:%S %p"
 TIME = r"^\d{1,2}/(?P<day>\d{1,2})/[12]\d{3} \d{1,2}:[0-5]\d:[0-5]\d [AP]M$"
 NO_IDS = pa.array(["", "-0", "-1"])
-
-
-class Block(NamedTuple):
-    """Some impressions as arrays."""
-
-    rows: Rows
-    impression_id: NDArray[np.int64]
-    time: NDArray[np.datetime64]
-    users: pa.DictionaryArray
-    histories: Ragged
-    """Catalogue rows of known stories."""
-    unknown_history: int
-    candidates: Ragged
-    """Catalogue rows."""
-    labels: NDArray[np.int8] | None
-    """1 clicked, 0 skipped; None without labels ``[candidates]``."""
-
-    def counts(self) -> dict[str, int]:
-        """Return what ``prepare`` reports of these rows."""
-        counts = {
-            "impressions": self.rows.num_rows,
-            "history_news": len(self.histories.values),
-            "unknown_history_news": self.unknown_history,
-            "empty_histories": int((self.histories.lengths == 0).sum()),
-            "candidates": len(self.candidates.values),
-            "unknown_candidates": int((self.candidates.values == UNKNOWN_NEWS).sum()),
-        }
-        return counts if self.labels is None else counts | {"clicks": int(self.labels.sum())}
 
 
 class Parser:
@@ -60,7 +30,7 @@ class Parser:
             [pc.binary_join_element_wise(ids, end, "") for end in ("-0", "-1")] + [ids]
         )
 
-    def parse(self, rows: Rows) -> Block:
+    def parse(self, rows: Rows) -> Impressions:
         """Return the rows that can be read; they tell of the others."""
         good = pc.match_substring_regex(rows.column("impression_id"), r"^[0-9]{1,18}$")
         rows = rows.require(good, "impression_id", "not a whole number")
@@ -70,7 +40,7 @@ class Parser:
         )
         rows, candidates, labels = self._candidates(rows)
         histories, unknown = self._histories(rows.column("history"))
-        return Block(
+        return Impressions(
             rows,
             pc.cast(rows.column("impression_id"), pa.int64()).to_numpy(),
             _times(rows.column("time")).to_numpy().astype("datetime64[s]"),
@@ -149,10 +119,12 @@ def _is_time(texts: pa.Array) -> pa.Array:
 
 
 def _true(values: pa.BooleanArray) -> NDArray[np.bool_]:
-    return values.to_numpy(zero_copy_only=False)
+    found: NDArray[np.bool_] = values.to_numpy(zero_copy_only=False)
+    return found
 
 
 def _offsets(lists: pa.ListArray) -> NDArray[np.int64]:
     """Offsets into ``lists.flatten()``."""
-    offsets = lists.offsets.to_numpy().astype(np.int64)
-    return offsets - offsets[0]
+    offsets: NDArray[np.int64] = lists.offsets.to_numpy().astype(np.int64)
+    offsets -= offsets[0]
+    return offsets

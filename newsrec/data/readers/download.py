@@ -143,7 +143,10 @@ def _append_rest(remote: Remote) -> None:
     how: dict[str, Any] = {"headers": headers, "timeout": constants.HF_HUB_DOWNLOAD_TIMEOUT}
     shown = {"desc": remote.partial.name, "total": remote.size, "unit": "B", "unit_scale": True}
     idle = 0
-    with remote.partial.open("ab") as file, tqdm(initial=file.tell(), **shown, disable=None) as bar:
+    with (
+        remote.partial.open("ab") as file,
+        tqdm(initial=file.tell(), **shown, disable=None) as bar,  # type: ignore[no-untyped-call]
+    ):
         while (done := file.tell()) < remote.size:
             headers["Range"] = f"bytes={done}-"
             try:

@@ -5,7 +5,8 @@ import zipfile
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
-from newsrec.data.readers.source import NAMES, SPLITS, SourceFile, SplitFiles, find_splits
+from newsrec.data.readers.mind_files import NAMES, SplitFiles, find_splits
+from newsrec.data.readers.source import SPLITS, SourceFile
 from newsrec.data.readers.zips import DAMAGE
 from newsrec.errors import UserError
 

@@ -1,31 +1,19 @@
-"""MIND's tab-separated files, block by block; every line is read or reported."""
+"""A tab-separated file, block by block; every line is read or reported."""
 
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as csv
-from numpy.typing import NDArray
 
+from newsrec.data.readers.base import LISTED, BadLine, Rows
 from newsrec.data.readers.source import SourceFile
 from newsrec.errors import UserError
-
-NEWS_COLUMNS = (
-    "news_id",
-    "category",
-    "subcategory",
-    "title",
-    "abstract",
-    "url",
-    "title_entities",
-    "abstract_entities",
-)
-BEHAVIORS_COLUMNS = ("impression_id", "user_id", "time", "history", "candidates")
 
 BLOCK_BYTES = 32 << 20
 BLOCK_LINES = 1 << 18
@@ -37,79 +25,10 @@ LONGEST_LINE = 4 << 20
 WORKERS = 2
 """Blocks parsed at once; more of them cost memory, and reading is the limit soon after."""
 BOM = b"\xef\xbb\xbf"
-LISTED = 10
-"""Bad lines that are kept to be shown; all of them are counted."""
-
 Parsed = TypeVar("Parsed")
 
 
-class BadLine(NamedTuple):
-    """A line that cannot be read."""
-
-    line: int
-    column: str | None
-    problem: str
-    text: str
-
-    def __str__(self) -> str:
-        place = f"line {self.line}, " + (f"column {self.column}: " if self.column else "")
-        shown = self.text if len(self.text) <= 80 else self.text[:77] + "..."
-        return f"{place}{self.problem}: {shown!r}"
-
-
-class Rows(NamedTuple):
-    """Some lines as an Arrow table of strings; bad ones are left out and noted."""
-
-    table: pa.Table
-    """One row a line."""
-    lines: NDArray[np.int64]
-    """Number of each line in its file ``[rows]``."""
-    bad: list[BadLine]
-    """The first bad lines, in no order."""
-    num_bad: int
-    """How many there are."""
-
-    @property
-    def num_rows(self) -> int:
-        """Lines that are not bad."""
-        return len(self.lines)
-
-    def column(self, name: str) -> pa.Array:
-        """Return a column ``[rows]``."""
-        return self.table[name].combine_chunks()
-
-    def require(
-        self,
-        good: NDArray[np.bool_] | pa.Array,
-        column: str,
-        problem: str,
-        word: Callable[[int], str] | None = None,
-    ) -> "Rows":
-        """Return these very rows if all are good, else the good ones, the others noted.
-
-        Args:
-            good: Which rows can be read ``[rows]``.
-            column: Where the problem is.
-            problem: What it is.
-            word: Returns the offending part of a row; its whole column if None.
-        """
-        good = np.asarray(good, dtype=bool)
-        wrong = np.flatnonzero(~good)
-        if not len(wrong):
-            return self
-        bad = []
-        for row in wrong[:LISTED].tolist():
-            text = word(row) if word else self.table[column][row].as_py()
-            bad.append(BadLine(int(self.lines[row]), column, problem, text))
-        return Rows(
-            self.table.filter(pa.array(good)),
-            self.lines[good],
-            self.bad + bad,
-            self.num_bad + len(wrong),
-        )
-
-
-class Reader:
+class TsvFile:
     """Reads a file once, block by block.
 
     Args:
@@ -135,9 +54,9 @@ class Reader:
         self._hash = hashlib.sha256()
 
     @property
-    def sha256(self) -> str:
-        """Hash of what was read."""
-        return self._hash.hexdigest()
+    def hashes(self) -> dict[SourceFile, str]:
+        """SHA-256 of what was read."""
+        return {self.file: self._hash.hexdigest()}
 
     def map(self, parse: Callable[[Rows], Parsed]) -> Iterator[Parsed]:
         """Call ``parse`` on every block's rows, two at once, and return results in file order.

@@ -20,7 +20,8 @@ from newsrec.model.plm.blocks import (
     spare_tokens,
 )
 from newsrec.model.plm.masks import nothing_padded, tell_padding
-from newsrec.model.plm.packing import Groups, first_position, groups_of, join, pack, run_packed
+from newsrec.model.plm.packing import Groups, groups_of, join, pack, run_packed
+from newsrec.model.plm.transformers_internals import first_position
 
 TOKENS_PER_PASS = 16_384
 """Padded tokens that go through a PLM at once."""
@@ -77,7 +78,7 @@ class CutPlm:
                 return run_plm(self.plm, token_ids, mask)
             first = self._lists[0][-self.tune_layers]
 
-            def stop(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
                 raise _Reached(args[0] if args else kwargs["hidden_states"])
 
             hook = first.register_forward_pre_hook(stop, with_kwargs=True)
@@ -307,7 +308,7 @@ def _entrance(plm: PreTrainedModel, lists: list[nn.ModuleList]) -> nn.Module:
         for module in plm.modules()
     ]
 
-    def stop(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         raise _Reached(args[0] if args else kwargs["hidden_states"])
 
     hooks.append(lists[0][0].register_forward_pre_hook(stop, with_kwargs=True))

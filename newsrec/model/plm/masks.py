@@ -12,9 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import eager_mask, sdpa_mask
+from transformers import PreTrainedModel
+
+from newsrec.model.plm.transformers_internals import (
+    attention_of,
+    eager_mask,
+    register_attention,
+    sdpa_attention_forward,
+    sdpa_mask,
+    try_attention,
+)
 
 PADDED = {"sdpa": "newsrec_padded", "eager": "newsrec_padded_eager"}
 """Names under which ``transformers`` knows these masks, for each kind of attention."""
@@ -48,13 +55,10 @@ def _own_attention(*args: Any, **kwargs: Any) -> None:
     raise NotImplementedError("the attention of a family that asks transformers for one")
 
 
-AttentionInterface.register(PADDED["sdpa"], sdpa_attention_forward)
-AttentionMaskInterface.register(PADDED["sdpa"], _told(sdpa_mask))
-AttentionInterface.register(PADDED["eager"], _own_attention)
-AttentionMaskInterface.register(PADDED["eager"], _told(eager_mask))
+register_attention(PADDED["sdpa"], sdpa_attention_forward, _told(sdpa_mask))
+register_attention(PADDED["eager"], _own_attention, _told(eager_mask))
 
 
-@torch.no_grad()
 def tell_padding(plm: PreTrainedModel) -> bool:
     """Have a PLM make its masks from what it is told, if its states stay the same.
 
@@ -62,31 +66,19 @@ def tell_padding(plm: PreTrainedModel) -> bool:
         Whether it does now; if not, the PLM is as it was. Families that make masks in their own way
         (DeBERTa, XLM) gain nothing and lose nothing.
     """
-    config: Any = plm.config
-    before, modes = config._attn_implementation, [(m, m.training) for m in plm.modules()]
+    before = attention_of(plm)
     if before not in PADDED:
         return before in PADDED.values()
-    plm.eval()
-    ids = torch.arange(5, 17, device=plm.device).reshape(2, 6) % config.vocab_size
+    ids = torch.arange(5, 17, device=plm.device).reshape(2, 6) % plm.config.vocab_size
     masks = [torch.ones_like(ids), torch.ones_like(ids)]
     masks[1][0, 3:] = 0
-    works = False
-    try:
-        with torch.autocast(plm.device.type, enabled=False):
-            expected = [plm(input_ids=ids, attention_mask=mask)[0] for mask in masks]
-            config._attn_implementation = PADDED[before]
-            for mask, states in zip(masks, expected, strict=True):
-                with nothing_padded(mask is masks[0]):
-                    found = plm(input_ids=ids, attention_mask=mask)[0]
-                real = mask.bool()
-                works = torch.allclose(found[real], states[real], 1e-3, 1e-4)
-                if not works:
-                    break
-    except Exception:  # whatever a family does when called in an unforeseen way
-        works = False
-    finally:
-        for module, training in modes:
-            module.training = training
-        if not works:
-            config._attn_implementation = before
-    return works
+
+    def states(mask: Tensor) -> Tensor:
+        with nothing_padded(mask is masks[0]):
+            return plm(input_ids=ids, attention_mask=mask)[0]
+
+    def same(expected: list[Tensor]) -> bool:
+        pairs = zip(masks, expected, strict=True)
+        return all(torch.allclose(states(m)[m.bool()], e[m.bool()], 1e-3, 1e-4) for m, e in pairs)
+
+    return try_attention(plm, PADDED[before], lambda: [states(mask) for mask in masks], same)

@@ -10,9 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import PreTrainedModel
+
+from newsrec.model.plm.transformers_internals import (
+    attention_of,
+    first_position,
+    register_attention,
+    sdpa_attention_forward,
+    sdpa_mask,
+    try_attention,
+)
 
 ATTENTION = "newsrec_packed"
 """Name under which ``transformers`` knows ``attend``."""
@@ -69,7 +76,7 @@ def attend(
     return _attend_within(query, key, value, dropout, scaling, groups), None
 
 
-@torch.compiler.disable  # or a batch would be compiled group by group
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # else compiled group by group
 def _attend_within(
     query: Tensor, key: Tensor, value: Tensor, dropout: float, scale: float | None, groups: Groups
 ) -> Tensor:
@@ -85,8 +92,7 @@ def _attend_within(
     return torch.cat(mixed)[None]
 
 
-AttentionInterface.register(ATTENTION, attend)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+register_attention(ATTENTION, attend, sdpa_mask)
 
 
 def groups_of(lengths: Tensor) -> Groups:
@@ -133,14 +139,6 @@ def run_packed(plm: PreTrainedModel, token_ids: Tensor, groups: Groups) -> Tenso
     )[0][0]
 
 
-def first_position(plm: PreTrainedModel) -> int:
-    """Return the position of a text's first token: RoBERTa counts from behind the padding's own."""
-    positions = getattr(getattr(plm, "embeddings", None), "position_embeddings", None)
-    padding = getattr(positions, "padding_idx", None)
-    return 0 if padding is None else padding + 1
-
-
-@torch.no_grad()
 def pack(plm: PreTrainedModel) -> bool:
     """Have a PLM's attention keep joined stories apart, if it can.
 
@@ -149,28 +147,19 @@ def pack(plm: PreTrainedModel) -> bool:
         was. In some families positions are those of a whole sequence (DeBERTa, MPNet), or layers
         look at neighbours alone (ModernBERT).
     """
-    config: Any = plm.config
-    if config._attn_implementation not in ("sdpa", ATTENTION):
+    if attention_of(plm) not in ("sdpa", ATTENTION):
         return False
-    before, modes = config._attn_implementation, [(m, m.training) for m in plm.modules()]
-    config._attn_implementation = ATTENTION
-    plm.eval()
-    works = False
-    try:
-        groups = Groups([(2, 2), (1, 5)])
-        # Not the first few: in RoBERTa a token that is padding's own has no position.
-        ids = torch.arange(5, 14, device=plm.device) % config.vocab_size
-        alone = [ids[None, a:b] for a, b in ((0, 2), (2, 4), (4, 9))]
-        with torch.autocast(plm.device.type, enabled=False):
-            apart = [plm(input_ids=x, attention_mask=torch.ones_like(x))[0][0] for x in alone]
-            joined, expected = run_packed(plm, ids, groups), torch.cat(apart)
+    groups = Groups([(2, 2), (1, 5)])
+    # Not the first few: in RoBERTa a token that is padding's own has no position.
+    ids = torch.arange(5, 14, device=plm.device) % plm.config.vocab_size
+    alone = [ids[None, a:b] for a, b in ((0, 2), (2, 4), (4, 9))]
+
+    def apart() -> Tensor:
+        return torch.cat([plm(input_ids=x, attention_mask=torch.ones_like(x))[0][0] for x in alone])
+
+    def same(expected: Tensor) -> bool:
+        joined = run_packed(plm, ids, groups)
         margin = max(1e-4, torch.finfo(joined.dtype).eps ** 0.5 / 2)
-        works = torch.allclose(joined, expected, 1e-3, margin)
-    except Exception:  # whatever a family does when called in an unforeseen way
-        works = False
-    finally:
-        for module, training in modes:
-            module.training = training
-        if not works:
-            config._attn_implementation = before
-    return works
+        return torch.allclose(joined, expected, 1e-3, margin)
+
+    return try_attention(plm, ATTENTION, apart, same)

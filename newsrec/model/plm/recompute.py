@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from newsrec.errors import UserError
 from newsrec.model.plm.cut import layer_lists
+from newsrec.model.plm.transformers_internals import recompute_its_way
 
 
 class Recomputed:
@@ -35,10 +36,7 @@ def recompute_activations(plm: PreTrainedModel) -> None:
     Raises:
         UserError: If its family cannot.
     """
-    if plm.supports_gradient_checkpointing:
-        # The second name is that of earlier versions of transformers.
-        enable = getattr(plm, "activation_checkpointing_enable", plm.gradient_checkpointing_enable)
-        enable({"use_reentrant": False})
+    if recompute_its_way(plm):
         return
     for layer in _layers(plm):
         kind: Any = type(layer)

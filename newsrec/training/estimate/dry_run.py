@@ -33,8 +33,8 @@ from newsrec.data.mind_statistics import (
 from newsrec.data.samplers import BatchKey
 from newsrec.data.states import distinct_rows
 from newsrec.model.plm.sizes import plm_sizes
-from newsrec.training.step_memory import Shape, StepCost, step_cost, step_flop
-from newsrec.training.throughput import matrix_rate
+from newsrec.training.estimate.step_memory import Shape, StepCost, step_cost, step_flop
+from newsrec.training.progress.throughput import matrix_rate
 
 GIB = 1 << 30
 CONTEXT = 1 * GIB
@@ -76,7 +76,7 @@ class Work(NamedTuple):
     """Bytes of the compiled data."""
 
 
-class Run(NamedTuple):
+class PlannedRun(NamedTuple):
     """Options of a run that the estimate depends on, besides the model's and the data's."""
 
     device: str
@@ -89,7 +89,7 @@ class Run(NamedTuple):
 class Estimate(NamedTuple):
     """What a run will need."""
 
-    run: Run
+    run: PlannedRun
     work: Work
     cost: StepCost
     """Of the largest batch."""
@@ -160,7 +160,7 @@ def estimates(
     found = []
     for device in devices:
         bf16 = _is_bf16(trainer["precision"], module.precision, device)
-        run = Run(device, bf16, processes, int(trainer["accumulate_grad_batches"]))
+        run = PlannedRun(device, bf16, processes, int(trainer["accumulate_grad_batches"]))
         kept = module.tune_layers != -1 and data.frozen_states != "none"
         kind = {"bf16": torch.bfloat16, "fp32": torch.float32}.get(data.frozen_states)
         states = kind if kept else None

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from newsrec.files import write_bytes
 from newsrec.metrics import METRICS
 from newsrec.training.callbacks import RunCsv
+from newsrec.training.lightning_internals import resumes_validation
 
 SMOOTHED = 40
 """A smoothed loss averages over about one of so many parts of the run."""
@@ -31,7 +32,7 @@ class Curves(Callback):
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Rewind the log to the checkpoint that a resumed run starts from."""
-        again = trainer.fit_loop.epoch_loop.val_loop.restarted_mid_evaluation
+        again = resumes_validation(trainer)
         self.logger.experiment.forget_after(trainer.global_step, again)
 
     @rank_zero_only

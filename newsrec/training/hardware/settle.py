@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from transformers import AutoConfig
 
 from newsrec.plm import read_plm_config
-from newsrec.training.agreement import decided_by_first
-from newsrec.training.checkpoint import hyper_parameters
-from newsrec.training.precision import (
+from newsrec.training.checkpoint.read import hyper_parameters
+from newsrec.training.hardware.precision import (
     choose_auto,
     trainer_device,
     trainer_precision,
     warn_of_slow_bf16,
 )
-from newsrec.training.probe import LinearMap, linear_maps
-from newsrec.training.threads import choose_threads, processes_here, set_threads
+from newsrec.training.hardware.probe import LinearMap, linear_maps
+from newsrec.training.hardware.threads import choose_threads, processes_here, set_threads
+from newsrec.training.processes.agreement import decided_by_first
 
 if TYPE_CHECKING:
     from newsrec.data.datamodule import MindDataModule

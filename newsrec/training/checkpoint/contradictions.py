@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from newsrec.errors import UserError
-from newsrec.training.checkpoint import hyper_parameters, plain
+from newsrec.training.checkpoint.read import hyper_parameters, plain
 
 SHARED = ("fields", "max_tokens", "max_history")
 """Options of the data that shape what the model reads."""

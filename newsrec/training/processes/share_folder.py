@@ -11,8 +11,8 @@ from typing import Any
 from newsrec.console import is_first_process
 from newsrec.errors import UserError
 from newsrec.files import file_hash, write_bytes
-from newsrec.training.agreement import decided_by_first
-from newsrec.training.run_lock import RunLock
+from newsrec.training.processes.agreement import decided_by_first
+from newsrec.training.processes.run_lock import RunLock
 
 log = logging.getLogger(__name__)
 

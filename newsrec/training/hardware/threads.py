@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 import torch
 
 from newsrec.errors import UserError
-from newsrec.training.machine import (
+from newsrec.training.hardware.machine import (
     measurement_key,
     recall,
     remember,
     this_machine,
     usable_cores,
 )
-from newsrec.training.probe import LinearMap, one_thread_and_many
+from newsrec.training.hardware.probe import LinearMap, one_thread_and_many
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,18 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm, convert_inf
 from torch import Tensor
 from tqdm import tqdm
+
+from newsrec.data.lightning_internals import batches_done
+from newsrec.training.lightning_internals import (
+    Tqdm,
+    convert_inf,
+    is_due,
+    is_logging,
+    open_bars,
+    train_bar,
+)
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +56,7 @@ class SpeedBar(TQDMProgressBar):
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         """Show the bar; a run that goes on within an epoch gets no call for its beginning."""
         super().on_train_start()
-        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        done = batches_done(trainer)
         if done:
             self._begin_epoch(trainer, done)
 
@@ -59,10 +68,10 @@ class SpeedBar(TQDMProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Move on; fetch what is logged where a step is logged."""
-        if trainer._logger_connector.should_update_logs:  # Lightning 2.6.6
+        if is_logging(trainer):
             self._fetch(trainer)
         bar = self.train_progress_bar
-        if self._should_update(batch_idx + 1, bar.total) and not bar.disable:
+        if is_due(self, batch_idx + 1, bar.total) and not bar.disable:
             bar.n = batch_idx + 1
             self._show(trainer, pl_module)
 
@@ -80,9 +89,8 @@ class SpeedBar(TQDMProgressBar):
 
     def on_exception(self, trainer: Trainer, *_: Any) -> None:
         """End the bar's line, or what is said of the error would stand behind it."""
-        for bar in (self._val_progress_bar, self._train_progress_bar):
-            if bar is not None:
-                bar.close()
+        for bar in open_bars(self):
+            bar.close()
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Return what stands behind the bar, the most important first."""
@@ -104,7 +112,7 @@ class SpeedBar(TQDMProgressBar):
         self._fetched |= {name: float(logged[name]) for name in SHOWN if name in logged}
 
     def _show(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        bar = self._train_progress_bar
+        bar = train_bar(self)
         if bar is None or bar.disable:
             return
         if isinstance(bar, FittingBar):

@@ -9,8 +9,9 @@ from lightning.pytorch.profilers import PassThroughProfiler, Profiler, SimplePro
 from rich.table import Table
 from torch import nn
 
+from newsrec.training.lightning_internals import LOADING
+
 PLM, FASTFORMER, OPTIMIZER = "[newsrec]PLM", "[newsrec]Fastformer", "[newsrec]optimizer"
-DATA = "[_TrainingEpochLoop].train_dataloader_next"
 STEP = "run_training_batch"
 
 
@@ -47,9 +48,9 @@ class StepParts(Callback):
             return None
         seconds = {k: sum(v) for k, v in profiler.recorded_durations.items()}
         backward = sum(value for name, value in seconds.items() if name.endswith(".backward"))
-        total = seconds.get(DATA, 0.0) + seconds.get(STEP, 0.0)
+        total = seconds.get(LOADING, 0.0) + seconds.get(STEP, 0.0)
         rows = {
-            "data": seconds.get(DATA, 0.0),
+            "data": seconds.get(LOADING, 0.0),
             "PLM, forward": seconds.get(PLM, 0.0),
             "Fastformer, forward": seconds.get(FASTFORMER, 0.0),
             "backward": backward,

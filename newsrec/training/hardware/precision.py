@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 
 from newsrec.errors import UserError
-from newsrec.training.machine import measurement_key, recall, remember, this_machine
-from newsrec.training.probe import LinearMap, Rates, measure
+from newsrec.training.hardware.machine import measurement_key, recall, remember, this_machine
+from newsrec.training.hardware.probe import LinearMap, Rates, measure
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,11 @@ from torch.nn import functional as F
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch
 from newsrec.model.plm.packing import ATTENTION, pack
+from newsrec.model.plm.transformers_internals import set_attention
 from newsrec.model.recommender import NewsRecommender
 from newsrec.plm import build_plm
-from newsrec.training.live_bytes import as_on, without_values
-from newsrec.training.throughput import model_flop
+from newsrec.training.estimate.live_bytes import as_on, without_values
+from newsrec.training.progress.throughput import model_flop
 
 WEIGHT = GRADIENT = 4
 """Bytes of a float32 number; weights, gradients and what AdamW keeps are all of that."""
@@ -151,7 +152,7 @@ def build(module: Any, plm_config: dict[str, Any], packs: bool) -> NewsRecommend
         module.checkpoint_activations,
     )
     if packs:  # what pack() finds out by comparing values
-        recommender.news_encoder.plm.config._attn_implementation = ATTENTION
+        set_attention(recommender.news_encoder.plm, ATTENTION)
         recommender.news_encoder.cut._packs = True
     return recommender
 

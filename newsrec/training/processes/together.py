@@ -17,9 +17,9 @@ from lightning import Callback, LightningModule, Trainer
 
 from newsrec.data.states import distinct_rows
 from newsrec.errors import UserError
-from newsrec.training.agreement import early_rank, early_store
-from newsrec.training.machines import needs_on_disk
-from newsrec.training.saving import Stopped
+from newsrec.training.checkpoint.saving import Stopped
+from newsrec.training.processes.agreement import early_rank, early_store
+from newsrec.training.processes.share_folder import needs_on_disk
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,14 @@ from newsrec.errors import UserError
 from newsrec.model.fastformer import FastformerConfig
 from newsrec.model.plm.masks import PADDED
 from newsrec.model.plm.packing import ATTENTION
-from newsrec.training.kinds import Wrong, check_kind, check_known, check_table, is_of, shown
+from newsrec.training.checkpoint.kinds import (
+    Wrong,
+    check_kind,
+    check_known,
+    check_table,
+    is_of,
+    shown,
+)
 
 ATTENTIONS = (None, "sdpa", "eager", ATTENTION, *PADDED.values())
 """Kinds of attention that a PLM's configuration may name; others load packages or kernels."""
@@ -236,7 +243,7 @@ def _check_tokenizer(text: str) -> None:
 def _check_weights(checkpoint: dict[str, Any]) -> None:
     """Build the model without values, and compare its weights' names, kinds and shapes."""
     from newsrec.data.datamodule import MindDataModule
-    from newsrec.training.checkpoint import hyper_parameters
+    from newsrec.training.checkpoint.read import hyper_parameters
     from newsrec.training.module import RecommenderModule
 
     MindDataModule(**hyper_parameters(checkpoint, "data"))

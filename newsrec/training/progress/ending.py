@@ -5,7 +5,8 @@ from pathlib import Path
 
 from lightning import Trainer
 
-from newsrec.training.checkpoint import read_checkpoint
+from newsrec.training.checkpoint.read import read_checkpoint
+from newsrec.training.lightning_internals import epochs_done
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +39,7 @@ def say_if_finished(trainer: Trainer, ckpt_path: str | None) -> None:
         return
     checkpoint = read_checkpoint(ckpt_path)
     steps = checkpoint["global_step"]
-    # The epoch's last checkpoint is written before Lightning counts it as completed.
-    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    epochs = epochs_done(checkpoint)
     most_epochs, most_steps = trainer.max_epochs, trainer.max_steps
     if 0 < most_steps <= steps:
         done, option = f"{steps:,} of {most_steps:,} steps", f"max_steps {2 * most_steps}"

@@ -15,11 +15,11 @@ from newsrec.errors import UserError
 from newsrec.files import require_empty
 from newsrec.model.fastformer import FastformerConfig
 from newsrec.places import looked_for
-from newsrec.training import foreign
-from newsrec.training.checkpoint_schema import check_checkpoint
-from newsrec.training.run_lock import HOLDER, LOCK
+from newsrec.training.checkpoint import foreign
+from newsrec.training.checkpoint.schema import check_checkpoint
+from newsrec.training.processes.run_lock import HOLDER, LOCK
 
-FORMAT = 1
+CHECKPOINT_FORMAT = 1
 """Version of what a checkpoint holds under ``newsrec``; a change of meaning counts it up."""
 
 BEFORE: dict[str, dict[str, Any]] = {"model": {"skip": False}, "data": {"frozen_states": "fp32"}}
@@ -57,11 +57,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if another is not None:
         raise UserError(f"--ckpt_path {path} {another}")
     ours = checkpoint["newsrec"] if isinstance(checkpoint["newsrec"], dict) else None
-    if not ours or ours.get("format") != FORMAT:
+    if not ours or ours.get("format") != CHECKPOINT_FORMAT:
         found = ours.get("format") if ours else "none"
         raise UserError(
-            f"--ckpt_path {path} has newsrec format {found}; this version reads format {FORMAT}. "
-            "Train it again, or use the version of newsrec that wrote it."
+            f"--ckpt_path {path} has newsrec format {found}; this version reads format "
+            f"{CHECKPOINT_FORMAT}. Train it again, or use the version of newsrec that wrote it."
         )
     check_checkpoint(checkpoint, path)
     return checkpoint

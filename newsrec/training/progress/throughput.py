@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch
 from newsrec.model.recommender import NewsRecommender
+from newsrec.training.lightning_internals import is_logging
 
 FORWARD, FORWARD_AND_BACKWARD = 2, 6
 """Floating-point operations of a weight for a token: a multiply and an add, and twice as many to
@@ -53,7 +54,7 @@ class Throughput(Callback):
             self._start = None
             return
         self._window.add(batch)
-        if trainer._logger_connector.should_update_logs:
+        if is_logging(trainer):
             self._log(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -17,7 +17,7 @@ from newsrec.files import write_text
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+MEASUREMENTS_FORMAT = 1
 """Version of the file of measurements; another one is measured anew."""
 KEPT = 200
 """Measurements that the file holds; the oldest go first."""
@@ -161,7 +161,7 @@ def remember(key: str, values: dict[str, Any]) -> None:
     try:
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"format": FORMAT, "measured": newest}, indent=1)
+        text = json.dumps({"format": MEASUREMENTS_FORMAT, "measured": newest}, indent=1)
         write_text(folder / "machine.json", text + "\n")
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
         log.debug("what was measured is not kept: %s", error)
@@ -170,7 +170,7 @@ def remember(key: str, values: dict[str, Any]) -> None:
 def _read() -> dict[str, Any]:
     try:
         found = json.loads((cache_folder() / "machine.json").read_text(encoding="utf-8"))
-        measured = found["measured"] if found["format"] == FORMAT else {}
+        measured = found["measured"] if found["format"] == MEASUREMENTS_FORMAT else {}
     except (OSError, RuntimeError, ValueError, KeyError, TypeError):
         return {}
     return measured if isinstance(measured, dict) else {}

@@ -22,7 +22,14 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from newsrec.aside import put
 from newsrec.errors import UserError
-from newsrec.training.processes import connection_mistakes
+from newsrec.training.lightning_internals import (
+    begin_validation,
+    is_accumulating,
+    is_last_batch,
+    share_no_signals,
+    validates_next,
+)
+from newsrec.training.processes.launch import connection_mistakes
 
 log = logging.getLogger(__name__)
 
@@ -110,23 +117,17 @@ class LastCheckpoint(Checkpoint):
             if torch.distributed.get_backend() != "gloo":
                 with connection_mistakes():
                     self._group = torch.distributed.new_group(backend="gloo")
-            # Lightning asks the first process for its signals before every step, and has the host
-            # wait for the device to hear; the processes here tell each other without.
-            loop: Any = trainer.fit_loop.epoch_loop
-            loop._broadcast_sigterm_tensor = lambda: None
+            share_no_signals(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Write where it is time, unless a validation or the epoch's end follows and writes."""
-        loop = trainer.fit_loop.epoch_loop
         asked = self._asked()
         due = self.every is not None and trainer.global_step % self.every == 0
-        if not (asked or due) or loop._should_accumulate() or loop._num_ready_batches_reached():
+        if not (asked or due) or is_accumulating(trainer) or is_last_batch(trainer):
             return
-        fetcher = trainer.fit_loop._data_fetcher
-        assert fetcher is not None
-        if loop._should_check_val_fx(fetcher) and trainer.enable_validation:
+        if validates_next(trainer):
             return
         self._save(trainer)
         if asked:
@@ -161,11 +162,7 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         """Let a file from before a validation say that one was begun; Lightning then runs it."""
         if self._before_validation:
-            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
-            total = progress["total"]
-            total["ready"] = total["started"] = total["completed"] + 1
-            total["processed"] = total["completed"]
-            progress["current"] = dict.fromkeys(progress["current"], 0)
+            begin_validation(checkpoint)
 
     def _save(self, trainer: Trainer) -> None:
         self.check(trainer)

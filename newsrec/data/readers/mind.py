@@ -1,0 +1,121 @@
+"""MIND's tab-separated files, ``news.tsv`` and ``behaviors.tsv`` of each split."""
+
+import contextlib
+import itertools
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from newsrec.data.readers.base import NEWS_TABLE, Impressions, Pass, Rows
+from newsrec.data.readers.behaviors import Parser
+from newsrec.data.readers.mind_files import BEHAVIORS_COLUMNS, NAMES, NEWS_COLUMNS, find_splits
+from newsrec.data.readers.news import distinct, merge_news
+from newsrec.data.readers.source import SourceFile
+from newsrec.data.readers.tsv import LONGEST_LINE, TsvFile
+from newsrec.errors import UserError
+from newsrec.places import looked_for
+from newsrec.sniff import is_binary, kind_of
+
+log = logging.getLogger(__name__)
+
+VOTERS = 100
+"""Lines that say whether a file has labels: one alone may be damaged."""
+
+
+def _ignore(num_bytes: int) -> None:
+    pass
+
+
+class MindReader:
+    """Reads MIND's format; see ``newsrec.data.readers.base.Reader``."""
+
+    name = "mind"
+    file_names = " and ".join(NAMES)
+
+    def recognizes(self, root: Path) -> bool:
+        """Take any folder: ``find_splits`` says what it lacks."""
+        return True
+
+    def find_splits(self, root: Path) -> dict[str, tuple[SourceFile, ...]]:
+        """Return the two files of each split."""
+        return {**find_splits(root)}
+
+    def news(
+        self, files: tuple[SourceFile, ...], on_read: Callable[[int], None] = _ignore
+    ) -> tuple[Pass, Iterator[Rows]]:
+        """Read the first of a split's files, ``news.tsv``."""
+        file = TsvFile(files[0], NEWS_COLUMNS, NEWS_TABLE, on_read)
+        return file, file.map(_parse_news)
+
+    def impressions(
+        self,
+        files: tuple[SourceFile, ...],
+        ids: pa.Array,
+        on_read: Callable[[int], None] = _ignore,
+    ) -> tuple[Pass, Iterator[Impressions]]:
+        """Read the second of a split's files, ``behaviors.tsv``."""
+        file = TsvFile(files[1], BEHAVIORS_COLUMNS, on_read=on_read)
+        return file, file.map(Parser(ids, _has_labels(files[1])).parse)
+
+
+def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
+    """Return a file's stories, each once.
+
+    Args:
+        path: A ``news.tsv``.
+        on_bad_line: error stops at a line that cannot be read, skip leaves it out.
+
+    Returns:
+        The columns ``NEWS_TABLE``, in the order of the file.
+
+    Raises:
+        UserError: If there is no such file, or a line cannot be read.
+    """
+    if not Path(path).is_file():
+        near = looked_for(path)
+        raise UserError(
+            f"{path}: there is no such file.{' ' if near else ''}{near} Name a news.tsv as MIND "
+            "has them."
+        )
+    kind = kind_of(Path(path))
+    if kind is None and is_binary(Path(path)):
+        kind = "not a text file"
+    if kind is not None and kind != "an empty file":
+        raise UserError(
+            f"{path} is {kind}, not a news.tsv: lines of 8 columns with a tab "
+            "between them. Write it as such, or unpack it."
+        )
+    _, blocks = MindReader().news((SourceFile(Path(path)),))
+    rows = merge_news(blocks)
+    if rows.num_bad:
+        first = min(rows.bad, key=lambda line: line.line)
+        if on_bad_line == "error":
+            raise UserError(
+                f"{path}, {first}. Correct the line; --on_bad_line skip leaves such lines out."
+            )
+        log.warning("%s: %d lines skipped, the first is %s", path, rows.num_bad, first)
+    return distinct(rows.table)
+
+
+def _parse_news(rows: Rows) -> Rows:
+    ids = rows.column("news_id")
+    header = pc.match_substring_regex(ids, "(?i)^news_?id$")
+    rows = rows.require(pc.invert(header), "news_id", "a header line, which MIND's files have not")
+    good = pc.match_substring_regex(rows.column("news_id"), "^[^ ]+$")
+    return rows.require(good, "news_id", "empty or with a space")
+
+
+def _has_labels(file: SourceFile) -> bool:
+    """Tell if a file's candidates end in ``-0`` and ``-1``, as most of its first lines do."""
+    labelled = bare = 0
+    with contextlib.suppress(UserError), file.open() as stream:  # damage shows when all is read
+        for line in itertools.islice(iter(lambda: stream.readline(LONGEST_LINE), b""), VOTERS):
+            fields = line.rstrip(b"\r\n").split(b"\t")
+            if len(fields) == len(BEHAVIORS_COLUMNS):
+                ends = {word.endswith((b"-0", b"-1")) for word in fields[-1].split(b" ")}
+                labelled += ends == {True}
+                bare += ends == {False}
+    return labelled > 0 and labelled >= bare  # labels are lost by accident, not won

@@ -1,0 +1,1 @@
+"""What the processes and machines of a run agree on, share and lock."""

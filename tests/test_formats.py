@@ -1,0 +1,114 @@
+from datetime import datetime
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from newsrec.data import FIRST_NEWS, UNKNOWN_NEWS
+from newsrec.data.dataset import open_mind
+from newsrec.data.ragged import Ragged, to_offsets
+from newsrec.data.readers import formats
+from newsrec.data.readers.base import NEWS_TABLE, Impressions, Rows
+from newsrec.data.readers.formats import reader_of
+from newsrec.data.readers.mind_files import BEHAVIORS_COLUMNS, NEWS_COLUMNS, find_splits
+from newsrec.data.readers.source import SPLITS, SourceFile, hash_source
+
+
+class ParquetReader:
+    """A format in a few lines: two Parquet files a split, with lists of ids and of clicks."""
+
+    name = "parquet"
+    file_names = "news.parquet and impressions.parquet"
+
+    def recognizes(self, root):
+        return any(root.glob("*/news.parquet"))
+
+    def find_splits(self, root):
+        names = ("news.parquet", "impressions.parquet")
+        found = [split for split in SPLITS if (root / split).is_dir()]
+        return {split: tuple(SourceFile(root / split / name) for name in names) for split in found}
+
+    def news(self, files, on_read):
+        table = pq.read_table(files[0].path).select(NEWS_TABLE)
+        return _read(files[0]), iter([Rows(table, np.arange(len(table)), [], 0)])
+
+    def impressions(self, files, ids, on_read):
+        return _read(files[1]), (
+            self._block(pa.Table.from_batches([batch]), ids)
+            for batch in pq.ParquetFile(files[1].path).iter_batches(10)
+        )
+
+    def _block(self, table, ids):
+        rows = Rows(table, np.arange(len(table)), [], 0)
+        history = rows.column("history")
+        offsets = to_offsets(pc.list_value_length(history).to_numpy())
+        found = pc.index_in(history.flatten(), ids)
+        known = found.is_valid().to_numpy(zero_copy_only=False)
+        values = found.fill_null(0).to_numpy() + FIRST_NEWS
+        shown = rows.column("candidates")
+        candidates = pc.index_in(shown.flatten(), ids)
+        candidates = pc.add(candidates, FIRST_NEWS).fill_null(UNKNOWN_NEWS).to_numpy()
+        labels = (
+            rows.column("clicks").flatten().to_numpy() if "clicks" in table.schema.names else None
+        )
+        return Impressions(
+            rows,
+            rows.column("impression_id").to_numpy(),
+            rows.column("time").to_numpy(),
+            rows.column("user_id").dictionary_encode(),
+            Ragged(values, offsets).select(known),
+            int((~known).sum()),
+            Ragged(candidates, to_offsets(pc.list_value_length(shown).to_numpy())),
+            labels,
+        )
+
+
+def _read(file):
+    return SimpleNamespace(file=file, cut_off=False, hashes={file: hash_source(file)})
+
+
+def as_parquet(mind_dir, root):
+    """Write a MIND folder's splits as ``ParquetReader`` reads them."""
+    for split, (news, behaviors) in find_splits(mind_dir).items():
+        (root / split).mkdir(parents=True)
+        lines = [line.split("\t") for line in news.path.read_text().splitlines()]
+        columns = dict(zip(NEWS_COLUMNS, zip(*lines, strict=True), strict=True))
+        pq.write_table(pa.table({n: columns[n] for n in NEWS_TABLE}), root / split / "news.parquet")
+        lines = [line.split("\t") for line in behaviors.path.read_text().splitlines()]
+        columns = dict(zip(BEHAVIORS_COLUMNS, zip(*lines, strict=True), strict=True))
+        shown = [text.split(" ") for text in columns["candidates"]]
+        table = {
+            "impression_id": [int(number) for number in columns["impression_id"]],
+            "user_id": columns["user_id"],
+            "time": np.array(
+                [datetime.strptime(text, "%m/%d/%Y %I:%M:%S %p") for text in columns["time"]],
+                dtype="datetime64[s]",
+            ),
+            "history": [text.split() for text in columns["history"]],
+            "candidates": [[word.partition("-")[0] for word in row] for row in shown],
+        }
+        if "-" in shown[0][0]:
+            clicks = [[np.int8(word.partition("-")[2]) for word in row] for row in shown]
+            table["clicks"] = pa.array(clicks, pa.list_(pa.int8()))
+        pq.write_table(pa.table(table), root / split / "impressions.parquet")
+    return root
+
+
+def test_a_folder_that_no_other_format_claims_is_minds(tmp_path):
+    assert reader_of(tmp_path).name == "mind"
+
+
+def test_another_format_is_one_class_and_one_line(mind_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "READERS", (ParquetReader(), *formats.READERS))
+    expected = open_mind(mind_dir)
+    found = open_mind(as_parquet(mind_dir, tmp_path / "parquet"))
+    assert found.cache.name.startswith("parquet-")
+    assert found.cache.name != expected.cache.name
+    assert found.news.equals(expected.news)
+    assert found.users.equals(expected.users)
+    for name, array in expected.arrays.items():
+        np.testing.assert_array_equal(found.arrays[name], array)
+    for name, split in expected.splits.items():
+        assert found.splits[name].counts == split.counts
