@@ -8,7 +8,6 @@ import pytest
 import torch
 import yaml
 from fake_gpu import NAME, FakeGpu, cuda_kernels, in_own_process
-from newsrec.plm_sizes import plm_sizes
 from torch import nn
 from torch.nn import functional as F
 from transformers.initialization import no_init_weights

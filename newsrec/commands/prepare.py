@@ -5,7 +5,8 @@ import time
 
 from newsrec.commands.common import add_data_root, add_on_bad_line
 from newsrec.console import say
-from newsrec.data.dataset import open_mind, recheck
+from newsrec.data.dataset import open_mind
+from newsrec.data.store import recheck
 from newsrec.report.data_folder import print_data
 
 

@@ -9,7 +9,7 @@ import yaml
 from jsonargparse import Namespace
 
 from newsrec.commands.written_options import Written
-from newsrec.training.checkpoint import (
+from newsrec.training.checkpoint.read import (
     check_same_options,
     hyper_parameters,
     plain,

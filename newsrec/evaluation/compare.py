@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from newsrec.console import progress
 from newsrec.evaluation.intervals import FEWEST_USERS, holm, mean_interval, sign_flip_p
-from newsrec.evaluation.runs import METRICS, Paired, Run, has_seed, pair
+from newsrec.evaluation.runs import METRICS, EvaluatedRun, Paired, has_seed, pair
 from newsrec.evaluation.seeds import seed_interval
 
 SLOW_IMPRESSIONS = 200_000
@@ -21,7 +21,9 @@ USERS = "the choice of users, not the training seed"
 SEEDS = "the choice of users and the training seeds"
 
 
-def compare(a: Sequence[Run], b: Sequence[Run], metric: str = "auc") -> dict[str, Any]:
+def compare(
+    a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun], metric: str = "auc"
+) -> dict[str, Any]:
     """Return all that is known of a difference, as plain JSON.
 
     Args:

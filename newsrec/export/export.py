@@ -37,6 +37,7 @@ from newsrec.serving.manifest import (
     CARD,
     CONFIG,
     MANIFEST,
+    MANIFEST_FORMAT,
     NEWS_ENCODER,
     PROGRAM,
     TOKENIZER,

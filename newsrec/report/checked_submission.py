@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.table import Table
 
 from newsrec.console import say, terminal
-from newsrec.data.dataset import MindData, Split
+from newsrec.data.dataset import NewsData, Split
 from newsrec.evaluation.check_submission import JUDGED, Report
 from newsrec.evaluation.submission import KINDS, NAME
 from newsrec.report.data_folder import share
@@ -19,7 +19,7 @@ MOST_UNKNOWN = 0.05
 """Shares of empty histories and of ids without a story above which a person should look."""
 
 
-def print_checked(path: Path, report: Report, data: MindData, split: Split) -> None:
+def print_checked(path: Path, report: Report, data: NewsData, split: Split) -> None:
     """Print what a submission is that would be taken, and what looks wrong.
 
     Args:
@@ -85,7 +85,7 @@ def warnings_of(report: Report, split: Split) -> list[str]:
     return found
 
 
-def refusal(report: Report, data: MindData) -> str:
+def refusal(report: Report, data: NewsData) -> str:
     """Return what is wrong with a submission that would not be taken.
 
     That is the first bad line, how many there are, what is wrong with the ids, and whether another
@@ -110,7 +110,7 @@ def refusal(report: Report, data: MindData) -> str:
     return "\n".join(parts)
 
 
-def _data_table(data: MindData, split: Split) -> Table:
+def _data_table(data: NewsData, split: Split) -> Table:
     """Return the shares of what the data lack, the split before the others."""
     splits = [split, *(other for other in data.splits.values() if other.name != split.name)]
     shares = [_unknown_shares(each.counts) for each in splits]

@@ -3,12 +3,12 @@
 from rich.table import Table
 
 from newsrec.console import say, terminal
-from newsrec.data.compile import CUT_OFF
-from newsrec.data.dataset import MindData, Split
+from newsrec.data.dataset import NewsData, Split
+from newsrec.data.readers.base import CUT_OFF
 from newsrec.report.tables import table
 
 
-def print_data(data: MindData) -> None:
+def print_data(data: NewsData) -> None:
     """Print what was counted in each split, and what was wrong with its files."""
     say(f"{data.root}: {len(data.news):,} stories, {len(data.users):,} users")
     terminal().print(counts_table(data))
@@ -19,7 +19,7 @@ def print_data(data: MindData) -> None:
         say(f"{file}: {CUT_OFF}")
 
 
-def counts_table(data: MindData) -> Table:
+def counts_table(data: NewsData) -> Table:
     """Return a table with a column for each split."""
     columns = [_cells(split) for split in data.splits.values()]
     rows = [(label, *(column[label] for column in columns)) for label in columns[0]]

@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from newsrec.data.readers.news import read_news
+from newsrec.data.readers.mind import read_news
 from newsrec.errors import UserError
 from newsrec.files import file_hash, publish, require_empty
 from newsrec.serving.folder import StoredNews, write_news

@@ -179,7 +179,8 @@ class Recommender:
     def user_vector(self, history_ids: Sequence[str]) -> NDArray[np.float32]:
         """Return what the model makes of one user's history ``[dim]``; see ``user_vectors``."""
         require_one_user(history_ids, "history_ids", "user_vectors")
-        return self.user_vectors([history_ids])[0]
+        vector: NDArray[np.float32] = self.user_vectors([history_ids])[0]
+        return vector
 
     def user_vectors(self, histories: Sequence[Sequence[str]]) -> NDArray[np.float32]:
         """Return what the model makes of each history ``[users, dim]``.
@@ -298,4 +299,4 @@ class Recommender:
 
     @property
     def _fields(self) -> list[str]:
-        return self.folder.manifest["fields"]
+        return list(self.folder.manifest["fields"])

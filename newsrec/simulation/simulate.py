@@ -79,7 +79,7 @@ def simulate(
     return world
 
 
-class Split(NamedTuple):
+class SimulatedSplit(NamedTuple):
     """One split of a simulated world, before it is written."""
 
     name: str
