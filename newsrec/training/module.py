@@ -180,7 +180,11 @@ class RecommenderModule(LightningModule):
             self.recommender.compile_parts()
 
     def on_fit_start(self) -> None:
-        """Fit the skip path to the catalogue, the same on every process; a resumed run has it."""
+        """Fit the skip path to the news of training; a resumed run has it.
+
+        These are the news that the splits know which are trained on and chosen by. All processes
+        get the same.
+        """
         encoder = self.recommender.news_encoder
         if encoder.skip is None or encoder.skip.fitted:
             return
@@ -266,6 +270,8 @@ class RecommenderModule(LightningModule):
         """Encode the data module's catalogue, in the Trainer's precision ``[news, dim]``."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         states: TokenStates | None = data.states
+        if states is not None and len(states.lengths) < len(data.catalogue.first):
+            states = None  # they are those of training, which does not see all news
         with self.trainer.precision_plugin.forward_context():
             self.news_vectors = encode_catalogue(
                 self.recommender,
