@@ -121,7 +121,7 @@ class _Compilation:
                 arrays[name].write(np.zeros(1))
             histories = Histories(arrays["history_values"], arrays["history_offsets"])
             for split, files in splits.items():
-                known = ids[: num_news[split]]  # so no file depends on those of later splits
+                known = ids[: num_news[split]]  # so that later splits change nothing here
                 counts[split] |= self._behaviors(files.behaviors, known, arrays, histories, users)
             all_users, user = users.finish()
             arrays["user"].write(user)
@@ -143,10 +143,10 @@ class _Compilation:
     def _news(
         self, splits: Mapping[str, SplitFiles], counts: dict[str, dict[str, int]]
     ) -> tuple[pa.Table, dict[str, int], int]:
-        """Return the catalogue's real stories and how many ids a later file tells otherwise.
+        """Return the catalogue's real stories, how many each split knows, and disagreeing ids.
 
-        Between the two, how many of the stories each split knows: its own news.tsv has them, or
-        that of a split before it.
+        A split knows the news of its own news.tsv and of the splits before it. An id disagrees if
+        a later file has another text for it.
         """
         tables: list[pa.Table] = []
         num_news = {}

@@ -187,10 +187,10 @@ class MindDataModule(LightningDataModule):
         self._num_news = self._known_news(stage)
 
     def _known_news(self, stage: str) -> int | None:
-        """Return how many rows of the catalogue a stage may see; None for all.
+        """Return how many rows of the catalogue a stage sees, from the first; None for all.
 
-        Training, and what chooses the checkpoint, may see the news that their splits know: others,
-        as those that test alone has, would change the weights.
+        Training and validation see the news that their splits know. More, such as news that only
+        test has, would change the weights.
         """
         if stage == "fit":
             return max(self.data.split(name).num_news for name in self.windows())
@@ -214,13 +214,13 @@ class MindDataModule(LightningDataModule):
 
     @property
     def catalogue(self) -> Catalogue:
-        """Tokens of every story; in training, of those that its splits know."""
+        """Every story's tokens; while fitting, those of the news that its splits know."""
         assert self._catalogue is not None, "setup() comes first"
         return self._catalogue if self._num_news is None else self._catalogue.head(self._num_news)
 
     @property
     def news_ends(self) -> list[int]:
-        """Rows of the catalogue at which the news of train, dev and test end, as far as it goes."""
+        """Row of the catalogue at which each split's news end; those beyond it left out."""
         ends = {split.num_news for split in self.data.splits.values()}
         return sorted(end for end in ends if end <= len(self.catalogue.first))
 

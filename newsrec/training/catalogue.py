@@ -139,9 +139,8 @@ def frozen_states(
         catalogue: Every story's tokens.
         root: The data folder.
         precision: bf16 or fp32.
-        ends: Rows at which the news of each split end. Those up to one are computed before those
-            behind it: what stories go through the PLM together shows in the last bits, and train's
-            must not depend on what else was kept here before.
+        ends: Row at which each split's news end. A split's news are computed without those of
+            later splits, because the last bits of a state depend on the news computed with it.
 
     Returns:
         None where the PLM cannot be continued from its tuned layers; it then runs whole.

@@ -180,10 +180,9 @@ class RecommenderModule(LightningModule):
             self.recommender.compile_parts()
 
     def on_fit_start(self) -> None:
-        """Fit the skip path to the news of training; a resumed run has it.
+        """Fit the skip path to the news that training sees, the same on every process.
 
-        These are the news that the splits know which are trained on and chosen by. All processes
-        get the same.
+        A resumed run has it.
         """
         encoder = self.recommender.news_encoder
         if encoder.skip is None or encoder.skip.fitted:
