@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.datamodule import MindDataModule
+from newsrec.data.states import StateStore
 from newsrec.model.tuning import CutPlm
 from newsrec.plm import load_plm
 from newsrec.training.callbacks import FrozenStates
@@ -153,9 +154,16 @@ def test_dev_changes_no_tensor_where_it_does_not_choose(tmp_path, plm_dir, val):
     assert_the_same(tmp_path, plm_dir, changes, val=val)
 
 
-def test_states_computed_for_dev_change_none_of_train(tmp_path, plm_dir):
-    """A data folder keeps the states that another run has computed."""
-    found = []
+def test_states_computed_for_dev_change_none_of_train(tmp_path, plm_dir, monkeypatch):
+    """A data folder keeps the states that another run has computed, so no block may mix splits."""
+    found, blocks = [], []
+    compute = StateStore._compute
+
+    def note(self, base, catalogue, missing, *args):
+        blocks.append(len(missing))
+        compute(self, base, catalogue, missing, *args)
+
+    monkeypatch.setattr(StateStore, "_compute", note)
     for name, splits in (("one", ["last_day"]), ("other", ["dev", "last_day"])):
         root = make(on_two_days(as_it_is), tmp_path / name)
         for val in splits:
@@ -165,6 +173,7 @@ def test_states_computed_for_dev_change_none_of_train(tmp_path, plm_dir):
             states = frozen_states(cut, data.catalogue, root, "fp32", data.news_ends)
         found.append(states.take(torch.arange(FIRST_NEWS, len(data.catalogue.first))))
     assert torch.equal(*found)
+    assert blocks == [13, 13, 3]  # train's for one, then train's and dev's for the other
 
 
 def test_scoring_knows_all_news(tmp_path, plm_dir):
