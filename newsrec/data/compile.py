@@ -36,7 +36,7 @@ from newsrec.errors import UserError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3
+FORMAT = 4
 """Version of the compiled arrays; a change of their meaning counts it up."""
 
 SLOW_BYTES = 20_000_000
@@ -109,7 +109,7 @@ class _Compilation:
 
     def compile(self, splits: Mapping[str, SplitFiles]) -> None:
         counts: dict[str, dict[str, int]] = {split: {} for split in splits}
-        news, disagreeing = self._news(splits, counts)
+        news, num_news, disagreeing = self._news(splits, counts)
         _write_table(self.target / "news.arrow", news)
         ids = news["news_id"].combine_chunks()
         users = Users()
@@ -121,7 +121,8 @@ class _Compilation:
                 arrays[name].write(np.zeros(1))
             histories = Histories(arrays["history_values"], arrays["history_offsets"])
             for split, files in splits.items():
-                counts[split] |= self._behaviors(files.behaviors, ids, arrays, histories, users)
+                known = ids[: num_news[split]]  # so that later splits change nothing here
+                counts[split] |= self._behaviors(files.behaviors, known, arrays, histories, users)
             all_users, user = users.finish()
             arrays["user"].write(user)
         end = 0
@@ -132,6 +133,7 @@ class _Compilation:
         meta = {
             "format": FORMAT,
             "counts": counts,  # splits in the order of their rows
+            "num_news": num_news,
             "disagreeing_news": disagreeing,
             "bad_lines": self.bad_lines,
             "cut_off": self.cut_off,
@@ -140,9 +142,14 @@ class _Compilation:
 
     def _news(
         self, splits: Mapping[str, SplitFiles], counts: dict[str, dict[str, int]]
-    ) -> tuple[pa.Table, int]:
-        """Return the catalogue's real stories, and how many ids a later file tells otherwise."""
+    ) -> tuple[pa.Table, dict[str, int], int]:
+        """Return the catalogue's real stories, how many each split knows, and disagreeing ids.
+
+        A split knows the news of its own news.tsv and of the splits before it. An id disagrees if
+        a later file has another text for it.
+        """
         tables: list[pa.Table] = []
+        num_news = {}
         for split, files in splits.items():
             reader = Reader(files.news, NEWS_COLUMNS, KEPT, self.advance)
             rows = read_rows(reader)
@@ -154,6 +161,7 @@ class _Compilation:
                 "repeated_titles": len(own) - len(pc.unique(own["title"])),
             }
             tables.append(own)
+            num_news[split] = len(pc.unique(pa.concat_tables(tables)["news_id"]))
         table = pa.concat_tables(tables).combine_chunks()
         differs = pa.array(differs_from_first(table))
         disagreeing = len(pc.unique(table["news_id"].filter(differs)))
@@ -162,7 +170,7 @@ class _Compilation:
             log.warning(
                 "%s %s another text in a later split; the first is kept", f"{disagreeing:,}", have
             )
-        return distinct(table), disagreeing
+        return distinct(table), num_news, disagreeing
 
     def _behaviors(
         self,

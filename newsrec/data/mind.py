@@ -1,8 +1,10 @@
 """MIND's ``news.tsv`` and ``behaviors.tsv`` as arrays, compiled once and memory-mapped after.
 
 The stories of all splits form one catalogue. Row 0 is padding, row 1 the unknown story, and real
-stories start at row 2 in the order in which train, dev and test name them first. A history keeps
-only stories that some ``news.tsv`` has; a candidate that none has becomes row 1. Both are counted.
+stories start at row 2 in the order in which train, dev and test name them first. A split knows the
+stories of its own ``news.tsv`` and of those of the splits before it, so what is read of train and
+dev does not depend on test. A history keeps only stories that its split knows; a candidate that it
+does not know becomes row 1. Both are counted.
 
 Compiled arrays live in ``ROOT/.newsrec`` under a key made of the files' contents, so that changed
 files are compiled anew and old arrays are never read for them. Files are hashed while they are
@@ -69,6 +71,9 @@ class Split(NamedTuple):
     """What ``prepare`` reports: impressions, users, unknown ids and so on."""
     fingerprint: str
     """Hash of the split's two files, and of how it was cut."""
+    num_news: int
+    """Rows of the catalogue that the split may name: the first ones, padding and the unknown story
+    included."""
 
     @property
     def days(self) -> tuple[np.datetime64, np.datetime64]:
@@ -283,7 +288,8 @@ def _load(root: Path, cache: Path, fingerprints: Mapping[str, str]) -> MindData:
     end = 0
     for name, counts in meta["counts"].items():
         begin, end = end, end + counts["impressions"]
-        splits[name] = split_of(arrays, name, begin, end, counts, fingerprints[name])
+        num_news = meta["num_news"][name] + FIRST_NEWS
+        splits[name] = split_of(arrays, name, begin, end, counts, fingerprints[name], num_news)
     news = _read_table(cache / "news.arrow")
     users = _read_table(cache / "users.arrow")["user_id"].combine_chunks()
     return MindData(root, cache, news, users, splits, meta["bad_lines"], meta["cut_off"], arrays)
@@ -296,6 +302,7 @@ def split_of(
     end: int,
     counts: dict[str, int],
     fingerprint: str,
+    num_news: int,
 ) -> Split:
     """Return the split of the impressions ``begin`` to ``end`` of the arrays."""
     rows = slice(begin, end)
@@ -312,4 +319,5 @@ def split_of(
         labels=arrays["labels"][shown] if "clicks" in counts else None,
         counts=counts,
         fingerprint=fingerprint,
+        num_news=num_news,
     )
