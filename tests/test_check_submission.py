@@ -46,6 +46,7 @@ def split_of(ids, lengths, labels=None):
         labels=labels,
         counts=counts,
         fingerprint="",
+        num_news=0,
     )
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from newsrec.data import FIRST_NEWS, PADDING_NEWS, UNKNOWN_NEWS, store
-from newsrec.data.dataset import open_mind
+from newsrec.data.dataset import SPLITS, open_mind
 from newsrec.data.readers import tsv
 from newsrec.data.readers.mind_files import BEHAVIORS_COLUMNS, find_splits
 from newsrec.errors import UserError
@@ -32,13 +32,12 @@ def lines_of(file):
 
 def parse_by_lines(files):
     """Read a data folder slowly, one line at a time: stories by row, impressions by split."""
-    stories = {}
-    for split in files.values():
-        for news_id, *fields in lines_of(split.news):
-            stories.setdefault(news_id, fields[:4])
-    row = {news_id: FIRST + i for i, news_id in enumerate(stories)}
+    stories, row = {}, {}
     splits = {}
-    for split in files:
+    for split in files:  # each knows its own stories and those of the splits before it
+        for news_id, *fields in lines_of(files[split].news):
+            stories.setdefault(news_id, fields[:4])
+            row.setdefault(news_id, FIRST + len(row))
         impressions, counts = [], Counter(skipped_lines=0, skipped_news_lines=0)
         titles = {fields[0]: fields[3] for fields in reversed(lines_of(files[split].news))}
         counts["stories"] = len(titles)
@@ -65,7 +64,7 @@ def parse_by_lines(files):
             counts["clicks"] += sum(labels)
         counts["impressions"] = len(impressions)
         counts["users"] = len({impression["user"] for impression in impressions})
-        splits[split] = impressions, counts
+        splits[split] = impressions, counts, FIRST + len(row)
     return stories, splits
 
 
@@ -97,8 +96,9 @@ def assert_agrees_with_lines(root):
     assert data.num_news == len(stories) + FIRST
     assert len(set(data.users.to_pylist())) == len(data.users)
     assert list(data.splits) == list(splits)
-    for name, (impressions, counts) in splits.items():
+    for name, (impressions, counts, num_news) in splits.items():
         split = data.split(name)
+        assert split.num_news == num_news
         assert impressions_of(data, split) == impressions
         if split.labels is None:
             assert not any(impression["labels"] for impression in impressions)
@@ -148,6 +148,21 @@ def test_unknown_stories_leave_a_history_and_are_counted(tmp_path):
     assert split.candidates.values.tolist() == [2, UNKNOWN]
     assert split.counts["unknown_history_news"] == 2
     assert split.counts["unknown_candidates"] == 1
+
+
+def test_a_split_knows_its_own_news_and_those_of_the_splits_before_it(tmp_path):
+    news = {
+        split: [news_row(n, *"abcd")] for split, n in zip(SPLITS, ("N1", "N2", "N3"), strict=True)
+    }
+    time = "11/11/2019 9:05:58 AM"
+    line = ["1", "U1", time, "N3 N2 N1", "N1-0 N2-1 N3-0"]
+    data = open_mind(write_mind(tmp_path, news, {name: [line] for name in SPLITS}))
+    candidates = [data.split(name).candidates.values.tolist() for name in SPLITS]
+    assert candidates == [[2, UNKNOWN, UNKNOWN], [2, 3, UNKNOWN], [2, 3, 4]]
+    histories = [data.split(n).histories.take(data.split(n).history).values for n in SPLITS]
+    assert [h.tolist() for h in histories] == [[2], [3, 2], [4, 3, 2]]
+    assert [data.split(name).num_news for name in SPLITS] == [3, 4, 5]
+    assert data.num_news == 5
 
 
 def test_a_split_of_empty_histories_opens(tmp_path):

@@ -108,7 +108,11 @@ def fit(module, data, **options):
 
 
 @pytest.mark.parametrize("tune_layers", [0, 1])
-def test_gates_at_zero_score_as_the_baseline_cosine(root, plm_dir, tune_layers):
+def test_gates_at_zero_score_as_the_baseline_cosine(tmp_path, plm_dir, tune_layers):
+    # The baseline centres on all news, and training on those of train and dev: here all there are.
+    splits = ("train", "dev")
+    files = ({name: rows[name] for name in splits} for rows in (tiny_news(), tiny_behaviors()))
+    root = write_mind(tmp_path / "mind", *files)
     module, data = made(root, plm_dir, lr=0.0, plm_lr=0.0, gate_lr=0.0, tune_layers=tune_layers)
     _, scores, _ = fit(module, data, max_epochs=1)
     split = data.data.split("dev")

@@ -141,6 +141,7 @@ def random_world(seed, num_users=6, num_news=30, with_labels=True):
             labels=labels[shown] if with_labels or name == "train" else None,
             counts={},
             fingerprint="",
+            num_news=0,
         )
         begin += size
     categories = rng.choice(["news", "sports", "", "tv"], num_news - FIRST_NEWS).tolist()

@@ -69,3 +69,7 @@ class Catalogue(NamedTuple):
     """Real tokens, on the CPU ``[news]``."""
     first: Tensor
     """Lowest row with the same tokens: such stories are encoded once ``[news]``."""
+
+    def head(self, rows: int) -> "Catalogue":
+        """Return the first rows; they are shared, not copied."""
+        return Catalogue(*(values[:rows] for values in self))

@@ -27,7 +27,7 @@ from newsrec.errors import UserError
 
 log = logging.getLogger(__name__)
 
-ARRAYS_FORMAT = 3
+ARRAYS_FORMAT = 4
 """Version of the compiled arrays; a change of their meaning counts it up."""
 
 SLOW_BYTES = 20_000_000
@@ -102,7 +102,7 @@ class _Compilation:
 
     def compile(self, splits: Splits) -> None:
         counts: dict[str, dict[str, int]] = {split: {} for split in splits}
-        news, disagreeing = self._news(splits, counts)
+        news, num_news, disagreeing = self._news(splits, counts)
         _write_table(self.target / "news.arrow", news)
         ids = news["news_id"].combine_chunks()
         users = Users()
@@ -114,7 +114,8 @@ class _Compilation:
                 arrays[name].write(np.zeros(1))
             histories = Histories(arrays["history_values"], arrays["history_offsets"])
             for split, files in splits.items():
-                counts[split] |= self._impressions(files, ids, arrays, histories, users)
+                known = ids[: num_news[split]]  # so that later splits change nothing here
+                counts[split] |= self._impressions(files, known, arrays, histories, users)
             all_users, user = users.finish()
             arrays["user"].write(user)
         end = 0
@@ -125,15 +126,23 @@ class _Compilation:
         meta = {
             "format": ARRAYS_FORMAT,
             "counts": counts,  # splits in the order of their rows
+            "num_news": num_news,
             "disagreeing_news": disagreeing,
             "bad_lines": self.bad_lines,
             "cut_off": self.cut_off,
         }
         (self.target / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
-    def _news(self, splits: Splits, counts: dict[str, dict[str, int]]) -> tuple[pa.Table, int]:
-        """Return the catalogue's real stories, and how many ids a later file tells otherwise."""
+    def _news(
+        self, splits: Splits, counts: dict[str, dict[str, int]]
+    ) -> tuple[pa.Table, dict[str, int], int]:
+        """Return the catalogue's real stories, how many each split knows, and disagreeing ids.
+
+        A split knows the news of its own news.tsv and of the splits before it. An id disagrees if
+        a later file has another text for it.
+        """
         tables: list[pa.Table] = []
+        num_news = {}
         for split, files in splits.items():
             done, blocks = self.reader.news(files, self.advance)
             rows = merge_news(blocks)
@@ -145,6 +154,7 @@ class _Compilation:
                 "repeated_titles": len(own) - len(pc.unique(own["title"])),
             }
             tables.append(own)
+            num_news[split] = len(pc.unique(pa.concat_tables(tables)["news_id"]))
         table = pa.concat_tables(tables).combine_chunks()
         differs = pa.array(differs_from_first(table))
         disagreeing = len(pc.unique(table["news_id"].filter(differs)))
@@ -153,7 +163,7 @@ class _Compilation:
             log.warning(
                 "%s %s another text in a later split; the first is kept", f"{disagreeing:,}", have
             )
-        return distinct(table), disagreeing
+        return distinct(table), num_news, disagreeing
 
     def _impressions(
         self,

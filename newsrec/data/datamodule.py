@@ -155,6 +155,7 @@ class MindDataModule(LightningDataModule):
         self._data: NewsData | None = None
         self._chosen = False
         self._catalogue: Catalogue | None = None
+        self._num_news: int | None = None
         self._index: SampleIndex | None = None
         self._indexed: Split | None = None
         self._tokens: SampleTokens | None = None
@@ -199,6 +200,19 @@ class MindDataModule(LightningDataModule):
                         "Choose a split whose candidates end in -0 and -1."
                     )
             self._index_samples()
+        self._num_news = self._known_news(stage)
+
+    def _known_news(self, stage: str) -> int | None:
+        """Return how many rows of the catalogue a stage sees, from the first; None for all.
+
+        Training and validation see the news that their splits know. More, such as news that only
+        test has, would change the weights.
+        """
+        if stage == "fit":
+            return max(self.data.split(name).num_news for name in self.windows())
+        if stage == "validate" and self.val in self.data.splits:
+            return self.data.split(self.val).num_news
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint holds besides the options: how batches were shared out."""
@@ -216,9 +230,15 @@ class MindDataModule(LightningDataModule):
 
     @property
     def catalogue(self) -> Catalogue:
-        """Every story's tokens."""
+        """Every story's tokens; while fitting, those of the news that its splits know."""
         assert self._catalogue is not None, "setup() comes first"
-        return self._catalogue
+        return self._catalogue if self._num_news is None else self._catalogue.head(self._num_news)
+
+    @property
+    def news_ends(self) -> list[int]:
+        """Row of the catalogue at which each split's news end; those beyond it left out."""
+        ends = {split.num_news for split in self.data.splits.values()}
+        return sorted(end for end in ends if end <= len(self.catalogue.first))
 
     @property
     def index(self) -> SampleIndex:

@@ -1,9 +1,10 @@
 """A data folder as arrays, compiled once and memory-mapped after.
 
 The news of all splits form one catalogue. Row 0 is padding, row 1 the unknown news, and real news
-start at row 2 in the order in which train, dev and test name them first. A history keeps only news
-that the files of some split describe; a candidate that none describes becomes row 1. Both are
-counted.
+start at row 2 in the order in which train, dev and test name them first. A split knows the news of
+its own files and of the splits before it, so what is read of train and dev does not depend on test.
+A history keeps only news that its split knows; a candidate that it does not know becomes row 1.
+Both are counted.
 """
 
 import json
@@ -47,6 +48,9 @@ class Split(NamedTuple):
     """What ``prepare`` reports: impressions, users, unknown ids and so on."""
     fingerprint: str
     """Hash of the split's two files, and of how it was cut."""
+    num_news: int
+    """Rows of the catalogue that the split may name: the first ones, padding and the unknown news
+    included."""
 
     @property
     def days(self) -> tuple[np.datetime64, np.datetime64]:
@@ -138,7 +142,8 @@ def _load(root: Path, cache: Path, fingerprints: Mapping[str, str]) -> NewsData:
     end = 0
     for name, counts in meta["counts"].items():
         begin, end = end, end + counts["impressions"]
-        splits[name] = split_of(arrays, name, begin, end, counts, fingerprints[name])
+        num_news = meta["num_news"][name] + FIRST_NEWS
+        splits[name] = split_of(arrays, name, begin, end, counts, fingerprints[name], num_news)
     news = _read_table(cache / "news.arrow")
     users = _read_table(cache / "users.arrow")["user_id"].combine_chunks()
     return NewsData(root, cache, news, users, splits, meta["bad_lines"], meta["cut_off"], arrays)
@@ -151,6 +156,7 @@ def split_of(
     end: int,
     counts: dict[str, int],
     fingerprint: str,
+    num_news: int,
 ) -> Split:
     """Return the split of the impressions ``begin`` to ``end`` of the arrays."""
     rows = slice(begin, end)
@@ -167,4 +173,5 @@ def split_of(
         labels=arrays["labels"][shown] if "clicks" in counts else None,
         counts=counts,
         fingerprint=fingerprint,
+        num_news=num_news,
     )

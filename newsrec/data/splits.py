@@ -101,7 +101,8 @@ def _join(data: NewsData, parts: list[str]) -> Split:
     begin = sum(data.splits[name].counts["impressions"] for name in order[: order.index(parts[0])])
     end = begin + sum(split.counts["impressions"] for split in splits)
     fingerprint = digest(*(split.fingerprint for split in splits))
-    joined = split_of(data.arrays, names, begin, end, {"clicks": 0}, fingerprint)
+    num_news = max(split.num_news for split in splits)
+    joined = split_of(data.arrays, names, begin, end, {"clicks": 0}, fingerprint, num_news)
     return joined._replace(counts=_counts(joined))
 
 

@@ -33,7 +33,7 @@ from newsrec.data.npy import NpyWriter
 from newsrec.data.ragged import to_offsets
 from newsrec.errors import UserError
 
-STATES_FORMAT = 1
+STATES_FORMAT = 2
 PRECISIONS = ("bf16", "fp32", "none")
 """How states are kept; with none the whole PLM runs in every step."""
 STORED = {"bf16": (torch.bfloat16, np.int16), "fp32": (torch.float32, np.float32)}

@@ -41,7 +41,9 @@ class FrozenStates(Callback):
         def find() -> TokenStates | None:
             encoder = module.recommender.news_encoder.eval()
             try:
-                return frozen_states(encoder.cut, data.catalogue, data.root, data.frozen_states)
+                return frozen_states(
+                    encoder.cut, data.catalogue, data.root, data.frozen_states, data.news_ends
+                )
             finally:
                 encoder.train()
 

@@ -1,6 +1,7 @@
 """Work on every story of the catalogue: its vectors, and the states of a PLM's frozen layers."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -125,7 +126,11 @@ def _stories(
 
 
 def frozen_states(
-    cut: CutPlm, catalogue: Catalogue, root: str | Path, precision: str
+    cut: CutPlm,
+    catalogue: Catalogue,
+    root: str | Path,
+    precision: str,
+    ends: Sequence[int] = (),
 ) -> TokenStates | None:
     """Return the states below a PLM's tuned layers, from beside the data or computed once.
 
@@ -134,6 +139,8 @@ def frozen_states(
         catalogue: Every story's tokens.
         root: The data folder.
         precision: bf16 or fp32.
+        ends: Row at which each split's news end. A split's news are computed without those of
+            later splits, because the last bits of a state depend on the news computed with it.
 
     Returns:
         None where the PLM cannot be continued from its tuned layers; it then runs whole.
@@ -163,4 +170,6 @@ def frozen_states(
         return cut.below(token_ids, mask)[mask]
 
     store = StateStore(Path(root), cut.key(), plm.config.hidden_size, precision)
+    for end in ends:
+        store.find_or_compute(catalogue.head(end), compute)
     return store.find_or_compute(catalogue, compute)

@@ -190,7 +190,10 @@ class RecommenderModule(LightningModule):
             self.recommender.compile_parts()
 
     def on_fit_start(self) -> None:
-        """Fit the skip path to the catalogue, the same on every process; a resumed run has it."""
+        """Fit the skip path to the news that training sees, the same on every process.
+
+        A resumed run has it.
+        """
         encoder = self.recommender.news_encoder
         if encoder.skip is None or encoder.skip.fitted:
             return
@@ -276,6 +279,8 @@ class RecommenderModule(LightningModule):
         """Encode the data module's catalogue, in the Trainer's precision ``[news, dim]``."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         states: TokenStates | None = data.states
+        if states is not None and len(states.lengths) < len(data.catalogue.first):
+            states = None  # they are those of training, which does not see all news
         with self.trainer.precision_plugin.forward_context():
             self.news_vectors = encode_catalogue(
                 self.recommender,

@@ -50,6 +50,7 @@ def random_split(number: int) -> tuple[Split, NDArray[np.int32]]:
         labels=labels,
         counts={},
         fingerprint="",
+        num_news=0,
     )
     scores = rng.random(len(labels), dtype=np.float32)
     return split, ranks(scores, candidates.offsets)
