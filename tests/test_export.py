@@ -91,7 +91,7 @@ def test_onnx_gives_pytorchs_vectors_for_any_batch_and_history(exported, lengths
 
 def test_the_model_is_built_again_without_the_plm_it_came_from(exported, monkeypatch):
     module, folder, _ = exported
-    monkeypatch.setattr("newsrec.plm.find_plm", lambda name: pytest.fail(name))
+    monkeypatch.setattr("newsrec.model.plm.load.find_plm", lambda name: pytest.fail(name))
     again = read_model(folder / CONFIG, folder / WEIGHTS).state_dict()
     expected = module.recommender.state_dict()
     assert again.keys() == expected.keys()

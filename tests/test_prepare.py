@@ -7,7 +7,7 @@ from conftest import tiny_behaviors, tiny_news, write_mind
 from newsrec.__main__ import main
 from newsrec.data.dataset import open_mind
 from newsrec.data.text import tokenize_catalogue
-from newsrec.plm import load_tokenizer
+from newsrec.plm_source import load_tokenizer
 
 
 def table(text):

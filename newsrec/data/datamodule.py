@@ -34,7 +34,7 @@ from newsrec.data.states import PRECISIONS, TokenStates
 from newsrec.data.text import tokenize_catalogue
 from newsrec.data.workers import keep_working
 from newsrec.errors import UserError
-from newsrec.plm import DEFAULT_PLM, load_tokenizer
+from newsrec.plm_source import DEFAULT_PLM, load_tokenizer
 
 log = logging.getLogger(__name__)
 

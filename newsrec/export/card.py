@@ -4,7 +4,7 @@ from typing import Any
 
 from newsrec.metrics import METRICS
 from newsrec.model.fastformer import FastformerConfig
-from newsrec.plm import DEFAULT_PLM
+from newsrec.plm_source import DEFAULT_PLM
 from newsrec.training.module import RecommenderModule
 
 PLM_LICENCES = {DEFAULT_PLM: "Apache-2.0"}

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from newsrec.errors import UserError
-from newsrec.model.encoders import NewsEncoder, UserEncoder
+from newsrec.model.news_encoder import NewsEncoder
 from newsrec.model.plm.cut import longest_text, run_plm
+from newsrec.model.user_encoders import UserEncoder
 
 INSIDE = 1_900_000_000
 """Bytes of weights that one ONNX file holds; protobuf ends at 2 GiB, and more lie beside it."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save
 
+from newsrec.model.plm.load import build_plm, plm_config
 from newsrec.model.recommender import NewsRecommender
-from newsrec.plm import build_plm, plm_config
 from newsrec.serving.folder import ExportFolder
 from newsrec.serving.manifest import CONFIG, WEIGHTS, reading
 from newsrec.training.module import RecommenderModule

@@ -8,8 +8,9 @@ from transformers import PreTrainedModel
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, EvalBatch
-from newsrec.model.encoders import NewsEncoder, UserEncoder
 from newsrec.model.fastformer import FastformerConfig
+from newsrec.model.news_encoder import NewsEncoder
+from newsrec.model.user_encoders import UserEncoder
 
 
 class NewsRecommender(nn.Module):

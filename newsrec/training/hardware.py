@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig
 
-from newsrec.plm import read_plm_config
+from newsrec.plm_source import read_plm_config
 from newsrec.training.agreement import decided_by_first
 from newsrec.training.checkpoint import hyper_parameters
 from newsrec.training.precision import (

@@ -23,8 +23,9 @@ from newsrec.data.states import TokenStates
 from newsrec.errors import UserError
 from newsrec.metrics import MindMetric
 from newsrec.model.fastformer import FastformerConfig
+from newsrec.model.plm.load import build_plm, load_plm, plm_config
 from newsrec.model.recommender import NewsRecommender
-from newsrec.plm import DEFAULT_PLM, build_plm, load_plm, plm_config
+from newsrec.plm_source import DEFAULT_PLM
 from newsrec.training.catalogue import encode_catalogue, mean_states
 from newsrec.training.checkpoint import FORMAT, hyper_parameters, read_checkpoint
 from newsrec.training.checkpoint_schema import building, try_out

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch
+from newsrec.model.plm.load import build_plm
 from newsrec.model.plm.packing import ATTENTION, pack
 from newsrec.model.recommender import NewsRecommender
-from newsrec.plm import build_plm
 from newsrec.training.live_bytes import as_on, without_values
 from newsrec.training.throughput import model_flop
 

@@ -70,8 +70,8 @@ def write_encoder(path: Path) -> None:
     import torch
 
     from newsrec.export.graphs import USER_NAMES, trace_user_encoder, write_onnx
-    from newsrec.model.encoders import UserEncoder
     from newsrec.model.fastformer import FastformerConfig
+    from newsrec.model.user_encoders import UserEncoder
 
     torch.manual_seed(0)
     encoder = UserEncoder(DIM, FastformerConfig(positions="recency"), MAX_HISTORY, skip=True)

@@ -45,8 +45,9 @@ from newsrec.data.batch import Batch
 from newsrec.data.datamodule import MindDataModule
 from newsrec.model.plm.blocks import length_mask
 from newsrec.model.plm.cut import run_plm
+from newsrec.model.plm.load import build_plm, load_plm
 from newsrec.model.recommender import NewsRecommender
-from newsrec.plm import DEFAULT_PLM, build_plm, load_plm
+from newsrec.plm_source import DEFAULT_PLM
 from newsrec.simulation.simulate import simulate
 from newsrec.training.optimizer import parameter_groups
 

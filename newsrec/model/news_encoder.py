@@ -1,4 +1,4 @@
-"""Titles to news vectors, clicked news to user vectors."""
+"""Titles to news vectors."""
 
 import torch
 from torch import Tensor, nn
@@ -9,15 +9,11 @@ from newsrec.model.fastformer import (
     Fastformer,
     FastformerConfig,
     init_weights,
-    masked_mean,
     pooling_of,
 )
 from newsrec.model.plm.cut import TOKENS_PER_PASS, CutPlm, longest_text
 from newsrec.model.plm.recompute import recompute_activations
 from newsrec.model.residual import SkipPath
-
-START_SCALE = 10.0
-"""Of scores on the skip path before training: products of sentence vectors lie within .3 or so."""
 
 
 class NewsEncoder(nn.Module):
@@ -116,46 +112,3 @@ class NewsEncoder(nn.Module):
         for module in self.cut.frozen:
             module.eval()
         return self
-
-
-class UserEncoder(nn.Module):
-    """Fastformer over clicked news, then pooling.
-
-    A reader without history gets a learned vector of their own, not zeros: 3 % of MIND's dev
-    impressions have none, and they count.
-
-    Args:
-        dim: Size of news and user vectors.
-        fastformer: Shape of the stack over the history: Fastformer, or its softmax twin. With
-            ``positions: recency`` it knows how many clicks ago each story was read.
-        max_history: Longest history; only positions need it.
-        skip: Whether the mean of the history is added; Fastformer then starts behind a gate that is
-            closed, and a learned scale makes scores of products of vectors of length 1.
-    """
-
-    def __init__(
-        self, dim: int, fastformer: FastformerConfig, max_history: int, skip: bool = False
-    ) -> None:
-        super().__init__()
-        self.fastformer = Fastformer(dim, fastformer, max_history)
-        self.pooling = pooling_of(dim, fastformer)
-        self.empty = nn.Parameter(torch.zeros(dim))
-        self.gate = nn.Parameter(torch.zeros(())) if skip else None
-        self.log_scale = nn.Parameter(torch.tensor(START_SCALE).log()) if skip else None
-        self.pooling.apply(init_weights)
-
-    def forward(self, history: Tensor, mask: Tensor) -> Tensor:
-        """Encode readers.
-
-        Args:
-            history: Vectors of clicked news, oldest first ``[users, history, dim]``.
-            mask: True where real; a row that is all False is an empty history ``[users, history]``.
-
-        Returns:
-            User vectors ``[users, dim]``.
-        """
-        pooled = self.pooling(self.fastformer(history, mask), mask)
-        if self.gate is not None and self.log_scale is not None:
-            mean = masked_mean(history, mask)
-            pooled = self.log_scale.exp() * (mean + self.gate * pooled)
-        return torch.where(mask.any(dim=1, keepdim=True), pooled, self.empty.to(pooled.dtype))
