@@ -7,6 +7,7 @@ from torch import distributed, nn
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, EvalBatch
 from newsrec.model.fastformer import PRESETS, FastformerConfig
+from newsrec.model.matching import match_all
 from newsrec.model.plm.blocks import length_mask
 from newsrec.model.plm.load import load_plm
 from newsrec.model.recommender import NewsRecommender
@@ -82,7 +83,7 @@ def reader(recommender, vectors):
     if not vectors:
         return recommender.user_encoder.empty
     mask = torch.ones(1, len(vectors), dtype=torch.bool)
-    return recommender.user_encoder(torch.stack(vectors)[None], mask)[0]
+    return recommender.user_encoder(torch.stack(vectors)[None], mask)[0, 0]
 
 
 def test_forward_equals_a_loop_over_samples(recommender):
@@ -113,7 +114,7 @@ def test_one_readers_score_has_no_gradient_to_the_stories_of_others(recommender)
     vectors = torch.randn(9, DIM, generator=torch.Generator().manual_seed(0), requires_grad=True)
     history = torch.tensor([[2, 3, 0], [4, 5, 6], [0, 0, 0]])
     candidate = torch.ones(DIM)
-    (recommender.encode_user(vectors, history)[0] @ candidate).backward()
+    (recommender.encode_user(vectors, history)[0, 0] @ candidate).backward()
     touched = vectors.grad.abs().sum(dim=1) > 0
     assert touched.nonzero().flatten().tolist() == [2, 3]
 
@@ -259,7 +260,7 @@ def test_every_preset_trains_under_ddp_without_unused_parameters(
 
         def forward(self, token_ids, lengths, history):
             news = recommender.encode_news(token_ids, lengths)
-            return recommender.encode_user(news, history) @ news[2:].T
+            return match_all(recommender.encode_user(news, history), news[2:])
 
     model = nn.parallel.DistributedDataParallel(Scores())
     lengths = torch.tensor([0, 0, 3, 4, 9, 12])

@@ -408,7 +408,7 @@ def scores_one_by_one(module, data, split):
         start, end = split.histories.offsets[history_row : history_row + 2]
         clicked = torch.from_numpy(split.histories.values[start:end].astype(np.int64))
         with torch.no_grad():
-            user = module.recommender.encode_user(vectors, clicked[None])[0]
+            user = module.recommender.encode_user(vectors, clicked[None])[0, 0]
         start, end = split.candidates.offsets[i : i + 2]
         for news in split.candidates.values[start:end]:
             scores.append(float(user @ vectors[int(news)]))

@@ -47,7 +47,7 @@ def test_a_readers_score_has_no_gradient_to_the_history_of_another(shape):
     encoder = stirred(UserEncoder(DIM, shape, max_history=6))
     history, mask = histories(3, 2, 6)
     history.requires_grad_()
-    (encoder(history, mask)[0] @ torch.ones(DIM)).backward()
+    (encoder(history, mask)[0, 0] @ torch.ones(DIM)).backward()
     assert (history.grad[0, :3].abs().sum(dim=1) > 0).all()
     assert (history.grad[0, 3:] == 0).all()
     assert (history.grad[1:] == 0).all()
@@ -57,7 +57,7 @@ def test_a_readers_score_has_no_gradient_to_the_history_of_another(shape):
 def test_an_empty_history_gets_the_learned_vector_and_teaches_it(shape):
     encoder = stirred(UserEncoder(DIM, shape, max_history=6))
     history, mask = histories(0, 4, 0)
-    users = encoder(history, mask)
+    users = encoder(history, mask)[:, 0]
     assert torch.equal(users[0], encoder.empty)
     assert torch.equal(users[2], encoder.empty)
     assert not torch.equal(users[1], encoder.empty)
@@ -72,8 +72,8 @@ def test_readers_without_any_history_need_no_column(shape, positions):
     shape = FastformerConfig(4, positions=positions, encoder=shape.encoder)
     encoder = stirred(UserEncoder(DIM, shape, max_history=6))
     users = encoder(torch.zeros(2, 0, DIM), torch.zeros(2, 0, dtype=torch.bool))
-    assert torch.equal(users, encoder.empty.expand(2, DIM))
-    assert encoder(*(t[:0] for t in histories(3))).shape == (0, DIM)
+    assert torch.equal(users, encoder.empty.expand(2, 1, DIM))
+    assert encoder(*(t[:0] for t in histories(3))).shape == (0, 1, DIM)
 
 
 def test_recency_gives_the_newest_click_its_place_however_long_the_history():

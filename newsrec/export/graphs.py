@@ -45,12 +45,18 @@ class ServedUserEncoder(nn.Module):
         self.max_history = max_history
 
     def forward(self, history: Tensor, mask: Tensor) -> Tensor:
-        """Encode readers; arguments and result as in ``UserEncoder``, padding behind."""
+        """Encode users; arguments as in ``UserEncoder``, padding behind.
+
+        Returns:
+            User vectors ``[batch, dim]``.
+        """
         clicks = mask.sum(dim=1, keepdim=True)  # [batch, 1]
         slots = torch.arange(mask.shape[1], device=mask.device)
         rows = slots + (clicks - self.max_history).clamp(min=0)  # [batch, history]
         rows = rows.clamp(max=mask.shape[1] - 1)[..., None].expand_as(history)
-        return self.encoder(history.gather(1, rows), slots < clicks.clamp(max=self.max_history))
+        users = self.encoder(history.gather(1, rows), slots < clicks.clamp(max=self.max_history))
+        assert users.shape[1] == 1, "an exported graph gives one vector per user"
+        return users.squeeze(1)
 
 
 class ServedNewsEncoder(nn.Module):
@@ -81,7 +87,7 @@ def trace_user_encoder(encoder: UserEncoder, max_history: int) -> ExportedProgra
     """Return the graph of a user encoder; batch and history may have any size from 1 on."""
     sizes = {0: Dim("batch"), 1: Dim("history")}
     # Two rows of two: a size of 1 would be taken for a constant.
-    inputs = torch.zeros(2, 2, encoder.empty.numel()), torch.ones(2, 2, dtype=torch.bool)
+    inputs = torch.zeros(2, 2, encoder.dim), torch.ones(2, 2, dtype=torch.bool)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         served = ServedUserEncoder(encoder, max_history).eval()

@@ -16,9 +16,9 @@ START_SCALE = 10.0
 
 
 class UserEncoder(nn.Module):
-    """Fastformer over clicked news, then pooling.
+    """Fastformer over clicked news, then pooling: one interest per user.
 
-    A reader without history gets a learned vector of their own, not zeros: 3 % of MIND's dev
+    A user without history gets a learned vector of their own, not zeros: 3 % of MIND's dev
     impressions have none, and they count.
 
     Args:
@@ -34,6 +34,7 @@ class UserEncoder(nn.Module):
         self, dim: int, fastformer: FastformerConfig, max_history: int, skip: bool = False
     ) -> None:
         super().__init__()
+        self.dim = dim
         self.fastformer = Fastformer(dim, fastformer, max_history)
         self.pooling = pooling_of(dim, fastformer)
         self.empty = nn.Parameter(torch.zeros(dim))
@@ -42,21 +43,28 @@ class UserEncoder(nn.Module):
         self.pooling.apply(init_weights)
 
     def forward(self, history: Tensor, mask: Tensor) -> Tensor:
-        """Encode readers.
+        """Encode users.
 
         Args:
             history: Vectors of clicked news, oldest first ``[users, history, dim]``.
             mask: True where real; a row that is all False is an empty history ``[users, history]``.
 
         Returns:
-            User vectors ``[users, dim]``.
+            User vectors ``[users, interests, dim]``.
         """
         pooled = self.pooling(self.fastformer(history, mask), mask)
         if self.gate is not None and self.log_scale is not None:
             mean = masked_mean(history, mask)
             pooled = self.log_scale.exp() * (mean + self.gate * pooled)
-        return torch.where(mask.any(dim=1, keepdim=True), pooled, self.empty.to(pooled.dtype))
+        users = torch.where(mask.any(dim=1, keepdim=True), pooled, self.empty.to(pooled.dtype))
+        return users.unsqueeze(1)
+
+    def gates(self) -> dict[str, Tensor]:
+        """Return how far the gate is open, and the scale of scores; nothing without them."""
+        if self.gate is None or self.log_scale is None:
+            return {}
+        return {"user": self.gate, "scale": self.log_scale.exp()}
 
 
-USER_ENCODERS: dict[str, type[nn.Module]] = {"fastformer": UserEncoder}
+USER_ENCODERS: dict[str, type[UserEncoder]] = {"fastformer": UserEncoder}
 """User encoders by the name that ``model.user_encoder`` gives."""

@@ -25,6 +25,7 @@ from newsrec.data.fields import text_hashes
 from newsrec.errors import UserError
 from newsrec.serving.arguments import Found, Readers, look_up, readers_of, require_strings
 from newsrec.serving.folder import ExportFolder
+from newsrec.serving.matching import match_all
 from newsrec.serving.results import AddedNews, Ranking, Recommendations
 from newsrec.serving.search import search
 from newsrec.serving.sessions import Encoders
@@ -191,7 +192,8 @@ class Recommender:
                 ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else ""),
             )
         users = self._encoders.users([history.rows for history in histories], stories.vectors)
-        return users if readers.several else users[0]
+        vectors = users.squeeze(1)
+        return vectors if readers.several else vectors[0]
 
     @overload
     def rank(self, history_ids: list[str], candidate_ids: list[str]) -> Ranking: ...
@@ -239,7 +241,7 @@ class Recommender:
         results = []
         for user, history, ids, found in zip(users, histories, shown.ids, candidates, strict=True):
             rows = [stories.rows.get(news_id, UNKNOWN_NEWS) for news_id in ids]
-            scores = stories.vectors[rows] @ user
+            scores = match_all(user[None], stories.vectors[rows])[0]
             order = np.argsort(-scores, kind="stable")
             ranked = [ids[place] for place in order]
             results.append(

@@ -43,6 +43,7 @@ from torch.nn import functional as F
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch
 from newsrec.data.datamodule import MindDataModule
+from newsrec.model.matching import match_candidates
 from newsrec.model.plm.blocks import length_mask
 from newsrec.model.plm.cut import run_plm
 from newsrec.model.plm.load import build_plm, load_plm
@@ -171,7 +172,7 @@ def every_appearance(model: NewsRecommender, batch: Batch, samples: Tensor) -> T
     news[real] = x
     clicked, offered = news.split([history.shape[1], candidates.shape[1]], dim=1)
     users = model.user_encoder(clicked, history > 0)
-    return torch.einsum("bd,bcd->bc", users, offered)
+    return match_candidates(users, offered)
 
 
 def recommender(arm: Arm, args: argparse.Namespace) -> NewsRecommender:
