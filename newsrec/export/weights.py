@@ -31,6 +31,7 @@ def write_model(module: RecommenderModule, folder: Path) -> None:
             "max_tokens": module.max_tokens,
             "max_history": module.max_history,
             "skip": module.skip,
+            "user_encoder": module.user_encoder,
         },
         "plm": {name: value for name, value in plm.items() if name not in ORIGIN},
     }

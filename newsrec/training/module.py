@@ -1,4 +1,4 @@
-"""What Lightning needs around the model: loss, validation and the optimizer."""
+"""What Lightning needs around the model: the training step, validation and the optimizer."""
 
 import inspect
 import logging
@@ -14,7 +14,6 @@ from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from newsrec.data import FIRST_NEWS
@@ -25,11 +24,13 @@ from newsrec.metrics import MindMetric
 from newsrec.model.fastformer import FastformerConfig
 from newsrec.model.plm.load import build_plm, load_plm, plm_config
 from newsrec.model.recommender import NewsRecommender
+from newsrec.model.user_encoders import USER_ENCODERS
 from newsrec.plm_source import DEFAULT_PLM
 from newsrec.training.catalogue import encode_catalogue, mean_states
 from newsrec.training.checkpoint import FORMAT, hyper_parameters, read_checkpoint
 from newsrec.training.checkpoint_schema import building, try_out
 from newsrec.training.contradictions import check_agreement, remembered
+from newsrec.training.losses import LOSSES
 from newsrec.training.optimizer import SCHEDULES, Schedule, adamw, parameter_groups
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,8 @@ class RecommenderModule(LightningModule):
         tune_layers: Top layers of the PLM that are trained: 0 freezes it, -1 trains all.
         dim: Size of news and user vectors.
         news: Fastformer over the tokens of a story.
-        user: Fastformer over the clicked stories of a reader.
+        user: Fastformer over the clicked news of a user.
+        user_encoder: What encodes users: fastformer.
         skip: Whether the PLM's own sentence vectors go past the encoders. Training then starts at
             their centred cosine, in dim directions of the PLM's, and gates, closed at first, let in
             what the encoders add.
@@ -56,6 +58,7 @@ class RecommenderModule(LightningModule):
         torch_compile: Whether torch.compile makes kernels of the PLM's layers and the encoders, for
             any number of stories and tokens. The first steps then take minutes, and a CPU needs a
             C++ compiler.
+        loss: What is minimised: cross_entropy of picking the clicked candidate.
         lr: Peak learning rate of all that is not the PLM.
         plm_lr: Peak learning rate of the PLM.
         gate_lr: Peak learning rate of the skip path's gates and scale, three numbers.
@@ -81,6 +84,8 @@ class RecommenderModule(LightningModule):
         skip: bool = True,
         checkpoint_activations: bool = False,
         torch_compile: bool = False,
+        user_encoder: str = "fastformer",
+        loss: str = "cross_entropy",
         lr: float = 1e-4,
         plm_lr: float = 1e-5,
         gate_lr: float = 1e-2,
@@ -101,6 +106,8 @@ class RecommenderModule(LightningModule):
         self.skip = skip
         self.checkpoint_activations = checkpoint_activations
         self.torch_compile = torch_compile
+        self.user_encoder = user_encoder
+        self.loss = loss
         self.lr = lr
         self.plm_lr = plm_lr
         self.gate_lr = gate_lr
@@ -121,7 +128,12 @@ class RecommenderModule(LightningModule):
                 f"model.warmup is {warmup}; it is a share of all steps, from 0 to 1, or a number "
                 "of steps."
             )
-        for name, allowed in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
+        for name, allowed in (
+            ("user_encoder", USER_ENCODERS),
+            ("loss", LOSSES),
+            ("schedule", SCHEDULES),
+            ("precision", PRECISIONS),
+        ):
             if getattr(self, name) not in allowed:
                 raise UserError(
                     f"model.{name} is {getattr(self, name)!r}. Choose one of {', '.join(allowed)}."
@@ -173,6 +185,7 @@ class RecommenderModule(LightningModule):
             self.max_history,
             self.skip,
             self.checkpoint_activations,
+            self.user_encoder,
         )
 
     def on_train_start(self) -> None:
@@ -208,9 +221,8 @@ class RecommenderModule(LightningModule):
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the cross-entropy of picking the clicked candidate."""
-        scores = self(batch).float().masked_fill(batch.candidates == 0, -torch.inf)
-        loss = F.cross_entropy(scores, batch.labels.argmax(dim=1))
+        """Return the loss of a batch."""
+        loss = LOSSES[self.loss](self.recommender.encode(batch), batch)
         size = len(batch.labels)
         # Not prog_bar: Lightning would read the loss in every step, and the host wait for it.
         self.log("train/loss", self._over_processes(loss), batch_size=size)

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch
@@ -14,6 +13,7 @@ from newsrec.model.plm.load import build_plm
 from newsrec.model.plm.packing import ATTENTION, pack
 from newsrec.model.recommender import NewsRecommender
 from newsrec.training.live_bytes import as_on, without_values
+from newsrec.training.losses import LOSSES
 from newsrec.training.throughput import model_flop
 
 WEIGHT = GRADIENT = 4
@@ -109,9 +109,7 @@ def step_cost(
         parameters = list(recommender.parameters())
         kept = [*parameters, *recommender.buffers()]
         with counter() as bytes_, as_on(device, bf16):
-            scores = recommender(batch).float()
-            loss = F.cross_entropy(scores, batch.labels.argmax(dim=1))
-            del scores
+            loss = LOSSES[module.loss](recommender.encode(batch), batch)
             activations = bytes_.live
             with torch.autocast("cpu", enabled=False):
                 loss.backward()
@@ -149,6 +147,7 @@ def build(module: Any, plm_config: dict[str, Any], packs: bool) -> NewsRecommend
         module.max_history,
         module.skip,
         module.checkpoint_activations,
+        module.user_encoder,
     )
     if packs:  # what pack() finds out by comparing values
         recommender.news_encoder.plm.config._attn_implementation = ATTENTION
