@@ -16,8 +16,9 @@ from newsrec.console import printable, progress, terminal
 from newsrec.errors import UserError
 from newsrec.evaluation.intervals import FEWEST_USERS, holm, mean_interval, sign_flip_p
 from newsrec.evaluation.names import HEADINGS, SLICE_NAMES
-from newsrec.evaluation.runs import METRICS, Paired, Run, has_seed, pair, read_run
+from newsrec.evaluation.runs import Paired, Run, has_seed, pair, read_run
 from newsrec.evaluation.seeds import seed_interval
+from newsrec.metrics import METRICS
 
 if TYPE_CHECKING:
     import argparse

@@ -20,7 +20,6 @@ from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, EvalBatch
 from newsrec.data.states import TokenStates
 from newsrec.errors import UserError
-from newsrec.metrics import MindMetric
 from newsrec.model.fastformer import FastformerConfig
 from newsrec.model.plm.load import build_plm, load_plm, plm_config
 from newsrec.model.recommender import NewsRecommender
@@ -31,6 +30,7 @@ from newsrec.training.checkpoint import FORMAT, hyper_parameters, read_checkpoin
 from newsrec.training.checkpoint_schema import building, try_out
 from newsrec.training.contradictions import check_agreement, remembered
 from newsrec.training.losses import LOSSES
+from newsrec.training.mind_metric import MindMetric
 from newsrec.training.optimizer import SCHEDULES, Schedule, adamw, parameter_groups
 
 log = logging.getLogger(__name__)
