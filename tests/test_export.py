@@ -60,9 +60,9 @@ def test_every_form_gives_pytorchs_scores(exported):
         {"layers": 0},
     ],
 )
-@pytest.mark.parametrize("skip", [True, False])
-def test_every_shape_of_user_encoder_reads_the_newest_clicks(user, skip, plm_dir):
-    module = made(plm_dir, user={"heads": 2, "ffn": 16} | user, skip=skip)
+@pytest.mark.parametrize("residual", [True, False])
+def test_every_shape_of_user_encoder_reads_the_newest_clicks(user, residual, plm_dir):
+    module = made(plm_dir, user={"heads": 2, "ffn": 16} | user, residual=residual)
     encoder = module.recommender.user_encoder
     program = graphs.trace_user_encoder(encoder, MAX_HISTORY).module()
     for rows, mask in made_histories(MAX_HISTORY, 50):

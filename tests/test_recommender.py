@@ -238,7 +238,7 @@ def one_process(tmp_path):
 @pytest.mark.parametrize("encoder", ["fastformer", "transformer"])
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize(
-    ("other", "skip"),
+    ("other", "residual"),
     [
         ({}, False),
         ({"positions": "recency", "layers": 2, "share_layers": True}, False),
@@ -246,11 +246,11 @@ def one_process(tmp_path):
     ],
 )
 def test_every_preset_trains_under_ddp_without_unused_parameters(
-    plm_dir, one_process, preset, encoder, other, skip
+    plm_dir, one_process, preset, encoder, other, residual
 ):
     shape = FastformerConfig.preset(preset, **({"heads": 4, "encoder": encoder} | other))
     recommender = NewsRecommender(
-        load_plm(str(plm_dir)), DIM, 1, shape, shape, 12, max_history=6, skip=skip
+        load_plm(str(plm_dir)), DIM, 1, shape, shape, 12, max_history=6, residual=residual
     )
 
     class Scores(nn.Module):

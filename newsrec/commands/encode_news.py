@@ -24,7 +24,7 @@ def add_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("--output", required=True, help="folder to write, absent or empty")
     parser.add_argument(
         "--on_bad_line",
-        choices=("error", "skip"),
+        choices=("error", "drop"),
         default="error",
         help="what to do with a line that cannot be read: stop, or leave it out",
     )

@@ -63,7 +63,7 @@ def add_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("--data.num_workers", type=int, help="processes that prepare batches")
     parser.add_argument(
         "--data.on_bad_line",
-        choices=("error", "skip"),
+        choices=("error", "drop"),
         help="what to do with a line that cannot be read: stop, or leave it out and count it",
     )
     for name, kind in FROM_CHECKPOINT.items():

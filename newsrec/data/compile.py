@@ -79,7 +79,7 @@ def compile_mind(
     Args:
         splits: Each split's files.
         target: An empty folder.
-        on_bad_line: ``error`` stops at the first line that cannot be read; ``skip`` leaves such
+        on_bad_line: ``error`` stops at the first line that cannot be read; ``drop`` leaves such
             lines out, counts them and keeps the first ten of each file to be shown.
 
     Raises:
@@ -204,7 +204,7 @@ class _Compilation:
         if num_bad and self.on_bad_line == "error":
             raise UserError(
                 f"{reader.file}, {first[0]}. Correct the line, or unpack the file again from its "
-                "zip; --data.on_bad_line skip leaves such lines out."
+                "zip; --data.on_bad_line drop leaves such lines out."
             )
         if not num_rows:
             raise UserError(f"{reader.file}: none of its lines can be read, {first[0]}.")

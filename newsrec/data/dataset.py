@@ -42,7 +42,7 @@ from newsrec.files import write_text
 
 INDEX = "files.json"
 """Remembers size, modification time and SHA-256 of the files that were compiled."""
-SKIPPED = "-skipped"
+DROPPED = "-dropped"
 """Ends the name of a compiled folder whose files had bad lines."""
 
 
@@ -128,14 +128,14 @@ def open_mind(root: str | Path, on_bad_line: str = "error") -> MindData:
 
     Args:
         root: Folder with train, dev and test, any subset, unpacked or zipped.
-        on_bad_line: ``error`` refuses a file with a line that cannot be read; ``skip`` leaves such
+        on_bad_line: ``error`` refuses a file with a line that cannot be read; ``drop`` leaves such
             lines out and counts them.
 
     Raises:
         UserError: If files are missing or cannot be read.
     """
-    if on_bad_line not in ("error", "skip"):
-        raise UserError(f"data.on_bad_line is {on_bad_line!r}; choose error or skip.")
+    if on_bad_line not in ("error", "drop"):
+        raise UserError(f"data.on_bad_line is {on_bad_line!r}; choose error or drop.")
     root = Path(root)
     splits = find_splits(root)
     found = _find(root, splits, on_bad_line)
@@ -197,8 +197,8 @@ def _find(
         hashes = _known_hashes(root, base, splits)
         if hashes is not None:
             name, fingerprints = _name(splits, hashes)
-            for folder in (base / name, base / f"{name}{SKIPPED}"):
-                if (on_bad_line == "skip" or folder.name == name) and is_intact(folder):
+            for folder in (base / name, base / f"{name}{DROPPED}"):
+                if (on_bad_line == "drop" or folder.name == name) and is_intact(folder):
                     return folder, fingerprints
     return None
 
@@ -222,7 +222,7 @@ def _compile(
             if _stamp(file) != before[file]:
                 raise UserError(f"{file} changed while it was read. Run again once it is whole.")
         name, fingerprints = _name(splits, hashes)
-        target = base / (name + SKIPPED if num_bad else name)
+        target = base / (name + DROPPED if num_bad else name)
         index = _read_index(base)
         for file in files:
             index[_key(root, file)] = [*before[file], hashes[file]]

@@ -205,7 +205,7 @@ def cosine_scores(
     """Product of the candidate's story vector and the mean of the history's, both centred.
 
     Centred means: scaled to length 1, less the mean of the catalogue's stories so scaled. An
-    untrained model with a skip path scores in this way.
+    untrained model with a residual path scores in this way.
 
     Args:
         data: The data folder.

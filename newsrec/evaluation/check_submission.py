@@ -106,7 +106,7 @@ def add_arguments(parser: "argparse.ArgumentParser") -> None:
     parser.add_argument(
         "--data.on_bad_line",
         dest="data.on_bad_line",
-        choices=("error", "skip"),
+        choices=("error", "drop"),
         default="error",
         help="what to do with a line of the data that cannot be read: stop, or leave it out",
     )

@@ -1,5 +1,7 @@
 """Titles to news vectors."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -13,7 +15,7 @@ from newsrec.model.fastformer import (
 )
 from newsrec.model.plm.cut import TOKENS_PER_PASS, CutPlm, longest_text
 from newsrec.model.plm.recompute import recompute_activations
-from newsrec.model.residual import SkipPath
+from newsrec.model.residual import ResidualPath, rename_weights
 
 
 class NewsEncoder(nn.Module):
@@ -28,8 +30,8 @@ class NewsEncoder(nn.Module):
         tune_layers: Top layers of the PLM that are trained: 0 freezes it, -1 trains all of it and
             its embeddings.
         max_tokens: Longest text.
-        skip: Whether the PLM's own sentence vector is added: see ``SkipPath``. What is trained then
-            starts behind a gate that is closed.
+        residual: Whether the PLM's own sentence vector is added: see ``ResidualPath``. What is
+            trained then starts behind a gate that is closed.
         checkpoint_activations: Whether the tuned layers keep little for the backward pass and run
             twice instead: less memory, more time, the same gradients.
         tokens_per_pass: Padded tokens that go through the PLM at once.
@@ -42,7 +44,7 @@ class NewsEncoder(nn.Module):
         fastformer: FastformerConfig,
         tune_layers: int,
         max_tokens: int,
-        skip: bool = False,
+        residual: bool = False,
         checkpoint_activations: bool = False,
         tokens_per_pass: int = TOKENS_PER_PASS,
     ) -> None:
@@ -61,8 +63,9 @@ class NewsEncoder(nn.Module):
         self.project = nn.Linear(plm.config.hidden_size, dim)
         self.fastformer = Fastformer(dim, fastformer, max_tokens)
         self.pooling = pooling_of(dim, fastformer)
-        self.skip = SkipPath(plm.config.hidden_size, dim) if skip else None
-        self.gate = nn.Parameter(torch.zeros(())) if skip else None
+        self.residual = ResidualPath(plm.config.hidden_size, dim) if residual else None
+        self.gate = nn.Parameter(torch.zeros(())) if residual else None
+        self.register_load_state_dict_pre_hook(_rename_weights)
         self.project.apply(init_weights)
         self.pooling.apply(init_weights)
         self.train()  # from_pretrained leaves the PLM in evaluation mode, and a Trainer keeps that
@@ -104,7 +107,7 @@ class NewsEncoder(nn.Module):
             News vectors ``[news, dim]``.
         """
         x = self.pooling(self.fastformer(self.project(states), mask), mask)
-        return x if self.skip is None else self.skip(states, mask) + self.gate * x
+        return x if self.residual is None else self.residual(states, mask) + self.gate * x
 
     def train(self, mode: bool = True) -> "NewsEncoder":
         """Set training mode; frozen parts of the PLM stay in evaluation mode, without dropout."""
@@ -112,3 +115,7 @@ class NewsEncoder(nn.Module):
         for module in self.cut.frozen:
             module.eval()
         return self
+
+
+def _rename_weights(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    rename_weights(state, prefix)

@@ -34,7 +34,7 @@ class NewsRecommender(nn.Module):
         user: Shape of the stack over the history, likewise.
         max_tokens: Longest text.
         max_history: Longest history.
-        skip: Whether the PLM's sentence vectors go past the encoders, which then start behind
+        residual: Whether the PLM's sentence vectors go past the encoders, which then start behind
             closed gates: an untrained model scores by the centred cosine of these vectors, in
             ``dim`` of their directions.
         checkpoint_activations: Whether the PLM's tuned layers run twice to save memory.
@@ -50,7 +50,7 @@ class NewsRecommender(nn.Module):
         user: FastformerConfig | dict[str, Any] = FastformerConfig(positions="recency"),  # noqa: B008
         max_tokens: int = 32,
         max_history: int = 50,
-        skip: bool = True,
+        residual: bool = True,
         checkpoint_activations: bool = False,
         user_encoder: str = "fastformer",
     ) -> None:
@@ -62,11 +62,11 @@ class NewsRecommender(nn.Module):
             FastformerConfig.of(news or {}),
             tune_layers,
             max_tokens,
-            skip,
+            residual,
             checkpoint_activations,
         )
         self.user_encoder = USER_ENCODERS[user_encoder](
-            dim, FastformerConfig.of(user), max_history, skip
+            dim, FastformerConfig.of(user), max_history, residual
         )
 
     def compile_parts(self) -> None:
@@ -113,7 +113,7 @@ class NewsRecommender(nn.Module):
         return self.user_encoder(news_vectors[history], history > 0)
 
     def gates(self) -> dict[str, Tensor]:
-        """Return how far the skip path's gates are open, and its scale; nothing without it."""
+        """Return how far the residual path's gates are open, and its scale; nothing without it."""
         news = self.news_encoder.gate
         gates = {} if news is None else {"news": news, **self.user_encoder.gates()}
         return {name: value.detach() for name, value in gates.items()}

@@ -12,7 +12,8 @@ from newsrec.model.fastformer import (
 )
 
 START_SCALE = 10.0
-"""Of scores on the skip path before training: products of sentence vectors lie within .3 or so."""
+"""Scale of scores on the residual path before training: products of sentence vectors lie within .3
+or so."""
 
 
 class UserEncoder(nn.Module):
@@ -26,20 +27,20 @@ class UserEncoder(nn.Module):
         fastformer: Shape of the stack over the history: Fastformer, or its softmax twin. With
             ``positions: recency`` it knows how many clicks ago each story was read.
         max_history: Longest history; only positions need it.
-        skip: Whether the mean of the history is added; Fastformer then starts behind a gate that is
-            closed, and a learned scale makes scores of products of vectors of length 1.
+        residual: Whether the mean of the history is added; Fastformer then starts behind a gate
+            that is closed, and a learned scale makes scores of products of vectors of length 1.
     """
 
     def __init__(
-        self, dim: int, fastformer: FastformerConfig, max_history: int, skip: bool = False
+        self, dim: int, fastformer: FastformerConfig, max_history: int, residual: bool = False
     ) -> None:
         super().__init__()
         self.dim = dim
         self.fastformer = Fastformer(dim, fastformer, max_history)
         self.pooling = pooling_of(dim, fastformer)
         self.empty = nn.Parameter(torch.zeros(dim))
-        self.gate = nn.Parameter(torch.zeros(())) if skip else None
-        self.log_scale = nn.Parameter(torch.tensor(START_SCALE).log()) if skip else None
+        self.gate = nn.Parameter(torch.zeros(())) if residual else None
+        self.log_scale = nn.Parameter(torch.tensor(START_SCALE).log()) if residual else None
         self.pooling.apply(init_weights)
 
     def forward(self, history: Tensor, mask: Tensor) -> Tensor:

@@ -49,9 +49,9 @@ class RecommenderModule(LightningModule):
         news: Fastformer over the tokens of a story.
         user: Fastformer over the clicked news of a user.
         user_encoder: What encodes users: fastformer.
-        skip: Whether the PLM's own sentence vectors go past the encoders. Training then starts at
-            their centred cosine, in dim directions of the PLM's, and gates, closed at first, let in
-            what the encoders add.
+        residual: Whether the PLM's own sentence vectors go past the encoders. Training then starts
+            at their centred cosine, in dim directions of the PLM's, and gates, closed at first, let
+            in what the encoders add.
         checkpoint_activations: Whether the PLM's tuned layers keep little for the backward pass and
             run twice instead: less memory, more time, the same gradients. Ignored where no layer is
             tuned.
@@ -61,7 +61,7 @@ class RecommenderModule(LightningModule):
         loss: What is minimised: cross_entropy of picking the clicked candidate.
         lr: Peak learning rate of all that is not the PLM.
         plm_lr: Peak learning rate of the PLM.
-        gate_lr: Peak learning rate of the skip path's gates and scale, three numbers.
+        gate_lr: Peak learning rate of the residual path's gates and scale, three numbers.
         weight_decay: AdamW's, on weight matrices alone.
         warmup: Share of all steps in which the learning rate rises, or their number if above 1.
         schedule: How it goes on from there: linear or cosine, both to 0, or constant.
@@ -81,7 +81,7 @@ class RecommenderModule(LightningModule):
         dim: int = 256,
         news: FastformerConfig = FastformerConfig(),  # noqa: B008, shows its defaults in --help
         user: FastformerConfig = FastformerConfig(positions="recency"),  # noqa: B008
-        skip: bool = True,
+        residual: bool = True,
         checkpoint_activations: bool = False,
         torch_compile: bool = False,
         user_encoder: str = "fastformer",
@@ -103,7 +103,7 @@ class RecommenderModule(LightningModule):
         self.dim = dim
         self.news = FastformerConfig.of(news)
         self.user = FastformerConfig.of(user)
-        self.skip = skip
+        self.residual = residual
         self.checkpoint_activations = checkpoint_activations
         self.torch_compile = torch_compile
         self.user_encoder = user_encoder
@@ -183,7 +183,7 @@ class RecommenderModule(LightningModule):
             self.user,
             self.max_tokens,
             self.max_history,
-            self.skip,
+            self.residual,
             self.checkpoint_activations,
             self.user_encoder,
         )
@@ -194,18 +194,18 @@ class RecommenderModule(LightningModule):
             self.recommender.compile_parts()
 
     def on_fit_start(self) -> None:
-        """Fit the skip path to the catalogue, the same on every process; a resumed run has it."""
+        """Fit the residual path to the catalogue, alike on all processes; a resumed run has it."""
         encoder = self.recommender.news_encoder
-        if encoder.skip is None or encoder.skip.fitted:
+        if encoder.residual is None or encoder.residual.fitted:
             return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if self.trainer.is_global_zero:
             encoder.eval()
             means = mean_states(encoder.cut, data.catalogue, data.states)
             encoder.train()
-            encoder.skip.fit(means[FIRST_NEWS:])
-        state = {name: value.cpu() for name, value in encoder.skip.state_dict().items()}
-        encoder.skip.load_state_dict(self.trainer.strategy.broadcast(state))
+            encoder.residual.fit(means[FIRST_NEWS:])
+        state = {name: value.cpu() for name, value in encoder.residual.state_dict().items()}
+        encoder.residual.load_state_dict(self.trainer.strategy.broadcast(state))
 
     def forward(self, batch: Batch) -> Tensor:
         """Return raw scores of a training batch ``[batch, candidates]``."""
@@ -242,7 +242,7 @@ class RecommenderModule(LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log how far the skip path's gates are open."""
+        """Log how far the residual path's gates are open."""
         for name, value in self.recommender.gates().items():
             self.log(f"gate/{name}", value)
 

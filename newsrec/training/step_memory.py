@@ -145,7 +145,7 @@ def build(module: Any, plm_config: dict[str, Any], packs: bool) -> NewsRecommend
         module.user,
         module.max_tokens,
         module.max_history,
-        module.skip,
+        module.residual,
         module.checkpoint_activations,
         module.user_encoder,
     )
