@@ -29,6 +29,16 @@ def test_cross_entropy_is_that_of_the_clicked_candidate_among_the_real_ones():
     torch.testing.assert_close(found, torch.tensor((first + second) / 2))
 
 
+def test_what_padded_candidates_score_does_not_reach_the_loss(monkeypatch):
+    batch = batch_of([0, 0], [[2, 3, 0], [3, 0, 0]], [[1, 0, 0], [1, 0, 0]])
+    scores = torch.tensor([[0.0, 0.0, 99.0], [-5.0, 99.0, float("inf")]], requires_grad=True)
+    monkeypatch.setattr("newsrec.training.losses.match_candidates", lambda *_: scores)
+    loss = cross_entropy(Encoded(NEWS, USERS), batch)
+    assert float(loss) == pytest.approx(math.log(2) / 2)
+    loss.backward()
+    torch.testing.assert_close(scores.grad, torch.tensor([[-0.25, 0.25, 0], [0, 0, 0]]))
+
+
 def test_padding_has_no_gradient():
     news = NEWS.clone().requires_grad_()
     cross_entropy(Encoded(news, USERS), batch_of([1], [[3, 2, 0]], [[1, 0, 0]])).backward()
