@@ -1,9 +1,9 @@
 """MIND's metrics, computed for a whole split at once.
 
-AUC, MRR, nDCG@5 and nDCG@10 are computed for each impression and then averaged, all four from the
-ranks that a leaderboard submission carries: candidates sorted by score, highest first, equal scores
-in the order of the file. An impression without a click or without a skip has no AUC; it is left out
-of all four and counted.
+AUC, MRR, nDCG@5 and nDCG@10 are computed for each impression and then averaged, all from the ranks
+that a leaderboard submission carries: candidates sorted by score, highest first, equal scores in
+the order of the file. An impression without a click or without a skipped candidate has no AUC; it
+is left out of all metrics and counted. A further metric is a function and a line in ``TABLE``.
 
 Scores, labels and offsets are flat: the candidates of impression ``i`` are
 ``scores[offsets[i]:offsets[i + 1]]``. Arrays may be NumPy or PyTorch.
@@ -12,35 +12,93 @@ Scores, labels and offsets are flat: the candidates of impression ``i`` are
 0.25
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
-from torchmetrics import Metric
 
-METRICS = ("auc", "mrr", "ndcg@5", "ndcg@10")
-"""Names of the four metrics, in the order in which this module reports them."""
 
-UNIT = 2.0**-40
-"""Of the whole numbers that ``MindMetric`` sums: 9e-13, and 8 million impressions fit."""
+class Clicks(NamedTuple):
+    """The clicks of some impressions, which is all that a metric sees.
+
+    Metrics are of the impressions that have a click and a skipped candidate, and of those alone.
+    """
+
+    rank: NDArray[np.int64]
+    """Rank of each click among its impression's candidates, 1 the best ``[clicks]``."""
+    impression: NDArray[np.int64]
+    """Which impression it is in, those without a metric counted too ``[clicks]``."""
+    valid: NDArray[np.bool_]
+    """Which of these have metrics, the ``impressions`` below ``[all impressions]``."""
+    num_clicked: NDArray[np.int64]
+    """``[impressions]``"""
+    num_skipped: NDArray[np.int64]
+    """``[impressions]``"""
+
+    def sums(self, values: NDArray) -> NDArray[np.float64]:
+        """Sum a value of each click over its impression ``[impressions]``."""
+        sums = np.bincount(self.impression, weights=values, minlength=len(self.valid))
+        return sums[self.valid].astype(np.float64, copy=False)
+
+
+def auc(clicks: Clicks) -> NDArray[np.float64]:
+    """Return the share of pairs of a clicked and a skipped candidate that are in order."""
+    clicked, skipped = clicks.num_clicked, clicks.num_skipped
+    # The i-th click from the top has rank - i skipped candidates above it (Mann-Whitney).
+    skipped_above = clicks.sums(clicks.rank.astype(np.float64)) - clicked * (clicked + 1) / 2
+    return 1 - skipped_above / (clicked * skipped)
+
+
+def mrr(clicks: Clicks) -> NDArray[np.float64]:
+    """Return the mean of 1 / rank over the clicks."""
+    return clicks.sums(1 / clicks.rank) / clicks.num_clicked
+
+
+def ndcg(clicks: Clicks, k: int) -> NDArray[np.float64]:
+    """Return the discounted gain of the clicks ranked 1 to ``k``, as a share of the highest."""
+    gain = 1 / np.log2(clicks.rank + 1)
+    highest = np.cumsum(1 / np.log2(np.arange(2, k + 2)))  # of 1..k clicks
+    return clicks.sums(gain * (clicks.rank <= k)) / highest[np.minimum(clicks.num_clicked, k) - 1]
+
+
+class Metric(NamedTuple):
+    """One line of ``TABLE``."""
+
+    heading: str
+    """How tables and pages call it."""
+    of: Callable[[Clicks], NDArray[np.float64]]
+    """Returns its value for each impression that has one ``[impressions]``."""
+
+
+TABLE: dict[str, Metric] = {
+    "auc": Metric("AUC", auc),
+    "mrr": Metric("MRR", mrr),
+    "ndcg@5": Metric("nDCG@5", partial(ndcg, k=5)),
+    "ndcg@10": Metric("nDCG@10", partial(ndcg, k=10)),
+}
+METRICS = tuple(TABLE)
+"""Names of the metrics, in the order in which they are reported."""
 
 
 class ImpressionMetrics(NamedTuple):
     """The metrics of every impression; the reported number is the mean over ``valid``."""
 
     values: NDArray[np.float64]
-    """In the order of ``METRICS``; NaN where ``valid`` is False ``[4, impressions]``."""
+    """In the order of ``METRICS``; NaN where ``valid`` is False ``[metrics, impressions]``."""
     valid: NDArray[np.bool_]
-    """True where the impression has a click and a skip ``[impressions]``."""
+    """True where the impression has a clicked and a skipped candidate ``[impressions]``."""
     tied: NDArray[np.bool_]
     """True where two candidates have the same score ``[impressions]``."""
 
+    def of(self, metric: str) -> NDArray[np.float64]:
+        """Return one metric of every impression ``[impressions]``."""
+        return self.values[METRICS.index(metric)]
+
 
 def mind_metrics(scores: ArrayLike, labels: ArrayLike, offsets: ArrayLike) -> dict[str, Any]:
-    """Return MIND's four metrics and what was counted on the way.
+    """Return MIND's metrics and what was counted on the way.
 
     Args:
         scores: Higher is better, any real number ``[candidates]``.
@@ -60,7 +118,8 @@ def mind_metrics(scores: ArrayLike, labels: ArrayLike, offsets: ArrayLike) -> di
 def summarize(result: ImpressionMetrics) -> dict[str, Any]:
     """Average per-impression metrics and count what was left out, as ``mind_metrics`` reports."""
     evaluated = int(result.valid.sum())
-    means = result.values[:, result.valid].mean(axis=1) if evaluated else np.full(4, np.nan)
+    valid = result.values[:, result.valid]
+    means = valid.mean(axis=1) if evaluated else np.full(len(METRICS), np.nan)
     return {
         "impressions": len(result.valid),
         "evaluated": evaluated,
@@ -73,7 +132,7 @@ def summarize(result: ImpressionMetrics) -> dict[str, Any]:
 def impression_metrics(
     scores: ArrayLike, labels: ArrayLike, offsets: ArrayLike
 ) -> ImpressionMetrics:
-    """Return the four metrics of every impression; arguments as in ``mind_metrics``."""
+    """Return the metrics of every impression; arguments as in ``mind_metrics``."""
     flat_scores, bounds = _check(scores, offsets)
     clicked = _numpy(labels)
     if clicked.shape != flat_scores.shape:
@@ -83,16 +142,17 @@ def impression_metrics(
         raise ValueError(f"Label {clicked[wrong[0]]} at position {wrong[0]} is neither 0 nor 1.")
 
     num_impressions = len(bounds) - 1
-    values = np.full((4, num_impressions), np.nan)
+    values = np.full((len(METRICS), num_impressions), np.nan)
     tied = np.zeros(num_impressions, dtype=bool)
     valid = np.zeros(num_impressions, dtype=bool)
     for first, last, order, ties in _sorted_blocks(flat_scores, bounds):
         tied[first:last] = ties
         block = slice(bounds[first], bounds[last])
         starts = bounds[first : last + 1] - bounds[first]
-        valid[first:last] = _block_metrics(
-            clicked[block][order].astype(bool), starts, values[:, first:last]
-        )
+        clicks = _clicks(clicked[block][order].astype(bool), starts)
+        valid[first:last] = clicks.valid
+        for row, metric in zip(values, TABLE.values(), strict=True):
+            row[first:last][clicks.valid] = metric.of(clicks)
     return ImpressionMetrics(values, valid, tied)
 
 
@@ -155,62 +215,16 @@ def category_entropy(
     return 0 - sums  # a single category gives 0.0, not -0.0
 
 
-class MindMetric(Metric):
-    """MIND's metrics over batches and processes: sums and counts, so any number of GPUs agrees.
-
-    ``update`` takes the arguments of ``mind_metrics``; ``compute`` returns the four means. The sums
-    are whole numbers of ``UNIT``: float32 would lose digits, and MPS has no float64.
-    """
-
-    full_state_update = False
-    total: Tensor
-    evaluated: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros(4, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("evaluated", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, scores: Tensor, labels: Tensor, offsets: Tensor) -> None:
-        """Add the impressions of one batch."""
-        result = impression_metrics(scores, labels, offsets)
-        sums = np.rint(result.values[:, result.valid].sum(axis=1) / UNIT).astype(np.int64)
-        self.total += torch.from_numpy(sums).to(self.total.device)
-        self.evaluated += int(result.valid.sum())
-
-    def compute(self) -> dict[str, Tensor]:
-        """Return the mean of each metric over all impressions seen; NaN if there were none."""
-        means = self.total.cpu().double() * UNIT / self.evaluated.cpu()
-        means = means.to(torch.float32 if self.device.type == "mps" else torch.float64)
-        return dict(zip(METRICS, means.to(self.device).unbind(), strict=True))
-
-
-def _block_metrics(
-    clicked: NDArray[np.bool_], starts: NDArray[np.int64], out: NDArray[np.float64]
-) -> NDArray[np.bool_]:
-    """Fill ``out`` ``[4, impressions]`` from labels in rank order; return which are valid."""
+def _clicks(clicked: NDArray[np.bool_], starts: NDArray[np.int64]) -> Clicks:
+    """Return the clicks of impressions from their labels in rank order."""
     lengths = np.diff(starts)
     positions = np.flatnonzero(clicked)
-    owner = np.searchsorted(starts, positions, side="right") - 1  # impression of each click
-    rank = positions - starts[owner] + 1
-    num_clicks = np.bincount(owner, minlength=len(lengths))
-    num_skips = lengths - num_clicks
-    valid = (num_clicks > 0) & (num_skips > 0)
-
-    def per_impression(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        sums = np.bincount(owner, weights=weights, minlength=len(lengths))
-        return sums[valid].astype(np.float64, copy=False)
-
-    clicks, skips = num_clicks[valid], num_skips[valid]
-    # The i-th click from the top has rank - i skips above it (Mann-Whitney).
-    skips_above = per_impression(rank.astype(np.float64)) - clicks * (clicks + 1) / 2
-    out[0, valid] = 1 - skips_above / (clicks * skips)
-    out[1, valid] = per_impression(1 / rank) / clicks
-    gain = 1 / np.log2(rank + 1)
-    ideal = np.concatenate([[0], np.cumsum(1 / np.log2(np.arange(2, 12)))])  # of 0..10 clicks
-    for row, k in ((2, 5), (3, 10)):
-        out[row, valid] = per_impression(gain * (rank <= k)) / ideal[np.minimum(clicks, k)]
-    return valid
+    impression = np.searchsorted(starts, positions, side="right") - 1
+    num_clicked = np.bincount(impression, minlength=len(lengths))
+    num_skipped = lengths - num_clicked
+    valid = (num_clicked > 0) & (num_skipped > 0)
+    rank = positions - starts[impression] + 1
+    return Clicks(rank, impression, valid, num_clicked[valid], num_skipped[valid])
 
 
 def _sorted_blocks(
@@ -281,8 +295,8 @@ def _check(scores: ArrayLike, offsets: ArrayLike) -> tuple[NDArray[np.floating],
     return values, bounds
 
 
-def _numpy(values: ArrayLike | Tensor) -> NDArray[Any]:
-    if isinstance(values, Tensor):
+def _numpy(values: Any) -> NDArray[Any]:
+    if hasattr(values, "detach"):  # a tensor; PyTorch is not imported for those who have none
         values = values.detach().cpu()
-        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+        return (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
     return np.asarray(values)

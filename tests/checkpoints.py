@@ -54,4 +54,4 @@ def answers(path):
     for i, row in enumerate(rows, start=2):
         token_ids[i, : len(row)] = torch.tensor(row)
     news = model.encode_news(token_ids, lengths)
-    return news[2:] @ model.encode_user(news, torch.tensor([[3, 5, 9]]))[0]
+    return news[2:] @ model.encode_user(news, torch.tensor([[3, 5, 9]]))[0, 0]

@@ -5,8 +5,8 @@ import torch
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Catalogue
+from newsrec.model.plm.load import load_plm
 from newsrec.model.recommender import NewsRecommender
-from newsrec.plm import load_plm
 from newsrec.training import catalogue as module
 from newsrec.training.catalogue import (
     encode_catalogue,

@@ -26,11 +26,11 @@ def test_a_run_of_an_earlier_version_goes_on_with_the_defaults_of_later_options(
     check_same_options(stored(), options, "last.ckpt")
 
 
-def test_a_run_from_before_the_skip_path_has_none():
-    assert hyper_parameters(stored(), "model")["skip"] is False
+def test_a_run_from_before_the_residual_path_has_none():
+    assert hyper_parameters(stored(), "model")["residual"] is False
     assert hyper_parameters(stored(), "data")["frozen_states"] == "fp32"
-    with pytest.raises(UserError, match=r"model.skip is True, but last.ckpt was .* with False"):
-        check_same_options(stored(), {"model": {"skip": True}}, "last.ckpt")
+    with pytest.raises(UserError, match=r"model.residual is True, but last.ckpt was .* with False"):
+        check_same_options(stored(), {"model": {"residual": True}}, "last.ckpt")
 
 
 @pytest.mark.parametrize(

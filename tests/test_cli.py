@@ -316,22 +316,22 @@ def mind_week(mind_dir):
 def test_a_run_from_before_an_option_goes_on_as_it_was(mind_dir, plm_dir, tmp_path, capsys):
     output = tmp_path / "run"
     options = fit_options(mind_dir, plm_dir, output)
-    old = ["--model.skip=false", "--data.frozen_states=fp32"]
+    old = ["--model.residual=false", "--data.frozen_states=fp32"]
     main([*options, *old])
     path = output / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(path, weights_only=True)
-    del checkpoint["hyper_parameters"]["skip"]
+    del checkpoint["hyper_parameters"]["residual"]
     del checkpoint["datamodule_hyper_parameters"]["frozen_states"]
     torch.save(checkpoint, path)
     more = [o.replace("max_epochs=2", "max_epochs=3") for o in options]
     main([*more, "--ckpt_path=last"])
     again = torch.load(path, weights_only=True)
     assert again["global_step"] * 2 == checkpoint["global_step"] * 3
-    assert again["hyper_parameters"]["skip"] is False
+    assert again["hyper_parameters"]["residual"] is False
     assert again["datamodule_hyper_parameters"]["frozen_states"] == "fp32"
     torch.save(checkpoint, path)
-    said = refused(capsys, *more, "--ckpt_path=last", "--model.skip=true")
-    assert "model.skip is True" in said
+    said = refused(capsys, *more, "--ckpt_path=last", "--model.residual=true")
+    assert "model.residual is True" in said
 
 
 def test_a_run_goes_on_without_its_options_being_written_again(
@@ -455,7 +455,7 @@ def test_bad_lines_are_skipped_where_asked_and_said(mind_dir, plm_dir, tmp_path,
     said = refused(capsys, *fit_options(mind_dir, plm_dir, output))
     assert "line 42, column impression_id: not a whole number: 'seven'" in said
     assert not output.exists()
-    main([*fit_options(mind_dir, plm_dir, output), "--data.on_bad_line=skip"])
+    main([*fit_options(mind_dir, plm_dir, output), "--data.on_bad_line=drop"])
     main(["evaluate", f"--ckpt_path={output / 'checkpoints' / 'best.ckpt'}", "--split=dev",
           f"--data.root={mind_dir}", f"--output={tmp_path / 'dev'}",
           "--trainer.accelerator=cpu"])  # fmt: skip
@@ -521,7 +521,7 @@ def test_mistakes_exit_with_2_and_name_value_and_next_step(
     assert "--trainer.check_val_every_n_epoch null" in late
     assert "bf16, fp32, none" in refused(capsys, *options, "--data.frozen_states=fp16")
     assert "this PLM has 2 layers" in refused(capsys, *options, "--model.tune_layers=3")
-    assert "model.dim is 64" in refused(capsys, *options, "--model.dim=64", "--model.skip=true")
+    assert "model.dim is 64" in refused(capsys, *options, "--model.dim=64", "--model.residual=true")
     assert "model.lr is -1.0" in refused(capsys, *options, "--model.lr=-1")
     assert "foo" in refused(capsys, *options, "--trainer.strategy=foo")
     assert "Set data.max_history" in refused(capsys, *options, "--model.max_history=3")
@@ -664,7 +664,7 @@ def test_any_number_of_processes_gives_the_metrics_of_one(mind_dir, plm_dir, tmp
     newsrec = [sys.executable, "-m", "newsrec"]
     ddp = ["--trainer.devices=2", "--trainer.strategy=ddp"]
     options = fit_options(mind_dir, plm_dir, output)
-    options += ["--model.tune_layers=1", "--model.skip=true"]  # states by one, read by both
+    options += ["--model.tune_layers=1", "--model.residual=true"]  # states by one, read by both
     subprocess.run([*newsrec, *options, *ddp], check=True, timeout=300)
     assert len(list(Path(mind_dir).glob(".newsrec/states-*"))) == 1
     best, other = str(output / "checkpoints" / "best.ckpt"), str(tmp_path / "other.ckpt")

@@ -91,7 +91,7 @@ def test_a_field_that_cannot_be_read_stops_or_is_left_out(
     with pytest.raises(UserError) as error:
         open_mind(root)
     assert f"{path}, line {line}, column {column}: {problem}" in str(error.value)
-    data = open_mind(root, "skip")
+    data = open_mind(root, "drop")
     assert contents(data) == expected[: line - 1] + expected[line:]
     assert data.split("train").counts["skipped_lines"] == 1
     (shown,) = data.bad_lines[str(path)]
@@ -105,7 +105,7 @@ def test_skipped_lines_are_counted_and_the_first_ten_listed(tmp_path, caplog, mo
     rows = [list(GOOD[i % 3]) for i in range(60)]
     for i in range(10, 50):
         rows[i] = [rows[i][0], "", *rows[i][2:]] if i % 2 else rows[i][:3]
-    data = open_mind(write(tmp_path, rows), "skip")
+    data = open_mind(write(tmp_path, rows), "drop")
     assert data.split("train").counts["skipped_lines"] == 40
     assert data.split("train").counts["impressions"] == 20
     (lines,) = data.bad_lines.values()
@@ -114,20 +114,20 @@ def test_skipped_lines_are_counted_and_the_first_ten_listed(tmp_path, caplog, mo
     assert "and 30 more" in caplog.text
 
 
-def test_with_skip_a_clean_folder_needs_no_arrays_of_its_own(tmp_path):
+def test_with_drop_a_clean_folder_needs_no_arrays_of_its_own(tmp_path):
     root = write(tmp_path, GOOD)
-    assert open_mind(root, "skip").cache == open_mind(root).cache
+    assert open_mind(root, "drop").cache == open_mind(root).cache
 
 
-def test_an_option_other_than_error_and_skip_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"data\.on_bad_line is 'drop'; choose error or skip"):
-        open_mind(write(tmp_path, GOOD), "drop")
+def test_an_option_other_than_error_and_drop_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"data\.on_bad_line is 'skip'; choose error or drop"):
+        open_mind(write(tmp_path, GOOD), "skip")
 
 
 def test_a_file_without_a_readable_line_is_refused(tmp_path):
     root = write(tmp_path, [["x", *row[1:]] for row in GOOD])
     with pytest.raises(UserError, match=r"none of its lines can be read, line 1"):
-        open_mind(root, "skip")
+        open_mind(root, "drop")
 
 
 def test_a_story_told_twice_is_one_story_and_told_otherwise_is_a_bad_line(tmp_path):
@@ -137,7 +137,7 @@ def test_a_story_told_twice_is_one_story_and_told_otherwise_is_a_bad_line(tmp_pa
     root = write(tmp_path, GOOD, [*NEWS, other])
     with pytest.raises(UserError, match=r"news\.tsv, line 4, column news_id: an earlier line has"):
         open_mind(root)
-    data = open_mind(root, "skip")
+    data = open_mind(root, "drop")
     assert data.news["title"].to_pylist() == [row[3] for row in NEWS]
     assert data.split("train").counts["skipped_news_lines"] == 1
 
@@ -280,9 +280,9 @@ def test_a_damaged_file_is_refused_or_read_as_a_loop_reads_it(tmp_path_factory, 
         else:
             assert contents(open_mind(root)) == good
         if not good:
-            refused(root, "none of its lines can be read", "skip")
+            refused(root, "none of its lines can be read", "drop")
             return
-        data = open_mind(root, "skip")
+        data = open_mind(root, "drop")
         assert contents(data) == good
         assert data.split("train").counts["skipped_lines"] == len(bad)
 
@@ -301,9 +301,9 @@ def test_damaged_stories_are_refused_or_read_as_a_loop_reads_them(tmp_path_facto
         if bad:
             refused(root, f"{path}, line {bad[0]}, ")
         if not stories:
-            refused(root, "none of its lines can be read", "skip")
+            refused(root, "none of its lines can be read", "drop")
             return
-        data = open_mind(root, "skip")
+        data = open_mind(root, "drop")
         assert data.split("train").counts["skipped_news_lines"] == len(bad)
         found = {
             news_id: list(fields)
@@ -325,7 +325,7 @@ def test_a_damaged_first_line_does_not_speak_for_the_others(tmp_path, damaged):
     rows[0] = [*rows[0][:4], damaged]
     root = write(tmp_path / "bad", rows)
     refused(root, "line 1, column candidates: ")
-    assert contents(open_mind(root, "skip")) == expected[1:]
+    assert contents(open_mind(root, "drop")) == expected[1:]
 
 
 @pytest.mark.parametrize("name", ["news.tsv", "behaviors.tsv"])
@@ -335,7 +335,7 @@ def test_a_header_is_a_bad_line(tmp_path, name):
     columns = mind_files.NEWS_COLUMNS if name == "news.tsv" else mind_files.BEHAVIORS_COLUMNS
     path.write_bytes("\t".join(columns).encode() + b"\n" + path.read_bytes())
     refused(tmp_path / "bad", f"{path}, line 1, column {columns[0]}: ")
-    data = open_mind(tmp_path / "bad", "skip")
+    data = open_mind(tmp_path / "bad", "drop")
     assert contents(data) == expected
     assert len(data.news) == 3
 

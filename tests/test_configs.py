@@ -20,7 +20,7 @@ def test_every_preset_builds(path, plm_dir, monkeypatch, tmp_path):
     args = ["--config", str(path), "--model.plm", str(plm_dir), "--trainer.precision", "32-true"]
     args += ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
     args += ["--model.plm_layers", "null"]  # this PLM has two
-    args += ["--model.skip", "false"]  # this PLM's states are smaller than any news vector
+    args += ["--model.residual", "false"]  # this PLM's states are smaller than any news vector
     cli = FitCLI(args=args, **cli_options(run=False))
     cli.model.configure_model()
     assert cli.datamodule.plm == str(plm_dir)
@@ -43,7 +43,7 @@ def test_every_trainer_takes_its_file(path, plm_dir, monkeypatch, tmp_path):
     monkeypatch.setattr("sys.argv", ["newsrec"])
     monkeypatch.setenv("SLURM_NNODES", "3")
     args = ["--config", str(CONFIGS / "demo.yaml"), "--trainer", str(path), "--model.plm"]
-    args += [str(plm_dir), "--model.skip", "false"]
+    args += [str(plm_dir), "--model.residual", "false"]
     args += ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
     cli = FitCLI(args=args, **cli_options(run=False))
     assert cli.trainer.num_nodes == (3 if path.stem == "multinode" else 1)

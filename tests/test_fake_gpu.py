@@ -15,9 +15,9 @@ from transformers.initialization import no_init_weights
 from newsrec.data.batch import Batch, EvalBatch
 from newsrec.data.datamodule import MindDataModule
 from newsrec.model.fastformer import FastformerConfig
+from newsrec.model.plm.load import build_plm
 from newsrec.model.plm.sizes import plm_sizes
 from newsrec.model.recommender import NewsRecommender
-from newsrec.plm import build_plm
 from newsrec.training.module import RecommenderModule
 from newsrec.training.optimizer import parameter_groups
 

@@ -13,7 +13,7 @@ from newsrec.model.tuning import CutPlm
 from newsrec.data import FIRST_NEWS
 from newsrec.data.datamodule import MindDataModule
 from newsrec.data.states import StateStore
-from newsrec.plm import load_plm
+from newsrec.model.plm.load import load_plm
 from newsrec.training.callbacks import FrozenStates
 from newsrec.training.catalogue import frozen_states
 from newsrec.training.module import RecommenderModule

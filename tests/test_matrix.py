@@ -288,7 +288,7 @@ def assert_served(folder, best):
     history = torch.from_numpy(recommender.news_vectors[[row_of[n] for n in clicked]])[None]
     assert history.abs().sum(dim=2).min() > 0
     with torch.no_grad():
-        expected = encoder(history, torch.ones(1, 3, dtype=torch.bool))[0].numpy()
+        expected = encoder(history, torch.ones(1, 3, dtype=torch.bool))[0, 0].numpy()
     np.testing.assert_allclose(recommender.user_vector(clicked), expected, atol=1e-5, rtol=1e-4)
 
 

@@ -7,7 +7,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from newsrec.data.datamodule import MindDataModule
-from newsrec.model.residual import SkipPath
+from newsrec.model.residual import ResidualPath
 from newsrec.training.catalogue import encode_catalogue
 from newsrec.training.module import RecommenderModule
 from newsrec.training.optimizer import adamw, parameter_groups
@@ -53,12 +53,12 @@ def test_a_step_the_catalogue_and_scores_make_no_float64(mind_dir, plm_dir, tune
     assert found.isfinite().all()
 
 
-def test_the_skip_path_is_fitted_in_float64_on_the_cpu_alone(monkeypatch):
+def test_the_residual_path_is_fitted_in_float64_on_the_cpu_alone(monkeypatch):
     moved = []
     cpu, double = torch.Tensor.cpu, torch.Tensor.double
     monkeypatch.setattr(torch.Tensor, "cpu", lambda x: moved.append("cpu") or cpu(x))
     monkeypatch.setattr(torch.Tensor, "double", lambda x: moved.append("double") or double(x))
-    skip = SkipPath(6, 4)
-    skip.fit(torch.randn(20, 6))
+    path = ResidualPath(6, 4)
+    path.fit(torch.randn(20, 6))
     assert moved == ["cpu", "double"]
-    assert skip.centre.dtype == skip.projection.dtype == torch.float32
+    assert path.centre.dtype == path.projection.dtype == torch.float32

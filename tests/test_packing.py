@@ -9,7 +9,7 @@ from test_encoders import FAMILIES, stories
 from test_tuning import NO_DROPOUT, SMALL, made_plm
 from torch._dynamo.testing import CompileCounter
 
-from newsrec.model.encoders import NewsEncoder
+from newsrec.model.news_encoder import NewsEncoder
 from newsrec.model.plm.blocks import length_mask, padded_blocks, runs
 from newsrec.model.plm.cut import CutPlm, run_plm
 from newsrec.model.plm.packing import ATTENTION, groups_of, join, pack, run_packed

@@ -24,7 +24,7 @@ import newsrec.data.states, newsrec.training.catalogue as catalogue
 catalogue.STORIES_PER_PASS = 4
 data = MindDataModule(root=root, plm=plm)
 data.setup("predict")
-module = RecommenderModule(plm=plm, tune_layers=-1, skip=False)
+module = RecommenderModule(plm=plm, tune_layers=-1, residual=False)
 np.save(f"{out}/{rank}.npy", vectors_before_training(module, data, [], "cpu", rank, 2))
 """
 
@@ -37,7 +37,7 @@ def data(mind_dir, plm_dir):
 
 
 def tiny_module(plm_dir, tune_layers):
-    options = {"dim": 8, "news": {"heads": 2}, "user": {"heads": 2}, "skip": False}
+    options = {"dim": 8, "news": {"heads": 2}, "user": {"heads": 2}, "residual": False}
     module = RecommenderModule(plm=str(plm_dir), tune_layers=tune_layers, **options)
     module.configure_model()
     return module.eval()

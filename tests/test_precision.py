@@ -25,9 +25,9 @@ from transformers import AutoConfig
 from newsrec.__main__ import main
 from newsrec.errors import UserError
 from newsrec.evaluation.results import compute_results
+from newsrec.model.plm.load import load_plm
 from newsrec.model.recommender import NewsRecommender
 from newsrec.parent import STARTER
-from newsrec.plm import load_plm
 from newsrec.report import closing
 from newsrec.report.closing import in_fp32
 from newsrec.training.hardware import machine, precision, probe, threads

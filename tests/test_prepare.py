@@ -7,7 +7,7 @@ from conftest import tiny_behaviors, tiny_news, write_mind
 from newsrec.__main__ import main
 from newsrec.data.dataset import open_mind
 from newsrec.data.text import tokenize_catalogue
-from newsrec.plm import load_tokenizer
+from newsrec.plm_source import load_tokenizer
 
 
 def table(text):
@@ -132,9 +132,9 @@ def test_skipped_lines_are_counted_and_shown(mind_dir, capsys):
     with pytest.raises(SystemExit) as exit_:
         prepare(mind_dir)
     assert exit_.value.code == 2
-    assert "--data.on_bad_line skip" in capsys.readouterr().err
+    assert "--data.on_bad_line drop" in capsys.readouterr().err
     for _ in range(2):  # compiled now, and read later
-        prepare(mind_dir, "--data.on_bad_line", "skip")
+        prepare(mind_dir, "--data.on_bad_line", "drop")
         shown = capsys.readouterr().out
         assert table(shown)["impressions"] == ["41", "23", "15"]
         assert table(shown)["lines skipped"] == ["0", "1", "0"]

@@ -64,7 +64,7 @@ def encode_reader(world, vectors):
     mask = torch.ones(1, max(len(clicks), 1), dtype=torch.bool) & (len(clicks) > 0)
     history = clicks[None] if len(clicks) else torch.zeros(1, 1, DIM)
     with torch.no_grad():
-        return world.model.user_encoder(history, mask)[0].numpy()
+        return world.model.user_encoder(history, mask)[0, 0].numpy()
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from torch import distributed, nn
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, EvalBatch
-from newsrec.model.fastformer import FastformerConfig
+from newsrec.model.fastformer import PRESETS, FastformerConfig
+from newsrec.model.matching import match_all
+from newsrec.model.plm.blocks import length_mask
+from newsrec.model.plm.load import load_plm
 from newsrec.model.recommender import NewsRecommender
-from newsrec.plm import load_plm
 
 DIM = 16
 TITLES = [
@@ -80,7 +83,7 @@ def reader(recommender, vectors):
     if not vectors:
         return recommender.user_encoder.empty
     mask = torch.ones(1, len(vectors), dtype=torch.bool)
-    return recommender.user_encoder(torch.stack(vectors)[None], mask)[0]
+    return recommender.user_encoder(torch.stack(vectors)[None], mask)[0, 0]
 
 
 def test_forward_equals_a_loop_over_samples(recommender):
@@ -111,7 +114,7 @@ def test_one_readers_score_has_no_gradient_to_the_stories_of_others(recommender)
     vectors = torch.randn(9, DIM, generator=torch.Generator().manual_seed(0), requires_grad=True)
     history = torch.tensor([[2, 3, 0], [4, 5, 6], [0, 0, 0]])
     candidate = torch.ones(DIM)
-    (recommender.encode_user(vectors, history)[0] @ candidate).backward()
+    (recommender.encode_user(vectors, history)[0, 0] @ candidate).backward()
     touched = vectors.grad.abs().sum(dim=1) > 0
     assert touched.nonzero().flatten().tolist() == [2, 3]
 
@@ -219,3 +222,56 @@ def test_shapes_come_as_configs_or_as_the_plain_values_of_a_checkpoint(plm_dir):
     ]
     assert names[0] == names[1]
     assert not any("ffn" in name for name in names[0])
+
+
+# Under DDP
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    store = f"file://{tmp_path / 'store'}"
+    distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("encoder", ["fastformer", "transformer"])
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    ("other", "residual"),
+    [
+        ({}, False),
+        ({"positions": "recency", "layers": 2, "share_layers": True}, False),
+        ({"pooling": "mean"}, True),
+    ],
+)
+def test_every_preset_trains_under_ddp_without_unused_parameters(
+    plm_dir, one_process, preset, encoder, other, residual
+):
+    shape = FastformerConfig.preset(preset, **({"heads": 4, "encoder": encoder} | other))
+    recommender = NewsRecommender(
+        load_plm(str(plm_dir)), DIM, 1, shape, shape, 12, max_history=6, residual=residual
+    )
+
+    class Scores(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.recommender = recommender
+
+        def forward(self, token_ids, lengths, history):
+            news = recommender.encode_news(token_ids, lengths)
+            return match_all(recommender.encode_user(news, history), news[2:])
+
+    model = nn.parallel.DistributedDataParallel(Scores())
+    lengths = torch.tensor([0, 0, 3, 4, 9, 12])
+    token_ids = torch.randint(5, 80, (6, 12)) * length_mask(lengths, 12)
+    history = torch.tensor([[2, 3, 0], [0, 0, 0], [5, 4, 2]])
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    for _ in range(2):  # an unused parameter stops the second step
+        optimizer.zero_grad()
+        loss = model(token_ids, lengths, history).logsumexp(dim=1).sum()
+        loss.backward()
+        optimizer.step()
+    assert loss.isfinite()
+    trained = [p for p in recommender.parameters() if p.requires_grad]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)

@@ -69,10 +69,10 @@ def test_baselines_stand_beside_with_paired_differences(data):
         expected = mind_metrics(others[name], split.labels, offsets)
         assert {metric: row[metric] for metric in METRICS} == {m: expected[m] for m in METRICS}
         other = impression_metrics(others[name], split.labels, offsets)
-        mean, low, high = paired_interval(own.values[0], other.values[0], split.user)
+        mean, low, high = paired_interval(own.of("auc"), other.of("auc"), split.user)
         assert row["auc_difference"] == pytest.approx(mean)
         assert row["auc_difference_interval"] == pytest.approx([low, high])
-        interval = mean_interval(other.values[0], split.user)
+        interval = mean_interval(other.of("auc"), split.user)
         assert row["intervals"]["auc"] == pytest.approx(interval.tolist())
     alone = compute_results(data, "dev", scores_of(split)).metrics
     for metric in METRICS:  # what stands beside it does not move its intervals

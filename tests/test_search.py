@@ -68,7 +68,7 @@ def test_readers_are_searched_alike_in_blocks_of_any_size(seed, at_once, data):
     allowed = rng.random(len(news)) < 0.7 if data.draw(st.booleans()) else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SCORES_AT_ONCE", at_once)
-        found = list(search(users, news, k, excluded, allowed))
+        found = list(search(users[:, None], news, k, excluded, allowed))
     assert len(found) == len(users)
     for user, rows, best in zip(users, excluded, found, strict=True):
         scores = news @ user  # small whole numbers: exact in any order of summing
@@ -81,8 +81,8 @@ def test_readers_are_searched_alike_in_blocks_of_any_size(seed, at_once, data):
 
 def test_nobody_and_nothing_excluded():
     users, news = np.ones((1, 2), np.float32), np.arange(6, dtype=np.float32).reshape(3, 2)
-    (best,) = search(users, news, 3)
+    (best,) = search(users[:, None], news, 3)
     np.testing.assert_array_equal(best.rows, [2, 1, 0])
-    (best,) = search(users, news, 3, [[0, 1, 2]])
+    (best,) = search(users[:, None], news, 3, [[0, 1, 2]])
     assert len(best.rows) == 0
-    assert list(search(users[:0], news, 3)) == []
+    assert list(search(users[:0, None], news, 3)) == []

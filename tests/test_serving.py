@@ -344,7 +344,7 @@ def test_stories_that_cannot_be_added_leave_nothing(served, tmp_path, capsys, mo
     news.write_text("N30\tsports\n")
     said = refused(capsys, *command)
     assert "line 1" in said
-    assert "--on_bad_line skip" in said
+    assert "--on_bad_line drop" in said
     inside = served.export / "more"
     assert "lies in" in refused(
         capsys, "encode-news", served.export, "--news", news, "--output", inside
@@ -364,7 +364,7 @@ def test_bad_lines_may_be_skipped(served, tmp_path, capsys, caplog):
     good = "\t".join(news_row("N30", "sports", "tennis", "New champion", ""))
     news.write_text(f"N29\tsports\n{good}\n")
     main(["encode-news", str(served.export), f"--news={news}", f"--output={output}",
-          "--on_bad_line=skip"])  # fmt: skip
+          "--on_bad_line=drop"])  # fmt: skip
     assert "18 stories: 1 new" in capsys.readouterr().out
 
 

@@ -7,11 +7,11 @@ import torch
 from test_encoders import FAMILIES, SIZES, stories, trainable
 
 from newsrec.errors import UserError
-from newsrec.model.encoders import NewsEncoder
 from newsrec.model.fastformer import FastformerConfig
+from newsrec.model.news_encoder import NewsEncoder
 from newsrec.model.plm.cut import CutPlm, length_mask, run_plm
+from newsrec.model.plm.load import build_plm
 from newsrec.model.plm.recompute import recompute_activations
-from newsrec.plm import build_plm
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 SMALL = FastformerConfig(heads=4, ffn=24, dropout=0.0)

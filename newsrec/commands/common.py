@@ -35,7 +35,7 @@ def add_on_bad_line(
     """Add ``--data.on_bad_line``, or the same under another name."""
     parser.add_argument(
         name,
-        choices=("error", "skip"),
+        choices=("error", "drop"),
         default=default,
         help="what to do with a line of the data that cannot be read: stop, or leave it out and "
         "count it",

@@ -35,6 +35,7 @@ ALIASES = {
     "epochs": "trainer.max_epochs",
     "gpus": "trainer.devices",
     "learning_rate": "model.lr",
+    "model.skip": "model.residual",
     "resume": "ckpt_path",
     "steps": "trainer.max_steps",
     "workers": "data.num_workers",

@@ -69,7 +69,7 @@ def compile_splits(
         reader: Reads their format.
         splits: Each split's files.
         target: An empty folder.
-        on_bad_line: ``error`` stops at the first line that cannot be read; ``skip`` leaves such
+        on_bad_line: ``error`` stops at the first line that cannot be read; ``drop`` leaves such
             lines out, counts them and keeps the first ten of each file to be shown.
 
     Raises:
@@ -206,7 +206,7 @@ class _Compilation:
         if num_bad and self.on_bad_line == "error":
             raise UserError(
                 f"{done.file}, {first[0]}. Correct the line, or unpack the file again from its "
-                "zip; --data.on_bad_line skip leaves such lines out."
+                "zip; --data.on_bad_line drop leaves such lines out."
             )
         if not num_rows:
             raise UserError(f"{done.file}: none of its lines can be read, {first[0]}.")

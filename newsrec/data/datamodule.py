@@ -36,7 +36,7 @@ from newsrec.data.states import PRECISIONS, RunStates, TokenStates
 from newsrec.data.text import tokenize_catalogue
 from newsrec.data.workers import keep_working
 from newsrec.errors import UserError
-from newsrec.plm import DEFAULT_PLM, load_tokenizer
+from newsrec.plm_source import DEFAULT_PLM, load_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class MindDataModule(LightningDataModule):
         frozen_states: How the states of the PLM's frozen layers are kept beside the data, so that
             they are computed once: bf16, fp32 (twice the disk; losses as if computed every time),
             or none, which runs the whole PLM in every step. Ignored where all layers are tuned.
-        on_bad_line: What to do with a line that cannot be read: error stops and names it, skip
+        on_bad_line: What to do with a line that cannot be read: error stops and names it, drop
             leaves it out and counts it.
         seed: Seed of shuffling and of the skips drawn; that of seed_everything if not set.
         num_workers: Processes that prepare batches. With 0 the training process makes a batch in

@@ -111,14 +111,14 @@ def open_mind(root: str | Path, on_bad_line: str = "error") -> NewsData:
 
     Args:
         root: Folder with train, dev and test, any subset, unpacked or zipped.
-        on_bad_line: ``error`` refuses a file with a line that cannot be read; ``skip`` leaves such
+        on_bad_line: ``error`` refuses a file with a line that cannot be read; ``drop`` leaves such
             lines out and counts them.
 
     Raises:
         UserError: If files are missing or cannot be read.
     """
-    if on_bad_line not in ("error", "skip"):
-        raise UserError(f"data.on_bad_line is {on_bad_line!r}; choose error or skip.")
+    if on_bad_line not in ("error", "drop"):
+        raise UserError(f"data.on_bad_line is {on_bad_line!r}; choose error or drop.")
     root = Path(root)
     found = find_or_compile(root, on_bad_line)
     try:

@@ -32,7 +32,7 @@ from newsrec.files import write_text
 
 INDEX = "files.json"
 """Remembers size, modification time and SHA-256 of the files that were compiled."""
-SKIPPED = "-skipped"
+DROPPED = "-dropped"
 """Ends the name of a compiled folder whose files had bad lines."""
 
 Hashes = dict[SourceFile, str]
@@ -101,8 +101,8 @@ def _find(reader: Reader, root: Path, splits: Splits, on_bad_line: str) -> Found
         hashes = _known_hashes(root, base, splits)
         if hashes is not None:
             name, fingerprints = _name(reader, splits, hashes)
-            for folder in (base / name, base / f"{name}{SKIPPED}"):
-                if (on_bad_line == "skip" or folder.name == name) and is_intact(folder):
+            for folder in (base / name, base / f"{name}{DROPPED}"):
+                if (on_bad_line == "drop" or folder.name == name) and is_intact(folder):
                     return folder, fingerprints
     return None
 
@@ -123,7 +123,7 @@ def _compile(reader: Reader, root: Path, base: Path, splits: Splits, on_bad_line
             if _stamp(file) != before[file]:
                 raise UserError(f"{file} changed while it was read. Run again once it is whole.")
         name, fingerprints = _name(reader, splits, hashes)
-        target = base / (name + SKIPPED if num_bad else name)
+        target = base / (name + DROPPED if num_bad else name)
         index = _read_index(base)
         for file in files:
             index[_key(root, file)] = [*before[file], hashes[file]]

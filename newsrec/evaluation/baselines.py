@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
+import torch
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS, UNKNOWN_NEWS
@@ -22,6 +23,7 @@ from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.splits import labelled_splits
 from newsrec.errors import UserError
 from newsrec.evaluation.ages import age_scores
+from newsrec.model.matching import match_pairs
 
 RECENT_WINDOW = 24 * 60 * 60
 """Seconds before an impression whose clicks ``recent`` counts."""
@@ -203,7 +205,7 @@ def cosine_scores(
     """Product of the candidate's story vector and the mean of the history's, both centred.
 
     Centred means: scaled to length 1, less the mean of the catalogue's stories so scaled. An
-    untrained model with a skip path scores in this way, centred on the news that training sees.
+    untrained model with a residual path scores in this way, centred on the news that training sees.
 
     Args:
         data: The data folder.
@@ -225,8 +227,9 @@ def cosine_scores(
         # No history here is empty, or reduceat would repeat its neighbour's first story.
         users = np.add.reduceat(clicked, block.histories.offsets[:-1], axis=0)
         users /= block.histories.lengths[:, None]
-        products = np.einsum("cd,cd->c", centred[block.stories], users[block.owner])
-        scores[block.positions] = products
+        candidates = torch.from_numpy(centred[block.stories])
+        owners = torch.from_numpy(users[block.owner]).unsqueeze(1)
+        scores[block.positions] = match_pairs(owners, candidates).numpy()
     return scores
 
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from newsrec.console import progress
 from newsrec.evaluation.intervals import FEWEST_USERS, holm, mean_interval, sign_flip_p
-from newsrec.evaluation.runs import METRICS, EvaluatedRun, Paired, has_seed, pair
+from newsrec.evaluation.runs import EvaluatedRun, Paired, has_seed, pair
 from newsrec.evaluation.seeds import seed_interval
+from newsrec.metrics import METRICS
 
 SLOW_IMPRESSIONS = 200_000
 """Impressions in all groups that need no progress bar."""

@@ -1,7 +1,9 @@
 """How tables and pages call metrics and slices; free of PyTorch."""
 
-HEADINGS = {"auc": "AUC", "mrr": "MRR", "ndcg@5": "nDCG@5", "ndcg@10": "nDCG@10"}
-"""Of the metrics, in the order of ``newsrec.metrics.METRICS``."""
+from newsrec.metrics import TABLE
+
+HEADINGS = {name: metric.heading for name, metric in TABLE.items()}
+"""Of the metrics."""
 
 SLICE_NAMES = {
     "history_length": "clicks before",

@@ -34,7 +34,7 @@ def plm_vectors(datamodule: "MindDataModule") -> NDArray[np.float32]:
 def first_plm(datamodule: "MindDataModule", device: Any) -> "CutPlm":
     """Return the PLM as it is before any training, in float32."""
     from newsrec.model.plm.cut import CutPlm
-    from newsrec.plm import load_plm
+    from newsrec.model.plm.load import load_plm
 
     return CutPlm(load_plm(datamodule.plm).eval().to(device), tune_layers=0)
 

@@ -48,8 +48,8 @@ def compute_results(
 
     ``metrics`` has counts, the fingerprint and the entropy of categories; where the split has
     labels also how many impressions were ``evaluated``, of how many ``users``, and if any was the
-    four metrics and their 95 % intervals, clustered by user, the same by
-    ``slices``, and ``baselines``: of each the four metrics, the interval of its AUC, and
+    metrics and their 95 % intervals, clustered by user, the same by
+    ``slices``, and ``baselines``: of each the metrics, the interval of its AUC, and
     ``auc_difference`` with ``auc_difference_interval``: the AUC of these scores less the
     baseline's, paired impression by impression.
 
@@ -93,7 +93,7 @@ def compute_results(
             name: {
                 **{metric: summarize(other)[metric] for metric in METRICS},
                 "intervals": {"auc": interval},
-                "auc_difference": float(np.mean((own.values - other.values)[0, own.valid])),
+                "auc_difference": float(np.mean((own.of("auc") - other.of("auc"))[own.valid])),
                 "auc_difference_interval": difference,
             }
             for (name, other), interval, difference in zip(
@@ -145,7 +145,7 @@ def category_codes(data: NewsData) -> NDArray[np.int64]:
 
 class _Bounds(NamedTuple):
     own: list[list[float]]
-    """Of the four metrics ``[4, 2]``."""
+    """Of the metrics ``[metrics, 2]``."""
     others: list[list[float]]
     """Of each baseline's AUC ``[baselines, 2]``."""
     differences: list[list[float]]
@@ -161,8 +161,8 @@ def _intervals(
     of ``paired_interval``: what both find hard cancels.
     """
     valid = own.valid  # by the labels alone, so the same for all
-    aucs = np.array([other.values[0, valid] for other in others]).reshape(-1, int(valid.sum()))
-    rows = np.concatenate([own.values[:, valid], aucs, own.values[0, valid] - aucs])
+    aucs = np.array([other.of("auc")[valid] for other in others]).reshape(-1, int(valid.sum()))
+    rows = np.concatenate([own.values[:, valid], aucs, own.of("auc")[valid] - aucs])
     bounds = mean_interval(rows, users[valid]).tolist()
     middle = len(METRICS) + len(others)
     return _Bounds(bounds[: len(METRICS)], bounds[len(METRICS) : middle], bounds[middle:])

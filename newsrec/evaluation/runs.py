@@ -11,10 +11,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from newsrec.errors import UserError
-from newsrec.evaluation.names import HEADINGS
+from newsrec.metrics import METRICS
 
-METRICS = tuple(HEADINGS)
-"""As ``newsrec.metrics`` has them, which would bring PyTorch along."""
 METRICS_FILE = "metrics.json"
 IMPRESSIONS_FILE = "per_impression.parquet"
 SLICE = "slice/"

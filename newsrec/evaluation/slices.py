@@ -99,7 +99,7 @@ def summarize_slices(
 
     Returns:
         Of each group: ``impressions``, ``evaluated`` and ``users``, those whose impressions were
-        evaluated; and if any was, the four metrics and the 95 % interval of the AUC, clustered by
+        evaluated; and if any was, the metrics and the 95 % interval of the AUC, clustered by
         user, under ``intervals``.
     """
     result: dict[str, dict[str, dict[str, Any]]] = {}
@@ -118,7 +118,7 @@ def summarize_slices(
             if len(chosen):
                 means = metrics.values[:, chosen].mean(axis=1).tolist()
                 summary |= dict(zip(METRICS, means, strict=True))
-                bounds = mean_interval(metrics.values[0, chosen], _clusters(users[chosen]))
+                bounds = mean_interval(metrics.of("auc")[chosen], _clusters(users[chosen]))
                 summary["intervals"] = {"auc": bounds.tolist()}
             result[name][group] = summary
     return result

@@ -4,7 +4,7 @@ from typing import Any
 
 from newsrec.metrics import METRICS
 from newsrec.model.fastformer import FastformerConfig
-from newsrec.plm import DEFAULT_PLM
+from newsrec.plm_source import DEFAULT_PLM
 from newsrec.training.module import RecommenderModule
 
 PLM_LICENCES = {DEFAULT_PLM: "Apache-2.0"}
@@ -23,13 +23,13 @@ def model_card(module: RecommenderModule, manifest: dict[str, Any]) -> str:
     )
     windows = [f"{split} ({window})" for split, window in origin["windows"].items()]
     licence = PLM_LICENCES.get(module.plm, "see where it came from")
-    skip = " The PLM's own sentence vector is added to a story's." if module.skip else ""
+    residual = " The PLM's own sentence vector is added to a story's." if module.residual else ""
     news, user = _stack(module.news), _stack(module.user)
     fields, data = " + ".join(manifest["fields"]), ", ".join(windows) or "not recorded"
     return f"""# News recommender, exported by newsrec {manifest["versions"]["newsrec"]}
 
 A story's text ({fields}, at most {module.max_tokens} tokens) becomes {module.dim} numbers:
-{module.plm} ({tuned}), then {news}.{skip}
+{module.plm} ({tuned}), then {news}.{residual}
 A reader's last {module.max_history} clicks become as many: {user}.
 Their dot product ranks stories; it is no probability, and scores of two readers say nothing about
 each other.

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from newsrec.errors import UserError
-from newsrec.model.encoders import NewsEncoder, UserEncoder
+from newsrec.model.news_encoder import NewsEncoder
 from newsrec.model.plm.cut import longest_text, run_plm
 from newsrec.model.plm.transformers_internals import attention_of, set_attention
+from newsrec.model.user_encoders import UserEncoder
 
 INSIDE = 1_900_000_000
 """Bytes of weights that one ONNX file holds; protobuf ends at 2 GiB, and more lie beside it."""
@@ -45,12 +46,18 @@ class ServedUserEncoder(nn.Module):
         self.max_history = max_history
 
     def forward(self, history: Tensor, mask: Tensor) -> Tensor:
-        """Encode readers; arguments and result as in ``UserEncoder``, padding behind."""
+        """Encode users; arguments as in ``UserEncoder``, padding behind.
+
+        Returns:
+            User vectors ``[batch, dim]``.
+        """
         clicks = mask.sum(dim=1, keepdim=True)  # [batch, 1]
         slots = torch.arange(mask.shape[1], device=mask.device)
         rows = slots + (clicks - self.max_history).clamp(min=0)  # [batch, history]
         rows = rows.clamp(max=mask.shape[1] - 1)[..., None].expand_as(history)
-        return self.encoder(history.gather(1, rows), slots < clicks.clamp(max=self.max_history))
+        users = self.encoder(history.gather(1, rows), slots < clicks.clamp(max=self.max_history))
+        assert users.shape[1] == 1, "an exported graph gives one vector per user"
+        return users.squeeze(1)
 
 
 class ServedNewsEncoder(nn.Module):
@@ -81,7 +88,7 @@ def trace_user_encoder(encoder: UserEncoder, max_history: int) -> ExportedProgra
     """Return the graph of a user encoder; batch and history may have any size from 1 on."""
     sizes = {0: Dim("batch"), 1: Dim("history")}
     # Two rows of two: a size of 1 would be taken for a constant.
-    inputs = torch.zeros(2, 2, encoder.empty.numel()), torch.ones(2, 2, dtype=torch.bool)
+    inputs = torch.zeros(2, 2, encoder.dim), torch.ones(2, 2, dtype=torch.bool)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         served = ServedUserEncoder(encoder, max_history).eval()

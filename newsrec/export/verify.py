@@ -13,6 +13,7 @@ from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.evaluation.results import evaluate_scores
 from newsrec.export.weights import read_model
 from newsrec.metrics import METRICS
+from newsrec.model.matching import match_all, match_impressions
 from newsrec.model.plm.blocks import length_mask
 from newsrec.model.recommender import NewsRecommender
 from newsrec.serving.manifest import CONFIG, NEWS_ENCODER, PROGRAM, USER_ENCODER, WEIGHTS
@@ -30,7 +31,7 @@ SAMPLE = 512
 """Real stories that the exported news encoder is tried on."""
 
 Encoder = Callable[[Tensor, Tensor], Tensor]
-"""Two padded arrays, ids or vectors and their mask, to vectors."""
+"""A padded array of ids or vectors and its mask to news vectors ``[news, dim]`` or user vectors."""
 
 
 @torch.no_grad()
@@ -54,8 +55,8 @@ def compare_encoders(module: RecommenderModule, folder: Path) -> dict[str, float
     again = read_model(folder / CONFIG, folder / WEIGHTS)
     program: Any = torch.export.load(folder / PROGRAM).module()
     users: dict[str, Encoder] = {
-        USER_ENCODER: onnx_encoder(folder / USER_ENCODER, "history"),
-        PROGRAM: program,
+        USER_ENCODER: one_interest(onnx_encoder(folder / USER_ENCODER, "history")),
+        PROGRAM: one_interest(program),
         WEIGHTS: lambda history, mask: again.user_encoder(*newest(history, mask, full)),
     }
     stories: dict[str, Encoder] = {WEIGHTS: lambda *padded: sorted_stories(again, *padded)}
@@ -64,18 +65,18 @@ def compare_encoders(module: RecommenderModule, folder: Path) -> dict[str, float
     made = list(made_stories(module.max_tokens, recommender.news_encoder.plm.config.vocab_size))
     own = [sorted_stories(recommender, *padded) for padded in made]
     vectors = torch.cat(own)
-    worst, largest, readers = dict.fromkeys([*users, *stories], 0.0), 0.0, []
+    worst, largest, own_users = dict.fromkeys([*users, *stories], 0.0), 0.0, []
     for rows, mask in made_histories(full, len(vectors)):
         history = vectors[rows] * mask[..., None]
-        readers.append(recommender.user_encoder(*newest(history, mask, full)))
-        largest = max(largest, float((readers[-1] @ vectors.T).abs().max()))
+        own_users.append(recommender.user_encoder(*newest(history, mask, full)))
+        largest = max(largest, float(match_all(own_users[-1], vectors).abs().max()))
         for name, encode in users.items():
-            difference = (encode(history, mask) - readers[-1]) @ vectors.T
+            difference = match_all(encode(history, mask) - own_users[-1], vectors)
             worst[name] = max(worst[name], float(difference.abs().max()))
-    user = torch.cat(readers)
+    user = torch.cat(own_users)
     for padded, expected in zip(made, own, strict=True):
         for name, encode in stories.items():
-            difference = user @ (encode(*padded) - expected).T
+            difference = match_all(user, encode(*padded) - expected)
             worst[name] = max(worst[name], float(difference.abs().max()))
     errors = {name: value / largest for name, value in worst.items()}
     for name, error in errors.items():
@@ -104,6 +105,11 @@ def onnx_encoder(path: Path, name: str) -> Encoder:
         return torch.from_numpy(np.asarray(session.run(None, feed)[0]))
 
     return encode
+
+
+def one_interest(encode: Encoder) -> Encoder:
+    """Return an exported user encoder, whose vectors are ``[users, dim]``, with our shape."""
+    return lambda history, mask: encode(history, mask).unsqueeze(1)
 
 
 def made_histories(full: int, num_stories: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -191,15 +197,14 @@ def evaluate_export(
     Raises:
         RuntimeError: If the AUC differs by more than ``TOLERANCE``.
     """
-    encode = onnx_encoder(folder / USER_ENCODER, "history")
+    encode = one_interest(onnx_encoder(folder / USER_ENCODER, "history"))
     split = data.data.split(data.eval_split)
     rows, exported, expected = [], [], []
     for batch in data.predict_dataloader():
-        history, counts = batch.history, batch.offsets.diff()
-        user = encode(vectors[history], history > 0)[batch.user.repeat_interleave(counts)]
-        exported.append((user * vectors[batch.candidates]).sum(dim=1).numpy())
+        users = encode(vectors[batch.history], batch.history > 0)
+        exported.append(match_impressions(users, vectors, batch).numpy())
         expected.append(recommender.score(vectors, batch).numpy())
-        rows.append((batch.row.numpy(), counts.numpy()))
+        rows.append((batch.row.numpy(), batch.offsets.diff().numpy()))
     order = np.argsort(np.concatenate([row for row, _ in rows]))
     offsets = to_offsets(np.concatenate([count for _, count in rows]))
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save
 
+from newsrec.model.plm.load import build_plm, plm_config
 from newsrec.model.recommender import NewsRecommender
-from newsrec.plm import build_plm, plm_config
+from newsrec.model.residual import renamed
 from newsrec.serving.folder import ExportFolder
 from newsrec.serving.manifest import CONFIG, WEIGHTS, reading
 from newsrec.training.module import RecommenderModule
@@ -30,7 +31,8 @@ def write_model(module: RecommenderModule, folder: Path) -> None:
             "user": asdict(module.user),
             "max_tokens": module.max_tokens,
             "max_history": module.max_history,
-            "skip": module.skip,
+            "residual": module.residual,
+            "user_encoder": module.user_encoder,
         },
         "plm": {name: value for name, value in plm.items() if name not in ORIGIN},
     }
@@ -57,6 +59,6 @@ def load_model(folder: str | Path) -> NewsRecommender:
 def read_model(config: Path, weights: Path) -> NewsRecommender:
     """Build a model of the two files that ``write_model`` wrote, in evaluation mode."""
     options = json.loads(config.read_text(encoding="utf-8"))
-    recommender = NewsRecommender(build_plm(options["plm"]), **options["model"])
+    recommender = NewsRecommender(build_plm(options["plm"]), **renamed(options["model"]))
     recommender.load_state_dict(load_file(weights))
     return recommender.eval()

@@ -1,6 +1,6 @@
-"""Stories and readers to scores: the whole model, without a Trainer."""
+"""News and users to scores: the whole model, without a Trainer."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -8,12 +8,23 @@ from transformers import PreTrainedModel
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, EvalBatch
-from newsrec.model.encoders import NewsEncoder, UserEncoder
-from newsrec.model.fastformer import FastformerConfig
+from newsrec.model.fastformer import Fastformer, FastformerConfig
+from newsrec.model.matching import match_candidates, match_impressions
+from newsrec.model.news_encoder import NewsEncoder
+from newsrec.model.user_encoders import USER_ENCODERS
+
+
+class Encoded(NamedTuple):
+    """The vectors of a training batch, from which a loss is computed."""
+
+    news: Tensor
+    """One for each row of ``token_ids`` ``[news, dim]``."""
+    users: Tensor
+    """One for each row of ``history`` ``[users, interests, dim]``."""
 
 
 class NewsRecommender(nn.Module):
-    """News encoder, user encoder, and their dot product.
+    """News encoder, user encoder, and what matches their vectors.
 
     Args:
         plm: Any ``transformers`` encoder.
@@ -23,10 +34,11 @@ class NewsRecommender(nn.Module):
         user: Shape of the stack over the history, likewise.
         max_tokens: Longest text.
         max_history: Longest history.
-        skip: Whether the PLM's sentence vectors go past the encoders, which then start behind
+        residual: Whether the PLM's sentence vectors go past the encoders, which then start behind
             closed gates: an untrained model scores by the centred cosine of these vectors, in
             ``dim`` of their directions.
         checkpoint_activations: Whether the PLM's tuned layers run twice to save memory.
+        user_encoder: One of ``USER_ENCODERS``.
     """
 
     def __init__(
@@ -38,8 +50,9 @@ class NewsRecommender(nn.Module):
         user: FastformerConfig | dict[str, Any] = FastformerConfig(positions="recency"),  # noqa: B008
         max_tokens: int = 32,
         max_history: int = 50,
-        skip: bool = True,
+        residual: bool = True,
         checkpoint_activations: bool = False,
+        user_encoder: str = "fastformer",
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -49,10 +62,12 @@ class NewsRecommender(nn.Module):
             FastformerConfig.of(news or {}),
             tune_layers,
             max_tokens,
-            skip,
+            residual,
             checkpoint_activations,
         )
-        self.user_encoder = UserEncoder(dim, FastformerConfig.of(user), max_history, skip)
+        self.user_encoder = USER_ENCODERS[user_encoder](
+            dim, FastformerConfig.of(user), max_history, residual
+        )
 
     def compile_parts(self) -> None:
         """Have torch.compile make kernels of the PLM's layers and the encoders' stacks.
@@ -60,14 +75,14 @@ class NewsRecommender(nn.Module):
         One kernel serves all shapes. What lies around stays as it is: it is little work and, in
         many families, not traceable.
         """
-        news, user = self.news_encoder, self.user_encoder
-        for module in (*news.cut.layers, news.fastformer, user.fastformer):
+        stacks = [module for module in self.modules() if isinstance(module, Fastformer)]
+        for module in (*self.news_encoder.cut.layers, *stacks):
             module.compile(dynamic=True)
 
     def encode_news(
         self, token_ids: Tensor, token_lengths: Tensor, token_states: Tensor | None = None
     ) -> Tensor:
-        """Encode a batch's stories; rows 0 and 1 have no tokens and get zeros.
+        """Encode a batch's news; rows 0 and 1 have no tokens and get zeros.
 
         Args:
             token_ids: Tokens; from row 2 sorted by length ``[news, tokens]``.
@@ -86,47 +101,47 @@ class NewsRecommender(nn.Module):
         return torch.cat([vectors.new_zeros(FIRST_NEWS, self.dim), vectors])
 
     def encode_user(self, news_vectors: Tensor, history: Tensor) -> Tensor:
-        """Encode readers from the stories they clicked.
+        """Encode users from the news they clicked.
 
         Args:
             news_vectors: One per row that ``history`` may name; row 0 padding ``[news, dim]``.
             history: Rows of ``news_vectors``, oldest first, 0 behind ``[users, history]``.
 
         Returns:
-            User vectors ``[users, dim]``.
+            User vectors ``[users, interests, dim]``.
         """
         return self.user_encoder(news_vectors[history], history > 0)
 
     def gates(self) -> dict[str, Tensor]:
-        """Return how far the skip path's gates are open, and its scale; nothing without it."""
-        news, user = self.news_encoder, self.user_encoder
-        if news.gate is None or user.gate is None or user.log_scale is None:
-            return {}
-        gates = {"news": news.gate, "user": user.gate, "scale": user.log_scale.exp()}
+        """Return how far the residual path's gates are open, and its scale; nothing without it."""
+        news = self.news_encoder.gate
+        gates = {} if news is None else {"news": news, **self.user_encoder.gates()}
         return {name: value.detach() for name, value in gates.items()}
+
+    def encode(self, batch: Batch) -> Encoded:
+        """Encode the news and the users of a training batch."""
+        lengths = torch.as_tensor(batch.token_lengths)
+        news = self.encode_news(batch.token_ids, lengths, batch.token_states)
+        return Encoded(news, self.encode_user(news, batch.history))
 
     def forward(self, batch: Batch) -> Tensor:
         """Score training candidates.
 
         Returns:
-            Raw scores; of no meaning where a candidate is padding ``[batch, candidates]``.
+            Raw scores, meaningless where a candidate is padding ``[batch, candidates]``.
         """
-        lengths = torch.as_tensor(batch.token_lengths)
-        news = self.encode_news(batch.token_ids, lengths, batch.token_states)
-        users = self.encode_user(news, batch.history)
-        return torch.einsum("bd,bcd->bc", users[batch.user], news[batch.candidates])
+        news, users = self.encode(batch)
+        return match_candidates(users[batch.user], news[batch.candidates])
 
     def score(self, news_vectors: Tensor, batch: EvalBatch) -> Tensor:
         """Score whole impressions.
 
         Args:
             news_vectors: One per catalogue row ``[news, dim]``.
-            batch: Impressions whose rows mean the catalogue.
+            batch: Impressions whose indices refer to catalogue rows.
 
         Returns:
             Scores in float32, all impressions joined ``[candidates]``.
         """
-        users = self.encode_user(news_vectors, batch.history).float()
-        counts = batch.offsets.diff()
-        user = batch.user.repeat_interleave(counts, output_size=len(batch.candidates))
-        return (users[user] * news_vectors[batch.candidates].float()).sum(dim=1)
+        users = self.encode_user(news_vectors, batch.history)
+        return match_impressions(users, news_vectors, batch)

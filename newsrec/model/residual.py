@@ -1,4 +1,7 @@
-"""The skip path: the PLM's own sentence vectors, past everything that is trained from nothing."""
+"""The residual path: the PLM's own sentence vectors, past all that is trained from nothing."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +11,10 @@ from newsrec.errors import UserError
 from newsrec.model.fastformer import masked_mean
 
 
-class SkipPath(nn.Module):
-    """A story's mean PLM state, scaled to length 1, centred, and cut to ``dim`` directions.
+class ResidualPath(nn.Module):
+    """A news item's mean PLM state, scaled to length 1, centred, and cut to ``dim`` directions.
 
-    Until ``fit`` has seen the stories, nothing is subtracted and the first directions are kept.
+    Until ``fit`` has seen the news, nothing is subtracted and the first directions are kept.
 
     Args:
         hidden: Size of a PLM state.
@@ -33,8 +36,8 @@ class SkipPath(nn.Module):
         if dim > hidden:
             raise UserError(
                 f"model.dim is {dim}, but the states of this PLM have {hidden} values, and the "
-                f"skip path cannot widen them. Choose model.dim up to {hidden}, or set model.skip "
-                f"to false."
+                f"residual path cannot widen them. Choose model.dim up to {hidden}, or set "
+                f"model.residual to false."
             )
         self.register_buffer("centre", torch.zeros(hidden))
         self.register_buffer("projection", torch.eye(dim, hidden))
@@ -61,7 +64,7 @@ class SkipPath(nn.Module):
         self.fitted.fill_(True)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Return skip vectors, in float32 or better.
+        """Return residual vectors, in float32 or better.
 
         Args:
             states: The PLM's last states ``[news, tokens, hidden]``.
@@ -73,3 +76,24 @@ class SkipPath(nn.Module):
         with torch.autocast(states.device.type, enabled=False):
             mean = masked_mean(states.to(self.centre.dtype), mask)
             return F.linear(F.normalize(mean, dim=1) - self.centre, self.projection)
+
+
+OLD_NAME = "skip"
+"""What the path and its option were called in version 0.1."""
+
+
+def renamed(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's options with the name of today where they have the old one."""
+    known = {OLD_NAME: "residual"} if "residual" not in options else {}
+    return {known.get(name, name): value for name, value in options.items()}
+
+
+def rename_weights(state: dict[str, Any], prefix: str) -> None:
+    """Give a news encoder's weights the names of today, in place.
+
+    Args:
+        state: Names to weights.
+        prefix: What precedes the encoder's names.
+    """
+    for name in [name for name in state if str(name).startswith(f"{prefix}{OLD_NAME}.")]:
+        state[f"{prefix}residual.{name.removeprefix(f'{prefix}{OLD_NAME}.')}"] = state.pop(name)

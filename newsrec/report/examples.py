@@ -64,7 +64,7 @@ def choose_examples(
     values = results.values
     if values is not None and values.valid.any():
         rows = np.flatnonzero(values.valid)
-        rows = rows[np.argsort(values.values[0, rows], kind="stable")]
+        rows = rows[np.argsort(values.of("auc")[rows], kind="stable")]
     else:
         rows = np.arange(len(results.slices["day"].code))
     places = np.linspace(0, len(rows) - 1, min(number, len(rows))).round().astype(int)
@@ -99,7 +99,7 @@ def _example(
         impression_id=int(part.impression_id[row]),
         user=data.users[int(part.user[row])].as_py(),
         time=str(part.time[row]).replace("T", " "),
-        auc=None if values is None or not values.valid[row] else float(values.values[0, row]),
+        auc=None if values is None or not values.valid[row] else float(values.of("auc")[row]),
         history=[_field(data, int(story), "title") or "(no title)" for story in history],
         num_history=last - first,
         candidates=candidates,

@@ -29,6 +29,7 @@ from newsrec.serving.arguments import (
     require_strings,
 )
 from newsrec.serving.folder import ExportFolder
+from newsrec.serving.matching import match_all
 from newsrec.serving.results import AddedNews, Ranking, Recommendations
 from newsrec.serving.search import search
 from newsrec.serving.sessions import Encoders
@@ -198,7 +199,8 @@ class Recommender:
                 len(unknown),
                 ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else ""),
             )
-        return users
+        vectors: NDArray[np.float32] = users.squeeze(1)
+        return vectors
 
     def rank(self, history_ids: Sequence[str], candidate_ids: Sequence[str]) -> Ranking:
         """Score one user's candidates, and put them in the order of their scores.
@@ -229,7 +231,7 @@ class Recommender:
         for number, (user, ids) in enumerate(zip(users, candidates, strict=True)):
             unknown = look_up(ids, stories.rows, f"candidates[{number}]", once=True).unknown
             rows = [stories.rows.get(news_id, UNKNOWN_NEWS) for news_id in ids]
-            scores = stories.vectors[rows] @ user
+            scores = match_all(user[None], stories.vectors[rows])[0]
             order = np.argsort(-scores, kind="stable")
             ranked = [ids[place] for place in order]
             lacking = found[number].unknown, unknown
@@ -290,7 +292,7 @@ class Recommender:
     def _encode(
         self, stories: Stories, histories: Sequence[Sequence[str]]
     ) -> tuple[NDArray[np.float32], list[Found]]:
-        """Return user vectors ``[users, dim]``, and what is known of each history ``[users]``."""
+        """Return user vectors ``[users, 1, dim]``, and what is known of each history."""
         require_list(histories, "histories")
         found = [
             look_up(ids, stories.rows, f"histories[{user}]") for user, ids in enumerate(histories)

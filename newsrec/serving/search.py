@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from newsrec.serving.matching import match_all
+
 SCORES_AT_ONCE = 16 * 2**20
 """Scores that are held at once, at most (one reader at least): 64 MiB."""
 
@@ -32,7 +34,7 @@ def search(
     """Score every story for every reader, and yield each reader's best.
 
     Args:
-        users: User vectors ``[users, dim]``.
+        users: User vectors ``[users, interests, dim]``.
         news: News vectors ``[news, dim]``.
         k: Stories for each reader, from 1 to the number of stories.
         excluded: For each reader the rows that must not be found ``[users]``; none if empty.
@@ -47,7 +49,7 @@ def search(
     penalty = None if allowed is None else np.where(allowed, 0, -np.inf).astype(np.float32)
     for start in range(0, len(users), at_once):
         part = users[start : start + at_once]
-        scores = np.matmul(part, news.T, out=block[: len(part)])
+        scores = match_all(part, news, out=block[: len(part)])
         if penalty is not None:
             scores += penalty
         for user, row in enumerate(scores, start):

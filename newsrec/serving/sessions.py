@@ -74,21 +74,21 @@ class Encoders:
     def users(
         self, histories: Sequence[Sequence[int]], news: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Encode readers, who keep the last ``max_history`` stories of their history.
+        """Encode users, who keep the last ``max_history`` stories of their history.
 
         Args:
             histories: Rows of ``news`` that each reader clicked, oldest first ``[users]``.
             news: News vectors, row 0 zeros ``[news, dim]``.
 
         Returns:
-            User vectors ``[users, dim]``.
+            User vectors; a graph gives one interest ``[users, 1, dim]``.
         """
         histories = [rows[-self.max_history :] for rows in histories]
         vectors = np.empty((len(histories), self.dim), dtype=np.float32)
         for users, rows, mask in padded_sequences(histories, CLICKS_PER_RUN):
             feed = {"history": news[rows], "mask": mask}
             vectors[users] = self._run(self._user_encoder, feed, USER_ENCODER)
-        return vectors
+        return vectors[:, None]
 
     def news(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encode stories; equal texts are encoded once.

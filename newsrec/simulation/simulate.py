@@ -22,6 +22,7 @@ from newsrec.data.ragged import Ragged
 from newsrec.data.readers.behaviors import TIME_FORMAT
 from newsrec.errors import UserError
 from newsrec.files import publish, require_empty
+from newsrec.metrics import METRICS, mind_metrics
 from newsrec.simulation.headlines import compose
 from newsrec.simulation.impressions import Impressions, show
 from newsrec.simulation.presets import DAYS, PRESETS, Preset
@@ -131,8 +132,6 @@ def simulate_splits(
 
 def _write_world(folder: Path, sizes: Preset, world: dict[str, Any], advance: Advance) -> None:
     """Write all files, and complete the dictionary that ``world.json`` holds."""
-    from newsrec.metrics import METRICS, mind_metrics  # imports torch, which --help does not need
-
     rng = np.random.Generator(np.random.PCG64(world["seed"]))
     stories = make_stories(rng, sizes)
     # Text has chance of its own, so that arrays can be made without it; data/demo is older.

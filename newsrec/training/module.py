@@ -1,4 +1,4 @@
-"""What Lightning needs around the model: loss, validation and the optimizer."""
+"""What Lightning needs around the model: the training step, validation and the optimizer."""
 
 import inspect
 import logging
@@ -14,22 +14,24 @@ from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, EvalBatch
 from newsrec.data.states import TokenStates
 from newsrec.errors import UserError
-from newsrec.metrics import MindMetric
 from newsrec.model.fastformer import FastformerConfig
+from newsrec.model.plm.load import build_plm, load_plm, plm_config
 from newsrec.model.recommender import NewsRecommender
-from newsrec.plm import DEFAULT_PLM, build_plm, load_plm, plm_config
+from newsrec.model.user_encoders import USER_ENCODERS
+from newsrec.plm_source import DEFAULT_PLM
 from newsrec.training.catalogue import encode_catalogue, mean_states
 from newsrec.training.checkpoint.contradictions import check_agreement, remembered
 from newsrec.training.checkpoint.read import CHECKPOINT_FORMAT, hyper_parameters, read_checkpoint
 from newsrec.training.checkpoint.schema import building, try_out
 from newsrec.training.lightning_internals import is_logging
+from newsrec.training.losses import LOSSES
+from newsrec.training.mind_metric import MindMetric
 from newsrec.training.optimizer import SCHEDULES, Schedule, adamw, parameter_groups
 
 log = logging.getLogger(__name__)
@@ -46,19 +48,21 @@ class RecommenderModule(LightningModule):
         tune_layers: Top layers of the PLM that are trained: 0 freezes it, -1 trains all.
         dim: Size of news and user vectors.
         news: Fastformer over the tokens of a story.
-        user: Fastformer over the clicked stories of a reader.
-        skip: Whether the PLM's own sentence vectors go past the encoders. Training then starts at
-            their centred cosine, in dim directions of the PLM's, and gates, closed at first, let in
-            what the encoders add.
+        user: Fastformer over the clicked news of a user.
+        user_encoder: What encodes users: fastformer.
+        residual: Whether the PLM's own sentence vectors go past the encoders. Training then starts
+            at their centred cosine, in dim directions of the PLM's, and gates, closed at first, let
+            in what the encoders add.
         checkpoint_activations: Whether the PLM's tuned layers keep little for the backward pass and
             run twice instead: less memory, more time, the same gradients. Ignored where no layer is
             tuned.
         torch_compile: Whether torch.compile makes kernels of the PLM's layers and the encoders, for
             any number of stories and tokens. The first steps then take minutes, and a CPU needs a
             C++ compiler.
+        loss: What is minimised: cross_entropy of picking the clicked candidate.
         lr: Peak learning rate of all that is not the PLM.
         plm_lr: Peak learning rate of the PLM.
-        gate_lr: Peak learning rate of the skip path's gates and scale, three numbers.
+        gate_lr: Peak learning rate of the residual path's gates and scale, three numbers.
         weight_decay: AdamW's, on weight matrices alone.
         warmup: Share of all steps in which the learning rate rises, or their number if above 1.
         schedule: How it goes on from there: linear or cosine, both to 0, or constant.
@@ -78,9 +82,11 @@ class RecommenderModule(LightningModule):
         dim: int = 256,
         news: FastformerConfig = FastformerConfig(),  # noqa: B008, shows its defaults in --help
         user: FastformerConfig = FastformerConfig(positions="recency"),  # noqa: B008
-        skip: bool = True,
+        residual: bool = True,
         checkpoint_activations: bool = False,
         torch_compile: bool = False,
+        user_encoder: str = "fastformer",
+        loss: str = "cross_entropy",
         lr: float = 1e-4,
         plm_lr: float = 1e-5,
         gate_lr: float = 1e-2,
@@ -98,9 +104,11 @@ class RecommenderModule(LightningModule):
         self.dim = dim
         self.news = FastformerConfig.of(news)
         self.user = FastformerConfig.of(user)
-        self.skip = skip
+        self.residual = residual
         self.checkpoint_activations = checkpoint_activations
         self.torch_compile = torch_compile
+        self.user_encoder = user_encoder
+        self.loss = loss
         self.lr = lr
         self.plm_lr = plm_lr
         self.gate_lr = gate_lr
@@ -121,7 +129,12 @@ class RecommenderModule(LightningModule):
                 f"model.warmup is {warmup}; it is a share of all steps, from 0 to 1, or a number "
                 "of steps."
             )
-        for name, allowed in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
+        for name, allowed in (
+            ("user_encoder", USER_ENCODERS),
+            ("loss", LOSSES),
+            ("schedule", SCHEDULES),
+            ("precision", PRECISIONS),
+        ):
             if getattr(self, name) not in allowed:
                 raise UserError(
                     f"model.{name} is {getattr(self, name)!r}. Choose one of {', '.join(allowed)}."
@@ -180,8 +193,9 @@ class RecommenderModule(LightningModule):
             self.user,
             self.max_tokens,
             self.max_history,
-            self.skip,
+            self.residual,
             self.checkpoint_activations,
+            self.user_encoder,
         )
 
     def on_train_start(self) -> None:
@@ -190,21 +204,21 @@ class RecommenderModule(LightningModule):
             self.recommender.compile_parts()
 
     def on_fit_start(self) -> None:
-        """Fit the skip path to the news that training sees, the same on every process.
+        """Fit the residual path to the news that training sees, the same on every process.
 
         A resumed run has it.
         """
         encoder = self.recommender.news_encoder
-        if encoder.skip is None or encoder.skip.fitted:
+        if encoder.residual is None or encoder.residual.fitted:
             return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if self.trainer.is_global_zero:
             encoder.eval()
             means = mean_states(encoder.cut, data.catalogue, data.states)
             encoder.train()
-            encoder.skip.fit(means[FIRST_NEWS:])
-        state = {name: value.cpu() for name, value in encoder.skip.state_dict().items()}
-        encoder.skip.load_state_dict(self.trainer.strategy.broadcast(state))
+            encoder.residual.fit(means[FIRST_NEWS:])
+        state = {name: value.cpu() for name, value in encoder.residual.state_dict().items()}
+        encoder.residual.load_state_dict(self.trainer.strategy.broadcast(state))
 
     def forward(self, batch: Batch) -> Tensor:
         """Return raw scores of a training batch ``[batch, candidates]``."""
@@ -220,9 +234,8 @@ class RecommenderModule(LightningModule):
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the cross-entropy of picking the clicked candidate."""
-        scores = self(batch).float().masked_fill(batch.candidates == 0, -torch.inf)
-        loss = F.cross_entropy(scores, batch.labels.argmax(dim=1))
+        """Return the loss of a batch."""
+        loss = LOSSES[self.loss](self.recommender.encode(batch), batch)
         size = len(batch.labels)
         # Not prog_bar: Lightning would read the loss in every step, and the host wait for it.
         self.log("train/loss", self._over_processes(loss), batch_size=size)
@@ -242,7 +255,7 @@ class RecommenderModule(LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log how far the skip path's gates are open."""
+        """Log how far the residual path's gates are open."""
         for name, value in self.recommender.gates().items():
             self.log(f"gate/{name}", value)
 

@@ -64,14 +64,14 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Split trainable parameters by learning rate (PLM, gates, all else) and decay.
 
-    Weight matrices decay; biases, norms, gates and embeddings do not. Each group has a name, under
-    which its rate is logged.
+    Gates are the single numbers outside the PLM. Weight matrices decay; biases, norms, gates and
+    embeddings do not. Each group has a name, under which its rate is logged.
     """
-    rates = dict.fromkeys(recommender.parameters(), ("encoders", lr))
+    rates = {
+        parameter: ("encoders", lr) if parameter.ndim else ("gates", gate_lr)
+        for parameter in recommender.parameters()
+    }
     rates |= dict.fromkeys(recommender.news_encoder.plm.parameters(), ("plm", plm_lr))
-    news, user = recommender.news_encoder, recommender.user_encoder
-    gates = (news.gate, user.gate, user.log_scale)
-    rates |= {parameter: ("gates", gate_lr) for parameter in gates if parameter is not None}
     tables = {m.weight for m in recommender.modules() if isinstance(m, nn.Embedding)}
     groups: dict[tuple[float, float], list[Tensor]] = {}
     names: dict[tuple[float, float], list[str]] = {}

@@ -1,6 +1,6 @@
 """What each part of the model is worth: the same training with one option changed, over seeds.
 
-    python tests/benchmarks/ablation.py --data.root DIR --output DIR [--arms base no-skip ...]
+    python tests/benchmarks/ablation.py --data.root DIR --output DIR [--arms base no-residual ...]
 
 Makes the A/B table of docs/design.md: ``table.md`` and ``table.json`` in the output
 folder, renewed after every run; the JSON also on standard output. Every arm trains for as many
@@ -38,7 +38,7 @@ from newsrec.evaluation.intervals import paired_interval
 from newsrec.metrics import METRICS, impression_metrics
 
 BASE = {
-    "model.skip": "true",
+    "model.residual": "true",
     "model.tune_layers": "0",
     "model.dim": "128",
     **{f"model.{part}.heads": "8" for part in ("news", "user")},
@@ -70,7 +70,7 @@ class Arm(NamedTuple):
     """The arm that differs from it in one thing alone."""
 
 
-NO_SKIP = {"model.skip": "false"}
+PLAIN = {"model.residual": "false"}
 SOFTMAX = {"model.user.encoder": "transformer"}
 NO_USER = {"model.user.layers": "0"}
 NO_NEWS = {"model.news.layers": "0"}
@@ -80,7 +80,7 @@ TUNE = {"model.tune_layers": "2", "model.plm_lr": "5e-5"}
 
 ARMS = {
     "base": Arm("What are all others compared with?", {}),
-    "no-skip": Arm("Do the PLM's sentence vectors help, past the encoders?", NO_SKIP),
+    "no-residual": Arm("Do the PLM's sentence vectors help, past the encoders?", PLAIN),
     "transformer-user": Arm("Is softmax attention over the history better?", SOFTMAX),
     "no-user-attention": Arm("Must clicks see each other?", NO_USER),
     "no-news-fastformer": Arm("Must tokens see each other once more?", NO_NEWS),
@@ -90,9 +90,9 @@ ARMS = {
     "title": Arm("Are categories of use?", {"data.fields": "[title]"}),
     "abstract": Arm("Are abstracts of use?", ABSTRACT),
     "tune-2": Arm("Is tuning two layers of the PLM of use?", TUNE),
-    "no-skip-transformer": Arm("Softmax, in the plain model?", NO_SKIP | SOFTMAX, "no-skip"),
-    "no-skip-no-user-attention": Arm("Clicks, likewise?", NO_SKIP | NO_USER, "no-skip"),
-    "no-skip-no-news-fastformer": Arm("Tokens, likewise?", NO_SKIP | NO_NEWS, "no-skip"),
+    "no-residual-transformer": Arm("Softmax, in the plain model?", PLAIN | SOFTMAX, "no-residual"),
+    "no-residual-no-user-attention": Arm("Clicks, likewise?", PLAIN | NO_USER, "no-residual"),
+    "no-residual-no-news-fastformer": Arm("Tokens, likewise?", PLAIN | NO_NEWS, "no-residual"),
 }
 
 
@@ -146,7 +146,7 @@ def train_and_score(root: str, folder: Path, shape: Mapping[str, str], threads: 
     assert checkpoint["global_step"] == int(shape["trainer.max_steps"])
     seconds = checkpoint["callbacks"]["Timer"]["time_elapsed"]["train"]
     scored = {"results": last}
-    if shape["model.skip"] == "true":
+    if shape["model.residual"] == "true":
         scored["gates_at_zero"] = zero_gates(last)
     for name, path in scored.items():
         where = (f"--ckpt_path={path}", f"--split={SPLIT}", f"--output={part / name}")

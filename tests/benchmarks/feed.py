@@ -29,7 +29,7 @@ from newsrec.data.batch import Batch
 from newsrec.data.datamodule import MindDataModule
 from newsrec.data.samplers import EvalBatches
 from newsrec.data.samples import SampleIndex, index_samples
-from newsrec.plm import DEFAULT_PLM
+from newsrec.plm_source import DEFAULT_PLM
 from newsrec.simulation.simulate import simulate
 
 STORIES_AT = 168

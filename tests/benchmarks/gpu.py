@@ -31,7 +31,7 @@ from lightning import Trainer, seed_everything
 from transformers import BertConfig, BertModel
 
 from newsrec.data.datamodule import MindDataModule
-from newsrec.plm import DEFAULT_PLM, load_tokenizer
+from newsrec.plm_source import DEFAULT_PLM, load_tokenizer
 from newsrec.simulation.simulate import simulate
 from newsrec.training.callbacks import FrozenStates
 from newsrec.training.module import RecommenderModule

@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional as F
 
 from newsrec.model.plm.sizes import KNOWN
-from newsrec.plm import DEFAULT_PLM
+from newsrec.plm_source import DEFAULT_PLM
 from newsrec.training.estimate.step_memory import Shape, batch_of, build, packable, step_cost
 from newsrec.training.module import RecommenderModule
 from newsrec.training.optimizer import parameter_groups

@@ -70,11 +70,11 @@ def write_encoder(path: Path) -> None:
     import torch
 
     from newsrec.export.graphs import USER_NAMES, trace_user_encoder, write_onnx
-    from newsrec.model.encoders import UserEncoder
     from newsrec.model.fastformer import FastformerConfig
+    from newsrec.model.user_encoders import UserEncoder
 
     torch.manual_seed(0)
-    encoder = UserEncoder(DIM, FastformerConfig(positions="recency"), MAX_HISTORY, skip=True)
+    encoder = UserEncoder(DIM, FastformerConfig(positions="recency"), MAX_HISTORY, residual=True)
     torch.nn.init.constant_(encoder.gate, 0.5)  # closed, the stack would count for nothing
     write_onnx(trace_user_encoder(encoder, MAX_HISTORY), path, USER_NAMES)
 

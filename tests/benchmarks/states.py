@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from newsrec.data.batch import Batch
 from newsrec.data.datamodule import MindDataModule
+from newsrec.model.plm.load import load_plm
 from newsrec.model.recommender import NewsRecommender
-from newsrec.plm import load_plm
 from newsrec.training.catalogue import frozen_states
 
 DEMO = Path(__file__).parents[2] / "data" / "demo"

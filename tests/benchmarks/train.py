@@ -43,10 +43,12 @@ from torch.nn import functional as F
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch
 from newsrec.data.datamodule import MindDataModule
+from newsrec.model.matching import match_candidates
 from newsrec.model.plm.blocks import length_mask
 from newsrec.model.plm.cut import run_plm
+from newsrec.model.plm.load import build_plm, load_plm
 from newsrec.model.recommender import NewsRecommender
-from newsrec.plm import DEFAULT_PLM, build_plm, load_plm
+from newsrec.plm_source import DEFAULT_PLM
 from newsrec.simulation.simulate import simulate
 from newsrec.training.optimizer import parameter_groups
 
@@ -65,7 +67,7 @@ SHAPES = {"base": (768, 12, 12, 3072), "tiny": (64, 2, 4, 128)}
 CLICKS_LARGE = 3_383_656
 """Clicks of MINDlarge's train, an estimate: 2,232,748 impressions with about 1.515 each."""
 GATE = 0.1
-"""How far gates are open, or only the skip path would count in the loss."""
+"""How far gates are open, or only the residual path would count in the loss."""
 
 
 class Arm(NamedTuple):
@@ -164,13 +166,13 @@ def every_appearance(model: NewsRecommender, batch: Batch, samples: Tensor) -> T
     encoder = model.news_encoder
     states = run_plm(encoder.plm, ids, mask)
     x = encoder.pooling(encoder.fastformer(encoder.project(states), mask), mask)
-    assert encoder.skip is not None
-    x = encoder.skip(states, mask) + encoder.gate * x
+    assert encoder.residual is not None
+    x = encoder.residual(states, mask) + encoder.gate * x
     news = x.new_zeros(*shown.shape, model.dim)
     news[real] = x
     clicked, offered = news.split([history.shape[1], candidates.shape[1]], dim=1)
     users = model.user_encoder(clicked, history > 0)
-    return torch.einsum("bd,bcd->bc", users, offered)
+    return match_candidates(users, offered)
 
 
 def recommender(arm: Arm, args: argparse.Namespace) -> NewsRecommender:

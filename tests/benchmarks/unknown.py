@@ -60,7 +60,7 @@ def scored(module, vectors, data, gone):
         history = torch.from_numpy(np.take_along_axis(kept, order, axis=1))
         count = batch.offsets.diff()
         with torch.no_grad():
-            users = module.recommender.encode_user(vectors, history)
+            users = module.recommender.encode_user(vectors, history)[:, 0]
         user = users[batch.user.repeat_interleave(count)]
         scores.append((user * vectors[batch.candidates]).sum(dim=1).numpy())
         means.append((users[batch.user] @ mean).numpy())

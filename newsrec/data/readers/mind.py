@@ -66,7 +66,7 @@ def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
 
     Args:
         path: A ``news.tsv``.
-        on_bad_line: error stops at a line that cannot be read, skip leaves it out.
+        on_bad_line: error stops at a line that cannot be read, drop leaves it out.
 
     Returns:
         The columns ``NEWS_TABLE``, in the order of the file.
@@ -94,7 +94,7 @@ def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
         first = min(rows.bad, key=lambda line: line.line)
         if on_bad_line == "error":
             raise UserError(
-                f"{path}, {first}. Correct the line; --on_bad_line skip leaves such lines out."
+                f"{path}, {first}. Correct the line; --on_bad_line drop leaves such lines out."
             )
         log.warning("%s: %d lines skipped, the first is %s", path, rows.num_bad, first)
     return distinct(rows.table)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from newsrec.errors import UserError
-from newsrec.plm import DEFAULT_PLM, find_plm
+from newsrec.plm_source import DEFAULT_PLM, find_plm
 
 BASE = {
     "hidden_size": 768,

@@ -14,6 +14,7 @@ from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
 from newsrec.files import require_empty
 from newsrec.model.fastformer import FastformerConfig
+from newsrec.model.residual import rename_weights, renamed
 from newsrec.places import looked_for
 from newsrec.training.checkpoint import foreign
 from newsrec.training.checkpoint.schema import check_checkpoint
@@ -22,7 +23,10 @@ from newsrec.training.processes.run_lock import HOLDER, LOCK
 CHECKPOINT_FORMAT = 1
 """Version of what a checkpoint holds under ``newsrec``; a change of meaning counts it up."""
 
-BEFORE: dict[str, dict[str, Any]] = {"model": {"skip": False}, "data": {"frozen_states": "fp32"}}
+BEFORE: dict[str, dict[str, Any]] = {
+    "model": {"residual": False},
+    "data": {"frozen_states": "fp32"},
+}
 """What runs had from before an option, where its default is something else."""
 
 
@@ -63,8 +67,24 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"--ckpt_path {path} has newsrec format {found}; this version reads format "
             f"{CHECKPOINT_FORMAT}. Train it again, or use the version of newsrec that wrote it."
         )
+    checkpoint = _with_new_names(checkpoint)
     check_checkpoint(checkpoint, path)
     return checkpoint
+
+
+def _with_new_names(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint, not checked yet, with the names of today where it has old ones."""
+    parts = ("hyper_parameters", "datamodule_hyper_parameters", "state_dict")
+    found = {
+        part: dict(checkpoint[part]) for part in parts if isinstance(checkpoint.get(part), dict)
+    }
+    if "hyper_parameters" in found:
+        found["hyper_parameters"] = renamed(found["hyper_parameters"])
+    if found.get("datamodule_hyper_parameters", {}).get("on_bad_line") == "skip":
+        found["datamodule_hyper_parameters"]["on_bad_line"] = "drop"
+    if "state_dict" in found:
+        rename_weights(found["state_dict"], "recommender.news_encoder.")
+    return checkpoint | found
 
 
 def _refuse_url(ckpt_path: str) -> None:

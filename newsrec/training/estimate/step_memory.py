@@ -6,15 +6,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch
+from newsrec.model.plm.load import build_plm
 from newsrec.model.plm.packing import ATTENTION, pack
 from newsrec.model.plm.transformers_internals import set_attention
 from newsrec.model.recommender import NewsRecommender
-from newsrec.plm import build_plm
 from newsrec.training.estimate.live_bytes import as_on, without_values
+from newsrec.training.losses import LOSSES
 from newsrec.training.progress.throughput import model_flop
 
 WEIGHT = GRADIENT = 4
@@ -110,9 +110,7 @@ def step_cost(
         parameters = list(recommender.parameters())
         kept = [*parameters, *recommender.buffers()]
         with counter() as bytes_, as_on(device, bf16):
-            scores = recommender(batch).float()
-            loss = F.cross_entropy(scores, batch.labels.argmax(dim=1))
-            del scores
+            loss = LOSSES[module.loss](recommender.encode(batch), batch)
             activations = bytes_.live
             with torch.autocast("cpu", enabled=False):
                 loss.backward()
@@ -148,8 +146,9 @@ def build(module: Any, plm_config: dict[str, Any], packs: bool) -> NewsRecommend
         module.user,
         module.max_tokens,
         module.max_history,
-        module.skip,
+        module.residual,
         module.checkpoint_activations,
+        module.user_encoder,
     )
     if packs:  # what pack() finds out by comparing values
         set_attention(recommender.news_encoder.plm, ATTENTION)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformers import AutoConfig
 
-from newsrec.plm import read_plm_config
+from newsrec.plm_source import read_plm_config
 from newsrec.training.checkpoint.read import hyper_parameters
 from newsrec.training.hardware.precision import (
     choose_auto,

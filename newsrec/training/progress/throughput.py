@@ -151,8 +151,7 @@ def model_flop(recommender: NewsRecommender, counts: Any, kept_states: bool) -> 
         flop += each * (counts.tokens * weights + 2 * counts.squares * hidden * layers)
     parts = nn.ModuleList([news.project, news.fastformer, news.pooling])
     flop += FORWARD_AND_BACKWARD * counts.tokens * _weights(parts)
-    parts = nn.ModuleList([user.fastformer, user.pooling])
-    return flop + FORWARD_AND_BACKWARD * counts.slots * _weights(parts)
+    return flop + FORWARD_AND_BACKWARD * counts.slots * _weights(user)
 
 
 def _weights(module: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""The skip path: an untrained model is the centred cosine, and gates let in what is learned."""
+"""The residual path: an untrained model is the centred cosine, and gates let in what is learned."""
 
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ from newsrec.errors import UserError
 from newsrec.evaluation.baselines import cosine_scores
 from newsrec.metrics import mind_metrics
 from newsrec.model.plm.blocks import length_mask
-from newsrec.model.residual import SkipPath
+from newsrec.model.residual import ResidualPath
 from newsrec.training.callbacks import FrozenStates, ScoreCollector
 from newsrec.training.catalogue import encode_catalogue, mean_states
 from newsrec.training.module import RecommenderModule
@@ -24,7 +24,7 @@ SMALL = {"heads": 2, "ffn": 16, "dropout": 0.0}
 
 
 def fitted(means, dim):
-    path = SkipPath(means.shape[1], dim)
+    path = ResidualPath(means.shape[1], dim)
     path.fit(means)
     return path
 
@@ -57,13 +57,13 @@ def test_vectors_are_the_centred_means_in_the_leading_directions(dim):
 
 def test_an_unfitted_path_only_scales():
     states = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
-    vectors = SkipPath(8, 8)(states, torch.ones(3, 4, dtype=torch.bool))
+    vectors = ResidualPath(8, 8)(states, torch.ones(3, 4, dtype=torch.bool))
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3))
 
 
 def test_a_wider_news_vector_than_the_plms_states_is_refused():
-    with pytest.raises(UserError, match=r"model\.dim is 9.*have 8 values.*skip"):
-        SkipPath(8, 9)
+    with pytest.raises(UserError, match=r"model\.dim is 9.*have 8 values.*residual"):
+        ResidualPath(8, 9)
 
 
 def test_vectors_are_float32_also_under_autocast():
@@ -79,12 +79,12 @@ def test_vectors_are_float32_also_under_autocast():
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return write_mind(tmp_path_factory.mktemp("skip") / "mind", tiny_news(), tiny_behaviors())
+    return write_mind(tmp_path_factory.mktemp("residual") / "mind", tiny_news(), tiny_behaviors())
 
 
 def made(root, plm_dir, dim=HIDDEN, **options):
     torch.manual_seed(0)
-    options = {"skip": True, "news": SMALL, "user": SMALL, "lr": 3e-3} | options
+    options = {"residual": True, "news": SMALL, "user": SMALL, "lr": 3e-3} | options
     module = RecommenderModule(plm=str(plm_dir), dim=dim, **options)
     return module, MindDataModule(
         root=str(root), plm=str(plm_dir), batch_size=8, seed=42, frozen_states="fp32"
@@ -147,7 +147,7 @@ def test_scores_stay_plain_dot_products_of_what_is_exported(root, plm_dir):
             clicked = torch.from_numpy(split.histories.take([history]).values.astype(np.int64))
             shown = split.candidates.between(row, row + 1).values.astype(np.int64)
             padded = clicked[None] if len(clicked) else torch.zeros(1, 1, dtype=torch.int64)
-            user = recommender.encode_user(vectors, padded)[0]
+            user = recommender.encode_user(vectors, padded)[0, 0]
             expected = vectors[torch.from_numpy(shown)] @ user
             start = split.candidates.offsets[row]
             found = torch.from_numpy(scores[start : start + len(shown)])
@@ -172,28 +172,28 @@ def test_open_gates_add_what_the_encoders_say(root, plm_dir):
             mask = torch.ones(1, int(length), dtype=torch.bool)
             states = news.plm(token_ids)[0]
             learned = news.pooling(news.fastformer(news.project(states), mask), mask)[0]
-            mean = (means[row] / means[row].norm()).double() - news.skip.centre.double()
-            expected = news.skip.projection.double() @ mean + 0.3 * learned
+            mean = (means[row] / means[row].norm()).double() - news.residual.centre.double()
+            expected = news.residual.projection.double() @ mean + 0.3 * learned
             torch.testing.assert_close(vectors[row].double(), expected, rtol=1e-4, atol=1e-5)
         clicked = vectors[None, [3, 5, 9]]
         mask = torch.ones(1, 3, dtype=torch.bool)
         learned = user.pooling(user.fastformer(clicked, mask), mask)
         expected = 2.5 * (clicked.mean(dim=1) - 0.7 * learned)
-        torch.testing.assert_close(user(clicked, mask), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(user(clicked, mask)[:, 0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_every_process_takes_the_centre_of_the_first(root, plm_dir):
     module, data = made(root, plm_dir, dim=8)
     module.configure_model()
     data.setup("fit")
-    skip = module.recommender.news_encoder.skip
-    first = SkipPath(HIDDEN, 8)
+    residual = module.recommender.news_encoder.residual
+    first = ResidualPath(HIDDEN, 8)
     first.fit(torch.randn(30, HIDDEN, generator=torch.Generator().manual_seed(1)))
     strategy = SimpleNamespace(broadcast=lambda own: first.state_dict())
     module._trainer = SimpleNamespace(is_global_zero=False, strategy=strategy, datamodule=data)
     module.on_fit_start()
     for name, value in first.state_dict().items():
-        assert torch.equal(skip.state_dict()[name], value)
+        assert torch.equal(residual.state_dict()[name], value)
 
 
 def test_a_checkpoint_keeps_the_centre_and_a_resumed_run_does_not_fit_it_again(
@@ -203,11 +203,11 @@ def test_a_checkpoint_keeps_the_centre_and_a_resumed_run_does_not_fit_it_again(
     trainer, _, _ = fit(module, data, max_epochs=1)
     trainer.save_checkpoint(tmp_path / "one.ckpt")
     again = RecommenderModule.load_from_checkpoint(tmp_path / "one.ckpt")
-    skip = again.recommender.news_encoder.skip
-    assert skip.fitted
-    for name, value in module.recommender.news_encoder.skip.state_dict().items():
-        assert torch.equal(skip.state_dict()[name], value)
-    monkeypatch.setattr(SkipPath, "fit", lambda *_: pytest.fail("fitted again"))
+    residual = again.recommender.news_encoder.residual
+    assert residual.fitted
+    for name, value in module.recommender.news_encoder.residual.state_dict().items():
+        assert torch.equal(residual.state_dict()[name], value)
+    monkeypatch.setattr(ResidualPath, "fit", lambda *_: pytest.fail("fitted again"))
     other, data = made(root, plm_dir, dim=8)
     trainer = Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -216,9 +216,9 @@ def test_a_checkpoint_keeps_the_centre_and_a_resumed_run_does_not_fit_it_again(
     trainer.fit(other, datamodule=data, ckpt_path=tmp_path / "one.ckpt", weights_only=True)
 
 
-def test_without_a_skip_path_there_are_no_gates(root, plm_dir):
-    module, _ = made(root, plm_dir, skip=False, dim=8)
+def test_without_a_residual_path_there_are_no_gates(root, plm_dir):
+    module, _ = made(root, plm_dir, residual=False, dim=8)
     module.configure_model()
     assert module.recommender.gates() == {}
-    assert not [n for n in module.state_dict() if "gate" in n or "skip" in n or "scale" in n]
+    assert not [n for n in module.state_dict() if "gate" in n or "residual" in n or "scale" in n]
     assert FIRST_NEWS == 2

@@ -1,16 +1,15 @@
-"""From titles to news vectors and from clicked news to user vectors."""
+"""From titles to news vectors."""
 
 import pytest
 import torch
-from torch import distributed, nn
+from torch import nn
 
 from newsrec.errors import UserError
-from newsrec.model.encoders import NewsEncoder, UserEncoder
-from newsrec.model.fastformer import PRESETS, FastformerConfig
+from newsrec.model.fastformer import FastformerConfig
+from newsrec.model.news_encoder import NewsEncoder
 from newsrec.model.plm.blocks import blocks_by_length, length_mask
 from newsrec.model.plm.cut import CutPlm, longest_text
-from newsrec.model.recommender import NewsRecommender
-from newsrec.plm import build_plm, load_plm
+from newsrec.model.plm.load import build_plm, load_plm
 
 DIM = 16
 SMALL = FastformerConfig(heads=4, ffn=24)
@@ -70,9 +69,6 @@ def stories(lengths, vocabulary=80):
 
 def trainable(module):
     return {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-
-
-# News
 
 
 @SHAPES
@@ -297,131 +293,3 @@ def test_mean_pooling_is_the_mean_of_the_real_tokens(plm):
             states = plm(token_ids[row : row + 1, :length].long())[0][0]
         expected = encoder.project(states).mean(dim=0)
         torch.testing.assert_close(vectors[row], expected, rtol=1e-5, atol=1e-5)
-
-
-# Users
-
-
-def histories(*lengths, width=6):
-    generator = torch.Generator().manual_seed(0)
-    history = torch.randn(len(lengths), width, DIM, generator=generator)
-    return history, length_mask(torch.tensor(lengths), width)
-
-
-@pytest.mark.parametrize("encoder", ["fastformer", "transformer"])
-@pytest.mark.parametrize("positions", ["learned", "recency", "none"])
-def test_a_reader_is_encoded_alike_alone_in_any_batch_and_behind_any_padding(positions, encoder):
-    config = FastformerConfig(heads=4, layers=2, positions=positions, encoder=encoder)
-    encoder = stirred(UserEncoder(DIM, config, max_history=6))
-    history, mask = histories(3, 0, 6, 1)
-    together = encoder(history, mask)
-    for row, length in enumerate([3, 0, 6, 1]):
-        alone = encoder(history[row : row + 1, :length], mask[row : row + 1, :length])
-        torch.testing.assert_close(alone[0], together[row], rtol=1e-5, atol=1e-5)
-    history[~mask] = 1e3
-    torch.testing.assert_close(encoder(history, mask), together, rtol=1e-5, atol=1e-5)
-
-
-@SHAPES
-def test_a_readers_score_has_no_gradient_to_the_history_of_another(shape):
-    encoder = stirred(UserEncoder(DIM, shape, max_history=6))
-    history, mask = histories(3, 2, 6)
-    history.requires_grad_()
-    (encoder(history, mask)[0] @ torch.ones(DIM)).backward()
-    assert (history.grad[0, :3].abs().sum(dim=1) > 0).all()
-    assert (history.grad[0, 3:] == 0).all()
-    assert (history.grad[1:] == 0).all()
-
-
-@SHAPES
-def test_an_empty_history_gets_the_learned_vector_and_teaches_it(shape):
-    encoder = stirred(UserEncoder(DIM, shape, max_history=6))
-    history, mask = histories(0, 4, 0)
-    users = encoder(history, mask)
-    assert torch.equal(users[0], encoder.empty)
-    assert torch.equal(users[2], encoder.empty)
-    assert not torch.equal(users[1], encoder.empty)
-    users[:2].sum().backward()
-    assert torch.equal(encoder.empty.grad, torch.ones(DIM))  # from the first reader alone
-    assert all(parameter.grad.isfinite().all() for parameter in encoder.parameters())
-
-
-@SHAPES
-@pytest.mark.parametrize("positions", ["recency", "none"])
-def test_readers_without_any_history_need_no_column(shape, positions):
-    shape = FastformerConfig(4, positions=positions, encoder=shape.encoder)
-    encoder = stirred(UserEncoder(DIM, shape, max_history=6))
-    users = encoder(torch.zeros(2, 0, DIM), torch.zeros(2, 0, dtype=torch.bool))
-    assert torch.equal(users, encoder.empty.expand(2, DIM))
-    assert encoder(*(t[:0] for t in histories(3))).shape == (0, DIM)
-
-
-def test_recency_gives_the_newest_click_its_place_however_long_the_history():
-    config = FastformerConfig(heads=4, positions="recency")
-    encoder = stirred(UserEncoder(DIM, config, max_history=6))
-    history, mask = histories(2, 6)
-    encoder(history, mask)[0].sum().backward()
-    rows = encoder.fastformer.positions.weight.grad.abs().sum(dim=1) > 0
-    assert rows.tolist() == [True, True, False, False, False, False]
-
-    # the same clicks with the older two exchanged: another reader
-    mask = torch.ones(1, 3, dtype=torch.bool)
-    exchanged = encoder(history[1:, [1, 0, 2]], mask)
-    assert not torch.allclose(encoder(history[1:, :3], mask), exchanged)
-
-
-def test_no_order_of_clicks_is_seen_by_default():
-    assert SMALL.positions == "none"
-    encoder = stirred(UserEncoder(DIM, SMALL, max_history=6))
-    history, mask = histories(6)
-    torch.testing.assert_close(encoder(history.flip(1), mask), encoder(history, mask))
-
-
-# Both
-
-
-@pytest.fixture
-def one_process(tmp_path):
-    store = f"file://{tmp_path / 'store'}"
-    distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()
-
-
-@pytest.mark.parametrize("encoder", ["fastformer", "transformer"])
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize(
-    ("other", "skip"),
-    [
-        ({}, False),
-        ({"positions": "recency", "layers": 2, "share_layers": True}, False),
-        ({"pooling": "mean"}, True),
-    ],
-)
-def test_every_preset_trains_under_ddp_without_unused_parameters(
-    plm, one_process, preset, encoder, other, skip
-):
-    shape = FastformerConfig.preset(preset, **({"heads": 4, "encoder": encoder} | other))
-    recommender = NewsRecommender(plm, DIM, 1, shape, shape, 12, max_history=6, skip=skip)
-
-    class Scores(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.recommender = recommender
-
-        def forward(self, token_ids, lengths, history):
-            news = recommender.encode_news(token_ids, lengths)
-            return recommender.encode_user(news, history) @ news[2:].T
-
-    model = nn.parallel.DistributedDataParallel(Scores())
-    token_ids, lengths = stories([0, 0, 3, 4, 9, 12])
-    history = torch.tensor([[2, 3, 0], [0, 0, 0], [5, 4, 2]])
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    for _ in range(2):  # an unused parameter stops the second step
-        optimizer.zero_grad()
-        loss = model(token_ids, lengths, history).logsumexp(dim=1).sum()
-        loss.backward()
-        optimizer.step()
-    assert loss.isfinite()
-    trained = [p for p in recommender.parameters() if p.requires_grad]
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)

@@ -1,7 +1,8 @@
-"""Titles to news vectors, clicked news to user vectors."""
+"""Titles to news vectors."""
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +14,13 @@ from newsrec.model.fastformer import (
     Fastformer,
     FastformerConfig,
     init_weights,
-    masked_mean,
     pooling_of,
 )
 from newsrec.model.plm.cut import TOKENS_PER_PASS, CutPlm, longest_text
 from newsrec.model.plm.recompute import recompute_activations
-from newsrec.model.residual import SkipPath
+from newsrec.model.residual import ResidualPath, rename_weights
 
 StatesHook = Callable[[Tensor, Tensor], None]
-START_SCALE = 10.0
-"""Of scores on the skip path before training: products of sentence vectors lie within .3 or so."""
 
 
 class NewsEncoder(nn.Module):
@@ -37,8 +35,8 @@ class NewsEncoder(nn.Module):
         tune_layers: Top layers of the PLM that are trained: 0 freezes it, -1 trains all of it and
             its embeddings.
         max_tokens: Longest text.
-        skip: Whether the PLM's own sentence vector is added: see ``SkipPath``. What is trained then
-            starts behind a gate that is closed.
+        residual: Whether the PLM's own sentence vector is added: see ``ResidualPath``. What is
+            trained then starts behind a gate that is closed.
         checkpoint_activations: Whether the tuned layers keep little for the backward pass and run
             twice instead: less memory, more time, the same gradients.
         tokens_per_pass: Padded tokens that go through the PLM at once.
@@ -51,7 +49,7 @@ class NewsEncoder(nn.Module):
         fastformer: FastformerConfig,
         tune_layers: int,
         max_tokens: int,
-        skip: bool = False,
+        residual: bool = False,
         checkpoint_activations: bool = False,
         tokens_per_pass: int = TOKENS_PER_PASS,
     ) -> None:
@@ -70,9 +68,10 @@ class NewsEncoder(nn.Module):
         self.project = nn.Linear(plm.config.hidden_size, dim)
         self.fastformer = Fastformer(dim, fastformer, max_tokens)
         self.pooling = pooling_of(dim, fastformer)
-        self.skip = SkipPath(plm.config.hidden_size, dim) if skip else None
-        self.gate = nn.Parameter(torch.zeros(())) if skip else None
+        self.residual = ResidualPath(plm.config.hidden_size, dim) if residual else None
+        self.gate = nn.Parameter(torch.zeros(())) if residual else None
         self._states_hooks: OrderedDict[int, StatesHook] = OrderedDict()
+        self.register_load_state_dict_pre_hook(_rename_weights)  # type: ignore[no-untyped-call]
         self.project.apply(init_weights)
         self.pooling.apply(init_weights)
         self.train()  # from_pretrained leaves the PLM in evaluation mode, and a Trainer keeps that
@@ -130,7 +129,7 @@ class NewsEncoder(nn.Module):
             News vectors ``[news, dim]``.
         """
         x = self.pooling(self.fastformer(self.project(states), mask), mask)
-        return x if self.skip is None else self.skip(states, mask) + self.gate * x
+        return x if self.residual is None else self.residual(states, mask) + self.gate * x
 
     def train(self, mode: bool = True) -> "NewsEncoder":
         """Set training mode; frozen parts of the PLM stay in evaluation mode, without dropout."""
@@ -140,44 +139,5 @@ class NewsEncoder(nn.Module):
         return self
 
 
-class UserEncoder(nn.Module):
-    """Fastformer over clicked news, then pooling.
-
-    A reader without history gets a learned vector of their own, not zeros: 3 % of MIND's dev
-    impressions have none, and they count.
-
-    Args:
-        dim: Size of news and user vectors.
-        fastformer: Shape of the stack over the history: Fastformer, or its softmax twin. With
-            ``positions: recency`` it knows how many clicks ago each story was read.
-        max_history: Longest history; only positions need it.
-        skip: Whether the mean of the history is added; Fastformer then starts behind a gate that is
-            closed, and a learned scale makes scores of products of vectors of length 1.
-    """
-
-    def __init__(
-        self, dim: int, fastformer: FastformerConfig, max_history: int, skip: bool = False
-    ) -> None:
-        super().__init__()
-        self.fastformer = Fastformer(dim, fastformer, max_history)
-        self.pooling = pooling_of(dim, fastformer)
-        self.empty = nn.Parameter(torch.zeros(dim))
-        self.gate = nn.Parameter(torch.zeros(())) if skip else None
-        self.log_scale = nn.Parameter(torch.tensor(START_SCALE).log()) if skip else None
-        self.pooling.apply(init_weights)
-
-    def forward(self, history: Tensor, mask: Tensor) -> Tensor:
-        """Encode readers.
-
-        Args:
-            history: Vectors of clicked news, oldest first ``[users, history, dim]``.
-            mask: True where real; a row that is all False is an empty history ``[users, history]``.
-
-        Returns:
-            User vectors ``[users, dim]``.
-        """
-        pooled = self.pooling(self.fastformer(history, mask), mask)
-        if self.gate is not None and self.log_scale is not None:
-            mean = masked_mean(history, mask)
-            pooled = self.log_scale.exp() * (mean + self.gate * pooled)
-        return torch.where(mask.any(dim=1, keepdim=True), pooled, self.empty.to(pooled.dtype))
+def _rename_weights(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    rename_weights(state, prefix)

