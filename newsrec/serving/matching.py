@@ -22,4 +22,5 @@ def match_all(
         scores: NDArray[np.float32] = np.matmul(users[:, 0], news.T, out=out)
         return scores
     each = np.matmul(users.reshape(-1, dim), news.T).reshape(num_users, interests, len(news))
-    return each.max(axis=1, out=out)
+    best: NDArray[np.float32] = each.max(axis=1, out=out)
+    return best
