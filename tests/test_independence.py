@@ -8,11 +8,11 @@ import torch
 from conftest import news_row, tiny_behaviors, tiny_news, write_mind
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from newsrec.model.tuning import CutPlm
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.datamodule import MindDataModule
 from newsrec.data.states import StateStore
+from newsrec.model.plm.cut import CutPlm
 from newsrec.model.plm.load import load_plm
 from newsrec.training.callbacks import FrozenStates
 from newsrec.training.catalogue import frozen_states

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_encoders import FAMILIES, stories
+from test_news_encoder import FAMILIES, stories
 from test_packing import PACKED
 from test_tuning import made_plm
 from waits import Reads, Waits

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from test_encoders import FAMILIES, stories
+from test_news_encoder import FAMILIES, stories
 from test_tuning import NO_DROPOUT, SMALL, made_plm
 from torch._dynamo.testing import CompileCounter
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from test_encoders import FAMILIES, SIZES, stories, trainable
+from test_news_encoder import FAMILIES, SIZES, stories, trainable
 
 from newsrec.errors import UserError
 from newsrec.model.fastformer import FastformerConfig
