@@ -475,7 +475,7 @@ LEFT_OVER = {"NEWSREC_PRECISION": "1:fp32", "NEWSREC_LAST_CHECKPOINT": "1:none"}
 """What an older run has left in the environment."""
 
 
-@pytest.mark.parametrize("left_over", ["fp32", "1:fp32", f"{os.getpid()}:fp32", None])
+@pytest.mark.parametrize("left_over", ["fp32", "1:fp32", "{own}:fp32", None])
 def test_the_store_counts_and_not_what_an_older_run_left(monkeypatch, left_over):
     class Store:
         def get(self, key):
@@ -485,7 +485,7 @@ def test_the_store_counts_and_not_what_an_older_run_left(monkeypatch, left_over)
     if left_over is None:
         monkeypatch.delenv("NEWSREC_PRECISION", raising=False)
     else:
-        monkeypatch.setenv("NEWSREC_PRECISION", left_over)
+        monkeypatch.setenv("NEWSREC_PRECISION", left_over.format(own=os.getpid()))
     monkeypatch.setattr(agreement, "_meeting_place", lambda num_nodes: ("host", 1, True))
     monkeypatch.setattr(agreement, "_store", lambda *place: Store())
     assert decided_by_first("precision", lambda: "fp32") == "bf16"
