@@ -241,7 +241,7 @@ def test_the_model_of_a_stranger_is_checked_before_it_is_built(export, place, va
     node[place[-1]] = value
     path.write_text(json.dumps(options))
     rewrite(export)
-    with pytest.raises(UserError, match="config.json is not as it was written") as error:
+    with pytest.raises(UserError, match=r"config\.json is not as it was written") as error:
         load_model(export)
     assert words in str(error.value)
 

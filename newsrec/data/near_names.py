@@ -15,7 +15,8 @@ SPLIT_NAMES = {
 
 ARCHIVE = re.compile(r"\.(zip|tar|tgz|tar\.gz|tar\.bz2|tar\.xz|7z|rar)$")
 COPY = re.compile(
-    r"( ?\(\d+\)|[ _-]copy( \d+)?|[-_]\d|\.\d+|\.(bak|old|orig)|[ _-](unzipped|unpacked|extracted))$",
+    r"( ?\(\d+\)|[ _-]copy( \d+)?|[-_]\d|\.\d+|\.(bak|old|orig)|"
+    r"[ _-](unzipped|unpacked|extracted))$",
     re.I,
 )
 """What people, browsers, file managers and wget add to the name of a second one."""

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from newsrec.aside import MARK
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
-from newsrec.aside import MARK
 from newsrec.files import require_empty
 from newsrec.model.fastformer import FastformerConfig
 from newsrec.places import looked_for
