@@ -235,7 +235,7 @@ OTHERS = [
     (f"{RANDOM} dev --trainer.overfit_batches 1", "scores all of a split"),
     (f"{RANDOM} dev --trainer.barebones true", "scores all of a split"),
     ("recommend mnid", "There is no mnid. Looked for ", "Did you mean mind?"),
-    ("compare mnid run", "mnid does not exist. Looked for ", "Did you mean mind?"),
+    ("compare mnid run", "mnid does not exist. Give", "Looked for ", "Did you mean mind?"),
     ("check-submission noeps.txt --data.root mind --split test", "There is no noeps.txt. Looked"),
     ("check-submission run/note.txt --data.root mind --split dev", "Did you mean run/notes.txt?"),
     ("simulate --output nowhere", "nowhere is a link to gone, which leads to no folder."),

@@ -77,8 +77,11 @@ def read_run(folder: Path) -> Run:
         UserError: If it is not such a folder, or of a split without labels.
     """
     if not folder.is_dir():
-        what = "is a file." if folder.exists() else f"does not exist. {looked_for(folder)}".strip()
-        raise UserError(f"{folder} {what} Give a folder that evaluate wrote (its --output).")
+        what, near = (
+            ("is a file", "") if folder.exists() else ("does not exist", looked_for(folder))
+        )
+        said = f"{folder} {what}. Give a folder that evaluate wrote (its --output). {near}"
+        raise UserError(said.strip())
     path = folder / METRICS_FILE
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
