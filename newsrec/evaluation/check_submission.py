@@ -28,6 +28,7 @@ from newsrec.data.source import SPLITS
 from newsrec.data.zips import DAMAGE
 from newsrec.errors import UserError
 from newsrec.evaluation.submission_lines import KINDS, explain_line, id_of, kind_of, parse_lines
+from newsrec.places import looked_for
 
 if TYPE_CHECKING:
     import argparse
@@ -348,7 +349,8 @@ def _open(path: Path) -> tuple[IO[bytes], int]:
 
 def _unreadable(path: Path, error: Exception) -> UserError:
     if isinstance(error, FileNotFoundError):
-        return UserError(f"There is no {path}. evaluate writes prediction.zip into its --output.")
+        said = f"There is no {path}. {looked_for(path)}".strip()
+        return UserError(f"{said} evaluate writes prediction.zip into its --output.")
     if isinstance(error, IsADirectoryError):
         return UserError(f"{path} is a folder. Give the prediction.zip in it.")
     if isinstance(error, PermissionError):

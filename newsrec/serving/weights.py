@@ -6,10 +6,13 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save
 
+from newsrec.errors import UserError
 from newsrec.model.recommender import NewsRecommender
 from newsrec.plm import build_plm, plm_config
 from newsrec.serving.folder import ExportFolder
-from newsrec.serving.manifest import CONFIG, WEIGHTS, reading
+from newsrec.serving.manifest import AGAIN, CONFIG, WEIGHTS, reading
+from newsrec.training.checkpoint_schema import check_exported
+from newsrec.training.kinds import Wrong
 from newsrec.training.module import RecommenderModule
 
 ORIGIN = ("_name_or_path", "transformers_version")
@@ -55,8 +58,17 @@ def load_model(folder: str | Path) -> NewsRecommender:
 
 
 def read_model(config: Path, weights: Path) -> NewsRecommender:
-    """Build a model of the two files that ``write_model`` wrote, in evaluation mode."""
+    """Build a model of the two files that ``write_model`` wrote, in evaluation mode.
+
+    Raises:
+        UserError: If the configuration asks for code or packages, or is not that of the weights.
+    """
     options = json.loads(config.read_text(encoding="utf-8"))
+    state = load_file(weights)
+    try:
+        check_exported(options, state)
+    except Wrong as wrong:
+        raise UserError(f"{config} is not as it was written: {wrong}. {AGAIN}") from wrong
     recommender = NewsRecommender(build_plm(options["plm"]), **options["model"])
-    recommender.load_state_dict(load_file(weights))
+    recommender.load_state_dict(state)
     return recommender.eval()

@@ -3,11 +3,13 @@
 import logging
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig
 
+from newsrec.data.source import find_splits
 from newsrec.plm import read_plm_config
 from newsrec.training.agreement import decided_by_first
 from newsrec.training.checkpoint import hyper_parameters
@@ -46,6 +48,7 @@ def settle_hardware(
         datamodule: The data, not opened yet.
         typed: Whether the command line itself sets ``threads``.
     """
+    find_splits(Path(datamodule.root))  # a wrong folder shows before anything is measured
 
     @cache
     def maps() -> Sequence[LinearMap]:

@@ -24,10 +24,10 @@ from newsrec.errors import UserError
 from newsrec.metrics import MindMetric
 from newsrec.model.fastformer import FastformerConfig
 from newsrec.model.recommender import NewsRecommender
-from newsrec.plm import DEFAULT_PLM, build_plm, load_plm, plm_config
+from newsrec.plm import DEFAULT_PLM, build_plm, load_plm, load_tokenizer, plm_config
 from newsrec.training.catalogue import encode_catalogue, mean_states
 from newsrec.training.checkpoint import FORMAT, hyper_parameters, read_checkpoint
-from newsrec.training.checkpoint_schema import building, try_out
+from newsrec.training.checkpoint_schema import LARGEST_NUMBER, building, try_out
 from newsrec.training.contradictions import check_agreement, remembered
 from newsrec.training.optimizer import SCHEDULES, Schedule, adamw, parameter_groups
 
@@ -109,8 +109,9 @@ class RecommenderModule(LightningModule):
         self.precision = precision
         self.max_tokens = max_tokens
         self.max_history = max_history
-        if dim < 1:
-            raise UserError(f"model.dim is {dim}; it must be at least 1.")
+        if not 1 <= dim <= LARGEST_NUMBER:
+            must = "must be at least 1" if dim < 1 else f"may be at most {LARGEST_NUMBER:,}"
+            raise UserError(f"model.dim is {dim}; it {must}.")
         for name in ("lr", "plm_lr", "gate_lr", "weight_decay"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
@@ -144,9 +145,13 @@ class RecommenderModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Refuse a data module that contradicts the checkpoint that this model comes from."""
         data = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            return
         own = {"max_tokens": self.max_tokens, "max_history": self.max_history}
-        if data is not None:
-            check_agreement(own if self.trained_to_read is None else self.trained_to_read, data)
+        trained = own if self.trained_to_read is None else self.trained_to_read
+        if self.trained_to_read is None and getattr(data, "plm", self.plm) != self.plm:
+            trained = own | {"plm": self.plm, "tokenizer_json": load_tokenizer(self.plm)}
+        check_agreement(trained, data)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a data module that contradicts a checkpoint which the Trainer loads."""

@@ -159,10 +159,14 @@ class LastCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Let a file from before a validation say that one was begun; Lightning then runs it."""
+        """Let a file from before a validation say that one was begun; Lightning then runs it.
+
+        Any other says that none is, which Lightning forgets where it ran the last one again.
+        """
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+        total = progress["total"]
+        total["ready"] = total["started"] = total["completed"]
         if self._before_validation:
-            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
-            total = progress["total"]
             total["ready"] = total["started"] = total["completed"] + 1
             total["processed"] = total["completed"]
             progress["current"] = dict.fromkeys(progress["current"], 0)
