@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -50,8 +51,15 @@ def require_writable(output: Path) -> None:
         UserError: With the reason.
     """
     there = output
+    if "\0" in str(output):
+        raise UserError(f"--output {output} holds a null character. Choose another --output.")
     try:
         while not there.exists() and there != there.parent:
+            if there.is_symlink():  # to nothing, or in a circle
+                raise UserError(
+                    f"--output {output}: {there} is a link to {os.readlink(there)}, which leads to "
+                    "no folder. Remove the link, or choose another --output."
+                )
             there = there.parent
         if not there.is_dir():
             raise UserError(

@@ -98,3 +98,17 @@ def test_a_new_model_refuses_data_that_contradict_it(root, plm_dir):
     data = MindDataModule(root=str(root), plm=str(plm_dir), frozen_states="none")
     with pytest.raises(UserError, match=r"has max_history 50, .* 7"):
         trainer().fit(module, datamodule=data)
+
+
+def test_a_new_model_refuses_the_tokenizer_of_another_plm(root, plm_dir, tmp_path):
+    moved = shutil.copytree(plm_dir, tmp_path / "moved")
+    module = RecommenderModule(plm=str(plm_dir), dim=16, news=SHAPE, user=SHAPE)
+    same = MindDataModule(root=str(root), plm=str(moved), frozen_states="none")
+    trainer().fit(module, datamodule=same)  # the same tokenizer at another place
+    written = json.loads((moved / "tokenizer.json").read_text())
+    written["model"]["vocab"]["zzz"] = len(written["model"]["vocab"])
+    (moved / "tokenizer.json").write_text(json.dumps(written))
+    module = RecommenderModule(plm=str(plm_dir), dim=16, news=SHAPE, user=SHAPE)
+    other = MindDataModule(root=str(root), plm=str(moved), frozen_states="none")
+    with pytest.raises(UserError, match=f"tokenizer is that of {moved}, .* that of {plm_dir}"):
+        trainer().fit(module, datamodule=other)

@@ -3,6 +3,7 @@ import csv
 import numpy as np
 import pytest
 
+from newsrec.training.callbacks import RunCsv
 from newsrec.training.progress.curves import draw_curves, smooth
 
 
@@ -40,3 +41,61 @@ def test_curves_are_drawn_with_and_without_a_baseline(tmp_path):
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)
     assert pictures[0] != pictures[1]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["curves.png", "metrics.csv"]
+
+
+WHOLE = "step,train/loss,val/auc\r\n9,0.7,\r\n9,,0.61\r\n19,0.6,\r\n"
+TORN = [
+    *(b"19,0.6,0.5", b"x,0.6,\r\n", b"9,much,\r\n", b"9\r\n"),
+    *(b"\xff\0\xfe,,\r\n", b'"9,0.7,\r\n'),
+]
+
+
+@pytest.mark.parametrize("torn", TORN)
+def test_a_run_goes_on_in_a_damaged_log_and_keeps_it(tmp_path, caplog, torn):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(WHOLE.encode() + torn)
+    damaged = path.read_bytes()
+    writer = RunCsv(tmp_path).experiment
+    writer.forget_after(10, validation=False)
+    assert path.read_bytes().decode() == WHOLE.replace("19,0.6,\r\n", "")
+    assert (tmp_path / "metrics.damaged.csv").read_bytes() == damaged
+    assert "1 lines cannot be read" in caplog.text
+    writer.log_metrics({"val/mrr": 0.3}, 12)
+    writer.save()
+    assert path.read_text().splitlines()[-1] == "12,,,0.3"
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\0", b"", b"a,b\n1,2\n", b"step,step\n1,2\n"])
+def test_a_run_goes_on_without_a_log_that_has_no_header(tmp_path, content):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    writer = RunCsv(tmp_path).experiment
+    writer.forget_after(10, validation=False)
+    writer.log_metrics({"val/mrr": 0.3}, 12)
+    writer.save()
+    assert path.read_text().splitlines() == ["step,val/mrr", "12,0.3"]
+
+
+def test_a_log_is_whole_when_the_disk_fills_while_it_is_written_anew(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(WHOLE.encode())
+    writer = RunCsv(tmp_path).experiment
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("newsrec.files.put", full)
+    with pytest.raises(OSError, match="No space"):
+        writer.forget_after(10, validation=False)
+    writer.log_metrics({"val/mrr": 0.3}, 12)
+    with pytest.raises(OSError, match="No space"):
+        writer.save()
+    assert path.read_bytes().decode() == WHOLE
+
+
+def test_a_damaged_log_costs_the_picture_alone(tmp_path, caplog):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(b"step,train/loss\nx,1\n\xff")
+    draw_curves(path, tmp_path / "curves.png")
+    assert not (tmp_path / "curves.png").exists()
+    assert "no curves are drawn" in caplog.text

@@ -8,6 +8,8 @@ import torch
 from conftest import fit_options
 
 from newsrec.__main__ import main
+from newsrec.data.datamodule import MindDataModule
+from newsrec.report.closing import next_commands
 
 
 @pytest.fixture(autouse=True)
@@ -72,3 +74,15 @@ def test_a_batch_larger_than_an_epoch_is_said(mind_dir, plm_dir, tmp_path, caplo
     options = fit_options(mind_dir, plm_dir, tmp_path / "run")
     main([*options, "--data.batch_size=1000000000000", "--baselines=false"])
     assert "data.batch_size is 1,000,000,000,000, more than the 51 samples" in caplog.text
+
+
+def test_a_run_that_the_last_day_chose_names_it_to_evaluate(mind_dir, plm_dir):
+    path = mind_dir / "train" / "behaviors.tsv"
+    path.write_bytes(path.read_bytes().replace(b"11/11/2019", b"11/10/2019", 20))
+    shutil.rmtree(mind_dir / "dev")
+    data = MindDataModule(root=str(mind_dir), plm=str(plm_dir), val="last_day")
+    data.setup("fit")
+    first, second, *_ = next_commands(data, "best.ckpt", "run").splitlines()
+    assert "evaluate" in first
+    assert "--split last_day" in first
+    assert "--split test" in second

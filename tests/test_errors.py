@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from newsrec.__main__ import main
 from newsrec.commands import failures
+from newsrec.errors import UserError
 
 LONGEST = 420
 """Characters of a message besides the paths in it."""
@@ -34,6 +35,8 @@ def place(plm_dir, tmp_path_factory):
     """A data folder and what people mistake for others; every mistake leaves it as it was."""
     root = tmp_path_factory.mktemp("tour")
     write_mind(root / "mind", tiny_news(), tiny_behaviors())
+    (root / "nowhere").symlink_to("gone")
+    (root / "circle").symlink_to("circle")
     (root / "run").mkdir()
     (root / "run" / "notes.txt").write_text("mine")
     configs = {
@@ -127,6 +130,8 @@ FIT = [
     ("--ckpt_path mind", "is a folder, and there is no checkpoint in it."),
     ("--trainer.overfit_batches -1", "overfit_batches"),
     ("--patience 0", "at least 1"),
+    ("--model.dim 99999999999999999999999999", "it may be at most 1,048,576."),
+    ("--model.dim 999983 --model.user.heads 7", "does not divide dim, 999983. Choose one of 1."),
 ]  # fmt: skip
 
 
@@ -139,6 +144,58 @@ def test_fit_says_what_is_wrong_in_a_sentence(given, parts, place, plm_dir, caps
     typed = [word.replace("_", " ") if "{" in word else word for word in given.split()]
     assert_told(capsys, [*options, *typed], *parts)
     assert not (place / "out").exists()
+
+
+def test_a_wrong_data_folder_is_found_before_anything_is_measured(
+    place, plm_dir, capsys, monkeypatch
+):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("newsrec.training.hardware.settle.choose_threads", pytest.fail)
+    monkeypatch.setattr("newsrec.training.hardware.settle.linear_maps", pytest.fail)
+    assert_told(capsys, fit_options("mnid", plm_dir, "out"), "Did you mean mind?")
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [("accelerator=gpu", True), ("accelerator=gpuu", False), ("strategy=nope", False)],
+)
+def test_the_way_to_train_without_a_gpu_is_named_where_one_is_missing(
+    option, hint, place, plm_dir, capsys, monkeypatch
+):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    options = fit_options("mind", plm_dir, "out")
+    _, said = tell(capsys, [*options, f"--trainer.{option}"])
+    assert ("On a machine without GPU" in said) == hint
+
+
+def test_an_output_that_no_system_takes_is_a_mistake(capsys):
+    assert_told(capsys, ["simulate", "--output", "a\0b"], "holds a null character")
+
+
+def test_what_a_sentence_hides_can_be_seen(tmp_path, capsys, monkeypatch):
+    def broken(*args):
+        try:
+            raise KeyError("no such thing")
+        except KeyError as error:
+            raise UserError("It cannot be read.") from error
+
+    monkeypatch.setattr("newsrec.commands.prepare.open_mind", broken)
+    assert_told(capsys, ["prepare", "--data.root=x"], "It cannot be read.")
+    monkeypatch.setattr(failures, "run_folder", tmp_path)
+    with pytest.raises(UserError) as raised:
+        broken()
+    assert failures.end(raised.value, ["fit"]) == failures.MISTAKE
+    assert "KeyError: 'no such thing'" in (tmp_path / "traceback.txt").read_text()
+    capsys.readouterr()
+    monkeypatch.setenv("NEWSREC_TRACEBACK", "1")
+    with pytest.raises(SystemExit) as stop:
+        main(["prepare", "--data.root=x"])
+    assert stop.value.code == failures.MISTAKE
+    said = capsys.readouterr().err
+    assert "KeyError" in said
+    assert said.endswith("newsrec: error: It cannot be read.\n")
 
 
 RANDOM = "evaluate --scorer random --data.root mind --output x --split"
@@ -171,6 +228,18 @@ OTHERS = [
     (f"{RANDOM} dev --data.root mnd", "Did you mean mind?"),
     ("prepare --data.root mind/dev/news.tsv", "It is a file: name the folder that it lies in"),
     ("encode-news x --news", "--news has no value behind it."),
+    (f"{RANDOM} dev --trainer.limit_predict_batches 0", "limit_predict_batches is 0, but evaluate"),
+    (f"{RANDOM} dev --trainer.limit_predict_batches 1", "scores all of a split"),
+    (f"{RANDOM} dev --trainer.limit_predict_batches 0.5", "scores all of a split"),
+    (f"{RANDOM} dev --trainer.fast_dev_run true", "fast_dev_run is True, but evaluate scores"),
+    (f"{RANDOM} dev --trainer.overfit_batches 1", "scores all of a split"),
+    (f"{RANDOM} dev --trainer.barebones true", "scores all of a split"),
+    ("recommend mnid", "There is no mnid. Looked for ", "Did you mean mind?"),
+    ("compare mnid run", "mnid does not exist. Give", "Looked for ", "Did you mean mind?"),
+    ("check-submission noeps.txt --data.root mind --split test", "There is no noeps.txt. Looked"),
+    ("check-submission run/note.txt --data.root mind --split dev", "Did you mean run/notes.txt?"),
+    ("simulate --output nowhere", "nowhere is a link to gone, which leads to no folder."),
+    ("simulate --output circle/in", "circle is a link to circle, which leads to no folder."),
 ]  # fmt: skip
 
 

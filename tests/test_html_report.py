@@ -10,7 +10,7 @@ from newsrec.evaluation.baselines import BASELINES, score_baseline
 from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.results import compute_results
 from newsrec.metrics import METRICS
-from newsrec.report.examples import choose_examples
+from newsrec.report.examples import RANKED_BLIND, UNKNOWN, choose_examples
 from newsrec.report.page import html_page
 from newsrec.report.pictures import LEFT, RIGHT, WIDTH, Dot, dots, line
 from newsrec.report.terminal import read_curves
@@ -257,3 +257,13 @@ def test_a_line_stays_inside_its_picture(points):
     assert max(xs) <= WIDTH
     assert min(ys) >= 0
     assert max(ys) <= 150
+
+
+def test_an_unknown_candidate_is_marked_wherever_it_is_ranked(mind_dir):
+    text, _, examples = page_of(mind_dir)
+    listed = [candidate for example in examples for candidate in example.candidates]
+    unknown = [candidate for candidate in listed if candidate.title == UNKNOWN]
+    assert unknown  # dev shows one
+    assert {candidate.category for candidate in unknown} == {RANKED_BLIND}
+    assert RANKED_BLIND not in {c.category for c in listed if c not in unknown}
+    assert Page(text).text.count(f"{UNKNOWN} {RANKED_BLIND}") == len(unknown)

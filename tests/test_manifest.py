@@ -12,6 +12,7 @@ from conftest import refused
 
 from newsrec.errors import UserError
 from newsrec.export.export import describe
+from newsrec.export.weights import load_model
 from newsrec.files import file_hash
 from newsrec.serving import Recommender
 from newsrec.serving.folder import StoredNews, write_news
@@ -210,3 +211,45 @@ def test_a_folder_that_may_not_be_read_is_one_kind_of_error(export, monkeypatch)
     monkeypatch.setattr(Path, "read_text", lambda path, **_: forbidden(path))
     with pytest.raises(UserError, match=r"manifest\.json cannot be read \(PermissionError"):
         Recommender.load(export)
+
+
+ATTENTION = "may be sdpa, eager"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        (("plm", "attn_implementation"), "kernels-community/flash-attn", ATTENTION),
+        (("plm", "_attn_implementation_internal"), "flash_attention_2", ATTENTION),
+        (("plm", "quantization_config"), {"quant_method": "bitsandbytes"}, "other packages"),
+        (("plm", "num_hidden_layers"), 10**6, "more parts than there are weights"),
+        (("plm", "num_hidden_layers"), 10**9, "which no PLM has"),
+        (("plm", "hidden_size"), 10**6, "by its options"),
+        (("model", "dim"), 10**9, "model.dim is 1000000000, which no model has"),
+        (("model", "dim"), "16", "model.dim is '16', and should be"),
+        (("model", "user", "heads"), 10**9, "which no model has"),
+        (("model", "colour"), 1, "does not know"),
+        (("model",), [], "model is a list of 0, and should be"),
+    ],
+)
+def test_the_model_of_a_stranger_is_checked_before_it_is_built(export, place, value, words):
+    """As a checkpoint's: what the manifest agrees with may still ask for packages or memory."""
+    path = export / "config.json"
+    node = options = json.loads(path.read_text())
+    for name in place[:-1]:
+        node = node[name]
+    node[place[-1]] = value
+    path.write_text(json.dumps(options))
+    rewrite(export)
+    with pytest.raises(UserError, match=r"config\.json is not as it was written") as error:
+        load_model(export)
+    assert words in str(error.value)
+
+
+def test_a_pointer_to_code_in_an_export_is_taken_out(export):
+    path = export / "config.json"
+    options = json.loads(path.read_text())
+    options["plm"]["auto_map"] = {"AutoModel": "stranger/model--code.Evil"}
+    path.write_text(json.dumps(options))
+    rewrite(export)
+    assert not hasattr(load_model(export).news_encoder.plm.config, "auto_map")

@@ -25,7 +25,11 @@ def pack(folder, target):
     shutil.rmtree(folder)
 
 
-FOLDERS = {"valid": "dev", "Train": "train", "validation": "dev", "MINDsmall_val": "MINDsmall_dev"}
+FOLDERS = {
+    **{"valid": "dev", "Train": "train", "validation": "dev", "MINDsmall_val": "MINDsmall_dev"},
+    **{"eval": "dev", "dev.bak": "dev", "MINDsmall_dev_unzipped": "MINDsmall_dev"},
+    **{"train_extracted": "train"},
+}
 ZIPS = {
     "MINDsmall_train (1).zip": "MINDsmall_train.zip",
     "MINDsmall_train.zip.1": "MINDsmall_train.zip",
@@ -98,3 +102,15 @@ def test_news_in_another_format_are_refused_without_their_bytes(content, kind, t
     with pytest.raises(UserError, match=f"is {kind}, not a news.tsv") as error:
         read_news(path)
     assert str(error.value).isprintable()
+
+
+def test_a_zip_within_the_folder_of_its_split_is_named_with_the_command(mind_dir):
+    train = mind_dir / "train"
+    with zipfile.ZipFile(mind_dir / "MINDsmall_train.zip", "w") as archive:
+        for name in ("news.tsv", "behaviors.tsv"):
+            archive.write(train / name, name)
+            (train / name).unlink()
+    (mind_dir / "MINDsmall_train.zip").rename(train / "MINDsmall_train.zip")
+    said = refused(mind_dir)
+    command = shlex.split(said.partition("`")[2].partition("`")[0])
+    assert command == ["unzip", str(train / "MINDsmall_train.zip"), "-d", str(train)]

@@ -123,3 +123,12 @@ def test_a_killed_run_goes_on_bit_for_bit(fit, tmp_path, kill, options):
     assert_same(*(checkpoint["state_dict"] for checkpoint in best))
     assert logged(whole) == logged(killed)
     assert shown(whole) == shown(killed)
+
+
+def test_a_run_killed_in_its_last_validation_ends_as_finished(fit, tmp_path):
+    """Its file must not say that a validation was begun, which the next resume would run again."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    fit(whole, "--trainer.max_epochs=1")
+    fit(killed, "--trainer.max_epochs=1", kill=("on_validation_epoch_end", 1))
+    fit(killed, "--trainer.max_epochs=1", "--ckpt_path=last")
+    assert_same(last(whole), last(killed))

@@ -438,3 +438,21 @@ def test_children_end_with_their_parent(options, tmp_path, after):
     while any(map(is_alive, children)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(map(is_alive, children))
+
+
+def test_what_another_machine_says_cannot_act_on_the_terminal(capsys, monkeypatch):
+    said = b"1\n2\nprocess 1 on \x1b]0;title\x07host: no room\x1b[2J"
+    store = SimpleNamespace(check=lambda keys: True, get=lambda key: said)
+    left = []
+    monkeypatch.setattr(together, "_connect", lambda: store)
+    monkeypatch.setattr(together, "POLL", 0.01)
+    watch = together._Watch(0)
+
+    def leave(code):
+        left.append(code)
+        watch.stopped.set()
+
+    monkeypatch.setattr(together.os, "_exit", leave)
+    watch.run()
+    assert left == [2]
+    assert capsys.readouterr().err == "newsrec: error: process 1 on ]0;titlehost: no room[2J\n"

@@ -91,10 +91,13 @@ def run(args: Namespace) -> None:
 
 
 def _run(args: Namespace) -> None:
+    from newsrec.training.mistakes import check_scoring
+
     if (args.ckpt_path is None) == (args.scorer is None):
         raise UserError("Give either --ckpt_path CKPT or --scorer NAME.")
     paths = args.ckpt_path or []
     _check_ensemble(paths, args.ensemble)
+    check_scoring(args.trainer)
     if args.scorer is not None and not is_first_process():
         return  # torchrun started it beside another, which is enough for a baseline
     place = {"root": args.data.root, "split": args.split}

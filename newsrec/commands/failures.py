@@ -90,15 +90,33 @@ def end(error: BaseException, argv: Sequence[str]) -> int:
         message = _unprinted(error)
     else:
         message = _word_os_error(error)
+    show = os.environ.get(SHOW) not in (None, "", "0")
     if message is not None:
         with suppress(OSError):
+            if _hides_another(error):
+                if show:
+                    _print_traceback(error)
+                elif run_folder is not None:  # else the same command with SHOW brings it again
+                    _keep(error, argv, [run_folder])
             say(f"newsrec: error: {message}", error=True)
         return MISTAKE
-    if os.environ.get(SHOW) not in (None, "", "0"):
-        traceback.print_exception(error)
+    if show:
+        _print_traceback(error)
     else:
         _report(error, argv)
     return BUG
+
+
+def _hides_another(error: BaseException) -> bool:
+    """Tell if a sentence stands for an error that may be ours, such as one of a library."""
+    cause = error.__cause__ if isinstance(error, UserError) else error
+    while isinstance(cause, UserError):
+        cause = cause.__cause__
+    return cause is not None
+
+
+def _print_traceback(error: BaseException) -> None:
+    say("".join(traceback.format_exception(error)).rstrip("\n"), error=True)
 
 
 def _word_os_error(error: BaseException) -> str | None:
@@ -160,13 +178,13 @@ def _unprinted(error: BaseException) -> str:
 
 def _report(error: BaseException, argv: Sequence[str]) -> None:
     """Say that this is a bug of ours, and where its traceback is."""
-    kept = _keep(error, argv)
+    kept = _keep(error, argv, [run_folder, None] if run_folder else [None])
     what = printable(f"{type(error).__name__}: {error}")
     shown = what if len(what) <= 300 else f"{what[:297]}..."
     with suppress(OSError):
         say(f"newsrec: a bug of newsrec, not a mistake of yours: {shown}", error=True)
         if kept is None:
-            traceback.print_exception(error)
+            _print_traceback(error)
             return
         say(
             f"  Its traceback, with versions and the command line, is in {kept}.\n"
@@ -177,12 +195,12 @@ def _report(error: BaseException, argv: Sequence[str]) -> None:
         )
 
 
-def _keep(error: BaseException, argv: Sequence[str]) -> Path | None:
-    """Write the traceback into the run folder, or into a temporary one; return its path."""
+def _keep(error: BaseException, argv: Sequence[str], folders: Sequence[Path | None]) -> Path | None:
+    """Write the traceback into the first folder that can be written to; None is a temporary one."""
     rank = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
     name = "traceback.txt" if rank == "0" else f"traceback-{rank}.txt"
     text = f"{_circumstances(argv)}\n{''.join(traceback.format_exception(error))}"
-    for folder in (run_folder, None):
+    for folder in folders:
         with suppress(OSError):
             if folder is None:
                 folder = Path(tempfile.mkdtemp(prefix="newsrec-"))

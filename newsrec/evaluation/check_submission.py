@@ -26,6 +26,7 @@ from newsrec.data.ragged import Ragged
 from newsrec.data.readers.zips import DAMAGE
 from newsrec.errors import UserError
 from newsrec.evaluation.submission import NAME, mistake_in, parse_lines
+from newsrec.places import looked_for
 
 BLOCK_BYTES = 2 << 20
 """Text parsed at once: little enough for the processor's cache."""
@@ -252,7 +253,8 @@ def _damage_told(path: Path) -> Iterator[None]:
         raise
     except DAMAGE as error:
         if isinstance(error, FileNotFoundError):
-            said = f"There is no {path}. evaluate writes prediction.zip into its --output."
+            said = f"There is no {path}. {looked_for(path)}".strip()
+            said += " evaluate writes prediction.zip into its --output."
         elif isinstance(error, IsADirectoryError):
             said = f"{path} is a folder. Give the prediction.zip in it."
         elif isinstance(error, PermissionError):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from newsrec.errors import UserError
 from newsrec.metrics import METRICS
+from newsrec.places import looked_for
 
 METRICS_FILE = "metrics.json"
 IMPRESSIONS_FILE = "per_impression.parquet"
@@ -74,8 +75,11 @@ def read_run(folder: Path) -> EvaluatedRun:
         UserError: If it is not such a folder, or of a split without labels.
     """
     if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise UserError(f"{folder} {what}. Give a folder that evaluate wrote (its --output).")
+        what, near = (
+            ("is a file", "") if folder.exists() else ("does not exist", looked_for(folder))
+        )
+        said = f"{folder} {what}. Give a folder that evaluate wrote (its --output). {near}"
+        raise UserError(said.strip())
     path = folder / METRICS_FILE
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))

@@ -6,11 +6,14 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save
 
+from newsrec.errors import UserError
 from newsrec.model.plm.load import build_plm, plm_config
 from newsrec.model.recommender import NewsRecommender
 from newsrec.model.residual import renamed
 from newsrec.serving.folder import ExportFolder
-from newsrec.serving.manifest import CONFIG, WEIGHTS, reading
+from newsrec.serving.manifest import AGAIN, CONFIG, WEIGHTS, reading
+from newsrec.training.checkpoint.kinds import Wrong
+from newsrec.training.checkpoint.schema import check_exported
 from newsrec.training.module import RecommenderModule
 
 ORIGIN = ("_name_or_path", "transformers_version")
@@ -57,8 +60,17 @@ def load_model(folder: str | Path) -> NewsRecommender:
 
 
 def read_model(config: Path, weights: Path) -> NewsRecommender:
-    """Build a model of the two files that ``write_model`` wrote, in evaluation mode."""
+    """Build a model of the two files that ``write_model`` wrote, in evaluation mode.
+
+    Raises:
+        UserError: If the configuration asks for code or packages, or is not that of the weights.
+    """
     options = json.loads(config.read_text(encoding="utf-8"))
+    state = load_file(weights)
+    try:
+        check_exported(options, state)
+    except Wrong as wrong:
+        raise UserError(f"{config} is not as it was written: {wrong}. {AGAIN}") from wrong
     recommender = NewsRecommender(build_plm(options["plm"]), **renamed(options["model"]))
-    recommender.load_state_dict(load_file(weights))
+    recommender.load_state_dict(state)
     return recommender.eval()

@@ -6,6 +6,7 @@ mask is True where an element is real.
 
 import math
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, get_args
 
 import torch
@@ -37,6 +38,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 README: not all tasks need the feed-forward part, and news recommendation does better without layer
 normalization and positions. On the command line: ``--model.user configs/encoder/plain.yaml``.
 """
+
+MOST_HEADS, FEW = 4096, 10
+"""Which numbers of heads, and how many of them, a message offers at most."""
 
 
 @dataclass
@@ -105,10 +109,10 @@ class FastformerConfig:
                 allowed = ", ".join(get_args(kind))
                 raise UserError(f"{option}{name} is {value!r}. Choose one of {allowed}.")
         if self.heads < 1 or dim % self.heads:
-            divisors = ", ".join(str(n) for n in range(1, dim + 1) if dim % n == 0)
+            divisors = (n for n in range(1, min(dim, MOST_HEADS) + 1) if dim % n == 0)
             raise UserError(
                 f"{option}heads is {self.heads}, which does not divide dim, {dim}. "
-                f"Choose one of {divisors}."
+                f"Choose one of {', '.join(map(str, islice(divisors, FEW)))}."
             )
         if self.layers < 0:
             raise UserError(f"{option}layers is {self.layers}; it must be 0 or more.")

@@ -13,6 +13,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from rich.console import Console
 
 from newsrec.data.datamodule import MindDataModule
+from newsrec.data.splits import LAST_DAY
 from newsrec.evaluation.baselines import scores_beside
 from newsrec.evaluation.plm_means import note_means, vectors_before_training
 from newsrec.evaluation.results import compute_results
@@ -171,7 +172,8 @@ def next_commands(datamodule: MindDataModule, path: str, name: str) -> str:
         name: The run's name, for folders of results.
     """
     data = datamodule.data
-    labelled = [s for s in ("dev", "test") if s in data.splits and data.split(s).labels is not None]
+    known = [s for s in ("dev", LAST_DAY, "test") if s in data.splits]
+    labelled = [s for s in known if data.split(s).labels is not None]
     hidden = [s for s in ("test",) if s in data.splits and s not in labelled]
     ckpt, root = ["--ckpt_path", path], ["--data.root", str(datamodule.root)]
     commands = [

@@ -14,6 +14,8 @@ TOP = 6
 """Candidates that are always listed, from the best; clicked ones below are added."""
 LAST_CLICKS = 6
 UNKNOWN = "(not in news.tsv)"
+RANKED_BLIND = "unknown: nothing of it was read"
+"""What stands for the category of an unknown candidate, whose rank says nothing of it."""
 
 
 class Candidate(NamedTuple):
@@ -86,7 +88,9 @@ def _example(
         Candidate(
             rank=int(rank[i]),
             score=float(scores[begin + i]),
-            category=_field(data, int(stories[i]), "category"),
+            category=_field(data, int(stories[i]), "category")
+            if stories[i] >= FIRST_NEWS
+            else RANKED_BLIND,
             title=_field(data, int(stories[i]), "title") or "(no title)",
             clicked=None if labels is None else bool(labels[i]),
         )

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from newsrec.data.fields import FIELDS
 from newsrec.errors import UserError
+from newsrec.places import looked_for
 
 MANIFEST_FORMAT = 2
 """Version of the folder; a change of meaning counts it up."""
@@ -84,6 +85,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     with reading(path):
+        if not folder.exists():
+            said = f"There is no {folder}. {looked_for(folder)}".strip()
+            raise UserError(f"{said} Give a folder that export wrote (its --output).")
         if not path.is_file():
             raise UserError(
                 f"{folder} has no {MANIFEST}, so it is no exported folder. `python -m newsrec "

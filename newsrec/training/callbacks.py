@@ -1,6 +1,8 @@
 """What happens around training: frozen states, scores of a split, the run's files."""
 
 import csv
+import io
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,13 @@ from newsrec.data.dataset import Split
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.states import TokenStates
 from newsrec.errors import UserError
+from newsrec.files import write_text
 from newsrec.training.catalogue import frozen_states
+
+log = logging.getLogger(__name__)
+
+DAMAGED = "metrics.damaged.csv"
+"""What a ``metrics.csv`` becomes that cannot be read in full."""
 
 
 class FrozenStates(Callback):
@@ -129,8 +137,12 @@ class _RunCsvWriter(ExperimentWriter):
         """Keep the rows that are there, where Lightning would delete them."""
         path = Path(self.metrics_file_path)
         if path.is_file():
-            with path.open(encoding="utf-8", newline="") as file:
-                self.metrics_keys = list(csv.DictReader(file).fieldnames or [])
+            self.metrics_keys = _read_log(path)[0]
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        """Write the file anew, whole or not at all: Lightning would empty it first."""
+        path = Path(self.metrics_file_path)
+        _write_log(path, fieldnames, _read_log(path)[1])
 
     def forget_after(self, step: int, validation: bool) -> None:
         """Drop rows that a run killed between checkpoints has logged and a resume logs again.
@@ -142,13 +154,59 @@ class _RunCsvWriter(ExperimentWriter):
         path = Path(self.metrics_file_path)
         if not path.is_file():
             return
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [
-                row
-                for row in csv.DictReader(file)
-                if int(row["step"]) < step - (validation and bool(row.get("val/auc")))
-            ]
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
-            writer.writeheader()
-            writer.writerows(rows)
+        self.metrics_keys, rows, damaged = _read_log(path)
+        if damaged:
+            kept = path.with_name(DAMAGED)
+            path.replace(kept)
+            log.warning(
+                "%s: %s lines cannot be read and are left out; as it was, it is now %s",
+                *(path, f"{damaged:,}", kept.name),
+            )
+        rows = [
+            row
+            for row in rows
+            if int(row["step"]) < step - (validation and bool(row.get("val/auc")))
+        ]
+        if self.metrics_keys:
+            _write_log(path, self.metrics_keys, rows)
+
+
+def _read_log(path: Path) -> tuple[list[str], list[dict[str, str]], int]:
+    """Return the names, the rows and the number of lines that cannot be read of a ``metrics.csv``.
+
+    A run that was killed can leave half a line.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = [_cells(line) for line in text.splitlines()]
+    if lines and not text.endswith("\n"):
+        lines[-1] = []
+    names = lines[0] if lines else []
+    if "step" not in names or len(set(names)) < len(names):
+        return [], [], len(lines)
+    rows = [dict(zip(names, cells, strict=False)) for cells in lines[1:] if _is_row(names, cells)]
+    return names, rows, len(lines) - 1 - len(rows)
+
+
+def _cells(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        return []
+
+
+def _is_row(names: list[str], cells: list[str]) -> bool:
+    try:
+        int(cells[names.index("step")])
+        for cell in filter(None, cells):
+            float(cell)
+    except (ValueError, IndexError):
+        return False
+    return len(cells) == len(names)
+
+
+def _write_log(path: Path, names: list[str], rows: list[dict[str, str]]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=names)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

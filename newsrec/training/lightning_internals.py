@@ -73,6 +73,12 @@ def begin_validation(checkpoint: dict[str, Any]) -> None:
     progress["current"] = dict.fromkeys(progress["current"], 0)
 
 
+def end_validation(checkpoint: dict[str, Any]) -> None:
+    """Let a checkpoint say that no validation is begun; after a resumed one Lightning does not."""
+    total = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
+    total["ready"] = total["started"] = total["completed"]
+
+
 def epochs_done(checkpoint: dict[str, Any]) -> int:
     """Return the epochs that a checkpoint's run has done.
 

@@ -15,6 +15,12 @@ CPU_HINT = (
     " On a machine without GPU use --trainer.accelerator cpu --trainer.devices 1 "
     "--trainer.precision 32-true."
 )
+NO_GPU = re.compile(
+    r"no (supported )?gpu|accelerator is not available|machine only has|not compiled with cuda|"
+    r"(cuda|gpus?) (is|are) not available",
+    re.I,
+)
+"""What Lightning and PyTorch say where a device is asked for that the machine lacks."""
 SEEDS = 2**32
 """Seeds that Lightning takes, from 0; NumPy's old generator has no more."""
 
@@ -62,6 +68,26 @@ def check_trainer(options: Mapping[str, Any]) -> None:
         )
 
 
+def check_scoring(options: Mapping[str, Any]) -> None:
+    """Refuse Trainer options by which a part of a split alone would be scored, or nothing.
+
+    Args:
+        options: The Trainer's, as the command line has them.
+
+    Raises:
+        UserError: At the first of them.
+    """
+    for name in ("limit_predict_batches", "fast_dev_run", "overfit_batches", "barebones"):
+        value = options[name]
+        limit = name == "limit_predict_batches"  # whose 0 is none at all, and 1.0 all
+        chosen = value is not None and (type(value) is int or value != 1) if limit else bool(value)
+        if chosen:
+            raise UserError(
+                f"--trainer.{name} is {value}, but evaluate scores all of a split: metrics and "
+                "prediction.zip of a part are none. Leave it out."
+            )
+
+
 def check_seed(seed: int | bool | None) -> None:
     """Refuse a seed that no generator takes.
 
@@ -86,7 +112,7 @@ def trainer_mistakes() -> Iterator[None]:
         said = " ".join(str(error).split())
         if isinstance(error, TypeError) and not _raised_by_lightning(error):
             raise
-        hint = CPU_HINT if re.search("gpu|cuda|backend|accelerator|strategy", said, re.I) else ""
+        hint = CPU_HINT if NO_GPU.search(said) else ""
         raise UserError(f"trainer: {said.removesuffix('.')}.{hint}") from error
 
 

@@ -24,11 +24,11 @@ from newsrec.model.fastformer import FastformerConfig
 from newsrec.model.plm.load import build_plm, load_plm, plm_config
 from newsrec.model.recommender import NewsRecommender
 from newsrec.model.user_encoders import USER_ENCODERS
-from newsrec.plm_source import DEFAULT_PLM
+from newsrec.plm_source import DEFAULT_PLM, load_tokenizer
 from newsrec.training.catalogue import encode_catalogue, mean_states
 from newsrec.training.checkpoint.contradictions import check_agreement, remembered
 from newsrec.training.checkpoint.read import CHECKPOINT_FORMAT, hyper_parameters, read_checkpoint
-from newsrec.training.checkpoint.schema import building, try_out
+from newsrec.training.checkpoint.schema import LARGEST_NUMBER, building, try_out
 from newsrec.training.lightning_internals import is_logging
 from newsrec.training.losses import LOSSES
 from newsrec.training.mind_metric import MindMetric
@@ -118,8 +118,9 @@ class RecommenderModule(LightningModule):
         self.precision = precision
         self.max_tokens = max_tokens
         self.max_history = max_history
-        if dim < 1:
-            raise UserError(f"model.dim is {dim}; it must be at least 1.")
+        if not 1 <= dim <= LARGEST_NUMBER:
+            must = "must be at least 1" if dim < 1 else f"may be at most {LARGEST_NUMBER:,}"
+            raise UserError(f"model.dim is {dim}; it {must}.")
         for name in ("lr", "plm_lr", "gate_lr", "weight_decay"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
@@ -157,9 +158,13 @@ class RecommenderModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Refuse a data module that contradicts the checkpoint that this model comes from."""
         data = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            return
         own = {"max_tokens": self.max_tokens, "max_history": self.max_history}
-        if data is not None:
-            check_agreement(own if self._trained_to_read is None else self._trained_to_read, data)
+        trained = own if self._trained_to_read is None else self._trained_to_read
+        if self._trained_to_read is None and getattr(data, "plm", self.plm) != self.plm:
+            trained = own | {"plm": self.plm, "tokenizer_json": load_tokenizer(self.plm)}
+        check_agreement(trained, data)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a data module that contradicts a checkpoint which the Trainer loads."""

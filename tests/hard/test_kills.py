@@ -1,5 +1,7 @@
-"""``export`` and ``encode-news``, killed at any moment."""
+"""``export``, ``encode-news`` and ``fit``, killed at any moment."""
 
+import csv
+import json
 import os
 import random
 import shutil
@@ -9,15 +11,18 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import fit_options, tiny_behaviors, tiny_news, write_mind
+from resuming import assert_same, last
 
 from hard import TIMES
 from newsrec.__main__ import main
 from newsrec.aside import MARK
 from newsrec.serving import Recommender
 from newsrec.serving.folder import ExportFolder
+from newsrec.training.processes.run_lock import HOLDER
 
-ENCODE_KILLS, EXPORT_KILLS = 12 * TIMES, TIMES
+ENCODE_KILLS, EXPORT_KILLS, FIT_KILLS = 12 * TIMES, TIMES, 2 * TIMES
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +129,69 @@ def exported(exported_encoders, tmp_path_factory):
     manifest = describe(module, ["title"], folder) | {"files": files}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
+
+
+def until_it_trains(process, run):
+    """Wait until the run folder is the process's, or it ends; return the time."""
+    while process.poll() is None:
+        try:
+            if json.loads((run / HOLDER).read_text())["pid"] == process.pid:
+                break
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        time.sleep(0.005)
+    return time.monotonic()
+
+
+def logged(run):
+    """Return steps and values of all that is logged, but for speeds."""
+    series = {}
+    with (run / "metrics.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if value and not name.startswith("speed/"):
+                    series.setdefault(name, []).append((row["step"], value))
+    return series
+
+
+@pytest.mark.slow
+def test_a_fit_killed_at_any_moment_goes_on_bit_for_bit(plm_dir, tmp_path):
+    """Each run is killed up to three times, then ends; SIGKILL leaves it nothing to do."""
+    mind = write_mind(tmp_path / "mind", tiny_news(), tiny_behaviors())
+    dropout = [f"--model.{part}={{heads: 2, ffn: 16, dropout: 0.3}}" for part in ("news", "user")]
+    options = [
+        *fit_options(mind, plm_dir, "run"), *dropout,
+        "--model.tune_layers=1", "--data.batch_size=4", "--save_every=2", "--threads=1",
+        "--trainer.max_epochs=4", "--trainer.log_every_n_steps=1", "--baselines=false",
+        "--ckpt_path=auto",
+    ]  # fmt: skip
+    whole = tmp_path / "whole"
+    process = begin([*options, f"--output={whole}"])
+    start = until_it_trains(process, whole)
+    assert process.wait() == 0
+    duration = time.monotonic() - start
+    rng, killed, number = random.Random(15), 0, 0
+    while killed < FIT_KILLS:
+        run = tmp_path / f"run{number}"
+        number += 1
+        for _ in range(3):
+            process = begin([*options, f"--output={run}"])
+            until = until_it_trains(process, run) + rng.uniform(0, duration)
+            while process.poll() is None and time.monotonic() < until:
+                time.sleep(0.002)
+            if process.poll() is not None or killed == FIT_KILLS:
+                break
+            process.kill()
+            process.wait()
+            killed += 1
+        if process.wait() == -9:
+            process = begin([*options, f"--output={run}"])
+        assert process.wait() == 0, run
+        assert_same(last(whole), last(run), str(run))
+        best = [
+            torch.load(r / "checkpoints" / "best.ckpt", weights_only=True) for r in (whole, run)
+        ]
+        assert_same(*(checkpoint["state_dict"] for checkpoint in best), str(run))
+        assert logged(run) == logged(whole)
+        assert not list(run.glob("checkpoints/.*.part"))
+        shutil.rmtree(run)

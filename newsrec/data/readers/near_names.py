@@ -8,14 +8,18 @@ from pathlib import Path
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("dev", "val", "valid", "validation"), "dev"),
+    **dict.fromkeys(("dev", "val", "valid", "validation", "eval", "evaluation"), "dev"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """What people call a split, and what it is called here."""
 
 ARCHIVE = re.compile(r"\.(zip|tar|tgz|tar\.gz|tar\.bz2|tar\.xz|7z|rar)$")
-COPY = re.compile(r"( ?\(\d+\)|[ _-]copy( \d+)?|[-_]\d|\.\d+)$")
-"""What browsers, file managers and wget add to the name of a second download."""
+COPY = re.compile(
+    r"( ?\(\d+\)|[ _-]copy( \d+)?|[-_]\d|\.\d+|\.(bak|old|orig)|"
+    r"[ _-](unzipped|unpacked|extracted))$",
+    re.I,
+)
+"""What people, browsers, file managers and wget add to the name of a second one."""
 LOOKED_AT = 200
 
 
@@ -67,6 +71,9 @@ def similar_file(folder: Path, name: str) -> str | None:
             return f"Unpack it: `{command} {shlex.quote(str(folder / (name + packed)))}`."
     if name + ".zip" in files:
         return f"Unpack {folder / (name + '.zip')}."
+    zips = [file for file in files if file.lower().endswith(".zip")]
+    if len(zips) == 1 and not {"news.tsv", "behaviors.tsv"} & set(files):
+        return f"Unpack it: `{shlex.join(['unzip', str(folder / zips[0]), '-d', str(folder)])}`."
     near = difflib.get_close_matches(name, files, n=1, cutoff=0.75)
     return f"Rename it: `{_move(folder / near[0], folder / name)}`." if near else None
 

@@ -50,8 +50,8 @@ def check_agreement(trained: Mapping[str, Any], data: Any) -> None:
     now, then = getattr(data, "tokenizer_json", None), trained.get("tokenizer_json")
     if now and then and now != then and not _same_tokens(now, then, _texts(data)):
         raise UserError(
-            f"The data module's tokenizer is that of {data.plm}, but the model of this checkpoint "
-            f"was trained with another, that of {trained.get('plm')}. Build it with "
+            f"The data module's tokenizer is that of {data.plm}, but the model has, or was trained "
+            f"with, another, that of {trained.get('plm')}. Build both with "
             f"plm={trained.get('plm')!r}."
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from newsrec.aside import MARK
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
 from newsrec.files import require_empty
@@ -32,7 +33,7 @@ BEFORE: dict[str, dict[str, Any]] = {
 
 BEGUN = {
     *("config.yaml", "tensorboard", "metrics.csv", "curves.png", "checkpoints", "traceback.txt"),
-    *(LOCK, HOLDER),
+    *(LOCK, HOLDER, "metrics.damaged.csv"),
 }
 """What a run folder holds before its first checkpoint."""
 
@@ -133,7 +134,8 @@ def check_run_folder(output: Path) -> None:
         UserError: If ``output`` is a file or a folder that is not empty.
     """
     saved = [path.name for path in output.glob("checkpoints/*.ckpt")]
-    if output.is_dir() and {path.name for path in output.iterdir()} <= BEGUN and not saved:
+    names = {path.name for path in output.iterdir()} if output.is_dir() else {""}
+    if {name for name in names if MARK not in name} <= BEGUN and not saved:
         return
     on = "Go on with that run by `--ckpt_path last`, choose" if "last.ckpt" in saved else "Choose"
     require_empty(output, f"{on} another --output, or remove the folder.")

@@ -24,6 +24,7 @@ from newsrec.aside import put
 from newsrec.errors import UserError
 from newsrec.training.lightning_internals import (
     begin_validation,
+    end_validation,
     is_accumulating,
     is_last_batch,
     share_no_signals,
@@ -160,9 +161,14 @@ class LastCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Let a file from before a validation say that one was begun; Lightning then runs it."""
+        """Let a file from before a validation say that one was begun; Lightning then runs it.
+
+        Any other says that none is, which Lightning forgets where it ran the last one again.
+        """
         if self._before_validation:
             begin_validation(checkpoint)
+        else:
+            end_validation(checkpoint)
 
     def _save(self, trainer: Trainer) -> None:
         self.check(trainer)

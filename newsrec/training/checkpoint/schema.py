@@ -20,8 +20,10 @@ from torch.nn.modules import module as torch_module
 
 from newsrec.errors import UserError
 from newsrec.model.fastformer import FastformerConfig
+from newsrec.model.plm.load import build_plm
 from newsrec.model.plm.masks import PADDED
 from newsrec.model.plm.packing import ATTENTION
+from newsrec.model.recommender import NewsRecommender
 from newsrec.training.checkpoint.kinds import (
     Wrong,
     check_kind,
@@ -56,6 +58,9 @@ FROM_THE_FIRST = {
     "datamodule_hyper_parameters": ("fields", "max_tokens", "max_history", "train", "val"),
 }
 """Options that checkpoints of format 1 have always had; later ones have a default."""
+
+EXPORTED = ("tune_layers", "dim", "news", "user", "max_tokens", "max_history", "skip")
+"""Options of the model in an export's ``config.json``."""
 
 OURS: dict[str, Any] = {
     "plm_config": dict[str, Any],
@@ -97,6 +102,35 @@ def check_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
         _check_values(checkpoint)
         _check_tokenizer(checkpoint["newsrec"]["tokenizer_json"])
         _check_weights(checkpoint)
+
+
+def check_exported(config: Any, weights: Mapping[str, Tensor]) -> None:
+    """Refuse the configuration of an export that no model can be built from, or that asks for code.
+
+    Keys of the PLM's configuration that point to code are taken out.
+
+    Args:
+        config: What ``config.json`` holds.
+        weights: What ``model.safetensors`` holds.
+
+    Raises:
+        Wrong: Naming the place and what should stand there.
+    """
+    from newsrec.training.module import RecommenderModule  # here, because it reads checkpoints
+
+    check_kind(config, dict[str, Any], "its content")
+    check_table(config, {"model": dict[str, Any], "plm": dict[str, Any]}, {}, "")
+    hints = get_type_hints(RecommenderModule.__init__)
+    names = [name for name in inspect.signature(NewsRecommender).parameters if name != "plm"]
+    options = {name: hints[name] for name in names}
+    needed = {name: options.pop(name) for name in EXPORTED}
+    check_table(config["model"], needed, options, "model.")
+    check_known(config["model"], needed | options, "model")
+    _check_sizes(config["model"], "model")
+    _check_plm(config["plm"], "plm")
+    with _without_values(len(weights)):
+        recommender = NewsRecommender(build_plm(config["plm"]), **config["model"])
+    _compare(recommender.state_dict(), weights, "the file of weights")
 
 
 @torch.no_grad()
@@ -171,28 +205,28 @@ def _check_values(checkpoint: dict[str, Any]) -> None:
     for name in ("epoch", "global_step"):
         if checkpoint[name] < 0:
             raise Wrong(f"{name} is {checkpoint[name]}, and should be 0 or more")
-    _check_sizes(checkpoint["hyper_parameters"], checkpoint["datamodule_hyper_parameters"])
-    _check_plm(checkpoint["newsrec"]["plm_config"], "newsrec.plm_config")
-
-
-def _check_sizes(model: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Refuse lengths that a model was not made for, and numbers that memory is asked for by."""
-    sizes = {f"hyper_parameters.{name}": model[name] for name in ("max_tokens", "max_history")}
-    sizes["hyper_parameters.dim"] = model["dim"]
-    for part in ("news", "user"):
-        shape = dataclasses.asdict(FastformerConfig.of(model[part]))
-        sizes[f"hyper_parameters.{part}.heads"] = shape["heads"]
-        sizes[f"hyper_parameters.{part}.ffn"] = shape["ffn"] or 1
-        sizes[f"hyper_parameters.{part}.layers"] = shape["layers"] + 1  # none is allowed
-    for name, size in sizes.items():
-        if not 1 <= size <= LARGEST_NUMBER:
-            raise Wrong(f"{name} is {shown(size)}, which no model has")
+    model, data = checkpoint["hyper_parameters"], checkpoint["datamodule_hyper_parameters"]
+    _check_sizes(model, "hyper_parameters")
     for name in ("max_tokens", "max_history"):
         if data[name] > model[name]:
             raise Wrong(
                 f"datamodule_hyper_parameters.{name} is {data[name]}, and the model's is "
                 f"{model[name]}"
             )
+    _check_plm(checkpoint["newsrec"]["plm_config"], "newsrec.plm_config")
+
+
+def _check_sizes(model: Mapping[str, Any], where: str) -> None:
+    """Refuse lengths that a model was not made for, and numbers that memory is asked for by."""
+    sizes = {f"{where}.{name}": model[name] for name in ("max_tokens", "max_history", "dim")}
+    for part in ("news", "user"):
+        shape = dataclasses.asdict(FastformerConfig.of(model[part]))
+        sizes[f"{where}.{part}.heads"] = shape["heads"]
+        sizes[f"{where}.{part}.ffn"] = shape["ffn"] or 1
+        sizes[f"{where}.{part}.layers"] = shape["layers"] + 1  # none is allowed
+    for name, size in sizes.items():
+        if not 1 <= size <= LARGEST_NUMBER:
+            raise Wrong(f"{name} is {shown(size)}, which no model has")
 
 
 def _check_plm(value: Any, where: str) -> None:
@@ -248,18 +282,29 @@ def _check_weights(checkpoint: dict[str, Any]) -> None:
 
     MindDataModule(**hyper_parameters(checkpoint, "data"))
     weights = checkpoint["state_dict"]
-    parts = PARTS_OF_A_WEIGHT * len(weights) + SPARE_PARTS
+    with _without_values(len(weights)):
+        module = RecommenderModule.without_weights(checkpoint)
+    _compare(module.state_dict(), weights, "state_dict")
+
+
+@contextmanager
+def _without_values(weights: int) -> Iterator[None]:
+    """Build a model of about so many weights, on the device that gives no memory."""
+    parts = PARTS_OF_A_WEIGHT * weights + SPARE_PARTS
     # What is drawn for the weights here must not move what a run draws later.
     with torch.random.fork_rng(devices=[]), torch.device("meta"), _at_most(parts):
-        module = RecommenderModule.without_weights(checkpoint)
-    expected = module.state_dict()
+        yield
+
+
+def _compare(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], where: str) -> None:
+    """Refuse weights of other names, kinds or shapes than those of the model."""
     for names, what in (
         (expected.keys() - weights.keys(), "lacks"),
         (weights.keys() - expected.keys(), "has, against its options,"),
     ):
         if names:
             first = min(names)
-            raise Wrong(f"state_dict {what} {len(names):,} weights, such as {shown(first)}")
+            raise Wrong(f"{where} {what} {len(names):,} weights, such as {shown(first)}")
     for name, weight in weights.items():
         wanted = expected[name]
         if weight.shape != wanted.shape:

@@ -4,11 +4,13 @@ import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformers import AutoConfig
 
+from newsrec.data.readers.formats import reader_of
 from newsrec.plm_source import read_plm_config
 from newsrec.training.checkpoint.read import hyper_parameters
 from newsrec.training.hardware.precision import (
@@ -67,6 +69,8 @@ def settle_hardware(
         threads: How many are asked for, if any.
         kept: What the run had so far.
     """
+    root = Path(datamodule.root)
+    reader_of(root).find_splits(root)  # a wrong folder shows before anything is measured
 
     @cache
     def maps() -> Sequence[LinearMap]:

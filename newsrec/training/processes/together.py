@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from newsrec.console import say
 from newsrec.data.states import distinct_rows
 from newsrec.errors import UserError
 from newsrec.training.checkpoint.saving import Stopped
@@ -119,7 +120,8 @@ class _Watch(threading.Thread):
             if int(rank) == self.rank or self.stopped.is_set():
                 return
             if self.rank == 0:
-                print(f"newsrec: error: {said}", file=sys.stderr, flush=True)
+                say(f"newsrec: error: {said}", error=True)  # another machine's words
+                sys.stderr.flush()
             os._exit(int(code))
 
     def tell(self, error: Exception) -> None:

@@ -1,6 +1,7 @@
 """``curves.png``: the loss and the validation metrics of a run, drawn as it goes."""
 
 import csv
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from newsrec.metrics import METRICS
 from newsrec.training.callbacks import RunCsv
 from newsrec.training.lightning_internals import resumes_validation
 
+log = logging.getLogger(__name__)
+
+NAMES = ("train/loss", *(f"val/{name}" for name in METRICS))
 SMOOTHED = 40
 """A smoothed loss averages over about one of so many parts of the run."""
 
@@ -58,17 +62,22 @@ def draw_curves(metrics: Path, path: Path, baseline: tuple[str, float] | None = 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with metrics.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with metrics.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        series = {name: _points(rows, name) for name in NAMES}
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        log.warning("%s cannot be read (%s): no curves are drawn", metrics, error)
+        return
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    steps, losses = _points(rows, "train/loss")
+    steps, losses = series["train/loss"]
     if len(steps):
         left.plot(steps, losses, color="tab:blue", alpha=0.25, label="train/loss")
         left.plot(steps, smooth(losses), color="tab:blue", label="smoothed")
     for name in METRICS:
-        steps, values = _points(rows, f"val/{name}")
+        steps, values = series[f"val/{name}"]
         if len(steps):
             right.plot(steps, values, marker=".", label=f"val/{name}")
     if baseline is not None:
