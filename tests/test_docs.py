@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from newsrec.__main__ import COMMANDS, main
+from newsrec.__main__ import main
 from newsrec.export.export import describe
 from newsrec.files import file_hash
 from newsrec.serving import Recommender
@@ -69,7 +69,7 @@ NEWSREC = {line: words for line, words in COMMAND_LINES.items() if "-m newsrec "
 def test_a_newsrec_command_is_read_by_its_parser(line, monkeypatch):
     words = NEWSREC[line]
     name, *options = words[words.index("newsrec", words.index("-m")) + 1 :]
-    module = importlib.import_module(COMMANDS[name][0])
+    module = importlib.import_module(f"newsrec.commands.{name.replace('-', '_')}")
     monkeypatch.chdir(ROOT)
     read = []
 

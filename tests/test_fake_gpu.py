@@ -110,6 +110,7 @@ def step(gpu, model, batch, dtype):
     module = RecommenderModule.__new__(RecommenderModule)
     nn.Module.__init__(module)
     module.recommender = model
+    module.loss = "cross_entropy"
     module.log = lambda *args, **kwargs: None
     module._over_processes = lambda loss: loss.detach()
     groups = parameter_groups(model, 1e-4, 1e-5, 1e-2, 0.01)

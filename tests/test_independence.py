@@ -61,7 +61,7 @@ def make(change, root):
 
 def train(root, output, plm_dir, **options):
     """Train two epochs; return every tensor of last.ckpt, and the AUC that chooses."""
-    model = {name: options.pop(name) for name in ("tune_layers", "skip") if name in options}
+    model = {name: options.pop(name) for name in ("tune_layers", "residual") if name in options}
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
@@ -85,7 +85,7 @@ def train(root, output, plm_dir, **options):
     checkpoint = torch.load(output / "last.ckpt", weights_only=False)
     found = dict(tensors(checkpoint))
     assert sum("exp_avg" in name for name in found) > 20
-    assert any(name.endswith("skip.centre") for name in found) == model.get("skip", True)
+    assert any(name.endswith("residual.centre") for name in found) == model.get("residual", True)
     return found | ({} if auc is None else {"val/auc": auc})
 
 
@@ -125,13 +125,13 @@ def test_what_test_has_changes_no_tensor(tmp_path, plm_dir):
 @pytest.mark.slow
 @pytest.mark.parametrize("group_by_user", [False, True])
 @pytest.mark.parametrize("frozen_states", ["bf16", "fp32", "none"])
-@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("tune_layers", [0, 1, -1])
 def test_what_test_has_changes_no_tensor_whatever_the_options(
-    tmp_path, plm_dir, tune_layers, skip, frozen_states, group_by_user
+    tmp_path, plm_dir, tune_layers, residual, frozen_states, group_by_user
 ):
     assert_the_same(
-        tmp_path, plm_dir, OF_TEST, tune_layers=tune_layers, skip=skip,
+        tmp_path, plm_dir, OF_TEST, tune_layers=tune_layers, residual=residual,
         frozen_states=frozen_states, group_by_user=group_by_user,
     )  # fmt: skip
 

@@ -320,19 +320,38 @@ def test_a_fused_optimizer_gets_gradients_clipped_as_asked_in_every_precision(
 def test_states_below_the_tuned_layers_give_the_losses_of_the_whole_plm(
     make, tune_layers, precision
 ):
-    losses = {}
+    losses, fitted = {}, None
     for frozen_states in (precision, "none"):
         torch.manual_seed(0)
         options = {"tune_layers": tune_layers, "plm_lr": 1e-3}
         module, data = make(data={"frozen_states": frozen_states, "val": "none"}, **options)
         module.configure_model()
         turn_off_dropout(module)  # its draws fall elsewhere where fewer layers run
+        residual = module.recommender.news_encoder.residual
+        if fitted is not None:  # Adam makes a whole step of a gradient that is rounding alone
+            residual.load_state_dict(fitted)
         recorder = Recorder()
         trainer_of(FrozenStates(), recorder, max_epochs=2).fit(module, datamodule=data)
+        fitted = residual.state_dict()
         assert set(recorder.states) == {frozen_states != "none"}
         losses[frozen_states] = recorder.losses
     tolerance = 2e-6 if precision == "fp32" else 0.05
     np.testing.assert_allclose(losses[precision], losses["none"], atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("tune_layers", [0, 1])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-6), ("bf16", 1e-2)])
+def test_the_residual_path_is_fitted_alike_on_states_and_on_the_whole_plm(
+    make, tune_layers, precision, tolerance
+):
+    centres = []
+    for frozen_states in (precision, "none"):
+        module, data = make(
+            data={"frozen_states": frozen_states, "val": "none"}, tune_layers=tune_layers
+        )
+        trainer_of(FrozenStates(), max_steps=1).fit(module, datamodule=data)
+        centres.append(module.recommender.news_encoder.residual.centre)
+    torch.testing.assert_close(*centres, atol=tolerance, rtol=0)
 
 
 def process(data, rank, said=None):

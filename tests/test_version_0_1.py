@@ -41,7 +41,7 @@ def data(checkpoint, tmp_path_factory):
     root = write_mind(tmp_path_factory.mktemp("mind"), tiny_news(), tiny_behaviors())
     data = MindDataModule(**(hyper_parameters(checkpoint, "data") | {"root": str(root)}))
     data.tokenizer_json = checkpoint["newsrec"]["tokenizer_json"]
-    data.eval_split = "dev"
+    data.predict_on("dev")
     data.setup("predict")
     return data
 

@@ -66,11 +66,13 @@ def read_model(config: Path, weights: Path) -> NewsRecommender:
         UserError: If the configuration asks for code or packages, or is not that of the weights.
     """
     options = json.loads(config.read_text(encoding="utf-8"))
+    if isinstance(options, dict) and isinstance(options.get("model"), dict):
+        options["model"] = renamed(options["model"])
     state = load_file(weights)
     try:
         check_exported(options, state)
     except Wrong as wrong:
         raise UserError(f"{config} is not as it was written: {wrong}. {AGAIN}") from wrong
-    recommender = NewsRecommender(build_plm(options["plm"]), **renamed(options["model"]))
+    recommender = NewsRecommender(build_plm(options["plm"]), **options["model"])
     recommender.load_state_dict(state)
     return recommender.eval()

@@ -47,7 +47,7 @@ def encode_catalogue(
         Vectors in float32; row 0 is zeros and row 1, the unknown story, the mean of the real
         stories' ``[news, dim]``.
     """
-    device = recommender.news_encoder.plm.device
+    device = recommender.news_encoder.project.weight.device
     shape = len(catalogue.first), recommender.dim
     vectors = torch.zeros(shape, device=device, dtype=torch.float32)
     for rows in story_blocks(catalogue)[rank::world_size]:

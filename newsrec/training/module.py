@@ -49,7 +49,6 @@ class RecommenderModule(LightningModule):
         dim: Size of news and user vectors.
         news: Fastformer over the tokens of a story.
         user: Fastformer over the clicked news of a user.
-        user_encoder: What encodes users: fastformer.
         residual: Whether the PLM's own sentence vectors go past the encoders. Training then starts
             at their centred cosine, in dim directions of the PLM's, and gates, closed at first, let
             in what the encoders add.
@@ -59,6 +58,7 @@ class RecommenderModule(LightningModule):
         torch_compile: Whether torch.compile makes kernels of the PLM's layers and the encoders, for
             any number of stories and tokens. The first steps then take minutes, and a CPU needs a
             C++ compiler.
+        user_encoder: What encodes users: fastformer.
         loss: What is minimised: cross_entropy of picking the clicked candidate.
         lr: Peak learning rate of all that is not the PLM.
         plm_lr: Peak learning rate of the PLM.

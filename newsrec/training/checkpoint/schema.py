@@ -59,7 +59,7 @@ FROM_THE_FIRST = {
 }
 """Options that checkpoints of format 1 have always had; later ones have a default."""
 
-EXPORTED = ("tune_layers", "dim", "news", "user", "max_tokens", "max_history", "skip")
+EXPORTED = ("tune_layers", "dim", "news", "user", "max_tokens", "max_history", "residual")
 """Options of the model in an export's ``config.json``."""
 
 OURS: dict[str, Any] = {
