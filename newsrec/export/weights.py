@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save
 from newsrec.errors import UserError
 from newsrec.model.plm.load import build_plm, plm_config
 from newsrec.model.recommender import NewsRecommender
-from newsrec.model.residual import renamed
+from newsrec.model.residual import rename_weights, renamed
 from newsrec.serving.folder import ExportFolder
 from newsrec.serving.manifest import AGAIN, CONFIG, WEIGHTS, reading
 from newsrec.training.checkpoint.kinds import Wrong
@@ -69,6 +69,7 @@ def read_model(config: Path, weights: Path) -> NewsRecommender:
     if isinstance(options, dict) and isinstance(options.get("model"), dict):
         options["model"] = renamed(options["model"])
     state = load_file(weights)
+    rename_weights(state, "news_encoder.")
     try:
         check_exported(options, state)
     except Wrong as wrong:
