@@ -20,7 +20,11 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 napoleon_google_docstring = True
 
-ELSEWHERE = {"../data/README.md": "data-folder.md", "../configs/README.md": "presets.md"}
+ELSEWHERE = {
+    "../data/README.md": "data-folder.md",
+    "../configs/README.md": "presets.md",
+    "../CONTRIBUTING.md": "first-change.md",
+}
 """Pages that live beside what they describe: their place in the repository, and in the site."""
 
 
