@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 NAMES = {
     "popularity": "train popularity",
     "recent": "recent popularity",
-    "age": "story age",
+    "age": "news age",
     "category": "category affinity",
     "tfidf": "TF-IDF cosine",
     "cosine": "centred PLM cosine",
