@@ -519,7 +519,7 @@ def test_another_format_and_another_size_are_refused(copied):
     write_manifest(copied)
     with pytest.raises(UserError, match=r"float32 \[22, 17\].*float32 \[22, 16\]"):
         Recommender.load(copied)
-    with pytest.raises(UserError, match="is no exported folder"):
+    with pytest.raises(UserError, match=r"no .*nowhere\. Give a folder that export wrote"):
         Recommender.load(copied / "nowhere")
 
 

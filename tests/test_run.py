@@ -1,5 +1,6 @@
 """A run is assembled without a command line, and its folder is kept for it."""
 
+import shutil
 import warnings
 
 import pytest
@@ -63,8 +64,11 @@ def test_further_callbacks_come_before_those_that_draw_and_save(make):
     assert trainer.callbacks.index(count) < trainer.callbacks.index(run.best)
 
 
-def test_a_start_that_fails_leaves_no_folder(make, tmp_path):
-    run, trainer, _ = make(root=tmp_path / "nothing")
+def test_a_start_that_fails_leaves_no_folder(make, mind_dir, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(mind_dir, root)
+    run, trainer, _ = make(root=root)
+    shutil.rmtree(root)
     with pytest.raises(UserError, match="is not a folder"), run.folder(trainer):
         run.train(trainer)
     assert not (tmp_path / "run").exists()
