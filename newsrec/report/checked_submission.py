@@ -13,8 +13,8 @@ from newsrec.report.tables import table
 
 MOST_IN_ORDER = 0.05
 FEWEST_IN_ORDER = 10
-"""Warn from this share and this number of impressions in the order of the file, or in its reverse;
-chance gives fewer."""
+"""Warn if at least this share, and at least this number, of the judged impressions is ranked in the
+order of the file or in its reverse; chance gives fewer."""
 MOST_EMPTY = 0.1
 MOST_UNKNOWN = 0.05
 """Shares of empty histories and of unknown ids above which to warn."""

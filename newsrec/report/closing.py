@@ -98,8 +98,8 @@ def compare_best(
 ) -> None:
     """Compare a run's best checkpoint with the baselines in fp32; print and save the results.
 
-    Writes ``report.html`` into the run folder, and ``summary.json``: the fields of ``metrics.json``,
-    as ``evaluate`` writes them, and the run's steps and speed. Every process calls this.
+    Writes ``report.html`` and ``summary.json`` into the run folder. The summary has the fields of
+    ``evaluate``'s ``metrics.json`` and the run's steps and speed. Every process calls this.
 
     Args:
         trainer: Trainer of the run, with a ``ScoreCollector`` among its callbacks.

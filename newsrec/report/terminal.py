@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from newsrec.console import say, terminal
-from newsrec.evaluation.ceiling import read_ceiling as read_ceiling  # for callers of these tables
+from newsrec.evaluation.ceiling import read_ceiling as read_ceiling  # re-exported
 from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import HEADINGS, SLICE_NAMES
 from newsrec.metrics import METRICS
