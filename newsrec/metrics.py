@@ -23,8 +23,8 @@ from numpy.typing import ArrayLike, NDArray
 class Clicks(NamedTuple):
     """The clicks of some impressions, the input of a metric.
 
-    Only impressions with a clicked and a skipped candidate have metrics. Shapes call these
-    ``impressions``, and call all of them ``all impressions``.
+    Only impressions with a clicked and a skipped candidate have metrics. In shapes, ``impressions``
+    counts these, ``all impressions`` also the others.
     """
 
     rank: NDArray[np.int64]

@@ -1,6 +1,6 @@
 """Scorers that need no training, each computed for a whole split at once.
 
-They show what a model has to beat: clicks alone, topics alone, words alone, sentence vectors alone.
+They show what a model has to beat: scores from clicks, topics, words or sentence vectors alone.
 Scores are flat and in the order of the file, like a model's scores.
 
 Unknown candidates score 0, except in ``random``. With an empty history, all candidates score 0 in
@@ -311,7 +311,7 @@ def _term_scores(
         products = profiles[block.owner[candidate] * num_terms + terms.values[at]] * weights[at]
         dots = np.bincount(candidate, products, len(block.stories))
         if cosine:
-            # sum_k p_k^2, written as a sum over what was added, so that no profile is read whole.
+            # sum_k p_k^2, summed over the added shares only, so that no profile is read whole.
             squares = np.bincount(user, shares * profiles[cells], block.histories.num_rows)
             dots = dots * _inverse(np.sqrt(squares))[block.owner]
         scores[block.positions] = dots
