@@ -1,6 +1,6 @@
-"""``python -m newsrec COMMAND``: finds the command and turns mistakes into messages.
+"""``python -m newsrec COMMAND``: run a command and turn errors into messages.
 
-A command's module is imported when the command is chosen, so ``--help`` answers at once.
+A command's module is imported only when the command runs, so ``--help`` is fast.
 """
 
 import difflib
@@ -30,15 +30,15 @@ COMMANDS = {
     "prepare": "compile a data folder and show what is in it",
     "simulate": "write a simulated world as MIND files",
 }
-"""What each command does; its module is the one of the same name in ``newsrec.commands``."""
+"""Summary of each command; its module in ``newsrec.commands`` has the same name."""
 
 
 def main(argv: list[str] | None = None, callbacks: Sequence["Callback"] = ()) -> None:
     """Run a command.
 
     Args:
-        argv: Command and options; those of the process if None.
-        callbacks: Further callbacks of ``fit``, for a program that starts it.
+        argv: Command and options; ``sys.argv`` if None.
+        callbacks: Further callbacks for ``fit``, given by a program that calls this function.
     """
     if argv is None:
         end_with_parent()
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None, callbacks: Sequence["Callback"] = ()) ->
     try:
         try:
             _run(given, callbacks)
-        except SystemExit:  # of a parser's --help, say
+        except SystemExit:  # for example from a parser's --help
             failures.flush()
             raise
         failures.flush()
@@ -58,8 +58,8 @@ def main(argv: list[str] | None = None, callbacks: Sequence["Callback"] = ()) ->
 
 
 def _mistake(error: Exception) -> Exception:
-    """Return an error as the user's mistake where another library has its own class for it."""
-    # Raised while a configuration is read.
+    """Return a UserError in place of a library's error about the configuration."""
+    # Compare by name, so that OmegaConf need not be imported.
     if any(c.__name__ == "OmegaConfBaseException" for c in type(error).__mro__):
         return UserError(f"configuration: {' '.join(str(error).split())}")
     return error
@@ -94,7 +94,7 @@ def _run(given: list[str], callbacks: Sequence["Callback"]) -> None:
     if name == "fit":  # LightningCLI parses for itself
         module.fit(rest, callbacks)
         return
-    if name == "compare":  # a parser would drop the -- that parts its two sides
+    if name == "compare":  # a parser would drop the -- between its two sides
         rest = module.name_separator(rest)
     module.run(common.parse(module, name, COMMANDS[name], rest))
 

@@ -1,9 +1,9 @@
-"""Folders and files that are built aside, and never stay there; the standard library alone.
+"""Temporary folders and files beside their target, for building it; standard library only.
 
-Whoever builds holds a lock on what they build, which the kernel gives back when the process ends,
-however it ends. So the next process that builds the same thing can tell what a killed one has left,
-and takes it away. Where the file system has no such locks (some network file systems), or the
-system no ``flock``, nothing is ever taken away.
+The building process holds a lock on what it builds, and the kernel releases the lock when the
+process ends, however it ends. So the next process with the same target can recognize and remove
+what a killed process left. If the file system has no such locks (some network file systems) or the
+system has no ``flock``, nothing is removed.
 """
 
 import contextlib
@@ -27,20 +27,20 @@ except ImportError:  # Windows
 
 MARK = ".building-"
 PAUSES = (0.05, 0.2, 0.5, 1.0, 2.0)
-"""Seconds between two tries to replace a file that Windows holds."""
+"""Seconds between tries to replace a file that is open on Windows."""
 STOPS = (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
-"""What would end a process without a word to Python; Ctrl-C does not."""
+"""Signals that by default end a process without running Python's cleanup; Ctrl-C runs it."""
 
 
 @contextlib.contextmanager
 def folder_aside(target: Path) -> Iterator[Path]:
-    """Give an empty folder beside ``target``; it is gone afterwards unless it was renamed.
+    """Create an empty folder beside ``target``, and remove it afterwards unless it was renamed.
 
     Args:
-        target: What the folder will be renamed to.
+        target: Path that the folder will be renamed to.
 
     Raises:
-        OSError: If no folder can be made there.
+        OSError: If no folder can be created there.
     """
     with _aside(target, lambda **place: tempfile.mkdtemp(**place)) as path:
         yield path
@@ -48,13 +48,13 @@ def folder_aside(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def file_aside(target: Path) -> Iterator[Path]:
-    """Give an empty file beside ``target``; it is gone afterwards unless it was renamed.
+    """Create an empty file beside ``target``, and remove it afterwards unless it was renamed.
 
     Args:
-        target: What the file will be renamed to.
+        target: Path that the file will be renamed to.
 
     Raises:
-        OSError: If no file can be made there.
+        OSError: If no file can be created there.
     """
 
     def make(**place: Any) -> str:
@@ -80,13 +80,13 @@ def _aside(target: Path, make: Any) -> Iterator[Path]:
 
 
 def put(aside: Path, target: Path) -> None:
-    """Rename a file to ``target``, in place of what is there.
+    """Rename a file to ``target``, replacing an existing file.
 
-    Windows refuses while another process, often a virus scanner, has that open: try again, for
-    some seconds.
+    Windows refuses while another process, often a virus scanner, has the target open, so retry for
+    some seconds there.
 
     Raises:
-        OSError: If it cannot be done.
+        OSError: If the file cannot be renamed.
     """
     for pause in (*PAUSES, None):
         try:
@@ -99,10 +99,10 @@ def put(aside: Path, target: Path) -> None:
 
 
 def remove_left_overs(target: Path) -> None:
-    """Take away what killed processes left beside ``target``, and nothing that a living one builds.
+    """Remove what killed processes left beside ``target``, but nothing that a process still builds.
 
     Args:
-        target: What they would have renamed it to.
+        target: Path that they would have renamed it to.
     """
     name = re.compile(re.escape(f".{target.name}{MARK}") + "[a-z0-9_]{8}")
     with contextlib.suppress(OSError):
@@ -112,15 +112,15 @@ def remove_left_overs(target: Path) -> None:
 
 
 def _made_and_locked(target: Path, make: Any) -> tuple[Path, int | None]:
-    """Make something new, and lock it; without a lock where there are none."""
+    """Create a folder or file by ``make`` and lock it; the lock is None if there are no locks."""
     while True:
         path = Path(make(prefix=f".{target.name}{MARK}", dir=target.parent))
-        if fcntl is None:  # Windows cannot open a folder either, nor rename an open file
+        if fcntl is None:  # nor can Windows open a folder or rename an open file
             return path, None
         try:
             lock = os.open(path, os.O_RDONLY)
         except OSError:
-            continue  # taken for a left-over, before it was locked
+            continue  # removed as a left-over before it was locked
         try:
             _flock(lock)
         except OSError:
@@ -132,7 +132,7 @@ def _made_and_locked(target: Path, make: Any) -> tuple[Path, int | None]:
 
 
 def _remove_if_left(path: Path) -> None:
-    """Remove what nobody has locked; what cannot be opened or locked stays."""
+    """Remove a path that no process has locked; keep it if it cannot be opened or locked."""
     with contextlib.suppress(OSError):
         lock = os.open(path, os.O_RDONLY)
         try:
@@ -147,7 +147,7 @@ def _flock(handle: int, wait: bool = True) -> None:
     """Lock a file or folder.
 
     Raises:
-        OSError: If there are no locks, or another has it and ``wait`` is False.
+        OSError: If there are no locks, or another process has it and ``wait`` is False.
     """
     if fcntl is None:
         raise OSError("this system has no flock")
@@ -155,7 +155,7 @@ def _flock(handle: int, wait: bool = True) -> None:
 
 
 def _is_still(path: Path, handle: int) -> bool:
-    """Tell if a path leads to what was opened by it, and not to nothing or something newer."""
+    """Return whether a path still leads to the file or folder opened as ``handle``."""
     with contextlib.suppress(OSError):
         return os.path.samestat(path.lstat(), os.fstat(handle))
     return False
@@ -170,22 +170,22 @@ def _remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise SystemExit, where they would end the process at once.
+    """Let SIGTERM and SIGHUP raise SystemExit if they would otherwise end the process at once.
 
-    A second one ends it at once.
+    A second signal of the same kind ends it at once.
     """
     builder = os.getpid()
     before: dict[int, Any] = {}
 
     def stop(number: int, _: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
-        if os.getpid() != builder:  # a process forked since, which builds nothing
+        if os.getpid() != builder:  # a forked process, which builds nothing
             os.kill(os.getpid(), number)
         raise SystemExit(128 + number)
 
     if threading.current_thread() is threading.main_thread():
         for number in STOPS:
-            if signal.getsignal(number) is signal.SIG_DFL:  # else somebody else takes care of it
+            if signal.getsignal(number) is signal.SIG_DFL:  # keep other handlers
                 before[number] = signal.signal(number, stop)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a person sees on the terminal: our messages, without other libraries' asides."""
+"""Terminal output: print newsrec's messages and hide other libraries' remarks."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ ASIDES = (
     r".*does not have many workers.*",  # 0 workers is the fastest choice here
     r".*LightningCLI's args parameter.*",
     r".*isinstance\(treespec, LeafSpec\)` is deprecated.*",
-    r".*in eval mode at the start of training.*",  # a frozen PLM belongs there
+    r".*in eval mode at the start of training.*",  # intended for a frozen PLM
     r".*smaller than the logging interval.*",
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*AMP with fp16 is not supported on CPU.*",  # we refuse it
@@ -34,16 +34,16 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 
 def printable(text: str, lines: bool = False) -> str:
-    """Return text without what would act on a terminal or turn the direction of a line.
+    """Remove characters that would control the terminal or change the direction of a line.
 
-    Titles, ids and file names come from strangers. What is left out are the control characters C0,
-    C1 (among them ESC, which begins terminal commands) and the overrides and isolates of Unicode's
-    bidirectional algorithm; half a character becomes U+FFFD, for no stream takes it.
+    Titles, ids and file names come from untrusted data. This removes the control characters C0 and
+    C1 (among them ESC, which starts terminal commands) and the overrides and isolates of Unicode's
+    bidirectional algorithm. A lone surrogate becomes U+FFFD, because no stream can encode it.
 
     Args:
-        text: Anything.
-        lines: Whether tabs and ends of lines stay, as in a message of ours; a title, an id or a
-            name is one line, in which they are a space.
+        text: Any text.
+        lines: Whether to keep tabs and line ends, as in a message of several lines; otherwise they
+            become spaces, as in a title, an id or a name.
     """
     text = _HALF.sub("\ufffd", text)
     if lines:
@@ -55,18 +55,18 @@ def say(*parts: object, sep: str = " ", error: bool = False) -> None:
     """Print a message that may quote data.
 
     Args:
-        parts: What to print; an end of a line in it stays.
-        sep: Between the parts.
-        error: Whether it goes to stderr.
+        parts: Parts of the message; line ends in them stay.
+        sep: Separator of the parts.
+        error: Whether to print to stderr.
     """
     print(printable(sep.join(map(str, parts)), lines=True), file=sys.stderr if error else None)
 
 
 def terminal(**options: Any) -> "Console":
-    """Return rich's console, for tables that may quote data: all escapes are its own.
+    """Return a rich console for tables that may quote data; only rich itself writes escapes.
 
     Args:
-        options: As rich's own.
+        options: Options of ``rich.console.Console``.
     """
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
@@ -83,26 +83,29 @@ def terminal(**options: Any) -> "Console":
 
 
 class _Printable(logging.Formatter):
-    """A log message, without what would act on a terminal; tracebacks of ours included."""
+    """Formats log messages and their tracebacks by ``printable``."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record), lines=True)
 
 
 def show_our_messages() -> None:
-    """Print messages of ``newsrec`` as they are, on the first process only, and hush asides."""
+    """Print log messages of ``newsrec`` and hide remarks of libraries.
+
+    All processes but the first print only warnings and errors.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a locale without UTF-8 cannot show every title
             stream.reconfigure(errors="backslashreplace")
     logger = logging.getLogger("newsrec")
     handler = logging.StreamHandler()
     handler.setFormatter(_Printable("%(message)s"))
-    logger.handlers = [handler]  # a new one each time: stderr may be another by now
+    logger.handlers = [handler]  # a new one each time, because stderr may have changed
     logger.setLevel(logging.INFO if is_first_process() else logging.WARNING)
     for message in ASIDES:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
-    # ModelCheckpoint calls with Lightning's default, and Lightning remarks on that each time.
+    # ModelCheckpoint uses the default of weights_only, and Lightning remarks on it each time.
     logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector").addFilter(
         lambda record: not record.getMessage().startswith("`weights_only` was not set")
     )
@@ -110,9 +113,9 @@ def show_our_messages() -> None:
 
 
 def is_first_process() -> bool:
-    """Return whether this is the only process of a run or the first of all machines'.
+    """Return whether this is the only process of a run, or the first over all machines.
 
-    Lightning, torchrun and SLURM number processes in variables of their own.
+    Lightning, torchrun and SLURM number processes in environment variables of their own.
     """
     names = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
     return all(os.environ.get(name, "0") == "0" for name in names)
@@ -122,16 +125,16 @@ def is_first_process() -> bool:
 def progress(
     doing: str, total: int, slow: int, rate: Callable[[float], str]
 ) -> Iterator[Callable[[int], None]]:
-    """Show on a terminal how far a long piece of work is, its rate and the time left.
+    """Show a progress bar with rate and remaining time, if stderr is a terminal.
 
     Args:
-        doing: What is being done.
-        total: How much there is to do.
-        slow: Less than this is over so soon that it needs no bar.
-        rate: Words what is done in a second.
+        doing: Description of the work, in front of the bar.
+        total: Amount of work.
+        slow: Smallest amount of work that gets a bar.
+        rate: Formats the amount of work done per second.
 
     Yields:
-        A function to call with how much was just done.
+        A function to call with the amount of work just done.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
@@ -154,6 +157,6 @@ def _is_news(record: logging.LogRecord) -> bool:
         "GPU available: False",
         "TPU available",
         "Loading `train_dataloader`",
-        "`Trainer.fit` stopped: `max_epochs=",  # the line of the last epoch says it
+        "`Trainer.fit` stopped: `max_epochs=",  # the last epoch's line shows it
     )
     return not ("Tip:" in text or text.startswith(asides))

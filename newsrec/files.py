@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all; the standard library alone."""
+"""Write files and folders that appear whole or not at all; standard library only."""
 
 import contextlib
 import errno
@@ -13,10 +13,10 @@ from newsrec.aside import file_aside, folder_aside, put
 from newsrec.errors import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What an OSError says where nothing more can be written."""
+"""Values of ``OSError.errno`` if nothing more can be written."""
 
 ROOM = 2**20
-"""Bytes: where less is free, a write that failed is taken to have failed for that."""
+"""If fewer bytes than this are free, a failed write is blamed on the full disk."""
 
 
 def file_hash(path: Path) -> str:
@@ -26,14 +26,14 @@ def file_hash(path: Path) -> str:
 
 
 def require_empty(output: Path, hint: str = "Choose another --output, or remove it.") -> None:
-    """Refuse to write where something is already, or where nothing can be written.
+    """Refuse an output folder that is not empty or cannot be written.
 
     Args:
         output: A folder that should be absent or empty.
-        hint: What the user can do instead.
+        hint: What the user can do if it is not empty.
 
     Raises:
-        UserError: If it is a file or a folder that holds anything, or cannot be made.
+        UserError: If ``output`` is a file or a folder that is not empty, or cannot be created.
     """
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output} is a file, not a folder. Choose another --output.")
@@ -43,9 +43,9 @@ def require_empty(output: Path, hint: str = "Choose another --output, or remove 
 
 
 def require_writable(output: Path) -> None:
-    """Refuse a folder to write that cannot be made, before the work that fills it.
+    """Refuse an output folder that cannot be created or written, before any work is done.
 
-    Only trying tells: a read-only mount lets its permissions say otherwise.
+    Tries to write, because the permissions of a read-only mount do not show that it is read-only.
 
     Raises:
         UserError: With the reason.
@@ -74,18 +74,18 @@ def require_writable(output: Path) -> None:
 
 
 def publish(target: Path, build: Callable[[Path], None]) -> None:
-    """Build a folder aside and rename it, so that ``target`` is whole or absent.
+    """Build a folder beside ``target`` and rename it, so that ``target`` is whole or absent.
 
-    Several processes may do so at once: the first to finish wins, the others drop their copy. What
-    one that was killed has left is taken away by the next for the same ``target``.
+    Several processes may do so at once: the first to finish wins, and the others drop their copy. A
+    later call with the same ``target`` removes what a killed process left.
 
     Args:
-        target: The folder to appear.
-        build: Fills an empty folder; what it raises leaves no trace.
+        target: The folder to write.
+        build: Function that fills an empty folder; if it raises, nothing is left.
 
     Raises:
-        UserError: If no folder can be made there, ``target`` is one that cannot be replaced, or the
-            disk is full.
+        UserError: If no folder can be created there, ``target`` is a folder that cannot be
+            replaced, or the disk is full.
     """
     require_replaceable(target)
     with contextlib.ExitStack() as stack:
@@ -105,7 +105,7 @@ def publish(target: Path, build: Callable[[Path], None]) -> None:
             except OSError:
                 if not target.is_dir():
                     raise
-                if not any(target.iterdir()):  # Windows replaces no folder, not even an empty one
+                if not any(target.iterdir()):  # Windows cannot replace even an empty one
                     target.rmdir()
                     try:
                         aside.rename(target)
@@ -122,16 +122,16 @@ def publish(target: Path, build: Callable[[Path], None]) -> None:
 
 
 def is_full(error: Exception, folder: Path) -> bool:
-    """Return whether an error in writing came from a full disk; not every library says so."""
+    """Return whether a write failed because the disk is full; not every library reports it."""
     full = isinstance(error, OSError) and error.errno in DISK_FULL
     return full or shutil.disk_usage(folder).free < ROOM
 
 
 def require_replaceable(target: Path) -> None:
-    """Refuse an empty folder that no rename can put another in the place of, before the work.
+    """Refuse an empty folder that a rename cannot replace, before any work is done.
 
     Raises:
-        UserError: If ``target`` is one, such as a mount, a link or the current folder.
+        UserError: If ``target`` is such a folder: a mount, a link or the current folder.
     """
     if not target.is_dir() or any(target.iterdir()):
         return

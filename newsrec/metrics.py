@@ -1,9 +1,9 @@
 """MIND's metrics, computed for a whole split at once.
 
-AUC, MRR, nDCG@5 and nDCG@10 are computed for each impression and then averaged, all from the ranks
-that a leaderboard submission carries: candidates sorted by score, highest first, equal scores in
-the order of the file. An impression without a click or without a skipped candidate has no AUC; it
-is left out of all metrics and counted. A further metric is a function and a line in ``TABLE``.
+AUC, MRR, nDCG@5 and nDCG@10 are computed for each impression and then averaged. All are computed
+from the ranks of a leaderboard submission: candidates sorted by score, highest first, equal scores
+in the order of the file. An impression without a clicked or without a skipped candidate has no AUC;
+it is left out of all metrics and counted. To add a metric, add a function and a line in ``TABLE``.
 
 Scores, labels and offsets are flat: the candidates of impression ``i`` are
 ``scores[offsets[i]:offsets[i + 1]]``. Arrays may be NumPy or PyTorch.
@@ -21,21 +21,22 @@ from numpy.typing import ArrayLike, NDArray
 
 
 class Clicks(NamedTuple):
-    """The clicks of some impressions, which is all that a metric sees.
+    """The clicks of some impressions, the input of a metric.
 
-    Metrics are of the impressions that have a click and a skipped candidate, and of those alone.
+    Only impressions with a clicked and a skipped candidate have metrics. In shapes, ``impressions``
+    counts these, ``all impressions`` also the others.
     """
 
     rank: NDArray[np.int64]
     """Rank of each click among its impression's candidates, 1 the best ``[clicks]``."""
     impression: NDArray[np.int64]
-    """Which impression it is in, those without a metric counted too ``[clicks]``."""
+    """Position of each click's impression among all impressions ``[clicks]``."""
     valid: NDArray[np.bool_]
-    """Which of these have metrics, the ``impressions`` below ``[all impressions]``."""
+    """True where an impression has metrics ``[all impressions]``."""
     num_clicked: NDArray[np.int64]
-    """``[impressions]``"""
+    """Number of clicked candidates ``[impressions]``."""
     num_skipped: NDArray[np.int64]
-    """``[impressions]``"""
+    """Number of skipped candidates ``[impressions]``."""
 
     def sums(self, values: NDArray) -> NDArray[np.float64]:
         """Sum a value of each click over its impression ``[impressions]``."""
@@ -44,7 +45,7 @@ class Clicks(NamedTuple):
 
 
 def auc(clicks: Clicks) -> NDArray[np.float64]:
-    """Return the share of pairs of a clicked and a skipped candidate that are in order."""
+    """Return the share of pairs (clicked, skipped) in which the clicked candidate ranks higher."""
     clicked, skipped = clicks.num_clicked, clicks.num_skipped
     # The i-th click from the top has rank - i skipped candidates above it (Mann-Whitney).
     skipped_above = clicks.sums(clicks.rank.astype(np.float64)) - clicked * (clicked + 1) / 2
@@ -57,9 +58,9 @@ def mrr(clicks: Clicks) -> NDArray[np.float64]:
 
 
 def ndcg(clicks: Clicks, k: int) -> NDArray[np.float64]:
-    """Return the discounted gain of the clicks ranked 1 to ``k``, as a share of the highest."""
+    """Return the discounted gain of clicks ranked 1 to ``k``, divided by the highest possible."""
     gain = 1 / np.log2(clicks.rank + 1)
-    highest = np.cumsum(1 / np.log2(np.arange(2, k + 2)))  # of 1..k clicks
+    highest = np.cumsum(1 / np.log2(np.arange(2, k + 2)))  # for 1..k clicks
     return clicks.sums(gain * (clicks.rank <= k)) / highest[np.minimum(clicks.num_clicked, k) - 1]
 
 
@@ -67,9 +68,9 @@ class Metric(NamedTuple):
     """One line of ``TABLE``."""
 
     heading: str
-    """How tables and pages call it."""
+    """Name of the metric in tables and pages."""
     of: Callable[[Clicks], NDArray[np.float64]]
-    """Returns its value for each impression that has one ``[impressions]``."""
+    """Computes the metric of each impression that has metrics ``[impressions]``."""
 
 
 TABLE: dict[str, Metric] = {
@@ -83,10 +84,10 @@ METRICS = tuple(TABLE)
 
 
 class ImpressionMetrics(NamedTuple):
-    """The metrics of every impression; the reported number is the mean over ``valid``."""
+    """The metrics of every impression; results report the mean over ``valid``."""
 
     values: NDArray[np.float64]
-    """In the order of ``METRICS``; NaN where ``valid`` is False ``[metrics, impressions]``."""
+    """Metrics in the order of ``METRICS``; NaN where not ``valid`` ``[metrics, impressions]``."""
     valid: NDArray[np.bool_]
     """True where the impression has a clicked and a skipped candidate ``[impressions]``."""
     tied: NDArray[np.bool_]
@@ -98,10 +99,10 @@ class ImpressionMetrics(NamedTuple):
 
 
 def mind_metrics(scores: ArrayLike, labels: ArrayLike, offsets: ArrayLike) -> dict[str, Any]:
-    """Return MIND's metrics and what was counted on the way.
+    """Return MIND's metrics, averaged over impressions, and counts of impressions.
 
     Args:
-        scores: Higher is better, any real number ``[candidates]``.
+        scores: Any real numbers, higher is better ``[candidates]``.
         labels: 1 clicked, 0 skipped ``[candidates]``.
         offsets: Where each impression's candidates begin, and the end ``[impressions + 1]``.
 
@@ -116,7 +117,7 @@ def mind_metrics(scores: ArrayLike, labels: ArrayLike, offsets: ArrayLike) -> di
 
 
 def summarize(result: ImpressionMetrics) -> dict[str, Any]:
-    """Average per-impression metrics and count what was left out, as ``mind_metrics`` reports."""
+    """Return the means and counts that ``mind_metrics`` returns, from per-impression metrics."""
     evaluated = int(result.valid.sum())
     valid = result.values[:, result.valid]
     means = valid.mean(axis=1) if evaluated else np.full(len(METRICS), np.nan)
@@ -157,10 +158,10 @@ def impression_metrics(
 
 
 def ranks(scores: ArrayLike, offsets: ArrayLike) -> NDArray[np.int32]:
-    """Return each candidate's rank in its impression, 1 the best: the numbers of a submission.
+    """Return each candidate's rank in its impression, 1 the best, as in a submission.
 
     Args:
-        scores: Higher is better ``[candidates]``.
+        scores: Any real numbers, higher is better ``[candidates]``.
         offsets: Where each impression's candidates begin, and the end ``[impressions + 1]``.
 
     Returns:
@@ -179,17 +180,17 @@ def ranks(scores: ArrayLike, offsets: ArrayLike) -> NDArray[np.int32]:
 def category_entropy(
     ranks: ArrayLike, categories: ArrayLike, offsets: ArrayLike, k: int = 10
 ) -> NDArray[np.float64]:
-    """Return how mixed the best-ranked candidates of each impression are: the entropy, in bits.
+    """Return the Shannon entropy, in bits, of the categories of each impression's best candidates.
 
-    That is the Shannon entropy of the categories of the candidates ranked 1 to ``k``: 0 where all
-    are of one category, ``log2(k)`` where all differ. It needs no labels, and no impression is left
-    out; one of fewer than ``k`` candidates has the entropy of those it has, and 0 if it has none.
+    It measures how mixed the candidates ranked 1 to ``k`` are: 0 if all have the same category,
+    ``log2(k)`` if all differ. It needs no labels, and no impression is left out: with fewer than
+    ``k`` candidates all are taken, and without candidates the entropy is 0.
 
     Args:
-        ranks: Rank of each candidate in its impression, as ``ranks`` gives them ``[candidates]``.
+        ranks: Rank of each candidate in its impression, as ``ranks`` returns it ``[candidates]``.
         categories: Number of each candidate's category, any integers ``[candidates]``.
         offsets: Where each impression's candidates begin, and the end ``[impressions + 1]``.
-        k: How many of the best count.
+        k: Number of best-ranked candidates to take.
 
     Returns:
         Entropy of each impression ``[impressions]``.
@@ -216,7 +217,7 @@ def category_entropy(
 
 
 def _clicks(clicked: NDArray[np.bool_], starts: NDArray[np.int64]) -> Clicks:
-    """Return the clicks of impressions from their labels in rank order."""
+    """Return the clicks of impressions, given the labels of each impression in rank order."""
     lengths = np.diff(starts)
     positions = np.flatnonzero(clicked)
     impression = np.searchsorted(starts, positions, side="right") - 1
@@ -233,13 +234,13 @@ def _sorted_blocks(
     """Yield ``first, last, order, tied`` for consecutive blocks of impressions.
 
     ``order`` sorts the block's candidates by impression, then score (highest first), then position.
-    One sort of a packed integer does it for float32: impression in the high bits, the score's bits
-    in the middle, the position in the low bits, so that the sorted keys themselves hold the order.
+    float32 scores are sorted as packed integers: the impression in the high bits, the score in the
+    middle and the position in the low bits, from which ``order`` is read.
     """
     lengths = np.diff(bounds)
     position_bits = int(lengths.max(initial=1) - 1).bit_length()
     packed = scores.dtype == np.float32 and position_bits < 24
-    # A block's own numbering must fit beside 32 bits of score; 2^18 impressions also bound memory.
+    # Impression and position must fit beside 32 bits of score; 2^18 impressions also bound memory.
     size = 1 << min(18, 31 - position_bits) if packed else 1 << 18
     for first in range(0, len(lengths), size):
         last = min(first + size, len(lengths))
@@ -263,14 +264,14 @@ def _sorted_blocks(
 
 
 def _descending(values: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Map float32 to integers in 0..2^32-1 whose order is the reverse of the values'."""
+    """Map float32 values to integers in 0..2^32-1 in reverse order."""
     bits = (values + np.float32(0)).view(np.int32).astype(np.int64)  # + 0: -0.0 equals 0.0
     ascending = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
     return 0x7FFFFFFF - ascending
 
 
 def _check(scores: ArrayLike, offsets: ArrayLike) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
-    """Return scores as float32 or float64 and offsets as int64, or refuse them."""
+    """Return scores as float32 or float64 and offsets as int64; raise ValueError if invalid."""
     values, bounds = _numpy(scores), _numpy(offsets).astype(np.int64)
     if values.dtype == np.float16:
         values = values.astype(np.float32)
@@ -296,7 +297,7 @@ def _check(scores: ArrayLike, offsets: ArrayLike) -> tuple[NDArray[np.floating],
 
 
 def _numpy(values: Any) -> NDArray[Any]:
-    if hasattr(values, "detach"):  # a tensor; PyTorch is not imported for those who have none
+    if hasattr(values, "detach"):  # a tensor, recognized without importing PyTorch
         values = values.detach().cpu()
         return (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
     return np.asarray(values)

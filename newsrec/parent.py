@@ -1,4 +1,4 @@
-"""Processes that end when the one that started them does; the standard library alone."""
+"""End a process when the process that started it ends; standard library only."""
 
 import ctypes
 import os
@@ -9,20 +9,20 @@ import time
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl(2): the signal that a process gets when its parent ends."""
+"""Option of Linux's prctl(2): set the signal that a process gets when its parent ends."""
 INTERVAL = 1.0
-"""Seconds between two looks at the parent, where the kernel does not tell."""
+"""Seconds between two checks of the parent."""
 STARTER = "NEWSREC_STARTED_BY"
-"""Variable with the first process's number, which the processes that it starts inherit."""
+"""Environment variable with the first process's id, inherited by the processes it starts."""
 
 
 def end_with_parent() -> None:
-    """End this process soon after the one that started it, however that ends.
+    """End this process soon after its parent, however the parent ends, if the parent is of its run.
 
     Called at the start of every command. The first process of a run, or torchrun, may be killed
-    while another still imports or waits in a collective operation, and nothing else would ever end
-    that one. Nothing is lost, because the first process alone writes files. Whoever was started in
-    another way, by hand or by a scheduler, is left alone.
+    while another process still imports or waits in a collective operation, and nothing else would
+    ever end that process. Nothing is lost, because only the first process writes files. Processes
+    started in another way, by hand or by a scheduler, are left alone.
     """
     parent = _starter()
     if parent is None:
@@ -34,10 +34,10 @@ def end_with_parent() -> None:
 
 
 def watch(parent: int) -> None:
-    """End this process within a second or so of another, its parent, on a thread of its own.
+    """Start a thread that ends this process within about a second of its parent's end.
 
     Args:
-        parent: The parent's number; if it has ended already, this process ends at once.
+        parent: Process id of the parent; if it has ended already, this process ends at once.
     """
     if sys.platform == "win32":
         wait: Any = _wait_on_windows
@@ -49,7 +49,7 @@ def watch(parent: int) -> None:
 
 
 def _starter() -> int | None:
-    """Return the number of the process that started this one as one of a run's, if one did."""
+    """Return the id of the process that started this one as part of a run, or None."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return os.getppid()
     if os.environ.get("LOCAL_RANK", "0") != "0" and STARTER in os.environ:
@@ -64,7 +64,7 @@ def _wait(parent: int) -> None:
 
 
 def _wait_on_windows(parent: int) -> None:
-    """Wait for the process itself: what ``os.getppid`` says never changes there."""
+    """Wait for the parent to end; on Windows, ``os.getppid`` does not change when it does."""
     synchronize, for_ever = 0x00100000, 0xFFFFFFFF
     kernel = ctypes.windll.kernel32  # type: ignore[attr-defined]
     kernel.OpenProcess.restype = ctypes.c_void_p

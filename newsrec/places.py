@@ -1,4 +1,4 @@
-"""Where a path that is not there was looked for, and what may have been meant."""
+"""Hints about a missing path: where it was looked for, and which path may have been meant."""
 
 import difflib
 import itertools
@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LOOKED_AT = 2000
-"""Names that are compared at most: a folder can hold millions."""
+"""Most names compared in a folder, which can hold millions."""
 
 
 def looked_for(path: str | Path) -> str:
-    """Say where a path leads that is not there, and which one is much like it.
+    """Return a hint where a missing path was looked for, and which similar path exists.
 
     Args:
-        path: As the user wrote it.
+        path: Path as the user wrote it.
 
     Returns:
         Sentences such as ``Looked for /home/me/confg/demo.yaml. Did you mean configs/demo.yaml?``.
@@ -21,19 +21,19 @@ def looked_for(path: str | Path) -> str:
     path = Path(path)
     near = near_path(path)
     hint = f" Did you mean {near}?" if near is not None else ""
-    # One that is absolute says for itself where it leads.
+    # An absolute path needs no sentence about where it was looked for.
     return hint.strip() if path.is_absolute() else f"Looked for {Path.cwd() / path}.{hint}"
 
 
 def near_path(path: Path) -> Path | None:
-    """Return a path that is there and much like one that is not.
+    """Return an existing path that is similar to a missing one, or None.
 
-    Either one name on the way is mistyped, or the path begins a folder or two further down, as
-    ``demo.yaml`` does of ``configs/demo.yaml``.
+    Either one name in the path is mistyped, or one or two folders at its start are missing, such as
+    ``demo.yaml`` for ``configs/demo.yaml``.
     """
     try:
         return _mistyped(path) or (None if path.is_absolute() else _further_down(path))
-    except OSError:  # a folder that cannot be read has no hint to give
+    except OSError:  # no hint from a folder that cannot be read
         return None
 
 

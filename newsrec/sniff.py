@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes; standard library alone."""
+"""Recognize the kind of a file by its first bytes; standard library only."""
 
 from pathlib import Path
 
@@ -21,17 +21,17 @@ STARTS = {
     b"\xff\xfe": "text in UTF-16",
     b"\xfe\xff": "text in UTF-16",
 }
-"""How a kind of file begins, and what it is called."""
+"""First bytes of kinds of files, and the name of each kind."""
 
 PAGES = (b"<!doctype", b"<html")
 HEAD = 4096
 
 
 def kind_of(path: Path) -> str | None:
-    """Return what a file is if it is surely neither plain text nor unknown; None otherwise.
+    """Return the kind of a file if its first bytes show one; None for plain text and the rest.
 
     Raises:
-        OSError: If it cannot be read.
+        OSError: If the file cannot be read.
     """
     with path.open("rb") as file:
         head = file.read(HEAD)
@@ -46,10 +46,10 @@ def kind_of(path: Path) -> str | None:
 
 
 def is_binary(path: Path) -> bool:
-    """Return whether a file cannot be text, for it holds NUL.
+    """Return whether a file cannot be text because its first bytes contain NUL.
 
     Raises:
-        OSError: If it cannot be read.
+        OSError: If the file cannot be read.
     """
     with path.open("rb") as file:
         return b"\0" in file.read(HEAD)

@@ -1,1 +1,1 @@
-"""The command line: one file a command; nothing else imports this room."""
+"""The command line, one file per command; only ``newsrec.__main__`` imports this package."""

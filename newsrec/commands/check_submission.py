@@ -1,4 +1,4 @@
-"""The command ``check-submission``: would the leaderboard take a file, and what looks wrong."""
+"""The command ``check-submission``: check a file for the leaderboard, and warn of oddities."""
 
 import argparse
 from pathlib import Path
@@ -19,9 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check a submission; refuse it, or print what it is and what looks wrong."""
+    """Check a submission; refuse it, or print a summary and warnings."""
     path = Path(args.zip)
-    open_submission(path)[0].close()  # before the data are compiled for nothing
+    open_submission(path)[0].close()  # fail before the slow compilation of the data
     data = open_mind(args.data.root, args.data.on_bad_line)
     split = data.split(args.split)
     report = inspect(path, split)

@@ -1,6 +1,6 @@
-"""What the commands share: options that several of them have, and how they parse.
+"""Options that several commands share, and the parsing of all commands except ``fit``.
 
-``fit`` parses for itself: it is LightningCLI's.
+LightningCLI parses the options of ``fit``.
 """
 
 import argparse
@@ -19,9 +19,9 @@ def add_data_root(parser: argparse.ArgumentParser, use: str = "", required: bool
     """Add ``--data.root``.
 
     Args:
-        parser: The command's.
-        use: What the command does with the folder, where that is not plain.
-        required: Whether the command needs one.
+        parser: Parser of the command.
+        use: What the command does with the folder, if not obvious.
+        required: Whether the command needs a data folder.
     """
     about = "data folder with train, dev and test, any of them: folders or MIND's zips"
     parser.add_argument(
@@ -32,7 +32,7 @@ def add_data_root(parser: argparse.ArgumentParser, use: str = "", required: bool
 def add_on_bad_line(
     parser: argparse.ArgumentParser, name: str = "--data.on_bad_line", default: str | None = "error"
 ) -> None:
-    """Add ``--data.on_bad_line``, or the same under another name."""
+    """Add ``--data.on_bad_line``, or the same option under another name."""
     parser.add_argument(
         name,
         choices=("error", "drop"),
@@ -46,9 +46,9 @@ def add_split(parser: argparse.ArgumentParser, use: str, *more: str) -> None:
     """Add ``--split``.
 
     Args:
-        parser: The command's.
+        parser: Parser of the command.
         use: What the command does with the split.
-        more: Splits that no folder has under this name.
+        more: Names of splits that are no folder on disk.
     """
     parser.add_argument("--split", choices=(*SPLITS, *more), required=True, help=use)
 
@@ -59,16 +59,16 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(module: Any, name: str, summary: str, argv: list[str]) -> Namespace:
-    """Return a command's options.
+    """Parse the options of a command.
 
     Args:
         module: The command's module, which has ``add_arguments``.
-        name: The command.
-        summary: What it does, in half a sentence.
-        argv: The arguments after its name.
+        name: Name of the command.
+        summary: What the command does, in half a sentence.
+        argv: The arguments after the command's name.
 
     Raises:
-        UserError: If they cannot be parsed: one sentence, without the list of all options.
+        UserError: If the arguments cannot be parsed; the message does not list all options.
     """
     parser = ArgumentParser(
         prog=f"newsrec {name}", description=f"{name}: {summary}.", exit_on_error=False

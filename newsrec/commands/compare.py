@@ -1,4 +1,4 @@
-"""The command ``compare``: what differs between two results of ``evaluate``, and how surely."""
+"""The command ``compare``: differences of two results of ``evaluate``, with intervals."""
 
 import argparse
 import json
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def name_separator(args: Sequence[str]) -> list[str]:
-    """Return the command line with the option ``--against`` where it has ``--``.
+    """Replace ``--`` on the command line by the option ``--against``.
 
     Raises:
         UserError: If there are more than two sides.
@@ -43,7 +43,7 @@ def name_separator(args: Sequence[str]) -> list[str]:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Compare two sides and print what was found."""
+    """Compare two sides and print the differences."""
     folders, against = args.folders, args.against
     if against is None:
         if len(folders) != 2:

@@ -1,4 +1,4 @@
-"""The command ``download``: MIND's zips from their official place."""
+"""The command ``download``: get MIND's zips from their official source."""
 
 import argparse
 import os
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Download what is missing and print the next commands."""
+    """Download the missing files and print the next commands."""
     root = args.data.root
     again = _command("download", args.size, "--accept-license", "--data.root", root)
     if not args.accept_license:

@@ -1,4 +1,4 @@
-"""The command ``encode-news``: a day's new news, added to a copy of an exported folder."""
+"""The command ``encode-news``: add newly published news to a copy of an exported folder."""
 
 import argparse
 from pathlib import Path
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the extended copy and say what is in it."""
+    """Write the extended copy and print how many news items it has."""
     total, added = extend_export(
         Path(args.export_dir), Path(args.news), Path(args.output), args.on_bad_line
     )

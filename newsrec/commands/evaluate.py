@@ -1,4 +1,4 @@
-"""The command ``evaluate``: a checkpoint or a baseline over a split, in MIND's own metrics."""
+"""The command ``evaluate``: MIND's metrics of checkpoints or a baseline on a split."""
 
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ FROM_CHECKPOINT = {
     "data.max_history": int,
     "model.plm": str,
 }
-"""Options that the checkpoint answers; giving another value is an error, not an override."""
+"""Options whose values come from the checkpoint; giving another value is an error."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -83,7 +83,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    """Score the split, print the metrics and write them with the leaderboard's file."""
+    """Score the split, print the metrics, and write them and the leaderboard's file."""
     from newsrec.training.processes.together import one_fate_from_the_start
 
     with one_fate_from_the_start():
@@ -99,7 +99,7 @@ def _run(args: Namespace) -> None:
     _check_ensemble(paths, args.ensemble)
     check_scoring(args.trainer)
     if args.scorer is not None and not is_first_process():
-        return  # torchrun started it beside another, which is enough for a baseline
+        return  # a baseline needs only one of torchrun's processes
     place = {"root": args.data.root, "split": args.split}
     found = evaluate(
         partial(_score, args, place),
@@ -116,7 +116,7 @@ def _run(args: Namespace) -> None:
 
 
 def _score(args: Namespace, place: dict[str, Any]) -> Scored | None:
-    """Score the split by what the options name."""
+    """Score the split by the checkpoints or the baseline that the options name."""
 
     def given(part: str, *names: str) -> dict[str, Any]:
         values = {name: args[f"{part}.{name}"] for name in names}

@@ -1,4 +1,4 @@
-"""The command ``export``: a model in a folder that needs no PyTorch to run."""
+"""The command ``export``: write a model to a folder that runs without PyTorch."""
 
 import argparse
 from pathlib import Path
@@ -31,7 +31,7 @@ FILES = {
     CARD: "what this is, and how good",
     MANIFEST: "shapes, hashes, origin",
 }
-"""What the command says of each file."""
+"""Description that the command prints for each file."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Export, and list the files."""
+    """Export the model and list the files."""
     output = Path(args.output)
     export(args.ckpt_path, output, args.data.root, args.news_encoder)
     say(f"Exported to {output}:")

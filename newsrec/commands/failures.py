@@ -1,7 +1,7 @@
-"""How a command ends that has failed.
+"""Messages and exit codes of failed commands.
 
-An error of the operating system is worded as a mistake of the user, because the machine has to
-change. Anything else is a bug of ours: a few lines say so, and its traceback is kept in a file.
+A ``UserError`` is printed as a message. So is an error of the operating system, since the user can
+fix its cause. Any other error is a bug of newsrec: a few lines say so, and its traceback is saved.
 """
 
 import errno
@@ -23,13 +23,13 @@ from newsrec.console import printable, say
 from newsrec.errors import UserError
 
 MISTAKE, BUG, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141
-"""Exit codes: 70 from sysexits.h, the last two as a shell has them (128 and the signal)."""
+"""Exit codes: 70 is from sysexits.h, the last two are a shell's (128 plus the signal)."""
 
 SHOW = "NEWSREC_TRACEBACK"
-"""Environment variable: with 1, the traceback of a bug is printed, as Python does."""
+"""Environment variable: if 1, tracebacks are printed, as Python does."""
 
 PACKAGES = ("torch", "lightning", "transformers", "jsonargparse", "pyarrow", "numpy")
-"""Packages whose versions are written above a traceback."""
+"""Packages whose versions are saved with a traceback."""
 
 PERMISSION = "Ask for the permission (`ls -l` shows the owner), or name another place."
 NEXT_STEPS = {
@@ -47,18 +47,18 @@ NEXT_STEPS = {
     errno.ESTALE: "The network file system lost it: run the command again.",
     errno.ELOOP: "Links lead in a circle there: mend them.",
 }
-"""What a user can do about an error of the operating system."""
+"""What the user can do about an error of the operating system."""
 
 run_folder: Path | None = None
-"""The running command's folder for its results, once it has one."""
+"""Output folder of the running command, once it has one."""
 
 
 def flush() -> None:
-    """Write out what was printed.
+    """Flush stdout.
 
     Raises:
-        UserError: If it cannot be written, naming the reason.
-        BrokenPipeError: If nobody reads it.
+        UserError: If the output cannot be written; the message gives the reason.
+        BrokenPipeError: If the reader of the pipe is gone.
     """
     try:
         sys.stdout.flush()
@@ -69,14 +69,14 @@ def flush() -> None:
 
 
 def end(error: BaseException, argv: Sequence[str]) -> int:
-    """Say why a command failed.
+    """Print why a command failed.
 
     Args:
-        error: What it raised, other than ``SystemExit``.
+        error: The exception that ended the command, other than ``SystemExit``.
         argv: Command and options.
 
     Returns:
-        The process's exit code.
+        Exit code of the process.
     """
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
@@ -96,7 +96,7 @@ def end(error: BaseException, argv: Sequence[str]) -> int:
             if _hides_another(error):
                 if show:
                     _print_traceback(error)
-                elif run_folder is not None:  # else the same command with SHOW brings it again
+                elif run_folder is not None:  # without one, the user can run it again with SHOW
                     _keep(error, argv, [run_folder])
             say(f"newsrec: error: {message}", error=True)
         return MISTAKE
@@ -108,7 +108,7 @@ def end(error: BaseException, argv: Sequence[str]) -> int:
 
 
 def _hides_another(error: BaseException) -> bool:
-    """Tell if a sentence stands for an error that may be ours, such as one of a library."""
+    """Return whether the message replaces another error, which may be a bug of newsrec."""
     cause = error.__cause__ if isinstance(error, UserError) else error
     while isinstance(cause, UserError):
         cause = cause.__cause__
@@ -120,7 +120,7 @@ def _print_traceback(error: BaseException) -> None:
 
 
 def _word_os_error(error: BaseException) -> str | None:
-    """Return what the operating system refuses and what to do; None for other errors."""
+    """Return a message for an error of the operating system, with what to do; None for others."""
     if isinstance(error, MemoryError):
         what = f" ({error})" if str(error) else ""
         return (
@@ -132,7 +132,7 @@ def _word_os_error(error: BaseException) -> str | None:
     if error.filename:
         names = [name for name in (error.filename, error.filename2) if name]
         at = " to ".join(os.fsdecode(n) if isinstance(n, str | bytes) else str(n) for n in names)
-    elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):  # a write knows no file name
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):  # a failed write has no file name
         at = "A file could not be written"
     else:
         return None
@@ -140,7 +140,7 @@ def _word_os_error(error: BaseException) -> str | None:
 
 
 def _pipe_is_closed() -> bool:
-    """Return whether nobody reads the pipe that we write to any more, as after ``| head``."""
+    """Return whether the reader of stdout or stderr is gone, as after ``| head``."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             poll = select.poll()
@@ -151,33 +151,33 @@ def _pipe_is_closed() -> bool:
 
 
 def _stdout_is_full() -> bool:
-    """Return whether nothing more can be printed; tries it with a line end."""
+    """Return whether nothing more can be printed; tries by writing a line end."""
     try:
         os.write(sys.stdout.fileno(), b"\n")
     except BrokenPipeError:
         return False
     except OSError as error:
-        return error.errno is not None  # a stream that is no file raises it without a number
+        return error.errno is not None  # a stream without a file has no errno
     except (ValueError, AttributeError):
         return False
     return False
 
 
 def _discard(stream: TextIO) -> None:
-    """Discard what a stream still holds: Python would complain about it at its end."""
+    """Discard the buffer of a stream, so that Python does not complain about it at exit."""
     with suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _unprinted(error: BaseException) -> str:
-    """Say why nothing more can be printed, and discard what is left."""
+    """Return a message why nothing more can be printed, and discard the rest of the output."""
     _discard(sys.stdout)
     reason = getattr(error, "strerror", None) or error
     return f"What the command prints could not be written ({reason}). Send it elsewhere."
 
 
 def _report(error: BaseException, argv: Sequence[str]) -> None:
-    """Say that this is a bug of ours, and where its traceback is."""
+    """Print that this is a bug of newsrec, and where its traceback is."""
     kept = _keep(error, argv, [run_folder, None] if run_folder else [None])
     what = printable(f"{type(error).__name__}: {error}")
     shown = what if len(what) <= 300 else f"{what[:297]}..."
@@ -196,7 +196,7 @@ def _report(error: BaseException, argv: Sequence[str]) -> None:
 
 
 def _keep(error: BaseException, argv: Sequence[str], folders: Sequence[Path | None]) -> Path | None:
-    """Write the traceback into the first folder that can be written to; None is a temporary one."""
+    """Write the traceback to the first writable folder; a folder None is a new temporary one."""
     rank = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
     name = "traceback.txt" if rank == "0" else f"traceback-{rank}.txt"
     text = f"{_circumstances(argv)}\n{''.join(traceback.format_exception(error))}"
@@ -212,7 +212,7 @@ def _keep(error: BaseException, argv: Sequence[str], folders: Sequence[Path | No
 
 
 def _circumstances(argv: Sequence[str]) -> str:
-    """Return what a developer asks first: versions, system and command line."""
+    """Return what a developer needs first: versions, system and command line."""
     versions = [f"newsrec {__version__}", f"Python {platform.python_version()}"]
     for package in PACKAGES:
         with suppress(PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""The command ``fit``: LightningCLI with a run folder, and a summary at the end."""
+"""The command ``fit``: LightningCLI with a run folder and a summary at the end."""
 
 import logging
 import os
@@ -40,20 +40,20 @@ log = logging.getLogger(__name__)
 
 
 class FitCLI(LightningCLI):
-    """``fit`` and nothing else; see ``python -m newsrec fit --help``.
+    """LightningCLI with ``fit`` as its only subcommand; see ``python -m newsrec fit --help``.
 
     Args:
-        more_callbacks: Callbacks of the run besides its own.
-        options: As ``LightningCLI`` takes them.
+        more_callbacks: Further callbacks for the run.
+        options: Options of ``LightningCLI``.
     """
 
     output: Path
     run: Run
     resumed = Resumed()
     written: set[str]
-    """Options that the command line or a file sets, but for the file of a run that goes on."""
+    """Options that the command line or a file sets, without the file of a resumed run."""
     places: str
-    """Where they are set: names of files, mostly."""
+    """Where these options are set: names of options, or files with line numbers."""
 
     def __init__(self, more_callbacks: Sequence[Callback] = (), **options: Any) -> None:
         self.more_callbacks = more_callbacks
@@ -61,17 +61,17 @@ class FitCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Offer ``fit`` alone; ``evaluate`` rebuilds a model from its checkpoint."""
+        """Offer only ``fit``; ``evaluate`` is a command of its own."""
         return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the run folder and link what two rooms share."""
+        """Add the options of a run and link the values that data and model share."""
         add_run_options(parser)
         for target, source in LINKS.items():
             parser.link_arguments(source, target)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse, after refusing what a link would silently drop."""
+        """Parse, after refusing options that a link would silently overwrite."""
         given = [str(a) for a in args] if isinstance(args, list) else sys.argv[1:]
         written = written_options(given)
         self.written = {option.key for option in written}
@@ -97,7 +97,7 @@ class FitCLI(LightningCLI):
         check_seed(self.config.get("fit", {}).get("seed_everything"))
 
     def _dump_config(self) -> None:
-        """Write the options down, those too that Lightning's classes have as members of an enum."""
+        """Write the config as YAML, also if Lightning's classes put enum members in it."""
         try:
             super()._dump_config()
         except ValueError:
@@ -105,7 +105,7 @@ class FitCLI(LightningCLI):
             super()._dump_config()
 
     def _parse_ckpt_path(self) -> None:
-        """Find the run folder and, if the run goes on, what it takes from there."""
+        """Find the run folder and, if the run is resumed, load its options from there."""
         config = self.subcommand_config
         if not config:
             return
@@ -116,7 +116,7 @@ class FitCLI(LightningCLI):
             config.ckpt_path = "last" if goes_on(self.output, num_nodes) else None
         if config.ckpt_path is not None:
             self.resumed = resume(config, self.output, self.written)
-        elif is_first_process():  # the others come after it
+        elif is_first_process():  # the other processes start after it
             check_run_folder(self.output)
 
     @property
@@ -125,7 +125,7 @@ class FitCLI(LightningCLI):
         return self.config.get("fit")
 
     def instantiate_classes(self) -> None:
-        """Build model, data module and Trainer; name a package that one of them lacks."""
+        """Build model, data module and Trainer; a missing package is a UserError."""
         try:
             super().instantiate_classes()
         except Exception as error:
@@ -157,7 +157,7 @@ class FitCLI(LightningCLI):
         wanted = vars(trainer_options(self))
         asked = config.threads if self.threads_typed else None
         options, hardware = self.run.settle(wanted, asked, self.resumed.hardware)
-        # For config.yaml: a run that goes on is computed as it began, on any machine.
+        # For config.yaml: a resumed run computes as it began, on any machine.
         config.threads, config.model.precision = hardware.threads, hardware.precision
         self.trainer_defaults["callbacks"] = options.pop("callbacks")
         with trainer_mistakes():
@@ -166,7 +166,7 @@ class FitCLI(LightningCLI):
         return trainer
 
     def fit(self, model: Any, datamodule: Any, **options: Any) -> None:
-        """Train, compare the best checkpoint with the baselines and name the next commands."""
+        """Train, compare the best checkpoint with the baselines and print the next commands."""
         failures.run_folder = self.output
         config = self.subcommand_config.as_dict()
         logged = {n: config[n] for n in ("model", "data", "trainer", "seed_everything")}
@@ -176,7 +176,7 @@ class FitCLI(LightningCLI):
                 close_run(self.run, self.trainer, config["baselines"])
         except Stopped as error:
             if not self.trainer.is_global_zero:
-                sys.exit(0)  # whoever started this process would take another code for a crash
+                sys.exit(0)  # its starter would take another code for a crash
             print(
                 f"\nStopped by {error} after {self.trainer.global_step:,} steps. Go on by\n"
                 f"  python -m newsrec fit --ckpt_path last --output {self.output}",
@@ -186,21 +186,22 @@ class FitCLI(LightningCLI):
 
 
 def fit(argv: list[str], callbacks: Sequence[Callback] = ()) -> None:
-    """Train, as the command line says.
+    """Train a model.
 
     Args:
         argv: Options of ``fit``.
-        callbacks: Callbacks of the run besides its own, called before those that draw and save.
+        callbacks: Further callbacks for the run, called before those that draw and save.
     """
-    # Interpolation that follows the command line, across files: the mode and this switch together.
+    # Together with parser_mode in cli_options, this lets interpolations refer to options of other
+    # files and follow the command line.
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    disable_progress_bar()  # of reading weights, a blink; downloads keep theirs
+    disable_progress_bar()  # for reading weights, which is fast; downloads keep theirs
     with one_fate_from_the_start():
         FitCLI(callbacks, args=["fit", *argv], **cli_options())
 
 
 def add_run_options(parser: jsonargparse.ArgumentParser) -> None:
-    """Add the options of a run besides those of model, data and Trainer."""
+    """Add the options of a run that do not belong to model, data or Trainer."""
     parser.add_argument(
         "--output",
         type=str | None,
@@ -244,7 +245,7 @@ def add_run_options(parser: jsonargparse.ArgumentParser) -> None:
 
 
 def cli_options(run: bool = True) -> dict[str, Any]:
-    """Return the arguments of ``FitCLI``; ``run=False`` only builds what a config describes."""
+    """Return the arguments of ``FitCLI``; with ``run=False`` it builds the objects, no more."""
     parser = {"prog": "newsrec fit", "parser_mode": "omegaconf+", "exit_on_error": False}
     return {
         "model_class": RecommenderModule,
@@ -259,7 +260,7 @@ def cli_options(run: bool = True) -> dict[str, Any]:
 
 
 def _name_members(config: Any) -> None:
-    """Put strings in the place of enum members that are strings, which no YAML can hold."""
+    """Replace enum members that are strings by plain strings, because YAML cannot hold them."""
     if isinstance(config, list):
         for item in config:
             _name_members(item)
@@ -272,11 +273,11 @@ def _name_members(config: Any) -> None:
 
 
 def _run_folder(config: Any) -> Path:
-    """Return the run folder: ``--output``, or one named by config and time."""
+    """Return the run folder: ``--output``, or one named after the config and the time."""
     if config.output is not None:
         return Path(config.output)
     paths = [str(path) for path in config.get("config") or []]
     name = Path(paths[0]).stem if paths else "fit"
-    # Processes that the first one starts find its choice here.
+    # The processes that the first one starts read its choice from this variable.
     stamp = os.environ.setdefault("NEWSREC_RUN_TIME", f"{datetime.now():%Y%m%d-%H%M%S}")
     return Path("runs") / f"{name}-{stamp}"

@@ -1,7 +1,7 @@
-"""What a parser says about a wrong option, worded for people.
+"""Turn the parser's errors about wrong options into helpful messages.
 
-The messages taken apart here are those of jsonargparse 4.53 and of argparse. An unknown message is
-shown as it is, and ``tests/test_errors.py`` fails where the messages change.
+This code matches the messages of jsonargparse 4.53 and argparse. Any other message is shown
+unchanged, and ``tests/test_errors.py`` fails if the messages change.
 """
 
 import ast
@@ -24,7 +24,7 @@ TYPE_NAMES = {
     "Sequence": "a list such as [a, b]",
     "dict": "a mapping such as {a: 1}",
 }
-"""What a message calls a type of Python."""
+"""Words for Python types in messages."""
 
 ALIASES = {
     "batch-size": "data.batch_size",
@@ -40,7 +40,7 @@ ALIASES = {
     "steps": "trainer.max_steps",
     "workers": "data.num_workers",
 }
-"""What other programs call an option."""
+"""Names that other programs give to an option."""
 
 LIST_TYPE = r"(?:list|Sequence|collections\.abc\.\w+)\["
 LITERAL_TYPE = r"typing\.Literal(\[[^]]*\])"
@@ -49,26 +49,26 @@ NO_CONFIG = re.compile(r"Unable to load config [\"'](.*?)[\"']")
 
 
 class WrongValue(NamedTuple):
-    """What a parser says about the value of one option."""
+    """The parser's complaint about the value of an option."""
 
     key: str
     """The option."""
     value: str | None
-    """Its value, as far as the message names it."""
+    """Value of the option, None if the message does not name it."""
     problem: str
-    """What is wrong, to stand after the option's place."""
+    """What is wrong, worded to follow the option's place."""
 
 
 def explain(
     message: str, written: Iterable[Written], known: Iterable[str], command: str = "fit"
 ) -> str:
-    """Word a parser's message: where the option was written, and what it may have meant.
+    """Rewrite a parser's message: say where the option was written and what may have been meant.
 
     Args:
-        message: What the parser says.
-        written: What ``written_options`` returned.
+        message: The parser's message.
+        written: Result of ``written_options``.
         known: All options that the command has, without dashes.
-        command: The command.
+        command: Name of the command.
     """
     options, names = list(written), list(known)
     text = " ".join(message.split())
@@ -84,7 +84,7 @@ def explain(
         return _with_place(wrong, options)
     named = set(re.findall(r"[\w.]+", text))
     place = next((o.place for o in options if o.key in named), "")
-    if not place:  # the message names what an interpolation asks for, not the option that asks
+    if not place:  # the message names an interpolation's target, not its option
         last = {name.rpartition(".")[2] for name in named}
         place = next((o.place for o in options if last & _references(o.value)), "")
     option = re.search(r"option '([\w.]+)", text)
@@ -93,11 +93,11 @@ def explain(
 
 
 def near_options(name: str, known: Iterable[str]) -> list[str]:
-    """Return what a mistyped option may have meant, the likeliest first.
+    """Return options that a mistyped option may have meant, the likeliest first.
 
     Args:
-        name: Without dashes in front.
-        known: All options that there are, without dashes.
+        name: The mistyped option, without dashes in front.
+        known: All options that the command has, without dashes.
     """
     name, known = name.rstrip("+").lower(), [key for key in known if not key.endswith("+")]
     wanted = name.replace("-", "_")
@@ -117,19 +117,19 @@ def near_options(name: str, known: Iterable[str]) -> list[str]:
 
 
 def _did_you_mean(names: Sequence[str]) -> str:
-    """Return the question, with a space in front; nothing without names."""
+    """Return the question with a space in front; empty without names."""
     return f" Did you mean {' or '.join(names)}?" if names else ""
 
 
 def _missing(keys: Sequence[str], known: Sequence[str]) -> str:
-    """Say which arguments are missing; positional ones are written in capitals."""
+    """Return a message that names missing arguments; positional ones are in capitals."""
     spelled = [f"--{key}" if key in known else key.upper() for key in keys]
     listed = " and ".join(filter(None, [", ".join(spelled[:-1]), spelled[-1]]))
     return f"{listed} {'is' if len(keys) == 1 else 'are'} missing."
 
 
 def _unknown(given: str, known: Sequence[str], command: str) -> str:
-    """Say that the command does not have an argument, and which may have been meant."""
+    """Return a message that an argument does not exist, and which may have been meant."""
     word = given.split()[0]
     name = word.lstrip("-").split("=")[0]
     if not word.startswith("-"):
@@ -146,9 +146,9 @@ def _unknown(given: str, known: Sequence[str], command: str) -> str:
 
 
 def _with_place(wrong: WrongValue, options: Sequence[Written]) -> str:
-    """Say what is wrong with a value, after the place where it was written.
+    """Return what is wrong with a value, after the place where it was written.
 
-    Where an option is written several times, the place is the last one that has this value.
+    If an option is written several times, the place is the last one that has this value.
     """
     key, value, problem = wrong
     own = [option for option in options if option.key == key]
@@ -158,7 +158,7 @@ def _with_place(wrong: WrongValue, options: Sequence[Written]) -> str:
     at = "--config" if key == "config" else at
     if value is None or not (NO_FILE.match(problem) or NO_CONFIG.match(problem)):
         return f"{at} {problem}"
-    # The parser has made --config absolute; a path in a file is relative to that file.
+    # The parser makes --config absolute; a path in a file is relative to that file.
     path = (Path(place.rpartition(", line ")[0]).parent if ", line " in place else Path()) / value
     if path.is_relative_to(Path.cwd()):
         path = path.relative_to(Path.cwd())
@@ -168,13 +168,13 @@ def _with_place(wrong: WrongValue, options: Sequence[Written]) -> str:
 
 
 def _references(value: str) -> set[str]:
-    """Return the last part of each name that a value's interpolations ask for."""
+    """Return the last part of each name that a value's interpolations refer to."""
     names = re.findall(r"[\w.]+", " ".join(re.findall(r"\$\{(.*?)\}", value)))
     return {name.rpartition(".")[2] for name in names}
 
 
 def _wrong_value(text: str) -> WrongValue | None:
-    """Return what a message says about an option's value; None if it is about something else."""
+    """Parse a message about an option's value; None if it is about something else."""
     inner = text.rfind('Parser key "')
     if inner > 0 and "Unable to load config" in text[:inner]:
         text = text[inner:]
@@ -204,7 +204,7 @@ def _quoted(text: str) -> list[str]:
 
 
 def _value_and_problem(said: str) -> tuple[str | None, str]:
-    """Return a value, and what is wrong with it, from what jsonargparse says of an option."""
+    """Return a value and what is wrong with it, from jsonargparse's message about an option."""
     file = NO_FILE.match(said) or NO_CONFIG.match(said)
     if file:
         return file[1], said
@@ -223,7 +223,7 @@ def _value_and_problem(said: str) -> tuple[str | None, str]:
 
 
 def _types(said: str) -> list[str]:
-    """Return what a value may be, in words; nothing where a type has no words."""
+    """Return in words the types that a value may have; empty if a type is not in ``TYPE_NAMES``."""
     found = re.search(r"Subtypes: \[(.*?)\] Errors", said)
     found = found or re.search(r"Expected a (.*?)\. Got value", said)
     text = found[1] if found else ""
@@ -241,7 +241,7 @@ def _types(said: str) -> list[str]:
 
 
 def _class_problem(said: str) -> str | None:
-    """Return what is wrong with a class that an option names, such as a callback."""
+    """Return what is wrong with a class that an option names, such as a callback, or None."""
     option = re.search(r"class_path '([\w.]+)': .*?Option '(\w+)' is not accepted", said)
     if option:
         return f"names {option[1]}, which has no option {option[2]}."

@@ -1,4 +1,4 @@
-"""The command ``prepare``: compile a data folder and show what is in it."""
+"""The command ``prepare``: compile a data folder and print its counts."""
 
 import argparse
 import time
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Compile, and print what was counted."""
+    """Compile the data folder and print its counts."""
     start = time.monotonic()
     changed = recheck(args.data.root) if args.check else []
     data = open_mind(args.data.root, args.data.on_bad_line)

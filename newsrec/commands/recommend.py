@@ -1,4 +1,4 @@
-"""The command ``recommend``: what an exported model would show a user, without PyTorch."""
+"""The command ``recommend``: rank news for a user by an exported model, without PyTorch."""
 
 import argparse
 import json
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Recommend, and print the news."""
+    """Rank news and print them."""
     if args.candidates is not None and args.categories is not None:
         raise UserError("Give either --candidates, which are ranked as they are, or --categories.")
     recommender = Recommender.load(args.export_dir)
@@ -54,11 +54,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def split_ids(words: Sequence[str], known: Container[str]) -> list[str]:
-    """Return the ids in what was written, with spaces or commas between.
+    """Split arguments into news ids at spaces and commas.
 
     Args:
-        words: What was written, the shell's spaces taken out.
-        known: Ids of the catalogue; one that holds a comma stays whole.
+        words: Arguments from the shell.
+        known: Ids of the catalogue; a known id that contains a comma stays whole.
     """
     ids: list[str] = []
     for word in words:

@@ -1,4 +1,4 @@
-"""What a run that goes on takes from its folder: options, checkpoint, threads and precision."""
+"""Resume a run: take options, checkpoint, threads and precision from its folder."""
 
 import logging
 from collections.abc import Collection, Sequence
@@ -25,40 +25,44 @@ LINKS = {
     "model.max_tokens": "data.max_tokens",
     "model.max_history": "data.max_history",
 }
-"""Values that two rooms share: the second key owns it, the first is filled in from it."""
+"""Values that data and model share: each first key is filled in from its second key."""
 
 FREE_ON_RESUME = ("root", "num_workers", "prefetch_factor", "pin_memory", "eval_batch_size")
-"""Data options that may change when a run goes on: none of them moves a number."""
+"""Data options that may change when a run is resumed, because they do not affect results."""
 
 
 class Resumed(NamedTuple):
-    """How far the run is, and what it computed with; the defaults are those of a new run."""
+    """State of a resumed run: its steps, threads and precision. The defaults are for a new run."""
 
     steps: int = 0
     hardware: Kept = Kept()
 
 
 def run_config(given: list[str], written: Sequence[Written]) -> Path | None:
-    """Return the configuration of the run that goes on, unless another is given.
+    """Return the ``config.yaml`` of the run to resume, or None.
+
+    None if the command line does not resume the run in ``--output``, the run has no such file, or
+    the command line gives a config of its own.
 
     Args:
         given: The command line.
-        written: Its options.
+        written: Options of the command line and its files.
     """
     values = {option.key: option.value for option in written}
     if values.get("ckpt_path") not in ("last", "best", "auto") or "output" not in values:
         return None
     path = Path(values["output"]) / "config.yaml"
     options = {arg.partition("=")[0] for arg in given}
-    # Written again, an option that appends, --trainer.callbacks+=, would append a second time.
+    # An appending option such as --trainer.callbacks+= is already in config.yaml and would append a
+    # second time.
     again = {"--config", "-c"} & options or any(option.endswith("+") for option in options)
     return None if again or not path.is_file() else path
 
 
 def resume(config: Namespace, output: Path, written: Collection[str]) -> Resumed:
-    """Fill options in from the checkpoint to go on from, and refuse those that contradict it.
+    """Fill in options from the checkpoint to resume, and refuse options that contradict it.
 
-    Lightning would take the checkpoint's options over the given ones without a word.
+    Without this, Lightning silently prefers the checkpoint's options to the given ones.
 
     Args:
         config: The options of ``fit``, with a ``ckpt_path``.
@@ -71,17 +75,17 @@ def resume(config: Namespace, output: Path, written: Collection[str]) -> Resumed
     config.ckpt_path = str(resolve_checkpoint(config.ckpt_path, output))
     checkpoint = read_checkpoint(config.ckpt_path)
     _take_unwritten(config, checkpoint, written)
-    began = checkpoint["newsrec"].get("auto_precision")  # None where it was asked for
+    began = checkpoint["newsrec"].get("auto_precision")  # None if auto did not choose it
     if began is not None and config.model.precision == "auto":
         config.model.precision = began
     given = {part: config[part].as_dict() for part in ("model", "data")}
     given["data"] = {k: v for k, v in given["data"].items() if k not in FREE_ON_RESUME}
     if given["data"]["seed"] is None:
         del given["data"]["seed"]
-    del given["model"]["precision"]  # a run may go on in another
+    del given["model"]["precision"]  # may change when a run is resumed
     check_same_options(checkpoint, given, config.ckpt_path)
     _report_trainer_changes(config, output / "config.yaml")
-    # With other threads sums are taken in another order, and the last digits may differ.
+    # Another number of threads changes the order of sums, so the last digits may differ.
     threads = checkpoint["newsrec"].get("threads") if config.threads is None else config.threads
     by_auto = began is not None and config.model.precision == began
     return Resumed(checkpoint["global_step"], Kept(threads, by_auto))
@@ -90,7 +94,7 @@ def resume(config: Namespace, output: Path, written: Collection[str]) -> Resumed
 def _take_unwritten(
     config: Namespace, checkpoint: dict[str, Any], written: Collection[str]
 ) -> None:
-    """Give options that nobody wrote the values of the run that goes on; say which differ."""
+    """Set options that the user did not give to the values of the resumed run, and log changes."""
     for part in ("model", "data"):
         for name, stored in hyper_parameters(checkpoint, part).items():
             key = f"{part}.{name}"
@@ -108,7 +112,7 @@ def _take_unwritten(
 
 
 def _report_trainer_changes(config: Namespace, path: Path) -> None:
-    """Say which of the Trainer's options are others than in the run so far."""
+    """Log which of the Trainer's options differ from those of the run so far."""
     if not path.is_file():
         return
     before = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("trainer", {})

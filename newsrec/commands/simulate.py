@@ -1,4 +1,4 @@
-"""The command ``simulate``: write a simulated world as MIND files."""
+"""The command ``simulate``: write a simulated world in MIND's format."""
 
 import argparse
 
@@ -8,7 +8,7 @@ from newsrec.simulation.presets import PRESETS
 from newsrec.simulation.simulate import simulate
 
 SLOW_IMPRESSIONS = 100_000
-"""Fewer take less than a second or two and need no progress bar."""
+"""Fewer impressions take only a second or two and need no progress bar."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Simulate a world and print what it holds."""
+    """Simulate a world and print its counts."""
     preset = PRESETS[args.preset]
     total = 2 * sum(preset.impressions)  # each is simulated, then written
     with progress("simulating", total, SLOW_IMPRESSIONS, _rate) as advance:

@@ -1,4 +1,4 @@
-"""Which options a command line and its configuration files set, and where."""
+"""Find which options the command line and its configuration files set, and where."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ import yaml
 from newsrec.errors import UserError
 
 GROUPS = ("data", "model", "model.news", "model.user", "trainer")
-"""Options whose value may be a file of options."""
+"""Options whose value may be a file with further options."""
 
 
 class Written(NamedTuple):
@@ -23,13 +23,13 @@ class Written(NamedTuple):
 
 
 def written_options(args: Sequence[str]) -> list[Written]:
-    """Return every dotted key that a command line and its configuration files set.
+    """Return every option that the command line and its configuration files set, as dotted keys.
 
     Args:
         args: The arguments after the command's name.
 
     Raises:
-        UserError: If a configuration file is not YAML, naming file and line.
+        UserError: If a configuration file is not YAML; the message names file and line.
     """
     return list(_in_arguments(args))
 
@@ -45,7 +45,7 @@ def _in_arguments(args: Sequence[str]) -> Iterator[Written]:
         if name == "config":
             yield from _in_file(Path(value), "")
         elif name in GROUPS and value.startswith("{"):
-            with contextlib.suppress(yaml.YAMLError):  # the parser says it
+            with contextlib.suppress(yaml.YAMLError):  # the parser reports it
                 for inner in _in_node(Path(), yaml.compose(value), f"{name}."):
                     yield inner._replace(place=option)
         elif name in GROUPS:
@@ -55,7 +55,7 @@ def _in_arguments(args: Sequence[str]) -> Iterator[Written]:
 
 
 def _in_group(path: Path, written: Written) -> Iterator[Written]:
-    """Return the options in a group's file, or the group itself where there is no such file."""
+    """Yield the options in a group's file, or the group itself if there is no such file."""
     if path.is_file():
         yield from _in_file(path, f"{written.key}.")
     else:
@@ -68,7 +68,7 @@ def _in_file(path: Path, prefix: str) -> Iterator[Written]:
     except UnicodeDecodeError:
         raise UserError(f"{path} is not text in UTF-8, so no configuration.") from None
     except OSError:
-        return  # the parser says that there is no such file
+        return  # the parser reports a missing file
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}, line {mark.line + 1}" if mark else str(path)

@@ -1,1 +1,1 @@
-"""Scores to numbers: evaluation, baselines and the leaderboard's submission."""
+"""From scores to numbers: evaluation, baselines and the leaderboard's submission."""

@@ -1,7 +1,7 @@
-"""When each story was first shown, as far as a data folder tells, and newer stories first.
+"""When each news item was first shown, and a baseline that ranks newer news first.
 
-MIND has no dates of publication. The first impression in which a story is a candidate is the first
-that the folder knows of it; stories of before the folder begins look younger than they are.
+MIND has no dates of publication. The first impression that has a news item as a candidate stands in
+for its date, so news published before the data begin looks newer than it is.
 """
 
 import numpy as np
@@ -11,16 +11,16 @@ from newsrec.data import FIRST_NEWS
 from newsrec.data.dataset import NewsData
 
 NEVER = np.iinfo(np.int64).max
-"""First time of a story that no impression shows, of padding and of the unknown story."""
+"""First time of padding, of unknown news and of news that no impression shows."""
 STEP = 1 << 14
-"""Impressions at once."""
+"""Impressions processed at once."""
 
 
 def first_shown(data: NewsData) -> NDArray[np.int64]:
-    """Return the second at which each story is first a candidate, in any split ``[news]``.
+    """Return the second at which each news item is first a candidate in any split ``[news]``.
 
-    Labels are not read, so the impressions of a split without them count as well. No story is first
-    shown after an impression that shows it: nothing here knows more than a live system would.
+    Labels are not read, so splits without labels count too. An impression that shows a news item
+    never comes before its first time, so the times tell no more than a live system would know.
     """
     first = np.full(data.num_news, NEVER)
     bounds = np.asarray(data.arrays["candidate_offsets"])
@@ -35,10 +35,10 @@ def first_shown(data: NewsData) -> NDArray[np.int64]:
 
 
 def age_scores(data: NewsData, split: str) -> NDArray[np.float32]:
-    """Newer stories first: 1 / (1 + hours since the candidate was first shown, in any split).
+    """Newer news first: 1 / (1 + hours since the candidate was first shown in any split).
 
-    Only impressions up to the scored one decide, and no label is read. A story that no earlier
-    impression shows is new.
+    A score depends on no later impression and on no label. A news item that no earlier impression
+    shows has age 0.
     """
     target = data.split(split)
     first = first_shown(data)

@@ -1,10 +1,11 @@
 """Scorers that need no training, each computed for a whole split at once.
 
-They say what a model has to beat: clicks alone, topics alone, words alone, sentence vectors alone.
-Scores are flat and in the order of the file, as ``mind_metrics`` and a submission take a model's.
+They show what a model has to beat: scores from clicks, topics, words or sentence vectors alone.
+Scores are flat and in the order of the file, like a model's scores.
 
-An empty history gives zeros to all candidates, and an unknown candidate scores 0, except in
-``random``. Users' profiles are made in blocks of distinct histories that bound the memory.
+Unknown candidates score 0, except in ``random``. With an empty history, all candidates score 0 in
+the baselines that read it. User profiles are computed in blocks of distinct histories to bound the
+memory.
 """
 
 import logging
@@ -26,14 +27,14 @@ from newsrec.evaluation.ages import age_scores
 from newsrec.model.matching import match_pairs
 
 RECENT_WINDOW = 24 * 60 * 60
-"""Seconds before an impression whose clicks ``recent`` counts."""
+"""How far back from an impression ``recent`` counts clicks, in seconds."""
 WORD = re.compile(r"\b\w\w+\b")
 BLOCK_STORIES = 1 << 16
-"""Stories of histories and candidates that one block gathers, at most."""
+"""Most history entries and candidates that one block gathers."""
 PROFILE_CELLS = 1 << 23
-"""Numbers in the dense profiles of one block, at most (64 MB)."""
+"""Most numbers in the dense user profiles of one block (64 MB)."""
 VECTOR_CELLS = 1 << 24
-"""Numbers in the gathered story vectors of one block, at most (64 MB, users' as much again)."""
+"""Most numbers in the news vectors of one block (64 MB; user vectors take as much again)."""
 
 
 def score_baseline(
@@ -54,10 +55,11 @@ def score_baseline(
         seed: Used by ``random`` only.
 
     Returns:
-        Higher is better, in the order of the file ``[candidates]``.
+        Scores in the order of the file, higher is better ``[candidates]``.
 
     Raises:
-        UserError: If there is no such baseline or split, or the clicks it needs are missing.
+        UserError: If there is no such baseline or split, or the clicks that the baseline needs are
+            missing.
     """
     if name not in _SCORERS:
         raise UserError(f"There is no baseline {name!r}. Choose one of {', '.join(BASELINES)}.")
@@ -76,16 +78,16 @@ def scores_beside(
     news_vectors: NDArray[np.float32] | None,
     leave_out: str | None = None,
 ) -> dict[str, NDArray[np.float32]]:
-    """Score a split by all baselines, except those whose input is missing from the folder.
+    """Score a split by every baseline whose input the folder has.
 
     Args:
         data: The data folder.
         split: Split to score.
         news_vectors: For ``cosine``, which is left out if this is None ``[news, dim]``.
-        leave_out: A baseline that is not wanted.
+        leave_out: A baseline to leave out.
 
     Returns:
-        Scores by the baseline's name, each ``[candidates]``.
+        Scores by the name of the baseline, each ``[candidates]``.
     """
     scores = {}
     for name in BASELINES:
@@ -99,27 +101,30 @@ def scores_beside(
 
 
 def describe_baselines() -> dict[str, str]:
-    """Return what each baseline is, in one line."""
+    """Return a one-line description of each baseline, by its name."""
     return {name: (scorer.__doc__ or "").partition("\n")[0] for name, scorer in _SCORERS.items()}
 
 
 def clicks_of(name: str, data: NewsData) -> list[Split]:
-    """Return the splits whose clicks a baseline counts; the scored one's only before each time."""
+    """Return the splits whose clicks a baseline counts.
+
+    In the scored split, ``recent`` counts for each impression only the clicks before it.
+    """
     if name == "popularity":
         return [data.split(data.train)]
     return labelled_splits(data) if name == "recent" else []
 
 
 def random_scores(data: NewsData, split: str, seed: int = 0) -> NDArray[np.float32]:
-    """Uniform random numbers: the AUC of .5 that the others are measured from."""
+    """Uniform random numbers, which give an AUC of .5."""
     num_candidates = len(data.split(split).candidates.values)
     return np.random.default_rng(seed).random(num_candidates, dtype=np.float32)
 
 
 def popularity_scores(data: NewsData, split: str) -> NDArray[np.float32]:
-    """Clicks on the candidate in the whole of train, 0 for a story that train never clicked.
+    """Clicks on the candidate in all of train, 0 if it has none there.
 
-    On ``train`` itself it leaks: a candidate's own click is among those counted.
+    On ``train`` itself this leaks, because the count includes the click to be predicted.
     """
     train = data.split(data.train)
     if train.labels is None:
@@ -135,8 +140,8 @@ def popularity_scores(data: NewsData, split: str) -> NDArray[np.float32]:
 def recent_scores(data: NewsData, split: str) -> NDArray[np.float32]:
     """Clicks on the candidate in the 24 hours before the impression, never at or after its time.
 
-    All splits with labels are counted, the scored one included, as a live system would see them.
-    An impression shown a day or more after the last label gets zeros only.
+    Like a live system, it counts the clicks of all labelled splits, the scored one included. All
+    candidates of an impression a day or more after the last click score 0.
     """
     target = data.split(split)
     stories, times = [], []
@@ -152,8 +157,8 @@ def recent_scores(data: NewsData, split: str) -> NDArray[np.float32]:
     known = story != UNKNOWN_NEWS
     story, time = story[known].astype(np.int64), time[known]
 
-    # One sorted key orders the clicks by story, then second. Every second counted from the start
-    # is more than a window, so that no window reaches into the clicks of the story before.
+    # One sorted key orders the clicks by news item, then by second. Seconds are counted from more
+    # than a window before the first, so no window reaches clicks of the previous news item.
     shown = target.time.astype(np.int64)
     everything = np.concatenate([time, shown])
     start = everything.min(initial=1 << 62) - RECENT_WINDOW - 1
@@ -168,7 +173,7 @@ def recent_scores(data: NewsData, split: str) -> NDArray[np.float32]:
         block = slice(ends[0], ends[-1])
         now = target.candidates.values[block].astype(np.int64) * span
         now += np.repeat(shown[first : first + step] - start, np.diff(ends))
-        order = np.argsort(now)  # one after the other, lookups find what they need in the cache
+        order = np.argsort(now)  # lookups in sorted order find their neighbours in the cache
         now = now[order]
         before = np.searchsorted(clicks, now, side="left")
         before -= np.searchsorted(clicks, now - RECENT_WINDOW, side="right")
@@ -178,7 +183,7 @@ def recent_scores(data: NewsData, split: str) -> NDArray[np.float32]:
 
 def category_scores(data: NewsData, split: str) -> NDArray[np.float32]:
     """Share of the history in the candidate's category, plus the share in its subcategory."""
-    # A subcategory counts within its category: MIND uses some names in several.
+    # MIND uses some subcategory names in several categories, so compare pairs of both.
     pairs = pc.binary_join_element_wise(data.news["category"], data.news["subcategory"], "\t")
     columns = [c.combine_chunks().dictionary_encode() for c in (data.news["category"], pairs)]
     values = np.stack([c.indices.to_numpy() for c in columns], axis=1)
@@ -190,10 +195,10 @@ def category_scores(data: NewsData, split: str) -> NDArray[np.float32]:
 
 
 def tfidf_scores(data: NewsData, split: str) -> NDArray[np.float32]:
-    """Cosine of the candidate's TF-IDF title vector and the mean of the history's.
+    """Cosine of the candidate's TF-IDF title vector and the mean vector of the history.
 
-    Words, weights and normalisation are those of scikit-learn's ``TfidfVectorizer`` by default,
-    fitted on the titles of the whole catalogue.
+    Words, weights and normalisation are the defaults of scikit-learn's ``TfidfVectorizer``, fitted
+    on the titles of the whole catalogue.
     """
     terms, weights, num_terms = _tfidf(data.news["title"].to_pylist())
     return _term_scores(data.split(split), terms, weights, num_terms, cosine=True)
@@ -202,16 +207,16 @@ def tfidf_scores(data: NewsData, split: str) -> NDArray[np.float32]:
 def cosine_scores(
     data: NewsData, split: str, news_vectors: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Product of the candidate's story vector and the mean of the history's, both centred.
+    """Dot product of the candidate's news vector and the mean vector of the history, both centred.
 
-    Centred means: scaled to length 1, less the mean of the catalogue's stories so scaled. An
-    untrained model with a residual path scores in this way, centred on the news that training sees.
+    To centre the vectors, scale each to length 1, then subtract the mean over the catalogue. An
+    untrained model with a residual path scores like this, centred on the news in train.
 
     Args:
         data: The data folder.
         split: ``train``, ``dev`` or ``test``.
-        news_vectors: One row for each row of the catalogue; the padding's and the unknown story's
-            are ignored ``[news, dim]``.
+        news_vectors: A vector for each catalogue row; the rows of padding and of unknown news are
+            ignored ``[news, dim]``.
     """
     target = data.split(split)
     if news_vectors.ndim != 2 or len(news_vectors) != data.num_news:
@@ -224,7 +229,7 @@ def cosine_scores(
     scores = np.zeros(len(target.candidates.values), dtype=np.float32)
     for block in _blocks(target, max(1, VECTOR_CELLS // max(1, news_vectors.shape[1]))):
         clicked = centred[block.histories.values]
-        # No history here is empty, or reduceat would repeat its neighbour's first story.
+        # No history here is empty: reduceat would give it the first vector of the next history.
         users = np.add.reduceat(clicked, block.histories.offsets[:-1], axis=0)
         users /= block.histories.lengths[:, None]
         candidates = torch.from_numpy(centred[block.stories])
@@ -245,20 +250,20 @@ _SCORERS: dict[str, Callable[..., NDArray[np.float32]]] = {
 log = logging.getLogger(__name__)
 
 BASELINES: tuple[str, ...] = tuple(_SCORERS)
-"""Names that ``score_baseline`` knows."""
+"""Names of the baselines."""
 
 
 class _Block(NamedTuple):
-    """Some distinct histories, none empty, and candidates of their impressions."""
+    """Some distinct histories, none of them empty, and the candidates of their impressions."""
 
     histories: Ragged  # catalogue rows
     owner: NDArray[np.int64]  # row of histories that each candidate belongs to [candidates]
     stories: NDArray[np.int32]  # catalogue row of each candidate [candidates]
-    positions: NDArray[np.int64]  # where each candidate stands in the split [candidates]
+    positions: NDArray[np.int64]  # position of each candidate in the split [candidates]
 
 
 def _blocks(split: Split, max_stories: int, max_histories: int = 1 << 62) -> Iterator[_Block]:
-    """Divide a split into blocks, impressions of the same history together.
+    """Divide a split into blocks that keep the impressions of one history together.
 
     A history whose impressions do not fit into one block appears in several.
     """
@@ -285,11 +290,11 @@ def _blocks(split: Split, max_stories: int, max_histories: int = 1 << 62) -> Ite
 def _term_scores(
     split: Split, terms: Ragged, weights: NDArray[np.float64], num_terms: int, cosine: bool = False
 ) -> NDArray[np.float32]:
-    """Score candidates by the product of two sparse vectors: theirs and the history's mean.
+    """Score by the dot product of a candidate's sparse vector and the mean vector of the history.
 
-    ``terms`` are those of each story of the catalogue, numbers below ``num_terms``, each with its
-    weight in ``weights``. ``cosine`` divides by the length of the history's mean; a story's vector
-    is taken to have length 1.
+    ``terms`` holds the terms of each catalogue row as numbers below ``num_terms``, and ``weights``
+    their weights in the same order. ``cosine`` divides by the length of the history's mean vector;
+    news vectors must have length 1 already.
     """
     scores = np.zeros(len(split.candidates.values), dtype=np.float32)
     max_histories = max(1, PROFILE_CELLS // max(1, num_terms))
@@ -306,11 +311,11 @@ def _term_scores(
         products = profiles[block.owner[candidate] * num_terms + terms.values[at]] * weights[at]
         dots = np.bincount(candidate, products, len(block.stories))
         if cosine:
-            # sum_k p_k^2, written as a sum over what was added, so that no profile is read whole.
+            # sum_k p_k^2, summed over the added shares only, so that no profile is read whole.
             squares = np.bincount(user, shares * profiles[cells], block.histories.num_rows)
             dots = dots * _inverse(np.sqrt(squares))[block.owner]
         scores[block.positions] = dots
-        profiles[cells] = 0  # cheaper than new zeros: few cells of a profile are ever touched
+        profiles[cells] = 0  # cheaper than new zeros: few cells of a profile are used
     return scores
 
 
@@ -326,7 +331,7 @@ def _tfidf(titles: list[str]) -> tuple[Ragged, NDArray[np.float64], int]:
     cells = np.array(rows, dtype=np.int64) * num_terms + np.array(words, dtype=np.int64)
     cells, counts = np.unique(cells, return_counts=True)
     owner, term = cells // num_terms, cells % num_terms
-    num_titles = np.bincount(term, minlength=num_terms)  # that have the word
+    num_titles = np.bincount(term, minlength=num_terms)  # number of titles with each word
     weights = counts * (np.log((1 + len(titles)) / (1 + num_titles)) + 1)[term]
     weights *= _inverse(np.sqrt(np.bincount(owner, weights**2, num_rows)))[owner]
     return Ragged(term, to_offsets(np.bincount(owner, minlength=num_rows))), weights, num_terms

@@ -1,4 +1,7 @@
-"""What a simulated world allows: an ornament of reports, so that no mistake in it costs one."""
+"""The best metrics that a simulated world allows.
+
+Reports show them as an extra, so a file that cannot be read is a warning and never an error.
+"""
 
 import json
 import logging
@@ -11,9 +14,10 @@ log = logging.getLogger(__name__)
 
 
 def read_ceiling(root: Path, split: str) -> dict[str, float] | None:
-    """Return what the true click probabilities of a simulated world reach, if it is one.
+    """Return the metrics that a simulated world's true click probabilities reach on a split.
 
-    Where ``world.json`` cannot be read, that is said, and there is no ceiling.
+    None if the folder is not a simulated world, or, with a warning, if its ``world.json`` cannot be
+    read.
 
     Args:
         root: Data folder.

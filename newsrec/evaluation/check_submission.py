@@ -1,9 +1,9 @@
-"""Would the leaderboard take a submission, and is it what was meant?
+"""Check whether the leaderboard would accept a submission, and score it as intended.
 
-MIND's evaluator reads the submission and its own file side by side. It stops at another id, takes
-missing lines for ties and does not check that ranks are a permutation: some mistakes cost a
-submission, others give a wrong score without a word. So every line is compared with the data here,
-and must have the exact form that ``submission.py`` describes.
+MIND's evaluator reads the submission and its own file side by side. It stops at an unexpected id,
+treats missing lines as ties and does not check that ranks are a permutation: some mistakes waste a
+submission, others silently give a wrong score. So every line is compared with the data here, and
+must have exactly the form that ``submission.py`` describes.
 
 Blocks of lines are parsed as arrays. Only a block with a mistake is read again line by line.
 """
@@ -29,23 +29,23 @@ from newsrec.evaluation.submission import NAME, mistake_in, parse_lines
 from newsrec.places import looked_for
 
 BLOCK_BYTES = 2 << 20
-"""Text parsed at once: little enough for the processor's cache."""
+"""Bytes of text parsed at once, few enough for the processor's cache."""
 LONGEST_LINE = 64 << 20
 SLOW_BYTES = 50_000_000
-"""What takes less than about a second to check needs no progress bar."""
+"""Smaller files take less than about a second to check and need no progress bar."""
 LISTED = 5
-"""Names in a zip that a message shows."""
+"""Most names in a zip that a message shows."""
 
 JUDGED = 5
-"""Impressions with fewer candidates may well be in the order of the file by chance; of five
-candidates one order in 120 is."""
+"""Fewest candidates of an impression whose order is judged. With fewer, ranks in the order of the
+file are often chance; five candidates have 120 orders."""
 
 
 class WrongLine(NamedTuple):
-    """A line that would not be taken, or not as it was meant."""
+    """A line that the leaderboard would refuse or score wrongly."""
 
     number: int
-    """From 1."""
+    """Line number, from 1."""
     problem: str
     text: str
 
@@ -56,42 +56,42 @@ class WrongLine(NamedTuple):
 
 @dataclass
 class Report:
-    """What was found in a submission."""
+    """Findings about a submission."""
 
     expected: int
     """Impressions of the split."""
     lines: int = 0
     bad: Counter[str] = field(default_factory=Counter)
-    """Bad lines of each of ``KINDS``."""
+    """Number of bad lines of each of ``KINDS``."""
     first: WrongLine | None = None
     """The first bad line."""
     ids: str = ""
-    """What is wrong with the ids as a whole."""
+    """Sentence about missing, foreign, repeated or reordered ids; empty if there are none."""
     carriage_returns: int = 0
-    """Lines that end as on Windows."""
+    """Lines with Windows line ends."""
     judged: int = 0
-    """Impressions with at least ``JUDGED`` candidates, and of these:"""
+    """Impressions with at least ``JUDGED`` candidates."""
     in_order: int = 0
-    """ranked in the order of the file;"""
+    """Judged impressions that are ranked in the order of the file."""
     backwards: int = 0
-    """ranked in the reverse of it."""
+    """Judged impressions that are ranked in the reverse order of the file."""
     metrics: dict[str, Any] | None = None
-    """As in ``metrics.json``; None if nothing can be scored, or if a line is bad."""
+    """As in ``metrics.json``; None if a line is bad or no impression can be scored."""
 
     @property
     def taken(self) -> bool:
-        """Whether the leaderboard would take it and score what was meant."""
+        """Whether the leaderboard would accept the submission and score it as intended."""
         return not self.bad and self.lines == self.expected
 
 
 def inspect(path: Path, split: Split) -> Report:
-    """Hold a submission against a split.
+    """Check a submission against a split.
 
-    Memory does not grow with the file, but for the ids of lines that are wrong.
+    Memory does not grow with the file, except by the ids of bad lines.
 
     Args:
         path: The zip.
-        split: The split that it ranks.
+        split: The split that the submission ranks.
 
     Raises:
         UserError: If the file cannot be read as a submission at all.
@@ -108,30 +108,30 @@ def inspect(path: Path, split: Split) -> Report:
 
 
 class _Check:
-    """Goes through a submission block by block.
+    """Checks a submission block by block.
 
     Args:
-        split: The split that it ranks.
+        split: The split that the submission ranks.
     """
 
     def __init__(self, split: Split) -> None:
         self.split = split
         self.report = Report(expected=len(split.impression_id))
-        self.wrong_rows = array("q")  # of lines with a mistake
-        self.wrong_ids = array("q")  # of the impressions that these lines are meant for
-        self.sums = np.zeros(())  # of each metric, once there is one
+        self.wrong_rows = array("q")  # positions of the lines with a mistake
+        self.wrong_ids = array("q")  # ids of the impressions that these lines seem to be for
+        self.sums = np.zeros(())  # becomes the sum of each metric
         self.evaluated = 0
 
     def add(self, text: bytes) -> None:
-        """Check the next lines, each with its line end."""
-        # The evaluator opens the file as text, where Python takes \r\n for a line end.
+        """Check the next lines; each must have its line end."""
+        # The evaluator opens the file as text, so Python reads \r\n as a line end.
         if b"\r" in text:
             self.report.carriage_returns += text.count(b"\r\n")
             text = text.replace(b"\r\n", b"\n")
         number = text.count(b"\n")
         begin = self.report.lines
         self.report.lines += number
-        if begin >= 2 * self.report.expected:  # these do not even help to say what is wrong
+        if begin >= 2 * self.report.expected:  # more lines would not help to say what is wrong
             self.report.bad["extra"] += number
             return
         rows = min(begin, self.report.expected), min(begin + number, self.report.expected)
@@ -144,7 +144,7 @@ class _Check:
             self._count(Ragged(ranks, part.offsets), begin)
 
     def finish(self) -> Report:
-        """Return what was found."""
+        """Complete the report and return it."""
         report = self.report
         report.ids = self._ids()
         if self.evaluated and report.taken:
@@ -174,10 +174,10 @@ class _Check:
                 report.first = WrongLine(begin + row + 1, mistake.problem, shown)
             self.wrong_rows.append(begin + row)
             self.wrong_ids.append(mistake.impression_id)
-        assert report.first is not None  # a line that no array operation took has a mistake
+        assert report.first is not None  # only a block with a bad line gets here
 
     def _count(self, ranks: Ragged, begin: int) -> None:
-        """Add lines without a mistake."""
+        """Add the counts and metrics of lines without a mistake."""
         starts, lengths = ranks.offsets[:-1], ranks.lengths
         place = np.arange(len(ranks.values)) - np.repeat(starts, lengths)
         judged = lengths >= JUDGED
@@ -198,7 +198,7 @@ class _Check:
         self.evaluated += int(metrics.valid.sum())
 
     def _ids(self) -> str:
-        """Say what is wrong with the ids as a whole: an order, a lost line, a line twice."""
+        """Say which ids are missing, foreign or repeated, or that their order is wrong."""
         report = self.report
         if not (report.bad["id"] or report.bad["extra"] or report.lines < report.expected):
             return ""
@@ -225,10 +225,10 @@ class _Check:
 
 
 def open_submission(path: Path) -> tuple[IO[bytes], int]:
-    """Open the text in a submission; return its size, too.
+    """Open the text in a submission; return the stream and the size of the text.
 
     Raises:
-        UserError: If the file is not a zip with just that text.
+        UserError: If the file is not a zip that holds only that text.
     """
     with _damage_told(path), zipfile.ZipFile(path) as archive:  # the stream keeps the file open
         names = archive.namelist()
@@ -246,7 +246,7 @@ def open_submission(path: Path) -> tuple[IO[bytes], int]:
 
 @contextmanager
 def _damage_told(path: Path) -> Iterator[None]:
-    """Turn what reading a file that is no whole zip raises into a UserError."""
+    """Raise a UserError in place of the error from a file that is not a readable zip."""
     try:
         yield
     except UserError:
@@ -267,10 +267,10 @@ def _damage_told(path: Path) -> Iterator[None]:
 
 
 def _blocks(path: Path, stream: IO[bytes], advance: Callable[[int], None]) -> Iterator[bytes]:
-    """Return whole lines, about ``BLOCK_BYTES`` at a time; the last gets a line end if it lacks.
+    """Yield whole lines, about ``BLOCK_BYTES`` at a time; the last line gets a missing line end.
 
     Raises:
-        UserError: If the zip is damaged or a line does not end.
+        UserError: If the zip is damaged or a line is longer than ``LONGEST_LINE``.
     """
     rest: list[bytes] = []
     lines = 0

@@ -1,7 +1,8 @@
-"""What differs between two results of ``evaluate``, and how surely.
+"""Compare two results of ``evaluate``, with confidence intervals.
 
-Both are paired impression by impression, so what is hard for both cancels. With several runs on a
-side, each impression's values are averaged over them, and a second interval covers their seeds.
+The two are paired impression by impression, so the difficulty of an impression cancels out. With
+several runs on a side, each impression's values are averaged over the runs, and a second interval
+covers the training seeds.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from newsrec.evaluation.seeds import seed_interval
 from newsrec.metrics import METRICS
 
 SLOW_IMPRESSIONS = 200_000
-"""Impressions in all groups that need no progress bar."""
+"""With fewer impressions, counted in every slice, no progress bar is shown."""
 USERS = "the choice of users, not the training seed"
 SEEDS = "the choice of users and the training seeds"
 
@@ -25,12 +26,12 @@ SEEDS = "the choice of users and the training seeds"
 def compare(
     a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun], metric: str = "auc"
 ) -> dict[str, Any]:
-    """Return all that is known of a difference, as plain JSON.
+    """Return the differences between two sides, their intervals and p-values, ready for JSON.
 
     Args:
         a: Runs of one side.
         b: Runs of the other side.
-        metric: What to compare in each group of each slice.
+        metric: Metric to compare in each group of each slice.
 
     Raises:
         UserError: If the runs are not of the same impressions.
@@ -71,7 +72,10 @@ def compare(
 def _over_seeds(
     a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun], paired: Paired, row: int
 ) -> dict[str, Any]:
-    """Return each run's mean and, where the seeds of both sides are known, what covers them."""
+    """Return the mean of each run, and an interval and p that cover the training seeds.
+
+    ``over_seeds`` is None if a side has only one run of a model that depends on a seed.
+    """
     runs_a, runs_b = paired.a[:, row], paired.b[:, row]
     result: dict[str, Any] = {
         "a_runs": runs_a.mean(axis=1).tolist(),
@@ -91,7 +95,7 @@ def _over_seeds(
 def _by_group(
     paired: Paired, a: NDArray[np.float64], b: NDArray[np.float64], row: int
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Compare each group of each slice that divides the impressions; adjust p for their number."""
+    """Compare each group of each slice that has at least two; adjust p for the number of groups."""
     result: dict[str, dict[str, dict[str, Any]]] = {}
     tests: list[dict[str, Any]] = []
     total = len(paired.slices) * a.shape[1]

@@ -1,8 +1,8 @@
-"""Several models' scores of the same candidates made one.
+"""Average the scores of several models for the same candidates.
 
-Scores of two models have no common scale, nor have those of one model for two readers, so what is
-averaged is what an impression's scores say of each other: how many standard deviations a candidate
-lies above the mean, or its rank.
+Scores of two models have no common scale, nor do one model's scores for two users. So each
+candidate's score is first made relative to its impression: how many standard deviations it lies
+above the mean, or its rank.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ ENSEMBLES = {
     "mean_score": "scores less their mean in the impression, by their standard deviation there",
     "mean_rank": "ranks in the impression",
 }
-"""What can be averaged over models."""
+"""Values that can be averaged over models."""
 
 BLOCK = 1 << 14
-"""Impressions of which all members' scores are held at once."""
+"""Impressions whose scores by all models are held in memory at once."""
 
 
 def combine(
@@ -28,18 +28,17 @@ def combine(
 ) -> NDArray[np.float64]:
     """Average several models' scores, impression by impression.
 
-    The order of the members does not matter, to the last bit.
+    The result is the same to the last bit for any order of the models.
 
     Args:
         members: Scores of each model, higher is better ``[candidates]`` each.
         offsets: Where each impression's candidates begin, and the end ``[impressions + 1]``.
-        how: ``mean_score``, which an affine transform of one member's impression does not change;
-            or ``mean_rank``, which no increasing transform changes, equal scores ranked in the
-            order of the file.
+        how: ``mean_score``, which does not change if a model's scores in an impression are shifted
+            or scaled by a positive factor; or ``mean_rank``, which no increasing transform changes
+            and which ranks equal scores in the order of the file.
 
     Returns:
-        Higher is better: the mean of standard scores, or the mean rank with its sign turned
-        ``[candidates]``.
+        Mean of standard scores, or negated mean rank: higher is better ``[candidates]``.
     """
     assert how in ENSEMBLES
     offsets = np.asarray(offsets, dtype=np.int64)
@@ -76,7 +75,8 @@ def standardize(scores: NDArray[np.floating], offsets: NDArray[np.int64]) -> NDA
     values = np.asarray(scores, dtype=np.float64)
     low = np.minimum.reduceat(values, starts)
     span = np.maximum.reduceat(values, starts) - low
-    # To 0..1 first: equal scores give exact zeros, and no square is too small or too large.
+    # Scale to 0..1 first, so that equal scores give exact zeros and squares neither under- nor
+    # overflow.
     values = (values - over(low)) / over(np.where(span == 0, 1, span))
     values -= over(np.add.reduceat(values, starts) / lengths)
     deviation = np.sqrt(np.add.reduceat(values**2, starts) / lengths)
@@ -84,16 +84,17 @@ def standardize(scores: NDArray[np.floating], offsets: NDArray[np.int64]) -> NDA
 
 
 def merge_info(members: Sequence[dict[str, Any]], how: str) -> dict[str, Any]:
-    """Return what ``metrics.json`` says of an ensemble's origin.
+    """Return the fields of ``metrics.json`` that describe the origin of an ensemble.
 
     Args:
-        members: What it would say of each checkpoint alone.
-        how: What was averaged.
+        members: The same fields of each checkpoint.
+        how: One of ``ENSEMBLES``.
 
     Returns:
-        As for one checkpoint, but ``checkpoint_sha256`` lists those of all, ``selected_on`` joins
-        the splits that chose any of them by ``+``, ``trained_on`` has what any was trained on, and
-        ``other_data`` the splits of whose name none had this folder's.
+        Fields as for one checkpoint, except: ``checkpoint_sha256`` lists the hashes of all;
+        ``selected_on`` joins the splits that chose any of them by ``+``; ``trained_on`` has every
+        split that any was trained on; ``other_data`` lists the split names that checkpoints used
+        from other folders only.
     """
     chosen = dict.fromkeys(info["selected_on"] for info in members)
     windows: dict[str, dict[str, None]] = {}

@@ -1,12 +1,12 @@
-"""How sure a mean over impressions is, when one user has many impressions.
+"""Confidence intervals and tests for a mean over impressions, clustered by user.
 
-The impressions of one user share a history and a taste, so they say less than as many impressions
-of strangers. The bootstrap and the test here draw whole users. They cover the choice of users, and
-nothing else: not the seed of the training (``newsrec.evaluation.seeds`` does), not another day or
-week of news.
+The impressions of one user share a history and a taste, so they tell less than as many impressions
+of different users. The bootstrap and the test here resample whole users. They cover only the choice
+of users: not the training seed (``newsrec.evaluation.seeds`` does), and not another day or week of
+news.
 
-Both go through the users in blocks and keep only a sum for each resample, so memory does not grow
-with users times resamples.
+Both process users in blocks and keep only a sum for each resample, so memory does not grow with
+users times resamples.
 """
 
 import math
@@ -15,20 +15,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 FEWEST_USERS = 20
-"""Fewer users say too little of how users differ: in a simulation 92 % of 95 % intervals held the
-truth with 20 users, 90 % with five, 52 % with two."""
+"""Fewest users for an interval. Fewer show too little of how users differ: in a simulation, 92 % of
+95 % intervals held the true value with 20 users, 90 % with five, 52 % with two."""
 
 BLOCK_WEIGHTS = 1 << 18
-"""Weights of users in resamples that are held at once: little enough for the processor's cache."""
+"""User weights held at once, few enough for the processor's cache."""
 
 POISSON_STEPS = np.round(
     np.cumsum([math.exp(-1) / math.factorial(k) for k in range(8)]) * (1 << 16)
 ).astype(np.uint16)
-"""Where the distribution function of Poisson(1) steps to 1, 2, ..., 8, in units of 2^-16."""
+"""Cumulative probabilities of Poisson(1) where its value steps to 1, 2, ..., 8, times 2^16."""
 
 TOGETHER = 8
 SIGNS = 1.0 - 2.0 * (np.arange(1 << TOGETHER)[:, None] >> np.arange(TOGETHER) & 1)
-"""All ways to sign the sums of eight users, one for each byte ``[256, 8]``."""
+"""All combinations of signs for eight users, one for each byte ``[256, 8]``."""
 
 
 def mean_interval(
@@ -41,16 +41,15 @@ def mean_interval(
 ) -> NDArray[np.float64]:
     """Return bootstrap intervals of means over impressions, resampling whole users.
 
-    Each resample gives every user a Poisson(1) weight, which is the usual bootstrap where users are
-    many; a few dozen are needed for the interval to mean anything. Its bounds are percentiles of
-    the resamples' means. All metrics share the weights. The interval covers the choice of users,
-    not the training seed: two runs that differ by less than their seeds do may still have
-    intervals apart.
+    Each resample gives every user a Poisson(1) weight, which approaches the usual bootstrap with
+    many users; an interval needs a few dozen users to mean anything. The bounds are percentiles of
+    the resampled means. All metrics share the weights. The interval covers the choice of users, not
+    the training seed: runs that differ only by their seed may have intervals that do not overlap.
 
     Args:
         values: One value per impression and metric; an impression with a NaN is left out
             ``[metrics, impressions]`` or ``[impressions]``.
-        users: Whose impression it is, any integers ``[impressions]``.
+        users: User of each impression, any integers ``[impressions]``.
         resamples: Number of bootstrap resamples.
         seed: Equal seeds give equal intervals.
         level: Share of resamples between the bounds.
@@ -59,7 +58,7 @@ def mean_interval(
         Lower and upper bound; NaN if no impression is left ``[metrics, 2]`` or ``[2]``.
 
     Raises:
-        ValueError: If values and users do not fit together.
+        ValueError: If values and users have different numbers of impressions.
     """
     values, users = np.asarray(values, dtype=np.float64), np.asarray(users)
     if users.ndim != 1 or values.ndim not in (1, 2) or values.shape[-1] != len(users):
@@ -92,13 +91,13 @@ def paired_interval(
 ) -> tuple[float, float, float]:
     """Return the mean of ``a - b`` over impressions and its interval, as ``mean_interval`` does.
 
-    What both find hard cancels, so the interval is mostly much narrower than those of ``a`` and
-    ``b``. It covers the choice of users, not the training seeds of the two models.
+    The difficulty of an impression cancels out, so the interval is usually much narrower than those
+    of ``a`` and ``b``. It covers the choice of users, not the training seeds of the two models.
 
     Args:
         a: One model's value of each impression ``[impressions]``.
         b: The other model's values of the same impressions ``[impressions]``.
-        users: Whose impression it is, any integers ``[impressions]``.
+        users: User of each impression, any integers ``[impressions]``.
         resamples: Number of bootstrap resamples.
         seed: Equal seeds give equal intervals.
         level: Share of resamples between the bounds.
@@ -129,23 +128,23 @@ def paired_interval(
 def sign_flip_p(
     difference: ArrayLike, users: ArrayLike, resamples: int = 9_999, seed: int = 0
 ) -> float:
-    """Return how often chance alone gives so large a mean difference: p of a sign-flip test.
+    """Return the two-sided p-value of a mean difference, by a sign-flip test over users.
 
-    If two models were alike, each user's sum of differences could as well have the other sign. The
-    test gives every user a random sign, which all impressions of the user share, and counts the
-    resamples whose mean lies as far from 0 as the observed one, on either side. It covers the
+    If two models were equally good, each user's sum of differences could just as well have the
+    other sign. The test gives every user a random sign, shared by all impressions of the user, and
+    counts the resamples whose mean is at least as far from 0 as the observed mean. It covers the
     choice of users, not the training seed.
 
     Args:
-        difference: One model's value less the other's; an impression with a NaN is left out
+        difference: One model's value minus the other's; an impression with a NaN is left out
             ``[impressions]``.
-        users: Whose impression it is, any integers ``[impressions]``.
-        resamples: Number of random signings; p is at least ``1 / (resamples + 1)``.
+        users: User of each impression, any integers ``[impressions]``.
+        resamples: Number of resamples; p is at least ``1 / (resamples + 1)``.
         seed: Equal seeds give equal p.
 
     Returns:
         ``(1 + c) / (resamples + 1)`` where ``c`` resamples reach the observed mean; 1 if no
-        impression differs, NaN if there is none.
+        impression differs, NaN if no impression is left.
 
     Raises:
         ValueError: If the two do not have the same shape.
@@ -157,7 +156,7 @@ def sign_flip_p(
     if not kept.any():
         return float("nan")
     sums = user_sums(difference[kept][None], users[kept])[0]
-    sums = sums[sums != 0]  # a sign changes nothing of these
+    sums = sums[sums != 0]  # a sign does not change a zero
     observed, size = abs(sums.sum()), np.abs(sums).sum()
     rng = np.random.Generator(np.random.SFC64(seed))
     totals = np.zeros(resamples)
@@ -167,16 +166,17 @@ def sign_flip_p(
         block = groups[first : first + step]
         drawn = _random_bytes(rng, len(block), resamples)
         for signed, signs in zip(block @ SIGNS.T, drawn, strict=True):
-            # A byte signs eight users at once. All are in range, so nothing is clipped.
+            # A byte gives eight users their signs. All are in range, so nothing is clipped.
             totals += np.take(signed, signs, mode="clip")
-    reached = np.abs(totals) >= observed - 1e-12 * size  # rounding must not part what is equal
+    reached = np.abs(totals) >= observed - 1e-12 * size  # equal sums may differ by rounding
     return (1 + int(reached.sum())) / (resamples + 1)
 
 
 def holm(p: ArrayLike) -> NDArray[np.float64]:
-    """Return p-values adjusted for their number by Holm's method; a NaN stays and counts for none.
+    """Return p-values adjusted for their number by Holm's method.
 
-    Where every adjusted p below .05 is believed, a single false one has a chance below .05.
+    If every adjusted p below .05 is called significant, the chance of even one false positive is at
+    most .05. A NaN stays NaN and does not count as a test.
 
     Args:
         p: One for each test ``[tests]``.
@@ -190,14 +190,14 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
 
 
 def user_sums(rows: NDArray[np.float64], users: NDArray) -> NDArray[np.float64]:
-    """Return each user's sum of every row and, last, the number of the user's impressions.
+    """Return each user's sum of every row and, in a last row, number of impressions.
 
     Args:
         rows: One value per impression and metric, none NaN ``[metrics, impressions]``.
-        users: Whose impression it is, any integers ``[impressions]``.
+        users: User of each impression, any integers ``[impressions]``.
 
     Returns:
-        Sums in the order of the users' numbers ``[metrics + 1, users]``.
+        Sums in the order of the sorted user numbers ``[metrics + 1, users]``.
     """
     _, owner = np.unique(users, return_inverse=True)
     return np.stack([np.bincount(owner, row) for row in rows] + [np.bincount(owner)])
@@ -206,8 +206,8 @@ def user_sums(rows: NDArray[np.float64], users: NDArray) -> NDArray[np.float64]:
 def _poisson(rng: np.random.Generator, users: int, resamples: int) -> NDArray[np.float64]:
     """Draw Poisson(1) weights of users ``[users, resamples]``.
 
-    Sixteen random bits make a weight, which is eight times as fast as ``rng.poisson`` and right to
-    2^-16. A user begins with fresh bits, so weights do not depend on how users are parted.
+    A weight takes sixteen random bits: eight times as fast as ``rng.poisson``, with probabilities
+    right to 2^-16. Each user starts with fresh bits, so weights do not depend on the blocks.
     """
     words = _random_bytes(rng, users, 2 * resamples).view(np.uint16)
     weights = np.zeros((users, resamples), dtype=np.uint8)
@@ -217,6 +217,6 @@ def _poisson(rng: np.random.Generator, users: int, resamples: int) -> NDArray[np
 
 
 def _random_bytes(rng: np.random.Generator, *shape: int) -> NDArray[np.uint8]:
-    """Draw bytes, from whole 64-bit words in every row."""
+    """Draw random bytes; every row starts with a fresh 64-bit word."""
     words = rng.integers(0, 1 << 64, size=(*shape[:-1], -(-shape[-1] // 8)), dtype=np.uint64)
     return words.view(np.uint8)[..., : shape[-1]]

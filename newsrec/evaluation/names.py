@@ -1,9 +1,9 @@
-"""How tables and pages call metrics and slices; free of PyTorch."""
+"""Names of metrics and slices in tables and pages; imports no PyTorch."""
 
 from newsrec.metrics import TABLE
 
 HEADINGS = {name: metric.heading for name, metric in TABLE.items()}
-"""Of the metrics."""
+"""Heading of each metric."""
 
 SLICE_NAMES = {
     "history_length": "clicks before",
@@ -16,4 +16,4 @@ SLICE_NAMES = {
     "candidates": "candidates",
     "day": "day",
 }
-"""Of the slices."""
+"""Name of each slice."""

@@ -1,4 +1,4 @@
-"""Mean states of the PLM before any training, from which the baseline ``cosine`` is made."""
+"""Mean PLM states of news before any training, the news vectors of the baseline ``cosine``."""
 
 import contextlib
 import logging
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def plm_vectors(datamodule: "MindDataModule") -> NDArray[np.float32]:
-    """Return the mean PLM state of every story, for the baseline ``cosine`` ``[news, hidden]``.
+    """Return the mean PLM state of every catalogue row, before any training ``[news, hidden]``.
 
     Args:
         datamodule: The data folder.
@@ -32,7 +32,7 @@ def plm_vectors(datamodule: "MindDataModule") -> NDArray[np.float32]:
 
 
 def first_plm(datamodule: "MindDataModule", device: Any) -> "CutPlm":
-    """Return the PLM as it is before any training, in float32."""
+    """Return the PLM before any training, in float32."""
     from newsrec.model.plm.cut import CutPlm
     from newsrec.model.plm.load import load_plm
 
@@ -41,12 +41,12 @@ def first_plm(datamodule: "MindDataModule", device: Any) -> "CutPlm":
 
 @contextlib.contextmanager
 def note_means(module: "RecommenderModule") -> Iterator[list["Tensor"]]:
-    """Note the mean last state of each story that the model encodes, in the order it does.
+    """Record the mean last PLM state of each news item that the model encodes, in that order.
 
-    What has been through the PLM need not go through it again for a baseline.
+    The baseline ``cosine`` then needs no second pass through the PLM.
 
     Yields:
-        Means of one block of stories after the other ``[stories, hidden]``.
+        A list that gets the means of each encoded block of news ``[news, hidden]``.
     """
     from newsrec.model.fastformer import masked_mean
 
@@ -67,19 +67,19 @@ def vectors_before_training(
     rank: int = 0,
     world_size: int = 1,
 ) -> NDArray[np.float32] | None:
-    """Return a trained model's mean PLM states as they were before; None if they are not at hand.
+    """Return the mean states of a model's PLM before training, or None if it cannot be loaded.
 
-    A frozen PLM is in the checkpoint as it was. The first weights of a tuned one are looked up by
-    name. All processes of a run share the work, each on its device, in float32.
+    A frozen PLM has not changed, so the model has it. A tuned PLM is loaded again by its name. All
+    processes of a run share the work, each on its own device, in float32.
 
     Args:
         module: The model.
         datamodule: The data folder.
-        noted: What ``note_means`` noted on this process while the model encoded the catalogue;
-            empty where that was in another precision than float32, so that it is computed again.
+        noted: Means that ``note_means`` recorded on this process while the model encoded the
+            catalogue in float32; empty after another precision, to compute them again.
         device: Where to compute.
-        rank: This process.
-        world_size: Number of processes; all call this.
+        rank: Number of this process.
+        world_size: Number of processes; all must call this.
     """
     from newsrec.training.catalogue import gather_means, mean_states, story_blocks
 
@@ -97,7 +97,7 @@ def vectors_before_training(
         first = first_plm(datamodule, device)
     except UserError as error:
         said = str(error)
-    if not _everywhere(first is not None, device, world_size):  # or the others would wait
+    if not _everywhere(first is not None, device, world_size):  # else some would wait for others
         log.info("baseline cosine left out, for want of the PLM before it was tuned: %s", said)
         return None
     assert first is not None

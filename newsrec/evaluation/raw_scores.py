@@ -1,4 +1,4 @@
-"""``scores.parquet``: the score of every candidate, for whoever combines or calibrates scores."""
+"""Write ``scores.parquet``: every candidate's score, for combining or calibrating scores."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from newsrec.data import FIRST_NEWS
 from newsrec.data.dataset import NewsData
 
 BLOCK = 1 << 16
-"""Impressions of a row group: memory depends on this, not on the split."""
+"""Impressions in a row group; memory depends on this, not on the size of the split."""
 SCHEMA = pa.schema(
     {
         "impression_id": pa.int64(),
@@ -26,9 +26,9 @@ SCHEMA = pa.schema(
 def write_scores(path: Path, data: NewsData, split: str, scores: NDArray[np.floating]) -> None:
     """Write a row for each impression, in the order of the split's file.
 
-    Columns: ``impression_id`` and ``user`` as in the file; ``candidates``, their news ids in the
-    order shown, null where news.tsv lacks the id; ``scores`` and ``labels`` (1 clicked, 0 skipped)
-    in the same order; ``labels`` is null in a split without labels.
+    Columns: ``impression_id`` and ``user`` as in the file; ``candidates``, the news ids in the
+    order of the file, null where news.tsv lacks the id; ``scores`` and ``labels`` (1 clicked,
+    0 skipped) in the same order. ``labels`` is null in a split without labels.
 
     Args:
         path: Parquet file to write.

@@ -1,4 +1,4 @@
-"""What is known of a split once it is scored: of all of it, and of each impression."""
+"""The metrics of a scored split: over all impressions, by slice, and of each impression."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -26,16 +26,16 @@ ENTROPY = "category_entropy@10"
 
 
 class Results(NamedTuple):
-    """A split's scores, measured."""
+    """The metrics of a scored split."""
 
     metrics: dict[str, Any]
-    """What ``metrics.json`` holds."""
+    """Content of ``metrics.json``."""
     ranks: NDArray[np.int32]
     """Rank of each candidate in its impression ``[candidates]``."""
     values: ImpressionMetrics | None
     """The metrics of every impression; None where the split has no labels."""
     slices: dict[str, Slice]
-    """The groups of every impression."""
+    """The group of every impression in each slice."""
 
 
 def compute_results(
@@ -44,20 +44,19 @@ def compute_results(
     scores: NDArray[np.floating],
     baselines: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> Results:
-    """Measure a split's scores.
+    """Compute the metrics of a scored split.
 
-    ``metrics`` has counts, the fingerprint and the entropy of categories; where the split has
-    labels also how many impressions were ``evaluated``, of how many ``users``, and if any was the
-    metrics and their 95 % intervals, clustered by user, the same by
-    ``slices``, and ``baselines``: of each the metrics, the interval of its AUC, and
-    ``auc_difference`` with ``auc_difference_interval``: the AUC of these scores less the
-    baseline's, paired impression by impression.
+    ``metrics`` has counts, the data's fingerprint and the category entropy. In a labelled split it
+    also has the numbers of ``evaluated`` impressions and their ``users``, and ``slices``. If any
+    impression was evaluated, it has the metrics with their 95 % intervals, clustered by user, and
+    ``baselines``: for each its metrics, the interval of its AUC, and ``auc_difference`` with
+    ``auc_difference_interval``, the AUC of these scores minus the baseline's, paired by impression.
 
     Args:
         data: The data folder.
         split: Split that was scored.
-        scores: In the order of its file ``[candidates]``.
-        baselines: What to set beside them, by name, in the same order.
+        scores: Scores in the order of the split's file ``[candidates]``.
+        baselines: Scores to compare with, by name, each in the same order.
     """
     part = data.split(split)
     offsets = part.candidates.offsets
@@ -81,7 +80,7 @@ def compute_results(
     result["users"] = len(np.unique(part.user[own.valid]))
     if not result["evaluated"]:
         for metric in METRICS:
-            del result[metric]  # NaN, which JSON does not have
+            del result[metric]  # NaN, which JSON cannot hold
     others = {
         name: impression_metrics(values, part.labels, offsets)
         for name, values in (baselines or {}).items()
@@ -105,21 +104,21 @@ def compute_results(
 
 
 def evaluate_scores(data: NewsData, split: str, scores: NDArray[np.floating]) -> dict[str, Any]:
-    """Return what ``metrics.json`` says of a split's scores, no baselines beside them."""
+    """Return the content of ``metrics.json`` for a split's scores, without baselines."""
     return compute_results(data, split, scores).metrics
 
 
 def per_impression_table(data: NewsData, split: str, results: Results) -> pa.Table:
     """Return the metrics and the groups of every impression, in the order of the file.
 
-    Columns: ``impression_id`` and ``user`` as in the file; ``auc``, ``mrr``, ``ndcg@5``,
-    ``ndcg@10``, null where the impression has no click or no skip; ``slice/NAME``, the group in
-    each slice, null where it is in none.
+    Columns: ``impression_id`` and ``user`` as in the file; ``auc``, ``mrr``, ``ndcg@5`` and
+    ``ndcg@10``, null where the impression has no clicked or no skipped candidate; ``slice/NAME``,
+    the group in each slice, null where the impression has none.
 
     Args:
         data: The data folder.
         split: A labelled split.
-        results: What was computed of it.
+        results: The results of the split.
     """
     part = data.split(split)
     assert results.values is not None
@@ -137,7 +136,7 @@ def per_impression_table(data: NewsData, split: str, results: Results) -> pa.Tab
 
 
 def category_codes(data: NewsData) -> NDArray[np.int64]:
-    """Return a number for each story's category; the unknown story's is one of its own."""
+    """Return the number of each catalogue row's category; -1 for padding and unknown news."""
     encoded = data.news["category"].combine_chunks().dictionary_encode()
     codes = encoded.indices.to_numpy().astype(np.int64)
     return np.concatenate([np.full(FIRST_NEWS, -1), codes])
@@ -145,11 +144,11 @@ def category_codes(data: NewsData) -> NDArray[np.int64]:
 
 class _Bounds(NamedTuple):
     own: list[list[float]]
-    """Of the metrics ``[metrics, 2]``."""
+    """Intervals of the metrics ``[metrics, 2]``."""
     others: list[list[float]]
-    """Of each baseline's AUC ``[baselines, 2]``."""
+    """Interval of each baseline's AUC ``[baselines, 2]``."""
     differences: list[list[float]]
-    """Of the AUC less each baseline's ``[baselines, 2]``."""
+    """Interval of the AUC minus each baseline's ``[baselines, 2]``."""
 
 
 def _intervals(
@@ -157,10 +156,10 @@ def _intervals(
 ) -> _Bounds:
     """Return all intervals over the whole split, from one set of resamples.
 
-    A row of a bootstrap costs next to nothing beside its random numbers. The differences' are those
-    of ``paired_interval``: what both find hard cancels.
+    One set for all, because a further row costs next to nothing beside the random numbers. The
+    intervals of the differences are those of ``paired_interval``.
     """
-    valid = own.valid  # by the labels alone, so the same for all
+    valid = own.valid  # depends only on the labels, so it is the same for all
     aucs = np.array([other.of("auc")[valid] for other in others]).reshape(-1, int(valid.sum()))
     rows = np.concatenate([own.values[:, valid], aucs, own.of("auc")[valid] - aucs])
     bounds = mean_interval(rows, users[valid]).tolist()

@@ -1,4 +1,4 @@
-"""What ``evaluate`` wrote of several runs, read again and held against each other."""
+"""Read the folders that ``evaluate`` wrote, and pair the runs of two sides by impression."""
 
 import json
 from collections.abc import Sequence
@@ -17,33 +17,34 @@ from newsrec.places import looked_for
 METRICS_FILE = "metrics.json"
 IMPRESSIONS_FILE = "per_impression.parquet"
 SLICE = "slice/"
-"""How the name of a column with groups begins."""
+"""Prefix of the columns that hold groups."""
 AGAIN = "Evaluate again with this version."
 CHECKPOINT = "checkpoint"
 """The scorer that has a training seed."""
 
 
 class EvaluatedRun(NamedTuple):
-    """One folder that ``evaluate`` wrote of a split with labels."""
+    """Content of a folder that ``evaluate`` wrote for a labelled split."""
 
     folder: Path
     metrics: dict[str, Any]
-    """What ``metrics.json`` holds."""
+    """Content of ``metrics.json``."""
     impression_id: NDArray[np.int64]
-    """In the order of the file ``[impressions]``."""
+    """Impression ids in the order of the file ``[impressions]``."""
     user: pa.ChunkedArray
     """User ids ``[impressions]``."""
     values: NDArray[np.float64]
-    """NaN where the impression has no click or no skip ``[metrics, impressions]``."""
+    """Metrics; NaN where an impression has no clicked or no skipped candidate
+    ``[metrics, impressions]``."""
     slices: dict[str, pa.ChunkedArray]
-    """Group of each impression, null where it has none, by the slice's name."""
+    """Group of each impression by the name of the slice; null where it has none."""
 
 
 class SavedSlice(NamedTuple):
     """A division of the impressions into groups."""
 
     groups: list[str]
-    """In the order in which they are shown."""
+    """Names of the groups, in the order in which they are shown."""
     code: NDArray[np.integer]
     """Number of each impression's group, negative where it has none ``[impressions]``."""
 
@@ -52,27 +53,27 @@ class Paired(NamedTuple):
     """The same impressions in the runs of two sides."""
 
     a: NDArray[np.float64]
-    """``[runs, metrics, evaluated]``"""
+    """Metrics of side A ``[runs, metrics, evaluated]``."""
     b: NDArray[np.float64]
-    """``[runs, metrics, evaluated]``"""
+    """Metrics of side B ``[runs, metrics, evaluated]``."""
     users: NDArray[np.integer]
-    """A number for each user ``[evaluated]``."""
+    """Number of each impression's user ``[evaluated]``."""
     slices: dict[str, SavedSlice]
-    """Over the same impressions, those that all runs have alike."""
+    """Slices that all runs have with the same groups, of the evaluated impressions."""
     unlike: list[str]
-    """Slices that are not so, in the order of their names."""
+    """Names of the other slices, sorted."""
     impressions: int
-    """Of the split; those that no metric is defined for are left out of all else."""
+    """Impressions of the split; all other fields leave out those without metrics."""
 
 
 def read_run(folder: Path) -> EvaluatedRun:
-    """Read what ``evaluate`` wrote.
+    """Read a folder that ``evaluate`` wrote.
 
     Args:
-        folder: Its ``--output``.
+        folder: The ``--output`` of ``evaluate``.
 
     Raises:
-        UserError: If it is not such a folder, or of a split without labels.
+        UserError: If ``evaluate`` did not write the folder, or the split has no metrics.
     """
     if not folder.is_dir():
         what, near = (
@@ -121,15 +122,15 @@ def read_run(folder: Path) -> EvaluatedRun:
 
 
 def pair(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> Paired:
-    """Hold the runs of two sides against each other.
+    """Pair the runs of two sides by impression.
 
     Args:
-        a: One side's.
-        b: The other side's.
+        a: Runs of one side.
+        b: Runs of the other side.
 
     Raises:
-        UserError: If the runs are not of the same impressions, one is given twice on a side, or the
-            impressions do not suffice.
+        UserError: If the runs are not of the same impressions, a side has the same run twice or
+            several folders of a baseline, or the evaluated impressions have fewer than two users.
     """
     for side in (a, b):
         _check_distinct(side)
@@ -161,12 +162,15 @@ def pair(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> Paired:
 
 
 def has_seed(run: EvaluatedRun) -> bool:
-    """Return whether another training seed would have given other scores: not so of baselines."""
+    """Return whether the scores depend on a training seed; those of baselines do not."""
     return run.metrics.get("scorer", CHECKPOINT) == CHECKPOINT
 
 
 def _check_distinct(side: Sequence[EvaluatedRun]) -> None:
-    """Refuse what is not another seed: it would seem that these change little, or much."""
+    """Refuse folders of one side that are not different training runs.
+
+    They would falsify the spread over seeds.
+    """
     seen: dict[Any, EvaluatedRun] = {}
     for run in side:
         if len(side) > 1 and not has_seed(run):
@@ -184,7 +188,10 @@ def _check_distinct(side: Sequence[EvaluatedRun]) -> None:
 
 
 def _origin(run: EvaluatedRun) -> Any:
-    """Return what identifies a run's scorer, whatever the order of an ensemble's checkpoints."""
+    """Return an identifier of the checkpoint, or of the ensemble with its checkpoints in any order.
+
+    None for a baseline.
+    """
     found = run.metrics.get("checkpoint_sha256")
     if isinstance(found, list):
         return run.metrics.get("ensemble"), *sorted(found)
@@ -192,7 +199,7 @@ def _origin(run: EvaluatedRun) -> Any:
 
 
 def _check_same(a: EvaluatedRun, b: EvaluatedRun) -> None:
-    """Refuse runs that are not of the same impressions of the same users."""
+    """Refuse runs that do not have the same impressions of the same users."""
     for key, what, advice in (
         ("split", "the split", "with the same --split"),
         ("data_fingerprint", "data of fingerprint", "with the same --data.root"),
@@ -234,7 +241,7 @@ def _alike(one: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
 
 
 def _slice(column: pa.ChunkedArray, kept: NDArray[np.bool_]) -> SavedSlice:
-    """Return the groups of the impressions that are kept, in the order of the column's own list."""
+    """Return the groups of the kept impressions; groups keep the order of the column's list."""
     whole = column.combine_chunks()
     if not pa.types.is_dictionary(whole.type):
         whole = whole.dictionary_encode()

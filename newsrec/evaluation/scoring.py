@@ -1,4 +1,4 @@
-"""The scores of a split, by checkpoints or a baseline; a checkpoint brings its data options."""
+"""Score a split by checkpoints or a baseline; data options come from the checkpoint."""
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,16 +25,16 @@ QUIET = {"enable_checkpointing": False, "enable_model_summary": False}
 
 
 class Scored(NamedTuple):
-    """A split's scores and where they come from."""
+    """The scores of a split and their origin."""
 
     title: str
     data: NewsData
     scores: NDArray[np.floating]
-    """In the order of the file ``[candidates]``."""
+    """Scores in the order of the file ``[candidates]``."""
     news_vectors: NDArray[np.float32] | None
-    """The PLM's mean states, for the baseline ``cosine``, if at hand ``[news, hidden]``."""
+    """Mean PLM states for the baseline ``cosine``, None if not available ``[news, hidden]``."""
     info: dict[str, Any]
-    """What ``metrics.json`` says of the scorer."""
+    """Fields of ``metrics.json`` that describe the scorer."""
 
 
 def score_split(
@@ -73,21 +73,21 @@ def score_checkpoints(
     expected: Mapping[str, dict[str, Any]] | None = None,
     **data_options: Any,
 ) -> Scored | None:
-    """Score a split by every checkpoint, on any number of devices, and average over them.
+    """Score a split by every checkpoint, on any number of devices, and average the scores.
 
     Args:
-        ckpt_paths: Files that ``fit`` wrote.
+        ckpt_paths: Checkpoints that ``fit`` wrote.
         root: Data folder.
         split: Split to score.
         trainer: Options of the Trainer.
         ensemble: How to average over several checkpoints.
         precision: fp32, bf16 or auto.
-        with_means: Whether to bring what the baseline ``cosine`` is made of.
-        expected: Values under ``model`` and ``data`` that each checkpoint must have.
-        data_options: Options of the data that move no number.
+        with_means: Whether to return news vectors for the baseline ``cosine``.
+        expected: Options of ``model`` and ``data`` whose values each checkpoint must have.
+        data_options: Options of the data that do not affect scores.
 
     Returns:
-        None on all processes but the first.
+        The scores on the first process, None on the others.
     """
     from lightning import Trainer
 
@@ -102,14 +102,14 @@ def score_checkpoints(
         return TrainedRun.open(path, root, split, expected, **data_options)
 
     options = trainer_defaults(**(QUIET | dict(trainer or {})))
-    if len(ckpt_paths) > 1:  # a mistake in the last shows before the first is scored
+    if len(ckpt_paths) > 1:  # show a mistake in the last one before scoring the first
         _check_distinct(open_run(path) for path in ckpt_paths)
     by_auto = precision == "auto"
     built: Any = None
     members: list[Scored] = []
     for path in ckpt_paths:
         run = open_run(path)
-        data = run.data  # a mistake in the data shows before the Trainer's banner
+        data = run.data  # show a mistake in the data before the Trainer's banner
         _check_same_split(split, data.data, members)
         if built is None:
             precision = settle_scoring(options, precision, run.checkpoint, data.eval_batch_size)
@@ -143,8 +143,8 @@ def score_by_baseline(
         name: One of ``BASELINES``.
         root: Data folder.
         split: Split to score.
-        plm: The PLM of ``cosine``; the default one if None.
-        data_options: Options of the data, of which all but ``cosine`` read ``on_bad_line`` alone.
+        plm: The PLM for ``cosine``; the default PLM if None.
+        data_options: Options of the data; baselines other than ``cosine`` use only ``on_bad_line``.
     """
     data = open_mind(root, data_options.get("on_bad_line", "error"))
     if split == LAST_DAY:
@@ -171,7 +171,7 @@ def score_by_baseline(
 
 
 def _check_distinct(runs: Iterable["TrainedRun"]) -> None:
-    """Refuse an ensemble in which one model votes twice, as a copy or as best and last of a run."""
+    """Refuse the same weights given twice, as a copy or as best and last of one run."""
     from newsrec.training.checkpoint.read import weights_hash
 
     seen: dict[str, Path] = {}
@@ -186,7 +186,7 @@ def _check_distinct(runs: Iterable["TrainedRun"]) -> None:
 
 
 def _check_same_split(split: str, data: NewsData, members: list[Scored]) -> None:
-    """Refuse checkpoints whose options make different splits of one name."""
+    """Refuse checkpoints whose data options give the split's name to different impressions."""
     part = data.split(split)
     if members and part.fingerprint != members[0].data.split(split).fingerprint:
         raise UserError(
@@ -196,7 +196,7 @@ def _check_same_split(split: str, data: NewsData, members: list[Scored]) -> None
 
 
 def _check_numbers(path: str, split: Split, scores: NDArray[np.float32]) -> None:
-    """Refuse a model whose scores are no numbers, and name the first impression that has one."""
+    """Refuse scores that are NaN; the error names the first impression that has one."""
     nan = np.flatnonzero(np.isnan(scores))
     if len(nan):
         row = np.searchsorted(split.candidates.offsets, nan[0], side="right") - 1

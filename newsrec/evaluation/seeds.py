@@ -1,16 +1,16 @@
-"""How sure a difference is when each side was trained with several seeds.
+"""Confidence interval of a difference when each side was trained with several seeds.
 
-A mean over impressions moves with the users who happened to be asked and with the seed of the
-training. Here both count: the error of the users, as a sandwich over users gives it, and the spread
-of the runs on each side, as Welch's t-test takes it, are added up, each known as well as its number
-of users or runs allows (Welch and Satterthwaite's degrees of freedom).
+A mean over impressions depends on which users are in the split and on the training seed. The
+variance here is the sum of both parts: the clustered (sandwich) variance over users, and the
+variance of the runs on each side, as in Welch's t-test. The degrees of freedom combine the numbers
+of users and runs (Welch-Satterthwaite).
 
-The limits: the seeds' spread is taken for normal, as three runs cannot show it to be otherwise, and
-from three runs it is itself known to within a factor of three or so. Runs are independent of each
-other, also across the sides: the same seed on both pairs nothing. What a seed does to each user
-apart is counted on both accounts, which widens the interval a little. In simulations 95 % intervals
-held the truth in 93 to 97 % of cases with two runs or more on both sides; against what has no seed,
-in 92 % with three and in 88 % with two.
+Limits: The effect of seeds is assumed to be normal, which three runs cannot disprove, and three
+runs show its spread only to within a factor of about three. Runs are assumed to be independent,
+also across the sides: using the same seed on both sides pairs nothing. An effect of the seed that
+differs between users is counted in both parts, which widens the interval a little. In simulations,
+95 % intervals held the true value in 93 to 97 % of cases with two or more runs on both sides;
+against a scorer without a seed, in 92 % with three runs and in 88 % with two.
 """
 
 from typing import NamedTuple
@@ -28,25 +28,25 @@ class SeedEstimate(NamedTuple):
     low: float
     high: float
     p: float
-    """Two-sided, of no difference."""
+    """Two-sided p-value of no difference."""
     freedom: float
-    """Degrees of freedom of its t-distribution: how much it knows of its own error."""
+    """Degrees of freedom of the t-distribution."""
 
 
 def seed_interval(
     a: NDArray[np.float64], b: NDArray[np.float64], users: NDArray, level: float = 0.95
 ) -> SeedEstimate:
-    """Return the interval and p of the mean of ``a`` less that of ``b``, over users and seeds.
+    """Return the interval and p of the mean of ``a`` minus the mean of ``b``, over users and seeds.
 
     Args:
-        a: Values of each run on one side, none NaN ``[runs, impressions]``. A single run adds no
-            spread: use one only for a deterministic scorer.
-        b: The other side's, of the same impressions ``[runs, impressions]``.
-        users: Whose impression it is, any integers ``[impressions]``.
-        level: How often such intervals hold the truth.
+        a: Values of each run on one side, none NaN ``[runs, impressions]``. Use a single run only
+            for a deterministic scorer, because it adds no spread.
+        b: Values of the other side for the same impressions ``[runs, impressions]``.
+        users: User of each impression, any integers ``[impressions]``.
+        level: How often such intervals hold the true value.
 
     Returns:
-        The estimate; NaN if all impressions are of one user.
+        The estimate; all NaN if there is only one user.
     """
     difference = a.mean(axis=0) - b.mean(axis=0)
     variances, freedoms = [clustered_error(difference, users) ** 2], [len(np.unique(users)) - 1]
@@ -73,10 +73,10 @@ def clustered_error(values: NDArray[np.float64], users: NDArray) -> float:
 
     Args:
         values: One value per impression, none NaN ``[impressions]``.
-        users: Whose impression it is, any integers ``[impressions]``.
+        users: User of each impression, any integers ``[impressions]``.
 
     Returns:
-        The error; NaN if there are fewer than two users.
+        The standard error; NaN if there are fewer than two users.
     """
     sums, counts = user_sums(values[None], users)
     number = len(sums)

@@ -1,12 +1,12 @@
-"""Impressions in groups: by reader, by how new the stories are, by what was clicked and when.
+"""Group impressions: by user, by how new the news is, by what was clicked and when.
 
-A mean over a split hides who is served well: readers without history, readers and stories that
+A mean over a split hides how well a model serves users without history, or users and news that
 training never saw. Each slice puts every impression into one group, or into none where its question
-has no answer (an impression without a click has no clicked story). All are array operations over
-the whole split.
+has no answer (an impression without a click has no clicked news). All are array operations over the
+whole split.
 
-*In train* means: shown or in a history in the split that the data is trained on. An unknown
-story, which no ``news.tsv`` has, is never in train.
+News is *in train* if it was shown or in a history in the training split. Unknown news, which no
+``news.tsv`` has, is never in train.
 """
 
 from collections.abc import Mapping
@@ -32,27 +32,27 @@ SLICES = {
     "candidates": "number of candidates",
     "day": "when it was shown",
 }
-"""What each slice asks of an impression, in the order in which they are reported."""
+"""What each slice groups impressions by, in the order in which slices are reported."""
 
 NO_GROUP = -1
-"""Code of an impression whose question has no answer."""
+"""Code of an impression that is in no group."""
 HISTORY_LENGTHS = {"0": 0, "1-5": 1, "6-20": 6, "21-50": 21, "> 50": 51}
-"""Groups by the least of each."""
+"""Groups of history lengths, with the smallest length of each."""
 NUM_CANDIDATES = {"1": 0, "2-10": 2, "11-25": 11, "26-50": 26, "51-100": 51, "> 100": 101}
 AGES = {"< 1 h": 0, "1-6 h": 3600, "6-24 h": 6 * 3600, "> 24 h": 24 * 3600}
-"""In seconds; just 24 hours count among the older."""
+"""Groups of ages, with the smallest of each in seconds; exactly 24 hours are in the last."""
 MAX_CATEGORIES = 24
-"""The rest are one group; MIND has 18."""
+"""Most categories with a group of their own, the rest share one; MIND has 18."""
 MAX_PERIODS = 60
-"""A split of more days than this is grouped by month, one of more months by year."""
+"""Most days or months that are groups; with more days, months are used, with more months, years."""
 CLUSTERS = 2000
-"""Readers of a group that are drawn one by one for its interval. More are drawn in as many bundles
-of whole readers, which says as well how far their mean may lie off, and takes a fraction of the
-time: the standard error is right within 1.6 % (``1 / sqrt(2 * CLUSTERS)``)."""
+"""Most clusters in the bootstrap of a group. With more users, each cluster is a bundle of whole
+users: the standard error is still right within 1.6 % (``1 / sqrt(2 * CLUSTERS)``), in a fraction of
+the time."""
 
 
 class Slice(NamedTuple):
-    """A division of a split's impressions."""
+    """A division of a split's impressions into groups."""
 
     groups: tuple[str, ...]
     """Names of the groups, in the order in which they are shown."""
@@ -61,10 +61,10 @@ class Slice(NamedTuple):
 
 
 def slice_impressions(data: NewsData, split: str) -> dict[str, Slice]:
-    """Return the group of every impression by each of ``SLICES``.
+    """Return the group of every impression in each of ``SLICES``.
 
-    Without labels nothing is known of clicked stories, without train nothing of what is new: the
-    slices that need them are left out.
+    Slices by clicked news are left out if the split has no labels, and slices by what is new if the
+    data has no train.
 
     Args:
         data: The data folder.
@@ -95,12 +95,12 @@ def summarize_slices(
     Args:
         slices: As ``slice_impressions`` returns them.
         metrics: The metrics of the same impressions.
-        users: Whose impression it is ``[impressions]``.
+        users: User of each impression ``[impressions]``.
 
     Returns:
-        Of each group: ``impressions``, ``evaluated`` and ``users``, those whose impressions were
-        evaluated; and if any was, the metrics and the 95 % interval of the AUC, clustered by
-        user, under ``intervals``.
+        For each group, the counts ``impressions``, ``evaluated`` and ``users`` (of the evaluated
+        impressions). If any impression was evaluated, also the metrics and, under ``intervals``,
+        the 95 % interval of the AUC, clustered by user.
     """
     result: dict[str, dict[str, dict[str, Any]]] = {}
     for name, (groups, code) in slices.items():
@@ -125,13 +125,13 @@ def summarize_slices(
 
 
 def _clusters(users: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Return whose impression each is, readers in bundles where there are too many."""
+    """Return the cluster of each impression: its user, or a bundle if there are too many users."""
     distinct, owner = np.unique(users, return_inverse=True)
     return owner if len(distinct) <= CLUSTERS else owner % CLUSTERS
 
 
 def first_clicked(split: Split) -> NDArray[np.int64]:
-    """Return the catalogue row of each impression's first click, -1 without ``[impressions]``."""
+    """Return the catalogue row of each impression's first click, -1 if none ``[impressions]``."""
     assert split.labels is not None
     offsets = np.asarray(split.candidates.offsets)
     clicks = np.append(np.flatnonzero(split.labels), len(split.labels))
@@ -180,7 +180,7 @@ def _count(values: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.
 def _binned(
     values: NDArray[np.integer], bins: Mapping[str, int], has: NDArray[np.bool_] | None = None
 ) -> Slice:
-    """Group numbers by bins, named, each beginning at its least."""
+    """Group numbers into bins, given as names and smallest values."""
     least = np.array(list(bins.values()))
     return _coded(tuple(bins), np.searchsorted(least, values, side="right") - 1, has)
 
@@ -188,13 +188,13 @@ def _binned(
 def _coded(
     groups: tuple[str, ...], code: NDArray[Any], has: NDArray[np.bool_] | None = None
 ) -> Slice:
-    """Make a slice of any whole numbers; ``has`` is False where there is no answer."""
+    """Return a slice with these group numbers; no group where ``has`` is False."""
     assert len(groups) <= np.iinfo(np.int8).max
     return Slice(groups, np.where(True if has is None else has, code, NO_GROUP).astype(np.int8))
 
 
 def _categories(data: NewsData, clicked: NDArray[np.int64]) -> Slice:
-    """Group impressions by the category of a story, those clicked most first."""
+    """Group impressions by the category of the clicked news, most clicked categories first."""
     encoded = data.news["category"].combine_chunks().dictionary_encode()
     names = [name or "(none)" for name in encoded.dictionary.to_pylist()]
     real = clicked >= FIRST_NEWS
@@ -212,7 +212,7 @@ def _categories(data: NewsData, clicked: NDArray[np.int64]) -> Slice:
 
 
 def _days(time: NDArray[np.datetime64]) -> Slice:
-    """Group impressions by day, or by month or year where these are too many."""
+    """Group impressions by day, or by month or year if there are too many."""
     for unit in ("D", "M", "Y"):
         periods, code = np.unique(time.astype(f"datetime64[{unit}]"), return_inverse=True)
         if len(periods) <= MAX_PERIODS:

@@ -1,8 +1,8 @@
 """The leaderboard's file: a zip with ``prediction.txt``, which ranks each impression's candidates.
 
 A line is ``ID [r1,r2,...]``: the impression's number, and the rank of each candidate in the order
-of ``behaviors.tsv``. Lines are written and read as arrays; a line with a mistake is read again by
-itself, to say what is wrong.
+of ``behaviors.tsv``. Lines are written and read as arrays; a line with a mistake is read again on
+its own to find what is wrong.
 """
 
 import re
@@ -22,9 +22,10 @@ from newsrec.data.readers.tsv import BOM
 NAME = "prediction.txt"
 """The only file in the zip."""
 CHUNK = 1 << 20
-"""Candidates whose text is made at once; memory depends on this, not on the split."""
+"""Candidates written at once; memory depends on this, not on the size of the split."""
 LEVEL = 4
-"""Of zlib. Its default, 6, takes several times as long for a file a few percent smaller."""
+"""zlib's compression level. Its default, 6, takes several times as long for a file a few percent
+smaller."""
 
 KINDS = {
     "form": "not like ID [r1,r2,...]",
@@ -35,23 +36,23 @@ KINDS = {
     "permutation": "whose ranks are not 1 to n, each once",
     "extra": "beyond the last impression",
 }
-"""What can be wrong with a line, as a message counts such lines."""
+"""Kinds of bad lines, in the words of a message that counts them."""
 
 DIGITS = 18
-"""Longest number that is read."""
+"""Most digits of a number."""
 ID = re.compile(rb"0|[1-9][0-9]{0,17}")
 RANK = re.compile(rb"[1-9][0-9]{0,17}")
 
 
 class Mistake(NamedTuple):
-    """What is wrong with a line."""
+    """A mistake in a line."""
 
     kind: str
     """One of ``KINDS``."""
     problem: str
-    """What stands there, and what should."""
+    """What the line has, and what it should have."""
     impression_id: int
-    """The impression that the line seems to be meant for, -1 if that cannot be told."""
+    """The impression that the line seems to be for, -1 if unclear."""
 
 
 def write_predictions(
@@ -60,9 +61,9 @@ def write_predictions(
     ranks: NDArray[np.integer],
     offsets: NDArray[np.int64],
 ) -> None:
-    """Write ``prediction.zip``: just ``prediction.txt``, a line ``id [r1,r2,...]`` an impression.
+    """Write ``prediction.zip``: only ``prediction.txt``, with one line per impression.
 
-    The bytes depend on the arguments alone.
+    The bytes depend only on the arguments.
 
     Args:
         path: Zip file to write.
@@ -73,7 +74,7 @@ def write_predictions(
     entry = zipfile.ZipInfo(NAME)  # its date is fixed: 1980-01-01
     entry.compress_type = zipfile.ZIP_DEFLATED
     entry.external_attr = 0o644 << 16
-    # The public name of this came with Python 3.13, which keeps the earlier one as an alias.
+    # Public as compress_level since Python 3.13, which keeps this name as an alias.
     entry._compresslevel = LEVEL  # type: ignore[attr-defined,unused-ignore]
     offsets = np.asarray(offsets)
     start = 0
@@ -96,25 +97,25 @@ def text_of(
     lines = pc.binary_join_element_wise(
         pc.cast(pa.array(impression_id), pa.string()), " [", lists, "]\n", ""
     )
-    return lines.buffers()[2]  # Arrow keeps strings one behind the other
+    return lines.buffers()[2]  # Arrow stores strings one after another
 
 
 def parse_lines(
     text: bytes, ids: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> NDArray[np.int32] | None:
-    """Return the ranks of some lines, or None if one of them has something wrong.
+    """Return the ranks of some lines, or None if any line has a mistake.
 
-    What is not a digit must be a space, a bracket, as many commas as the candidates want, a bracket
-    and a line end; between these must be numbers, or nothing where nothing belongs.
+    Each line must be its id, a space, an opening bracket, ranks with commas between, a closing
+    bracket and a line end.
 
     Args:
         text: Whole lines.
         ids: The id of each line ``[lines]``.
-        lengths: Candidates of each line ``[lines]``.
+        lengths: Number of candidates of each line ``[lines]``.
     """
     assert (lengths > 0).all()  # a line of behaviors.tsv without candidates is not read
     letters = np.frombuffer(text, dtype=np.uint8)
-    ends = np.flatnonzero(letters - np.uint8(ord("0")) > 9)  # where a number or nothing ends
+    ends = np.flatnonzero(letters - np.uint8(ord("0")) > 9)  # every character but digits
     offsets = to_offsets(lengths + 3)
     if len(ends) != offsets[-1]:
         return None
@@ -137,7 +138,10 @@ def parse_lines(
 def _numbers(
     letters: NDArray[np.uint8], ends: NDArray[np.int64], widths: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Return the numbers whose digits end before ``ends``; -1 for one that is not written well."""
+    """Return the numbers whose digits end before ``ends``; -1 for one in a wrong form.
+
+    Every number is -1 if any is empty or longer than ``DIGITS``.
+    """
     longest = int(widths.max(initial=0))
     if longest > DIGITS or not (widths > 0).all():
         return np.full(len(ends), -1)
@@ -151,7 +155,7 @@ def _numbers(
 
 
 def _are_permutations(ranks: NDArray[np.int64], lengths: NDArray[np.int64]) -> bool:
-    """Tell if the ranks of every line are 1 to n, each once."""
+    """Return whether the ranks of every line are 1 to n, each once."""
     if (ranks < 1).any() or (ranks > np.repeat(lengths, lengths)).any():
         return False
     seen = np.zeros(len(ranks), dtype=bool)
@@ -168,7 +172,7 @@ def mistake_in(
         line: The line, without its end.
         expected: The impression's number and its number of candidates; None after the last
             impression.
-        worded: Whether to say what is wrong with a permutation, which takes longest.
+        worded: Whether to explain a wrong permutation, which is slow.
     """
     id_word, space, ranks_word = line.partition(b" ")
     named = int(id_word) if ID.fullmatch(id_word) else -1
@@ -200,7 +204,7 @@ def mistake_in(
 
 
 def _not_a_permutation(ranks: list[int]) -> str:
-    """Say why ranks from 1 are not 1 to n, each once."""
+    """Explain why ranks, all at least 1, are not 1 to n, each once."""
     missing = min(set(range(1, len(ranks) + 1)) - set(ranks))
     above = next((rank for rank in ranks if rank > len(ranks)), None)
     if above is not None:

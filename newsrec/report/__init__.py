@@ -1,1 +1,1 @@
-"""Results as a person reads them: terminal tables, the page, its pictures."""
+"""Show results to people: tables on the terminal, the HTML page and its pictures."""

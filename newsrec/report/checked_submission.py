@@ -1,4 +1,4 @@
-"""What ``check-submission`` found, on the terminal."""
+"""Print the findings of ``check-submission``."""
 
 from pathlib import Path
 
@@ -13,20 +13,21 @@ from newsrec.report.tables import table
 
 MOST_IN_ORDER = 0.05
 FEWEST_IN_ORDER = 10
-"""Impressions in the order of the file, or in its reverse, that are more than chance."""
+"""Warn if at least this share, and at least this number, of the judged impressions is ranked in the
+order of the file or in its reverse; chance gives fewer."""
 MOST_EMPTY = 0.1
 MOST_UNKNOWN = 0.05
-"""Shares of empty histories and of ids without a story above which a person should look."""
+"""Shares of empty histories and of unknown ids above which to warn."""
 
 
 def print_checked(path: Path, report: Report, data: NewsData, split: Split) -> None:
-    """Print what a submission is that would be taken, and what looks wrong.
+    """Print a summary of a submission that the leaderboard would accept, with warnings.
 
     Args:
         path: The submission.
-        report: What was found in it.
+        report: The findings about it.
         data: The data folder.
-        split: The split that it ranks.
+        split: The split that the submission ranks.
     """
     say(
         f"{path} would be taken: {report.lines:,} lines, one for each impression of {split.name}, "
@@ -47,10 +48,10 @@ def print_checked(path: Path, report: Report, data: NewsData, split: Split) -> N
 
 
 def warnings_of(report: Report, split: Split) -> list[str]:
-    """Return what looks wrong in a submission that would be taken."""
+    """Return warnings about a submission that the leaderboard would accept."""
     found = []
     for number, order in ((report.in_order, "order"), (report.backwards, "reverse order")):
-        # Baselines that know few stories give equal scores, which stay in the order of the file.
+        # Baselines that know little news give equal scores, which stay in the order of the file.
         if number >= max(FEWEST_IN_ORDER, MOST_IN_ORDER * report.judged):
             found.append(
                 f"{number:,} of {report.judged:,} impressions with {JUDGED} candidates or more "
@@ -86,10 +87,10 @@ def warnings_of(report: Report, split: Split) -> list[str]:
 
 
 def refusal(report: Report, data: NewsData) -> str:
-    """Return what is wrong with a submission that would not be taken.
+    """Return why the leaderboard would not accept a submission.
 
-    That is the first bad line, how many there are, what is wrong with the ids, and whether another
-    split has as many lines.
+    That is the first bad line, the number of bad lines, what is wrong with the ids, and whether
+    another split has as many lines.
     """
     parts = []
     if report.first is not None:
@@ -111,7 +112,7 @@ def refusal(report: Report, data: NewsData) -> str:
 
 
 def _data_table(data: NewsData, split: Split) -> Table:
-    """Return the shares of what the data lack, the split before the others."""
+    """Return a table of empty and unknown shares, with the submission's split first."""
     splits = [split, *(other for other in data.splits.values() if other.name != split.name)]
     shares = [_unknown_shares(each.counts) for each in splits]
     rows = [("impressions", *(f"{each.counts['impressions']:,}" for each in splits))]
@@ -121,7 +122,7 @@ def _data_table(data: NewsData, split: Split) -> Table:
 
 
 def _unknown_shares(counts: dict[str, int]) -> dict[str, tuple[int, int]]:
-    """Return how many histories, clicks and candidates there is no story for, and of how many."""
+    """Return the numbers of empty histories, unknown clicks and unknown candidates, with totals."""
     unknown = counts["unknown_history_news"]
     return {
         "empty histories": (counts["empty_histories"], counts["impressions"]),

@@ -1,4 +1,4 @@
-"""What ``fit`` says and keeps at its end: the best checkpoint on the split that chose it."""
+"""End of ``fit``: report the best checkpoint on the split that chose it."""
 
 import json
 import os
@@ -35,14 +35,14 @@ PAGE_FILE = "report.html"
 
 
 def close_run(run: Run, trainer: Any, baselines: bool) -> None:
-    """Say how fast a run was, compare its best checkpoint with the baselines, and what comes next.
+    """Print a run's speed, compare its best checkpoint with the baselines, and print next commands.
 
     Every process calls this.
 
     Args:
-        run: The run, trained.
-        trainer: Its Trainer.
-        baselines: Whether to set the baselines beside the best checkpoint.
+        run: The trained run.
+        trainer: Trainer of the run.
+        baselines: Whether to compare the best checkpoint with the baselines.
     """
     with one_fate(trainer):
         _close(run, trainer, baselines)
@@ -66,13 +66,13 @@ def _close(run: Run, trainer: Any, baselines: bool) -> None:
             print(how_it_ended(trainer, run.last))
         return
     if data.selected_on is not None:
-        # The first process alone is sure to have the file: machines may share no disk.
+        # Machines may share no disk, so only the first process is sure to have the file.
         read = read_checkpoint(best) if first else {}
         kept = {name: read.get(name) for name in ("state_dict", "newsrec")}
         checkpoint = trainer.strategy.broadcast(kept)
         module.load_state_dict(checkpoint["state_dict"])
         if data.states is not None and not data.states.exact:
-            data.use_states(None)  # evaluate has none, and should find what is said here
+            data.use_states(None)  # score as evaluate does, which has none
         speeds = run.throughput.summary()
         trained = TrainedRun(Path(best), checkpoint, data)
         compare_best(trainer, module, trained, run.output, baselines, speeds)
@@ -96,18 +96,18 @@ def compare_best(
     baselines: bool,
     speed: dict[str, Any],
 ) -> None:
-    """Compare a run's best checkpoint with the baselines in fp32, print that, and keep it.
+    """Compare a run's best checkpoint with the baselines in fp32; print and save the results.
 
-    The run folder gets ``summary.json``, with what ``evaluate`` writes into ``metrics.json`` and
-    the run's steps and speed, and ``report.html``. Every process calls this.
+    Writes ``report.html`` and ``summary.json`` into the run folder. The summary has the fields of
+    ``evaluate``'s ``metrics.json`` and the run's steps and speed. Every process calls this.
 
     Args:
-        trainer: The Trainer of the run, with a ``ScoreCollector`` among its callbacks.
+        trainer: Trainer of the run, with a ``ScoreCollector`` among its callbacks.
         module: The model, with the weights of the checkpoint.
-        trained: The checkpoint; its data's ``selected_on`` names the split that is scored.
+        trained: The checkpoint; the split to score is ``selected_on`` of its data.
         output: The run folder.
-        baselines: Whether to set the baselines beside it.
-        speed: What to keep of how fast the run was.
+        baselines: Whether to compare with the baselines.
+        speed: Numbers about the run's speed to save in ``summary.json``.
     """
     datamodule, path = trained.data, trained.path
     split = datamodule.selected_on
@@ -149,10 +149,10 @@ def compare_best(
 
 @contextmanager
 def in_fp32(trainer: Any) -> Iterator[None]:
-    """Compute in fp32 whatever the run was trained in, as ``evaluate`` does unless told otherwise.
+    """Compute in fp32, the default of ``evaluate``, whatever precision the run was trained in.
 
     Args:
-        trainer: A Trainer that does nothing at the moment.
+        trainer: An idle Trainer.
     """
     strategy = trainer.strategy
     trained_in = strategy.precision_plugin
@@ -164,12 +164,12 @@ def in_fp32(trainer: Any) -> Iterator[None]:
 
 
 def next_commands(datamodule: MindDataModule, path: str, name: str) -> str:
-    """Return the commands that usually follow a run, a labelled split first.
+    """Return the commands that usually follow a run; labelled splits come first.
 
     Args:
         datamodule: The data folder of the run.
         path: The checkpoint to evaluate and export.
-        name: The run's name, for folders of results.
+        name: Name of the run, used in the names of output folders.
     """
     data = datamodule.data
     known = [s for s in ("dev", LAST_DAY, "test") if s in data.splits]

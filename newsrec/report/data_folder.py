@@ -1,4 +1,4 @@
-"""What a data folder holds, on the terminal."""
+"""Print the contents of a data folder."""
 
 from rich.table import Table
 
@@ -9,7 +9,7 @@ from newsrec.report.tables import table
 
 
 def print_data(data: NewsData) -> None:
-    """Print what was counted in each split, and what was wrong with its files."""
+    """Print the counts of each split, and the problems in its files."""
     say(f"{data.root}: {len(data.news):,} stories, {len(data.users):,} users")
     terminal().print(counts_table(data))
     say("Unknown: not in any news.tsv. A history is empty if it has no known story.")
@@ -27,12 +27,12 @@ def counts_table(data: NewsData) -> Table:
 
 
 def share(part: int, whole: int) -> str:
-    """Return a number and its share of another."""
+    """Return a number and its percentage of another as text."""
     return f"{part:,} {part / max(whole, 1):6.1%}"
 
 
 def _cells(split: Split) -> dict[str, str]:
-    """Return a split's column of the table."""
+    """Return a split's column of the table, by row label."""
     counts = split.counts
     impressions = counts["impressions"]
     unknown_clicks = counts["unknown_history_news"]

@@ -1,4 +1,4 @@
-"""What ``compare`` found, on the terminal."""
+"""Print the results of ``compare``."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ from newsrec.evaluation.names import HEADINGS, SLICE_NAMES
 from newsrec.report.tables import Cell, bold, print_tables, table
 
 GROUPS_SHOWN = 8
-"""Groups of a slice in the table; ``--json`` has them all."""
+"""Most groups of a slice in the table; ``--json`` has them all."""
 
 
 def print_differences(result: dict[str, Any]) -> None:
-    """Print what ``compare`` returned."""
+    """Print a result of ``compare``."""
     console = terminal()
 
     def say(text: str) -> None:
@@ -44,12 +44,12 @@ def print_differences(result: dict[str, Any]) -> None:
 
 
 def _name(run: dict[str, Any]) -> str:
-    """Return a run's folder, and the precision of its scores where it has one."""
+    """Return a run's folder, with the precision of its scores if it has one."""
     return f"{run['folder']} ({run['precision']})" if run["precision"] else run["folder"]
 
 
 def _notes(result: dict[str, Any]) -> list[str]:
-    """Return what makes a comparison unfair, a sentence each."""
+    """Return what makes a comparison unfair, one sentence each."""
     split, notes = result["split"], []
     for side in "ab":
         runs = [run for run in result[side] if split not in (run["other_data"] or ())]
@@ -137,5 +137,5 @@ def _p(p: float | None) -> str:
 
 
 def _short(value: float, sign: str = "") -> str:
-    """Word a number between -1 and 1: ``.7231``, with its sign ``+.0123``."""
+    """Format a number between -1 and 1: ``.7231``, or ``+.0123`` with ``sign="+"``."""
     return f"{value:{sign}.4f}".replace("0.", ".", 1)

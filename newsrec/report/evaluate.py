@@ -1,4 +1,4 @@
-"""Scores of a split measured, and the folder that keeps them: numbers, ranks and a page."""
+"""Evaluate a split and write the folder of results: metrics, ranks and a page."""
 
 import json
 from collections.abc import Callable
@@ -25,14 +25,14 @@ PAGE_FILE = "report.html"
 
 
 class Evaluation(NamedTuple):
-    """A split that was scored and measured."""
+    """The results of an evaluated split."""
 
     title: str
-    """What scored it."""
+    """The scorer: a checkpoint's path, an ensemble or a baseline."""
     metrics: dict[str, Any]
-    """What ``metrics.json`` holds."""
+    """Content of ``metrics.json``."""
     ceiling: dict[str, float] | None
-    """What the true click probabilities of a simulated world reach."""
+    """Metrics that the true click probabilities of a simulated world reach, None elsewhere."""
     written: list[str]
     """Names of the files in the folder."""
 
@@ -48,29 +48,29 @@ def evaluate(
     baselines: bool = True,
     raw_scores: bool = False,
 ) -> Evaluation | None:
-    """Score a split, measure it, and write the folder of results, whole or not at all.
+    """Score a split, compute its metrics, and write the folder of results, whole or not at all.
 
     Args:
-        score: Scores the split, as ``score_checkpoints`` and ``score_by_baseline`` do.
+        score: Function that scores the split, by ``score_checkpoints`` or ``score_by_baseline``.
         root: Data folder.
-        split: Split that is scored.
+        split: Split to score.
         output: Folder for the results, absent or empty.
-        ckpt_path: The checkpoint whose run's curves the page shows.
-        leave_out: Baseline that is not set beside the scores.
-        baselines: Whether to set any beside them, where there are labels.
-        raw_scores: Whether every candidate's score is written, too.
+        ckpt_path: Checkpoint of the run whose curves the page shows.
+        leave_out: Baseline to leave out of the comparison.
+        baselines: Whether to compare with the baselines on a labelled split.
+        raw_scores: Whether to write every candidate's score, too.
 
     Returns:
-        None on all processes but the first.
+        The results on the first process, None on the others.
 
     Raises:
-        UserError: If nothing can be written to ``output``, before anything is scored.
+        UserError: If ``output`` cannot be written; this is checked before anything is scored.
     """
     output = Path(output)
     require_empty(output)
-    if is_first_process():  # it writes in the end, so a place it cannot write to shows now
+    if is_first_process():  # the process that writes at the end
         require_replaceable(output)
-    # What only adorns the report is read first, so that nothing in it can cost the scores.
+    # Read the extras of the report first, so that an error in them does not lose the scores.
     ceiling = read_ceiling(Path(root), split)
     curves = None if ckpt_path is None else read_curves(Path(ckpt_path))
     scored = score()

@@ -1,4 +1,4 @@
-"""A handful of impressions as a person reads them: who saw what, in which order, and clicked."""
+"""Choose example impressions for the page: user, history, ranked candidates and clicks."""
 
 from typing import NamedTuple
 
@@ -11,15 +11,15 @@ from newsrec.evaluation.results import Results
 
 NUM_EXAMPLES = 10
 TOP = 6
-"""Candidates that are always listed, from the best; clicked ones below are added."""
+"""Best-ranked candidates that are always listed; clicked ones with worse ranks are added."""
 LAST_CLICKS = 6
 UNKNOWN = "(not in news.tsv)"
 RANKED_BLIND = "unknown: nothing of it was read"
-"""What stands for the category of an unknown candidate, whose rank says nothing of it."""
+"""Shown as the category of an unknown candidate, which was ranked without its content."""
 
 
 class Candidate(NamedTuple):
-    """A story that was shown."""
+    """A candidate of an example."""
 
     rank: int
     score: float
@@ -30,18 +30,18 @@ class Candidate(NamedTuple):
 
 
 class Example(NamedTuple):
-    """An impression."""
+    """An impression as the page shows it."""
 
     impression_id: int
     user: str
     time: str
     auc: float | None
-    """None where it has none."""
+    """None where the impression has no AUC."""
     history: list[str]
-    """Titles of the reader's last clicks, the latest first."""
+    """Titles of the user's last clicks, the latest first."""
     num_history: int
     candidates: list[Candidate]
-    """Some of those shown, the best first."""
+    """Some of the candidates, the best first."""
     num_candidates: int
 
 
@@ -54,14 +54,14 @@ def choose_examples(
 ) -> list[Example]:
     """Return impressions from the worst to the best, evenly over the quantiles of the AUC.
 
-    Where none has an AUC, they are taken evenly over the file.
+    If no impression has an AUC, they are taken evenly over the file.
 
     Args:
         data: The data folder.
         split: Split that was scored.
-        scores: In the order of its file ``[candidates]``.
-        results: What was computed of them.
-        number: How many, at most.
+        scores: Scores in the order of the split's file ``[candidates]``.
+        results: Results of the scored split.
+        number: Most examples to return.
     """
     values = results.values
     if values is not None and values.valid.any():
@@ -112,7 +112,7 @@ def _example(
 
 
 def _field(data: NewsData, story: int, name: str) -> str:
-    """Return a field of a story of the catalogue."""
+    """Return a text field of a catalogue row."""
     if story < FIRST_NEWS:
         return UNKNOWN if name == "title" else ""
     return data.news[name][story - FIRST_NEWS].as_py()

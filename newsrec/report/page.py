@@ -1,4 +1,4 @@
-"""``report.html``: what ``metrics.json`` says, as one page to read and to send."""
+"""Build ``report.html``: the content of ``metrics.json`` as a single page to read or send."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,14 +26,14 @@ def html_page(
     examples: Sequence[Example],
     curves: Curves | None,
 ) -> str:
-    """Return the page of a split's results; without labels it has counts and examples alone.
+    """Return the page of a split's results; without labels it has only counts and examples.
 
     Args:
-        title: What was scored: a checkpoint's path, or a baseline.
-        metrics: What ``metrics.json`` holds.
-        ceiling: What the true click probabilities of a simulated world reach.
+        title: The scorer: a checkpoint's path, an ensemble or a baseline.
+        metrics: Content of ``metrics.json``.
+        ceiling: Metrics that the true click probabilities of a simulated world reach.
         examples: Impressions to show.
-        curves: What training logged, if it is known.
+        curves: Curves that training logged, if known.
     """
     own = scored_name(metrics)
     heading = f"{own[:1].upper()}{own[1:]} on {metrics['split']}, {metrics['window']}"
@@ -60,7 +60,7 @@ def html_page(
 
 
 def _slice_pictures(metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Return the picture of each slice, empty where nothing of it was evaluated."""
+    """Return the picture of each slice; empty if no impression of the slice was evaluated."""
     pictures = {}
     for name, groups in metrics.get("slices", {}).items():
         rows = []
@@ -75,7 +75,7 @@ def _slice_pictures(metrics: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _facts(metrics: Mapping[str, Any], title: str) -> dict[str, str]:
-    """Return what was evaluated, for the end of the page."""
+    """Return the facts about the evaluation that end the page, by name."""
     trained = [f"{name}, {window}" for name, window in metrics["trained_on"].items()]
     found = metrics.get("checkpoint_sha256", "-")
     hashes = found if isinstance(found, list) else [found]

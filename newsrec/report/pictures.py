@@ -1,7 +1,7 @@
-"""Templates of the page, and its small pictures, whose colours are the page's (``var(--ink)``).
+"""Templates of the page and its small pictures, which use the page's colours (``var(--ink)``).
 
-Pictures are drawn 360 units wide, a phone's width, so that their letters are readable there and no
-smaller than the page's on a desk.
+Pictures are 360 units wide, the width of a phone, so their text is readable there and no smaller
+than the page's text on a desktop.
 """
 
 import itertools
@@ -18,12 +18,12 @@ from newsrec.console import printable
 WIDTH = 360
 ROW = 22
 LEFT, RIGHT = 138, 306
-"""Where the dots' axis begins and ends: labels stand before it, numbers behind it."""
+"""Where the axis of the dots begins and ends; labels are left of it, numbers right of it."""
 LABEL_LETTERS = 21
 FAR = 0.12
-"""An interval that reaches further than this from all dots is cut at the edge of the picture."""
+"""Furthest that the axis reaches beyond the dots; longer intervals are cut off there."""
 MAX_POINTS = 240
-"""Of a line, more would not be seen."""
+"""Most points of a line; more would not be visible."""
 TALL = 150
 
 
@@ -54,7 +54,7 @@ TEMPLATES.filters |= {
 
 
 def render(template: str, **values: Any) -> Markup:
-    """Return a template with its values, which are escaped and freed of control characters."""
+    """Return a template filled with values, which are escaped and lose control characters."""
     return Markup(TEMPLATES.get_template(template).render(values))
 
 
@@ -65,16 +65,16 @@ class Dot(NamedTuple):
     value: float
     interval: Sequence[float] | None = None
     kind: str = ""
-    """``strong``: the one that the others are held against; ``faint``: of little weight."""
+    """``strong`` for the one to compare the others with, ``faint`` for an unreliable one."""
 
 
 def dots(rows: Sequence[Dot], about: str, reference: float | None = None) -> Markup:
-    """Return a picture with a line for each number: its label, a dot, its interval, the number.
+    """Return a picture with a row for each number: label, dot, interval and the number itself.
 
     Args:
-        rows: From top to bottom.
-        about: What it shows, for those who do not see it.
-        reference: Where a dashed line runs from top to bottom.
+        rows: Numbers from top to bottom.
+        about: Description of the picture for screen readers.
+        reference: Value marked by a dashed vertical line.
     """
     low, high = _range(rows, reference)
 
@@ -90,13 +90,13 @@ def dots(rows: Sequence[Dot], about: str, reference: float | None = None) -> Mar
 
 
 def line(x: NDArray[np.float64], y: NDArray[np.float64], about: str, x_name: str) -> Markup:
-    """Return a picture of a line, its axes from the least to the most, the ends of ``x`` written.
+    """Return a picture of a curve; its axes span the values, and the ends of ``x`` are labelled.
 
     Args:
-        x: Rising ``[points]``.
-        y: ``[points]``.
-        about: What it shows, for those who do not see it.
-        x_name: What ``x`` counts.
+        x: Rising values ``[points]``.
+        y: Value at each ``x`` ``[points]``.
+        about: Description of the picture for screen readers.
+        x_name: Name of the ``x`` axis.
     """
     if len(x) > MAX_POINTS:
         edges = np.linspace(0, len(x), MAX_POINTS + 1).astype(int)
@@ -133,5 +133,5 @@ def _ticks(low: float, high: float) -> list[float]:
     while (high - low) / step > 4.5:
         step *= 2 if round(float(step / 10 ** np.floor(np.log10(step)))) != 2 else 2.5
     first = np.ceil(low / step)
-    # Plus zero, for there is a negative one, which would be written "-0".
+    # + 0.0 turns -0.0, which would be written "-0", into 0.0.
     return [float(step * i) + 0.0 for i in np.arange(first, np.floor(high / step) + 1)]

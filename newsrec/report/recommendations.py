@@ -1,4 +1,4 @@
-"""What ``recommend`` found, on the terminal."""
+"""Print the results of ``recommend``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,14 +7,14 @@ from newsrec.console import printable, say
 from newsrec.report.tables import print_tables, table
 
 NAMED = 5
-"""Unknown ids that a message names; JSON has them all."""
+"""Most unknown ids that a message names; JSON has them all."""
 
 
 def print_recommendations(answer: Mapping[str, Any]) -> None:
-    """Print news for one user; what was unknown goes to stderr.
+    """Print news for one user; messages about unknown ids go to stderr.
 
     Args:
-        answer: What ``newsrec.serving.answer`` returned.
+        answer: Result of ``newsrec.serving.answer``.
     """
     clicks, read = answer["known_clicks"], answer["read_clicks"]
     _say_unknown(answer["unknown_history"], "of the history", "left out")

@@ -1,4 +1,4 @@
-"""Tables on the terminal, which look alike in all commands."""
+"""Tables on the terminal, in one style for all commands."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,7 +9,7 @@ from rich.text import Text
 from newsrec.console import printable, say, terminal
 
 Cell = str | Text
-"""Text as it is (rich's markup in it is not read), or text with a style."""
+"""Plain text, in which rich's markup is not interpreted, or text with a style."""
 
 
 def table(
@@ -22,9 +22,9 @@ def table(
     """Return a table.
 
     Args:
-        headings: One for each column.
-        rows: Cells of each row; a short row is filled up with empty ones.
-        title: What stands above, if anything.
+        headings: Heading of each column.
+        rows: Cells of each row; a short row is filled up with empty cells.
+        title: Title above the table, if any.
         align: ``l`` or ``r`` for each column; the last letter holds for all further columns.
         framed: Whether the table has lines around it and between its columns.
     """
@@ -49,7 +49,7 @@ def bold(*cells: str) -> list[Text]:
 
 
 def print_tables(*tables: Table) -> None:
-    """Print tables without a frame, with an empty line around each."""
+    """Print tables without a frame, with an empty line before each and after the last."""
     console = terminal()
     for each in tables:
         say("")

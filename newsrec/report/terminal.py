@@ -1,4 +1,4 @@
-"""Numbers as a person reads them."""
+"""Print metrics on the terminal."""
 
 import csv
 import logging
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from newsrec.console import say, terminal
-from newsrec.evaluation.ceiling import read_ceiling as read_ceiling  # it stands beside them
+from newsrec.evaluation.ceiling import read_ceiling as read_ceiling  # re-exported
 from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import HEADINGS, SLICE_NAMES
 from newsrec.metrics import METRICS
@@ -27,29 +27,29 @@ NAMES = {
     "tfidf": "TF-IDF cosine",
     "cosine": "centred PLM cosine",
 }
-"""How a table calls a baseline; the others by their own name."""
+"""Names of baselines in tables; the other baselines keep their own name."""
 
 CEILING = "world's ceiling"
 GROUPS_SHOWN = 8
-"""Groups of a slice that the terminal shows; the page has them all."""
+"""Most groups of a slice on the terminal; the page has them all."""
 
 
 def comparison_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     """Return a table with a row of the four metrics for each scorer.
 
     Args:
-        title: What was scored, the split's name included.
-        rows: Metrics by the scorer's name.
+        title: Title of the table, with the name of the split.
+        rows: Metrics by the name of the scorer.
     """
     cells = [(NAMES.get(name, name), *_metric_cells(metrics)) for name, metrics in rows.items()]
     return table(("", *HEADINGS.values()), cells, title, framed=True)
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
-    """Return a table with a row for each of the four metrics, its interval beside it.
+    """Return a table with a row for each of the four metrics: value and interval.
 
     Args:
-        metrics: What ``metrics.json`` holds.
+        metrics: Content of ``metrics.json``.
     """
     rows = []
     for metric, heading in HEADINGS.items():
@@ -59,11 +59,11 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def beside_table(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None = None) -> Table:
-    """Return a table of the baselines and what was scored, with what lies between their AUCs.
+    """Return a table of the scorer and the baselines, with the AUC difference to each baseline.
 
     Args:
-        metrics: What ``metrics.json`` holds.
-        ceiling: What the true click probabilities of a simulated world reach.
+        metrics: Content of ``metrics.json``.
+        ceiling: Metrics that the true click probabilities of a simulated world reach.
     """
     rows: list[Sequence[Cell]] = []
     for name, row in metrics["baselines"].items():
@@ -79,10 +79,10 @@ def beside_table(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None
 def slices_table(metrics: Mapping[str, Any]) -> Table:
     """Return a table of the AUC of each group of each slice that divides the split.
 
-    A group of fewer than ``FEWEST_USERS`` has no interval.
+    A group with fewer users than ``FEWEST_USERS`` has no interval.
 
     Args:
-        metrics: What ``metrics.json`` holds.
+        metrics: Content of ``metrics.json``.
     """
     rows: list[Sequence[Cell]] = []
     for name, groups in metrics["slices"].items():
@@ -107,13 +107,13 @@ def _metric_cells(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def scored_name(metrics: Mapping[str, Any]) -> str:
-    """Return what a table calls what was scored: a baseline by its name, or this model."""
+    """Return the scorer's name in tables: the name of a baseline, or "this model"."""
     name = metrics.get("scorer", "checkpoint")
     return "this model" if name == "checkpoint" else NAMES.get(name, name)
 
 
 def in_precision(metrics: Mapping[str, Any]) -> str:
-    """Return what a title says of the precision of the scores; nothing for a baseline."""
+    """Return the precision of the scores as the end of a title; empty for a baseline."""
     precision = metrics.get("precision")
     return f", in {precision}" if precision else ""
 
@@ -121,11 +121,11 @@ def in_precision(metrics: Mapping[str, Any]) -> str:
 def print_comparison(
     metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None = None
 ) -> None:
-    """Print a model's metrics beside the baselines' and, in a simulated world, the ceiling.
+    """Print the metrics of a model, of the baselines and, in a simulated world, of the ceiling.
 
     Args:
-        metrics: What ``metrics.json`` holds of a labelled split.
-        ceiling: What the true click probabilities of a simulated world reach.
+        metrics: Content of ``metrics.json`` for a labelled split.
+        ceiling: Metrics that the true click probabilities of a simulated world reach.
     """
     split, baselines = metrics["split"], metrics.get("baselines", {})
     title = f"{split}, {metrics['window']}: {metrics['evaluated']:,} impressions"
@@ -150,10 +150,10 @@ def print_comparison(
 
 
 def read_curves(ckpt_path: Path) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Return steps and values of what a run logged, if the checkpoint lies in its run folder.
+    """Return the curves that a run logged, if the checkpoint is still in its run folder.
 
     Returns:
-        ``train/loss`` and ``val/auc``, as far as ``RUN/metrics.csv`` has them.
+        Steps and values of ``train/loss`` and ``val/auc``, where ``RUN/metrics.csv`` has them.
     """
     path = ckpt_path.parent.parent / "metrics.csv"
     if ckpt_path.parent.name != "checkpoints" or not path.is_file():
@@ -183,14 +183,14 @@ def print_results(
     output: Path,
     written: Sequence[str],
 ) -> None:
-    """Print what was found of a split, and last what was written.
+    """Print the results of a split, and then the names of the written files.
 
     Args:
-        title: What was scored.
-        metrics: What ``metrics.json`` holds.
-        ceiling: What the true click probabilities of a simulated world reach.
-        output: Folder of what was written.
-        written: Names of the files there.
+        title: The scorer: a checkpoint's path, an ensemble or a baseline.
+        metrics: Content of ``metrics.json``.
+        ceiling: Metrics that the true click probabilities of a simulated world reach.
+        output: Folder of the written files.
+        written: Names of the written files.
     """
     split = metrics["split"]
     say(f"{title} on {split}, {metrics['window']}{in_precision(metrics)}.")
@@ -207,7 +207,7 @@ def print_results(
 
 
 def notes(metrics: Mapping[str, Any]) -> list[str]:
-    """Return what to know before reading a split's numbers, a sentence each."""
+    """Return what to know before reading a split's metrics, one sentence each."""
     split = metrics["split"]
     other = metrics.get("other_data", [])
     lines = []
@@ -230,7 +230,7 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def counts(metrics: Mapping[str, Any]) -> list[str]:
-    """Return what was counted on the way, a sentence each."""
+    """Return the counts that go with the metrics, as lines of text."""
     number = metrics["unknown_candidates"]
     unknown = f"{number:,} {'candidate' if number == 1 else 'candidates'} not in news.tsv."
     if "evaluated" in metrics:
