@@ -154,7 +154,7 @@ def _show_all_fresh(
     noisy = np.where(real, utility + rng.gumbel(size=story.shape), -np.inf)
     rank = (-noisy).argsort(axis=1).argsort(axis=1)
     label = rank < np.minimum(clicks, lengths - 1)[:, None]
-    # Shuffle, or the most exposed stories would stand first.
+    # Shuffle, since the most exposed news would be first.
     shuffle = np.where(real, rng.random(story.shape), np.inf).argsort(axis=1)
     flat = [np.take_along_axis(a, shuffle, axis=1)[real] for a in (story, label, utility)]
     return flat[0], flat[1], flat[2], lengths
@@ -240,7 +240,7 @@ def _draw_lists(
         is_open[owner[redraw]] = True
         unsettled = unsettled[is_open[owner[unsettled]]]
     assert not len(redraw), "lists of different stories could not be drawn"
-    # Shuffle, or the most exposed stories would stand first.
+    # Shuffle, since the most exposed news would be first.
     shuffle = owner << 40 | rng.integers(1 << 31, size=len(owner)) << PLACE_BITS
     place = np.arange(len(owner)) - offsets[owner]
     place = np.sort(shuffle | place) & ((1 << PLACE_BITS) - 1)
