@@ -202,9 +202,9 @@ class _Compilation:
         return dict(counts) | {"skipped_lines": skipped}
 
     def _finish(self, done: Pass, bad: list[BadLine], num_bad: int, num_rows: int) -> int:
-        """Raise an error for a file's bad lines, or store and log them, as ``on_bad_line`` says.
+        """Refuse a file with bad lines, or log them, as ``on_bad_line`` says; return their number.
 
-        Returns the number of bad lines, and stores the file's hashes.
+        This also stores the file's hashes, and logs if the file was cut off.
         """
         first = sorted(bad, key=lambda line: line.line)[:LISTED]
         if num_bad and self.on_bad_line == "error":

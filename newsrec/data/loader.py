@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class TrainLoader(DataLoader[Batch]):
-    """Loads training batches, starting behind those that were done when the checkpoint was written.
+    """Loads training batches, starting after those done when the checkpoint was written.
 
     When a run resumes within an epoch, Lightning shortens the epoch by the number of batches done,
     but would drop the last batches instead of the first. So this loader skips the first ones.

@@ -1,6 +1,6 @@
 """States of a PLM's frozen layers, computed once and kept beside the data.
 
-Frozen layers give the same states in every step. The states lie in sealed folders, called parts, in
+Frozen layers give the same states in every step. The states are in sealed folders, called parts, in
 the data folder's cache (see ``cache.py``). Each part has the states of some news. Its name is made
 from everything that changes the states (frozen weights, layer, precision) and a hash of its texts.
 Parts that a killed process finished are kept, and only missing states are computed. News added

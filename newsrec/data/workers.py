@@ -15,8 +15,8 @@ def keep_working(worker_id: int) -> None:
     """Make a worker end only when the main process does; the ``worker_init_fn`` of every loader.
 
     A scheduler such as SLURM, or Ctrl-C, signals all processes of a run at once. The main process
-    then finishes its step and saves, and still needs its workers for that. A worker ends when the
-    main process tells it to, or when the main process is gone.
+    then finishes its step and saves, for which it still needs its workers. A worker ends when the
+    main process tells it to, or when the main process ends.
 
     Args:
         worker_id: Not used.

@@ -89,8 +89,8 @@ PRESETS = {
         like_mind=False,
     ),
     # Daily numbers of news were not observed, but fitted to MIND's counts and shares of new news.
-    # In small's dev 71 % of what is shown is new, so train's last day has few news; in large's dev
-    # it is 32 %.
+    # In small's dev 71 % of the news shown are new, so few are left of train's last day; in large's
+    # dev 32 % are new.
     "small": Preset(
         about="MINDsmall's sizes and statistics; like MINDsmall it has no test split",
         impressions=(156_965, 73_152),

@@ -212,7 +212,7 @@ def _is_clean(block: bytes) -> bool:
 
 
 def _problem(line: bytes, num_columns: int) -> tuple[str | None, int | None]:
-    """Return a line's problem and the byte that has it; None for what there is not."""
+    """Return a line's problem and the position of the wrong byte; each is None if there is none."""
     if len(line) > LONGEST_LINE:
         return _too_long(), None
     if b"\0" in line:
