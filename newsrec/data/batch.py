@@ -1,4 +1,4 @@
-"""The contract between data and model: what a batch holds."""
+"""The batches that the data side makes and the model side reads."""
 
 from typing import Any, NamedTuple
 
@@ -9,31 +9,31 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Training samples and the stories that they mention, each story once."""
+    """Training samples and the news that they mention, each news item once."""
 
     token_ids: Tensor
-    """Tokens of each story, rows 0 and 1 empty, then sorted by length ``[news, tokens]``."""
+    """Tokens of each news item; rows 0 and 1 empty, then sorted by length ``[news, tokens]``."""
     token_lengths: NDArray[np.int64]
-    """Real tokens of each story ``[news]``. Not a tensor, so that nothing which moves tensors (DDP
-    looks into named tuples) takes it from the host, where texts are cut by length."""
+    """Real tokens of each news item ``[news]``. Not a tensor: DDP looks into named tuples and would
+    move it to the GPU, but it is needed on the CPU, where texts are cut by length."""
     token_states: Tensor | None
-    """States below the PLM's tuned layers, of the real tokens of all stories joined, in place of
-    running the frozen layers ``[tokens, hidden]``."""
+    """States below the PLM's tuned layers, of the real tokens of all news joined
+    ``[tokens, hidden]``; with them the frozen layers need not run."""
     history: Tensor
-    """Rows of ``token_ids`` that each distinct history holds, oldest first, padded with 0
+    """Rows of ``token_ids`` in each distinct history, oldest first, padded with 0
     ``[users, history]``."""
     user: Tensor
-    """Row of ``history`` that each sample belongs to ``[batch]``."""
+    """Row of ``history`` that belongs to each sample ``[batch]``."""
     candidates: Tensor
-    """Rows of ``token_ids``; 0 where an impression has too few skips ``[batch, candidates]``."""
+    """Rows of ``token_ids``; 0 if there are too few skipped news ``[batch, candidates]``."""
     labels: Tensor
     """1 clicked, 0 skipped or padding; one click per row ``[batch, candidates]``."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """Move to a device; ``token_lengths`` stays, since cutting by length needs no GPU.
+        """Move the tensors to a device; ``token_lengths`` stays on the CPU, where it is needed.
 
-        From pinned memory nobody waits for the copies, even where Lightning does not ask for that:
-        it does so for tensors alone.
+        Copies from pinned memory never block, even if ``non_blocking`` is False: Lightning sets it
+        only for plain tensors.
         """
         moved: dict[str, Any] = {
             name: value.to(device, non_blocking=non_blocking or value.is_pinned())
@@ -44,14 +44,14 @@ class Batch(NamedTuple):
 
 
 class EvalBatch(NamedTuple):
-    """Impressions to score against story vectors that were made once."""
+    """Impressions to score with news vectors that were computed before."""
 
     history: Tensor
     """Catalogue rows of each distinct history, oldest first, padded with 0 ``[users, history]``."""
     user: Tensor
-    """Row of ``history`` that each impression belongs to ``[impressions]``."""
+    """Row of ``history`` that belongs to each impression ``[impressions]``."""
     candidates: Tensor
-    """Catalogue rows, all impressions joined ``[candidates]``."""
+    """Catalogue rows, the candidates of all impressions joined ``[candidates]``."""
     offsets: Tensor
     """Where each impression's candidates begin, and the end ``[impressions + 1]``."""
     labels: Tensor | None
@@ -61,15 +61,15 @@ class EvalBatch(NamedTuple):
 
 
 class Catalogue(NamedTuple):
-    """Every story's tokens: row 0 padding, row 1 the unknown story, both without tokens."""
+    """Tokens of all news; row 0 is padding, row 1 the unknown news, both without tokens."""
 
     token_ids: Tensor
     """Tokens, padded with 0 ``[news, max_tokens]``."""
     token_lengths: Tensor
     """Real tokens, on the CPU ``[news]``."""
     first: Tensor
-    """Lowest row with the same tokens: such stories are encoded once ``[news]``."""
+    """Lowest row with the same tokens; news with equal tokens are encoded once ``[news]``."""
 
     def head(self, rows: int) -> "Catalogue":
-        """Return the first rows; they are shared, not copied."""
+        """Return the first ``rows`` rows; they are shared, not copied."""
         return Catalogue(*(values[:rows] for values in self))

@@ -1,8 +1,9 @@
-"""Arrays made from other files: found by content, written aside, believed only when whole.
+"""Cache for arrays made from other files: found by content, and used only if complete.
 
-They live in ``ROOT/.newsrec``, or in the user's cache where the root is read-only. A folder of
-arrays is built aside under a lock, sealed with the size and hash of each of its files, and renamed,
-so what a killed process leaves is never read, and the next one to build removes it.
+The cache is ``ROOT/.newsrec``, or in the user's cache folder if the root is read-only. Each folder
+of arrays is built under a temporary name, with a lock held. Then it is sealed with the size and
+hash of each of its files, and renamed. So what a killed process leaves is never read, and the next
+process that builds removes it.
 """
 
 import contextlib
@@ -27,21 +28,21 @@ log = logging.getLogger(__name__)
 SEAL = "seal.json"
 ASIDE = ".building-"
 SMALL_BYTES = 4 << 20
-"""Files up to this size are hashed whenever they are opened, the others by ``prepare --check``:
-4 MB take about 10 ms."""
+"""Files up to this size are hashed each time they are opened, which takes about 10 ms for 4 MB.
+Larger files are hashed only by ``prepare --check``."""
 
 
 def cache_folders(root: Path) -> tuple[Path, Path]:
-    """Return where arrays made from ``root`` may be: in it, and in the user's cache."""
+    """Return the two folders that may hold arrays made from ``root``: in it or the user's cache."""
     user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / ".newsrec", user_cache / "newsrec" / digest(str(root.resolve()))
 
 
 def writable_folder(root: Path) -> Path:
-    """Return the first of ``cache_folders`` that can be written, made if absent.
+    """Return the first of ``cache_folders`` that can be written; create it if absent.
 
     Raises:
-        UserError: If none can.
+        UserError: If none can be written.
     """
     for folder in cache_folders(root):
         with contextlib.suppress(OSError):
@@ -56,19 +57,19 @@ def writable_folder(root: Path) -> Path:
 
 
 def find_or_build(root: Path, name: str, build: Callable[[Path], None]) -> Path:
-    """Return a folder of arrays made from ``root``, built if no whole one is there.
+    """Return a folder of arrays made from ``root``; build it if there is no intact one.
 
     Args:
         root: The data folder.
-        name: Names the folder; holds a digest of all that shaped the arrays.
-        build: Fills an empty folder.
+        name: Name of the folder, with a digest of everything that the arrays depend on.
+        build: Writes the arrays into an empty folder.
     """
     for base in cache_folders(root):
         if is_intact(base / name):
             return base / name
     base = writable_folder(root)
     with build_lock(base):
-        if not is_intact(base / name):  # another process may have been faster
+        if not is_intact(base / name):  # another process may have built it meanwhile
             with building(base) as folder:
                 build(folder)
                 seal(folder, base / name)
@@ -77,9 +78,10 @@ def find_or_build(root: Path, name: str, build: Callable[[Path], None]) -> Path:
 
 @contextlib.contextmanager
 def build_lock(base: Path) -> Iterator[None]:
-    """Keep other processes from building in ``base``, and remove what killed ones have left."""
-    # Made here, so the umask says who may use it: a folder that a group may write has a lock that
-    # the group may take. filelock's own mode would be set whatever the umask; 0666 let anybody.
+    """Keep other processes from building in ``base``, and remove what killed processes left."""
+    # Create the lock file here, so that the umask decides its permissions: if a group may write the
+    # folder, the group may take the lock. filelock would set a mode regardless of the umask, and
+    # 0666 would let everybody take it.
     path = base / "lock"
     with contextlib.suppress(OSError):
         path.touch(mode=0o666)
@@ -91,7 +93,7 @@ def build_lock(base: Path) -> Iterator[None]:
         except Timeout:
             log.info("waiting for another process that compiles into %s", base)
             lock.acquire()
-    except (NotImplementedError, OSError):  # a file system without locks: renaming must do
+    except (NotImplementedError, OSError):  # no locks on this file system: rely on renaming
         yield
         return
     try:
@@ -104,7 +106,7 @@ def build_lock(base: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def building(base: Path) -> Iterator[Path]:
-    """Give an empty folder to build in; it is gone afterwards unless it was renamed.
+    """Yield an empty folder to build in, and remove it afterwards unless it was renamed.
 
     Raises:
         UserError: If the disk is full.
@@ -125,7 +127,7 @@ def building(base: Path) -> Iterator[Path]:
 
 
 def seal(folder: Path, target: Path) -> None:
-    """Note size and hash of a folder's files in it, and rename it to ``target``."""
+    """Write the size and hash of a folder's files into its seal, and rename it to ``target``."""
     files = {
         str(path.relative_to(folder)): [path.stat().st_size, file_hash(path)]
         for path in sorted(folder.rglob("*"))
@@ -139,14 +141,15 @@ def seal(folder: Path, target: Path) -> None:
     try:
         folder.rename(target)
     except OSError:
-        if not is_intact(target):  # else another process was faster
+        if not is_intact(target):  # otherwise another process was faster
             raise
 
 
 def is_whole(folder: Path) -> bool:
-    """Tell if a folder is sealed and its files have the sizes that they had then.
+    """Return whether a folder is sealed and its files still have the sizes in the seal.
 
-    A data folder may come with arrays that a stranger made: a seal names files in its folder alone.
+    A data folder may come with arrays made by a stranger, so a seal that names files outside its
+    folder is rejected.
     """
     try:
         files = json.loads((folder / SEAL).read_text(encoding="utf-8"))
@@ -159,7 +162,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def is_intact(folder: Path) -> bool:
-    """Tell if a folder is whole and its small files have the hashes that they had then."""
+    """Return whether a folder is whole and its small files still have the hashes in the seal."""
     if not is_whole(folder):
         return False
     try:
@@ -172,7 +175,7 @@ def remove(folder: Path) -> None:
     """Remove a damaged folder of arrays.
 
     Raises:
-        UserError: If it is another's.
+        UserError: If it cannot be removed, for instance because another user owns it.
     """
     try:
         with build_lock(folder.parent):
@@ -185,12 +188,12 @@ def remove(folder: Path) -> None:
 
 
 def changed_files(folder: Path, on_opening: bool = False) -> list[str]:
-    """Hash a sealed folder's files again and return those that are not as they were.
+    """Hash a sealed folder's files again, and return the names of those that changed.
 
     Args:
-        folder: A whole folder.
-        on_opening: Hash small files alone, and tables: Arrow trusts what it reads, and a flipped
-            bit in one can end the process.
+        folder: A folder for which ``is_whole`` is True.
+        on_opening: Hash only small files and Arrow tables. Arrow does not check what it reads, and
+            a flipped bit in a table can crash the process.
     """
     files = json.loads((folder / SEAL).read_text(encoding="utf-8"))
     return [

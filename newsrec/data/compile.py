@@ -1,7 +1,7 @@
-"""Reads the files of a data folder into arrays; ``newsrec.data.dataset`` opens them.
+"""Compiles the files of a data folder into arrays; ``newsrec.data.dataset`` opens them.
 
-Files go through block by block: a block is parsed by column operations and its arrays are written
-behind those of the blocks before, so memory does not grow with the files.
+Files are read block by block. Each block is parsed by column operations, and its arrays are
+appended to those of earlier blocks, so memory does not grow with the size of the files.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ from newsrec.errors import UserError
 log = logging.getLogger(__name__)
 
 ARRAYS_FORMAT = 4
-"""Version of the compiled arrays; a change of their meaning counts it up."""
+"""Version of the compiled arrays; increase it when their meaning changes."""
 
 SLOW_BYTES = 20_000_000
-"""What takes less than about a second to read needs no progress bar."""
+"""Show a progress bar only above this size; less takes under about a second to read."""
 
 ARRAYS: dict[str, DTypeLike] = {
     "impression_id": np.int64,
@@ -44,7 +44,8 @@ ARRAYS: dict[str, DTypeLike] = {
     "history_offsets": np.int64,
     "history_values": np.int32,
 }
-"""All splits' rows one after the other; histories are one table that splits share."""
+"""Type of each array. An array has the rows of all splits joined; all splits share one table of
+histories."""
 
 
 Splits = Mapping[str, tuple[SourceFile, ...]]
@@ -52,12 +53,12 @@ Splits = Mapping[str, tuple[SourceFile, ...]]
 
 
 class Compiled(NamedTuple):
-    """What ``compile_splits`` learned while it read."""
+    """What ``compile_splits`` returns."""
 
     hashes: dict[SourceFile, str]
     """SHA-256 of every file."""
     num_bad: int
-    """Lines that were left out."""
+    """Number of lines that were left out."""
 
 
 def compile_splits(
@@ -66,11 +67,11 @@ def compile_splits(
     """Read the splits' files and write their arrays into ``target``.
 
     Args:
-        reader: Reads their format.
-        splits: Each split's files.
+        reader: The reader for the files' format.
+        splits: The files of each split.
         target: An empty folder.
         on_bad_line: ``error`` stops at the first line that cannot be read; ``drop`` leaves such
-            lines out, counts them and keeps the first ten of each file to be shown.
+            lines out, counts them and keeps the first ten of each file for display.
 
     Raises:
         UserError: If a file is empty or damaged, or a line cannot be read.
@@ -114,7 +115,7 @@ class _Compilation:
                 arrays[name].write(np.zeros(1))
             histories = Histories(arrays["history_values"], arrays["history_offsets"])
             for split, files in splits.items():
-                known = ids[: num_news[split]]  # so that later splits change nothing here
+                known = ids[: num_news[split]]  # news of later splits are unknown here
                 counts[split] |= self._impressions(files, known, arrays, histories, users)
             all_users, user = users.finish()
             arrays["user"].write(user)
@@ -136,10 +137,10 @@ class _Compilation:
     def _news(
         self, splits: Splits, counts: dict[str, dict[str, int]]
     ) -> tuple[pa.Table, dict[str, int], int]:
-        """Return the catalogue's real stories, how many each split knows, and disagreeing ids.
+        """Return the catalogue's real news, how many each split knows, and the disagreeing ids.
 
         A split knows the news of its own news.tsv and of the splits before it. An id disagrees if
-        a later file has another text for it.
+        a later file has another text for it. The last value is the number of such ids.
         """
         tables: list[pa.Table] = []
         num_news = {}
@@ -196,12 +197,15 @@ class _Compilation:
             offsets.write(offsets.last + candidates.offsets[1:])
             users.add(block.users)
             counts.update(block.counts())
-        del blocks  # at a bad line, threads still read ahead
+        del blocks  # after a bad line, stop the threads that read ahead
         skipped = self._finish(done, bad, num_bad, counts["impressions"])
         return dict(counts) | {"skipped_lines": skipped}
 
     def _finish(self, done: Pass, bad: list[BadLine], num_bad: int, num_rows: int) -> int:
-        """Stop at a file's bad lines, or note and count them, as ``on_bad_line`` says."""
+        """Refuse a file with bad lines, or log them, as ``on_bad_line`` says; return their number.
+
+        This also stores the file's hashes, and logs if the file was cut off.
+        """
         first = sorted(bad, key=lambda line: line.line)[:LISTED]
         if num_bad and self.on_bad_line == "error":
             raise UserError(

@@ -1,4 +1,4 @@
-"""MIND files to the batches of a Lightning Trainer."""
+"""Gives a Lightning Trainer its batches, made from MIND's files."""
 
 import inspect
 import logging
@@ -41,44 +41,45 @@ from newsrec.plm_source import DEFAULT_PLM, load_tokenizer
 log = logging.getLogger(__name__)
 
 LARGEST = 2**62
-"""What every number of these options fits into."""
+"""Upper limit of every number among the options."""
 MOST = {"num_workers": 1024, "npratio": 10_000, "max_history": 100_000}
-"""Above these, memory or processes would end the machine before the run."""
+"""Stricter limits for some options: above these the machine runs out of memory or processes."""
 
 
 class MindDataModule(LightningDataModule):
-    """Click-history samples of MIND for training, whole impressions for evaluation.
+    """MIND for a Trainer: samples for training, whole impressions for evaluation.
 
     Args:
-        root: Data folder with train, dev and test, any of them, as folders or as MIND's zips.
-        plm: The PLM whose tokenizer reads the stories; on the command line set model.plm instead.
-        fields: What a story's text is made of: category, subcategory, title, abstract.
+        root: Data folder with any of train, dev and test, as folders or as MIND's zips.
+        plm: PLM whose tokenizer is used; on the command line set model.plm instead.
+        fields: Fields that make up the text of a news item: category, subcategory, title, abstract.
         max_tokens: Word pieces kept of a text, special tokens included.
         max_history: Clicks kept of a history, the last ones.
-        npratio: Skipped stories per clicked story in training.
+        npratio: Skipped news per clicked news item in training.
         batch_size: Samples per process and step.
-        tokens_per_batch: Bound on the word pieces that the PLM reads per process and step, in place
-            of batch_size, which then counts for nothing. Batches hold different numbers of samples,
-            each as many as surely fit; the number of steps is the same in every epoch.
-        group_by_user: Shuffle users, and samples within a user, in place of all samples: a batch
-            then mentions fewer stories to encode, but holds fewer users.
-        eval_batch_size: Impressions per process and step of evaluation.
+        tokens_per_batch: Limit on the word pieces that the PLM reads per process and step. If set,
+            batch_size is ignored: each batch takes as many samples as surely fit. The number of
+            steps is the same in every epoch.
+        group_by_user: Shuffle users, and the samples within a user, instead of all samples. A batch
+            then has fewer news to encode, but also fewer users.
+        eval_batch_size: Impressions per process and step in evaluation.
         train: Split to train on; train+dev joins two.
-        val: Split that chooses the checkpoint. last_day is the last day of train, which is then
-            not trained on; with none the last checkpoint is kept.
-        stale: Days that training ends before the day on which val begins, since news age: 1 is the
-            day before; 0 leaves nothing out.
-        frozen_states: How the states of the PLM's frozen layers are kept beside the data, so that
-            they are computed once: bf16, fp32 (twice the disk; losses as if computed every time),
-            or none, which runs the whole PLM in every step. Ignored where all layers are tuned.
+        val: Split that chooses the checkpoint. last_day takes the last day of train, which is then
+            left out of training; with none the last checkpoint is kept.
+        stale: Training ends this many days before the day on which val begins, to measure how news
+            age: 1 is the day before; 0 leaves nothing out.
+        frozen_states: Precision in which the states of the PLM's frozen layers are stored beside
+            the data, so that they are computed once: bf16, fp32 (twice the disk space, but the same
+            losses as computing them each time), or none, which runs the whole PLM in every step.
+            Ignored when all layers are tuned.
         on_bad_line: What to do with a line that cannot be read: error stops and names it, drop
             leaves it out and counts it.
-        seed: Seed of shuffling and of the skips drawn; that of seed_everything if not set.
-        num_workers: Processes that prepare batches. With 0 the training process makes a batch in
-            a few array operations, which takes less time than to receive it from another process.
+        seed: Seed for shuffling and for drawing skipped news; that of seed_everything if not set.
+        num_workers: Processes that prepare batches. With 0 the training process makes each batch
+            itself, which is faster than receiving it from another process.
         prefetch_factor: Batches that each worker prepares ahead; ignored without workers.
-        pin_memory: Copy batches into pinned memory, for faster transfers to a GPU; by default
-            where the Trainer trains on CUDA.
+        pin_memory: Whether to copy batches into pinned memory for faster transfer to a GPU; by
+            default if the Trainer trains on CUDA.
     """
 
     def __init__(
@@ -146,11 +147,11 @@ class MindDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.prefetch_factor = prefetch_factor
         self.pin_memory = pin_memory
-        # By name, not from the call: values as resolved above, and plain enough for a checkpoint.
+        # Save the attributes, not the call's arguments: they are resolved and are plain values.
         names = inspect.signature(MindDataModule).parameters
         self.save_hyperparameters({name: getattr(self, name) for name in names}, logger=False)
         self.tokenizer_json: str | None = None
-        """Text of the tokenizer's file; read from the PLM unless a checkpoint brought it."""
+        """Text of the tokenizer's file; read from the PLM unless a checkpoint provides it."""
         self._eval_split: str | None = None
         self._data: NewsData | None = None
         self._chosen = False
@@ -166,12 +167,12 @@ class MindDataModule(LightningDataModule):
     def as_trained(
         cls, options: Mapping[str, Any], tokenizer_json: str, eval_split: str | None = None
     ) -> "MindDataModule":
-        """Build a data module that reads texts as a trained model's did.
+        """Build a data module that reads texts in the same way as when the model was trained.
 
         Args:
             options: Arguments of the constructor.
             tokenizer_json: Text of the tokenizer's file that the model was trained with.
-            eval_split: Split that ``predict_dataloader`` goes through; ``val`` if None.
+            eval_split: Split of ``predict_dataloader``; ``val`` if None.
         """
         data = cls(**options)
         data.tokenizer_json = tokenizer_json
@@ -179,14 +180,14 @@ class MindDataModule(LightningDataModule):
         return data
 
     def prepare_data(self) -> None:
-        """Compile the files and tokenise the stories, on one process of each machine."""
+        """Compile the files and tokenise the news; called in one process of each machine."""
         self._open()
 
     def setup(self, stage: str) -> None:
         """Open the arrays.
 
         Args:
-            stage: Lightning's name for what follows; ``fit`` needs labelled splits.
+            stage: Lightning's name of the stage; ``fit`` needs splits with labels.
         """
         self._open()
         if (stage == "fit" or self._eval_split == LAST_DAY) and not self._chosen:
@@ -203,10 +204,10 @@ class MindDataModule(LightningDataModule):
         self._num_news = self._known_news(stage)
 
     def _known_news(self, stage: str) -> int | None:
-        """Return how many rows of the catalogue a stage sees, from the first; None for all.
+        """Return how many of the catalogue's first rows a stage uses; None for all.
 
-        Training and validation see the news that their splits know. More, such as news that only
-        test has, would change the weights.
+        Training and validation use only the news that their splits know. Other news, such as those
+        only in test, would change the weights.
         """
         if stage == "fit":
             return max(self.data.split(name).num_news for name in self.windows())
@@ -215,11 +216,11 @@ class MindDataModule(LightningDataModule):
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint holds besides the options: how batches were shared out."""
+        """Return the number of processes, which a checkpoint needs besides the options."""
         return {"world_size": self._process()[1]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember how batches were shared out, for a run that goes on within an epoch."""
+        """Remember the number of processes, for a run that resumes within an epoch."""
         self._trained_on = state_dict["world_size"]
 
     @property
@@ -230,13 +231,13 @@ class MindDataModule(LightningDataModule):
 
     @property
     def catalogue(self) -> Catalogue:
-        """Every story's tokens; while fitting, those of the news that its splits know."""
+        """Tokens of all news; while fitting, only of the news that its splits know."""
         assert self._catalogue is not None, "setup() comes first"
         return self._catalogue if self._num_news is None else self._catalogue.head(self._num_news)
 
     @property
     def news_ends(self) -> list[int]:
-        """Row of the catalogue at which each split's news end; those beyond it left out."""
+        """Distinct ``num_news`` of the splits, ascending, those beyond ``catalogue`` left out."""
         ends = {split.num_news for split in self.data.splits.values()}
         return sorted(end for end in ends if end <= len(self.catalogue.first))
 
@@ -248,11 +249,11 @@ class MindDataModule(LightningDataModule):
 
     @property
     def states(self) -> TokenStates | None:
-        """States of the PLM's frozen layers, once a callback has found or computed them."""
+        """States of the PLM's frozen layers; None until a callback has read or computed them."""
         return self._states.get()
 
     def use_states(self, states: TokenStates | None) -> None:
-        """Read these states from now on, in batches and where news are encoded; None reads none."""
+        """Use these states from now on, in batches and to encode news; None uses none."""
         self._states.set(states)
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -276,7 +277,7 @@ class MindDataModule(LightningDataModule):
         return self._loader(samples, self._train_batches(split), kind)
 
     def val_dataloader(self) -> DataLoader[EvalBatch] | list[Any]:
-        """Return the impressions that choose the checkpoint; no loader where ``val`` is none."""
+        """Return the impressions that choose the checkpoint; no loader if ``val`` is none."""
         return [] if self.selected_on is None else self._eval_loader(self.data.split(self.val))
 
     def predict_dataloader(self) -> DataLoader[EvalBatch]:
@@ -285,25 +286,25 @@ class MindDataModule(LightningDataModule):
 
     @property
     def eval_split(self) -> str:
-        """The split that ``predict_dataloader`` goes through."""
+        """The split of ``predict_dataloader``."""
         return self._eval_split or self.val
 
     def predict_on(self, split: str) -> None:
-        """Let ``predict_dataloader`` go through this split from now on."""
+        """Set the split of ``predict_dataloader``."""
         self._eval_split = split
 
     @property
     def selected_on(self) -> str | None:
-        """The split that chooses the checkpoint, if there is one."""
+        """The split that chooses the checkpoint; None if there is none."""
         return None if self.val == NONE else self.val
 
     def windows(self) -> dict[str, str]:
-        """Return the days of what is trained on, and of what chooses the checkpoint."""
+        """Return the days of the training split, and of the split that chooses the checkpoint."""
         names = (self.train, self.selected_on)
         return {name: self.data.split(name).window for name in names if name}
 
     def describe(self) -> str:
-        """Return a few lines on what will be trained on and what is left out."""
+        """Return a few lines on the splits in use, the training samples and what is left out."""
         lines = []
         for name, window in self.windows().items():
             count = self.data.split(name).counts
@@ -324,7 +325,7 @@ class MindDataModule(LightningDataModule):
         return "\n".join(lines)
 
     def name_samples(self, epoch: int, step: int) -> list[str]:
-        """Return what a person finds this process's samples of a batch by, in the files."""
+        """Return ids by which a person finds the samples of this process's batch in the files."""
         split = self.data.split(self.train)
         samples = self._train_batches(split).samples(epoch, step)
         impressions = self.index.impression[samples]
@@ -349,9 +350,9 @@ class MindDataModule(LightningDataModule):
         self._data = data
 
     def _index_samples(self) -> None:
-        """List the training samples, and count their word pieces if batches depend on them."""
+        """List the training samples, and count their word pieces if these decide the batches."""
         split = self.data.split(self.train)
-        if self._indexed is not split:  # fit sets up twice: once to report mistakes early
+        if self._indexed is not split:  # fit calls setup twice, first to report mistakes early
             self._index = index_samples(split)
             if not len(self._index.click):
                 raise UserError(
@@ -411,11 +412,11 @@ class MindDataModule(LightningDataModule):
             workers = {"prefetch_factor": self.prefetch_factor, "persistent_workers": True}
             workers["worker_init_fn"] = keep_working
             if sys.platform == "linux":
-                # Forked workers share the arrays; started any other way, each gets a copy.
+                # Forked workers share the arrays; with other start methods each gets a copy.
                 workers["multiprocessing_context"] = "fork"
         return kind(
             dataset,
-            batch_size=None,  # the sampler's keys are whole batches already
+            batch_size=None,  # each key of the sampler is already a whole batch
             collate_fn=_as_it_is,
             sampler=sampler,
             num_workers=self.num_workers,
@@ -432,5 +433,5 @@ class MindDataModule(LightningDataModule):
 
 
 def _as_it_is(batch: Any) -> Any:
-    """Return a batch; PyTorch's default would make tensors of what is NumPy on purpose."""
+    """Return the batch unchanged; PyTorch's default would turn NumPy arrays into tensors."""
     return batch

@@ -1,10 +1,9 @@
-"""A data folder as arrays, compiled once and memory-mapped after.
+"""Opens a data folder as arrays, which are compiled once and then memory-mapped.
 
-The news of all splits form one catalogue. Row 0 is padding, row 1 the unknown news, and real news
-start at row 2 in the order in which train, dev and test name them first. A split knows the news of
-its own files and of the splits before it, so what is read of train and dev does not depend on test.
-A history keeps only news that its split knows; a candidate that it does not know becomes row 1.
-Both are counted.
+The news of all splits form one catalogue. Row 0 is padding, row 1 the unknown news. Real news start
+at row 2, in the order in which they first appear in train, dev and test. A split knows the news of
+its own files and of the splits before it, so the arrays of train and dev do not depend on test.
+Unknown news are left out of histories, and become row 1 as candidates. Both cases are counted.
 """
 
 import json
@@ -20,7 +19,7 @@ from newsrec.data import FIRST_NEWS
 from newsrec.data.compile import ARRAYS
 from newsrec.data.ragged import Ragged
 from newsrec.data.readers.formats import reader_of
-from newsrec.data.readers.source import SPLITS as SPLITS  # for those who read splits
+from newsrec.data.readers.source import SPLITS as SPLITS  # re-exported
 from newsrec.data.store import find_or_compile
 from newsrec.errors import UserError
 
@@ -29,66 +28,66 @@ class Split(NamedTuple):
     """The impressions of one split, in the order of its file."""
 
     name: str
-    """``train``, ``dev`` or ``test``, or what ``newsrec.data.splits`` made of them."""
+    """``train``, ``dev`` or ``test``, or a name that ``newsrec.data.splits`` gives."""
     impression_id: NDArray[np.int64]
-    """The file's number of each impression ``[impressions]``."""
+    """Id of each impression in the file ``[impressions]``."""
     user: NDArray[np.int32]
     """Row of ``NewsData.users`` ``[impressions]``."""
     time: NDArray[np.datetime64]
     """When the impression was shown, in seconds ``[impressions]``."""
     history: NDArray[np.int32]
-    """Row of ``histories`` ``[impressions]``."""
+    """Row of ``histories`` for each impression ``[impressions]``."""
     histories: Ragged
-    """Distinct histories of all splits: catalogue rows, oldest first, unknown stories left out."""
+    """Distinct histories of all splits: catalogue rows, oldest first, without unknown news."""
     candidates: Ragged
     """Catalogue rows of each impression's candidates, in the order of the file."""
     labels: NDArray[np.int8] | None
     """1 clicked, 0 skipped ``[candidates]``; None where the split has no labels."""
     counts: dict[str, int]
-    """What ``prepare`` reports: impressions, users, unknown ids and so on."""
+    """Counts that ``prepare`` reports: impressions, users, unknown ids and so on."""
     fingerprint: str
-    """Hash of the split's two files, and of how it was cut."""
+    """Hash of the split's two files and of how it was cut."""
     num_news: int
-    """Rows of the catalogue that the split may name: the first ones, padding and the unknown news
-    included."""
+    """The split uses only the first ``num_news`` rows of the catalogue, which include padding and
+    the unknown news."""
 
     @property
     def days(self) -> tuple[np.datetime64, np.datetime64]:
-        """First and last day on which its impressions were shown."""
+        """First and last day of the split's impressions."""
         first, last = self.time.min(), self.time.max()
         return first.astype("datetime64[D]"), last.astype("datetime64[D]")
 
     @property
     def window(self) -> str:
-        """Its days as text: ``2019-11-09 to 2019-11-14``."""
+        """The split's days as text: ``2019-11-09 to 2019-11-14``."""
         first, last = self.days
         return str(first) if first == last else f"{first} to {last}"
 
 
 class NewsData(NamedTuple):
-    """A data folder: one catalogue of stories and the splits that were found."""
+    """A data folder: one catalogue of news, and the splits that were found."""
 
     root: Path
     cache: Path
-    """Folder of the arrays that belong to these very files."""
+    """Folder of the arrays compiled from these files."""
     news: pa.Table
-    """Real stories: news_id, category, subcategory, title, abstract; row ``i`` is catalogue row
+    """Real news: news_id, category, subcategory, title, abstract; row ``i`` is catalogue row
     ``i + 2``."""
     users: pa.Array
     """User ids of all splits."""
     splits: dict[str, Split]
     bad_lines: dict[str, list[str]]
-    """The first lines that were left out of each file that has such, as text."""
+    """For each file with bad lines, the first lines that were left out, as text."""
     cut_off: list[str]
     """Files whose last line has no line end."""
     arrays: dict[str, NDArray[Any]]
-    """The compiled arrays, all splits' rows one after the other."""
+    """The compiled arrays, the rows of all splits joined."""
     train: str = "train"
     """The split that models and baselines learn from."""
 
     @property
     def num_news(self) -> int:
-        """Rows of the catalogue, padding and the unknown story included."""
+        """Rows of the catalogue, including padding and the unknown news."""
         return len(self.news) + FIRST_NEWS
 
     def split(self, name: str) -> Split:
@@ -107,7 +106,7 @@ class NewsData(NamedTuple):
 
 
 def open_mind(root: str | Path, on_bad_line: str = "error") -> NewsData:
-    """Open a data folder, compiling its files first if that has not been done for these contents.
+    """Open a data folder; compile its files first unless these contents were compiled before.
 
     Args:
         root: Folder with train, dev and test, any subset, unpacked or zipped.
@@ -123,7 +122,7 @@ def open_mind(root: str | Path, on_bad_line: str = "error") -> NewsData:
     found = find_or_compile(root, on_bad_line)
     try:
         return _load(root, *found)
-    except Exception as error:  # of a large array: numpy evaluates its header as Python
+    except Exception as error:  # a damaged header can raise anything: numpy evaluates it as Python
         raise UserError(
             f"{found[0]} is damaged ({error}). `python -m newsrec prepare --check --data.root "
             f"{root}` compiles it anew."
@@ -158,7 +157,7 @@ def split_of(
     fingerprint: str,
     num_news: int,
 ) -> Split:
-    """Return the split of the impressions ``begin`` to ``end`` of the arrays."""
+    """Return impressions ``begin`` to ``end`` of the arrays as a split."""
     rows = slice(begin, end)
     offsets = arrays["candidate_offsets"][begin : end + 1]
     shown = slice(offsets[0], offsets[-1])

@@ -1,4 +1,4 @@
-"""What a story's text is made of; pyarrow alone, for who serves a model without PyTorch."""
+"""Makes the text of a news item from its fields; imports no PyTorch, so serving can use it."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ FIELDS = ("category", "subcategory", "title", "abstract")
 
 
 def check_fields(fields: Sequence[str]) -> None:
-    """Refuse names that are no fields of a story.
+    """Check that the given names are fields of news.
 
     Raises:
-        UserError: If one is not of ``FIELDS``, or there are none.
+        UserError: If a name is not in ``FIELDS``, or there are no names.
     """
     unknown = [field for field in fields if field not in FIELDS]
     if unknown or not fields:
@@ -26,14 +26,14 @@ def check_fields(fields: Sequence[str]) -> None:
 
 
 def story_texts(news: pa.Table, fields: Sequence[str]) -> pa.Array:
-    """Return each story's text: its non-empty fields joined by a space ``[stories]``.
+    """Return the text of each news item: its non-empty fields joined by a space ``[news]``.
 
     Args:
         news: Table with the columns ``FIELDS``.
-        fields: Which of them, in the order in which they are read.
+        fields: The columns to join, in this order.
 
     Raises:
-        UserError: If a field is not one of ``FIELDS``.
+        UserError: If a field is not in ``FIELDS``, or there are none.
     """
     check_fields(fields)
     columns = [news[field].combine_chunks() for field in fields]
@@ -42,5 +42,5 @@ def story_texts(news: pa.Table, fields: Sequence[str]) -> pa.Array:
 
 
 def text_hashes(texts: pa.Array) -> list[str]:
-    """Return 16 hexadecimal digits of each text's SHA-256: the same text, the same vector."""
+    """Return 16 hexadecimal digits of each text's SHA-256; news with equal texts share a vector."""
     return [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts.to_pylist()]

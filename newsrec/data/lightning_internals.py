@@ -1,6 +1,7 @@
-"""What the data side reads of Lightning's insides; as ``newsrec/training/lightning_internals.py``.
+"""Internals of Lightning that the data side reads (checked in Lightning 2.6.6).
 
-Apart from that file because the data side imports nothing of training. Read in Lightning 2.6.6.
+Those that training reads are in ``newsrec/training/lightning_internals.py``; this is a file of its
+own because the data side does not import from training.
 """
 
 from typing import Any
@@ -9,14 +10,14 @@ from lightning import Trainer
 
 
 def batches_done(trainer: Trainer) -> int:
-    """Return the batches of this epoch that are done, also after a resume.
+    """Return the number of batches done in this epoch, also after a resume.
 
-    The Trainer tells steps and epochs, but not the batch.
+    The Trainer's public attributes give steps and epochs, but not this number.
     """
     return trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
 def replaces_samplers(trainer: Trainer) -> bool:
-    """Return whether the Trainer has ``use_distributed_sampler``, an option that it hides."""
+    """Return the Trainer's option ``use_distributed_sampler``, which has no public attribute."""
     connector: Any = trainer._accelerator_connector
     return bool(connector.use_distributed_sampler)

@@ -1,4 +1,4 @@
-"""A DataLoader that a run resumed in the middle of an epoch goes on with."""
+"""A DataLoader for training that can resume in the middle of an epoch."""
 
 import queue
 import threading
@@ -17,17 +17,18 @@ T = TypeVar("T")
 
 
 class TrainLoader(DataLoader[Batch]):
-    """Training batches that go on where a checkpoint was written, also in the middle of an epoch.
+    """Loads training batches, starting after those done when the checkpoint was written.
 
-    Lightning shortens such an epoch by the batches that are done, but leaves out the last ones.
+    When a run resumes within an epoch, Lightning shortens the epoch by the number of batches done,
+    but would drop the last batches instead of the first. So this loader skips the first ones.
 
     Args:
         trainer: The Trainer of the run, if there is one.
-        trained_on: Processes of the run that wrote the checkpoint, if there is one.
-        ahead: Whether a thread makes the next batch beside the step, which a GPU leaves the host
-            free to do. Workers do so anyhow, and on a CPU the thread would only take time from the
-            step.
-        options: As ``DataLoader`` takes them.
+        trained_on: Number of processes of the run that wrote the checkpoint, if there is one.
+        ahead: Whether a thread makes the next batch during a step. This helps on a GPU, whose steps
+            leave the CPU free. It is ignored with workers, which work ahead anyway; on a CPU the
+            thread would slow down the step.
+        options: Options of ``DataLoader``.
     """
 
     sampler: TrainBatches
@@ -46,7 +47,7 @@ class TrainLoader(DataLoader[Batch]):
         self.ahead = ahead
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        # Lightning asks for an iterator before it reads the checkpoint, but for no batch.
+        # Lightning makes an iterator before it reads the checkpoint, but takes no batch from it.
         self.sampler.start = 0
         if self.trainer is not None and self.trainer.training:
             self.sampler.start = batches_done(self.trainer)
@@ -60,21 +61,21 @@ class TrainLoader(DataLoader[Batch]):
         yield from one_ahead(batches) if self.ahead and not self.num_workers else batches
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: Lightning's own count is enough, but it takes this for "resumable"."""
+        """Return an empty dict; having this method tells Lightning that the loader can resume."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Do nothing."""
+        """Do nothing, since ``state_dict`` is empty."""
 
 
 def one_ahead(items: Iterable[T]) -> Iterator[T]:
     """Yield items in order while a thread makes the next one.
 
-    An error in making an item is raised where that item would have come. The thread ends when the
-    caller stops early, too.
+    If making an item fails, the error is raised in its place. The thread also ends when the caller
+    stops early.
 
     Args:
-        items: Made one by one, on the thread alone.
+        items: Iterated only on the thread.
     """
     made: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=1)
     wanted = threading.Event()

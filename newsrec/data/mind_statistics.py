@@ -1,7 +1,7 @@
-"""What is known of MIND without its files: sizes, texts and how many of them a batch mentions.
+"""Statistics of MIND: its sizes, its text lengths, and how many news a batch mentions.
 
-Sizes are those of the MIND paper and of its files; lengths and mentions were counted on MIND's
-training set. They let ``fit --dry_run`` speak of a preset before anything is downloaded.
+Sizes come from the MIND paper and from MIND's files; lengths and mentions were counted on MIND's
+training set. With them ``fit --dry_run`` can describe a preset before MIND is downloaded.
 """
 
 import math
@@ -19,30 +19,31 @@ class Published(NamedTuple):
     train: int
     """Impressions of the training set."""
     clicks: float
-    """Clicks of an impression."""
+    """Clicks per impression, on average."""
     news: int
     """News of all splits together."""
     impressions: int
     """Impressions of all splits together."""
     users: int
-    """Users of each split, added up; each has one history in a split."""
+    """Sum of the splits' numbers of users; a user has one history in a split."""
 
 
 SMALL = Published("MIND-small", 156_965, 1.51, 65_238, 230_117, 100_000)
 LARGE = Published("MIND-large", 2_232_748, 1.52, 161_013, 4_979_946, 1_669_217)
 
 CANDIDATES = 37.4
-"""Of an impression."""
+"""Candidates per impression, on average."""
 HISTORY = 32
 """Clicks of a whole history, on average."""
 SAMPLES_OF_USER = 4.7
-"""Training samples of a user."""
+"""Training samples per user, on average."""
 
 CUT_HISTORY = {0: (0.0, 0.0), 50: (25.5, 18.1), 100: (32.9, 31.0)}
-"""Mean and standard deviation of a history's length, cut to so many clicks, over samples."""
+"""``max_history`` to mean and standard deviation of the length of cut histories, over samples."""
 DISTINCT = {"random": ((975, 822), (5116, 3012)), "by_user": ((5125, 2133), (19379, 5150))}
-"""Mentions of news in a batch (clicks of histories and candidates), and how many differ, for
-batches of 32 and 168 samples in random order, and of 168 and 512 with users' samples together."""
+"""Pairs of mentions of news in a batch (clicks of histories, and candidates) and distinct news
+among them. Counted on batches of 32 and 168 samples in random order, and on batches of 168 and 512
+samples grouped by user."""
 
 QUANTILES = {
     "title": [4, 9, 11, 11, 12, 13, 13, 14, 14, 15, 15, 16, 17, 17, 18, 19, 19, 21, 22, 24, 40],
@@ -51,23 +52,24 @@ QUANTILES = {
         10, 24, 29, 33, 36, 39, 42, 44, 46, 49, 52, 55, 59, 65, 79, 100, 106, 112, 117, 125, 509,
     ],
 }  # fmt: skip
-"""Word pieces of a text (BERT's, special tokens included) in steps of 5 %: of titles alone, with
-category and subcategory, and with these and the abstract."""
+"""Quantiles, in steps of 5 %, of the number of word pieces in a text (BERT's, with special tokens).
+``title`` is the title alone, ``category`` adds category and subcategory, and ``abstract`` adds the
+abstract to these."""
 
 
 class Mentions(NamedTuple):
-    """What a training batch mentions."""
+    """Expected numbers of distinct news and histories in a training batch."""
 
     distinct: float
-    """Different news, on average."""
+    """Distinct news, on average."""
     spread: float
-    """Standard deviation of that, as a share of it."""
+    """Standard deviation of ``distinct``, divided by ``distinct``."""
     users: float
-    """Different histories."""
+    """Distinct histories."""
 
 
 def mentions(samples: int, max_history: int, candidates: int, by_user: bool) -> Mentions:
-    """Return what a batch mentions, by a power law through the counted ones.
+    """Estimate what a batch mentions, with a power law through the two counted batch sizes.
 
     Args:
         samples: Samples of the batch.
@@ -88,12 +90,12 @@ def mentions(samples: int, max_history: int, candidates: int, by_user: bool) -> 
 
 
 def text_lengths(fields: Sequence[str], max_tokens: int, news: int) -> NDArray[np.int64]:
-    """Return word pieces of some texts of usual lengths, ascending ``[news]``.
+    """Return the word pieces of each of ``news`` typical texts, ascending ``[news]``.
 
     Args:
-        fields: What a text is made of.
-        max_tokens: Where it is cut.
-        news: How many texts.
+        fields: Fields that make up a text.
+        max_tokens: Longer texts are cut to this many word pieces.
+        news: Number of texts.
     """
     kind = next((k for k in ("abstract", "category") if k in fields), "title")
     steps = np.linspace(0, 1, len(QUANTILES[kind]))
@@ -102,7 +104,7 @@ def text_lengths(fields: Sequence[str], max_tokens: int, news: int) -> NDArray[n
 
 
 def array_bytes(size: Published, max_tokens: int) -> int:
-    """Return the bytes of the compiled arrays and of the tokens (see ``compile.py``)."""
+    """Return the size in bytes of the compiled arrays and the tokens (see ``compile.py``)."""
     impression = 8 + 4 + 8 + 4 + 8 + CANDIDATES * (4 + 1)
     history = 8 + HISTORY * 4
     news = 4 * (max_tokens + 1)

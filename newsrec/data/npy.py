@@ -1,4 +1,4 @@
-"""A ``.npy`` file that grows."""
+"""Writes a ``.npy`` file piece by piece."""
 
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,12 @@ from numpy.typing import DTypeLike, NDArray
 
 
 class NpyWriter:
-    """A ``.npy`` file that grows, so that no array is ever whole in memory.
+    """Writes a ``.npy`` file piece by piece, so that the whole array is never in memory.
 
     Args:
         path: The file.
-        dtype: Kind of its values.
-        width: Values of a row; None makes the array one-dimensional.
+        dtype: Type of its values.
+        width: Values per row; None makes the array one-dimensional.
     """
 
     def __init__(self, path: Path, dtype: DTypeLike, width: int | None = None) -> None:
@@ -26,14 +26,14 @@ class NpyWriter:
         self._header()
 
     def write(self, values: NDArray[Any]) -> None:
-        """Append values, or rows of them."""
+        """Append values, or rows of values."""
         if len(values):
             self.file.write(np.ascontiguousarray(values, dtype=self.dtype).view(np.uint8).data)
             self.length += len(values)
             self.last = values[-1]
 
     def close(self) -> None:
-        """Write the length into the header, which numpy leaves room for."""
+        """Write the final length into the header, where numpy leaves room for it."""
         self.file.seek(0)
         self._header()
         self.file.close()

@@ -1,4 +1,4 @@
-"""Rows of different lengths in one flat array: how histories, candidates and tokens are kept."""
+"""Rows of different lengths in one flat array: used for histories, candidates and tokens."""
 
 from typing import Any, NamedTuple
 
@@ -30,9 +30,9 @@ class Ragged(NamedTuple):
         return Ragged(np.asarray(self.values)[places.values], places.offsets)
 
     def places(self, rows: NDArray[np.integer], last: int | None = None) -> "Ragged":
-        """Return where in ``values`` the values that ``take`` gives are.
+        """Return the positions in ``values`` of the values that ``take`` returns.
 
-        One such lookup serves every array that lies beside ``values``, labels for instance.
+        The same positions index every array that is parallel to ``values``, such as labels.
         """
         bounds = np.asarray(self.offsets)  # a memory map's own indexing is slow
         ends = bounds[1:][rows]
@@ -45,17 +45,17 @@ class Ragged(NamedTuple):
         return Ragged(places, offsets)
 
     def between(self, start: int, stop: int) -> "Ragged":
-        """Return neighbouring rows; their values are shared, not copied."""
+        """Return rows ``start`` to ``stop``; values are shared, not copied."""
         offsets = self.offsets[start : stop + 1]
         return Ragged(self.values[offsets[0] : offsets[-1]], offsets - offsets[0])
 
     def select(self, keep: NDArray[np.bool_]) -> "Ragged":
-        """Return the rows without the values where ``keep`` ``[values]`` is False."""
+        """Return the rows without those values where ``keep`` ``[values]`` is False."""
         kept_before = to_offsets(keep)
         return Ragged(self.values[keep], kept_before[self.offsets])
 
     def pad(self) -> NDArray[Any]:
-        """Return the rows as one array, zeros behind the shorter ones ``[rows, longest, ...]``."""
+        """Return one array, shorter rows padded at the end with zeros ``[rows, longest, ...]``."""
         lengths = self.lengths
         shape = (self.num_rows, int(lengths.max(initial=0)), *self.values.shape[1:])
         padded = np.zeros(shape, dtype=self.values.dtype)
@@ -63,7 +63,7 @@ class Ragged(NamedTuple):
         return padded
 
     def owners(self) -> NDArray[np.int64]:
-        """Row that each value belongs to ``[values]``."""
+        """Return the row that each value belongs to ``[values]``."""
         return np.repeat(np.arange(self.num_rows), self.lengths)
 
 

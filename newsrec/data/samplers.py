@@ -1,9 +1,9 @@
-"""Which samples or impressions make up a batch, on any number of processes.
+"""Chooses the samples or impressions of each batch, on any number of processes.
 
-In training every process gets the same number of batches, or the others would wait for it for ever.
-An epoch is one order of all samples, cut into pieces; the processes take neighbouring pieces, and a
-resumed run goes on with the piece behind the last one it has done. In evaluation every impression
-goes to exactly one process, without padding by repeated ones.
+In training all processes get the same number of batches, since processes wait for each other at
+each step. An epoch is a random order of all samples, cut into pieces. In each step the processes
+take consecutive pieces, one each, and a resumed run starts at the next piece. In evaluation every
+impression goes to exactly one process, and none is repeated as padding.
 """
 
 from collections.abc import Iterator
@@ -18,46 +18,48 @@ from newsrec.data.ragged import to_offsets
 
 
 class BatchKey(NamedTuple):
-    """Names a training batch: everything that its content depends on besides the data."""
+    """Identifies a training batch: its content depends only on this key and the data."""
 
     epoch: int
     samples: NDArray[np.int64]
 
 
 class SampleUsers(NamedTuple):
-    """Whose each sample is."""
+    """User and history of each sample."""
 
     user: NDArray[np.int32]
     """User of each sample ``[samples]``."""
     history: NDArray[np.int32]
-    """Number of that user's history; in MIND a user has one in a split ``[samples]``."""
+    """Row of each sample's history ``[samples]``; in MIND a user has one history in a split."""
 
 
 class SampleTokens(NamedTuple):
-    """Word pieces that a sample brings to a batch at most."""
+    """The most word pieces that each sample can add to a batch."""
 
     own: NDArray[np.int32]
-    """Of its candidates ``[samples]``."""
+    """Word pieces of the sample's candidates ``[samples]``."""
     history: NDArray[np.int32]
-    """Of its history, which samples of one history share ``[samples]``."""
+    """Word pieces of the sample's history, which other samples may share ``[samples]``."""
 
     @property
     def largest(self) -> int:
-        """Most that one sample brings, its history included."""
+        """The most word pieces that any one sample can add, including its history."""
         return int((self.own + self.history).max(initial=0))
 
 
 class TrainBatches(Sampler[BatchKey]):
-    """Shuffled batches; every process gets the same number, and together they see each sample once.
+    """Shuffled training batches: all processes get equally many, and share out the samples.
+
+    In an epoch each sample is in at most one batch of one process.
 
     Args:
         num_samples: Samples to shuffle.
         batch_size: Samples per process and batch.
         seed: The order depends on seed and epoch.
         rank: This process.
-        world_size: Number of processes; fewer than this many samples are left over per epoch.
-        readers: Shuffle blocks of one user's samples, and the samples within a block; by default
-            all samples are shuffled.
+        world_size: Number of processes; up to ``world_size - 1`` samples are left out per epoch.
+        readers: If given, samples of one user stay together: users are shuffled, and the samples
+            within a user. By default all samples are shuffled.
     """
 
     def __init__(
@@ -77,10 +79,10 @@ class TrainBatches(Sampler[BatchKey]):
         self.readers = readers
         self.epoch = 0
         self.start = 0
-        """Batches to leave out; a run that goes on in the middle of an epoch has done them."""
+        """Batches to leave out, which a run resumed within an epoch has done already."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch's order; Lightning calls this."""
+        """Set the epoch, which decides the order; Lightning calls this."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -113,10 +115,10 @@ class TrainBatches(Sampler[BatchKey]):
         return order
 
     def cuts(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return where batches begin in an order, and the end ``[batches + 1]``, all processes'.
+        """Return the offsets of all processes' batches in an order ``[batches + 1]``.
 
-        A step's pieces have equal sizes, or gradients averaged over processes would weigh samples
-        differently.
+        The batches of one step have equal sizes, so that each sample has the same weight when
+        gradients are averaged over processes.
         """
         whole, rest = divmod(self.num_samples // self.world_size, self.batch_size)
         sizes = [self.batch_size] * whole + [rest] * (rest > 0)
@@ -124,22 +126,22 @@ class TrainBatches(Sampler[BatchKey]):
 
 
 class TokenBatches(TrainBatches):
-    """Batches of different sizes that hold about as many word pieces, never more than a bound.
+    """Batches with about equally many word pieces, and never more than a bound.
 
-    An epoch's cost is what its samples bring at most: a history counts with every sample, or once
-    for neighbouring samples that share it where users' samples stay together. It is the same in
-    every epoch, and so is the number of batches, which Lightning asks for once. Batches are cut
-    where equal shares of the cost end. A share is as much below the bound as one sample can reach
-    into it from the share before.
+    The cost of a sample is the most word pieces that it can add. Its history counts each time, but
+    only once for consecutive samples that share it if samples are grouped by user. The total cost
+    of an epoch is always the same, and so is the number of batches, which Lightning asks for only
+    once. Batches are cut so that each gets an equal share of the total cost. A batch can exceed
+    its share by one sample, so a share is smaller than the bound by the cost of the largest sample.
 
     Args:
-        tokens: What each sample brings.
-        tokens_per_batch: Bound on the word pieces of a batch's distinct stories; at least twice
+        tokens: Word pieces that each sample can add.
+        tokens_per_batch: Bound on the word pieces of a batch's distinct news; at least twice
             ``tokens.largest``.
         seed: The order depends on seed and epoch.
         rank: This process.
-        world_size: Number of processes; fewer than this many samples are left over per epoch, and
-            none where a batch holds more than one.
+        world_size: Number of processes. If batches have one sample each, up to ``world_size - 1``
+            samples are left out per epoch; otherwise none.
         readers: As for ``TrainBatches``.
     """
 
@@ -164,21 +166,21 @@ class TokenBatches(TrainBatches):
         return self.steps
 
     def cuts(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return where batches begin in an order, and the end ``[batches + 1]``, all processes'."""
+        """Return the offsets of all processes' batches in an order ``[batches + 1]``."""
         pieces = self.steps * self.world_size
-        if self.steps == self.num_samples // self.world_size:  # of one sample each
+        if self.steps == self.num_samples // self.world_size:  # one sample per batch
             return np.arange(pieces + 1)
         spent = np.cumsum(self._costs(order), dtype=np.int64)
         shares = np.arange(pieces + 1) * int(spent[-1]) // pieces
         cuts = np.searchsorted(spent, shares, side="right")
         cuts[0] = 0
-        # No piece may be empty: push cuts apart, but not beyond what the pieces behind them need.
+        # No piece may be empty: move cuts apart, but leave a sample for each piece that follows.
         ahead = np.arange(pieces + 1)
         cuts = np.maximum.accumulate(cuts - ahead) + ahead
         return np.minimum(cuts, len(order) - ahead[::-1])
 
     def _costs(self, order: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Return what each sample adds, in an order ``[samples]``."""
+        """Return the cost of each sample in an order ``[samples]``."""
         own, history = (counts[order] for counts in self.tokens)
         if self.readers is not None:
             user, shared = (numbers[order] for numbers in self.readers)
@@ -187,11 +189,12 @@ class TokenBatches(TrainBatches):
 
 
 class EvalBatches(Sampler[NDArray[np.int64]]):
-    """Impressions in batches; each goes to exactly one process, and none is repeated.
+    """Evaluation batches: each impression goes to exactly one process, and none is repeated.
 
-    Neighbours share a history or have histories of nearly the same length, so a user vector is
-    made once and little is padded. Every process gets the same number of batches, since processes
-    may wait for each other within one; those of the last step may be smaller by one, or empty.
+    Impressions are sorted by the length of their history, then by history, so that each user vector
+    is computed once and there is little padding. All processes get the same number of batches,
+    since processes may wait for each other at each step. In the last step some batches may have one
+    impression less than the others, or none.
 
     Args:
         split: The split to go through.
@@ -217,13 +220,13 @@ class EvalBatches(Sampler[NDArray[np.int64]]):
 
 
 class SameBatches(SequentialSampler):
-    """The batches of the first epoch in every epoch, negatives and all: ``overfit_batches``.
+    """Repeats the batches of the first epoch, with the same skipped news, for ``overfit_batches``.
 
-    Lightning (read in 2.6.6, ``_resolve_overfit_batches``) puts a sampler of single indices in the
-    place of any that is no ``SequentialSampler``.
+    It is a ``SequentialSampler`` because Lightning (read in 2.6.6, ``_resolve_overfit_batches``)
+    replaces any other kind by a sampler of single indices.
 
     Args:
-        batches: What makes them.
+        batches: The sampler whose batches are repeated.
     """
 
     def __init__(self, batches: "TrainBatches | EvalBatches") -> None:
@@ -232,7 +235,7 @@ class SameBatches(SequentialSampler):
 
     @property
     def start(self) -> int:
-        """Batches to leave out, as ``TrainBatches`` has it."""
+        """Batches to leave out, as in ``TrainBatches``."""
         return int(self.batches.start)
 
     @start.setter

@@ -1,12 +1,12 @@
-"""Impressions to training samples and batches, vectorised from end to end.
+"""Turns impressions into training samples and batches, with array operations only.
 
-A sample is one clicked story and ``npratio`` skipped ones of the same impression. Which skips it
-gets depends on (seed, epoch, sample) alone: neither the number of workers nor of processes nor a
-resume changes them. Datasets here take a whole batch's key (see ``samplers.py``) and return a whole
-batch, so a DataLoader with ``batch_size=None`` has nothing left to collate.
+A sample is one clicked news item and ``npratio`` skipped ones of the same impression. The draw of
+skipped news depends only on (seed, epoch, sample), so the number of workers or processes and a
+resume do not change it. Datasets here take the key of a whole batch (see ``samplers.py``) and
+return a whole batch, so a DataLoader with ``batch_size=None`` has nothing to collate.
 
-Little is held in memory: an index of two numbers a sample. Candidates and histories are looked up
-in the memory-mapped split when a batch is made.
+Only an index of two numbers per sample is held in memory. Candidates and histories are looked up in
+the memory-mapped split when a batch is made.
 """
 
 from typing import NamedTuple
@@ -25,25 +25,25 @@ from newsrec.data.samplers import BatchKey, SampleTokens
 from newsrec.data.states import RunStates
 
 BLOCK = 1 << 15
-"""Impressions looked at together where a whole split is gone through."""
+"""Impressions processed at once when going through a whole split."""
 
 
 class SampleIndex(NamedTuple):
-    """Every (impression, click) of a split that can be trained on."""
+    """All pairs of impression and click of a split that can be trained on."""
 
     impression: NDArray[np.int32]
     """Impression of each sample ``[samples]``."""
     click: NDArray[np.int32]
-    """Catalogue row of the clicked story ``[samples]``."""
+    """Catalogue row of the clicked news item ``[samples]``."""
     left_out: dict[str, int]
-    """Clicks that make no sample, by reason."""
+    """Number of clicks that make no sample, by reason."""
 
 
 def index_samples(split: Split) -> SampleIndex:
     """List a labelled split's samples.
 
-    Only stories of ``news.tsv`` are trained on: a click on an unknown one, or one whose impression
-    has no known skip, is left out and counted.
+    Only news of ``news.tsv`` are trained on. A click on an unknown news item, or in an impression
+    without known skipped news, is left out and counted.
     """
     assert split.labels is not None
     impressions, clicks = [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.int32)]
@@ -72,14 +72,14 @@ def count_tokens(
     max_history: int,
     npratio: int,
 ) -> SampleTokens:
-    """Count what each sample can bring to a batch at most, whichever skips it draws.
+    """Count the most word pieces that each sample can add to a batch, whatever it draws.
 
     Args:
         split: A labelled split.
         index: Its samples.
-        token_lengths: Word pieces of each story ``[news]``.
-        max_history: The last so many clicks are kept.
-        npratio: Skipped stories per click.
+        token_lengths: Word pieces of each news item ``[news]``.
+        max_history: Clicks kept of a history, the last ones.
+        npratio: Skipped news per click.
     """
     assert split.labels is not None
     lengths = token_lengths.astype(np.int32)
@@ -90,7 +90,7 @@ def count_tokens(
             rows.between(start, start + BLOCK) for rows in (split.candidates, labelled)
         )
         of_skips = lengths[candidates.values] * (labels.values == 0)
-        filled = np.flatnonzero(candidates.lengths)  # reduceat cannot say "empty"
+        filled = np.flatnonzero(candidates.lengths)  # reduceat cannot handle empty rows
         if len(filled):
             first = candidates.offsets[filled]
             longest_skip[start + filled] = np.maximum.reduceat(of_skips, first)
@@ -109,18 +109,18 @@ def count_tokens(
 def draw_skips(
     num_skips: NDArray[np.int64], npratio: int, seed: int, epoch: int, sample: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Draw ``npratio`` different skips for each sample.
+    """Draw ``npratio`` different skipped news for each sample.
 
     Args:
-        num_skips: How many there are to draw from ``[batch]``.
+        num_skips: Number of skipped news to draw from ``[batch]``.
         npratio: How many to draw.
         seed: Seed of the run.
         epoch: Number of the epoch.
         sample: Number of each sample ``[batch]``.
 
     Returns:
-        Positions ``0 .. num_skips - 1``, ascending in each row, then -1 where there are too few
-        ``[batch, npratio]``.
+        Positions from 0 to ``num_skips - 1``, ascending in each row; a row ends in -1 if there are
+        too few ``[batch, npratio]``.
     """
     beyond = np.iinfo(np.int64).max
     uniform = counter_uniform(seed, epoch, sample[:, None], np.arange(npratio))
@@ -128,7 +128,7 @@ def draw_skips(
     for draw in range(npratio):
         left = num_skips - draw
         place = (uniform[:, draw] * left).astype(np.int64)
-        # The place among those not drawn yet: step over the earlier draws, lowest first.
+        # place counts positions not drawn yet: step over the earlier draws, lowest first.
         for earlier in chosen[:, :draw].T:
             place += place >= earlier
         chosen[:, draw] = np.where(left > 0, place, beyond)
@@ -138,7 +138,7 @@ def draw_skips(
 
 
 def counter_uniform(*counters: int | NDArray[np.integer]) -> NDArray[np.floating]:
-    """Return a number in [0, 1) for each tuple of counters: the same for the same tuple, always."""
+    """Return a number in [0, 1) for each tuple of counters; equal tuples give equal numbers."""
     state = np.zeros(1, dtype=np.uint64)
     for counter in counters:
         state = mix(state + np.asarray(counter).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
@@ -146,15 +146,15 @@ def counter_uniform(*counters: int | NDArray[np.integer]) -> NDArray[np.floating
 
 
 class TrainSamples(Dataset[Batch]):
-    """Training batches by key.
+    """Makes the training batch for a ``BatchKey``.
 
     Args:
         split: A labelled split.
         index: Its samples.
-        catalogue: Every story's tokens.
-        max_history: The last so many clicks are kept.
-        npratio: Skipped stories per click.
-        seed: Seed of the draws.
+        catalogue: Tokens of all news.
+        max_history: Clicks kept of a history, the last ones.
+        npratio: Skipped news per click.
+        seed: Seed for drawing skipped news.
         states: States of the PLM's frozen layers, if they were computed.
     """
 
@@ -176,11 +176,11 @@ class TrainSamples(Dataset[Batch]):
         self.states = RunStates() if states is None else states
         self.token_ids = catalogue.token_ids.numpy()
         self.token_lengths = catalogue.token_lengths.numpy()
-        # Padding and the unknown story have no tokens, so they come first here as in a batch.
+        # Padding and the unknown news have no tokens, so they come first here, as in a batch.
         self.by_length = np.argsort(self.token_lengths, kind="stable")
-        """Catalogue rows, shortest text first, rows 0 and 1 before all ``[news]``."""
+        """Catalogue rows: 0 and 1, then the others, shortest text first ``[news]``."""
         self.place = np.empty(len(self.by_length), dtype=np.int32)
-        """Where in ``by_length`` each catalogue row is ``[news]``."""
+        """Position of each catalogue row in ``by_length`` ``[news]``."""
         self.place[self.by_length] = np.arange(len(self.by_length))
 
     def __len__(self) -> int:
@@ -204,7 +204,7 @@ class TrainSamples(Dataset[Batch]):
         return self._with_stories(history, user, candidates, labels)
 
     def _skips(self, impression: NDArray[np.integer]) -> Ragged:
-        """Return known skipped stories of some impressions, in the order of the file."""
+        """Return the known skipped news of some impressions, in file order."""
         assert self.split.labels is not None
         places = self.split.candidates.places(impression)
         shown = Ragged(np.asarray(self.split.candidates.values)[places.values], places.offsets)
@@ -218,9 +218,9 @@ class TrainSamples(Dataset[Batch]):
         candidates: NDArray[np.int64],
         labels: NDArray[np.int64],
     ) -> Batch:
-        """Bring along each story once, sorted by length, and number the stories by that order."""
-        # Marking the stories in a row of flags, shortest first, sorts them and drops repeats at
-        # once; sorting the mentions themselves would take longer than everything else.
+        """Return a batch with each news item once, sorted by length and numbered in that order."""
+        # Setting a flag per news item, in order of length, sorts the news and drops repeats in one
+        # go. Sorting all mentions would take longer than the rest of this method.
         clicked, shown = self.place[history], self.place[candidates]
         mentioned = np.zeros(len(self.place), dtype=np.bool_)
         mentioned[:FIRST_NEWS] = True
@@ -230,7 +230,7 @@ class TrainSamples(Dataset[Batch]):
         number = np.empty(len(self.place), dtype=np.int64)  # read only where it was written
         number[news] = np.arange(len(news))
         rows = self.by_length[news]
-        # By NumPy: torch would share such small copies among threads and wait for the slowest.
+        # NumPy, since torch would split these small copies among threads and wait for the slowest.
         lengths = self.token_lengths.take(rows)
         token_ids = self.token_ids.take(rows, axis=0)[:, : lengths[-1]]
         states = self.states.get()
@@ -246,11 +246,11 @@ class TrainSamples(Dataset[Batch]):
 
 
 class EvalImpressions(Dataset[EvalBatch]):
-    """Evaluation batches by their impressions.
+    """Makes the evaluation batch for given impressions.
 
     Args:
         split: Any split.
-        max_history: The last so many clicks are kept.
+        max_history: Clicks kept of a history, the last ones.
     """
 
     def __init__(self, split: Split, max_history: int) -> None:

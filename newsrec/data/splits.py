@@ -1,8 +1,8 @@
-"""Splits made of those on disk: train with dev, train's last day, a gap before the day judged.
+"""Makes splits from those on disk: train+dev, the last day of train, a gap before validation.
 
-MIND's dev is the day after train, and its test the week after that, with mostly new stories. Who
-chooses a checkpoint on dev and reports dev reports too much; who trains up to the day before hides
-how fast news age. The splits made here let both be seen.
+MIND's dev is the day after train, and its test is the week after dev, with mostly new news. If dev
+chooses the checkpoint, a metric on dev is too high. If training ends on the day before, the metric
+does not show how fast news age. With the splits made here both effects can be measured.
 """
 
 import numpy as np
@@ -16,27 +16,27 @@ from newsrec.data.readers.source import SPLITS
 from newsrec.errors import UserError
 
 LAST_DAY = "last_day"
-"""The last day of what is trained on, kept from training to choose the checkpoint."""
+"""The last day of the training split, left out of training to choose the checkpoint."""
 NONE = "none"
-"""No validation: everything is trained on and the last checkpoint kept."""
+"""No validation: the model trains on everything, and the last checkpoint is kept."""
 
 
 def choose_splits(
     data: NewsData, train: str = "train", val: str = "dev", stale: int = 0
 ) -> NewsData:
-    """Return the data with the splits that a run trains on and is validated on.
+    """Return the data with the training split and the validation split of a run.
 
     Args:
         data: The data folder.
-        train: A split, or several that follow each other, joined by ``+``.
-        val: A split, ``last_day`` or ``none``. With ``last_day`` the split of that name is the
-            last day of ``train``, which then ends before it.
-        stale: Days that training ends before the day on which ``val`` begins: 1 is the day before;
-            0 leaves nothing out.
+        train: A split, or several consecutive splits joined by ``+``.
+        val: A split, ``last_day`` or ``none``. ``last_day`` makes a split of that name from the
+            last day of ``train``, and takes this day out of ``train``.
+        stale: Training ends this many days before the day on which ``val`` begins: 1 is the day
+            before; 0 leaves nothing out.
 
     Returns:
-        The same data, where ``splits`` also has ``train`` as it is trained on (it may be shorter
-        than on disk), and ``val``.
+        The same data, where ``splits`` also has ``train``, which may be shorter than on disk, and
+        ``val``.
 
     Raises:
         UserError: If a split is missing, overlaps, or nothing is left to train on.
@@ -82,13 +82,13 @@ def choose_splits(
 
 
 def labelled_splits(data: NewsData) -> list[Split]:
-    """Return splits with labels of which no two hold the same impression."""
+    """Return the splits with labels, except joined ones, which repeat other splits' impressions."""
     joined = data.train.split("+") if "+" in data.train else []
     return [s for s in data.splits.values() if s.labels is not None and s.name not in joined]
 
 
 def _join(data: NewsData, parts: list[str]) -> Split:
-    """Return splits as one; their rows follow each other, so nothing is copied."""
+    """Join splits into one; their rows are consecutive, so nothing is copied."""
     order = [name for name in SPLITS if name in data.splits]
     splits = [data.split(part) for part in parts]
     names = "+".join(parts)
@@ -126,7 +126,7 @@ def _select(split: Split, keep: NDArray[np.bool_], name: str) -> Split:
 
 
 def _counts(split: Split) -> dict[str, int]:
-    """Return what can be counted from the arrays alone."""
+    """Return the counts that need only the arrays, not the files."""
     lengths = split.histories.lengths[split.history]
     counts = {
         "impressions": len(split.history),

@@ -1,9 +1,10 @@
-"""States of a PLM's frozen layers: constants, so they are computed once and kept beside the data.
+"""States of a PLM's frozen layers, computed once and kept beside the data.
 
-They lie in sealed folders of a data folder's cache (see ``cache.py``), a part of the stories in
-each. A part's name holds what shaped its states (the frozen weights, the layer, the precision) and
-a hash of its texts: what a killed process has finished is kept and the rest computed, and stories
-that are new since then are added in parts of their own.
+Frozen layers give the same states in every step. The states are in sealed folders, called parts, in
+the data folder's cache (see ``cache.py``). Each part has the states of some news. Its name is made
+from everything that changes the states (frozen weights, layer, precision) and a hash of its texts.
+Parts that a killed process finished are kept, and only missing states are computed. News added
+later get parts of their own.
 """
 
 import hashlib
@@ -35,29 +36,29 @@ from newsrec.errors import UserError
 
 STATES_FORMAT = 2
 PRECISIONS = ("bf16", "fp32", "none")
-"""How states are kept; with none the whole PLM runs in every step."""
+"""How states are stored; with none, the whole PLM runs in every step."""
 STORED = {"bf16": (torch.bfloat16, np.int16), "fp32": (torch.float32, np.float32)}
-"""What they are in memory, and in a file: NumPy has no bfloat16, so its bits are integers there."""
+"""Type of states in memory and in files. NumPy has no bfloat16, so files hold the bits as int16."""
 KEY = 16
-"""Bytes of the hash that a text is found by."""
+"""Bytes of the hash that identifies a text."""
 PART_BYTES = 256 << 20
-"""Size at which a part is sealed: at most so much is lost when a process is killed."""
+"""Size at which a part is sealed. A killed process loses at most this many bytes."""
 STORIES_PER_PASS = 1024
 
 log = logging.getLogger(__name__)
 
 
 class TokenStates:
-    """States of every story's real tokens, read where they lie.
+    """States of the real tokens of all news, read from the parts, which are memory-mapped.
 
-    Frozen layers run without dropout, so training on these states gives the loss of training
-    through the whole PLM, without its cost.
+    Frozen layers run without dropout, so training on these states gives the same loss as training
+    through the whole PLM, at a lower cost.
 
     Args:
-        parts: States of some texts' real tokens, joined ``[tokens, hidden]`` each.
-        part: Which of them holds a story's states ``[news]``.
-        starts: Where they begin there ``[news]``.
-        lengths: Tokens of each story, on the CPU ``[news]``.
+        parts: States of some texts' real tokens, joined, each ``[tokens, hidden]``.
+        part: Index of the part that holds each news item's states ``[news]``.
+        starts: Where a news item's states begin in its part ``[news]``.
+        lengths: Tokens of each news item, on the CPU ``[news]``.
     """
 
     def __init__(
@@ -70,11 +71,11 @@ class TokenStates:
 
     @property
     def exact(self) -> bool:
-        """Whether the states are kept as they were computed, in float32."""
+        """Whether the states are stored in float32, as they were computed."""
         return all(part.dtype == torch.float32 for part in self.parts)
 
     def take(self, rows: Tensor) -> Tensor:
-        """Return the states of some stories' real tokens, joined ``[tokens, hidden]``."""
+        """Return the states of the real tokens of some news, joined ``[tokens, hidden]``."""
         lengths = self.lengths[rows]
         ends = lengths.cumsum(0)
         total = int(ends[-1]) if len(ends) else 0
@@ -91,21 +92,22 @@ class TokenStates:
 
 
 class RunStates:
-    """The states of a run, once there are any.
+    """The states that a run uses, set once they are known.
 
-    A schedule that counts its steps has Lightning build the training loader before the model is on
-    its device, so before states can be computed. The loader's data set asks here for each batch.
+    A learning-rate schedule that needs the number of steps makes Lightning build the training
+    loader before the model is on its device, so before states can be computed. The loader's data
+    set therefore asks this object for the states at each batch.
     """
 
     def __init__(self, states: TokenStates | None = None) -> None:
         self._states = states
 
     def set(self, states: TokenStates | None) -> None:
-        """Use these states from now on, or none."""
+        """Use these states from now on; None uses none."""
         self._states = states
 
     def get(self) -> TokenStates | None:
-        """Return the states; None where they were not found yet or are not used."""
+        """Return the states; None if they are not known yet or not used."""
         return self._states
 
 
@@ -115,11 +117,11 @@ class _Place(NamedTuple):
 
 
 class StateStore:
-    """The parts of one PLM's states in a data folder's cache.
+    """The parts in a data folder's cache that hold the states of one PLM.
 
     Args:
         root: The data folder.
-        plm_key: Hash of what computes the states: see ``CutPlm.key``.
+        plm_key: Hash of the layers that compute the states; see ``CutPlm.key``.
         hidden: Size of a state.
         precision: bf16 or fp32.
     """
@@ -131,9 +133,9 @@ class StateStore:
         self.prefix = f"states-{digest(STATES_FORMAT, plm_key, hidden, precision)}-"
 
     def read(self, catalogue: Catalogue) -> tuple[TokenStates, Tensor]:
-        """Return the states of a catalogue, and the rows of the distinct stories that lack them.
+        """Return a catalogue's states, and the rows of distinct news that have no states yet.
 
-        States may be taken of the other rows only.
+        ``take`` works only for rows that have states.
         """
         parts: list[Tensor] = [torch.zeros(0, self.hidden, dtype=self.dtype)]
         places: dict[bytes, _Place] = {}
@@ -157,7 +159,7 @@ class StateStore:
         starts[rows] = torch.tensor([place.start for place in found], dtype=torch.int64)
         part, starts = part[catalogue.first], starts[catalogue.first]
         used = sorted({place.part for place in found} - {-1})
-        if len(used) == 1:  # the usual case, which take() reads fastest
+        if len(used) == 1:  # the usual case; take() is fastest with one part
             parts, part = [parts[used[0]]], part.clamp(max=0)
         missing = rows[part[rows] < 0]
         return TokenStates(parts, part, starts, catalogue.token_lengths), missing
@@ -165,11 +167,12 @@ class StateStore:
     def find_or_compute(
         self, catalogue: Catalogue, compute: Callable[[Tensor], Tensor]
     ) -> TokenStates:
-        """Return the states of a catalogue, after computing those that are not there yet.
+        """Return the states of a catalogue; compute those that are missing.
 
         Args:
-            catalogue: Every story's tokens.
-            compute: Returns the states of some rows' real tokens, joined ``[tokens, hidden]``.
+            catalogue: Tokens of all news.
+            compute: Returns the states of the real tokens of some rows, joined
+                ``[tokens, hidden]``.
 
         Raises:
             UserError: If the disk has too little space.
@@ -182,8 +185,8 @@ class StateStore:
             for folder in self._folders():
                 if _load(folder) is None:
                     log.info("%s is damaged: its states are computed again", folder)
-                    shutil.rmtree(folder, ignore_errors=True)  # another's is not ours to remove
-            states, missing = self.read(catalogue)  # another process may have been faster
+                    shutil.rmtree(folder, ignore_errors=True)  # fails if another user owns it
+            states, missing = self.read(catalogue)  # another process may have computed them
             if len(missing):
                 self._compute(base, catalogue, missing, compute)
                 states, missing = self.read(catalogue)
@@ -240,7 +243,7 @@ class StateStore:
 
 
 def _load(folder: Path) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.int64]] | None:
-    """Return a part's states, its texts' hashes and where each begins, and the end.
+    """Return a part's states, the hashes of its texts, and the offsets of each text's states.
 
     None if a file is damaged.
     """
@@ -254,14 +257,14 @@ def _load(folder: Path) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.int
 
 
 def distinct_rows(catalogue: Catalogue) -> Tensor:
-    """Return the catalogue's rows, one of each set with equal tokens, shortest first."""
+    """Return one catalogue row for each distinct token sequence, shortest first."""
     rows = torch.arange(len(catalogue.first))
     distinct = rows[(catalogue.first == rows) & (rows >= FIRST_NEWS)]
     return distinct[catalogue.token_lengths[distinct].argsort(stable=True)]
 
 
 def text_keys(catalogue: Catalogue, rows: Tensor) -> list[bytes]:
-    """Return a hash of the real tokens of each of some rows."""
+    """Return a hash of the real tokens of each given row."""
     token_ids, lengths = catalogue.token_ids.numpy(), catalogue.token_lengths.tolist()
     return [
         hashlib.blake2b(token_ids[row, : lengths[row]].tobytes(), digest_size=KEY).digest()

@@ -1,8 +1,8 @@
-"""The compiled arrays of a data folder: found by the contents of its files, or compiled.
+"""Finds the compiled arrays of a data folder, or compiles its files.
 
-Compiled arrays live in ``ROOT/.newsrec`` under a key made of the files' contents, so that changed
-files are compiled anew and old arrays are never read for them. Files are hashed while they are
-compiled; later starts compare size and modification time, and hash again only where these differ.
+Compiled arrays are in ``ROOT/.newsrec`` under a key made from the files' contents, so changed files
+are compiled again and old arrays are never read for them. Files are hashed while they are compiled.
+Later runs compare size and modification time, and hash a file again only if these differ.
 """
 
 import contextlib
@@ -31,9 +31,9 @@ from newsrec.errors import UserError
 from newsrec.files import write_text
 
 INDEX = "files.json"
-"""Remembers size, modification time and SHA-256 of the files that were compiled."""
+"""File with the size, modification time and SHA-256 of the files that were compiled."""
 DROPPED = "-dropped"
-"""Ends the name of a compiled folder whose files had bad lines."""
+"""Suffix of a compiled folder whose files had bad lines, which were dropped."""
 
 Hashes = dict[SourceFile, str]
 Found = tuple[Path, dict[str, str]]
@@ -41,11 +41,11 @@ Found = tuple[Path, dict[str, str]]
 
 
 def find_or_compile(root: Path, on_bad_line: str) -> Found:
-    """Return the compiled arrays of a data folder, compiling its files if there are none.
+    """Return the compiled arrays of a data folder; compile its files if there are none.
 
     Args:
         root: The data folder.
-        on_bad_line: As ``open_mind`` has it.
+        on_bad_line: As in ``open_mind``.
 
     Raises:
         UserError: If files are missing or cannot be read.
@@ -56,7 +56,7 @@ def find_or_compile(root: Path, on_bad_line: str) -> Found:
     if found is None:
         base = writable_folder(root)
         with build_lock(base):
-            # Another process may have been faster.
+            # Another process may have compiled it meanwhile.
             found = _find(reader, root, splits, on_bad_line)
             if found is None:
                 found = _compile(reader, root, base, splits, on_bad_line)
@@ -64,12 +64,12 @@ def find_or_compile(root: Path, on_bad_line: str) -> Found:
 
 
 def recheck(root: str | Path) -> list[str]:
-    """Hash a data folder's files and all arrays made from it, whatever their size and time say.
+    """Hash a data folder's files and all arrays made from it, even if size and time are unchanged.
 
-    What is found is remembered, and damaged arrays are removed, so ``open_mind`` compiles anew.
+    New hashes are stored and damaged arrays are removed, so that ``open_mind`` compiles again.
 
     Returns:
-        Names of what is not as it was when compiled.
+        Names of the files that changed since they were compiled.
 
     Raises:
         UserError: If damaged arrays cannot be removed.
@@ -96,7 +96,7 @@ def recheck(root: str | Path) -> list[str]:
 
 
 def _find(reader: Reader, root: Path, splits: Splits, on_bad_line: str) -> Found | None:
-    """Return the compiled folder of these files and the splits' fingerprints, if there is one."""
+    """Return the compiled folder of these files and the splits' fingerprints; None if absent."""
     for base in cache_folders(root):
         hashes = _known_hashes(root, base, splits)
         if hashes is not None:
@@ -133,9 +133,9 @@ def _compile(reader: Reader, root: Path, base: Path, splits: Splits, on_bad_line
 
 
 def _known_hashes(root: Path, base: Path, splits: Splits) -> Hashes | None:
-    """Return the files' SHA-256, hashing only those that look changed.
+    """Return the SHA-256 of each file; hash only files whose modification time differs.
 
-    None if a file is new, or its size another: compiling it hashes it, too.
+    None if a file is new or has another size: it must be compiled, which hashes it anyway.
     """
     index = _read_index(base)
     fresh, hashes = dict(index), {}
@@ -148,13 +148,13 @@ def _known_hashes(root: Path, base: Path, splits: Splits) -> Hashes | None:
             fresh[_key(root, file)] = known = [*stamp, hash_source(file)]
         hashes[file] = known[2]
     if fresh != index:
-        with contextlib.suppress(OSError):  # a read-only folder: hash again next time
+        with contextlib.suppress(OSError):  # if the folder is read-only, hash again next time
             write_text(base / INDEX, json.dumps(fresh, indent=1))
     return hashes
 
 
 def _key(root: Path, file: SourceFile) -> str:
-    """Name a file as seen from the root, so that a moved folder keeps its arrays."""
+    """Return a file's path relative to the root, so that a moved folder keeps its arrays."""
     name = file.path.relative_to(root).as_posix()
     return name if file.member is None else f"{name}:{file.member}"
 

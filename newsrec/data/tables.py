@@ -1,4 +1,4 @@
-"""Users and histories, which many impressions share: each is kept once."""
+"""Tables of users and histories: many impressions share one, so each is stored once."""
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +10,7 @@ from newsrec.data.ragged import Ragged, to_offsets
 
 
 class Users:
-    """All users' ids, and each impression's row of them."""
+    """Collects the ids of all users, and the row of each impression's user."""
 
     def __init__(self) -> None:
         self.ids: list[pa.Array] = []
@@ -18,13 +18,13 @@ class Users:
         self.num_ids = 0
 
     def add(self, users: pa.DictionaryArray) -> None:
-        """Note the users of some more impressions."""
+        """Add the users of some more impressions."""
         self.ids.append(users.dictionary)
         self.rows.append(users.indices.to_numpy() + np.int64(self.num_ids))
         self.num_ids += len(users.dictionary)
 
     def finish(self) -> tuple[pa.Array, NDArray[np.int32]]:
-        """Return the distinct ids, and the row of every impression ``[impressions]``."""
+        """Return the distinct ids, and the row of each impression's user ``[impressions]``."""
         ids = pa.concat_arrays(self.ids).dictionary_encode()
         return ids.dictionary, ids.indices.to_numpy()[np.concatenate(self.rows)]
 
@@ -32,20 +32,20 @@ class Users:
 class Histories:
     """Writes each distinct history once.
 
-    Histories are told apart by a 64-bit hash of their stories and places: for the 2 million of
-    MIND-large the chance that any two are confused is 1 in 10 million.
+    Histories are compared by a 64-bit hash of their news and positions. For the 2 million histories
+    of MIND-large the chance that any two are confused is 1 in 10 million.
     """
 
     def __init__(self, values: NpyWriter, offsets: NpyWriter) -> None:
         self.values = values
         self.offsets = offsets
         self.hashes = np.zeros(0, dtype=np.uint64)
-        """Sorted."""
+        """Hashes of all histories written so far, sorted."""
         self.rows = np.zeros(0, dtype=np.int64)
-        """Row of each hash."""
+        """Row of the history with each hash."""
 
     def add(self, histories: Ragged) -> NDArray[np.int32]:
-        """Write the new ones; return the row of each ``[impressions]``."""
+        """Write the histories that are new; return the row of each history ``[impressions]``."""
         hashes, first, inverse = np.unique(
             hash_rows(histories), return_index=True, return_inverse=True
         )
@@ -68,7 +68,7 @@ class Histories:
 
 
 def hash_rows(rows: Ragged) -> NDArray[np.uint64]:
-    """Return a hash of each row's values and their places; 0 for an empty one ``[rows]``."""
+    """Return a hash of each row's values and their positions; 0 for an empty row ``[rows]``."""
     place = np.arange(len(rows.values)) - np.repeat(rows.offsets[:-1], rows.lengths)
     state = (rows.values.astype(np.uint64) << np.uint64(32)) + place.astype(np.uint64)
     sums = to_offsets(mix(state).view(np.int64))

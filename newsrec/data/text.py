@@ -1,4 +1,4 @@
-"""Stories to token ids, once per data folder and setting."""
+"""Turns news into token ids, once per data folder and settings."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +21,12 @@ CHUNK = 10_000
 def tokenize_catalogue(
     data: NewsData, fields: Sequence[str], max_tokens: int, tokenizer_json: str
 ) -> Catalogue:
-    """Tokenise every story, or read the tokens that an earlier run with these settings made.
+    """Tokenise all news, or read the tokens that an earlier run with the same settings made.
 
     Args:
         data: The data folder.
-        fields: Fields that make up a story's text.
-        max_tokens: Longer texts are cut here, special tokens included.
+        fields: Fields that make up the text of a news item.
+        max_tokens: Texts are cut to this many tokens, special tokens included.
         tokenizer_json: Text of the PLM's ``tokenizer.json``.
     """
     check_fields(fields)
@@ -58,14 +58,14 @@ def _tokenize(
         chunk = distinct.dictionary[start : start + CHUNK].to_pylist()
         for row, encoding in enumerate(tokenizer.encode_batch_fast(chunk), start=start):
             ids[row, : len(encoding.ids)] = encoding.ids
-            # A tokenizer without special tokens has none for an empty text: the PLM needs one.
+            # Without special tokens an empty text has no tokens, but the PLM needs one.
             lengths[row] = max(len(encoding.ids), 1)
-    # Different texts may still give equal tokens (case, cuts), so compare the tokens themselves.
-    # The lengths go along, since 0 may be a token as well as padding.
+    # Different texts may give equal tokens (case, cuts), so compare the tokens themselves. Compare
+    # the lengths too, since 0 may be a token or padding.
     tokens = np.column_stack([lengths.astype(np.int32), ids])
     _, first, group = np.unique(tokens, axis=0, return_index=True, return_inverse=True)
     text_row = distinct.indices.to_numpy()
-    group = group.reshape(-1)[text_row]  # of each story
+    group = group.reshape(-1)[text_row]  # of each news item
     first_story = np.full(len(first), len(texts), dtype=np.int64)
     np.minimum.at(first_story, group, np.arange(len(texts)))
     empty = np.zeros((FIRST_NEWS, max_tokens), dtype=np.int32)

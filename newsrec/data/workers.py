@@ -1,4 +1,4 @@
-"""What a loader's worker processes do with signals that are meant for the run."""
+"""How a loader's worker processes handle signals that are meant for the run."""
 
 import os
 import signal
@@ -8,14 +8,15 @@ from contextlib import suppress
 from newsrec.parent import watch
 
 GRACE = 60.0
-"""Seconds that a worker goes on after a SIGTERM, where it cannot see who sent it."""
+"""Seconds that a worker goes on after a SIGTERM on systems that do not tell who sent it."""
 
 
 def keep_working(worker_id: int) -> None:
-    """Let the main process decide when to end; the ``worker_init_fn`` of every loader.
+    """Make a worker end only when the main process does; the ``worker_init_fn`` of every loader.
 
-    A scheduler such as SLURM, and Ctrl-C, signal all processes of a run at once. The main process
-    then saves after its step, for which it needs its workers. They end by its word, or with it.
+    A scheduler such as SLURM, or Ctrl-C, signals all processes of a run at once. The main process
+    then finishes its step and saves, for which it still needs its workers. A worker ends when the
+    main process tells it to, or when the main process ends.
 
     Args:
         worker_id: Not used.
@@ -28,13 +29,14 @@ def keep_working(worker_id: int) -> None:
             threading.Thread(target=_obey_parent, daemon=True, name="signals").start()
         else:
             signal.signal(signal.SIGTERM, lambda *_: threading.Timer(GRACE, os._exit, [0]).start())
-    # PyTorch looks as well, but not while a worker makes a batch. After the mask, which a thread
-    # inherits: a signal for the process goes to any thread that has not blocked it.
+    # PyTorch also checks if the parent lives, but not while a worker makes a batch. Call watch
+    # after SIGTERM is blocked, so that its thread blocks SIGTERM too: the system gives a signal to
+    # any thread that does not block it.
     watch(os.getppid())
 
 
 def _obey_parent() -> None:
-    """End at a SIGTERM of the main process, which sends one to a worker that does not finish."""
+    """End at a SIGTERM from the main process, which sends one to a worker that does not finish."""
     while True:
         received = signal.sigwaitinfo({signal.SIGTERM})
         if received.si_pid == os.getppid():

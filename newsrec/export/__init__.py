@@ -1,1 +1,1 @@
-"""A trained model written as a folder that needs no PyTorch."""
+"""Exports a trained model as a folder that needs no PyTorch."""

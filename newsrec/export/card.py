@@ -1,4 +1,4 @@
-"""``model_card.md``: what an exported model is, how good, and what it must not be used for."""
+"""Writes ``model_card.md``: the model, its metrics, its limits and its licences."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ PLM_LICENCES = {DEFAULT_PLM: "Apache-2.0"}
 
 
 def model_card(module: RecommenderModule, manifest: dict[str, Any]) -> str:
-    """Return the card's text.
+    """Return the text of the model card.
 
     Args:
         module: The model.
-        manifest: What ``manifest.json`` will say.
+        manifest: Contents of ``manifest.json``.
     """
     origin = manifest["checkpoint"]
     tuned = {0: "frozen", -1: "all layers tuned"}.get(

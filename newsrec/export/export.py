@@ -1,4 +1,4 @@
-"""A model in a folder that needs no PyTorch to run."""
+"""Exports a checkpoint as a folder that needs no PyTorch to run."""
 
 import json
 import logging
@@ -74,19 +74,19 @@ INPUT_CONTRACT = (
 def export(
     ckpt_path: str, output: Path, data_root: str | None = None, news_encoder: bool = True
 ) -> None:
-    """Export a checkpoint, verify what was exported, and only then let the folder appear.
+    """Export a checkpoint and verify the result; ``output`` appears only if it is correct.
 
     Args:
         ckpt_path: Checkpoint that ``fit`` wrote.
         output: Folder to write, absent or empty.
-        data_root: Data folder whose news vectors are exported too; its dev split is scored by what
-            was exported.
-        news_encoder: Whether ``news_encoder.onnx`` is wanted.
+        data_root: Data folder whose news vectors are exported too; its dev split is scored with
+            the exported model.
+        news_encoder: Whether to write ``news_encoder.onnx``.
 
     Raises:
         UserError: If a package is missing, or the output, the checkpoint or the data cannot be
             used.
-        RuntimeError: If what was exported does not give PyTorch's scores.
+        RuntimeError: If the exported model does not give PyTorch's scores.
     """
     require_empty(output)
     for package in ("onnx", "onnxruntime", "onnxscript"):
@@ -98,7 +98,7 @@ def export(
                 'clone `pip install -c constraints.txt -e ".[export]"`.'
             ) from error
     trained = TrainedRun.open(ckpt_path, data_root, SPLIT)
-    # A mistake in the data shows before the work.
+    # Open the data now, so that a mistake in them is reported before the long work.
     data = None if data_root is None else trained.data
     set_threads(choose_threads(processes=1), say=False)
     module, checkpoint = trained.module, trained.checkpoint
@@ -111,7 +111,7 @@ def export(
         errors = write_encoders(module, tokenizer_json, folder, news_encoder)
         log.info("verified: scores agree with PyTorch's to %.1e", max(errors.values()))
         metrics = None if data is None else write_catalogue(module, data, folder)
-        if metrics is not None:  # another folder's dev has chosen nothing
+        if metrics is not None:  # dev of another folder did not choose the checkpoint
             same = origin["data_fingerprint"].get(SPLIT) == metrics["data_fingerprint"]
             metrics["selected"] = same and origin["selected_on"] == SPLIT
         manifest = describe(module, fields, folder) | {
@@ -130,19 +130,19 @@ def export(
 def write_encoders(
     module: RecommenderModule, tokenizer_json: str, folder: Path, news_encoder: bool = True
 ) -> dict[str, float]:
-    """Write all that needs no data, and compare it with PyTorch.
+    """Write the weights, the tokenizer and the encoders, and compare the encoders with PyTorch.
 
     Args:
         module: The model, in evaluation mode.
         tokenizer_json: Text of the PLM's ``tokenizer.json``.
-        folder: Where to.
-        news_encoder: Whether ``news_encoder.onnx`` is wanted.
+        folder: Folder to write into.
+        news_encoder: Whether to write ``news_encoder.onnx``.
 
     Returns:
-        The largest difference of a score by file, as a share of the largest score.
+        For each file, the largest difference of a score, as a share of the largest score.
 
     Raises:
-        RuntimeError: If one is too large.
+        RuntimeError: If a difference is too large.
         UserError: If the PLM's family cannot be exported.
     """
     recommender = module.recommender.eval()
@@ -152,7 +152,7 @@ def write_encoders(
     tokenizer.enable_truncation(module.max_tokens)
     tokenizer.save(str(folder / TOKENIZER))
     user = trace_user_encoder(recommender.user_encoder, module.max_history)
-    program = BytesIO()  # a full disk would abort the process in PyTorch's own writer
+    program = BytesIO()  # if the disk is full, PyTorch's own file writer aborts the process
     torch.export.save(user, program)
     (folder / PROGRAM).write_bytes(program.getvalue())
     write_onnx(user, folder / USER_ENCODER, USER_NAMES)
@@ -165,13 +165,14 @@ def write_encoders(
 def write_catalogue(
     module: RecommenderModule, data: MindDataModule, folder: Path
 ) -> dict[str, Any] | None:
-    """Write the vectors of a data folder's stories, and score dev with them.
+    """Write the vectors of a data folder's news, and score dev with them.
 
     Returns:
-        Dev's metrics as ``evaluate`` words them; None where it is absent or has no labels.
+        Dev's metrics, named as in ``evaluate``; None if dev is absent or has no labels, or no
+        impression can be evaluated.
 
     Raises:
-        RuntimeError: If what was exported gives other vectors, or another AUC, than PyTorch.
+        RuntimeError: If the exported model's vectors or metrics differ from PyTorch's.
     """
     log.info("encoding %s stories", f"{len(data.data.news):,}")
     vectors = _encode(module, data)
@@ -197,7 +198,7 @@ def write_catalogue(
 
 
 def describe(module: RecommenderModule, fields: list[str], folder: Path) -> dict[str, Any]:
-    """Return what ``manifest.json`` says of the model: how to use it, and what tells it apart."""
+    """Return the part of ``manifest.json`` on the model: how to use and how to identify it."""
     dim = module.dim
 
     def describe_graph(names: Names, first: dict[str, Any]) -> dict[str, Any]:
@@ -232,7 +233,7 @@ def describe(module: RecommenderModule, fields: list[str], folder: Path) -> dict
 
 
 def _encode(module: RecommenderModule, data: MindDataModule) -> Tensor:
-    """Return the vector of every story, computed on a GPU where there is one ``[news, dim]``."""
+    """Return the vectors of all news, computed on a GPU if there is one ``[news, dim]``."""
     recommender = module.recommender
     recommender.to("cuda" if torch.cuda.is_available() else "cpu")
     vectors = encode_catalogue(recommender, data.catalogue).cpu()
@@ -241,7 +242,7 @@ def _encode(module: RecommenderModule, data: MindDataModule) -> Tensor:
 
 
 def _origin(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return what a manifest says of a checkpoint."""
+    """Return the part of the manifest on the checkpoint."""
     ours = checkpoint["newsrec"]
     return {
         "sha256": file_hash(path),

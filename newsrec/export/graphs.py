@@ -1,4 +1,4 @@
-"""The encoders as graphs that run without our code: ONNX, and torch.export's own format."""
+"""Turns the encoders into graphs that run without our code: ONNX and torch.export's format."""
 
 import logging
 import warnings
@@ -16,16 +16,17 @@ from newsrec.model.plm.transformers_internals import attention_of, set_attention
 from newsrec.model.user_encoders import UserEncoder
 
 INSIDE = 1_900_000_000
-"""Bytes of weights that one ONNX file holds; protobuf ends at 2 GiB, and more lie beside it."""
+"""Most bytes of weights inside an ONNX file, since protobuf's limit is 2 GiB; larger weights are
+written to a file beside it."""
 
 
 class Names(NamedTuple):
-    """What the ends of a graph are called."""
+    """Names of a graph's inputs, output and axes."""
 
     inputs: list[str]
     output: str
     axes: list[str]
-    """The first axes of every input, which may have any size from 1 on."""
+    """The first two axes of each input, which may have any size from 1 on."""
 
 
 USER_NAMES = Names(["history", "mask"], "user_vector", ["batch", "history"])
@@ -33,11 +34,11 @@ NEWS_NAMES = Names(["token_ids", "mask"], "news_vector", ["news", "tokens"])
 
 
 class ServedUserEncoder(nn.Module):
-    """A user encoder that takes histories of any length and reads their newest clicks.
+    """A user encoder that accepts histories of any length and reads their newest clicks.
 
     Args:
         encoder: The user encoder.
-        max_history: Clicks that it reads, as in training.
+        max_history: Number of newest clicks to read, as in training.
     """
 
     def __init__(self, encoder: UserEncoder, max_history: int) -> None:
@@ -46,7 +47,7 @@ class ServedUserEncoder(nn.Module):
         self.max_history = max_history
 
     def forward(self, history: Tensor, mask: Tensor) -> Tensor:
-        """Encode users; arguments as in ``UserEncoder``, padding behind.
+        """Encode users; arguments as in ``UserEncoder``, with padding at the end.
 
         Returns:
             User vectors ``[batch, dim]``.
@@ -61,7 +62,7 @@ class ServedUserEncoder(nn.Module):
 
 
 class ServedNewsEncoder(nn.Module):
-    """A news encoder that takes padded stories in any order.
+    """A news encoder that accepts padded news in any order.
 
     Args:
         encoder: The news encoder.
@@ -72,11 +73,11 @@ class ServedNewsEncoder(nn.Module):
         self.encoder = encoder
 
     def forward(self, token_ids: Tensor, mask: Tensor) -> Tensor:
-        """Encode stories.
+        """Encode news.
 
         Args:
-            token_ids: Tokens, padded behind ``[news, tokens]``.
-            mask: True where real; at least one in each row ``[news, tokens]``.
+            token_ids: Tokens, padded at the end ``[news, tokens]``.
+            mask: True where real; at least one token in each row ``[news, tokens]``.
 
         Returns:
             News vectors ``[news, dim]``.
@@ -87,7 +88,7 @@ class ServedNewsEncoder(nn.Module):
 def trace_user_encoder(encoder: UserEncoder, max_history: int) -> ExportedProgram:
     """Return the graph of a user encoder; batch and history may have any size from 1 on."""
     sizes = {0: Dim("batch"), 1: Dim("history")}
-    # Two rows of two: a size of 1 would be taken for a constant.
+    # Sizes of 2, since torch.export takes a size of 1 for a constant.
     inputs = torch.zeros(2, 2, encoder.dim), torch.ones(2, 2, dtype=torch.bool)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -96,7 +97,7 @@ def trace_user_encoder(encoder: UserEncoder, max_history: int) -> ExportedProgra
 
 
 def trace_news_encoder(encoder: NewsEncoder) -> ExportedProgram:
-    """Return the graph of a news encoder, PLM and all; its two sizes may be any from 1 on.
+    """Return the graph of a news encoder with its PLM; both axes may have any size from 1 on.
 
     Raises:
         UserError: If the PLM's family cannot be traced.
@@ -104,21 +105,21 @@ def trace_news_encoder(encoder: NewsEncoder) -> ExportedProgram:
     sizes = {0: Dim("news"), 1: Dim("tokens", max=longest_text(encoder.plm))}
     inputs = torch.ones(2, 2, dtype=torch.int64), torch.ones(2, 2, dtype=torch.bool)
     attention = attention_of(encoder.plm)
-    if attention not in ("eager", "sdpa"):  # packed: a graph takes padded stories
+    if attention not in ("eager", "sdpa"):  # others need packed news, but the graph gets padded
         set_attention(encoder.plm, "sdpa")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             served = ServedNewsEncoder(encoder).eval()
             return torch.export.export(served, inputs, dynamic_shapes=(sizes, sizes))
-    except Exception as error:  # whatever a family does that cannot be traced
+    except Exception as error:  # a PLM's code can fail to be traced in many ways
         raise _untraceable(encoder, error) from error
     finally:
         set_attention(encoder.plm, attention)
 
 
 def write_onnx(graph: ExportedProgram, path: Path, names: Names) -> None:
-    """Write a graph as ONNX; weights too large for one file go into one beside it."""
+    """Write a graph as ONNX; weights too large for the file go into a second file beside it."""
     weights = sum(w.numel() * w.element_size() for w in graph.state_dict.values())
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -129,7 +130,7 @@ def write_onnx(graph: ExportedProgram, path: Path, names: Names) -> None:
             str(path),
             input_names=names.inputs,
             output_names=[names.output],
-            dynamic_shapes=(dict(enumerate(names.axes)),) * len(names.inputs),  # names alone
+            dynamic_shapes=(dict(enumerate(names.axes)),) * len(names.inputs),  # gives only names
             dynamo=True,
             external_data=weights > INSIDE,
             verbose=False,

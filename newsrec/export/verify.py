@@ -1,4 +1,4 @@
-"""Whether an exported folder gives the model's own scores: on made histories, then on dev."""
+"""Checks that an exported folder gives the model's scores: on random inputs, then on real data."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,32 +24,34 @@ if TYPE_CHECKING:
     from newsrec.data.datamodule import MindDataModule
 
 TOLERANCE = 1e-4
-"""Largest difference from PyTorch that passes: as a share of the largest score, and of an AUC."""
+"""Largest difference from PyTorch that is allowed, as a share of the largest score or vector, and
+as a difference of metrics."""
 BATCHES = (2, 9, 256)
-"""Besides batches of one."""
+"""Batch sizes to test, besides 1."""
 SAMPLE = 512
-"""Real stories that the exported news encoder is tried on."""
+"""Number of real news (about) on which the exported news encoder is tested."""
 
 Encoder = Callable[[Tensor, Tensor], Tensor]
-"""A padded array of ids or vectors and its mask to news vectors ``[news, dim]`` or user vectors."""
+"""Encodes a padded array of token ids or news vectors and its mask: news vectors ``[news, dim]`` or
+user vectors."""
 
 
 @torch.no_grad()
 def compare_encoders(module: RecommenderModule, folder: Path) -> dict[str, float]:
-    """Compare every exported form with PyTorch on scores.
+    """Compare the scores of every exported form with PyTorch's.
 
-    Batches of 1, 2, 9 and 256; histories that are empty, of 1 and 7 clicks, full and longer than
-    in training; stories of every length.
+    Tests batches of 1, 2, 9 and 256; histories that are empty, of 1 and 7 clicks, full, and longer
+    than in training; news of every length.
 
     Args:
         module: The model, in evaluation mode.
-        folder: What was exported so far.
+        folder: Folder with the files exported so far.
 
     Returns:
-        The largest difference of a score by file, as a share of the largest score.
+        For each file, the largest difference of a score, as a share of the largest score.
 
     Raises:
-        RuntimeError: If one is above ``TOLERANCE``.
+        RuntimeError: If a difference is above ``TOLERANCE``.
     """
     recommender, full = module.recommender, module.max_history
     again = read_model(folder / CONFIG, folder / WEIGHTS)
@@ -85,17 +87,17 @@ def compare_encoders(module: RecommenderModule, folder: Path) -> dict[str, float
 
 
 def require_close(error: float, found: str) -> None:
-    """Refuse an export that does not give the model's numbers.
+    """Check that a difference from PyTorch is allowed.
 
     Raises:
-        RuntimeError: If ``error`` is above ``TOLERANCE`` or NaN.
+        RuntimeError: If ``error`` is above ``TOLERANCE`` or NaN; the message begins with ``found``.
     """
     if not error <= TOLERANCE:
         raise RuntimeError(f"{found}; {TOLERANCE:.0e} is allowed. Nothing was written.")
 
 
 def onnx_encoder(path: Path, name: str) -> Encoder:
-    """Return an exported encoder whose first input is called ``name``."""
+    """Return the encoder in an ONNX file, whose first input is called ``name``."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -108,12 +110,12 @@ def onnx_encoder(path: Path, name: str) -> Encoder:
 
 
 def one_interest(encode: Encoder) -> Encoder:
-    """Return an exported user encoder, whose vectors are ``[users, dim]``, with our shape."""
+    """Make an exported user encoder return ``[users, 1, dim]`` instead of ``[users, dim]``."""
     return lambda history, mask: encode(history, mask).unsqueeze(1)
 
 
 def made_histories(full: int, num_stories: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield rows of stories and their mask, each ``[batch, history]``."""
+    """Yield random histories as rows of news, and their mask, each ``[batch, history]``."""
     kinds = [0, 1, min(7, full), full, full + 11]
     generator = torch.Generator().manual_seed(0)
     batches = [[kind] for kind in kinds]
@@ -124,7 +126,7 @@ def made_histories(full: int, num_stories: int) -> Iterator[tuple[Tensor, Tensor
 
 
 def made_stories(max_tokens: int, vocabulary: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield random tokens of stories of every length and their mask, each ``[news, tokens]``."""
+    """Yield random tokens of news of every length, and their mask, each ``[news, tokens]``."""
     generator = torch.Generator().manual_seed(0)
     for size in (1, *BATCHES):
         lengths = torch.arange(size) % max_tokens + 1
@@ -133,13 +135,13 @@ def made_stories(max_tokens: int, vocabulary: int) -> Iterator[tuple[Tensor, Ten
 
 
 def sorted_stories(recommender: NewsRecommender, token_ids: Tensor, mask: Tensor) -> Tensor:
-    """Return what PyTorch makes of padded stories in any order ``[news, dim]``."""
+    """Return PyTorch's vectors of padded news in any order ``[news, dim]``."""
     lengths, order = mask.sum(dim=1).sort(stable=True)
     return recommender.news_encoder(token_ids[order], lengths)[order.argsort()]
 
 
 def newest(history: Tensor, mask: Tensor, max_history: int) -> tuple[Tensor, Tensor]:
-    """Return the newest clicks of each history, as the data module cuts them, and their mask."""
+    """Cut each history to its newest clicks, as the data module does; return it and its mask."""
     counts = mask.sum(dim=1).tolist()
     cut, real = torch.zeros_like(history), torch.zeros_like(mask)
     for row, clicks in enumerate(counts):
@@ -152,18 +154,19 @@ def newest(history: Tensor, mask: Tensor, max_history: int) -> tuple[Tensor, Ten
 
 @torch.no_grad()
 def compare_stories(vectors: Tensor, catalogue: "Catalogue", path: Path) -> float:
-    """Compare the exported news encoder with PyTorch on real stories.
+    """Compare the exported news encoder with PyTorch on real news.
 
     Args:
-        vectors: PyTorch's, one for each catalogue row ``[news, dim]``.
-        catalogue: Every story's tokens.
+        vectors: PyTorch's vector for each catalogue row ``[news, dim]``.
+        catalogue: Tokens of all news.
         path: The exported news encoder.
 
     Returns:
-        The largest difference of a vector as a share of the longest, which bounds that of scores.
+        The norm of the largest difference of two vectors, as a share of the longest vector. This
+        bounds the difference of scores.
 
     Raises:
-        RuntimeError: If it is above ``TOLERANCE``.
+        RuntimeError: If this is above ``TOLERANCE``.
     """
     encode = onnx_encoder(path, "token_ids")
     rows = catalogue.first.unique()[2:]
@@ -183,19 +186,19 @@ def compare_stories(vectors: Tensor, catalogue: "Catalogue", path: Path) -> floa
 def evaluate_export(
     recommender: NewsRecommender, data: "MindDataModule", vectors: Tensor, folder: Path
 ) -> dict[str, Any]:
-    """Score a split through the exported user encoder, and hold its AUC against PyTorch's.
+    """Score a split with the exported user encoder, and compare the metrics with PyTorch's.
 
     Args:
         recommender: The model, in evaluation mode, on the CPU.
-        data: Set up, its ``eval_split`` one with labels.
-        vectors: One for each catalogue row, in float32 ``[news, dim]``.
-        folder: What was exported so far.
+        data: Data module after ``setup``, whose ``eval_split`` has labels.
+        vectors: Vector for each catalogue row, in float32 ``[news, dim]``.
+        folder: Folder with the files exported so far.
 
     Returns:
-        What ``metrics.json`` of ``evaluate`` would say of the exported scores.
+        Metrics of the exported scores, as in ``metrics.json`` of ``evaluate``.
 
     Raises:
-        RuntimeError: If the AUC differs by more than ``TOLERANCE``.
+        RuntimeError: If a metric differs by more than ``TOLERANCE``.
     """
     encode = one_interest(onnx_encoder(folder / USER_ENCODER, "history"))
     split = data.data.split(data.eval_split)

@@ -1,4 +1,4 @@
-"""A model's weights and configuration: enough to build it again in PyTorch, from nothing else."""
+"""Writes a model's weights and configuration, and builds the model in PyTorch from them alone."""
 
 import json
 from dataclasses import asdict
@@ -17,13 +17,14 @@ from newsrec.training.checkpoint.schema import check_exported
 from newsrec.training.module import RecommenderModule
 
 ORIGIN = ("_name_or_path", "transformers_version")
-"""What a PLM's configuration says of where it comes from."""
+"""Keys of a PLM's configuration that tell where it comes from; they are not exported."""
 
 
 def write_model(module: RecommenderModule, folder: Path) -> None:
-    """Write ``model.safetensors``, weights under their PyTorch names, and ``config.json``."""
+    """Write ``model.safetensors``, with PyTorch's names of weights, and ``config.json``."""
     state = module.recommender.state_dict()
-    # Not save_file: its files are private, and its error on a full disk is of its own kind.
+    # Not save_file: only the owner can read its files, and on a full disk it raises an error of its
+    # own class.
     (folder / WEIGHTS).write_bytes(save({name: w.contiguous() for name, w in state.items()}))
     plm = plm_config(module.recommender.news_encoder.plm)
     config = {
@@ -45,13 +46,13 @@ def write_model(module: RecommenderModule, folder: Path) -> None:
 def load_model(folder: str | Path) -> NewsRecommender:
     """Build the model of an exported folder, in evaluation mode.
 
-    Neither training data nor the place where the PLM came from is needed.
+    This needs neither training data nor the original PLM.
 
     Args:
-        folder: What ``export`` wrote.
+        folder: Folder that ``export`` wrote.
 
     Raises:
-        UserError: If the folder is none, of another format, or not as it was written.
+        UserError: If it is not an exported folder, has another format, or was changed.
     """
     exported = ExportFolder(folder)
     config, weights = exported.file(CONFIG), exported.file(WEIGHTS)
@@ -60,10 +61,10 @@ def load_model(folder: str | Path) -> NewsRecommender:
 
 
 def read_model(config: Path, weights: Path) -> NewsRecommender:
-    """Build a model of the two files that ``write_model`` wrote, in evaluation mode.
+    """Build a model from the two files that ``write_model`` wrote, in evaluation mode.
 
     Raises:
-        UserError: If the configuration asks for code or packages, or is not that of the weights.
+        UserError: If the configuration asks for code or packages, or does not fit the weights.
     """
     options = json.loads(config.read_text(encoding="utf-8"))
     if isinstance(options, dict) and isinstance(options.get("model"), dict):

@@ -1,4 +1,4 @@
-"""A trained model in a process of its own."""
+"""Serves a trained model without PyTorch."""
 
 from newsrec.serving.recommend import Recommender
 

@@ -1,4 +1,4 @@
-"""What a recommender answers to one user, as plain values: for JSON, a table or a page."""
+"""A recommender's answer for one user as plain values, for JSON, a table or a page."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,17 +19,19 @@ def answer(
     Args:
         recommender: The exported model.
         history: Ids of the news that the user clicked, oldest first.
-        k: How many to recommend.
-        candidates: News to rank, all of them; None recommends the best of the export.
-        categories: Categories to recommend from; None is all.
-        exclude_history: Whether clicked news are left out.
+        k: Number of news to recommend; ignored with ``candidates``.
+        candidates: Ids of news to rank, which are all returned; None recommends the best news of
+            the export.
+        categories: Categories to recommend from; None allows all. Ignored with ``candidates``.
+        exclude_history: Whether clicked news are left out; ignored with ``candidates``.
 
     Returns:
-        ``stories`` holds the news, best first. ``known_clicks`` of the history are in the export,
-        and the model has read the newest ``read_clicks`` of them.
+        A dictionary: ``stories`` has the news, best first; ``known_clicks`` is the number of clicks
+        whose news are in the export; ``read_clicks`` is how many of these, the newest, the model
+        reads.
 
     Raises:
-        UserError: If the recommender refuses one of these.
+        UserError: If the recommender refuses an argument.
     """
     unknown_candidates: list[str] = []
     if candidates is not None:
@@ -42,7 +44,7 @@ def answer(
         )
     known = recommender.known_ids
     found = zip(ids, scores, recommender.describe(ids), strict=True)
-    unknown = set(unknown_history)  # has each id once, however often it was clicked
+    unknown = set(unknown_history)  # each id once, even if it was clicked several times
     clicks = sum(news_id not in unknown for news_id in history)
     manifest = recommender.folder.manifest
     return {

@@ -1,4 +1,4 @@
-"""What callers hand over: lists of strings, for one user or for several."""
+"""Checks the arguments of a recommender: lists of strings, for one or several users."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,18 +12,18 @@ class Found(NamedTuple):
     """Ids looked up in the catalogue."""
 
     rows: list[int]
-    """Rows of the known ones, in order, repeats included ``[known]``."""
+    """Rows of the known ids, in order, with repeats ``[known]``."""
     unknown: list[str]
-    """The others, each once."""
+    """The unknown ids, each once."""
 
 
 def require_one_user(ids: Any, name: str, many: str, once: bool = False) -> None:
-    """Refuse what is no list of one user's ids.
+    """Check that a value is a list of one user's ids.
 
     Args:
-        ids: What was given.
-        name: What it is called, for messages.
-        many: The method that takes several users.
+        ids: The value.
+        name: Name of the argument, for messages.
+        many: Name of the method for several users, for messages.
         once: As in ``look_up``.
 
     Raises:
@@ -35,16 +35,16 @@ def require_one_user(ids: Any, name: str, many: str, once: bool = False) -> None
 
 
 def look_up(ids: Sequence[str], rows: Mapping[str, int], name: str, once: bool = False) -> Found:
-    """Return the rows of the ids that the catalogue knows.
+    """Look up the catalogue rows of ids.
 
     Args:
         ids: Ids of news.
-        rows: Row of each news item of the catalogue.
-        name: What the ids are called, for messages.
-        once: Whether no id may come twice.
+        rows: Catalogue row of each id.
+        name: Name of the argument, for messages.
+        once: Whether repeated ids are an error.
 
     Raises:
-        UserError: If it is no list, an id is no string, or comes twice where it may not.
+        UserError: If ``ids`` is not a list, an id is not a string, or ``once`` and an id repeats.
     """
     require_list(ids, name)
     found: list[int] = []
@@ -64,15 +64,15 @@ def look_up(ids: Sequence[str], rows: Mapping[str, int], name: str, once: bool =
 
 
 def require_strings(values: Any, name: str, none_is_empty: bool = False) -> list[str]:
-    """Return a list of strings as it is.
+    """Check that a value is a list of strings, and return it.
 
     Args:
-        values: The list.
-        name: What it is called, for messages.
-        none_is_empty: Whether None may stand for an empty text.
+        values: The value.
+        name: Name of the argument, for messages.
+        none_is_empty: Whether None is allowed and becomes an empty string.
 
     Raises:
-        UserError: If it is no list, or holds anything else.
+        UserError: If it is not a list, or an element is not a string of valid Unicode.
     """
     require_list(values, name)
     strings = [
@@ -91,10 +91,10 @@ def require_strings(values: Any, name: str, none_is_empty: bool = False) -> list
 
 
 def require_string(value: Any, name: str) -> str:
-    """Return a string as it is.
+    """Check that a value is a string, and return it.
 
     Raises:
-        UserError: If it is something else.
+        UserError: If it is not a string.
     """
     if not isinstance(value, str):
         raise UserError(f"{name} is {value!r}, a {type(value).__name__}; it must be a string.")
@@ -102,10 +102,10 @@ def require_string(value: Any, name: str) -> str:
 
 
 def require_list(value: Any, name: str) -> None:
-    """Refuse what is no list; a string would be taken for a list of letters.
+    """Check that a value is a list; a string would be taken for a list of letters.
 
     Raises:
-        UserError: If it is none.
+        UserError: If it is not a list.
     """
     if not is_list(value):
         hint = f" Give [{value!r}]." if isinstance(value, str) else ""
@@ -113,5 +113,5 @@ def require_list(value: Any, name: str) -> None:
 
 
 def is_list(value: Any) -> bool:
-    """Return whether a value is a list, or serves as well as one."""
+    """Return whether a value is a list, a tuple or a NumPy array."""
     return isinstance(value, list | tuple | np.ndarray)

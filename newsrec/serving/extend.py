@@ -1,4 +1,4 @@
-"""A copy of an exported folder with more news in it."""
+"""Copies an exported folder and adds news to the copy."""
 
 import json
 import shutil
@@ -16,19 +16,20 @@ from newsrec.serving.results import AddedNews
 def extend_export(
     source: Path, news_file: Path, output: Path, on_bad_line: str = "error"
 ) -> tuple[int, AddedNews]:
-    """Encode the news of a file, and write them with the rest of an export.
+    """Encode the news of a file, and write a copy of an export that also has these news.
 
-    A news item whose id and text are in the export keeps its vector; with another text it is
-    encoded again. So all vectors in a folder come from the encoder in that folder.
+    If the export has a news item with the same id and text, its vector is kept. If the text
+    differs, it is encoded again. So all vectors in a folder come from the encoder in that folder.
 
     Args:
-        source: The exported folder, which stays as it is.
+        source: The exported folder, which is not changed.
         news_file: A news.tsv.
         output: Folder to write, absent or empty.
-        on_bad_line: As ``newsrec.data.readers.news.read_news`` has it.
+        on_bad_line: As in ``newsrec.data.readers.mind.read_news``.
 
     Returns:
-        How many news items the copy holds, and what became of those of the file.
+        Number of news in the copy, and how many of the file's news were added, replaced or
+        unchanged.
 
     Raises:
         UserError: If a folder or the file cannot be used.

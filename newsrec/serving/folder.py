@@ -1,7 +1,7 @@
-"""The folder that ``export`` writes, as a process without PyTorch reads it.
+"""Reads the folder that ``export`` writes, without PyTorch.
 
-``manifest.json`` names every other file with its SHA-256. A file is hashed before it is used for
-the first time, so what was changed or cut short on its way is refused and never answers.
+``manifest.json`` lists every other file with its SHA-256. A file is hashed before it is first used,
+so a file that was changed or cut off is refused.
 """
 
 from collections import Counter
@@ -36,27 +36,27 @@ NEWS_SCHEMA = pa.schema(
         "text_hash": pa.string(),
     }
 )
-"""``row`` is the story's row of ``news_vectors.npy``, ``text_hash`` that of the text that it was
-made from."""
+"""Columns of ``news.parquet``. ``row`` is the row in ``news_vectors.npy``; ``text_hash`` is the
+hash of the text that this vector was made from."""
 
 
 class StoredNews(NamedTuple):
-    """Stories and their vectors."""
+    """News and their vectors."""
 
     table: pa.Table
-    """One line for each real story, of ``NEWS_SCHEMA``; line ``i`` has row ``FIRST_NEWS + i``."""
+    """One line per real news item, with ``NEWS_SCHEMA``; line ``i`` has row ``FIRST_NEWS + i``."""
     vectors: NDArray[np.float32]
-    """Row 0 is zeros, row 1 the unknown story: the mean of the real ones ``[news, dim]``."""
+    """Row 0 is zeros, row 1 the unknown news: the mean of the real news ``[news, dim]``."""
 
 
 class ExportFolder:
-    """An exported folder, its manifest read and its format checked.
+    """An exported folder, whose manifest is read and checked.
 
     Args:
         path: The folder.
 
     Raises:
-        UserError: If it is none, or one of another format.
+        UserError: If it is not an exported folder, or has another format.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -64,14 +64,14 @@ class ExportFolder:
         self.manifest = read_manifest(self.path)
 
     def has(self, name: str) -> bool:
-        """Return whether the folder was written with this file."""
+        """Return whether the manifest lists this file."""
         return name in self.manifest["files"]
 
     def file(self, name: str) -> Path:
-        """Return the path of a file that is as it was written, and so are weights beside it.
+        """Check that a file, and its weights beside it if any, are unchanged; return its path.
 
         Raises:
-            UserError: If it is missing or was changed.
+            UserError: If a file is missing or was changed.
         """
         for part in (name, name + WEIGHTS_BESIDE):
             path = self.path / part
@@ -90,16 +90,16 @@ class ExportFolder:
         return self.path / name
 
     def read_news(self) -> StoredNews:
-        """Return the stories, vectors memory-mapped; none where the folder came without any.
+        """Return the news, with memory-mapped vectors; no news if the folder has none.
 
         Raises:
-            UserError: If a file was changed, or what it holds does not fit.
+            UserError: If a file was changed, or the table and the vectors do not match.
         """
         dim = self.manifest["dim"]
         if not self.has(VECTORS):
             return StoredNews(NEWS_SCHEMA.empty_table(), np.zeros((FIRST_NEWS, dim), np.float32))
         path = self.file(VECTORS)
-        with reading(path):  # not np.load, which would open an archive, too
+        with reading(path):  # not np.load, which would also open an archive
             vectors = np.lib.format.open_memmap(path, mode="r")
         table = _read_table(self.file(NEWS), len(vectors) if vectors.ndim else 0)
         check_news(StoredNews(table, vectors), dim, path)
@@ -107,14 +107,14 @@ class ExportFolder:
 
 
 def _read_table(path: Path, rows: int) -> pa.Table:
-    """Return ``news.parquet``, its columns of ``NEWS_SCHEMA``.
+    """Return the columns ``NEWS_SCHEMA`` of ``news.parquet``.
 
     Args:
         path: The file.
-        rows: Rows of the vectors; a file that has many more lines is not read into memory.
+        rows: Number of vectors; a file with more lines is refused before it is read.
 
     Raises:
-        UserError: If it cannot be read, or is of another schema.
+        UserError: If the file cannot be read, has more lines, or has another schema.
     """
     with reading(path), pq.ParquetFile(path) as file:
         missing = [name for name in NEWS_SCHEMA.names if name not in file.schema_arrow.names]
@@ -124,9 +124,9 @@ def _read_table(path: Path, rows: int) -> pa.Table:
             raise UserError(
                 f"{path} has {file.metadata.num_rows:,} lines, and {VECTORS} {rows:,} rows. {AGAIN}"
             )
-        # read_table would import pandas, where it is installed.
+        # read_table would import pandas if it is installed.
         table = file.read(NEWS_SCHEMA.names).select(NEWS_SCHEMA.names).cast(NEWS_SCHEMA)
-        table.validate(full=True)  # half a character would show when a title is
+        table.validate(full=True)  # finds invalid UTF-8, which would fail later
         for name in ("row", "news_id"):
             if table[name].null_count:
                 raise UserError(f"{path}: {name} is empty in a line. {AGAIN}")
@@ -134,15 +134,16 @@ def _read_table(path: Path, rows: int) -> pa.Table:
 
 
 def check_news(news: StoredNews, dim: int, path: Path) -> None:
-    """Refuse stories that could not be scored.
+    """Check that news can be scored.
 
     Args:
-        news: Stories and vectors.
+        news: News and vectors.
         dim: Size of the model's vectors.
-        path: Where the vectors are from, for messages.
+        path: File of the vectors, for messages.
 
     Raises:
-        UserError: If shapes or rows do not fit, a vector holds NaN, or an id comes twice.
+        UserError: If shapes or rows do not match, a vector has NaN or infinity, or an id is there
+            twice.
     """
     table, vectors = news
     shape = (FIRST_NEWS + len(table), dim)
@@ -151,13 +152,13 @@ def check_news(news: StoredNews, dim: int, path: Path) -> None:
             f"{path} holds {vectors.dtype} {list(vectors.shape)}; {NEWS} and {MANIFEST} ask for "
             f"float32 {list(shape)}. {AGAIN}"
         )
-    finite = np.isfinite(vectors.sum(axis=1))  # a NaN or an infinity stays one in a sum
+    finite = np.isfinite(vectors.sum(axis=1))  # a sum with NaN or infinity is not finite
     if not finite.all():
         raise UserError(
             f"{path}: row {int(np.argmin(finite))} holds NaN or infinity. The model has gone wrong "
             "in training; export another checkpoint."
         )
-    # Lists, for pyarrow's conversions to and from arrays import pandas.
+    # Compare lists, since pyarrow's conversions to and from arrays import pandas.
     if table["row"].to_pylist() != list(range(FIRST_NEWS, len(vectors))):
         raise UserError(
             f"{path.parent / NEWS}: row must count up from {FIRST_NEWS}, line by line. {AGAIN}"
@@ -176,7 +177,7 @@ def write_news(news: StoredNews, folder: Path) -> None:
 
 
 def with_unknown(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return real stories' vectors behind rows 0 and 1: zeros, and their mean ``[news, dim]``."""
+    """Return the vectors of real news with rows 0 (zeros) and 1 (mean) before ``[news, dim]``."""
     above = np.zeros((FIRST_NEWS, vectors.shape[1]), np.float32)
     if len(vectors):
         above[FIRST_NEWS - 1] = vectors.mean(axis=0, dtype=np.float64)

@@ -1,7 +1,7 @@
-"""``manifest.json``: what may stand in it, checked once, before anything else is read of a folder.
+"""Reads and checks ``manifest.json``, before anything else in an exported folder is read.
 
-A folder may come from a stranger. Its manifest is data, never a path: a file in it has a bare name
-that this version knows, or the folder is refused.
+A folder may come from a stranger, so its manifest must not lead to other files: a folder is refused
+if the manifest lists a file whose name is not one of ``KNOWN_FILES``.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from newsrec.errors import UserError
 from newsrec.places import looked_for
 
 MANIFEST_FORMAT = 2
-"""Version of the folder; a change of meaning counts it up."""
+"""Version of the folder's format; increase it when the meaning changes."""
 
 MANIFEST = "manifest.json"
 USER_ENCODER = "user_encoder.onnx"
@@ -30,43 +30,43 @@ VECTORS = "news_vectors.npy"
 NEWS = "news.parquet"
 CARD = "model_card.md"
 WEIGHTS_BESIDE = ".data"
-"""Ends the name of an ONNX graph's weights where they are too large to be within it."""
+"""Suffix of the file with an ONNX graph's weights, if they are too large for the graph's file."""
 
 KNOWN_FILES = frozenset(
     {USER_ENCODER, NEWS_ENCODER, PROGRAM, WEIGHTS, CONFIG, TOKENIZER, VECTORS, NEWS, CARD}
     | {USER_ENCODER + WEIGHTS_BESIDE, NEWS_ENCODER + WEIGHTS_BESIDE}
 )
-"""Names that a manifest may give."""
+"""File names that a manifest may list."""
 
 SETTINGS = ("format", "dim", "max_history", "max_tokens", "fields", "model_hash")
-"""What changes answers and is in no other file; ``settings_hash`` is made of it."""
+"""Values that affect answers and are in no other file; ``settings_hash`` is made from them."""
 
 AGAIN = "Copy the folder again, or export the checkpoint again."
 
 LARGEST_MANIFEST = 2**24
-"""Bytes. A manifest has some 5 KB, and a line for each time that news were added."""
+"""Most bytes of a manifest. It has about 5 KB, and a line for each time that news were added."""
 LARGEST_NUMBER = 2**20
-"""Of ``dim``, ``max_history`` and ``max_tokens``."""
+"""Largest ``dim``, ``max_history`` and ``max_tokens``."""
 LONGEST_REASON = 200
-"""Characters of a library's message that are quoted."""
+"""Most characters quoted from a library's message."""
 
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn whatever a library raises over a file into a ``UserError`` that names it.
+    """Turn any error that a library raises because of a file into a UserError that names the file.
 
     Args:
-        path: The file that is read, or was read and is used.
+        path: The file that is read, or was read and is used now.
 
     Raises:
-        UserError: In place of every error but those that are one already.
+        UserError: Instead of any other error; a UserError is raised unchanged.
     """
     try:
         yield
     except UserError:
         raise
     except BaseException as error:
-        # tokenizers is written in Rust, and its panics are no Exceptions.
+        # tokenizers is written in Rust; its panics are BaseExceptions, but not Exceptions.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         text = " ".join(str(error).split())
@@ -77,11 +77,11 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return a folder's manifest, all that is read of it checked.
+    """Return a folder's manifest, after checking all values that are used.
 
     Raises:
-        UserError: If it is missing, cannot be read, is of another format or holds what makes no
-            sense.
+        UserError: If the manifest is missing, cannot be read, has another format or an invalid
+            value.
     """
     path = folder / MANIFEST
     with reading(path):
@@ -117,21 +117,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def settings_hash(manifest: Mapping[str, Any]) -> str:
-    """Return a hash of what a manifest alone knows, so that a changed digit is noticed.
+    """Return a hash of the values that only the manifest has, so that a changed digit is noticed.
 
-    Folders from before version 0.2 have none of it.
+    Folders written before version 0.2 do not have this hash.
     """
     text = json.dumps([manifest[name] for name in SETTINGS])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Rule(NamedTuple):
-    """What a value of a manifest must be."""
+    """A condition for a value in a manifest."""
 
     words: str
     holds: Callable[[Any], bool]
     default: Any = None
-    """Stands for a value that is absent."""
+    """Value to use if it is absent."""
 
 
 def _is_size(value: Any) -> bool:
@@ -159,11 +159,11 @@ RULES = {
     "files": Rule("names of files, each with its SHA-256", _are_hashes),
     "added_news": Rule("a list", lambda value: isinstance(value, list), []),
 }
-"""Everything that this version reads of a manifest."""
+"""Rule for each value that this version reads from a manifest, besides the format."""
 
 
 def _check_files(path: Path, files: Mapping[str, str]) -> None:
-    """Refuse names that could lead anywhere, and a folder of which a half is missing."""
+    """Refuse file names that are not known, and news vectors without their table or vice versa."""
     for name in files:
         if name not in KNOWN_FILES:
             raise UserError(

@@ -1,4 +1,4 @@
-"""User vectors and news vectors to scores, as ``newsrec.model.matching`` does it; numpy alone."""
+"""Computes scores like ``newsrec.model.matching``, but with numpy only."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,10 @@ def match_all(
     Args:
         users: User vectors ``[users, interests, dim]``.
         news: News vectors ``[news, dim]``.
-        out: Where to write the scores ``[users, news]``.
+        out: Array to write the scores into ``[users, news]``.
 
     Returns:
-        Scores, the highest over a user's interests ``[users, news]``.
+        For each user and news item, the highest score over the user's interests ``[users, news]``.
     """
     num_users, interests, dim = users.shape
     if interests == 1:

@@ -1,12 +1,12 @@
-"""Recommend news from an exported folder, in a process without PyTorch.
+"""Recommends news from an exported folder, without PyTorch.
 
     from newsrec.serving import Recommender
 
     recommender = Recommender.load("exported")
     recommender.recommend(["N1", "N7"], k=10).news_ids
 
-Needs numpy, pyarrow and onnxruntime, and tokenizers to encode new stories. A history is a list of
-the ids of the news that a user clicked, oldest first; an empty list is a user without clicks.
+Needs numpy, pyarrow and onnxruntime, and tokenizers to encode news. A history is a list of the ids
+of the news that a user clicked, oldest first; the list is empty for a user without clicks.
 """
 
 import logging
@@ -44,13 +44,13 @@ from newsrec.serving.stories import (
 log = logging.getLogger(__name__)
 
 SHOWN = ("title", "category", "subcategory")
-"""What ``describe`` tells of a story."""
+"""Fields that ``describe`` returns."""
 
 
 class Recommender:
-    """Scores stories for readers; ``Recommender.load`` makes one of an exported folder.
+    """Scores news for users; ``Recommender.load`` makes one from an exported folder.
 
-    Threads may share it: each call works on the catalogue as it was when the call began.
+    Threads may share a recommender: each call uses the catalogue as it was when the call began.
 
     Args:
         folder: The exported folder.
@@ -65,35 +65,35 @@ class Recommender:
 
     @classmethod
     def load(cls, folder: str | Path, threads: int | None = None) -> "Recommender":
-        """Read an exported folder; the news encoder only when it is first needed.
+        """Read an exported folder; the news encoder is read when it is first needed.
 
         Args:
-            folder: What ``python -m newsrec export`` wrote.
-            threads: Threads of the encoders; None leaves it to onnxruntime, which takes all cores.
-                Numpy's matrix products go by the variable OMP_NUM_THREADS.
+            folder: Folder that ``python -m newsrec export`` wrote.
+            threads: Threads of the encoders; with None onnxruntime uses all cores. For numpy's
+                matrix products, set the environment variable OMP_NUM_THREADS.
 
         Raises:
-            UserError: If the folder is none, of another format, or not as it was written.
+            UserError: If it is not an exported folder, has another format, or was changed.
         """
         return cls(ExportFolder(folder), threads)
 
     @property
     def news(self) -> pa.Table:
-        """The catalogue, of ``folder.NEWS_SCHEMA``."""
+        """The catalogue, a table with the schema ``folder.NEWS_SCHEMA``."""
         return self._stories.table
 
     @property
     def known_ids(self) -> Collection[str]:
-        """The ids of ``news``, to ask if an id is one of them."""
+        """The ids of ``news``, for fast membership tests."""
         return self._stories.rows.keys()
 
     @property
     def news_vectors(self) -> NDArray[np.float32]:
-        """Rows 0 (zeros) and 1 (the unknown story), then those of ``news`` ``[news, dim]``."""
+        """Row 0 (zeros), row 1 (the unknown news), then the rows of ``news`` ``[news, dim]``."""
         return self._stories.vectors
 
     def describe(self, news_ids: Sequence[str]) -> list[dict[str, str | None]]:
-        """Return ``title``, ``category`` and ``subcategory`` of stories; None where unknown."""
+        """Return ``title``, ``category`` and ``subcategory`` of each id; all None if unknown."""
         stories = self._stories
         texts = stories.table.select(SHOWN)
         return [
@@ -110,16 +110,17 @@ class Recommender:
         subcategories: Sequence[str | None] | None = None,
         abstracts: Sequence[str | None] | None = None,
     ) -> NDArray[np.float32]:
-        """Return the vectors of stories, which need not be in the catalogue ``[news, dim]``.
+        """Return the vectors of news, which need not be in the catalogue ``[news, dim]``.
 
         Args:
             titles: Titles; may be empty strings.
-            categories: One for each title; needed if the model reads them, as are the others.
-            subcategories: None is an empty one.
-            abstracts: None is an empty one.
+            categories: Category for each title. This and the following lists are required only if
+                the model reads the field.
+            subcategories: Subcategory for each title; None counts as empty.
+            abstracts: Abstract for each title; None counts as empty.
 
         Raises:
-            UserError: If lists differ in length, or what the model reads is not among them.
+            UserError: If lists differ in length, or a field that the model reads is missing.
         """
         table = story_table(titles, categories, subcategories, abstracts)
         return self._encoders.news(texts_of(table, self._fields).to_pylist())
@@ -132,24 +133,25 @@ class Recommender:
         subcategories: Sequence[str | None] | None = None,
         abstracts: Sequence[str | None] | None = None,
     ) -> AddedNews:
-        """Add stories to the catalogue, in memory; the folder stays as it is.
+        """Add news to the catalogue in memory; the folder is not changed.
 
-        A story whose id is known is left alone if the model reads the same text, and replaced
-        otherwise, what is not given being empty. The unknown story's vector is then the mean of all
-        again. Each call copies the vectors, so many stories are better added in one.
+        A news item with a known id is left unchanged if the text that the model reads is the same,
+        and replaced otherwise; fields that are not given become empty. The vector of the unknown
+        news becomes the mean of all news again. Each call copies all vectors, so add many news in
+        one call.
 
         Args:
-            news_ids: Ids.
-            titles: As in ``encode_news``, like the following.
-            categories: Also what ``recommend`` can be limited to.
-            subcategories: Kept in ``news``.
-            abstracts: Only read.
+            news_ids: Id for each title.
+            titles: As in ``encode_news``; so are the following.
+            categories: Also used by ``recommend`` to select categories.
+            subcategories: Also kept in ``news``.
+            abstracts: Only used for encoding, not kept.
 
         Returns:
-            How many were new, replaced, and left alone.
+            Numbers of added, replaced and unchanged news.
 
         Raises:
-            UserError: As ``encode_news``; and if an id comes twice with different texts.
+            UserError: As in ``encode_news``, and if an id is given twice with different texts.
         """
         ids = require_strings(news_ids, "news_ids")
         table = story_table(titles, categories, subcategories, abstracts)
@@ -178,18 +180,18 @@ class Recommender:
         return AddedNews(len(places) - replaced, replaced, len(first) - len(places))
 
     def user_vector(self, history_ids: Sequence[str]) -> NDArray[np.float32]:
-        """Return what the model makes of one user's history ``[dim]``; see ``user_vectors``."""
+        """Return the user vector for one history ``[dim]``; see ``user_vectors``."""
         require_one_user(history_ids, "history_ids", "user_vectors")
         vector: NDArray[np.float32] = self.user_vectors([history_ids])[0]
         return vector
 
     def user_vectors(self, histories: Sequence[Sequence[str]]) -> NDArray[np.float32]:
-        """Return what the model makes of each history ``[users, dim]``.
+        """Return the user vector for each history ``[users, dim]``.
 
-        Unknown ids are left out, and logged. Of the known the last ``max_history`` count.
+        Unknown ids are left out and logged. The last ``max_history`` of the known ids are used.
 
         Raises:
-            UserError: If an id is no string.
+            UserError: If an id is not a string.
         """
         users, found = self._encode(self._stories, histories)
         unknown = list(dict.fromkeys(i for history in found for i in history.unknown))
@@ -203,17 +205,17 @@ class Recommender:
         return vectors
 
     def rank(self, history_ids: Sequence[str], candidate_ids: Sequence[str]) -> Ranking:
-        """Score one user's candidates, and put them in the order of their scores.
+        """Score one user's candidates, and sort them by score.
 
-        A candidate that the catalogue does not know has the user's mean score over the whole
-        catalogue, and is named in ``unknown_candidates``.
+        A candidate that is not in the catalogue gets the user's mean score over the whole
+        catalogue, and is listed in ``unknown_candidates``.
 
         Args:
-            history_ids: What the user clicked, oldest first; may be empty.
-            candidate_ids: What to rank, each once.
+            history_ids: Ids of the news that the user clicked, oldest first; may be empty.
+            candidate_ids: Ids of the news to rank, each once.
 
         Raises:
-            UserError: If an id is no string, or a candidate comes twice.
+            UserError: If an id is not a string, or a candidate is given twice.
         """
         require_one_user(history_ids, "history_ids", "rank_many")
         require_one_user(candidate_ids, "candidate_ids", "rank_many", once=True)
@@ -222,7 +224,7 @@ class Recommender:
     def rank_many(
         self, histories: Sequence[Sequence[str]], candidates: Sequence[Sequence[str]]
     ) -> list[Ranking]:
-        """Do what ``rank`` does for several users, given a history and candidates for each."""
+        """Do the same as ``rank`` for several users, with a history and candidates for each."""
         stories = self._stories
         users, found = self._encode(stories, histories)
         require_list(candidates, "candidates")
@@ -245,16 +247,16 @@ class Recommender:
         exclude_history: bool = True,
         categories: Sequence[str] | None = None,
     ) -> Recommendations:
-        """Return the ``k`` best news of the catalogue for one user; all of it is scored.
+        """Score the whole catalogue for one user, and return the ``k`` best news.
 
         Args:
-            history_ids: What the user clicked, oldest first; may be empty.
-            k: How many; fewer are returned where fewer are left.
-            exclude_history: Whether news of the history is left out.
-            categories: Categories that the news may be of; None is all.
+            history_ids: Ids of the news that the user clicked, oldest first; may be empty.
+            k: Number of news; fewer are returned if fewer are allowed.
+            exclude_history: Whether news of the history are left out.
+            categories: Categories to recommend from; None allows all.
 
         Raises:
-            UserError: If the catalogue is empty, or ``k``, a category or an id makes no sense.
+            UserError: If the catalogue is empty, or ``k``, a category or an id is invalid.
         """
         require_one_user(history_ids, "history_ids", "recommend_many")
         return self.recommend_many([history_ids], k, exclude_history, categories)[0]
@@ -266,7 +268,7 @@ class Recommender:
         exclude_history: bool = True,
         categories: Sequence[str] | None = None,
     ) -> list[Recommendations]:
-        """Do what ``recommend`` does for several users, given a history for each."""
+        """Do the same as ``recommend`` for several users, with a history for each."""
         stories = self._stories
         if not stories.ids:
             raise UserError(
@@ -292,7 +294,7 @@ class Recommender:
     def _encode(
         self, stories: Stories, histories: Sequence[Sequence[str]]
     ) -> tuple[NDArray[np.float32], list[Found]]:
-        """Return user vectors ``[users, 1, dim]``, and what is known of each history."""
+        """Return user vectors ``[users, 1, dim]``, and each history's known and unknown ids."""
         require_list(histories, "histories")
         found = [
             look_up(ids, stories.rows, f"histories[{user}]") for user, ids in enumerate(histories)

@@ -1,4 +1,4 @@
-"""What a recommender answers."""
+"""The results that a recommender returns."""
 
 from typing import NamedTuple
 
@@ -7,44 +7,44 @@ from numpy.typing import NDArray
 
 
 class Recommendations(NamedTuple):
-    """The best stories of the catalogue for one reader."""
+    """The best news of the catalogue for one user."""
 
     news_ids: list[str]
-    """Best first; stories with equal scores in the order of the catalogue."""
+    """Best first; news with equal scores in the order of the catalogue."""
     scores: NDArray[np.float32]
-    """Their scores ``[news_ids]``."""
+    """Score of each of ``news_ids`` ``[news_ids]``."""
     unknown_history: list[str]
-    """Ids of the history that the catalogue does not know, each once: they were left out."""
+    """Ids of the history that are not in the catalogue, each once; they were left out."""
 
 
 class Ranking(NamedTuple):
-    """One user's candidates: their scores as they were given, and the order that these make."""
+    """One user's candidates with their scores, in the given order and ranked."""
 
     candidates: list[str]
-    """As they were given."""
+    """Ids of the candidates, in the order in which they were given."""
     candidate_scores: NDArray[np.float32]
-    """Score of each of ``candidates``, in that order ``[candidates]``."""
+    """Score of each of ``candidates`` ``[candidates]``."""
     ranked_ids: list[str]
-    """Best first; candidates with equal scores in the order in which they were given."""
+    """The same ids, best first; candidates with equal scores in the given order."""
     ranked_scores: NDArray[np.float32]
-    """Score of each of ``ranked_ids``, falling ``[candidates]``."""
+    """Score of each of ``ranked_ids``, descending ``[candidates]``."""
     unknown_history: list[str]
-    """Ids of the history that the catalogue does not know, each once: they were left out."""
+    """Ids of the history that are not in the catalogue, each once; they were left out."""
     unknown_candidates: list[str]
-    """Candidates that the catalogue does not know. Their score is the user's mean over the whole
-    catalogue; of the rules compared by ``tests/benchmarks/unknown.py``, none is clearly better."""
+    """Candidates that are not in the catalogue. Their score is the user's mean score over the whole
+    catalogue; ``tests/benchmarks/unknown.py`` compares other rules, and none is clearly better."""
 
     @property
     def news_ids(self) -> list[str]:
-        """``ranked_ids``, as recommendations call them."""
+        """``ranked_ids``, under the name that ``Recommendations`` uses."""
         return self.ranked_ids
 
     @property
     def scores(self) -> NDArray[np.float32]:
-        """Nothing: the name does not say in which order.
+        """Removed, because the name did not say the order of the scores.
 
         Raises:
-            AttributeError: Always; names the two that say it.
+            AttributeError: Always; the message names the two replacements.
         """
         raise AttributeError(
             "Ranking.scores could be read two ways and is gone. candidate_scores are in the order "
@@ -53,11 +53,11 @@ class Ranking(NamedTuple):
 
 
 class AddedNews(NamedTuple):
-    """What became of stories that were to be added; the first two were encoded."""
+    """Numbers of news that ``add_news`` added, replaced and left unchanged."""
 
     added: int
-    """Stories whose id was new."""
+    """News whose id was new; they were encoded."""
     replaced: int
-    """Stories whose id was known with another text."""
+    """News whose id was known with another text; they were encoded again."""
     unchanged: int
-    """Stories whose id was known with the same text."""
+    """News whose id was known with the same text; they keep their vectors."""

@@ -1,6 +1,7 @@
-"""The exported encoders, run by onnxruntime: histories and texts of any length, in bounded memory.
+"""Runs the exported encoders with onnxruntime, on histories and texts of any length.
 
-onnxruntime and tokenizers are imported where they are first needed.
+Inputs are split into blocks, so memory is bounded. onnxruntime and tokenizers are imported when
+they are first needed.
 """
 
 import importlib
@@ -23,21 +24,21 @@ from newsrec.serving.manifest import (
 )
 
 INPUTS = {USER_ENCODER: {"history", "mask"}, NEWS_ENCODER: {"token_ids", "mask"}}
-"""What the ends of a graph that are fed are called."""
+"""Names of each graph's inputs."""
 
 CLICKS_PER_RUN = 3200
-"""Clicked stories, padding included, that the user encoder reads at once."""
+"""Clicked news, padding included, that the user encoder reads at once."""
 
 TOKENS_PER_RUN = 4096
 """Tokens, padding included, that the news encoder reads at once."""
 
 
 class Encoders:
-    """An exported folder's user encoder, and its news encoder once it is asked for.
+    """The encoders of an exported folder; the news encoder is loaded when it is first used.
 
     Args:
         folder: The exported folder.
-        threads: Threads that onnxruntime uses; None leaves it to onnxruntime.
+        threads: Threads that onnxruntime uses; None lets onnxruntime decide.
 
     Raises:
         UserError: If a file was changed, or the package onnxruntime is missing.
@@ -74,14 +75,15 @@ class Encoders:
     def users(
         self, histories: Sequence[Sequence[int]], news: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Encode users, who keep the last ``max_history`` stories of their history.
+        """Encode users from the last ``max_history`` clicks of each history.
 
         Args:
-            histories: Rows of ``news`` that each reader clicked, oldest first ``[users]``.
+            histories: Rows of ``news`` that each user clicked, oldest first ``[users]``.
             news: News vectors, row 0 zeros ``[news, dim]``.
 
         Returns:
-            User vectors; a graph gives one interest ``[users, 1, dim]``.
+            User vectors, one per user, since an exported graph gives one interest
+            ``[users, 1, dim]``.
         """
         histories = [rows[-self.max_history :] for rows in histories]
         vectors = np.empty((len(histories), self.dim), dtype=np.float32)
@@ -91,24 +93,24 @@ class Encoders:
         return vectors[:, None]
 
     def news(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Encode stories; equal texts are encoded once.
+        """Encode news; equal texts are encoded once.
 
         Args:
-            texts: What the model reads of each story ``[news]``.
+            texts: Text of each news item ``[news]``.
 
         Returns:
             News vectors ``[news, dim]``.
 
         Raises:
-            UserError: If the folder came without what is needed, or the package tokenizers is
-                missing.
+            UserError: If the folder has no news encoder, a file was changed, or the package
+                tokenizers is missing.
         """
         encoder = self._news_encoder
         distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         tokenizer = self._tokenizer
         with reading(self.folder.path / TOKENIZER):
             encodings = tokenizer.encode_batch_fast(list(distinct))
-            # A tokenizer without special tokens has none for an empty text: the PLM needs one.
+            # Without special tokens an empty text has no tokens, but the PLM needs one.
             tokens = [encoding.ids or [0] for encoding in encodings]
         vectors = np.empty((len(tokens), self.dim), dtype=np.float32)
         for stories, token_ids, mask in padded_sequences(tokens, TOKENS_PER_RUN):
@@ -117,15 +119,15 @@ class Encoders:
         return vectors[[distinct[text] for text in texts]]
 
     def _open(self, name: str) -> Any:
-        """Return a session of one encoder."""
+        """Return an onnxruntime session for one encoder."""
         path = self.folder.file(name)
         onnxruntime = require_package("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads or 0
-        # A thread that spins while there is nothing to do takes a core from the service.
+        # By default idle threads spin, which would take cores from the rest of the service.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
-        with reading(path):  # weights outside of the folder, too, are refused by onnxruntime
+        with reading(path):  # onnxruntime also refuses weights outside of the folder
             session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
@@ -144,7 +146,7 @@ class Encoders:
         return session
 
     def _run(self, session: Any, feed: dict[str, NDArray[Any]], name: str) -> NDArray[np.float32]:
-        """Return what an encoder makes of its inputs ``[rows, dim]``."""
+        """Run an encoder, check its output and return the vectors ``[rows, dim]``."""
         path = self.folder.path / name
         with reading(path):
             vectors: NDArray[np.float32]
@@ -166,15 +168,16 @@ class Encoders:
 def padded_sequences(
     sequences: Sequence[Sequence[int]], budget: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]]:
-    """Pad sequences, those of like length together.
+    """Pad sequences in blocks of similar length.
 
     Args:
-        sequences: Numbers; may be empty ``[sequences]``.
-        budget: Numbers of a block at most, padding included (one sequence at least).
+        sequences: Sequences of numbers, which may be empty ``[sequences]``.
+        budget: Most numbers of a block, padding included; a block has at least one sequence.
 
     Yields:
-        Which sequences, their numbers with zeros behind ``[rows, longest]``, and True where a
-        number is real ``[rows, longest]``; ``longest`` is 1 or more.
+        Positions of the block's sequences ``[rows]``, their numbers padded at the end with zeros
+        ``[rows, longest]``, and True where a number is real ``[rows, longest]``; ``longest`` is at
+        least 1.
     """
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
     order = np.argsort(-lengths, kind="stable")
@@ -190,10 +193,10 @@ def padded_sequences(
 
 
 def require_package(name: str) -> Any:
-    """Import a package that is needed here alone.
+    """Import a package that only serving needs.
 
     Raises:
-        UserError: If it is not installed.
+        UserError: If the package is not installed.
     """
     try:
         return importlib.import_module(name)

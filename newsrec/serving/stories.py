@@ -1,6 +1,6 @@
-"""The catalogue that a recommender serves: never changed, but replaced as a whole.
+"""The catalogue of a recommender: never changed, only replaced as a whole.
 
-Who reads it while stories are added therefore sees the old one or the new one, and no mixture.
+So a thread that uses it while news are added sees either the old or the new catalogue.
 """
 
 import difflib
@@ -19,19 +19,19 @@ from newsrec.serving.arguments import require_strings
 from newsrec.serving.folder import NEWS_SCHEMA, StoredNews, with_unknown
 
 MAY_BE_NONE = ("subcategory", "abstract")
-"""Fields that many stories lack."""
+"""Fields that many news lack, so None is allowed."""
 
 ARGUMENTS = dict(zip(FIELDS, ("categories", "subcategories", "titles", "abstracts"), strict=True))
-"""Field of a story to the argument that brings it."""
+"""Field of a news item to the argument that gives it."""
 
 
 class Stories(NamedTuple):
-    """Stories that can be recommended."""
+    """News that can be recommended."""
 
     table: pa.Table
-    """One line for each story, of ``NEWS_SCHEMA``; line ``i`` has row ``FIRST_NEWS + i``."""
+    """One line per news item, with ``NEWS_SCHEMA``; line ``i`` has row ``FIRST_NEWS + i``."""
     vectors: NDArray[np.float32]
-    """Row 0 is zeros, row 1 the unknown story: the mean of the real ones ``[news, dim]``."""
+    """Row 0 is zeros, row 1 the unknown news: the mean of the real news ``[news, dim]``."""
     ids: list[str]
     """Id of each line of ``table``."""
     rows: dict[str, int]
@@ -39,27 +39,28 @@ class Stories(NamedTuple):
 
     @classmethod
     def of(cls, news: StoredNews) -> "Stories":
-        """Return stories that were read from a folder."""
+        """Make a catalogue from the news of a folder."""
         ids = news.table["news_id"].to_pylist()
         rows = dict(zip(ids, range(FIRST_NEWS, FIRST_NEWS + len(ids)), strict=True))
-        # Not as a memory map, whose own indexing is slow; the pages stay the file's.
+        # A plain array view, since indexing a memmap object is slow; the data stay memory-mapped.
         return cls(news.table, np.asarray(news.vectors), ids, rows)
 
     def text_hashes(self) -> dict[str, str]:
-        """Return the hash of the text that each story's vector was made from."""
+        """Return, by id, the hash of the text that the vector was made from."""
         return dict(zip(self.ids, self.table["text_hash"].to_pylist(), strict=True))
 
     def updated(self, table: pa.Table, vectors: NDArray[np.float32]) -> "Stories":
-        """Return these stories with others, which take the place of those with the same id.
+        """Return a catalogue with further news, which replace those with the same id.
 
         Args:
-            table: The others, each id once; columns of ``NEWS_SCHEMA`` but ``row``.
-            vectors: Their vectors ``[stories, dim]``.
+            table: The further news, each id once, with the columns of ``NEWS_SCHEMA`` except
+                ``row``.
+            vectors: Vectors of the further news ``[news, dim]``.
         """
         table = table.add_column(0, "row", pa.nulls(len(table), pa.int64()))
         known = self.table.select(NEWS_SCHEMA.names).cast(NEWS_SCHEMA)
         table = pa.concat_tables([known, table])
-        order = list(range(len(self.ids)))  # line of the joined table that stands at each place
+        order = list(range(len(self.ids)))  # for each place, a line of the joined table
         for line, news_id in enumerate(table["news_id"][len(order) :].to_pylist(), len(order)):
             if news_id in self.rows:
                 order[self.rows[news_id] - FIRST_NEWS] = line
@@ -77,10 +78,10 @@ def story_table(
     subcategories: Sequence[str | None] | None,
     abstracts: Sequence[str | None] | None,
 ) -> pa.Table:
-    """Return stories as a table with the columns that were given, of ``FIELDS``.
+    """Return news as a table with those columns of ``FIELDS`` that were given.
 
     Raises:
-        UserError: If a column is no list of strings, or not as long as the titles.
+        UserError: If a column is not a list of strings, or not as long as the titles.
     """
     given = zip(FIELDS, (categories, subcategories, titles, abstracts), strict=True)
     columns = {
@@ -94,14 +95,14 @@ def story_table(
 
 
 def texts_of(table: pa.Table, fields: Sequence[str]) -> pa.Array:
-    """Return what the model reads of each story ``[stories]``.
+    """Return the text that the model reads of each news item ``[news]``.
 
     Args:
-        table: What ``story_table`` gives.
-        fields: What the model reads.
+        table: A table from ``story_table``.
+        fields: Fields that the model reads.
 
     Raises:
-        UserError: If a field was not given.
+        UserError: If a field is not in the table.
     """
     missing = [field for field in fields if field not in table.column_names]
     if missing:
@@ -115,10 +116,10 @@ def texts_of(table: pa.Table, fields: Sequence[str]) -> pa.Array:
 def require_same_number(
     first: Sequence[object], name: str, second: Sequence[object], other: str
 ) -> None:
-    """Refuse lists that do not belong together.
+    """Check that two lists have the same length.
 
     Raises:
-        UserError: If they differ in length.
+        UserError: If they do not.
     """
     if len(first) != len(second):
         raise UserError(
@@ -127,10 +128,10 @@ def require_same_number(
 
 
 def of_categories(table: pa.Table, categories: Sequence[str]) -> NDArray[np.bool_]:
-    """Return which stories are of these categories ``[news]``.
+    """Return True for news in these categories ``[news]``.
 
     Raises:
-        UserError: If there is a category that no story has, or none at all.
+        UserError: If no news are in a category, or the list is empty.
     """
     wanted = require_strings(categories, "categories")
     if not wanted:

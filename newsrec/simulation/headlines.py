@@ -1,4 +1,4 @@
-"""Writes the stories of a simulated world: titles and abstracts of ``vocabulary.toml``."""
+"""Writes the titles and abstracts of a simulated world from ``vocabulary.toml``."""
 
 from collections.abc import Sequence
 
@@ -20,14 +20,14 @@ from newsrec.simulation.world import SimulatedNews
 MISSING_ABSTRACTS = 0.05
 REPEATED_TITLES = 0.02
 MIND_REPEATED_TITLES = 1 - 98_388 / 101_527
-"""Share of titles that an earlier story has: 98,388 of MINDlarge's 101,527 are distinct."""
+"""Share of titles that repeat an earlier one: 98,388 of MINDlarge's 101,527 titles are distinct."""
 SENTENCES = (1, 2)
 MIND_SENTENCES = (2, 4)
-"""Fewest and most sentences of an abstract; these give MIND's mean of 43 words."""
+"""Fewest and most sentences of an abstract; 2 to 4 give MIND's mean of 43 words."""
 
 
 def compose(rng: np.random.Generator, sizes: Preset, stories: SimulatedNews) -> list[str]:
-    """Return each story's line of news.tsv, whatever split it appears in."""
+    """Return the news.tsv line of each news item; it is the same in all splits."""
     repeated = MIND_REPEATED_TITLES if sizes.like_mind else REPEATED_TITLES
     fewest, most = MIND_SENTENCES if sizes.like_mind else SENTENCES
 

@@ -1,8 +1,9 @@
-"""What a simulated split shows to its users, and what they click.
+"""Simulates the impressions of a split: the news shown to users, and their clicks.
 
-Lengths, clicks and the shape of the days follow MIND. Everything is computed for blocks of
-impressions near in time, never for one: in a small world, where a list takes much of what is fresh,
-over all stories at once; in one of MIND's size by drawing stories until no list has one twice.
+List lengths, numbers of clicks and the times of day follow MIND. Impressions are simulated in
+blocks that are near in time. In a small world, where a list contains a large part of all fresh
+news, each block considers all fresh news for each impression. In a world of MIND's size, news are
+drawn at random and drawn again until no list contains a news item twice.
 """
 
 import itertools
@@ -19,30 +20,30 @@ from newsrec.simulation.world import DECAY_PER_DAY, TASTE_SCALE, SimulatedNews, 
 BLOCK = 8192
 """Impressions simulated at a time in a small world, to bound memory."""
 BLOCK_DAYS = 1 / 24
-"""Time that a block spans in a world of MIND's size."""
+"""Length of a block in days, in a world of MIND's size."""
 TABLE = 1 << 20
-"""Entries of the table that stories are drawn from: how finely it knows their exposure."""
+"""Entries of the table that news are drawn from; more entries represent exposure more exactly."""
 PLACE_BITS = 9
-"""Enough for a place in the longest list."""
+"""Bits for a position in a list; enough for the longest list."""
 MAX_ROUNDS = 1000
 
 
 class Impressions(NamedTuple):
-    """One split, in the order of its file."""
+    """The impressions of one split, in the order of its file."""
 
     user: NDArray[np.int64]
-    """Row of the tastes ``[impressions]``."""
+    """Row of each impression's user in the tastes ``[impressions]``."""
     day: NDArray[np.float64]
-    """Time in days after train begins ``[impressions]``."""
+    """Time in days since the beginning of train ``[impressions]``."""
     candidates: Ragged
-    """Stories shown."""
+    """News shown, as rows of ``SimulatedNews``."""
     labels: NDArray[np.bool_]
     """True where clicked ``[candidates]``."""
     utility: NDArray[np.floating]
-    """Without the noise ``[candidates]``."""
+    """Utility without the noise ``[candidates]``."""
 
     def clicks(self) -> tuple[NDArray[np.int64], NDArray[np.integer], NDArray[np.float64]]:
-        """Return user, story and day of each click, in the order of the file ``[clicks]``."""
+        """Return user, news item and day of each click, in the order of the file ``[clicks]``."""
         clicked = np.flatnonzero(self.labels)
         impression = np.searchsorted(self.candidates.offsets, clicked, side="right") - 1
         return self.user[impression], self.candidates.values[clicked], self.day[impression]
@@ -58,19 +59,19 @@ def show(
     num_impressions: int,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Impressions:
-    """Show fresh stories to a split's users, and let them click.
+    """Show fresh news to a split's users, and let the users click.
 
     Args:
-        rng: Where chance comes from.
+        rng: Random number generator.
         sizes: The preset.
-        stories: All stories.
-        tastes: Of all users ``[users, topics]``.
-        users: Rows of ``tastes`` that the split has.
-        days: When the split begins and ends.
-        num_impressions: How many to show.
+        stories: All news.
+        tastes: Tastes of all users ``[users, topics]``.
+        users: Rows of ``tastes`` of the split's users.
+        days: First day of the split, and the day after its last.
+        num_impressions: Number of impressions.
         advance: Called with the number of impressions just simulated.
     """
-    # Every user comes at least once, if there are impressions enough.
+    # Every user has at least one impression, if there are enough.
     activity = np.cumsum(np.exp(rng.normal(0, 0.8, len(users))))
     more = rng.random(max(num_impressions - len(users), 0)) * activity[-1]
     user = np.concatenate([users, users[np.searchsorted(activity, more)]])[:num_impressions]
@@ -79,7 +80,7 @@ def show(
     day = np.sort(rng.integers(days[0], days[1], num_impressions) + hour / 24)
     lengths = draw_lengths(rng, sizes, CANDIDATE_QUANTILES, num_impressions, 2)
     clicks = 1 + np.searchsorted(np.cumsum(CLICK_SHARES[:-1]), rng.random(num_impressions))
-    # More clicks come from longer lists, or the short ones would cut them below MIND's mean.
+    # Longer lists get more clicks: short lists would limit the clicks to fewer than MIND's mean.
     by_length = np.argsort(np.log(lengths) + rng.normal(size=num_impressions))
     clicks[by_length] = np.sort(clicks)
     visits = _Visits(user, day, lengths, clicks)
@@ -89,9 +90,9 @@ def show(
 
 
 class _Visits(NamedTuple):
-    """Impressions before anything is shown, in order of time."""
+    """Impressions without news yet, in order of time."""
 
-    user: NDArray[np.int64]  # row of the tastes [impressions]
+    user: NDArray[np.int64]  # row of the user in the tastes [impressions]
     day: NDArray[np.float64]
     lengths: NDArray[np.int64]
     clicks: NDArray[np.int64]
@@ -107,7 +108,7 @@ def _show_few(
     visits: _Visits,
     advance: Callable[[int], None],
 ) -> Impressions:
-    """Weigh every fresh story for every impression; lists are cut to the stories there are."""
+    """Consider all fresh news for every impression; a list cannot have more news than are fresh."""
     blocks = []
     for begin in range(0, len(visits.user), BLOCK):
         part = visits.part(slice(begin, begin + BLOCK))
@@ -117,7 +118,7 @@ def _show_few(
         np.concatenate(arrays) for arrays in zip(*blocks, strict=True)
     )
     candidates = Ragged(values, to_offsets(lengths))
-    # In MIND the order of the file is not that of time either.
+    # MIND's files are not in order of time either.
     order = rng.permutation(len(visits.user))
     labels, utility = (
         Ragged(flat, candidates.offsets).take(order).values for flat in (labels, utility)
@@ -130,12 +131,12 @@ def _show_few(
 def _show_all_fresh(
     rng: np.random.Generator, stories: SimulatedNews, tastes: NDArray[np.float32], visits: _Visits
 ) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-    """Return stories, labels and utilities, flat, and lengths of impressions near in time."""
+    """Return news, labels and utilities of impressions near in time, joined, and list lengths."""
     user, day, lengths, clicks = visits
     pool = np.flatnonzero((stories.birth <= day[-1]) & (stories.death > day[0]))
     age = day[:, None] - stories.birth[pool]  # [impressions, pool]
     fresh = (age >= 0) & (day[:, None] < stories.death[pool])
-    # A draw without replacement: the first arrivals of independent exponential clocks.
+    # The smallest of independent exponential times are a weighted draw without replacement.
     arrival = rng.standard_exponential(age.shape) / stories.exposure[pool]
     arrival[~fresh] = np.inf
     lengths = np.minimum(lengths, fresh.sum(axis=1))
@@ -153,7 +154,7 @@ def _show_all_fresh(
     noisy = np.where(real, utility + rng.gumbel(size=story.shape), -np.inf)
     rank = (-noisy).argsort(axis=1).argsort(axis=1)
     label = rank < np.minimum(clicks, lengths - 1)[:, None]
-    # Shuffle, or the most exposed stories would stand first.
+    # Shuffle, since the most exposed news would be first.
     shuffle = np.where(real, rng.random(story.shape), np.inf).argsort(axis=1)
     flat = [np.take_along_axis(a, shuffle, axis=1)[real] for a in (story, label, utility)]
     return flat[0], flat[1], flat[2], lengths
@@ -166,11 +167,11 @@ def _show_many(
     visits: _Visits,
     advance: Callable[[int], None],
 ) -> Impressions:
-    """Draw lists from a pool much larger than they are, an hour of impressions at a time."""
+    """Draw lists from a pool much larger than a list, one hour of impressions at a time."""
     num_impressions = len(visits.user)
     order = rng.permutation(num_impressions)
     offsets = to_offsets(visits.lengths[order])
-    # The lists are written to their place in the file at once: no second copy to shuffle.
+    # Write each list directly to its position in the file, to avoid a shuffled second copy.
     start = np.empty(num_impressions, dtype=np.int64)
     start[order] = offsets[:-1]
     values = np.empty(offsets[-1], dtype=np.int32)
@@ -203,12 +204,12 @@ def _draw_lists(
     owner: NDArray[np.int64],
     offsets: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Return lists of different stories, drawn by exposure among those fresh, in random order.
+    """Return lists of distinct fresh news, drawn by exposure, each in random order ``[places]``.
 
     Args:
-        rng: Where chance comes from.
-        stories: All stories.
-        day: Time of each impression, rising ``[impressions]``.
+        rng: Random number generator.
+        stories: All news.
+        day: Time of each impression, ascending ``[impressions]``.
         owner: Impression of each place ``[places]``.
         offsets: Where each impression's places begin, and the end ``[impressions + 1]``.
     """
@@ -220,8 +221,8 @@ def _draw_lists(
 
     nothing = len(pool)
     drawn = np.full(len(owner), nothing)
-    redraw = np.arange(len(owner))  # places that hold nothing
-    unsettled = redraw  # places of the lists that have one of them
+    redraw = np.arange(len(owner))  # empty places
+    unsettled = redraw  # all places of lists with an empty place
     place_bits = len(owner).bit_length()
     for _ in range(MAX_ROUNDS):
         found = table[rng.integers(len(table), size=len(redraw), dtype=np.int32)]
@@ -229,7 +230,7 @@ def _draw_lists(
         fresh = (birth[found] <= when) & (when < death[found])
         drawn[redraw] = np.where(fresh, found, nothing)
         key = owner[unsettled] * (len(pool) + 1) + drawn[unsettled]
-        key = np.sort(key << place_bits | unsettled)  # equal ones side by side
+        key = np.sort(key << place_bits | unsettled)  # puts equal news side by side
         again = key[1:][(key[1:] >> place_bits) == (key[:-1] >> place_bits)]
         drawn[again & ((1 << place_bits) - 1)] = nothing
         redraw = unsettled[drawn[unsettled] == nothing]
@@ -239,7 +240,7 @@ def _draw_lists(
         is_open[owner[redraw]] = True
         unsettled = unsettled[is_open[owner[unsettled]]]
     assert not len(redraw), "lists of different stories could not be drawn"
-    # Shuffle, or the most exposed stories would stand first.
+    # Shuffle, since the most exposed news would be first.
     shuffle = owner << 40 | rng.integers(1 << 31, size=len(owner)) << PLACE_BITS
     place = np.arange(len(owner)) - offsets[owner]
     place = np.sort(shuffle | place) & ((1 << PLACE_BITS) - 1)
@@ -253,10 +254,10 @@ def _click(
     owner: NDArray[np.int64],
     offsets: NDArray[np.int64],
 ) -> NDArray[np.bool_]:
-    """Return True for the ``clicks`` best of each list by utility and Gumbel noise ``[places]``."""
+    """Return True for each list's ``clicks`` best by utility plus Gumbel noise ``[places]``."""
     waits = rng.standard_exponential(len(utility), dtype=np.float32)  # -log: Gumbel noise
     noisy = utility - np.log(waits + np.finfo(np.float32).tiny)
-    noisy = noisy.max() - noisy  # from 0, where the bits of floats are in the order of the floats
+    noisy = noisy.max() - noisy  # floats from 0 on sort as their bits do
     place = np.arange(len(owner)) - offsets[owner]
     key = owner << 40 | noisy.view(np.int32).astype(np.int64) << PLACE_BITS | place
     best = np.sort(key) & ((1 << PLACE_BITS) - 1)  # places of each list, best first

@@ -1,9 +1,9 @@
-"""A simulated world with a known answer, written as MIND files.
+"""Writes a simulated world with a known answer as MIND files.
 
-``world.py`` says how its readers click. The metrics that the true utilities reach, the ceiling, are
-written to ``world.json``: what a model lacks of them is the model's, not the data's. Files are as
-awkward as MIND's: histories are empty, abstracts missing, titles repeated or quoted, and some
-impressions name stories that no ``news.tsv`` has. No row of MIND is in it.
+``world.py`` describes how its users click. ``world.json`` has the ceiling: the metrics that the
+true utilities reach. If a model is below the ceiling, the cause is the model, not the data. The
+files have the same difficulties as MIND's: empty histories, missing abstracts, repeated or quoted
+titles, and impressions with news that are in no ``news.tsv``. They contain no row of MIND.
 """
 
 import json
@@ -38,11 +38,11 @@ from newsrec.simulation.world import (
 )
 
 Advance = Callable[[int], None]
-"""Is told how much was done since the last call."""
+"""Called with the amount of work done since the last call."""
 
 FIRST_DAY = np.datetime64("2019-11-09T00:00:00", "s")
 WRITE_BLOCK = 1 << 14
-"""Impressions or histories made into text at a time, to bound memory."""
+"""Impressions or histories turned into text at a time, to bound memory."""
 
 
 def simulate(
@@ -51,13 +51,13 @@ def simulate(
     """Write a simulated world as ``{train,dev,test}/{news,behaviors}.tsv`` and ``world.json``.
 
     Args:
-        output: A folder that is absent or empty; it appears whole or not at all.
-        preset: Name of its sizes in ``PRESETS``; ``small`` has no test split, as MINDsmall.
+        output: A folder that is absent or empty; it is written completely or not at all.
+        preset: Name of the sizes in ``PRESETS``; ``small`` has no test split, like MINDsmall.
         seed: The same seed gives the same bytes.
-        advance: Called with the number of impressions just simulated, and just written.
+        advance: Called with the number of impressions just simulated, and again when written.
 
     Returns:
-        What ``world.json`` holds: seed, preset, ceiling of dev and test, sizes, style appeals.
+        Contents of ``world.json``: seed, preset, ceiling of dev and test, sizes, style appeals.
 
     Raises:
         UserError: If there is no such preset, the seed is negative, or ``output`` cannot be made.
@@ -75,7 +75,7 @@ def simulate(
         "seed": seed,
     }
     publish(output, lambda folder: _write_world(folder, PRESETS[preset], world, advance))
-    if not (output / "world.json").is_file():  # a mount point, say, which no rename can replace
+    if not (output / "world.json").is_file():  # a mount point, for example, cannot be replaced
         raise UserError(f"{output} could not be replaced. Choose a folder inside it as --output.")
     return world
 
@@ -86,15 +86,16 @@ class SimulatedSplit(NamedTuple):
     name: str
     """``train``, ``dev`` or ``test``."""
     shown: Impressions
-    """What was shown and clicked, in the order of the file."""
+    """The impressions, in the order of the file."""
     user: NDArray[np.int64]
-    """Row of ``histories`` of each impression ``[impressions]``."""
+    """Row of each impression's user in ``histories`` ``[impressions]``."""
     histories: Ragged
-    """Stories that each of the split's users clicked before, oldest first."""
+    """News that each of the split's users clicked before, oldest first."""
     user_numbers: NDArray[np.int64]
     """The number in each user's id ``[users]``."""
     named: NDArray[np.int64]
-    """Stories of the split's news.tsv, by number: those listed, and shown or in a history."""
+    """News in the split's news.tsv, in order of their number: listed news that are shown or in a
+    history."""
 
 
 def simulate_splits(
@@ -103,12 +104,12 @@ def simulate_splits(
     stories: SimulatedNews,
     advance: Advance = lambda done: None,
 ) -> Iterator[SimulatedSplit]:
-    """Yield a world's splits, as arrays, in the order of time.
+    """Yield a world's splits as arrays, in order of time.
 
     Args:
-        rng: Where chance comes from.
+        rng: Random number generator.
         sizes: The preset.
-        stories: What ``make_stories`` returned.
+        stories: All news, from ``make_stories``.
         advance: Called with the number of impressions just simulated.
     """
     split_users = assign_users(rng, sizes)
@@ -131,10 +132,10 @@ def simulate_splits(
 
 
 def _write_world(folder: Path, sizes: Preset, world: dict[str, Any], advance: Advance) -> None:
-    """Write all files, and complete the dictionary that ``world.json`` holds."""
+    """Write all files, and add the results to ``world``, which is written to ``world.json``."""
     rng = np.random.Generator(np.random.PCG64(world["seed"]))
     stories = make_stories(rng, sizes)
-    # Text has chance of its own, so that arrays can be made without it; data/demo is older.
+    # A generator of its own for texts lets arrays be made without texts. data/demo predates this.
     lines = compose(rng.spawn(1)[0] if sizes.like_mind else rng, sizes, stories)
     ceiling: dict[str, dict[str, float]] = {}
     counts: dict[str, dict[str, int]] = {}
@@ -165,11 +166,11 @@ def _write_world(folder: Path, sizes: Preset, world: dict[str, Any], advance: Ad
 def _write_behaviors(
     path: Path, split: SimulatedSplit, news_numbers: NDArray[np.int64], advance: Advance
 ) -> None:
-    """Write one split's impressions, those of test without their clicks."""
+    """Write one split's impressions; those of test without labels."""
     ids = _prefixed("N", news_numbers)
     ends = ("", "") if split.name == "test" else ("-0", "-1")
     words = pa.concat_arrays([pc.binary_join_element_wise(ids, end, "") for end in ends])
-    # A user's history is one text for all of the split's impressions.
+    # A user's history is the same in all impressions of a split, so make its text once.
     texts = pa.chunked_array(
         [_join(ids, split.histories.take(rows)) for rows in _blocks(split.histories.num_rows)]
     ).combine_chunks()
@@ -205,7 +206,7 @@ def _prefixed(letter: str, numbers: NDArray[np.int64]) -> pa.Array:
 
 
 def _join(words: pa.Array, rows: Ragged) -> pa.Array:
-    """Return each row's words with a space between."""
+    """Return the words of each row, joined by spaces."""
     offsets = pa.array(rows.offsets.astype(np.int32))
     return pc.binary_join(pa.ListArray.from_arrays(offsets, words.take(pa.array(rows.values))), " ")
 

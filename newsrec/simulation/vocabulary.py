@@ -6,31 +6,31 @@ from typing import Any, NamedTuple
 
 
 class Topic(NamedTuple):
-    """What a subcategory's headlines are made of."""
+    """The words for the headlines of a subcategory."""
 
     category: str
     subcategory: str
     who: tuple[str, ...]
-    """Subjects."""
+    """Subjects of sentences."""
     do: tuple[str, ...]
-    """What they do, in the base form."""
+    """Verb phrases, in the base form."""
     things: tuple[str, ...]
-    """What is talked about, in the plural."""
+    """Subject matter, in the plural."""
 
 
 class Style(NamedTuple):
-    """A way to word a headline, and how it draws users of any taste."""
+    """A headline style, and how strongly it attracts all users, whatever their taste."""
 
     name: str
     appeal: float
     """Added to the utility of all news in this style."""
     share: float
-    """How often news comes in this style, relative to the others."""
+    """How often news have this style, relative to other styles."""
     templates: tuple[str, ...]
 
 
 def _frozen(table: dict[str, Any]) -> dict[str, Any]:
-    """Return a table with tuples for lists."""
+    """Return a table with its lists turned into tuples."""
     return {key: tuple(v) if isinstance(v, list) else v for key, v in table.items()}
 
 

@@ -1,12 +1,12 @@
-"""The simulated world itself: its stories, its readers and what they read before, as arrays.
+"""Makes the arrays of a simulated world: its news, its users and their histories.
 
-Readers have tastes. Stories have a topic, a headline style whose appeal can be read in the title,
-and an appeal of their own that cannot. A reader looks at fresh stories and clicks the best by
+Users have tastes. A news item has a topic, a headline style whose appeal can be learned from the
+title, and a hidden appeal that cannot. A user sees fresh news and clicks those with the highest
 
     utility = taste for the topic + appeal of the style + hidden appeal - age + Gumbel noise,
 
-so the utility without the noise is the best scorer there can be. ``impressions.py`` shows and
-clicks; ``presets.py`` has the sizes.
+so the utility without the noise is the best possible scorer. ``impressions.py`` simulates the
+impressions; ``presets.py`` has the sizes.
 """
 
 import itertools
@@ -28,66 +28,67 @@ from newsrec.simulation.presets import (
 from newsrec.simulation.vocabulary import CATEGORY_SHARES, MIND_CATEGORY_SHARES, STYLES, TOPICS
 
 WITHDRAWN_EVERY = 100
-"""One story of so many is named by impressions but in no news.tsv, and shown rarely."""
+"""One in this many news items is rarely shown, and is in impressions but in no news.tsv."""
 
-# Calibrated on the demo (tests/test_simulate.py holds the bands): similar topics or words alone
-# reach a dev AUC near .6, the ceiling is near .8, and much of the gap can be learned from titles.
+# Calibrated on the demo (tests/test_simulate.py checks the ranges): scorers that use only similar
+# topics or words reach a dev AUC near .6, the ceiling is near .8, and much of the difference can be
+# learned from titles.
 TASTE_SCALE = 2.2
 STYLE_SCALE = 1.8
 HIDDEN_SCALE = 0.2
 DECAY_PER_DAY = 0.4
 MILD_TASTE = 0.5
-"""Taste for a topic beside a strong one, which is 1."""
+"""Taste for topics in the same category as a strongly liked topic, whose taste is 1."""
 TASTE_NOISE = 0.05
-"""Standard deviation of what is added to every taste."""
+"""Standard deviation of the noise added to every taste."""
 HISTORY_FOCUS = 4.5
-"""How strongly tastes shape histories: topics are drawn by ``exp(focus * taste)``."""
+"""How strongly histories follow tastes: topics are drawn with weights ``exp(focus * taste)``."""
 FRESH_HISTORY = 0.3
-"""Share of histories that is still shown when a user first comes; so .25 % of MIND's candidates are
-in the history already."""
+"""Share of a history that is still being shown when the user first appears. With it, as in MIND,
+0.25 % of the candidates are already in the history."""
 RARE_SHARE = 3.5e-8
-"""Share of all reads that go to a story that is rarely read: about one in MINDlarge's train."""
+"""Share of all clicks that one rarely read news item gets: about one click in MINDlarge's train."""
 REREAD = 0.009
-"""Share of a history's places that repeat an earlier one: 21 % of MIND's histories have some."""
+"""Share of places in a history that repeat an earlier one; 21 % of MIND's histories have some."""
 MIND_QUOTES = 3 / 2000
 """Share of MIND's titles that begin with a quotation mark."""
 
 USER_BLOCK = 1 << 16
 """Users handled at a time, to bound memory."""
 SLOT_BLOCK = 1 << 19
-"""Places of histories drawn at a time, to bound memory."""
+"""Places in histories drawn at a time, to bound memory."""
 
 
 class SimulatedNews(NamedTuple):
-    """All stories, in the order in which they appeared."""
+    """All news, in the order in which they appear."""
 
     topic: NDArray[np.int64]
-    """Position in ``TOPICS`` ``[stories]``."""
+    """Position in ``TOPICS`` ``[news]``."""
     style: NDArray[np.int64]
-    """Position in ``STYLES`` ``[stories]``."""
+    """Position in ``STYLES`` ``[news]``."""
     appeal: NDArray[np.float64]
-    """Style's and hidden appeal, for all readers alike ``[stories]``."""
+    """Appeal of the style plus hidden appeal, the same for all users ``[news]``."""
     exposure: NDArray[np.float64]
-    """How often the site shows it while fresh, relative to the others ``[stories]``."""
+    """How often a news item is shown while fresh, relative to other news ``[news]``."""
     birth: NDArray[np.float64]
-    """Days after train begins ``[stories]``."""
+    """When a news item appears, in days since the beginning of train ``[news]``."""
     death: NDArray[np.float64]
-    """When it is shown no more ``[stories]``."""
+    """When a news item is no longer shown, in the same days ``[news]``."""
     listed: NDArray[np.bool_]
-    """False for a story that no news.tsv has ``[stories]``."""
+    """False for news that are in no news.tsv ``[news]``."""
     number: NDArray[np.int64]
-    """The number in its id, which tells nothing else ``[stories]``."""
+    """The number in the id; it is random, so it carries no information ``[news]``."""
 
 
 def make_stories(rng: np.random.Generator, sizes: Preset) -> SimulatedNews:
-    """Return the stories of the month before and of the days of the splits."""
+    """Return the news of the month before train and of the days of the splits."""
     num_late = sum(sizes.daily_stories)
     early = rng.uniform(-28, FIRST_BIRTHS, sizes.early_stories)
     born = to_offsets(np.array(sizes.daily_stories)) / num_late
     late = np.interp(rng.random(num_late), born, FIRST_BIRTHS + np.arange(len(born)))
     birth = np.sort(np.concatenate([early, late]))
     num_stories = len(birth)
-    # Dealt out rather than drawn, early and late ones apart, so that each topic fills histories.
+    # Topics have fixed shares of the early and of the late news, so that histories have all topics.
     topic = np.concatenate(
         [_deal(rng, topic_shares(sizes), size) for size in (sizes.early_stories, num_late)]
     )
@@ -102,7 +103,7 @@ def make_stories(rng: np.random.Generator, sizes: Preset) -> SimulatedNews:
     popularity = rng.normal(0, 1.0, num_stories)
     if sizes.like_mind:
         share = (popularity.argsort().argsort() + 0.5) / num_stories
-        # Shown as often in all, whether in half a day or in a week.
+        # The total number of times shown does not depend on how long a news item lives.
         exposure = interpolate_quantiles(POPULARITY_QUANTILES, share) / np.maximum(life, 0.5)
     else:
         exposure = np.exp(popularity)
@@ -112,7 +113,7 @@ def make_stories(rng: np.random.Generator, sizes: Preset) -> SimulatedNews:
 
 
 def topic_shares(sizes: Preset) -> NDArray[np.float64]:
-    """Return the share of stories in each of ``TOPICS``: its category's, divided evenly."""
+    """Return the share of news in each of ``TOPICS``; topics of a category share it equally."""
     of_category = MIND_CATEGORY_SHARES if sizes.like_mind else CATEGORY_SHARES
     categories = [topic.category for topic in TOPICS]
     shares = np.array([of_category[c] / categories.count(c) for c in categories])
@@ -120,14 +121,14 @@ def topic_shares(sizes: Preset) -> NDArray[np.float64]:
 
 
 def _deal(rng: np.random.Generator, shares: NDArray[np.float64], size: int) -> NDArray[np.int64]:
-    """Return ``size`` positions in random order, each as often as its share, within one."""
+    """Return ``size`` positions in random order; their counts match the shares to within one."""
     points = (np.arange(size) + 0.5) / size
     dealt = np.searchsorted(np.cumsum(shares), points).clip(max=len(shares) - 1)
     return rng.permutation(dealt)
 
 
 def assign_users(rng: np.random.Generator, sizes: Preset) -> list[NDArray[np.int64]]:
-    """Return the users of each split, numbered in the order in which splits first have them."""
+    """Return the users of each split, numbered by their first appearance in the splits."""
     splits: list[NDArray[np.int64]] = []
     known = 0
     for num_users, share in zip(sizes.users, sizes.shared_users, strict=True):
@@ -140,13 +141,13 @@ def assign_users(rng: np.random.Generator, sizes: Preset) -> list[NDArray[np.int
 
 
 def make_tastes(rng: np.random.Generator, sizes: Preset, num_users: int) -> NDArray[np.float32]:
-    """Return how much each user likes each topic ``[users, topics]``: near 1 for 2 to 4 of them."""
+    """Return how much each user likes each topic: near 1 for 2 to 4 topics ``[users, topics]``."""
     categories = [topic.category for topic in TOPICS]
     related = np.array([[a == b for b in categories] for a in categories], dtype=np.float32)
     tastes = np.empty((num_users, len(TOPICS)), dtype=np.float32)
     for begin in range(0, num_users, USER_BLOCK):
         block = tastes[begin : begin + USER_BLOCK]
-        # The smallest of exponentials divided by shares are a weighted draw without replacement.
+        # The smallest exponentials divided by shares are a weighted draw without replacement.
         keys = rng.standard_exponential(block.shape) / topic_shares(sizes)
         ranked = np.sort(keys, axis=1)
         num_strong = rng.integers(2, 5, (len(block), 1))
@@ -164,7 +165,7 @@ def make_histories(
     tastes: NDArray[np.float32],
     split_users: list[NDArray[np.int64]],
 ) -> Ragged:
-    """Return early stories that each user clicked, oldest first; a few come twice, as in MIND."""
+    """Return the news that each user clicked before, oldest first; a few repeat, as in MIND."""
     num_users = len(tastes)
     quantiles = MIND_HISTORY_QUANTILES if sizes.like_mind else HISTORY_QUANTILES
     lengths = draw_lengths(rng, sizes, quantiles, num_users, 1)
@@ -174,7 +175,7 @@ def make_histories(
     offsets = to_offsets(lengths)
     values = np.empty(offsets[-1], dtype=np.int32)
     first_days = [days[0] for days in DAYS.values()]
-    groups = known.tolist() if sizes.like_mind else [num_users]  # new in train, dev and test
+    groups = known.tolist() if sizes.like_mind else [num_users]  # first in train, dev, test
     for day, (first, last) in zip(first_days, itertools.pairwise([0, *groups]), strict=False):
         draw = _HistoryDraw(sizes, stories, day)
         for begin in range(first, last, USER_BLOCK):
@@ -190,7 +191,7 @@ def make_histories(
 def _reread(
     rng: np.random.Generator, histories: Ragged, places: NDArray[np.int64], share: float
 ) -> None:
-    """Let a share of some places of the histories, in rising order, repeat an earlier story."""
+    """Replace the news at a share of the given ascending places by earlier news of the history."""
     places = places[rng.random(len(places), dtype=np.float32) < share]
     start = histories.offsets[np.searchsorted(histories.offsets, places, side="right") - 1]
     places, start = places[places > start], start[places > start]
@@ -199,13 +200,13 @@ def _reread(
 
 
 class _HistoryDraw:
-    """Draws stories by topic and appeal, for users who first come on a given day.
+    """Draws histories, by topic and appeal, for users who first appear on a given day.
 
-    They have read stories of the month before train, and, like MIND's, some that are still shown.
+    Histories have news of the month before train and, as in MIND, some that are still being shown.
     """
 
     def __init__(self, sizes: Preset, stories: SimulatedNews, day: int) -> None:
-        # Joined by topic, with weights summed up: one lookup draws a story of a given topic.
+        # Sorted by topic, with cumulative weights: one lookup draws a news item of a given topic.
         fresh = (stories.birth < day) & (stories.death > day)
         known = np.flatnonzero((stories.birth < 0) | fresh)
         self.by_topic = known[np.argsort(stories.topic[known], kind="stable")]
@@ -226,14 +227,14 @@ class _HistoryDraw:
     def __call__(
         self, rng: np.random.Generator, tastes: NDArray[np.float32], lengths: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """Return the histories of some users, flat, each in the order of the stories."""
+        """Return the histories of some users, joined; each in the order in which news appeared."""
         owner = np.repeat(np.arange(len(tastes)), lengths)
         values = np.zeros(len(owner), dtype=np.int64)
         mix = self.shares * np.exp(HISTORY_FOCUS * tastes)
         mix = np.cumsum(mix / mix.sum(axis=1, keepdims=True), axis=1)
         redraw = np.arange(len(values))
         bits = max(len(values), 1).bit_length()
-        for _ in range(4):  # draw all, then three times those that the user has already
+        for _ in range(4):  # draw all, then draw repeats again, three times
             for begin in range(0, len(redraw), SLOT_BLOCK):
                 slots = redraw[begin : begin + SLOT_BLOCK]
                 topic = (mix[owner[slots], :-1] < rng.random((len(slots), 1))).sum(axis=1)
@@ -242,7 +243,7 @@ class _HistoryDraw:
                 found = np.searchsorted(self.weights, place, side="right")
                 values[slots] = self.by_topic[found]
             key = owner * self.num_stories + values
-            key = np.sort(key << bits | np.arange(len(key)))  # equal ones side by side, in order
+            key = np.sort(key << bits | np.arange(len(key)))  # equal keys side by side, in order
             again = (key[1:] >> bits) == (key[:-1] >> bits)
             redraw = np.sort(key[1:][again] & ((1 << bits) - 1))
         return np.sort(owner * self.num_stories + values) - owner * self.num_stories
@@ -256,18 +257,19 @@ def append_clicks(
     story: NDArray[np.integer],
     day: NDArray[np.float64],
 ) -> Ragged:
-    """Return histories with the clicks of a split behind them, as the next split has them.
+    """Return the histories for the next split: the clicks of this split are appended.
 
-    Where ``sizes.like_mind``, as many of the oldest fall off, unless there were none: MIND's
-    histories are no longer in one split than in another. Some clicks are on stories read before.
+    With ``sizes.like_mind``, the oldest clicks are removed so that a history keeps its length,
+    unless it was empty: MIND's histories have the same lengths in all splits. Also, some of the new
+    clicks are replaced by news that the user read before.
 
     Args:
-        rng: Where chance comes from.
+        rng: Random number generator.
         sizes: The preset.
-        histories: Of all users.
-        user: Row of ``histories`` that each click belongs to ``[clicks]``.
-        story: What was clicked ``[clicks]``.
-        day: When ``[clicks]``.
+        histories: Histories of all users.
+        user: Row of ``histories`` for each click ``[clicks]``.
+        story: Clicked news ``[clicks]``.
+        day: Time of each click ``[clicks]``.
     """
     order = np.lexsort((day, user))
     num_clicks = np.bincount(user, minlength=histories.num_rows)
@@ -276,7 +278,7 @@ def append_clicks(
     length = old + num_clicks
     if sizes.like_mind:
         length = np.where(old > 0, old, num_clicks)
-    kept = np.maximum(length - num_clicks, 0)  # of the old history, its end
+    kept = np.maximum(length - num_clicks, 0)  # newest clicks kept of the old history
     offsets = to_offsets(length)
     values = np.empty(offsets[-1], dtype=histories.values.dtype)
     old_places = _ranges(offsets[:-1], kept)
@@ -285,13 +287,13 @@ def append_clicks(
     values[new_places] = clicks.values[_ranges(clicks.offsets[1:] - (length - kept), length - kept)]
     grown = Ragged(values, offsets)
     if sizes.like_mind:
-        # More of them, for repeats have fallen off as well.
+        # A higher share than at first, since repeats were removed with the oldest clicks.
         _reread(rng, grown, new_places, 1.5 * REREAD)
     return grown
 
 
 def _ranges(begin: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return ``begin[i], begin[i] + 1, ...``, ``lengths[i]`` numbers of each, joined."""
+    """Return the ranges ``begin[i], begin[i] + 1, ...`` of ``lengths[i]`` numbers each, joined."""
     offsets = to_offsets(lengths)
     return np.arange(offsets[-1]) + np.repeat(begin - offsets[:-1], lengths)
 
@@ -303,8 +305,9 @@ def draw_lengths(
     size: int,
     least: int,
 ) -> NDArray[np.int64]:
-    """Return ``size`` whole lengths by quantiles, scaled by the preset and not below ``least``."""
-    # Dealt out where they follow MIND: few are long, and they would move the mean by chance.
+    """Draw ``size`` integer lengths from quantiles, scaled by the preset and at least ``least``."""
+    # With like_mind, use evenly spaced shares: with random ones, a few long lengths would make the
+    # mean vary.
     shares = (rng.permutation(size) + 0.5) / size if sizes.like_mind else rng.random(size)
     first = quantiles[0][0]
     drawn = interpolate_quantiles(quantiles, first + (1 - first) * shares)

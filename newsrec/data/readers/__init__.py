@@ -1,1 +1,1 @@
-"""Readers of data sets, each in its own file format."""
+"""Readers for data sets, one for each file format."""

@@ -1,7 +1,7 @@
-"""What the reader of a data set gives, whatever its files look like.
+"""The interface that readers of all formats share.
 
-A format is one file of this folder with a class that has the methods of ``Reader``, and a line in
-``formats.py``. The rest of ``newsrec`` sees blocks of news and of impressions.
+To add a format, write a file in this folder with a class that has the methods of ``Reader``, and
+add a line in ``formats.py``. The rest of ``newsrec`` sees only blocks of news and of impressions.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,14 +18,14 @@ from newsrec.data.ragged import Ragged
 from newsrec.data.readers.source import SourceFile
 
 NEWS_TABLE = ("news_id", *FIELDS)
-"""Columns of a table of news, all of them strings."""
+"""Columns of a table of news, all strings."""
 LISTED = 10
-"""Bad lines that are kept to be shown; all of them are counted."""
+"""Number of bad lines kept for display; all bad lines are counted."""
 CUT_OFF = (
     "its last line has no line end. Unless it was written so, the file was cut off and that line "
     "may be wrong: copy or unpack it again."
 )
-"""What is said of the files of a pass that is ``cut_off``."""
+"""Message about a file whose pass is ``cut_off``."""
 
 
 class BadLine(NamedTuple):
@@ -43,20 +43,20 @@ class BadLine(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Some lines as an Arrow table of strings; bad ones are left out and noted."""
+    """Some lines as an Arrow table of strings; bad lines are left out and listed."""
 
     table: pa.Table
-    """One row a line."""
+    """One row per line."""
     lines: NDArray[np.int64]
     """Number of each line in its file ``[rows]``."""
     bad: list[BadLine]
-    """The first bad lines, in no order."""
+    """The first bad lines, in any order."""
     num_bad: int
-    """How many there are."""
+    """Number of all bad lines."""
 
     @property
     def num_rows(self) -> int:
-        """Lines that are not bad."""
+        """Number of good lines."""
         return len(self.lines)
 
     def column(self, name: str) -> pa.Array:
@@ -70,13 +70,13 @@ class Rows(NamedTuple):
         problem: str,
         word: Callable[[int], str] | None = None,
     ) -> "Rows":
-        """Return these very rows if all are good, else the good ones, the others noted.
+        """Return the good rows, and add the others to the bad lines; ``self`` if all are good.
 
         Args:
-            good: Which rows can be read ``[rows]``.
-            column: Where the problem is.
-            problem: What it is.
-            word: Returns the offending part of a row; its whole column if None.
+            good: True for rows that can be read ``[rows]``.
+            column: Column that has the problem.
+            problem: Description of the problem.
+            word: Returns the wrong part of a row, by its number; None shows the whole column.
         """
         good = np.asarray(good, dtype=bool)
         wrong = np.flatnonzero(~good)
@@ -98,21 +98,21 @@ class Impressions(NamedTuple):
     """A block of impressions as arrays."""
 
     rows: Rows
-    """The impressions that could be read, and what is wrong with the others."""
+    """The impressions that could be read, and the bad lines."""
     impression_id: NDArray[np.int64]
     time: NDArray[np.datetime64]
     users: pa.DictionaryArray
     histories: Ragged
     """Catalogue rows of the news clicked before, oldest first; unknown news are left out."""
     unknown_history: int
-    """How many news of histories are unknown."""
+    """Number of unknown news in histories."""
     candidates: Ragged
-    """Catalogue rows; ``UNKNOWN_NEWS`` where the catalogue lacks the news."""
+    """Catalogue rows; ``UNKNOWN_NEWS`` for news that are not in the catalogue."""
     labels: NDArray[np.int8] | None
-    """1 clicked, 0 skipped; None without labels ``[candidates]``."""
+    """1 clicked, 0 skipped ``[candidates]``; None without labels."""
 
     def counts(self) -> dict[str, int]:
-        """Return what ``prepare`` reports of these rows."""
+        """Return the counts that ``prepare`` reports."""
         counts = {
             "impressions": self.rows.num_rows,
             "history_news": len(self.histories.values),
@@ -125,12 +125,12 @@ class Impressions(NamedTuple):
 
 
 class Pass(Protocol):
-    """What is known of the files of a split once their blocks have been read to the end."""
+    """One reading of a split's files; the attributes are known once all blocks have been read."""
 
     file: SourceFile
     """The file that messages name."""
     cut_off: bool
-    """Whether the last line has no line end; False in formats without lines."""
+    """Whether the last line has no line end; False for formats without lines."""
 
     @property
     def hashes(self) -> dict[SourceFile, str]:
@@ -141,9 +141,9 @@ class Reader(Protocol):
     """Reads data sets of one format."""
 
     name: str
-    """The format; names folders of compiled arrays."""
+    """Name of the format; folders of compiled arrays begin with it."""
     file_names: str
-    """A split's files, as a message names them."""
+    """Names of a split's files, for messages."""
 
     def recognizes(self, root: Path) -> bool:
         """Return whether a data folder has this format."""
@@ -161,7 +161,7 @@ class Reader(Protocol):
         """Read a split's news, block by block.
 
         Args:
-            files: The split's.
+            files: The split's files.
             on_read: Called with the number of bytes that were just read.
 
         Returns:
@@ -174,8 +174,8 @@ class Reader(Protocol):
         """Read a split's impressions, block by block.
 
         Args:
-            files: The split's.
-            ids: News id of each real news of the catalogue, which begins at row ``FIRST_NEWS``.
+            files: The split's files.
+            ids: News ids of the catalogue's real news, which begin at row ``FIRST_NEWS``.
             on_read: Called with the number of bytes that were just read.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Lines of MIND's ``behaviors.tsv`` to arrays, a block of them at a time."""
+"""Turns lines of MIND's ``behaviors.tsv`` into arrays, one block at a time."""
 
 import numpy as np
 import pyarrow as pa
@@ -18,20 +18,20 @@ class Parser:
     """Turns lines of ``behaviors.tsv`` into arrays.
 
     Args:
-        ids: News id of each real story.
+        ids: News ids of the real news.
         labelled: Whether the file's candidates have labels.
     """
 
     def __init__(self, ids: pa.Array, labelled: bool) -> None:
         self.ids = ids
         self.labelled = labelled
-        # One lookup gives story and label at once: each id with a skip, with a click, and bare.
+        # All ids with -0, then with -1, then without label: one lookup gives news and label.
         self.words = pa.concat_arrays(
             [pc.binary_join_element_wise(ids, end, "") for end in ("-0", "-1")] + [ids]
         )
 
     def parse(self, rows: Rows) -> Impressions:
-        """Return the rows that can be read; they tell of the others."""
+        """Return the rows that can be read as arrays; bad lines are listed in ``rows``."""
         good = pc.match_substring_regex(rows.column("impression_id"), r"^[0-9]{1,18}$")
         rows = rows.require(good, "impression_id", "not a whole number")
         rows = rows.require(pc.not_equal(rows.column("user_id"), ""), "user_id", "empty")
@@ -78,12 +78,12 @@ class Parser:
                 np.flatnonzero(bare == self.labelled),
             ),
         ):
-            if len(wrong):  # parse again what is left
+            if len(wrong):  # parse the remaining rows again
                 return self._candidates(_leave_out(rows, words, offsets, wrong, problem))
         return rows, Ragged(story, offsets), label if self.labelled else None
 
     def _histories(self, column: pa.Array) -> tuple[Ragged, int]:
-        """Return the known stories of each history, and how many unknown ones there are."""
+        """Return the known news of each history, and the number of unknown news."""
         lists = pc.split_pattern(column, " ")
         words = lists.flatten()
         found = pc.index_in(words, value_set=self.ids)
@@ -100,7 +100,7 @@ def _leave_out(
     wrong: NDArray[np.integer],
     problem: str,
 ) -> Rows:
-    """Leave out the rows of the words at ``wrong``, naming the first of each."""
+    """Leave out the rows that contain the words at ``wrong``; list the first such word of each."""
     owner, first = np.unique(np.searchsorted(offsets, wrong, side="right") - 1, return_index=True)
     shown = dict(zip(owner.tolist(), wrong[first].tolist(), strict=True))
     good = np.ones(rows.num_rows, dtype=bool)
@@ -113,7 +113,7 @@ def _times(texts: pa.Array) -> pa.Array:
 
 
 def _is_time(texts: pa.Array) -> pa.Array:
-    # strptime also takes the year 19 and no spaces, and turns 02/30 into 2 March.
+    # strptime alone also accepts the year 19 and missing spaces, and turns 02/30 into 2 March.
     day = pc.struct_field(pc.extract_regex(texts, TIME), "day")
     return pc.fill_null(pc.equal(pc.cast(day, pa.int64()), pc.day(_times(texts))), False)
 
@@ -124,7 +124,7 @@ def _true(values: pa.BooleanArray) -> NDArray[np.bool_]:
 
 
 def _offsets(lists: pa.ListArray) -> NDArray[np.int64]:
-    """Offsets into ``lists.flatten()``."""
+    """Return offsets into ``lists.flatten()``."""
     offsets: NDArray[np.int64] = lists.offsets.to_numpy().astype(np.int64)
     offsets -= offsets[0]
     return offsets

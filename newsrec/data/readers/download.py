@@ -1,10 +1,10 @@
-"""MIND's zips from their official place, checked before they appear.
+"""Downloads MIND's zips from their official source, and checks them before they appear.
 
-Since October 2025 that place is a gated dataset on the Hugging Face hub. The zips stay as they are:
-``prepare`` reads them, they take a third of the room of what is in them, and where nothing is
-unpacked no member of a zip can write anywhere. A zip grows in ``ROOT/.download``, where a run that
-breaks off leaves it and the next goes on, and moves to ``ROOT`` once it has been read to its end:
-every member's checksum, and as many lines as MIND has.
+Since October 2025 the source is a gated dataset on the Hugging Face hub. The zips are not unpacked:
+``prepare`` reads them as they are, they take a third of the space of their contents, and a zip that
+is not unpacked cannot write files elsewhere. A zip is downloaded into ``ROOT/.download``. If a run
+breaks off, the next run goes on from there. The zip is moved to ``ROOT`` after a check that reads
+it completely: each member's checksum, and the numbers of lines.
 """
 
 import os
@@ -32,7 +32,7 @@ MAKE_TOKEN = "Make a token of type Read on https://huggingface.co/settings/token
 SET_TOKEN = "export HF_TOKEN=hf_...    (or: hf auth login)"
 
 RETRIES = 4
-"""How often a connection that brings nothing is tried again, after 1, 2, ... seconds."""
+"""How often a connection that brings no data is tried again, after 1, 2, ... seconds."""
 
 
 class Remote(NamedTuple):
@@ -43,24 +43,25 @@ class Remote(NamedTuple):
     revision: str
     size: int
     partial: Path
-    """Where it grows, in a folder named by its content: another build of it is not appended."""
+    """Where it is downloaded; its folder is named by the content, so two builds never mix."""
 
     @property
     def done(self) -> int:
-        """Bytes that an earlier run left."""
+        """Bytes already downloaded by an earlier run."""
         return self.partial.stat().st_size if self.partial.is_file() else 0
 
 
 def download(size: str, root: Path, again: str) -> None:
-    """Bring the zips of one size into a folder; those already there are checked and kept.
+    """Download the zips of one size into a folder; those already there are checked and kept.
 
     Args:
         size: ``small`` or ``large``.
-        root: The folder; made if absent.
-        again: The command to name where the user has to run it again.
+        root: The folder; created if absent.
+        again: The command that messages tell the user to run again.
 
     Raises:
-        UserError: If the hub refuses, the network fails, there is no room, or a file is not MIND's.
+        UserError: If the hub refuses, the network fails, the disk has too little space, or a file
+            is not MIND's.
     """
     from filelock import FileLock, Timeout
 
@@ -110,15 +111,15 @@ def _ask_for(names: list[str], aside: Path) -> list[Remote]:
                 f"{url} does not answer as the Hugging Face hub does. Is a proxy or a login page "
                 "in between, or HF_ENDPOINT wrong?"
             )
-        revision = about.commit_hash  # one for all files
+        revision = about.commit_hash  # the same for all files
         url = hf_hub_url(DATASET, f"{name}.zip", repo_type="dataset", revision=revision)
-        partial = aside / digest(about.etag) / f"{name}.zip"  # named as the reader wants it
+        partial = aside / digest(about.etag) / f"{name}.zip"  # the name that the reader expects
         remotes.append(Remote(name, url, revision, about.size, partial))
     return remotes
 
 
 def _fetch(remote: Remote, root: Path) -> None:
-    """Download a zip, check it and move it to its place."""
+    """Download a zip, check it and move it into ``root``."""
     name, partial = remote.name, remote.partial
     resumed = f", {_megabytes(remote.done)} of them here from before" if remote.done else ""
     print(f"{name}.zip: {_megabytes(remote.size)}{resumed}", flush=True)
@@ -134,7 +135,7 @@ def _fetch(remote: Remote, root: Path) -> None:
 
 
 def _append_rest(remote: Remote) -> None:
-    # Not hf_hub_download: its later versions throw away what a failed run has fetched.
+    # Not hf_hub_download: later versions of it delete what a failed run has downloaded.
     from huggingface_hub import constants, get_session, get_token
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, tqdm
@@ -152,7 +153,7 @@ def _append_rest(remote: Remote) -> None:
             try:
                 with get_session().stream("GET", remote.url, **how) as response:
                     hf_raise_for_status(response)
-                    if response.status_code != 206:  # not the rest but all of it
+                    if response.status_code != 206:  # the whole file, not the rest
                         file.seek(0)
                         file.truncate()
                         bar.reset()
@@ -162,8 +163,8 @@ def _append_rest(remote: Remote) -> None:
             except HfHubHTTPError as error:
                 if error.response.status_code != 416:
                     raise
-                break  # the hub has less than it said
-            except HTTPError:  # the connection broke: go on at once if it brought something
+                break  # the file on the hub is shorter than announced
+            except HTTPError:  # connection lost: go on at once if it brought data
                 idle = 0 if file.tell() > done else idle + 1
                 if idle > RETRIES:
                     raise
@@ -177,7 +178,7 @@ def _append_rest(remote: Remote) -> None:
 
 @contextmanager
 def _mistakes_explained(root: Path, again: str) -> Iterator[None]:
-    """Turn what the hub, the network and the disk raise into a UserError with the next step."""
+    """Turn errors of the hub, the network and the disk into a UserError with the next step."""
     from huggingface_hub import constants, get_token
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
@@ -229,7 +230,7 @@ def _token_name() -> str:
 
 
 def numbered(*steps: str) -> str:
-    """Return steps for the user, each on a line with its number."""
+    """Return steps for the user as text, each on its own line with a number."""
     return "".join(f"\n  {i}. {step}" for i, step in enumerate(steps, start=1))
 
 

@@ -1,4 +1,4 @@
-"""The formats that data folders may have."""
+"""The formats of data folders that can be read."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ from newsrec.data.readers.base import Reader
 from newsrec.data.readers.mind import MindReader
 
 READERS: tuple[Reader, ...] = (MindReader(),)
-"""Asked in this order. MIND's comes last, since it takes any folder and says what it lacks."""
+"""Tried in this order. MIND's is last, since it accepts any folder and reports what it lacks."""
 
 
 def reader_of(root: str | Path) -> Reader:
-    """Return the reader of the format that a data folder has."""
+    """Return the reader for a data folder's format."""
     return next(reader for reader in READERS if reader.recognizes(Path(root)))

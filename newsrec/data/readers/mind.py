@@ -1,4 +1,4 @@
-"""MIND's tab-separated files, ``news.tsv`` and ``behaviors.tsv`` of each split."""
+"""Reads MIND's tab-separated files: ``news.tsv`` and ``behaviors.tsv`` of each split."""
 
 import contextlib
 import itertools
@@ -22,7 +22,7 @@ from newsrec.sniff import is_binary, kind_of
 log = logging.getLogger(__name__)
 
 VOTERS = 100
-"""Lines that say whether a file has labels: one alone may be damaged."""
+"""Number of first lines that decide whether a file has labels, since one alone may be damaged."""
 
 
 def _ignore(num_bytes: int) -> None:
@@ -36,7 +36,7 @@ class MindReader:
     file_names = " and ".join(NAMES)
 
     def recognizes(self, root: Path) -> bool:
-        """Take any folder: ``find_splits`` says what it lacks."""
+        """Accept any folder; ``find_splits`` reports what it lacks."""
         return True
 
     def find_splits(self, root: Path) -> dict[str, tuple[SourceFile, ...]]:
@@ -46,7 +46,7 @@ class MindReader:
     def news(
         self, files: tuple[SourceFile, ...], on_read: Callable[[int], None] = _ignore
     ) -> tuple[Pass, Iterator[Rows]]:
-        """Read the first of a split's files, ``news.tsv``."""
+        """Read a split's ``news.tsv``."""
         file = TsvFile(files[0], NEWS_COLUMNS, NEWS_TABLE, on_read)
         return file, file.map(_parse_news)
 
@@ -56,23 +56,23 @@ class MindReader:
         ids: pa.Array,
         on_read: Callable[[int], None] = _ignore,
     ) -> tuple[Pass, Iterator[Impressions]]:
-        """Read the second of a split's files, ``behaviors.tsv``."""
+        """Read a split's ``behaviors.tsv``."""
         file = TsvFile(files[1], BEHAVIORS_COLUMNS, on_read=on_read)
         return file, file.map(Parser(ids, _has_labels(files[1])).parse)
 
 
 def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
-    """Return a file's stories, each once.
+    """Return the news of a file, each id once.
 
     Args:
         path: A ``news.tsv``.
         on_bad_line: error stops at a line that cannot be read, drop leaves it out.
 
     Returns:
-        The columns ``NEWS_TABLE``, in the order of the file.
+        Table with the columns ``NEWS_TABLE``, in the order of the file.
 
     Raises:
-        UserError: If there is no such file, or a line cannot be read.
+        UserError: If there is no such file, it is not a news.tsv, or a line cannot be read.
     """
     if not Path(path).is_file():
         near = looked_for(path)
@@ -109,13 +109,13 @@ def _parse_news(rows: Rows) -> Rows:
 
 
 def _has_labels(file: SourceFile) -> bool:
-    """Tell if a file's candidates end in ``-0`` and ``-1``, as most of its first lines do."""
+    """Return whether most of a file's first lines have candidates that end in ``-0`` or ``-1``."""
     labelled = bare = 0
-    with contextlib.suppress(UserError), file.open() as stream:  # damage shows when all is read
+    with contextlib.suppress(UserError), file.open() as stream:  # damage is reported later
         for line in itertools.islice(iter(lambda: stream.readline(LONGEST_LINE), b""), VOTERS):
             fields = line.rstrip(b"\r\n").split(b"\t")
             if len(fields) == len(BEHAVIORS_COLUMNS):
                 ends = {word.endswith((b"-0", b"-1")) for word in fields[-1].split(b" ")}
                 labelled += ends == {True}
                 bare += ends == {False}
-    return labelled > 0 and labelled >= bare  # labels are lost by accident, not won
+    return labelled > 0 and labelled >= bare  # an accident can remove labels, but not add them

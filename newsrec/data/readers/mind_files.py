@@ -1,4 +1,4 @@
-"""MIND's two files of a split: their names, their columns, and where they are."""
+"""The two files of each split of MIND: their names, their columns, and where they are."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,11 +34,11 @@ class SplitFiles(NamedTuple):
 def find_splits(root: Path) -> dict[str, SplitFiles]:
     """Find each split under ``root``: ``train/``, ``MIND*_train/`` or ``MIND*_train.zip``.
 
-    Files may sit in a wrapper folder, in a zip as on disk. A folder goes before a zip, which is
-    what it was unpacked from.
+    The files may be in an inner folder, on disk and in a zip. If there are both a folder and a zip,
+    the folder is read, since it was probably unpacked from the zip.
 
     Raises:
-        UserError: If there is none, one is incomplete or two claim the same split.
+        UserError: If there is no split, a split is incomplete, or two places have the same split.
     """
     if not root.is_dir():
         hint = instead_of(root) if root.exists() else looked_for(root)
@@ -84,7 +84,7 @@ def _in_zip(path: Path) -> SplitFiles:
 
 
 def _is_ours(name: str) -> bool:
-    """Tell a folder of data from what archivers and file managers add."""
+    """Return whether a name is not one that archivers and file managers add."""
     return not name.startswith((".", "__MACOSX"))
 
 

@@ -1,4 +1,4 @@
-"""Names that are nearly those of a data folder, and the command that makes them right."""
+"""Finds files and folders that are almost named as a data folder needs, and how to rename them."""
 
 import difflib
 import re
@@ -11,7 +11,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("dev", "val", "valid", "validation", "eval", "evaluation"), "dev"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-"""What people call a split, and what it is called here."""
+"""Names that people give a split, and its name here."""
 
 ARCHIVE = re.compile(r"\.(zip|tar|tgz|tar\.gz|tar\.bz2|tar\.xz|7z|rar)$")
 COPY = re.compile(
@@ -19,16 +19,16 @@ COPY = re.compile(
     r"[ _-](unzipped|unpacked|extracted))$",
     re.I,
 )
-"""What people, browsers, file managers and wget add to the name of a second one."""
+"""Suffixes that people, browsers, file managers and wget add to the name of a copy."""
 LOOKED_AT = 200
 
 
 def misnamed(root: Path, found: Collection[str]) -> str | None:
-    """Return how to mend what seems to be a split under another name, all of it.
+    """Return the steps that correct the names of what seem to be splits; None if there are none.
 
     Args:
         root: Data folder.
-        found: Splits that it has under their own names, of which copies do no harm.
+        found: Splits that were found; copies of them are ignored.
     """
     steps = []
     for entry in sorted(root.iterdir())[:LOOKED_AT]:
@@ -39,10 +39,10 @@ def misnamed(root: Path, found: Collection[str]) -> str | None:
 
 
 def instead_of(root: Path) -> str | None:
-    """Return the folder that was meant by one without splits, as a hint.
+    """Return a hint which folder the user meant; None if it cannot be guessed.
 
     Args:
-        root: A folder, or a file.
+        root: A file, or a folder without splits.
     """
     if root.is_file():
         return f"It is a file: name the folder that it lies in, --data.root {root.parent}."
@@ -59,11 +59,11 @@ def instead_of(root: Path) -> str | None:
 
 
 def similar_file(folder: Path, name: str) -> str | None:
-    """Return how to get a file that a folder lacks from one that it has.
+    """Return how to make a missing file from one in the same folder; None if there is no such file.
 
     Args:
-        folder: Where it should be.
-        name: The file.
+        folder: Folder where the file should be.
+        name: Name of the missing file.
     """
     files = sorted(entry.name for entry in folder.iterdir() if entry.is_file())[:LOOKED_AT]
     for packed, command in ((".gz", "gunzip"), (".bz2", "bunzip2"), (".xz", "unxz")):

@@ -1,4 +1,4 @@
-"""Blocks of news as one table, each id once."""
+"""Merges blocks of news into one table with each id once."""
 
 import heapq
 from collections.abc import Iterable, Sequence
@@ -12,11 +12,11 @@ from newsrec.data.fields import FIELDS
 from newsrec.data.readers.base import LISTED, Rows
 
 MERGED_ROWS = 1 << 19
-"""Rows that wait until those that repeat an earlier one are left out."""
+"""Rows collected before repeated rows among them are removed."""
 
 
 def merge_news(news: Iterable[Rows]) -> Rows:
-    """Return all news; what contradicts an earlier line is bad, what repeats it is left out.
+    """Merge news; lines that contradict an earlier line are bad, repeated lines are left out.
 
     Args:
         news: Blocks with the columns ``NEWS_TABLE``, in the order of the file.
@@ -26,14 +26,14 @@ def merge_news(news: Iterable[Rows]) -> Rows:
     for block in news:
         blocks.append(block)
         waiting += block.num_rows
-        if waiting > max(MERGED_ROWS, known):  # so a file of repeats takes no memory of its size
+        if waiting > max(MERGED_ROWS, known):  # bounds the memory for a file of many repeats
             blocks = [_merge(blocks)]
             waiting, known = 0, blocks[0].num_rows
     return _merge(blocks)
 
 
 def _merge(blocks: Sequence[Rows]) -> Rows:
-    """Return blocks in file order as one, each id's first row alone; other rows of it are bad."""
+    """Merge blocks in file order; keep the first row of each id, and list differing rows as bad."""
     bad = (line for block in blocks for line in block.bad)
     rows = Rows(
         pa.concat_tables([block.table for block in blocks]).combine_chunks(),
@@ -48,12 +48,12 @@ def _merge(blocks: Sequence[Rows]) -> Rows:
 
 
 def distinct(table: pa.Table) -> pa.Table:
-    """Return the first line of each id, in their order."""
+    """Return the first row of each id, in the order of the table."""
     return table.take(np.unique(_first_of_each(table["news_id"])))
 
 
 def differs_from_first(table: pa.Table) -> NDArray[np.bool_]:
-    """Tell which rows describe a story otherwise than the first row with its id ``[rows]``."""
+    """Return True for rows that differ from the first row with the same id ``[rows]``."""
     first = _first_of_each(table["news_id"])
     differs = np.zeros(len(table), dtype=bool)
     again = np.flatnonzero(first != np.arange(len(table)))
@@ -66,6 +66,6 @@ def differs_from_first(table: pa.Table) -> NDArray[np.bool_]:
 def _first_of_each(ids: pa.ChunkedArray) -> NDArray[np.int64]:
     """Return for each row the first row with the same id ``[rows]``."""
     owner: NDArray[np.int32] = ids.combine_chunks().dictionary_encode().indices.to_numpy()
-    _, first = np.unique(owner, return_index=True)  # the dictionary is in the order of the rows
+    _, first = np.unique(owner, return_index=True)  # dictionary codes follow row order
     rows: NDArray[np.int64] = first[owner]
     return rows

@@ -1,4 +1,4 @@
-"""Whether a split is what MIND has: every checksum, every line."""
+"""Checks that a split is MIND's: zip checksums and numbers of lines."""
 
 import stat
 import zipfile
@@ -21,14 +21,14 @@ LINES = {
 
 
 def check(root: Path, name: str) -> Path | None:
-    """Read a split to its end, in a zip with all that is beside it, and compare with what MIND has.
+    """Read a split completely, and compare it with MIND's; in a zip all members are read.
 
     Args:
-        root: Folder with the split as a zip or unpacked.
-        name: What it should be: a key of ``LINES``.
+        root: Folder with the split, zipped or unpacked.
+        name: MIND's name of the split: a key of ``LINES``.
 
     Returns:
-        The zip or folder; None if ``root`` has no such split.
+        The zip or folder of the split; None if ``root`` does not have it.
 
     Raises:
         UserError: If the zip is damaged or unsafe to unpack, or the files are not MIND's.
@@ -67,13 +67,13 @@ def _read_zip(path: Path) -> dict[SourceFile, int]:
         for member in archive.infolist():
             if _leads_outside(member):
                 raise UserError(f"{path} would unpack {member.filename!r} elsewhere.")
-            # Read to the end, a member's checksum is compared.
+            # zipfile compares a member's checksum when it is read to the end.
             lines[SourceFile(path, member.filename)] = _count_lines(archive.open(member))
     return lines
 
 
 def _leads_outside(member: zipfile.ZipInfo) -> bool:
-    # As on Windows too, where a backslash separates. orig_filename: before zipfile mends it.
+    # Treat backslashes as separators, as Windows does. zipfile cleans filename, not orig_filename.
     name = member.orig_filename.replace("\\", "/")
     absolute = name.startswith("/") or bool(PureWindowsPath(name).drive)
     return absolute or ".." in PurePosixPath(name).parts or stat.S_ISLNK(member.external_attr >> 16)

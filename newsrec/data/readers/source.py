@@ -1,4 +1,4 @@
-"""A file to read, on disk or in a zip."""
+"""Files to read, on disk or in a zip."""
 
 import hashlib
 from pathlib import Path
@@ -14,23 +14,23 @@ class SourceFile(NamedTuple):
 
     path: Path
     member: str | None = None
-    """Its name in the zip; None where ``path`` is the file itself."""
+    """Name in the zip; None if ``path`` is the file itself."""
 
     def __str__(self) -> str:
         return str(self.path) if self.member is None else f"{self.path}, {self.member}"
 
     @property
     def size(self) -> int:
-        """Bytes, unpacked."""
+        """Size in bytes, unpacked."""
         if self.member is None:
             return self.path.stat().st_size
         return sum(m.file_size for m in members_of(self.path) if m.filename == self.member)
 
     def open(self) -> IO[bytes]:
-        """Open it for reading; a zip's member is unpacked as it is read, and its CRC checked.
+        """Open the file for reading; a zip's member is unpacked and its CRC checked while reading.
 
         Raises:
-            UserError: If the zip is damaged; the stream's methods raise it as well.
+            UserError: If the zip is damaged; the stream's methods raise it too.
         """
         if self.member is None:
             return self.path.open("rb")
@@ -38,10 +38,10 @@ class SourceFile(NamedTuple):
 
 
 def hash_source(file: SourceFile) -> str:
-    """Return the SHA-256 of a source file, a zip's member unpacked.
+    """Return the SHA-256 of a file's contents, unpacked if it is in a zip.
 
     Raises:
-        UserError: If its zip is damaged.
+        UserError: If the zip is damaged.
     """
     with file.open() as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]

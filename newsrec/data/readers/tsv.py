@@ -1,4 +1,4 @@
-"""A tab-separated file, block by block; every line is read or reported."""
+"""Reads a tab-separated file block by block; a line that cannot be read is reported."""
 
 import hashlib
 from collections import deque
@@ -18,12 +18,12 @@ from newsrec.errors import UserError
 BLOCK_BYTES = 32 << 20
 BLOCK_LINES = 1 << 18
 BLOCK_SPACES = 6 << 20
-"""Lines and spaces that a block has at most: each costs memory of its own, however short it is.
-MIND's blocks have about 60,000 and 4 million."""
+"""Most lines and most spaces of a block: each costs memory, even if lines and words are short.
+MIND's blocks have about 60,000 lines and 4 million spaces."""
 LONGEST_LINE = 4 << 20
-"""Bytes: over a hundred times MIND's longest."""
+"""Most bytes of a line: over a hundred times MIND's longest line."""
 WORKERS = 2
-"""Blocks parsed at once; more of them cost memory, and reading is the limit soon after."""
+"""Blocks parsed at once; more would cost memory and hardly help, since reading is the limit."""
 BOM = b"\xef\xbb\xbf"
 Parsed = TypeVar("Parsed")
 
@@ -32,9 +32,9 @@ class TsvFile:
     """Reads a file once, block by block.
 
     Args:
-        file: What to read.
-        columns: Names of all its columns; it has no header line.
-        keep: Columns to return; all of them if None.
+        file: The file to read; it has no header line.
+        columns: Names of all its columns.
+        keep: Columns to return; all if None.
         on_read: Called with the number of bytes after each block.
     """
 
@@ -50,19 +50,20 @@ class TsvFile:
         self.keep = keep or columns
         self.on_read = on_read
         self.cut_off = False
-        """True if the last line has no line end, as in a file that was cut off."""
+        """Whether the last line has no line end, so the file may have been cut off."""
         self._hash = hashlib.sha256()
 
     @property
     def hashes(self) -> dict[SourceFile, str]:
-        """SHA-256 of what was read."""
+        """SHA-256 of the bytes read so far."""
         return {self.file: self._hash.hexdigest()}
 
     def map(self, parse: Callable[[Rows], Parsed]) -> Iterator[Parsed]:
-        """Call ``parse`` on every block's rows, two at once, and return results in file order.
+        """Call ``parse`` on every block's rows, two blocks at once; yield results in file order.
 
-        Titles may begin with a quote and the last columns may be empty: nothing is quoted,
-        escaped, stripped or taken for a missing value.
+        Fields are returned as they are: quotes are not removed, nothing is unescaped or stripped,
+        and no text counts as a missing value. Titles may begin with a quote, and columns may be
+        empty.
 
         Raises:
             UserError: If the file is empty or its zip is damaged.
@@ -81,7 +82,7 @@ class TsvFile:
                     future.cancel()
 
     def _blocks(self) -> Iterator[tuple[int, bytes]]:
-        """Return whole lines, about ``BLOCK_BYTES`` at a time, with the number of the first."""
+        """Yield the number of the first line and a block of whole lines (about ``BLOCK_BYTES``)."""
         line, rest = 1, [b""]
         with self.file.open() as stream:
             while chunk := stream.read(BLOCK_BYTES):
@@ -113,11 +114,11 @@ class TsvFile:
         return UserError(f"{self.file} cannot be read: {problem}. Download or unpack it again.")
 
     def _rows(self, first_line: int, block: bytes) -> Rows:
-        """Parse whole lines; line by line only where one of them is bad."""
+        """Parse a block of whole lines; check line by line only if one of them is bad."""
         if _is_clean(block):
             try:
                 table = self._parse(block)
-            except pa.ArrowInvalid:  # some line has another number of columns
+            except pa.ArrowInvalid:  # a line has the wrong number of columns
                 pass
             else:
                 return Rows(table, first_line + np.arange(len(table)), [], 0)
@@ -138,7 +139,7 @@ class TsvFile:
         return Rows(table, np.array(lines, dtype=np.int64), bad, num_bad)
 
     def _column(self, line: bytes, at: int) -> str | None:
-        """Return the name of the column that a byte of a line is in."""
+        """Return the name of the column that contains byte ``at`` of a line."""
         before = line.count(b"\t", 0, at)
         return self.columns[before] if before < len(self.columns) else None
 
@@ -148,7 +149,7 @@ class TsvFile:
             read_options=csv.ReadOptions(
                 column_names=self.columns,
                 use_threads=False,
-                block_size=len(block) + 1,  # the whole of it, however long a line is
+                block_size=len(block) + 1,  # one block, even if a line is long
             ),
             parse_options=csv.ParseOptions(
                 delimiter="\t", quote_char=False, double_quote=False, ignore_empty_lines=False
@@ -156,7 +157,7 @@ class TsvFile:
             convert_options=csv.ConvertOptions(
                 column_types=dict.fromkeys(self.columns, pa.string()),
                 strings_can_be_null=False,
-                check_utf8=False,  # the whole block is checked
+                check_utf8=False,  # _is_clean and _problem check this
                 include_columns=self.keep,
             ),
         )
@@ -166,13 +167,13 @@ class TsvFile:
 
 
 def _parts(block: bytes) -> Iterator[bytes]:
-    """Return whole lines in order, halved as often as they have too many lines or spaces."""
+    """Yield a block of whole lines in order, halved until no part has too many lines or spaces."""
     waiting = [block]
     while waiting:
         part = waiting.pop()
         cut = part.find(b"\n", len(part) // 2) + 1
         many = part.count(b"\n") > BLOCK_LINES or part.count(b" ") > BLOCK_SPACES
-        if many and cut == len(part):  # the second half is within the last line
+        if many and cut == len(part):  # the last line begins in the first half
             cut = part.rfind(b"\n", 0, len(part) // 2) + 1
         if many and 0 < cut < len(part):
             waiting += [part[cut:], part[:cut]]
@@ -185,30 +186,33 @@ def _too_long() -> str:
 
 
 def _has_long_line(block: bytes) -> bool:
-    """Tell if a line may be over ``LONGEST_LINE``, which has a whole step without a line end."""
+    """Return whether a line may be longer than ``LONGEST_LINE``.
+
+    Such a line covers at least one whole step of half that length, which then has no line end.
+    """
     step = LONGEST_LINE // 2
     ends = range(step, len(block) + 1, step)
     return any(block.find(b"\n", end - step, end) < 0 for end in ends)
 
 
 def _is_clean(block: bytes) -> bool:
-    """Tell if no line needs a closer look than the number of its columns."""
+    """Return whether no line has a problem, except perhaps a wrong number of columns."""
     if _has_long_line(block):
         return False
-    # A disk or download that was interrupted leaves zeros in place of lines.
+    # An interrupted write or download can leave zeros instead of lines.
     if b"\0" in block or block.startswith(BOM) or b"\n" + BOM in block:
         return False
     if block.count(b"\r") != block.count(b"\r\n"):
         return False
     try:
-        pc.cast(pa.array([block], pa.large_binary()), pa.large_string())  # validates, copies not
+        pc.cast(pa.array([block], pa.large_binary()), pa.large_string())  # validates, no copy
     except pa.ArrowInvalid:
         return False
     return True
 
 
 def _problem(line: bytes, num_columns: int) -> tuple[str | None, int | None]:
-    """Return what is wrong with a line, if anything, and at which byte."""
+    """Return a line's problem and the position of the wrong byte; each is None if there is none."""
     if len(line) > LONGEST_LINE:
         return _too_long(), None
     if b"\0" in line:
@@ -228,5 +232,5 @@ def _problem(line: bytes, num_columns: int) -> tuple[str | None, int | None]:
 
 
 def _around(line: bytes, at: int) -> str:
-    """Return the text of a line from a little before a byte on."""
+    """Return a line's text around a byte: from 20 bytes before it to 400 bytes after it."""
     return line[max(at - 20, 0) : at + 400].decode(errors="replace")

@@ -1,4 +1,4 @@
-"""Zips are read here, so that whatever is wrong with one is said in one way."""
+"""Reads zips, and reports any damage in them with the same kind of message."""
 
 import io
 import lzma
@@ -18,14 +18,14 @@ DAMAGE = (
     lzma.LZMAError,
     struct.error,
     EOFError,
-    OSError,  # a place before the file's beginning
-    ValueError,  # a name that is not text, a stream that jumps to a negative place
-    RuntimeError,  # encrypted members, unknown methods (NotImplementedError)
+    OSError,  # a position before the beginning of the file
+    ValueError,  # a name that is not text, a seek to a negative position
+    RuntimeError,  # encrypted members, unknown compression methods (NotImplementedError)
     LookupError,
     ArithmeticError,
-    MemoryError,  # a dictionary of lzma's
+    MemoryError,  # an lzma dictionary that is too large
 )
-"""What reading a damaged zip raises: ``zipfile`` trusts lengths and places that it reads."""
+"""Errors raised for a damaged zip: ``zipfile`` trusts the lengths and positions that it reads."""
 
 ZIP_HINT = "If it was cut off, download it again."
 MEMBER_HINT = "Download or unpack it again."
@@ -33,12 +33,12 @@ MEMBER_HINT = "Download or unpack it again."
 
 @contextmanager
 def damage_told(place: object, as_what: str = "", hint: str = MEMBER_HINT) -> Iterator[None]:
-    """Turn what reading a damaged zip raises into a UserError.
+    """Turn the errors raised for a damaged zip into a UserError.
 
     Args:
-        place: The archive, and the member if one is read, as the user should see them.
-        as_what: Says as what it cannot be read.
-        hint: The next step.
+        place: The archive, and the member if one is read, for the message.
+        as_what: Words after "cannot be read", such as " as a zip".
+        hint: What the user should do next.
 
     Raises:
         UserError: If the block raises any of ``DAMAGE``.
@@ -57,29 +57,29 @@ def members_of(path: Path) -> list[zipfile.ZipInfo]:
     """Return a zip's table of contents.
 
     Raises:
-        UserError: If it is damaged.
+        UserError: If the zip is damaged.
     """
     with damage_told(path, " as a zip", ZIP_HINT), zipfile.ZipFile(path) as archive:
         return archive.infolist()
 
 
 def open_member(path: Path, member: str, place: object) -> IO[bytes]:
-    """Open a member for reading; it is unpacked as it is read, and its CRC checked at its end.
+    """Open a member for reading; it is unpacked while reading, and its CRC checked at the end.
 
     Args:
         path: The zip.
-        member: Its name in the zip.
-        place: Both, as the user should see them.
+        member: Name of the member in the zip.
+        place: Zip and member, for messages.
 
     Raises:
-        UserError: If the zip is damaged; the stream's methods raise it as well.
+        UserError: If the zip is damaged; the stream's methods raise it too.
     """
     with damage_told(place), zipfile.ZipFile(path) as archive:  # the member keeps the file open
         return io.BufferedReader(_Stream(archive.open(member), lambda: damage_told(place)))
 
 
 class _Stream(io.RawIOBase):
-    """A member whose damage is a UserError."""
+    """Stream of a zip's member that raises UserError if the member is damaged."""
 
     def __init__(self, member: IO[bytes], told: Callable[[], AbstractContextManager[None]]) -> None:
         self.member = member
