@@ -50,9 +50,7 @@ class ResidualPath(nn.Module):
         Args:
             means: Mean PLM state of each news item ``[news, hidden]``.
         """
-        scaled = F.normalize(
-            means.cpu().double(), dim=1
-        )  # on the CPU, since MPS has no float64
+        scaled = F.normalize(means.cpu().double(), dim=1)  # on the CPU, since MPS has no float64
         centre = scaled.mean(dim=0)
         dim, hidden = self.projection.shape
         if dim < hidden:

@@ -12,7 +12,7 @@ from newsrec.model.fastformer import (
 )
 
 START_SCALE = 10.0
-"""Initial scale of the residual path's scores; products of sentence vectors stay within about .3."""
+"""Initial scale of the residual path's scores; products of sentence vectors stay within .3 or so."""
 
 
 class UserEncoder(nn.Module):
