@@ -350,7 +350,7 @@ class RecommenderModule(LightningModule):
     def from_checkpoint(
         cls, checkpoint: dict[str, Any], path: str | Path | None = None
     ) -> "RecommenderModule":
-        """Rebuild a trained model from what ``read_checkpoint`` returned.
+        """Rebuild a trained model from the result of ``read_checkpoint``.
 
         Args:
             checkpoint: Content of the checkpoint.

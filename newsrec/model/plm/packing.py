@@ -85,7 +85,7 @@ def _attend_within(
     # split(), because each slice would add a full-size gradient in the backward pass.
     parts = zip(*(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
     for (stories, length), part in zip(groups.pairs, parts, strict=True):
-        # each [stories, heads, length, dim / heads]
+        # each [news, heads, length, dim / heads]
         q, k, v = (x.unflatten(1, (stories, length)).transpose(0, 1) for x in part)
         own = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
         mixed.append(own.transpose(1, 2).flatten(0, 1))

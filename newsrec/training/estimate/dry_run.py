@@ -1,4 +1,4 @@
-"""``fit --dry_run``: estimates what a run will need, from shapes, without training.
+"""``fit --dry_run``: estimates the needs of a run from shapes, without training.
 
 Sources of the figures:
 
@@ -139,7 +139,7 @@ class Estimate(NamedTuple):
 def estimates(
     module: Any, data: MindDataModule, trainer: Mapping[str, Any], places: str
 ) -> list[Estimate]:
-    """Estimate what a run will need, for each kind of device that it may run on.
+    """Estimate the needs of a run for each kind of device that it may run on.
 
     Args:
         module: The ``RecommenderModule``; its model need not be built.

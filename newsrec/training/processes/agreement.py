@@ -92,7 +92,7 @@ def _meeting_place(num_nodes: int) -> tuple[str, int, bool] | None:
 
 def early_rank() -> int | None:
     """Return this process's rank if there is a store before the process group; else None."""
-    if _meeting_place(1) is None:  # alone, or Lightning starts the others
+    if _meeting_place(1) is None:  # one process only, or Lightning starts the others
         return None
     return int(
         os.environ["RANK"] if TorchElasticEnvironment.detect() else os.environ["SLURM_PROCID"]

@@ -41,7 +41,7 @@ class Curves(Callback):
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw what has been logged so far."""
+        """Draw the values logged so far."""
         self.logger.save()
         if self.logger.experiment.metrics_keys:
             draw_curves(Path(self.logger.experiment.metrics_file_path), self.path)
