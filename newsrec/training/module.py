@@ -211,7 +211,7 @@ class RecommenderModule(LightningModule):
             self.recommender.compile_parts()
 
     def on_fit_start(self) -> None:
-        """Fit the residual path to the training news, equally on every process.
+        """Fit the residual path to the training news; the result is the same on every process.
 
         A resumed run has a fitted path already.
         """

@@ -199,7 +199,7 @@ class Run:
             UserError: If the run cannot work with the data or on the machine.
         """
         data = self.datamodule
-        if trainer.is_global_zero:  # mistakes in the data show before anything slow
+        if trainer.is_global_zero:  # find mistakes in the data before anything slow
             if ckpt_path is None:
                 check_run_folder(self.output)  # another run may have ended here meanwhile
             data.prepare_data()

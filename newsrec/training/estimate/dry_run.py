@@ -104,7 +104,7 @@ class Estimate(NamedTuple):
         peak = self.cost.peak
         if self.run.processes > 1:
             peak += self.cost.gradients
-        if self.run.accumulate > 1:  # the forward pass holds gradients of the batch before
+        if self.run.accumulate > 1:  # the previous batch's gradients exist in the forward pass
             peak += self.cost.gradients
         return peak if self.run.device == "cpu" else CONTEXT + peak / (1 - FRAGMENTS)
 
