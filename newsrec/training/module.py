@@ -59,15 +59,15 @@ class RecommenderModule(LightningModule):
         torch_compile: Whether to compile the PLM's layers and the encoders with torch.compile, for
             any number of news items and tokens. The first steps then take minutes, and a CPU needs
             a C++ compiler.
-        user_encoder: The user encoder; the choice is fastformer.
-        loss: The loss; the choice is cross_entropy, of picking the clicked candidate.
+        user_encoder: Kind of user encoder: fastformer.
+        loss: Training loss: cross_entropy of picking the clicked candidate.
         lr: Peak learning rate of all parameters outside the PLM and the gates.
         plm_lr: Peak learning rate of the PLM.
         gate_lr: Peak learning rate of the residual path's gates and scale, three numbers.
         weight_decay: Weight decay of AdamW; applies only to weight matrices.
         warmup: Share of all steps in which the learning rate rises, or the number of these steps if
             above 1.
-        schedule: The learning rate after the warm-up: linear or cosine fall to 0, or constant.
+        schedule: Learning rate after the warm-up: linear or cosine decay to 0, or constant.
         precision: Training precision, unless trainer.precision is set: fp32, bf16, or auto. With
             auto, fit briefly times matrix products of the model's shapes in both and takes bf16 if
             it is at least 1.3 times as fast. Weights, softmaxes and the loss are always fp32. A
