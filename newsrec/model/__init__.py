@@ -1,1 +1,1 @@
-"""Batches to scores: plain PyTorch modules that know nothing of files."""
+"""The model, from batches to scores: plain PyTorch modules that open no files."""

@@ -1,4 +1,4 @@
-"""Weights of public Fastformer implementations, under the names of the authors' notebook."""
+"""Loads weights of public Fastformer implementations, named as in the authors' notebook."""
 
 from collections.abc import Mapping
 
@@ -19,7 +19,7 @@ LAYER = {
     "ffn.2": "output.dense",
     "ffn_norm": "output.LayerNorm",
 }
-"""Our name of a layer's part -> the public one, behind ``encoders.N.``"""
+"""Our name of a part of a layer -> the public name, which follows ``encoders.N.``"""
 
 ENCODER = {
     "stack.positions": "position_embeddings",
@@ -27,22 +27,22 @@ ENCODER = {
     "pooling.hidden": "poolers.0.att_fc1",
     "pooling.logit": "poolers.0.att_fc2",
 }
-"""Our name of a part outside the layers -> the public one."""
+"""Our name of a part outside the layers -> the public name."""
 
 IDLE = ("attention.self.query_att.bias", "attention.self.key_att.bias", "poolers.0.att_fc2.bias")
-"""Biases of scores: they move all logits of a softmax alike, so leaving them out is exact."""
+"""Biases of attention scores; dropping them is exact, since each shifts all logits equally."""
 
 MARK = "encoders.0.attention.self.query.weight"
-"""A name that every public state dict has; what precedes it is the prefix of all names."""
+"""Every public state dict has this name; the text before it is the prefix of all names."""
 
 
 class PooledFastformer(nn.Module):
-    """A Fastformer stack and the pooling on top: what the public implementations call an encoder.
+    """A Fastformer stack with pooling on top; public implementations call this an encoder.
 
     Args:
         dim: Size of each element.
         config: Shape of the stack.
-        max_length: Longest sequence; only positions need it.
+        max_length: Longest sequence; used only by positions.
     """
 
     def __init__(self, dim: int, config: FastformerConfig, max_length: int) -> None:
@@ -51,7 +51,7 @@ class PooledFastformer(nn.Module):
         self.pooling = AttentionPooling(dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Pool a padded sequence whose elements have seen each other.
+        """Run the stack over a padded sequence and pool the result.
 
         Args:
             x: Sequence ``[batch, length, dim]``.
@@ -73,27 +73,28 @@ def fastformer_from_public(
     positions: int | None,
     prefix: str | None = None,
 ) -> PooledFastformer:
-    """Build a Fastformer from weights under the public names.
+    """Build a Fastformer from weights with the public names.
 
     The names are those of https://github.com/wuch15/Fastformer: ``encoders.N.attention.self.query``
-    and so on. The result agrees with the public forward to 1e-6; not further, because the public
-    pooling divides by its sum + 1e-8. Rows that are all padding differ: zeros here.
+    and so on. The result agrees with the public forward pass to 1e-6; a small difference remains
+    because the public pooling divides by its sum + 1e-8. Rows that are all padding give zeros here.
 
     Args:
-        state_dict: Names to weights, of the encoder or of a model that holds one.
+        state_dict: Names to weights, of the encoder or of a model that contains one.
         dim: Size of each element.
         heads: Attention heads.
         ffn: Width of the feed-forward part; None if there is none.
         layers: Layers.
-        positions: Learned positions, the most elements a sequence may have; None or 0 for none.
-        prefix: What precedes the encoder's names, such as ``fastformer_model.``; by default found
-            out. Names that begin otherwise are left alone.
+        positions: Number of learned positions, which bounds the sequence length; None or 0 for
+            none.
+        prefix: Prefix of the encoder's names, such as ``fastformer_model.``; detected if None.
+            Names without the prefix are ignored.
 
     Returns:
         The encoder in evaluation mode, in the precision of the weights.
 
     Raises:
-        UserError: If weights are missing, unexpected or of another shape, naming each.
+        UserError: If weights are missing, unexpected or of another shape; the message lists them.
     """
     config = FastformerConfig(
         heads, layers, ffn, positions="learned" if positions else "none", norm="post"
@@ -134,7 +135,7 @@ def _public_name(name: str) -> str:
 
 
 def _prefix(state_dict: Mapping[str, Tensor]) -> str:
-    """Return what precedes all public names, or nothing where there are none."""
+    """Return the prefix of all public names, or an empty string if there are none."""
     found = [name.removesuffix(MARK) for name in state_dict if name.endswith(MARK)]
     if len(found) > 1:
         raise UserError(f"There are {len(found)} Fastformers. Set prefix to one of {found}.")

@@ -1,7 +1,7 @@
 """Fastformer: additive attention in linear time (Wu et al., arXiv 2108.09084).
 
-Knows nothing about news. Shapes use ``length`` for the sequence and ``dim`` for its elements; a
-mask is True where an element is real.
+This file knows nothing about news. Shapes use ``length`` for the sequence and ``dim`` for its
+elements; a mask is True where an element is real.
 """
 
 import math
@@ -32,7 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "plain": {"heads": 16, "layers": 1, "ffn": None, "norm": "none", "positions": "none"},
 }
-"""What the authors published at https://github.com/wuch15/Fastformer, for dim 256.
+"""Shapes that the authors published at https://github.com/wuch15/Fastformer, for dim 256.
 
 ``notebook`` is their released layer with the sizes of ``fastformer.json``. ``plain`` follows their
 README: not all tasks need the feed-forward part, and news recommendation does better without layer
@@ -40,7 +40,7 @@ normalization and positions. On the command line: ``--model.user configs/encoder
 """
 
 MOST_HEADS, FEW = 4096, 10
-"""Which numbers of heads, and how many of them, a message offers at most."""
+"""An error message suggests at most ``FEW`` numbers of heads, up to ``MOST_HEADS``."""
 
 
 @dataclass
@@ -49,17 +49,17 @@ class FastformerConfig:
 
     Args:
         heads: Attention heads; must divide dim.
-        layers: Layers; 0 leaves them out, and elements are pooled without seeing each other.
+        layers: Number of layers; with 0, elements are pooled without attention between them.
         ffn: Width of the feed-forward part, or null to leave it out.
         dropout: Share of values dropped in training.
-        norm: post puts a LayerNorm behind each residual sum, none leaves them out.
-        positions: learned adds an embedding of the position, recency one of the distance from the
-            last element (of a history, the newest click), none leaves the order out.
-        encoder: fastformer, or transformer for softmax attention with all else alike.
-        share_layers: Whether all layers are one set of weights, as in the paper; the authors' code
-            has them apart.
-        pooling: How the elements become one vector in the end: attention with learned weights, as
-            in the paper, or their mean.
+        norm: post adds a LayerNorm after each residual sum, none adds no LayerNorm.
+        positions: learned adds an embedding of the position, recency adds an embedding of the
+            distance from the last element (in a history, the newest click), none ignores the order.
+        encoder: fastformer, or transformer for softmax attention in otherwise the same layers.
+        share_layers: Whether all layers share one set of weights, as in the paper; in the authors'
+            code each layer has its own.
+        pooling: How the elements become one vector at the end: attention takes a mean with learned
+            weights, as in the paper; mean takes the plain mean.
     """
 
     heads: int = 16
@@ -74,7 +74,7 @@ class FastformerConfig:
 
     @classmethod
     def of(cls, values: "FastformerConfig | dict[str, Any]") -> "FastformerConfig":
-        """Return a config from itself or from the plain dict that a checkpoint holds."""
+        """Return a config unchanged, or build it from the plain dict in a checkpoint."""
         return values if isinstance(values, cls) else cls(**values)  # type: ignore[arg-type]
 
     @classmethod
@@ -97,10 +97,10 @@ class FastformerConfig:
 
         Args:
             dim: Size of each element.
-            option: What precedes a field's name in messages, such as ``model.user.``.
+            option: Prefix of a field's name in messages, such as ``model.user.``.
 
         Raises:
-            UserError: Naming the option, its value and what is allowed.
+            UserError: If a value is not allowed; names the option, its value and what is allowed.
         """
         kinds = {"encoder": Encoder, "norm": Norm, "positions": Positions, "pooling": Pooling}
         for name, kind in kinds.items():
@@ -125,7 +125,7 @@ class FastformerConfig:
 
 
 def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over dimension 1, in float32 or better, exact zeros where ``mask`` is False.
+    """Softmax over dimension 1, in float32 or better; exactly 0 where ``mask`` is False.
 
     Args:
         logits: Any precision ``[batch, length, heads]``.
@@ -140,7 +140,7 @@ def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of the real elements of each sequence, zeros where there are none.
+    """Return the mean of the real elements of each sequence; zeros if it has none.
 
     Args:
         x: Sequence ``[batch, length, dim]``.
@@ -149,7 +149,7 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     Returns:
         Means ``[batch, dim]``.
     """
-    # A sum, not a product with weights, which autocast would round.
+    # A sum, because autocast would round a matrix product with weights.
     total = x.masked_fill(~mask[..., None], 0).sum(dim=1)
     return total / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
@@ -164,7 +164,7 @@ class AttentionPooling(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.hidden = nn.Linear(dim, dim)
-        self.logit = nn.Linear(dim, 1, bias=False)  # a bias would move all logits alike
+        self.logit = nn.Linear(dim, 1, bias=False)  # a bias would shift all logits equally
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Pool a padded sequence.
@@ -184,20 +184,20 @@ class MeanPooling(nn.Module):
     """Mean over a sequence, in place of ``AttentionPooling``."""
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Pool a padded sequence; arguments and result as in ``AttentionPooling``."""
+        """Pool a padded sequence; same arguments and result as ``AttentionPooling``."""
         return masked_mean(x, mask)
 
 
 def pooling_of(dim: int, config: FastformerConfig) -> nn.Module:
-    """Return a new module that makes one vector of a sequence, as ``config.pooling`` says."""
+    """Return a new pooling module of the kind that ``config.pooling`` names."""
     return AttentionPooling(dim) if config.pooling == "attention" else MeanPooling()
 
 
 class AdditiveAttention(nn.Module):
     """Fastformer's attention: a global query, then a global key, each pooled by additive attention.
 
-    Each head scores from the full query, values are the queries (there is no third projection), and
-    the global key pools ``key * global query``, as in the authors' code.
+    As in the authors' code, each head computes its scores from the full query, the values are the
+    queries (there is no third projection), and the global key pools ``key * global query``.
 
     Args:
         dim: Size of each element.
@@ -212,7 +212,7 @@ class AdditiveAttention(nn.Module):
         self.scale = 1 / math.sqrt(dim // heads)
         self.query = nn.Linear(dim, dim)
         self.key = nn.Linear(dim, dim)
-        # Biases of the scores shift all positions alike: no effect, no gradient, left out.
+        # No biases: they would shift all positions equally, without effect or gradient.
         self.query_score = nn.Linear(dim, heads, bias=False)
         self.key_score = nn.Linear(dim, heads, bias=False)
         self.transform = nn.Linear(dim, dim)
@@ -225,7 +225,7 @@ class AdditiveAttention(nn.Module):
             mask: True where ``x`` is real ``[batch, length]``.
 
         Returns:
-            Mixed sequence; of no meaning where ``mask`` is False ``[batch, length, dim]``.
+            Mixed sequence; undefined where ``mask`` is False ``[batch, length, dim]``.
         """
         query, key = self.query(x), self.key(x)
         global_query = self._pool(self.query_score(query), query, mask)  # [batch, 1, dim]
@@ -242,8 +242,9 @@ class AdditiveAttention(nn.Module):
 class LayerNorm(nn.LayerNorm):
     """Layer normalization with the authors' epsilon, 1e-12, also in float16.
 
-    An element without variance, such as padding, is divided by 1e-6. Its inverse is beyond float16,
-    where PyTorch keeps it for the backward pass on a CPU: 0 times infinity.
+    An element without variance, such as padding, is divided by 1e-6. On a CPU, PyTorch keeps the
+    inverse in float16 for the backward pass, where it overflows to infinity and gives 0 times
+    infinity. So float16 is normalized in float32.
 
     Args:
         dim: Size of each element.
@@ -253,7 +254,7 @@ class LayerNorm(nn.LayerNorm):
         super().__init__(dim, eps=1e-12)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise each element ``[..., dim]``."""
+        """Normalize each element ``[..., dim]``."""
         if self.weight.dtype != torch.float16:
             return super().forward(x)
         weight, bias = self.weight.float(), self.bias.float()
@@ -263,7 +264,7 @@ class LayerNorm(nn.LayerNorm):
 class FastformerLayer(nn.Module):
     """Additive attention and a feed-forward part, each with a residual sum.
 
-    With ``encoder: transformer`` softmax attention takes the first place, and nothing else changes.
+    With ``encoder: transformer``, softmax attention replaces additive attention; all else is equal.
 
     Args:
         dim: Size of each element.
@@ -286,7 +287,7 @@ class FastformerLayer(nn.Module):
             self.ffn_norm = LayerNorm(dim) if norm else nn.Identity()
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Return the sequence one layer up; arguments as in ``AdditiveAttention``."""
+        """Return the layer's output; same arguments and shapes as ``AdditiveAttention``."""
         x = self.attention_norm(self.dropout(self.output(self.attention(x, mask))) + x)
         if self.ffn is not None:
             x = self.ffn_norm(self.dropout(self.ffn(x)) + x)
@@ -299,7 +300,7 @@ class Fastformer(nn.Module):
     Args:
         dim: Size of each element.
         config: Shape of the stack.
-        max_length: Longest sequence; only positions need it.
+        max_length: Longest sequence; used only by positions.
     """
 
     def __init__(self, dim: int, config: FastformerConfig, max_length: int) -> None:
@@ -316,27 +317,27 @@ class Fastformer(nn.Module):
         self.apply(init_weights)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Return the sequence with every element aware of the others.
+        """Run the layers over a padded sequence.
 
         Args:
             x: Sequence ``[batch, length, dim]``.
             mask: True where ``x`` is real ``[batch, length]``.
 
         Returns:
-            ``[batch, length, dim]``; of no meaning where ``mask`` is False.
+            Output of the last layer; undefined where ``mask`` is False ``[batch, length, dim]``.
 
         Raises:
-            UserError: If there are more elements than positions.
+            UserError: If the sequence is longer than the number of positions.
         """
         if self._compiled is not None and min(x.shape[:2]) > 1:
             return self._compiled(x, mask)
         return self._run(x, mask)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Have torch.compile make one kernel for all sizes; arguments as those of that function.
+        """Compile one kernel for all sizes; takes the arguments of ``torch.compile``.
 
-        It would make further ones for each size that is 0 or 1, in each mode, and give up after
-        eight. A batch of one user, or of histories of one news item, runs as it is.
+        torch.compile would make extra kernels for sizes 0 and 1, in each mode, and give up after
+        eight. So a batch of one user, or of histories of one news item, runs uncompiled.
         """
         self._compiled = torch.compile(self._run, *args, **kwargs)
 
@@ -349,23 +350,23 @@ class Fastformer(nn.Module):
         return x
 
     def _places(self, mask: Tensor) -> Tensor:
-        """Return each element's row of ``positions`` ``[length]`` or ``[batch, length]``."""
+        """Return the row of ``positions`` of each element ``[length]`` or ``[batch, length]``."""
         assert self.positions is not None
         length, known = mask.shape[1], self.positions.num_embeddings
-        # While exporting, the length is a symbol, and comparing it would fix it.
+        # During export the length is symbolic, and a comparison would fix it to one value.
         if not torch.compiler.is_exporting() and length > known:
             raise UserError(
                 f"A sequence has {length} elements, but there are positions for {known}. Cut it, "
                 "build the model for longer ones, or choose positions none."
             )
-        if self.recency:  # real elements behind it: the last is 0, however long the sequence
+        if self.recency:  # number of later real elements: the last one gets 0 at any length
             return mask.sum(dim=1, keepdim=True) - mask.cumsum(dim=1)
-        # Only an export's slots behind the longest history reach beyond, and they are not real.
+        # Only an export has places past the longest history, and they are padding.
         return torch.arange(length, device=mask.device).clamp(max=known - 1)
 
 
 def init_weights(module: nn.Module) -> None:
-    """Initialise as the authors' code does: weights from N(0, .02), biases zero."""
+    """Initialize as the authors' code does: weights from N(0, .02), biases zero."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear) and module.bias is not None:

@@ -1,7 +1,7 @@
-"""User vectors and news vectors to scores: the one place where a model does it.
+"""Turns user vectors and news vectors into scores; all of a model's scores come from here.
 
-A user has one vector for each of their interests, ``[..., interests, dim]``. The score is the dot
-product of user and news vector, and the highest of these where there are several interests.
+A user has one vector per interest, ``[..., interests, dim]``. The score is the dot product of user
+and news vector; with several interests, the highest of the dot products.
 ``newsrec.serving.matching`` does the same without PyTorch.
 """
 
@@ -12,7 +12,7 @@ from newsrec.data.batch import EvalBatch
 
 
 def match_candidates(users: Tensor, candidates: Tensor) -> Tensor:
-    """Score each user's own candidates, the same number for everyone.
+    """Score each user's own candidates; every user has the same number of them.
 
     Args:
         users: User vectors ``[batch, interests, dim]``.
@@ -54,8 +54,8 @@ def match_impressions(users: Tensor, news: Tensor, batch: EvalBatch) -> Tensor:
     """Score whole impressions, in float32.
 
     Args:
-        users: User vectors, one for each row of ``batch.history`` ``[users, interests, dim]``.
-        news: News vectors, one for each catalogue row ``[news, dim]``.
+        users: User vectors, one per row of ``batch.history`` ``[users, interests, dim]``.
+        news: News vectors, one per catalogue row ``[news, dim]``.
         batch: Impressions whose indices refer to catalogue rows.
 
     Returns:
@@ -67,5 +67,5 @@ def match_impressions(users: Tensor, news: Tensor, batch: EvalBatch) -> Tensor:
 
 
 def _highest(scores: Tensor, interests: int) -> Tensor:
-    """Return the highest score over the dimension ``interests``, without work if it is one."""
+    """Return the highest score over the dimension ``interests``; a size of 1 is only squeezed."""
     return scores.squeeze(interests) if scores.shape[interests] == 1 else scores.amax(interests)

@@ -1,4 +1,4 @@
-"""Titles to news vectors."""
+"""Turns titles into news vectors."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -26,7 +26,7 @@ StatesHook = Callable[[Tensor, Tensor], None]
 class NewsEncoder(nn.Module):
     """PLM, then Fastformer over its token states, then pooling.
 
-    The stack is called ``fastformer`` in state dicts also where it is the softmax twin.
+    State dicts call the stack ``fastformer`` even if it is the softmax twin.
 
     Args:
         plm: Any ``transformers`` encoder.
@@ -34,11 +34,11 @@ class NewsEncoder(nn.Module):
         fastformer: Shape of the stack over tokens: Fastformer, or its softmax twin.
         tune_layers: Top layers of the PLM that are trained: 0 freezes it, -1 trains all of it and
             its embeddings.
-        max_tokens: Longest text.
-        residual: Whether the PLM's own sentence vector is added: see ``ResidualPath``. What is
-            trained then starts behind a gate that is closed.
-        checkpoint_activations: Whether the tuned layers keep little for the backward pass and run
-            twice instead: less memory, more time, the same gradients.
+        max_tokens: Longest text, in tokens.
+        residual: Whether the PLM's own sentence vector is added: see ``ResidualPath``. The encoder
+            then starts behind a closed gate.
+        checkpoint_activations: Whether the tuned layers run again in the backward pass instead of
+            keeping their activations: less memory, more time, the same gradients.
         tokens_per_pass: Padded tokens that go through the PLM at once.
     """
 
@@ -79,19 +79,19 @@ class NewsEncoder(nn.Module):
     def forward(
         self, token_ids: Tensor, token_lengths: Tensor, token_states: Tensor | None = None
     ) -> Tensor:
-        """Encode stories that are sorted by length and have at least one token.
+        """Encode news sorted by length, each with at least one token.
 
         Args:
-            token_ids: Tokens, padded behind ``[news, tokens]``.
-            token_lengths: Real tokens of each story, ascending, on the CPU ``[news]``.
-            token_states: States of the real tokens below the PLM's tuned layers, all stories
-                joined, to skip what is frozen ``[tokens, hidden]``.
+            token_ids: Tokens, padded at the end ``[news, tokens]``.
+            token_lengths: Number of real tokens, ascending, on the CPU ``[news]``.
+            token_states: States of the real tokens below the PLM's tuned layers, all news items
+                joined, so that the frozen layers need not run ``[tokens, hidden]``.
 
         Returns:
             News vectors ``[news, dim]``.
 
         Raises:
-            UserError: If the states are of another size than this PLM's.
+            UserError: If the size of the states differs from this PLM's.
         """
         vectors = []
         for states, mask in self.cut.last_states(
@@ -105,21 +105,21 @@ class NewsEncoder(nn.Module):
         return torch.cat(vectors)
 
     def register_states_hook(self, hook: StatesHook) -> RemovableHandle:
-        """Have the PLM's last states handed over as they are made, as PyTorch's own hooks do.
+        """Call a hook with the PLM's last states whenever they are computed.
 
         Args:
-            hook: Called with the states of some stories ``[news, tokens, hidden]`` and True where a
-                token is real ``[news, tokens]``, in the order in which stories are encoded.
+            hook: Called with the states of some news ``[news, tokens, hidden]`` and a mask that is
+                True where a token is real ``[news, tokens]``, in the order of encoding.
 
         Returns:
-            What removes the hook again, by ``remove()`` or as a context.
+            A handle that removes the hook, by ``remove()`` or as a context manager.
         """
         handle = RemovableHandle(self._states_hooks)
         self._states_hooks[handle.id] = hook
         return handle
 
     def pool(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Make one vector of each story's states.
+        """Pool the states of each news item into one vector.
 
         Args:
             states: The PLM's last states ``[news, tokens, hidden]``.

@@ -1,4 +1,4 @@
-"""News and users to scores: the whole model, without a Trainer."""
+"""The whole model, from news and users to scores, without a Trainer."""
 
 from typing import Any, NamedTuple
 
@@ -18,23 +18,23 @@ class Encoded(NamedTuple):
     """The vectors of a training batch, from which a loss is computed."""
 
     news: Tensor
-    """One for each row of ``token_ids`` ``[news, dim]``."""
+    """News vectors, one per row of ``token_ids`` ``[news, dim]``."""
     users: Tensor
-    """One for each row of ``history`` ``[users, interests, dim]``."""
+    """User vectors, one per row of ``history`` ``[users, interests, dim]``."""
 
 
 class NewsRecommender(nn.Module):
-    """News encoder, user encoder, and what matches their vectors.
+    """News encoder and user encoder; scores are dot products of their vectors.
 
     Args:
         plm: Any ``transformers`` encoder.
         dim: Size of news and user vectors.
         tune_layers: Top layers of the PLM that are trained; 0 freezes it, -1 trains all.
         news: Shape of the stack over title tokens: Fastformer, or its softmax twin.
-        user: Shape of the stack over the history, likewise.
-        max_tokens: Longest text.
-        max_history: Longest history.
-        residual: Whether the PLM's sentence vectors go past the encoders, which then start behind
+        user: Shape of the stack over the history: Fastformer, or its softmax twin.
+        max_tokens: Longest text, in tokens.
+        max_history: Longest history, in clicks.
+        residual: Whether the PLM's sentence vectors bypass the encoders, which then start behind
             closed gates: an untrained model scores by the centred cosine of these vectors, in
             ``dim`` of their directions.
         checkpoint_activations: Whether the PLM's tuned layers run twice to save memory.
@@ -70,10 +70,10 @@ class NewsRecommender(nn.Module):
         )
 
     def compile_parts(self) -> None:
-        """Have torch.compile make kernels of the PLM's layers and the encoders' stacks.
+        """Compile the PLM's layers and the encoders' stacks with torch.compile.
 
-        One kernel serves all shapes. What lies around stays as it is: it is little work and, in
-        many families, not traceable.
+        One kernel serves all shapes. Everything else stays uncompiled: it is little work and, in
+        many PLM families, not traceable.
         """
         stacks = [module for module in self.modules() if isinstance(module, Fastformer)]
         for module in (*self.news_encoder.cut.layers, *stacks):
@@ -85,10 +85,10 @@ class NewsRecommender(nn.Module):
         """Encode a batch's news; rows 0 and 1 have no tokens and get zeros.
 
         Args:
-            token_ids: Tokens; from row 2 sorted by length ``[news, tokens]``.
-            token_lengths: Real tokens, on the CPU ``[news]``.
-            token_states: States of the real tokens below the PLM's tuned layers, to skip what is
-                frozen ``[tokens, hidden]``.
+            token_ids: Tokens; from row 2 on sorted by length ``[news, tokens]``.
+            token_lengths: Number of real tokens, on the CPU ``[news]``.
+            token_states: States of the real tokens below the PLM's tuned layers, so that the frozen
+                layers need not run ``[tokens, hidden]``.
 
         Returns:
             News vectors ``[news, dim]``.
@@ -104,8 +104,9 @@ class NewsRecommender(nn.Module):
         """Encode users from the news they clicked.
 
         Args:
-            news_vectors: One per row that ``history`` may name; row 0 padding ``[news, dim]``.
-            history: Rows of ``news_vectors``, oldest first, 0 behind ``[users, history]``.
+            news_vectors: News vectors; row 0 is padding ``[news, dim]``.
+            history: Rows of ``news_vectors``, oldest first, padded with 0 at the end
+                ``[users, history]``.
 
         Returns:
             User vectors ``[users, interests, dim]``.
@@ -113,7 +114,7 @@ class NewsRecommender(nn.Module):
         return self.user_encoder(news_vectors[history], history > 0)
 
     def gates(self) -> dict[str, Tensor]:
-        """Return how far the residual path's gates are open, and its scale; nothing without it."""
+        """Return the residual path's gates and scale, by name; empty without a residual path."""
         news = self.news_encoder.gate
         gates = {} if news is None else {"news": news, **self.user_encoder.gates()}
         return {name: value.detach() for name, value in gates.items()}
@@ -128,7 +129,7 @@ class NewsRecommender(nn.Module):
         """Score training candidates.
 
         Returns:
-            Raw scores, meaningless where a candidate is padding ``[batch, candidates]``.
+            Raw scores; undefined where a candidate is padding ``[batch, candidates]``.
         """
         news, users = self.encode(batch)
         return match_candidates(users[batch.user], news[batch.candidates])

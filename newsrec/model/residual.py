@@ -1,4 +1,4 @@
-"""The residual path: the PLM's own sentence vectors, past all that is trained from nothing."""
+"""The residual path: the PLM's own sentence vectors, which bypass the encoders."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from newsrec.model.fastformer import masked_mean
 class ResidualPath(nn.Module):
     """A news item's mean PLM state, scaled to length 1, centred, and cut to ``dim`` directions.
 
-    Until ``fit`` has seen the news, nothing is subtracted and the first directions are kept.
+    Before ``fit`` is called, nothing is subtracted and the first ``dim`` directions are kept.
 
     Args:
         hidden: Size of a PLM state.
@@ -25,11 +25,11 @@ class ResidualPath(nn.Module):
     """
 
     centre: Tensor
-    """Mean of the stories' scaled means ``[hidden]``."""
+    """Mean over news items of their scaled mean states ``[hidden]``."""
     projection: Tensor
-    """Directions that are kept; the identity where that is all of them ``[dim, hidden]``."""
+    """Directions that are kept; the identity if all are kept ``[dim, hidden]``."""
     fitted: Tensor
-    """Whether ``fit`` was called; stored with a model."""
+    """Whether ``fit`` was called; stored with the model."""
 
     def __init__(self, hidden: int, dim: int) -> None:
         super().__init__()
@@ -45,19 +45,17 @@ class ResidualPath(nn.Module):
 
     @torch.no_grad()
     def fit(self, means: Tensor) -> None:
-        """Centre on some stories, and keep the directions in which they differ most.
+        """Set the centre to the mean of some news, and keep the directions in which they vary most.
 
         Args:
-            means: Each story's mean PLM state ``[stories, hidden]``.
+            means: Mean PLM state of each news item ``[news, hidden]``.
         """
-        scaled = F.normalize(
-            means.cpu().double(), dim=1
-        )  # not where it came from: MPS has no float64
+        scaled = F.normalize(means.cpu().double(), dim=1)  # on the CPU, since MPS has no float64
         centre = scaled.mean(dim=0)
         dim, hidden = self.projection.shape
         if dim < hidden:
             centred = scaled - centre
-            # The leading right singular vectors, from a matrix that does not grow with the stories.
+            # The leading right singular vectors, from a matrix of fixed size [hidden, hidden].
             _, directions = torch.linalg.eigh(centred.T @ centred)
             self.projection.copy_(directions.flip(1)[:, :dim].T.to(self.projection.dtype))
         self.centre.copy_(centre.to(self.centre.dtype))
@@ -71,7 +69,7 @@ class ResidualPath(nn.Module):
             mask: True where a token is real ``[news, tokens]``.
 
         Returns:
-            ``[news, dim]``.
+            Residual vectors ``[news, dim]``.
         """
         with torch.autocast(states.device.type, enabled=False):
             mean = masked_mean(states.to(self.centre.dtype), mask)
@@ -79,21 +77,21 @@ class ResidualPath(nn.Module):
 
 
 OLD_NAME = "skip"
-"""What the path and its option were called in version 0.1."""
+"""Name of the residual path and of its option in version 0.1."""
 
 
 def renamed(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model's options with the name of today where they have the old one."""
+    """Return a model's options with the old name replaced by the current one."""
     known = {OLD_NAME: "residual"} if "residual" not in options else {}
     return {known.get(name, name): value for name, value in options.items()}
 
 
 def rename_weights(state: dict[str, Any], prefix: str) -> None:
-    """Give a news encoder's weights the names of today, in place.
+    """Rename a news encoder's weights from version 0.1 to the current names, in place.
 
     Args:
         state: Names to weights.
-        prefix: What precedes the encoder's names.
+        prefix: Prefix of the encoder's names.
     """
     for name in [name for name in state if str(name).startswith(f"{prefix}{OLD_NAME}.")]:
         state[f"{prefix}residual.{name.removeprefix(f'{prefix}{OLD_NAME}.')}"] = state.pop(name)

@@ -1,4 +1,4 @@
-"""Softmax self-attention, which Fastformer replaces: the same layer around it, for comparison."""
+"""Softmax self-attention, for comparison with Fastformer inside the same layer."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,8 +9,9 @@ from newsrec.errors import UserError
 class SoftmaxAttention(nn.Module):
     """Multi-head self-attention (Vaswani et al., arXiv 1706.03762) up to its output projection.
 
-    Takes the place of ``AdditiveAttention`` in a layer; its work grows with the square of the
-    length. As there, dropout falls on the layer's output and not on the attention weights.
+    Takes the place of ``AdditiveAttention`` in a layer; its cost grows with the square of the
+    length. As with ``AdditiveAttention``, dropout applies to the layer's output, not to the
+    attention weights.
 
     Args:
         dim: Size of each element.
@@ -34,13 +35,13 @@ class SoftmaxAttention(nn.Module):
             mask: True where ``x`` is real ``[batch, length]``.
 
         Returns:
-            Mixed sequence; of no meaning where ``mask`` is False ``[batch, length, dim]``.
+            Mixed sequence; undefined where ``mask`` is False ``[batch, length, dim]``.
         """
         query, key, value = (
             project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for project in (self.query, self.key, self.value)
         )  # each [batch, heads, length, dim / heads]
-        # A softmax over nothing is NaN or not by backend: a row of padding attends to all of it.
+        # A softmax over nothing is NaN on some backends, so a row of padding attends to all of it.
         attended = mask | ~mask.any(dim=1, keepdim=True)
         mixed = F.scaled_dot_product_attention(query, key, value, attended[:, None, None, :])
         return mixed.transpose(1, 2).flatten(2)

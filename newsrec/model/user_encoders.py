@@ -1,4 +1,4 @@
-"""Clicked news to user vectors."""
+"""Turns clicked news into user vectors."""
 
 import torch
 from torch import Tensor, nn
@@ -12,23 +12,22 @@ from newsrec.model.fastformer import (
 )
 
 START_SCALE = 10.0
-"""Scale of scores on the residual path before training: products of sentence vectors lie within .3
-or so."""
+"""Initial scale of the residual path's scores; products of sentence vectors lie within about .3."""
 
 
 class UserEncoder(nn.Module):
     """Fastformer over clicked news, then pooling: one interest per user.
 
-    A user without history gets a learned vector of their own, not zeros: 3 % of MIND's dev
-    impressions have none, and they count.
+    Users with an empty history share one learned vector instead of zeros: 3 % of MIND's dev
+    impressions have no history, and they count in the metrics.
 
     Args:
         dim: Size of news and user vectors.
         fastformer: Shape of the stack over the history: Fastformer, or its softmax twin. With
-            ``positions: recency`` it knows how many clicks ago each story was read.
-        max_history: Longest history; only positions need it.
-        residual: Whether the mean of the history is added; Fastformer then starts behind a gate
-            that is closed, and a learned scale makes scores of products of vectors of length 1.
+            ``positions: recency`` it knows how many clicks ago each news item was clicked.
+        max_history: Longest history; used only by positions.
+        residual: Whether the mean of the history is added. Fastformer then starts behind a closed
+            gate, and a learned scale turns products of vectors of length 1 into scores.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class UserEncoder(nn.Module):
 
         Args:
             history: Vectors of clicked news, oldest first ``[users, history, dim]``.
-            mask: True where real; a row that is all False is an empty history ``[users, history]``.
+            mask: True where real; an all-False row is an empty history ``[users, history]``.
 
         Returns:
             User vectors ``[users, interests, dim]``.
@@ -61,11 +60,11 @@ class UserEncoder(nn.Module):
         return users.unsqueeze(1)
 
     def gates(self) -> dict[str, Tensor]:
-        """Return how far the gate is open, and the scale of scores; nothing without them."""
+        """Return the gate and the scale of scores, by name; empty without a residual path."""
         if self.gate is None or self.log_scale is None:
             return {}
         return {"user": self.gate, "scale": self.log_scale.exp()}
 
 
 USER_ENCODERS: dict[str, type[UserEncoder]] = {"fastformer": UserEncoder}
-"""User encoders by the name that ``model.user_encoder`` gives."""
+"""User encoders by their name in ``model.user_encoder``."""

@@ -1,1 +1,1 @@
-"""The Lightning side: training, callbacks and checkpoints."""
+"""The parts that use Lightning: training, callbacks and checkpoints."""

@@ -1,4 +1,4 @@
-"""What happens around training: frozen states, scores of a split, the run's files."""
+"""Callbacks and the CSV logger: frozen states, scores of a split, ``metrics.csv``."""
 
 import csv
 import io
@@ -25,21 +25,22 @@ from newsrec.training.catalogue import frozen_states
 log = logging.getLogger(__name__)
 
 DAMAGED = "metrics.damaged.csv"
-"""What a ``metrics.csv`` becomes that cannot be read in full."""
+"""New name of a ``metrics.csv`` that cannot be read completely."""
 
 
 class FrozenStates(Callback):
-    """Brings the states of the PLM's frozen layers, so that training does not compute them anew.
+    """Loads the states of the PLM's frozen layers, so that training need not compute them.
 
-    The first process of each machine computes what is not beside the data yet; all then read it.
+    The first process of each machine computes states that are not stored beside the data yet; all
+    processes then read them.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find or compute the states, unless all layers are tuned or ``frozen_states`` is none.
 
         Raises:
-            UserError: On every process, if the disk has too little space; on all but the first
-                also if that one fails in another way.
+            UserError: On every process, if the disk has too little space. On all but the first
+                also if the first process fails in another way.
         """
         module: Any = pl_module
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -72,7 +73,7 @@ class FrozenStates(Callback):
 
 
 class ScoreCollector(Callback):
-    """Keeps the scores of ``trainer.predict`` and puts them into the order of the file."""
+    """Collects the scores of ``trainer.predict`` and sorts them into the order of the file."""
 
     def __init__(self) -> None:
         self.parts: list[tuple[NDArray, NDArray, NDArray]] = []
@@ -115,7 +116,7 @@ class ScoreCollector(Callback):
 
 
 class RunCsv(CSVLogger):
-    """``metrics.csv`` in the run folder; a resumed run goes on in the same file."""
+    """Writes ``metrics.csv`` in the run folder; a resumed run appends to the same file."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(str(folder), name="", version="")
@@ -129,27 +130,27 @@ class RunCsv(CSVLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any = None) -> None:
-        """Do nothing: the run's ``config.yaml`` has them."""
+        """Do nothing: the run's ``config.yaml`` has the options."""
 
 
 class _RunCsvWriter(ExperimentWriter):
     def _check_log_dir_exists(self) -> None:
-        """Keep the rows that are there, where Lightning would delete them."""
+        """Keep existing rows, which Lightning would delete."""
         path = Path(self.metrics_file_path)
         if path.is_file():
             self.metrics_keys = _read_log(path)[0]
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        """Write the file anew, whole or not at all: Lightning would empty it first."""
+        """Rewrite the file completely or not at all; Lightning would empty it first."""
         path = Path(self.metrics_file_path)
         _write_log(path, fieldnames, _read_log(path)[1])
 
     def forget_after(self, step: int, validation: bool) -> None:
-        """Drop rows that a run killed between checkpoints has logged and a resume logs again.
+        """Drop rows logged after the checkpoint by a killed run; the resumed run logs them again.
 
         Args:
-            step: Steps that were done when the checkpoint was written.
-            validation: Whether the one after them is run again.
+            step: Number of steps done when the checkpoint was written.
+            validation: Whether the validation after these steps is run again.
         """
         path = Path(self.metrics_file_path)
         if not path.is_file():
@@ -172,9 +173,9 @@ class _RunCsvWriter(ExperimentWriter):
 
 
 def _read_log(path: Path) -> tuple[list[str], list[dict[str, str]], int]:
-    """Return the names, the rows and the number of lines that cannot be read of a ``metrics.csv``.
+    """Return column names, rows and the number of unreadable lines of a ``metrics.csv``.
 
-    A run that was killed can leave half a line.
+    A killed run can leave half a line.
     """
     text = path.read_text(encoding="utf-8", errors="replace")
     lines = [_cells(line) for line in text.splitlines()]

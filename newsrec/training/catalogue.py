@@ -1,4 +1,4 @@
-"""Work on every story of the catalogue: its vectors, and the states of a PLM's frozen layers."""
+"""Computes news vectors and states of a PLM's frozen layers for the whole catalogue."""
 
 import logging
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def story_blocks(catalogue: Catalogue) -> list[Tensor]:
-    """Return the catalogue's rows, one of each set with equal tokens, in blocks of like length."""
+    """Return distinct rows of the catalogue (by tokens), in blocks of similar length."""
     return [block for block in distinct_rows(catalogue).split(STORIES_PER_PASS) if len(block)]
 
 
@@ -31,21 +31,21 @@ def encode_catalogue(
     rank: int = 0,
     world_size: int = 1,
 ) -> Tensor:
-    """Return the vector of every story, the same on every process.
+    """Return the vectors of all news, the same on every process.
 
-    The blocks are dealt out to the processes before anything is computed and the vectors are
-    gathered after, so a story's vector does not depend on who asks for it.
+    Each process encodes its share of the blocks, and then the vectors are gathered. The blocks do
+    not depend on the number of processes, so the vectors do not either.
 
     Args:
         recommender: The model, in evaluation mode.
-        catalogue: Every story's tokens.
-        states: States below the PLM's tuned layers, to skip what is frozen.
-        rank: This process.
+        catalogue: Tokens of all news.
+        states: States below the PLM's tuned layers, so that the frozen layers need not run.
+        rank: Rank of this process.
         world_size: Number of processes.
 
     Returns:
-        Vectors in float32; row 0 is zeros and row 1, the unknown story, the mean of the real
-        stories' ``[news, dim]``.
+        Vectors in float32. Row 0 is zeros; row 1, the unknown news item, is the mean over the real
+        news ``[news, dim]``.
     """
     device = recommender.news_encoder.project.weight.device
     shape = len(catalogue.first), recommender.dim
@@ -53,7 +53,7 @@ def encode_catalogue(
     for rows in story_blocks(catalogue)[rank::world_size]:
         vectors[rows] = recommender.news_encoder(*_stories(catalogue, rows, states, device)).float()
     if world_size > 1:
-        torch.distributed.all_reduce(vectors)  # every row is zeros on all processes but one
+        torch.distributed.all_reduce(vectors)  # each row is zeros on all processes except one
     vectors = vectors[catalogue.first.to(device)]
     if len(vectors) > FIRST_NEWS:
         vectors[FIRST_NEWS - 1] = vectors[FIRST_NEWS:].mean(dim=0)
@@ -68,15 +68,15 @@ def mean_states(
     rank: int = 0,
     world_size: int = 1,
 ) -> Tensor:
-    """Return the mean of each story's last states ``[news, hidden]``; zeros for rows 0 and 1.
+    """Return the mean of each news item's last states ``[news, hidden]``; zeros for rows 0 and 1.
 
-    Like ``encode_catalogue``, the processes share the work and all get the result.
+    As in ``encode_catalogue``, the processes share the work and all get the result.
 
     Args:
         cut: The PLM, in evaluation mode, on the device to use.
-        catalogue: Every story's tokens.
-        states: States below its tuned layers, to skip what is frozen.
-        rank: This process.
+        catalogue: Tokens of all news.
+        states: States below the PLM's tuned layers, so that the frozen layers need not run.
+        rank: Rank of this process.
         world_size: Number of processes that call this.
     """
     device = cut.plm.device
@@ -96,22 +96,25 @@ def gather_means(
     rank: int,
     world_size: int,
 ) -> Tensor:
-    """Return every story's mean from the means of this process's ``story_blocks`` and the others'.
+    """Gather the means that each process has computed for its share of ``story_blocks``.
 
     Args:
-        own: Means in the order of these blocks ``[stories, hidden]`` each.
+        own: Means of this process's blocks, in order ``[news, hidden]`` each.
         hidden: Size of a state.
-        catalogue: Every story's tokens.
-        device: Where the processes exchange tensors.
-        rank: This process.
+        catalogue: Tokens of all news.
+        device: Device on which the processes exchange tensors.
+        rank: Rank of this process.
         world_size: Number of processes that call this.
+
+    Returns:
+        Means of all news ``[news, hidden]``.
     """
     means = torch.zeros(len(catalogue.first), hidden)
     if own:
         means[torch.cat(story_blocks(catalogue)[rank::world_size])] = torch.cat(own)
     if world_size > 1:
         everywhere = means.to(device)
-        torch.distributed.all_reduce(everywhere)  # zeros on all processes but one
+        torch.distributed.all_reduce(everywhere)  # each row is zeros on all processes except one
         means = everywhere.cpu()
     return means[catalogue.first]
 
@@ -119,7 +122,7 @@ def gather_means(
 def _stories(
     catalogue: Catalogue, rows: Tensor, states: TokenStates | None, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return tokens, lengths and states of some stories of ascending length."""
+    """Return tokens, lengths and states of some news of ascending length."""
     lengths = catalogue.token_lengths[rows]
     token_ids = catalogue.token_ids[rows, : int(lengths[-1])].to(device)
     return token_ids, lengths, None if states is None else states.take(rows).to(device)
@@ -132,18 +135,19 @@ def frozen_states(
     precision: str,
     ends: Sequence[int] = (),
 ) -> TokenStates | None:
-    """Return the states below a PLM's tuned layers, from beside the data or computed once.
+    """Return the states below a PLM's tuned layers; computed once and then kept beside the data.
 
     Args:
         cut: The PLM, on the device to use, in evaluation mode.
-        catalogue: Every story's tokens.
+        catalogue: Tokens of all news.
         root: The data folder.
         precision: bf16 or fp32.
-        ends: Row at which each split's news end. A split's news are computed without those of
-            later splits, because the last bits of a state depend on the news computed with it.
+        ends: Row at which the news of each split end. The news of a split are computed without
+            those of later splits, because the last bits of a state depend on the news computed
+            with it.
 
     Returns:
-        None where the PLM cannot be continued from its tuned layers; it then runs whole.
+        The states; None if the PLM cannot be cut below its tuned layers and must run as a whole.
 
     Raises:
         UserError: If the disk has too little space.

@@ -1,4 +1,4 @@
-"""What stops a run that has gone wrong, and says where and what to try."""
+"""Stops a run that has gone wrong, and says where and what to try."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,15 +13,15 @@ from newsrec.errors import UserError
 from newsrec.training.lightning_internals import batch_number, is_logging
 
 SHOWN = 8
-"""Samples that a message names; more are counted."""
+"""Samples that a message names; it only counts the others."""
 NEVER = 1 << 62
 
 
 class FiniteLoss(Callback):
-    """Stops a run whose loss is no longer a number, before that is saved.
+    """Stops a run whose loss is no longer finite, before a checkpoint is saved.
 
-    The step is kept on the device where it happened and asked for only now and then, since asking
-    makes the host wait for the device.
+    The number of the first bad batch stays on the device and is read only at logged steps, since
+    reading makes the host wait for the device.
 
     Args:
         last: The checkpoint that the message names.
@@ -35,7 +35,7 @@ class FiniteLoss(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the first batch whose loss is not finite; look where a step is logged."""
+        """Note the first batch whose loss is not finite; check if the step is logged."""
         loss = outputs["loss"].detach()
         number = batch_number(trainer)
         if self._first is None:
@@ -46,11 +46,11 @@ class FiniteLoss(Callback):
             self.check(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look, before anything is saved."""
+        """Check before anything is saved."""
         self.check(trainer)
 
     def check_weights(self, trainer: Trainer) -> None:
-        """Look before a checkpoint is written, at the weights, too: a gradient can spoil them."""
+        """Check losses and weights before a checkpoint is written: a gradient can spoil weights."""
         weights = trainer.lightning_module.parameters()
         if self._first is not None and not all(bool(w.isfinite().all()) for w in weights):
             self._first.clamp_(max=batch_number(trainer))
@@ -97,12 +97,14 @@ class FiniteLoss(Callback):
 
 @contextmanager
 def out_of_memory(module: Any = None, data: Any = None, trainer: Any = None) -> Iterator[None]:
-    """Say which options lower the memory that training needs, where it was too little.
+    """On an out-of-memory error, say which options lower the memory that training needs.
+
+    Options that are set already are not advised.
 
     Args:
-        module: The ``RecommenderModule``, whose options need no advice where they are set already.
-        data: The data module, likewise.
-        trainer: The Trainer, likewise.
+        module: The ``RecommenderModule``.
+        data: The data module.
+        trainer: The Trainer.
     """
     try:
         yield
@@ -122,7 +124,7 @@ def out_of_memory(module: Any = None, data: Any = None, trainer: Any = None) -> 
 
 
 def _more_remedies(module: Any, data: Any, trainer: Any) -> str:
-    """Return the options that are not set yet, with ``; set`` before them."""
+    """Return the options that are not set yet, after ``; set``; empty if all are."""
     tuned = module is None or module.tune_layers != 0
     options = []
     if tuned and not getattr(module, "checkpoint_activations", False):

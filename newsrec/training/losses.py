@@ -1,7 +1,7 @@
-"""Losses that ``model.loss`` chooses from, each a function of a batch and its encoded vectors.
+"""Losses for ``model.loss``; each is a function of a batch and its encoded vectors.
 
 A loss gets all news and user vectors of the batch, so it may score other candidates than a user's
-own. One more is a function and a line in ``LOSSES``.
+own. To add a loss, write a function and add a line to ``LOSSES``.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from newsrec.model.recommender import Encoded
 
 
 def cross_entropy(encoded: Encoded, batch: Batch) -> Tensor:
-    """Return the cross-entropy of picking the clicked one among a sample's candidates."""
+    """Return the cross-entropy of picking the clicked candidate of each sample."""
     users, candidates = encoded.users[batch.user], encoded.news[batch.candidates]
     scores = match_candidates(users, candidates).float()
     scores = scores.masked_fill(batch.candidates == 0, -torch.inf)

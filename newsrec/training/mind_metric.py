@@ -12,10 +12,10 @@ UNIT = 2.0**-40
 
 
 class MindMetric(Metric):
-    """Sums and counts of MIND's metrics, so any number of GPUs agrees.
+    """Sums and counts of MIND's metrics, so that the result is the same on any number of GPUs.
 
     ``update`` takes the arguments of ``mind_metrics``; ``compute`` returns the mean of each metric.
-    The sums are whole numbers of ``UNIT``: float32 would lose digits, and MPS has no float64.
+    The sums are integers in ``UNIT``: float32 would lose digits, and MPS has no float64.
     """
 
     full_state_update = False

@@ -1,4 +1,4 @@
-"""Trainer options that cannot work, in a sentence each; Lightning's own words where it has some."""
+"""Error messages for Trainer options that cannot work; Lightning's own message where it has one."""
 
 import math
 import re
@@ -20,19 +20,19 @@ NO_GPU = re.compile(
     r"(cuda|gpus?) (is|are) not available",
     re.I,
 )
-"""What Lightning and PyTorch say where a device is asked for that the machine lacks."""
+"""Messages of Lightning and PyTorch when a requested device is missing."""
 SEEDS = 2**32
-"""Seeds that Lightning takes, from 0; NumPy's old generator has no more."""
+"""Seeds are below this number, a limit of NumPy's old generator."""
 
 
 def check_trainer(options: Mapping[str, Any]) -> None:
-    """Refuse what Lightning takes without a word and then divides by, or what trains nothing.
+    """Refuse Trainer options that Lightning accepts, but that fail later or train nothing.
 
     Args:
-        options: The Trainer's, as the command line and the configuration have them.
+        options: The Trainer's options, from the command line and the configuration.
 
     Raises:
-        UserError: At the first of them.
+        UserError: For the first option that cannot work.
     """
     for name in ("accumulate_grad_batches", "max_steps", "max_epochs"):
         value = options[name]
@@ -69,17 +69,17 @@ def check_trainer(options: Mapping[str, Any]) -> None:
 
 
 def check_scoring(options: Mapping[str, Any]) -> None:
-    """Refuse Trainer options by which a part of a split alone would be scored, or nothing.
+    """Refuse Trainer options that would score only a part of a split, or nothing.
 
     Args:
-        options: The Trainer's, as the command line has them.
+        options: The Trainer's options, from the command line.
 
     Raises:
-        UserError: At the first of them.
+        UserError: For the first such option.
     """
     for name in ("limit_predict_batches", "fast_dev_run", "overfit_batches", "barebones"):
         value = options[name]
-        limit = name == "limit_predict_batches"  # whose 0 is none at all, and 1.0 all
+        limit = name == "limit_predict_batches"  # its 0 means no batch, and 1.0 all
         chosen = value is not None and (type(value) is int or value != 1) if limit else bool(value)
         if chosen:
             raise UserError(
@@ -89,10 +89,10 @@ def check_scoring(options: Mapping[str, Any]) -> None:
 
 
 def check_seed(seed: int | bool | None) -> None:
-    """Refuse a seed that no generator takes.
+    """Refuse a seed that the generators do not accept.
 
     Raises:
-        UserError: If it is below 0 or above what Lightning's generators take.
+        UserError: If the seed is below 0, or ``SEEDS`` or above.
     """
     if seed is not None and not 0 <= seed < SEEDS:
         raise UserError(
@@ -103,7 +103,7 @@ def check_seed(seed: int | bool | None) -> None:
 
 @contextmanager
 def trainer_mistakes() -> Iterator[None]:
-    """Turn what Lightning says of impossible Trainer options into a ``UserError``."""
+    """Turn Lightning's errors about impossible Trainer options into a ``UserError``."""
     try:
         yield
     except UserError:
@@ -118,7 +118,7 @@ def trainer_mistakes() -> Iterator[None]:
 
 @contextmanager
 def late_mistakes() -> Iterator[None]:
-    """Turn what Lightning says of Trainer options once it knows the data into a ``UserError``."""
+    """Turn Lightning's errors about Trainer options that contradict the data into ``UserError``."""
     try:
         yield
     except MisconfigurationException as error:
@@ -133,6 +133,6 @@ def late_mistakes() -> Iterator[None]:
 
 
 def _raised_by_lightning(error: BaseException) -> bool:
-    """Tell what Lightning itself refuses from a mistake in calling it."""
+    """Return whether Lightning itself raised an error, as opposed to a wrong call of Lightning."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return "/lightning/" in last.filename.replace("\\", "/")

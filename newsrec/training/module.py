@@ -1,4 +1,4 @@
-"""What Lightning needs around the model: the training step, validation and the optimizer."""
+"""The Lightning module around the model: the training step, validation and the optimizer."""
 
 import inspect
 import logging
@@ -40,38 +40,40 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 
 class RecommenderModule(LightningModule):
-    """Trains a news recommender to pick the clicked story among skipped ones.
+    """Trains a news recommender to pick the clicked news item among skipped ones.
 
     Args:
-        plm: Pretrained language model: a folder, or a name on the Hugging Face hub.
-        plm_layers: First layers of the PLM that are used, the rest being left out; null uses all.
-        tune_layers: Top layers of the PLM that are trained: 0 freezes it, -1 trains all.
+        plm: Pretrained language model (PLM): a folder, or a name on the Hugging Face hub.
+        plm_layers: Number of the PLM's first layers to use; null uses all.
+        tune_layers: Number of the PLM's top layers to train: 0 freezes the PLM, -1 trains all of it
+            and its embeddings.
         dim: Size of news and user vectors.
-        news: Fastformer over the tokens of a story.
+        news: Fastformer over the tokens of a news item.
         user: Fastformer over the clicked news of a user.
-        residual: Whether the PLM's own sentence vectors go past the encoders. Training then starts
-            at their centred cosine, in dim directions of the PLM's, and gates, closed at first, let
-            in what the encoders add.
-        checkpoint_activations: Whether the PLM's tuned layers keep little for the backward pass and
-            run twice instead: less memory, more time, the same gradients. Ignored where no layer is
-            tuned.
-        torch_compile: Whether torch.compile makes kernels of the PLM's layers and the encoders, for
-            any number of stories and tokens. The first steps then take minutes, and a CPU needs a
-            C++ compiler.
-        user_encoder: What encodes users: fastformer.
-        loss: What is minimised: cross_entropy of picking the clicked candidate.
-        lr: Peak learning rate of all that is not the PLM.
+        residual: Whether the PLM's own sentence vectors bypass the encoders. Training then starts
+            from the centred cosine of these vectors, in dim directions of the PLM's, and gates that
+            are closed at first let in the output of the encoders.
+        checkpoint_activations: Whether the PLM's tuned layers run again in the backward pass
+            instead of keeping their activations: less memory, more time, the same gradients.
+            Ignored when no layer is tuned.
+        torch_compile: Whether to compile the PLM's layers and the encoders with torch.compile, for
+            any number of news items and tokens. The first steps then take minutes, and a CPU needs
+            a C++ compiler.
+        user_encoder: Kind of user encoder: fastformer.
+        loss: Training loss: cross_entropy of picking the clicked candidate.
+        lr: Peak learning rate of all parameters outside the PLM and the gates.
         plm_lr: Peak learning rate of the PLM.
         gate_lr: Peak learning rate of the residual path's gates and scale, three numbers.
-        weight_decay: AdamW's, on weight matrices alone.
-        warmup: Share of all steps in which the learning rate rises, or their number if above 1.
-        schedule: How it goes on from there: linear or cosine, both to 0, or constant.
-        precision: What the command line trains in, where trainer.precision does not say: fp32,
-            bf16, or auto, which multiplies matrices of the model's shapes in both for a moment and
-            takes bf16 where that is 1.3 times as fast. Weights, softmaxes and the loss are fp32
-            either way. A run that goes on keeps its precision.
-        max_tokens: Longest text; on the command line set data.max_tokens instead.
-        max_history: Longest history; on the command line set data.max_history instead.
+        weight_decay: Weight decay of AdamW; applies only to weight matrices.
+        warmup: Share of all steps in which the learning rate rises, or the number of these steps if
+            above 1.
+        schedule: Learning rate after the warm-up: linear or cosine decay to 0, or constant.
+        precision: Training precision, unless trainer.precision is set: fp32, bf16, or auto. With
+            auto, fit briefly times matrix products of the model's shapes in both and takes bf16 if
+            it is at least 1.3 times as fast. Weights, softmaxes and the loss are always fp32. A
+            resumed run keeps its precision.
+        max_tokens: Longest text, in tokens; on the command line set data.max_tokens instead.
+        max_history: Longest history, in clicks; on the command line set data.max_history instead.
     """
 
     def __init__(
@@ -148,15 +150,15 @@ class RecommenderModule(LightningModule):
         self.save_hyperparameters(values, logger=False)
         self._precision_by_auto = False
         self._plm_config: dict[str, Any] | None = None
-        """Of a checkpoint: the PLM is then built from it, and its weights are not looked up."""
+        """PLM configuration from a checkpoint; the PLM is then built without looking up weights."""
         self._trained_to_read: dict[str, Any] | None = None
-        """Of a checkpoint: what its data were made with, so that others are refused."""
+        """Data options from a checkpoint, so that data made with other options are refused."""
         self.recommender: NewsRecommender
         self.val_metric = MindMetric()
         self.news_vectors: Tensor | None = None
 
     def setup(self, stage: str) -> None:
-        """Refuse a data module that contradicts the checkpoint that this model comes from."""
+        """Refuse a data module that contradicts the checkpoint of this model."""
         data = getattr(self.trainer, "datamodule", None)
         if data is None:
             return
@@ -167,23 +169,23 @@ class RecommenderModule(LightningModule):
         check_agreement(trained, data)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a data module that contradicts a checkpoint which the Trainer loads."""
+        """Refuse a data module that contradicts the checkpoint that the Trainer loads."""
         if "newsrec" in checkpoint:
             self._trained_to_read = remembered(checkpoint)
             self.setup("")
 
     def settle_precision(self, precision: str, by_auto: bool) -> None:
-        """Replace the option ``precision`` by what the run is trained in; checkpoints keep it.
+        """Set the option ``precision`` to the precision of this run; checkpoints store it.
 
         Args:
             precision: fp32 or bf16.
-            by_auto: Whether ``auto`` chose it, so that a run that goes on keeps it.
+            by_auto: Whether ``auto`` chose the precision, so that a resumed run keeps it.
         """
         self.precision = self.hparams["precision"] = precision
         self._precision_by_auto = by_auto
 
     def configure_model(self) -> None:
-        """Build the model; called once everything else is known to be right."""
+        """Build the model; called after all other checks have passed."""
         if hasattr(self, "recommender"):
             return
         if self._plm_config is None:
@@ -204,14 +206,14 @@ class RecommenderModule(LightningModule):
         )
 
     def on_train_start(self) -> None:
-        """Compile the model where asked; scoring alone does without."""
+        """Compile the model if ``torch_compile`` is set; scoring runs uncompiled."""
         if self.torch_compile:
             self.recommender.compile_parts()
 
     def on_fit_start(self) -> None:
-        """Fit the residual path to the news that training sees, the same on every process.
+        """Fit the residual path to the training news; the result is the same on every process.
 
-        A resumed run has it.
+        A resumed run has a fitted path already.
         """
         encoder = self.recommender.news_encoder
         if encoder.residual is None or encoder.residual.fitted:
@@ -230,9 +232,9 @@ class RecommenderModule(LightningModule):
         return self.recommender(batch)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Let dropout depend on (seed, epoch, batch, process) alone, so that a resume moves none.
+        """Seed dropout from (seed, epoch, batch, process) only, so a resumed run draws the same.
 
-        A checkpoint then needs no state of any generator, and none is asked of other processes.
+        A checkpoint then needs no generator states, neither its own nor those of other processes.
         """
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         place = [data.seed, self.current_epoch, batch_idx, self.global_rank]
@@ -242,14 +244,14 @@ class RecommenderModule(LightningModule):
         """Return the loss of a batch."""
         loss = LOSSES[self.loss](self.recommender.encode(batch), batch)
         size = len(batch.labels)
-        # Not prog_bar: Lightning would read the loss in every step, and the host wait for it.
+        # Not prog_bar: Lightning would read the loss in every step and wait for the device.
         self.log("train/loss", self._over_processes(loss), batch_size=size)
         return loss
 
     def _over_processes(self, loss: Tensor) -> Tensor:
-        """Return the mean loss of all processes where a step is logged, this one's elsewhere.
+        """Return the mean loss of all processes if the step is logged, else this process's loss.
 
-        Lightning's ``sync_dist`` would have all wait for each other in every step.
+        Lightning's ``sync_dist`` would synchronize all processes in every step.
         """
         loss = loss.detach()
         many = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -260,12 +262,12 @@ class RecommenderModule(LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log how far the residual path's gates are open."""
+        """Log the residual path's gates and scale."""
         for name, value in self.recommender.gates().items():
             self.log(f"gate/{name}", value)
 
     def on_validation_epoch_start(self) -> None:
-        """Encode every story once."""
+        """Encode every news item once."""
         self.encode_stories()
 
     def validation_step(self, batch: EvalBatch, batch_idx: int) -> None:
@@ -279,13 +281,13 @@ class RecommenderModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log MIND's metrics over all processes."""
         for name, value in self.val_metric.compute().items():
-            # Every process has the same value by now; sync_dist only keeps Lightning from warning.
+            # Every process has the same value; sync_dist only avoids a warning of Lightning.
             self.log(f"val/{name}", value.float(), prog_bar=name == "auc", sync_dist=True)
         self.val_metric.reset()
         self.news_vectors = None
 
     def on_predict_epoch_start(self) -> None:
-        """Encode every story once."""
+        """Encode every news item once."""
         self.encode_stories()
 
     def predict_step(self, batch: EvalBatch, batch_idx: int) -> Tensor:
@@ -298,7 +300,7 @@ class RecommenderModule(LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         states: TokenStates | None = data.states
         if states is not None and len(states.lengths) < len(data.catalogue.first):
-            states = None  # they are those of training, which does not see all news
+            states = None  # these states are of the training news only
         with self.trainer.precision_plugin.forward_context():
             self.news_vectors = encode_catalogue(
                 self.recommender,
@@ -310,7 +312,7 @@ class RecommenderModule(LightningModule):
         return self.news_vectors
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what makes the file sufficient by itself: see ``load_from_checkpoint``."""
+        """Add all that ``load_from_checkpoint`` needs, so that the file suffices by itself."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         metrics = self.trainer.callback_metrics
         checkpoint["newsrec"] = {
@@ -332,14 +334,14 @@ class RecommenderModule(LightningModule):
     def load_from_checkpoint(  # type: ignore[override]
         cls, checkpoint_path: str | Path, map_location: Any = "cpu"
     ) -> "RecommenderModule":
-        """Rebuild a trained model from its checkpoint alone, PLM included.
+        """Rebuild a trained model, including its PLM, from only its checkpoint.
 
         Args:
             checkpoint_path: A file that ``newsrec fit`` wrote.
             map_location: Device to load to.
 
         Raises:
-            UserError: If there is no such file, or it is not one of ours.
+            UserError: If there is no such file, or ``newsrec fit`` did not write it.
         """
         checkpoint = read_checkpoint(checkpoint_path)
         return cls.from_checkpoint(checkpoint, checkpoint_path).to(map_location)
@@ -348,14 +350,14 @@ class RecommenderModule(LightningModule):
     def from_checkpoint(
         cls, checkpoint: dict[str, Any], path: str | Path | None = None
     ) -> "RecommenderModule":
-        """Rebuild a trained model from what ``read_checkpoint`` returned.
+        """Rebuild a trained model from the result of ``read_checkpoint``.
 
         Args:
-            checkpoint: Its content.
-            path: Its file, named in messages.
+            checkpoint: Content of the checkpoint.
+            path: File of the checkpoint, named in messages.
 
         Raises:
-            UserError: If no model can be built of it.
+            UserError: If no model can be built from the content.
         """
         with building(path):
             module = cls.without_weights(checkpoint)
@@ -366,7 +368,7 @@ class RecommenderModule(LightningModule):
 
     @classmethod
     def without_weights(cls, checkpoint: dict[str, Any]) -> "RecommenderModule":
-        """Build the model of a checkpoint, its weights still to be loaded."""
+        """Build the model of a checkpoint without loading its weights."""
         module = cls(**hyper_parameters(checkpoint, "model"))
         module._plm_config = checkpoint["newsrec"]["plm_config"]
         module._trained_to_read = remembered(checkpoint)
@@ -374,11 +376,11 @@ class RecommenderModule(LightningModule):
         return module
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW, its rate moved on after every step; say how."""
+        """Return AdamW with a learning rate that changes after every step; log the schedule."""
         rates = {"lr": self.lr, "plm_lr": self.plm_lr, "gate_lr": self.gate_lr}
         groups = parameter_groups(self.recommender, **rates, weight_decay=self.weight_decay)
         schedule = Schedule(self.schedule, self.warmup, self._steps())
-        # The fused kernel would unscale fp16 gradients itself, after they were clipped.
+        # The fused kernel would unscale fp16 gradients itself, after clipping.
         fused = self.trainer.precision != "16-mixed"
         trained = {group["lr"] for group in groups}
         said = ", ".join(f"model.{n} {rate:g}" for n, rate in rates.items() if rate in trained)
@@ -397,9 +399,9 @@ class RecommenderModule(LightningModule):
     ) -> None:
         """Clip gradients as the Trainer's options say.
 
-        Lightning's ``MixedPrecision`` refuses to clip for a fused optimizer, because that could
-        unscale gradients by itself (Lightning #21435). Without a scaler, as under bf16, there is
-        nothing to unscale, and the clipping of its base class is right.
+        Lightning's ``MixedPrecision`` refuses to clip for a fused optimizer, because such an
+        optimizer may unscale gradients itself (Lightning #21435). Without a scaler, as under bf16,
+        there is nothing to unscale, and clipping by the base class is right.
         """
         plugin = self.trainer.precision_plugin
         if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
@@ -409,7 +411,7 @@ class RecommenderModule(LightningModule):
         super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def _steps(self) -> float:
-        """Return how many steps the run has; infinity where neither epochs nor steps end it."""
+        """Return the run's number of steps; infinity if neither epochs nor steps are limited."""
         if self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
-            return math.inf  # Lightning has infinity for it, too, but as an int, which overflows
+            return math.inf  # Lightning converts this infinity to an int, which overflows
         return max(self.trainer.estimated_stepping_batches, 1)

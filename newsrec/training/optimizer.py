@@ -1,4 +1,4 @@
-"""Which parameters learn at which rate, and how the rate rises and falls."""
+"""Learning rate of each group of parameters, and the schedule of the rates."""
 
 import math
 from collections.abc import Callable
@@ -11,24 +11,23 @@ from newsrec.errors import UserError
 from newsrec.model.recommender import NewsRecommender
 
 SCHEDULES = ("linear", "cosine", "constant")
-"""How the learning rate goes on after its rise: to 0 in a line, in half a cosine, or not at all."""
+"""Learning rate after the warm-up: falls to 0 linearly, falls to 0 as half a cosine, or stays."""
 FUSED_ON = ("cpu", "cuda", "mps", "xpu")
 """Devices on which AdamW updates all parameters in one kernel."""
 
 
 class Schedule:
-    """The learning rate's share of its peak, step by step.
+    """The learning rate at each step, as a share of its peak.
 
-    It rises from the first step on, which has a part of it already, is at its peak for one step and
-    is above 0 in the last.
+    The share is above 0 at the first step, rises to 1 at a single step and is above 0 at the last.
 
     Args:
         shape: One of ``SCHEDULES``.
-        warmup: Share of all steps in which it rises, or their number if above 1.
-        steps: All steps of the run; infinity if nobody knows.
+        warmup: Share of all steps in which the rate rises, or the number of these steps if above 1.
+        steps: Number of steps of the run; infinity if it is not known.
 
     Raises:
-        UserError: If the shape or the warm-up needs a number of steps and there is none.
+        UserError: If the shape or the warm-up needs a number of steps that is not known.
     """
 
     def __init__(self, shape: str, warmup: float, steps: float) -> None:
@@ -44,7 +43,7 @@ class Schedule:
         self.rising = int(min(rising, max(steps - 1, 0)))
 
     def __call__(self, step: int) -> float:
-        """Return the share of the peak at a step, counted from 0."""
+        """Return the share of the peak at a step; steps count from 0."""
         if step < self.rising:
             return (step + 1) / (self.rising + 1)
         if self.shape == "constant":
@@ -53,7 +52,7 @@ class Schedule:
         return left if self.shape == "linear" else (1 - math.cos(math.pi * left)) / 2
 
     def describe(self) -> str:
-        """Return it in words."""
+        """Describe the schedule in words."""
         then = "constant" if self.shape == "constant" else f"{self.shape} to 0"
         count = "no end" if self.steps == math.inf else f"{int(self.steps):,} steps"
         return f"{count}, {self.rising:,} of them rising, then {then}"
@@ -62,9 +61,9 @@ class Schedule:
 def parameter_groups(
     recommender: NewsRecommender, lr: float, plm_lr: float, gate_lr: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Split trainable parameters by learning rate (PLM, gates, all else) and decay.
+    """Split trainable parameters by learning rate (PLM, gates, all others) and decay.
 
-    Gates are the single numbers outside the PLM. Weight matrices decay; biases, norms, gates and
+    Gates are the scalar parameters outside the PLM. Weight matrices decay; biases, norms, gates and
     embeddings do not. Each group has a name, under which its rate is logged.
     """
     rates = {
@@ -81,7 +80,7 @@ def parameter_groups(
             name = name if decay == weight_decay else f"{name}_no_decay"
             groups.setdefault((rate, decay), []).append(parameter)
             names.setdefault((rate, decay), []).append(name)
-    # Equal rates make one group, as a checkpoint's optimizer state has it; its name then says both.
+    # Equal rates form one group, to match the optimizer state in checkpoints; its name joins both.
     return [
         {
             "params": parameters,
@@ -96,15 +95,15 @@ def parameter_groups(
 def adamw(
     groups: list[dict[str, Any]], schedule: Callable[[int], float], fused: bool
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Return AdamW over some groups and its schedule, to be moved on after every step.
+    """Return AdamW and its scheduler, which must be stepped after every optimizer step.
 
     Args:
-        groups: What ``parameter_groups`` returned.
-        schedule: The share of the peak at each step.
-        fused: Whether all parameters may be updated in one kernel, where the device has it.
+        groups: Groups from ``parameter_groups``.
+        schedule: Returns the share of the peak at a step.
+        fused: Whether to update all parameters in one kernel, on devices that support it.
     """
     device = groups[0]["params"][0].device.type
     optimizer = torch.optim.AdamW(groups, fused=fused and device in FUSED_ON)
-    # A function, not the object: a checkpoint would keep the object's number of steps, and a run
-    # that goes on for more epochs than it was begun with would stay at a rate of 0.
+    # A lambda, because a checkpoint would store the object with its number of steps, and a run that
+    # is resumed with more epochs would stay at a rate of 0.
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step))

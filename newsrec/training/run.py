@@ -1,6 +1,6 @@
-"""A run: its folder, loggers and callbacks, and what happens around ``Trainer.fit``.
+"""A run: its folder, loggers and callbacks, and the steps around ``Trainer.fit``.
 
-``fit`` on the command line and from Python assemble a run by the same few calls::
+The command ``fit`` and Python code set up a run by the same few calls::
 
     run = Run(Path("runs/mine"), module, datamodule)
     options = trainer_defaults(**DEFAULTS)
@@ -40,14 +40,14 @@ from newsrec.training.progress.throughput import Throughput
 log = logging.getLogger(__name__)
 
 DEFAULTS = {"max_epochs": 5, "gradient_clip_val": 1.0, "use_distributed_sampler": False}
-"""Options of the Trainer that differ from Lightning's, by which a run would have 1,000 epochs."""
+"""Trainer options that differ from Lightning's defaults, which would train for 1,000 epochs."""
 
 
 class Settled(NamedTuple):
-    """What is settled before the Trainer is built."""
+    """Settings that are fixed before the Trainer is built."""
 
     options: dict[str, Any]
-    """Those of the Trainer that the run sets, callbacks included."""
+    """Trainer options that the run sets, including callbacks."""
     hardware: Hardware
 
 
@@ -58,13 +58,14 @@ class Run:
         output: The run folder.
         model: The model, not built yet.
         datamodule: The data, not opened yet.
-        save_every: Steps between two writes of ``last.ckpt`` within an epoch; None: at its end.
-        patience: Validations without a better ``val/auc`` after which the run stops early.
-        steps_done: Steps of the run that goes on.
-        callbacks: Further callbacks; they are called before those that draw and save.
+        save_every: Steps between two writes of ``last.ckpt`` within an epoch; None writes it only
+            before validations and at the end of an epoch.
+        patience: The run stops after this many validations without a better ``val/auc``.
+        steps_done: Steps that a resumed run has done.
+        callbacks: Further callbacks, called before those that draw and save.
 
     Raises:
-        UserError: If ``save_every`` or ``patience`` makes no sense.
+        UserError: If ``save_every`` or ``patience`` is not valid.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Run:
         self.model = model
         self.datamodule = datamodule
         csv = RunCsv(output)
-        # What a run killed between checkpoints has shown is hidden, where it is shown again.
+        # Hide values that a killed run logged after its checkpoint: they are logged again.
         board: Any = {"name": "tensorboard", "version": "", "purge_step": steps_done}
         self.loggers: list[Any] = [csv, TensorBoardLogger(str(output), **board)]
         self.last = output / "checkpoints" / "last.ckpt"
@@ -125,12 +126,12 @@ class Run:
     def settle(
         self, trainer: Mapping[str, Any], threads: int | None = None, kept: Kept | None = None
     ) -> Settled:
-        """Set threads and precision, and return what the Trainer must be built with.
+        """Set threads and precision, and return the options to build the Trainer with.
 
         Args:
-            trainer: All options of the Trainer that are wished for.
-            threads: Threads of a process that are asked for, if any.
-            kept: What the run that goes on had so far.
+            trainer: All requested options of the Trainer.
+            threads: Requested threads per process, if any.
+            kept: Settings of the run that is resumed.
 
         Raises:
             UserError: If an option cannot work.
@@ -153,15 +154,16 @@ class Run:
 
     @contextmanager
     def folder(self, trainer: Trainer) -> Iterator[None]:
-        """Keep the run folder for this run.
+        """Reserve the run folder for this run.
 
-        A start that fails leaves no run folder behind, and never another run's.
+        If the run fails before its first step, its new folder is removed; a folder that existed
+        before is kept.
 
         Args:
-            trainer: The run's.
+            trainer: The run's Trainer.
 
         Raises:
-            UserError: If another run is running there.
+            UserError: If another run is using the folder.
         """
         lock = RunLock(self.output)
         first = trainer.is_global_zero
@@ -187,17 +189,17 @@ class Run:
         """Train.
 
         Args:
-            trainer: Built with what ``settle`` returned.
-            options: Of the whole run, for the loggers, as nested plain values.
-            ckpt_path: Checkpoint to go on from.
+            trainer: Trainer built with the options from ``settle``.
+            options: Options of the whole run, as nested plain values, for the loggers.
+            ckpt_path: Checkpoint to resume from.
             fit_options: Further arguments of ``Trainer.fit``.
 
         Raises:
-            Stopped: If a signal stopped the run, once it has saved.
-            UserError: If the data or the machine are not fit for it.
+            Stopped: If a signal stopped the run, after it has saved.
+            UserError: If the run cannot work with the data or on the machine.
         """
         data = self.datamodule
-        if trainer.is_global_zero:  # mistakes in the data show before anything slow
+        if trainer.is_global_zero:  # find mistakes in the data before anything slow
             if ckpt_path is None:
                 check_run_folder(self.output)  # another run may have ended here meanwhile
             data.prepare_data()

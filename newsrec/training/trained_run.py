@@ -1,4 +1,4 @@
-"""A trained model from its checkpoint, with the data it reads and where both come from."""
+"""A trained model from its checkpoint, with its data and the provenance of its scores."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -14,12 +14,12 @@ from newsrec.training.module import RecommenderModule
 
 
 class TrainedRun:
-    """A trained model with its data; ``TrainedRun.open`` makes one from a checkpoint alone.
+    """A trained model with its data; ``TrainedRun.open`` creates one from a checkpoint.
 
     Args:
-        path: The checkpoint's file.
-        checkpoint: Its content.
-        datamodule: The data folder.
+        path: File of the checkpoint.
+        checkpoint: Content of the checkpoint.
+        datamodule: The data module, not set up yet.
     """
 
     def __init__(self, path: Path, checkpoint: dict[str, Any], datamodule: MindDataModule) -> None:
@@ -36,17 +36,18 @@ class TrainedRun:
         expected: Mapping[str, dict[str, Any]] | None = None,
         **data_options: Any,
     ) -> "TrainedRun":
-        """Read a checkpoint; model and data are built when they are asked for.
+        """Read a checkpoint; model and data are built on first use.
 
         Args:
             ckpt_path: A file that ``newsrec fit`` wrote.
-            root: Data folder; that of the training if None.
-            split: Split that is scored; the one that chose the checkpoint if None.
+            root: Data folder; None uses the folder of the training.
+            split: Split to score; None uses the one that the checkpoint was selected on.
             expected: Values under ``model`` and ``data`` that the checkpoint must have.
-            data_options: Options of the data that move no number, such as ``eval_batch_size``.
+            data_options: Options of the data that do not affect scores, such as
+                ``eval_batch_size``.
 
         Raises:
-            UserError: If the file is no such checkpoint, differs from ``expected``, or has been
+            UserError: If the file is not such a checkpoint, differs from ``expected``, or was
                 trained on ``split``, the last day of train.
         """
         checkpoint = read_checkpoint(ckpt_path)
@@ -65,7 +66,7 @@ class TrainedRun:
 
     @cached_property
     def data(self) -> MindDataModule:
-        """The data folder, opened and read as in training."""
+        """The data module, set up with the options of the training."""
         self._datamodule.setup("predict")
         return self._datamodule
 
@@ -75,11 +76,11 @@ class TrainedRun:
         return RecommenderModule.from_checkpoint(self.checkpoint, self.path)
 
     def provenance(self, precision: str, by_auto: bool = False) -> dict[str, Any]:
-        """Return what ``metrics.json`` says of where the model's scores come from.
+        """Return the fields of ``metrics.json`` on the provenance of the model's scores.
 
         Args:
-            precision: fp32 or bf16, in which the data folder was scored.
-            by_auto: Whether ``auto`` chose it.
+            precision: Precision of the scoring, fp32 or bf16.
+            by_auto: Whether ``auto`` chose the precision.
         """
         own = self.checkpoint["newsrec"]
         windows, seen = own.get("windows", {}), own.get("data_fingerprint", {})

@@ -1,6 +1,6 @@
-"""Stories of like length together: how they are cut into blocks, and padded.
+"""Cuts news into blocks of similar length, and pads each block.
 
-Everything here takes stories that are sorted by length, with the lengths known on the CPU.
+Everything here takes news sorted by length, with the lengths on the CPU.
 """
 
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ def length_mask(lengths: Tensor, longest: int) -> Tensor:
 
 
 def runs(lengths: Tensor, budget: int) -> Iterator[slice]:
-    """Cut sorted rows into as few runs as hold no more tokens than they should.
+    """Cut sorted rows into as few runs as possible within a budget of tokens.
 
     Args:
-        lengths: Ascending, on the CPU ``[rows]``.
-        budget: Real tokens of a run at most (one row at least).
+        lengths: Lengths, ascending, on the CPU ``[rows]``.
+        budget: Most real tokens of a run; a run has at least one row.
     """
     start = total = 0
     for row, length in enumerate(lengths.tolist()):
@@ -34,26 +34,26 @@ def runs(lengths: Tensor, budget: int) -> Iterator[slice]:
 
 
 def padded_blocks(states: Tensor, lengths: Tensor, budget: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pad joined states of stories that are sorted by length, some of like length at a time.
+    """Pad joined states of news sorted by length, a block of similar length at a time.
 
     Args:
-        states: States of real tokens, all stories joined ``[tokens, hidden]``.
-        lengths: Real tokens of each story, ascending, on the CPU ``[news]``.
-        budget: Padded tokens of a block at most (one row at least).
+        states: States of real tokens, all news items joined ``[tokens, hidden]``.
+        lengths: Number of real tokens, ascending, on the CPU ``[news]``.
+        budget: Most padded tokens of a block; a block has at least one row.
 
     Yields:
-        States of some stories ``[rows, longest, hidden]``, and True where a token is real
-        ``[rows, longest]``.
+        States of some news ``[rows, longest, hidden]``, and a mask that is True where a token is
+        real ``[rows, longest]``.
     """
     blocks = list(blocks_by_length(lengths, budget, spare_tokens(states.device)))
     on_device = lengths.to(states.device, non_blocking=True)
-    # One split() and not slices, each of which would add a whole gradient in the backward pass.
+    # One split(), because each slice would add a full-size gradient in the backward pass.
     parts = states.split([int(lengths[rows].sum()) for rows, _ in blocks])
     for (rows, longest), part in zip(blocks, parts, strict=True):
         own = on_device[rows]
         mask = length_mask(own, longest)
         if len(part) < mask.numel():
-            # Behind a story's end its last token stands again, which the mask hides.
+            # Padding repeats the last token of the news item; the mask hides it.
             places = torch.arange(longest, device=own.device).minimum(own[:, None] - 1)
             places += (own.cumsum(0) - own)[:, None]
             part = part.index_select(0, places.flatten())
@@ -64,9 +64,9 @@ def blocks_by_length(lengths: Tensor, budget: int, spare: int) -> Iterator[tuple
     """Cut sorted rows into blocks of similar length, so that little padding is computed.
 
     Args:
-        lengths: Ascending, on the CPU ``[rows]``.
-        budget: Padded tokens of a block at most (one row at least).
-        spare: Padding of a block at most: what it may waste to save another block.
+        lengths: Lengths, ascending, on the CPU ``[rows]``.
+        budget: Most padded tokens of a block; a block has at least one row.
+        spare: Most padding of a block, which is worth one block less.
 
     Yields:
         Rows of a block and its longest length.
@@ -88,7 +88,7 @@ _as_on: ContextVar[str | None] = ContextVar("_as_on", default=None)
 
 @contextmanager
 def blocks_as_on(device: str) -> Iterator[None]:
-    """Cut blocks as on a kind of device, wherever the tensors are: to estimate what it will do."""
+    """Cut blocks as on another kind of device, to estimate what that device will do."""
     token = _as_on.set(device)
     try:
         yield
@@ -99,12 +99,12 @@ def blocks_as_on(device: str) -> Iterator[None]:
 def spare_tokens(device: torch.device) -> int:
     """Return how many tokens of padding cost about as much as one more pass through a model.
 
-    A pass starts a few hundred operations and adds up the gradients of all weights.
+    A pass launches a few hundred operations and adds up the gradients of all weights.
 
-    On a GPU, where the presets' PLMs need no padding, a pass is one of the encoder's stack over
-    tokens: about 150 kernels (``fit --dry_run``), a millisecond to ask for. 4,096 tokens of padding
-    take its half million weights a tenth of that at a quarter of an H100's peak, so few blocks win,
-    though a third of the tokens be padding. A PLM that needs padding would rather have less.
-    Reckoned, not measured.
+    On a GPU the presets' PLMs need no padding, so a pass is one run of the encoder's stack over
+    tokens: about 150 kernels (``fit --dry_run``), which take a millisecond to launch. 4,096 tokens
+    of padding take its half million weights a tenth of a millisecond at a quarter of an H100's
+    peak. So few blocks are faster, even if a third of the tokens is padding. A PLM that needs
+    padding would do better with less. These figures are calculated, not measured.
     """
     return 64 if (_as_on.get() or device.type) == "cpu" else 4096

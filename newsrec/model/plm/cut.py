@@ -1,4 +1,4 @@
-"""Which layers of a PLM are trained, and the PLM cut in two below them."""
+"""Chooses which layers of a PLM are trained, and cuts the PLM in two below them."""
 
 import copy
 import hashlib
@@ -26,21 +26,22 @@ from newsrec.model.plm.transformers_internals import first_position
 TOKENS_PER_PASS = 16_384
 """Padded tokens that go through a PLM at once."""
 NOT_WEIGHTS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
-"""What a PLM's configuration says of its origin, which moves no number."""
+"""Keys of a PLM's configuration that tell its origin and do not affect its output."""
 
 
 class CutPlm:
-    """A PLM whose bottom layers are frozen, as two: what lies below the tuned layers, and the rest.
+    """A PLM cut into its frozen bottom part and its tuned top layers.
 
-    States below are constants, since nothing there is trained and no dropout runs: they may be
-    computed once and handed to ``above`` in every step.
+    The states below the cut are constants, since nothing there is trained and no dropout runs: they
+    may be computed once and given to ``above`` in every step.
 
     Args:
         plm: Any ``transformers`` encoder.
-        tune_layers: Top layers that are trained; 0 leaves nothing above the cut, -1 nothing below.
+        tune_layers: Top layers that are trained; with 0, nothing is above the cut; with -1, nothing
+            is below it.
 
     Raises:
-        UserError: If the PLM has fewer layers, or they cannot be told apart.
+        UserError: If the PLM has fewer layers, or its layers cannot be told apart.
     """
 
     def __init__(self, plm: PreTrainedModel, tune_layers: int) -> None:
@@ -54,11 +55,11 @@ class CutPlm:
         if tune_layers not in (0, -1):
             self._lists = layer_lists(plm, tune_layers)
         self.frozen = self._freeze()
-        """The modules that are frozen whole."""
+        """Modules that are entirely frozen."""
 
     @property
     def layers(self) -> list[nn.Module]:
-        """The PLM's layers that a training step runs, as far as they can be told apart."""
+        """The tuned layers of the PLM; empty if it is frozen."""
         if not self.tune_layers:
             return []
         lists = self._lists or layer_lists(self.plm, self.plm.config.num_hidden_layers)
@@ -91,11 +92,11 @@ class CutPlm:
         raise AssertionError("the PLM did not come to its tuned layers")
 
     def above(self, states: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
-        """Return the PLM's last states from those that ``below`` gave ``[news, tokens, hidden]``.
+        """Return the PLM's last states, from the output of ``below`` ``[news, tokens, hidden]``.
 
         Args:
             states: States that enter the tuned layers ``[news, tokens, hidden]``.
-            token_ids: Tokens; their number alone counts ``[news, tokens]``.
+            token_ids: Tokens; only their shape matters ``[news, tokens]``.
             mask: True where real ``[news, tokens]``.
         """
         if not self.tune_layers:
@@ -104,14 +105,14 @@ class CutPlm:
             return run_plm(top, token_ids, mask)
 
     def _above_joined(self, states: Tensor, groups: Groups) -> Tensor:
-        """Return what ``above`` does, of joined stories ``[tokens, hidden]``."""
+        """Do what ``above`` does, for joined news ``[tokens, hidden]``."""
         if not self.tune_layers:
             return states
         with self._given(states[None]) as top:
             return run_packed(top, states.new_zeros(len(states), dtype=torch.int64), groups)
 
     def _given(self, states: Tensor) -> AbstractContextManager[PreTrainedModel]:
-        """Return the PLM without its bottom layers, which finds these states in their place."""
+        """Return the PLM's top part, with these states as input to its first tuned layer."""
         if self._top is None:
             self._top = _Top(self.plm, self._lists, self.tune_layers)
         return self._top.given(states)
@@ -123,21 +124,21 @@ class CutPlm:
         token_states: Tensor | None = None,
         tokens_per_pass: int = TOKENS_PER_PASS,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Run stories that are sorted by length, some of like length at a time.
+        """Run the PLM over news sorted by length, a group of similar length at a time.
 
         Args:
-            token_ids: Tokens, padded behind ``[news, tokens]``.
-            token_lengths: Real tokens of each story, ascending, on the CPU ``[news]``.
-            token_states: States below the tuned layers of the real tokens, all stories joined, in
-                place of running what is frozen ``[tokens, hidden]``.
+            token_ids: Tokens, padded at the end ``[news, tokens]``.
+            token_lengths: Number of real tokens, ascending, on the CPU ``[news]``.
+            token_states: States of the real tokens below the tuned layers, all news items joined;
+                the frozen layers then do not run ``[tokens, hidden]``.
             tokens_per_pass: Padded tokens that are run at once.
 
         Yields:
-            Last states of some stories ``[rows, tokens, hidden]``, and True where a token is real
-            ``[rows, tokens]``.
+            Last states of some news ``[rows, tokens, hidden]``, and a mask that is True where a
+            token is real ``[rows, tokens]``.
 
         Raises:
-            UserError: If the states are of another size than this PLM's.
+            UserError: If the size of the states differs from this PLM's.
         """
         hidden = self.plm.config.hidden_size
         if token_states is not None and token_states.shape[1] != hidden:
@@ -155,7 +156,7 @@ class CutPlm:
         token_states: Tensor | None,
         tokens_per_pass: int,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Run real tokens alone, and pad what comes out; as ``last_states``."""
+        """Do what ``last_states`` does: run real tokens only, and pad the resulting states."""
         for rows in runs(token_lengths, tokens_per_pass):
             lengths = token_lengths[rows]
             groups = groups_of(lengths)
@@ -175,19 +176,19 @@ class CutPlm:
         token_states: Tensor | None,
         tokens_per_pass: int,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Run a PLM whose family needs padding; as ``last_states``."""
+        """Do what ``last_states`` does, for a PLM family that needs padding."""
         all_lengths = token_lengths.to(token_ids.device, non_blocking=True)
         ends = all_lengths.cumsum(0)
         spare = spare_tokens(token_ids.device)
         for rows, tokens in blocks_by_length(token_lengths, tokens_per_pass, spare):
             lengths, ids = all_lengths[rows], token_ids[rows, :tokens]
             mask = length_mask(lengths, tokens)
-            full = int(token_lengths[rows][0]) == tokens  # ascending, so all of them are as long
+            full = int(token_lengths[rows][0]) == tokens  # lengths ascend, so all are equal
             if token_states is None:
                 learns = torch.is_grad_enabled() and self.tune_layers != 0
                 with torch.set_grad_enabled(learns), nothing_padded(full):
                     states = run_plm(self.plm, ids, mask)
-                yield states, mask  # outside, or the caller would go on without gradients
+                yield states, mask  # outside the with block, which turns gradients off
                 continue
             places = torch.arange(tokens, device=lengths.device).minimum(lengths[:, None] - 1)
             places += (ends[rows] - lengths)[:, None]
@@ -196,9 +197,10 @@ class CutPlm:
             yield states, mask
 
     def works(self, token_ids: Tensor, mask: Tensor) -> bool:
-        """Return whether both halves, one after the other, give what the PLM gives in one piece.
+        """Return whether running both parts in turn gives the same states as the whole PLM.
 
-        In a few families a layer knows its number (DeBERTa's convolution) or is none (XLM).
+        It does not in a few families: in DeBERTa, a convolution depends on the layer's number; XLM
+        has no layer modules.
         """
         training = self.plm.training
         self.plm.eval()
@@ -207,13 +209,13 @@ class CutPlm:
                 whole = run_plm(self.plm, token_ids, mask)[mask]
                 states = self.below(token_ids, mask)
                 return torch.allclose(self.above(states, token_ids, mask)[mask], whole, 1e-3, 1e-4)
-        except Exception:  # whatever a family does when called in an unforeseen way
+        except Exception:  # some families raise when called in this unusual way
             return False
         finally:
             self.plm.train(training)
 
     def key(self) -> str:
-        """Return a hash of all that shapes the states below: weights, configuration, depth."""
+        """Return a hash of all that the states below the cut depend on: weights, config, depth."""
         config = {k: v for k, v in self.plm.config.to_dict().items() if k not in NOT_WEIGHTS}
         found = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
         found.update(f"tune_layers {self.tune_layers}".encode())
@@ -238,14 +240,14 @@ class CutPlm:
 
 
 class _Reached(Exception):
-    """The PLM has come to its tuned layers."""
+    """Raised when the forward pass reaches the tuned layers; carries the states that enter them."""
 
     def __init__(self, states: Tensor) -> None:
         self.states = states
 
 
 class _Given(nn.Module):
-    """Stands where a PLM makes the states that enter its first layer, and returns those given."""
+    """Replaces the module that computes the first layer's input; returns given states instead."""
 
     states: Tensor
 
@@ -254,10 +256,10 @@ class _Given(nn.Module):
 
 
 class _Top:
-    """The PLM without its bottom layers, on the same weights.
+    """The PLM without its bottom layers, with shared weights.
 
-    The modules on the way to the layers and to what feeds the first of them are shallow copies,
-    everything else is the PLM's own; masks and relative positions are thus made as its family does.
+    Modules that contain the layers or the first layer's input module are shallow copies; all other
+    modules are the PLM's own. So masks and relative positions are computed by the family's code.
     """
 
     def __init__(
@@ -275,7 +277,7 @@ class _Top:
 
     @contextmanager
     def given(self, states: Tensor) -> Iterator[PreTrainedModel]:
-        """Lend the PLM, with these states where its first layer looks for some."""
+        """Give the top part of the PLM, with these states as input to its first layer."""
         self.entrance.states = states
         for module, original in self.copies:
             module.training = original.training
@@ -285,7 +287,7 @@ class _Top:
             del self.entrance.states
 
     def _copy(self, module: nn.Module, replaced: dict[nn.Module, nn.Module]) -> Any:
-        """Return a module with some in it replaced; what lies on the way there is copied."""
+        """Return a module with some submodules replaced; modules that contain them are copied."""
         if module in replaced:
             return replaced[module]
         children = {
@@ -301,7 +303,7 @@ class _Top:
 
 
 def _entrance(plm: PreTrainedModel, lists: list[nn.ModuleList]) -> nn.Module:
-    """Return the outermost module whose output enters the first layer: the embeddings, mostly."""
+    """Return the outermost module whose output enters the first layer, usually the embeddings."""
     made: list[tuple[nn.Module, Any]] = []
     hooks = [
         module.register_forward_hook(lambda module, _, output: made.append((module, output)))
@@ -317,7 +319,7 @@ def _entrance(plm: PreTrainedModel, lists: list[nn.ModuleList]) -> nn.Module:
             token_ids = torch.zeros(1, 1, dtype=torch.int64, device=plm.device)
             run_plm(plm, token_ids, torch.ones_like(token_ids))
     except _Reached as reached:
-        # Modules report on leaving, so the last of those with this output is the outermost.
+        # Hooks run when a module returns, so the last module with this output is the outermost.
         return [module for module, output in made if output is reached.states][-1]
     finally:
         for hook in hooks:
@@ -326,10 +328,12 @@ def _entrance(plm: PreTrainedModel, lists: list[nn.ModuleList]) -> nn.Module:
 
 
 def layer_lists(plm: PreTrainedModel, tune_layers: int) -> list[nn.ModuleList]:
-    """Return where a PLM keeps its layers: one list mostly, several where their parts lie apart.
+    """Return the lists in which a PLM keeps its layers.
+
+    Usually it is one list; several if the parts of a layer are kept in separate lists.
 
     Raises:
-        UserError: If it has fewer layers than are to be tuned, or one set of weights for all.
+        UserError: If the PLM has fewer layers than ``tune_layers``, or its layers share weights.
     """
     depth = plm.config.num_hidden_layers
     if not 0 < tune_layers <= depth:
@@ -362,7 +366,7 @@ def run_plm(plm: PreTrainedModel, token_ids: Tensor, mask: Tensor) -> Tensor:
 
 
 def longest_text(plm: PreTrainedModel) -> int | None:
-    """Return how many tokens a PLM can read, None where it sets no limit."""
+    """Return how many tokens a PLM can read; None if it has no limit."""
     limit = getattr(plm.config, "max_position_embeddings", None)
     if limit is None or limit < 0:
         return None

@@ -1,4 +1,4 @@
-"""A PLM's weights: loaded from its files, or built from the configuration in a checkpoint."""
+"""Loads a PLM from its files, or builds it from the configuration in a checkpoint."""
 
 import json
 from typing import Any
@@ -18,10 +18,10 @@ def load_plm(name: str, layers: int | None = None) -> PreTrainedModel:
 
     Args:
         name: Folder with ``config.json``, or a name on the Hugging Face hub.
-        layers: Its first so many layers alone; all of them if None.
+        layers: Number of first layers to use; None uses all.
 
     Raises:
-        UserError: If it cannot be had, is no text encoder, or has fewer layers.
+        UserError: If the PLM cannot be loaded, is not a text encoder, or has fewer layers.
     """
     source = find_plm(name)
     try:
@@ -56,7 +56,7 @@ def load_plm(name: str, layers: int | None = None) -> PreTrainedModel:
 
 
 def build_plm(config: dict[str, Any]) -> PreTrainedModel:
-    """Build a PLM with random weights from its configuration, as a checkpoint stores it."""
+    """Build a PLM with random weights from the configuration that a checkpoint stores."""
     values = dict(config)
     return _without_pooler(AutoModel.from_config(AutoConfig.for_model(**values)))
 
@@ -67,7 +67,7 @@ def plm_config(plm: PreTrainedModel) -> dict[str, Any]:
 
 
 def _other_kind(plm: PreTrainedModel) -> str | None:
-    """Return what a model is if it is no encoder whose tokens see each other."""
+    """Describe a model that is not a bidirectional text encoder; None if it is one."""
     config = plm.config
     if config.is_encoder_decoder:
         return "an encoder with a decoder (seq2seq)"
@@ -81,7 +81,7 @@ def _other_kind(plm: PreTrainedModel) -> str | None:
 
 
 def _without_pooler(plm: PreTrainedModel) -> PreTrainedModel:
-    """Drop the pooler: it gets no gradient, which stops DDP on the second step."""
+    """Drop the pooler: it gets no gradient, and DDP would fail on the second step."""
     if getattr(plm, "pooler", None) is not None:
-        plm.pooler = nn.Identity()  # some families call it without asking
+        plm.pooler = nn.Identity()  # some families call the pooler unconditionally
     return plm

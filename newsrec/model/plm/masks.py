@@ -1,8 +1,8 @@
-"""Masks of padded stories, made without a look at their values, for which a GPU would be waited.
+"""Attention masks for padded news, built without reading values back from the GPU.
 
-``transformers`` (read in 5.23) leaves a mask out where nothing is padded, and asks the mask itself,
-``padding_mask.all()``, once for every block of stories. Lengths are known on the CPU, so whoever
-runs the PLM says whether something is padded.
+``transformers`` (read in 5.23) omits the mask if nothing is padded. To find out, it evaluates
+``padding_mask.all()`` for every block of news, which waits for the GPU. We know the lengths on the
+CPU, so the caller of the PLM says whether anything is padded.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,13 +24,13 @@ from newsrec.model.plm.transformers_internals import (
 )
 
 PADDED = {"sdpa": "newsrec_padded", "eager": "newsrec_padded_eager"}
-"""Names under which ``transformers`` knows these masks, for each kind of attention."""
+"""Names under which these masks are registered with ``transformers``, by kind of attention."""
 _NOTHING_PADDED: ContextVar[bool] = ContextVar("nothing_padded", default=False)
 
 
 @contextmanager
 def nothing_padded(whether: bool) -> Iterator[None]:
-    """Say for the calls of a PLM in here whether all tokens are real."""
+    """Declare whether all tokens are real, for PLM calls inside this context."""
     token = _NOTHING_PADDED.set(whether)
     try:
         yield
@@ -39,7 +39,7 @@ def nothing_padded(whether: bool) -> Iterator[None]:
 
 
 def _told(make: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
-    """Return a function that makes masks as another does, told whether one is needed."""
+    """Wrap a function that makes masks: ``nothing_padded`` tells it whether a mask is needed."""
 
     def mask(*args: Any, allow_is_bidirectional_skip: bool = False, **kwargs: Any) -> Tensor | None:
         local, length = kwargs.get("local_size"), kwargs["kv_length"]
@@ -60,11 +60,11 @@ register_attention(PADDED["eager"], _own_attention, _told(eager_mask))
 
 
 def tell_padding(plm: PreTrainedModel) -> bool:
-    """Have a PLM make its masks from what it is told, if its states stay the same.
+    """Switch a PLM to masks that depend on ``nothing_padded``, if its states stay the same.
 
     Returns:
-        Whether it does now; if not, the PLM is as it was. Families that make masks in their own way
-        (DeBERTa, XLM) gain nothing and lose nothing.
+        Whether the PLM was switched; if not, it is unchanged. Families that make masks in their own
+        way (DeBERTa, XLM) are not affected either way.
     """
     before = attention_of(plm)
     if before not in PADDED:

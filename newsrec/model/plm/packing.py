@@ -1,8 +1,8 @@
-"""Stories through a PLM without padding: their tokens are joined, and attention keeps them apart.
+"""Runs news through a PLM without padding: tokens are joined, and attention stays within each item.
 
-Linear maps and norms look at one token at a time, so only attention has to know where a story ends.
-Stories are sorted by length, and those of one length are one call of PyTorch's attention, without
-a mask. A GPU is never waited for: lengths are known on the CPU.
+Linear maps and norms look at one token at a time, so only attention has to know where a news item
+ends. News items are sorted by length, and those of equal length share one call of PyTorch's
+attention, without a mask. The CPU knows the lengths, so it never waits for the GPU.
 """
 
 from typing import Any
@@ -22,18 +22,18 @@ from newsrec.model.plm.transformers_internals import (
 )
 
 ATTENTION = "newsrec_packed"
-"""Name under which ``transformers`` knows ``attend``."""
+"""Name under which ``attend`` is registered with ``transformers``."""
 NOT_PACKED = ("position_bias", "sliding_window", "softcap")
-"""What attention may be asked for besides, which would need to know of stories, too."""
+"""Options of attention that joined news do not support."""
 
 
 class Groups:
-    """Number of stories and their length, for each length that occurs.
+    """Number of news items of each length.
 
-    Not a list: ``torch.compile`` looks into one, and would compile anew for nearly every batch.
+    A class, because ``torch.compile`` looks into a list and would recompile for nearly every batch.
 
     Args:
-        pairs: Number and length, lengths ascending.
+        pairs: Number of news items and their length, by ascending length.
     """
 
     def __init__(self, pairs: list[tuple[int, int]]) -> None:
@@ -51,21 +51,21 @@ def attend(
     groups: Groups | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attend within each story; without ``groups``, do what ``sdpa`` does.
+    """Attend within each news item; without ``groups``, do what ``sdpa`` does.
 
     Args:
-        module: The layer that asks.
-        query: Of all tokens, joined ``[1, heads, tokens, dim / heads]``.
-        key: Likewise.
-        value: Likewise.
-        attention_mask: None where tokens are joined.
+        module: The layer that calls this.
+        query: Queries of all tokens, joined ``[1, heads, tokens, dim / heads]``.
+        key: Keys, of the same shape.
+        value: Values, of the same shape.
+        attention_mask: None if tokens are joined.
         dropout: Share of attention weights dropped.
-        scaling: Factor of the products.
-        groups: Stories by length; their tokens are joined in this order.
-        **kwargs: Whatever else the PLM's family hands on.
+        scaling: Factor of the dot products.
+        groups: News items by length; their tokens are joined in this order.
+        **kwargs: Further arguments of the PLM's family.
 
     Returns:
-        Mixed values ``[1, tokens, heads, dim / heads]``, and no weights.
+        Mixed values ``[1, tokens, heads, dim / heads]``, and None for the weights.
     """
     if groups is None:
         return sdpa_attention_forward(
@@ -76,16 +76,16 @@ def attend(
     return _attend_within(query, key, value, dropout, scaling, groups), None
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # else compiled group by group
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # or each group would be compiled
 def _attend_within(
     query: Tensor, key: Tensor, value: Tensor, dropout: float, scale: float | None, groups: Groups
 ) -> Tensor:
     sizes = [stories * length for stories, length in groups.pairs]
     mixed = []
-    # split() and not slices, each of which would add a whole gradient in the backward pass.
+    # split(), because each slice would add a full-size gradient in the backward pass.
     parts = zip(*(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
     for (stories, length), part in zip(groups.pairs, parts, strict=True):
-        # each [stories, heads, length, dim / heads]
+        # each [news, heads, length, dim / heads]
         q, k, v = (x.unflatten(1, (stories, length)).transpose(0, 1) for x in part)
         own = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
         mixed.append(own.transpose(1, 2).flatten(0, 1))
@@ -96,21 +96,21 @@ register_attention(ATTENTION, attend, sdpa_mask)
 
 
 def groups_of(lengths: Tensor) -> Groups:
-    """Return stories by length.
+    """Group news items by length.
 
     Args:
-        lengths: Ascending, on the CPU ``[news]``.
+        lengths: Lengths, ascending, on the CPU ``[news]``.
     """
     values, counts = lengths.unique_consecutive(return_counts=True)
     return Groups(list(zip(counts.tolist(), values.tolist(), strict=True)))
 
 
 def join(padded: Tensor, groups: Groups) -> Tensor:
-    """Return what is real of padded rows, joined ``[tokens]``.
+    """Join the real tokens of padded rows ``[tokens]``.
 
     Args:
-        padded: One row for each story ``[news, longest]``.
-        groups: Stories by length.
+        padded: One row per news item ``[news, longest]``.
+        groups: News items by length.
     """
     parts = padded.split([stories for stories, _ in groups.pairs])
     return torch.cat(
@@ -123,8 +123,8 @@ def run_packed(plm: PreTrainedModel, token_ids: Tensor, groups: Groups) -> Tenso
 
     Args:
         plm: The PLM.
-        token_ids: Real tokens, all stories joined ``[tokens]``.
-        groups: Stories by length.
+        token_ids: Real tokens, all news items joined ``[tokens]``.
+        groups: News items by length.
 
     Returns:
         Last states ``[tokens, hidden]``.
@@ -140,17 +140,16 @@ def run_packed(plm: PreTrainedModel, token_ids: Tensor, groups: Groups) -> Tenso
 
 
 def pack(plm: PreTrainedModel) -> bool:
-    """Have a PLM's attention keep joined stories apart, if it can.
+    """Switch a PLM to attention within each of the joined news items, if its states stay the same.
 
     Returns:
-        Whether joined stories then have the states that each has alone; if not, the PLM is as it
-        was. In some families positions are those of a whole sequence (DeBERTa, MPNet), or layers
-        look at neighbours alone (ModernBERT).
+        Whether the PLM was switched; if not, it is unchanged. Some families cannot: they compute
+        positions over the whole sequence (DeBERTa, MPNet), or use local attention (ModernBERT).
     """
     if attention_of(plm) not in ("sdpa", ATTENTION):
         return False
     groups = Groups([(2, 2), (1, 5)])
-    # Not the first few: in RoBERTa a token that is padding's own has no position.
+    # Not the first few ids: one is the padding token, which has no position in RoBERTa.
     ids = torch.arange(5, 14, device=plm.device) % plm.config.vocab_size
     alone = [ids[None, a:b] for a, b in ((0, 2), (2, 4), (4, 9))]
 

@@ -1,4 +1,4 @@
-"""Layers of a PLM that run again in the backward pass rather than keep what they computed."""
+"""Makes layers of a PLM run again in the backward pass instead of keeping their activations."""
 
 from functools import lru_cache
 from typing import Any
@@ -14,10 +14,10 @@ from newsrec.model.plm.transformers_internals import recompute_its_way
 
 
 class Recomputed:
-    """Mixed into a layer's class: forward keeps its inputs alone.
+    """Mixin for a layer's class: the forward pass keeps only its inputs.
 
-    Dropout draws the same numbers in both runs, so gradients are the same bit for bit. A class and
-    not a wrapper around ``forward``, or a copy of the layer would run the original.
+    Dropout draws the same numbers in both runs, so gradients are the same bit for bit. This is a
+    class, because with a wrapped ``forward`` a copy of the layer would run the original.
     """
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -28,13 +28,13 @@ class Recomputed:
 
 
 def recompute_activations(plm: PreTrainedModel) -> None:
-    """Have a PLM's layers run again in the backward pass.
+    """Make a PLM's layers run again in the backward pass.
 
-    Families that ``transformers`` can do this for do it its way; layers of the others, such as
-    MPNet's, get a class of their own.
+    Families that ``transformers`` supports use its way; the layers of others, such as MPNet, get
+    the mixin ``Recomputed``.
 
     Raises:
-        UserError: If its family cannot.
+        UserError: If the PLM's family does not support it.
     """
     if recompute_its_way(plm):
         return
@@ -46,9 +46,9 @@ def recompute_activations(plm: PreTrainedModel) -> None:
 def _layers(plm: PreTrainedModel) -> nn.ModuleList:
     try:
         lists = layer_lists(plm, plm.config.num_hidden_layers)
-    except UserError:  # ALBERT runs one set of weights again and again, which lies in a list
+    except UserError:  # ALBERT runs one set of weights repeatedly, and keeps it in a list
         lists = [m for m in plm.modules() if isinstance(m, nn.ModuleList) and len(m)][:1]
-    if len(lists) != 1:  # XLM has parts of layers, which fill a cache as they run
+    if len(lists) != 1:  # XLM has only parts of layers, which fill a cache as they run
         raise UserError(
             f"model.checkpoint_activations: this PLM ({plm.config.model_type}) cannot run its "
             "layers again in the backward pass. Set it to false; smaller batches save memory, too."

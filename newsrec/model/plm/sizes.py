@@ -1,4 +1,4 @@
-"""Configurations of the presets' PLMs, to speak of their sizes without their files."""
+"""Configurations of the presets' PLMs, so that their sizes are known without their files."""
 
 from pathlib import Path
 from typing import Any
@@ -35,18 +35,18 @@ KNOWN: dict[str, dict[str, Any]] = {
     "microsoft/mpnet-base": BASE
     | {"model_type": "mpnet", "vocab_size": 30_527, "max_position_embeddings": 514},
 }
-"""What shapes these models, from their ``config.json``; the rest is their family's default."""
+"""Sizes of these models from their ``config.json``; all else is the default of their family."""
 
 
 def plm_sizes(name: str, layers: int | None = None) -> tuple[dict[str, Any], bool]:
-    """Return a PLM's configuration without its weights, and whether its files were read for it.
+    """Return a PLM's configuration, and whether it was read from the PLM's files.
 
     Args:
         name: A folder, or a name on the Hugging Face hub.
-        layers: Its first so many layers alone; all of them if None.
+        layers: Number of first layers to use; None uses all.
 
     Raises:
-        UserError: If it is neither known nor at hand.
+        UserError: If the PLM is not in ``KNOWN`` and its files cannot be found.
     """
     known = name in KNOWN and not Path(name).is_dir()
     if known:

@@ -1,6 +1,6 @@
-"""Every touch of the insides of ``transformers`` and its reason; a test fails when one moves.
+"""All uses of ``transformers`` internals, with reasons; a test fails if one changes.
 
-Read in transformers 5.23; ``pyproject.toml`` has the range.
+Checked against transformers 5.23; ``pyproject.toml`` has the allowed range.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
 __all__ = ["eager_mask", "sdpa_attention_forward", "sdpa_mask"]
-"""What ``sdpa`` and ``eager`` do; attention of our own does the same but for one thing."""
+"""Implementations of ``sdpa`` and ``eager``, on which our own attention builds."""
 
 T = TypeVar("T")
 
@@ -21,11 +21,11 @@ T = TypeVar("T")
 def register_attention(
     name: str, attend: Callable[..., Any], mask: Callable[..., Tensor | None]
 ) -> None:
-    """Make a kind of attention known under a name that a PLM's configuration may have.
+    """Register a kind of attention under a name that a PLM's configuration can use.
 
     Args:
         name: The name.
-        attend: Called by every layer of a family that asks ``transformers`` for its attention.
+        attend: The attention; every layer calls it in families that look up their attention.
         mask: Makes the masks.
     """
     AttentionInterface.register(name, attend)
@@ -33,12 +33,12 @@ def register_attention(
 
 
 def attention_of(plm: PreTrainedModel) -> str | None:
-    """Return the kind of attention that a PLM computes with; the public setter checks its name."""
+    """Return the name of a PLM's attention."""
     return plm.config._attn_implementation
 
 
 def set_attention(plm: PreTrainedModel, name: str | None) -> None:
-    """Have a PLM compute with another kind of attention, from its next call on."""
+    """Set a PLM's attention by name, from its next call on; the public setter checks the name."""
     config: Any = plm.config
     config._attn_implementation = name
 
@@ -47,16 +47,16 @@ def set_attention(plm: PreTrainedModel, name: str | None) -> None:
 def try_attention(
     plm: PreTrainedModel, name: str, expect: Callable[[], T], works: Callable[[T], bool]
 ) -> bool:
-    """Have a PLM compute with another kind of attention, if its states stay the same.
+    """Switch a PLM to another kind of attention, if its states stay the same.
 
     Args:
-        plm: The PLM; in evaluation mode and in full precision meanwhile.
+        plm: The PLM; both calls run it in evaluation mode and full precision.
         name: The kind of attention.
-        expect: Runs the PLM before the change.
-        works: Runs it after the change and tells whether it gives the same.
+        expect: Called before the change, to run the PLM and return its states.
+        works: Called after the change, to run the PLM and compare with the earlier states.
 
     Returns:
-        Whether it does; if not, or if anything is raised, the PLM is as it was.
+        Whether the PLM was switched; if not, or on any exception, it is unchanged.
     """
     before, modes = attention_of(plm), [(m, m.training) for m in plm.modules()]
     plm.eval()
@@ -66,7 +66,7 @@ def try_attention(
             expected = expect()
             set_attention(plm, name)
             same = works(expected)
-    except Exception:  # whatever a family does when called in an unforeseen way
+    except Exception:  # some families raise when called in this unusual way
         same = False
     finally:
         for module, training in modes:
@@ -77,9 +77,9 @@ def try_attention(
 
 
 def recompute_its_way(plm: PreTrainedModel) -> bool:
-    """Have a PLM's layers run again in the backward pass, if its family can.
+    """Make a PLM's layers run again in the backward pass, if its family supports it.
 
-    Earlier versions have the method under its second name alone.
+    Earlier versions only have ``gradient_checkpointing_enable``.
     """
     if not plm.supports_gradient_checkpointing:
         return False
@@ -89,7 +89,7 @@ def recompute_its_way(plm: PreTrainedModel) -> bool:
 
 
 def first_position(plm: PreTrainedModel) -> int:
-    """Return the position of a text's first token: RoBERTa counts from behind the padding's own."""
+    """Return the position of a text's first token; RoBERTa starts after the padding's position."""
     positions = getattr(getattr(plm, "embeddings", None), "position_embeddings", None)
     padding = getattr(positions, "padding_idx", None)
     return 0 if padding is None else padding + 1

@@ -1,1 +1,1 @@
-"""What a run saves, and how a checkpoint is read again and checked."""
+"""Saves, reads and checks checkpoints."""

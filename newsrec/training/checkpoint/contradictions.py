@@ -1,7 +1,7 @@
-"""What model and data must have in common, checked wherever a Trainer brings them together.
+"""Checks, whenever a Trainer combines a model with data, that their options agree.
 
-A model scores a text or a history that was made otherwise than in training without an error, only
-worse, and nobody notices.
+If texts or histories are made differently than in training, the model scores them without an error,
+but worse, and nobody notices.
 """
 
 from collections.abc import Mapping
@@ -13,16 +13,16 @@ from newsrec.errors import UserError
 from newsrec.training.checkpoint.read import hyper_parameters, plain
 
 SHARED = ("fields", "max_tokens", "max_history")
-"""Options of the data that shape what the model reads."""
+"""Options of the data that shape the model's input."""
 SAMPLE = 200
-"""Texts that two tokenizers are compared on, besides their vocabularies."""
+"""Number of texts on which two tokenizers with equal vocabularies are compared."""
 
 
 def remembered(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the model of a checkpoint was trained to read.
+    """Return the data options and the tokenizer that a checkpoint's model was trained with.
 
     Args:
-        checkpoint: What ``read_checkpoint`` returned.
+        checkpoint: Result of ``read_checkpoint``.
     """
     stored = hyper_parameters(dict(checkpoint), "data")
     kept = {name: stored[name] for name in (*SHARED, "plm") if name in stored}
@@ -30,14 +30,14 @@ def remembered(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_agreement(trained: Mapping[str, Any], data: Any) -> None:
-    """Refuse data that are made otherwise than those a model was trained on.
+    """Refuse data that are made differently than the data a model was trained on.
 
     Args:
-        trained: What ``remembered`` returned.
-        data: A data module that is set up; one of another class is left alone.
+        trained: Result of ``remembered``.
+        data: A data module that is set up; one of another class is not checked.
 
     Raises:
-        UserError: At the first difference, naming both values.
+        UserError: For the first difference; names both values.
     """
     for name in SHARED:
         now = getattr(data, name, None)
@@ -57,7 +57,7 @@ def check_agreement(trained: Mapping[str, Any], data: Any) -> None:
 
 
 def _same_tokens(now: str, then: str, texts: list[str]) -> bool:
-    """Tell whether two tokenizers read alike; releases write one down in different words."""
+    """Return whether two tokenizers give equal tokens; releases write the same one differently."""
     one, other = Tokenizer.from_str(now), Tokenizer.from_str(then)
     if one.get_vocab() != other.get_vocab():
         return False

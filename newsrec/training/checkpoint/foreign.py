@@ -1,4 +1,4 @@
-"""What a file is that is taken for a checkpoint of ``newsrec``, and what to give instead."""
+"""Error messages for files that are not checkpoints of ``newsrec``, with what to give instead."""
 
 import json
 import re
@@ -16,10 +16,10 @@ GIVE = "Give a file that `python -m newsrec fit` wrote: runs/NAME/checkpoints/be
 
 
 def missing(path: Path) -> str:
-    """Say what stands where a checkpoint was looked for: nothing, or a folder.
+    """Describe a path that is not a checkpoint file: it does not exist, or is a folder.
 
     Args:
-        path: Something that is no file.
+        path: A path that is not a file.
     """
     if not path.is_dir():
         return " ".join(filter(None, ["is not there: no such file.", looked_for(path), GIVE]))
@@ -40,11 +40,11 @@ def missing(path: Path) -> str:
 
 
 def unreadable(path: Path, error: Exception) -> str:
-    """Say what a file is that cannot be loaded as plain weights and values.
+    """Describe a file that cannot be loaded as plain weights and values.
 
     Args:
         path: The file.
-        error: What torch raised.
+        error: The exception that torch raised.
     """
     return f"cannot be read as a checkpoint: {_what_it_is(path, str(error))}"
 
@@ -77,10 +77,10 @@ def _what_it_is(path: Path, said: str) -> str:
 
 
 def not_ours(content: Any) -> str | None:
-    """Say what was loaded, if it is not what ``newsrec fit`` writes.
+    """Describe loaded content that ``newsrec fit`` did not write; None if it did.
 
     Args:
-        content: What the file holds.
+        content: Content of the file.
     """
     if not isinstance(content, Mapping):
         what = "a single tensor" if isinstance(content, Tensor) else f"a {type(content).__name__}"

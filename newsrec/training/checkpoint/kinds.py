@@ -1,4 +1,4 @@
-"""Whether values that were read from a file are of the types that are annotated for them."""
+"""Checks that values read from a file have the annotated types."""
 
 import math
 import types
@@ -11,22 +11,22 @@ from newsrec.model.fastformer import FastformerConfig
 
 
 class Wrong(Exception):
-    """What is wrong, as the second half of a sentence."""
+    """A value is wrong; the message is the second half of a sentence."""
 
 
 def check_table(
     values: Mapping[str, Any], needed: dict[str, Any], optional: dict[str, Any], where: str
 ) -> None:
-    """Refuse a table that lacks a value, or has one of another type.
+    """Refuse a table with a missing value or a value of the wrong type.
 
     Args:
         values: The table.
-        needed: Type of each value that it must hold.
-        optional: Type of each value that it may hold.
-        where: What precedes a name in messages, such as ``newsrec.``.
+        needed: Type of each required value.
+        optional: Type of each optional value.
+        where: Prefix of a name in messages, such as ``newsrec.``.
 
     Raises:
-        Wrong: Naming the value and what should stand there.
+        Wrong: If a value is missing or wrong; names the value and the expected type.
     """
     for name, kind in (needed | optional).items():
         if name in values:
@@ -36,14 +36,14 @@ def check_table(
 
 
 def check_known(values: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
-    """Refuse a table with a name that is not known."""
+    """Refuse a table with an unknown name."""
     for name in values:
         if name not in known:
             raise Wrong(f"{where} has {shown(name)}, an option that this version does not know")
 
 
 def check_kind(value: Any, kind: Any, where: str) -> None:
-    """Refuse a value of another type than the one that is annotated; a float must be finite."""
+    """Refuse a value that is not of the annotated type; a float must be finite."""
     if kind is FastformerConfig:
         check_kind(value, dict[str, Any], where)
         hints = get_type_hints(FastformerConfig)
@@ -65,16 +65,16 @@ def check_kind(value: Any, kind: Any, where: str) -> None:
 
 
 def is_of(value: Any, kind: Any) -> bool:
-    """Return whether a value is of a type; lists and dicts are for ``check_kind``."""
+    """Return whether a value is of a type; ``check_kind`` handles lists and dicts."""
     if kind is Any:
         return True
     if get_origin(kind) is Literal:
         return isinstance(value, str) and value in get_args(kind)
     if get_origin(kind) in (Union, types.UnionType):
         return any(is_of(value, one) for one in get_args(kind))
-    if get_origin(kind) is not None:  # a dict or a list, which were looked at
+    if get_origin(kind) is not None:  # check_kind has handled real dicts and lists
         return False
-    if kind is float:  # numbers that are whole may be written without a point
+    if kind is float:  # whole numbers may be written without a decimal point
         return type(value) in (int, float) and math.isfinite(value)
     if kind is int:
         return type(value) is int and abs(value) < 2**63
@@ -96,13 +96,13 @@ def _words(kind: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a message quotes it, shortened."""
+    """Return a short description of a value for a message."""
     if isinstance(value, Tensor):
         return f"a tensor {list(value.shape)}"
     if isinstance(value, Mapping | list | tuple):
         return f"a {type(value).__name__} of {len(value)}"
     try:
         text = repr(value)
-    except ValueError:  # a number of more digits than Python prints
+    except ValueError:  # an integer with more digits than Python prints
         text = "a number without end"
     return text if len(text) <= 80 else f"{text[:77]}..."

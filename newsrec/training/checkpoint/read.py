@@ -1,4 +1,4 @@
-"""Run folders and checkpoints: what a run leaves behind, and how it is read again."""
+"""Reads checkpoints, and checks run folders."""
 
 import hashlib
 import inspect
@@ -22,31 +22,32 @@ from newsrec.training.checkpoint.schema import check_checkpoint
 from newsrec.training.processes.run_lock import HOLDER, LOCK
 
 CHECKPOINT_FORMAT = 1
-"""Version of what a checkpoint holds under ``newsrec``; a change of meaning counts it up."""
+"""Version of a checkpoint's content under ``newsrec``; increased if its meaning changes."""
 
 BEFORE: dict[str, dict[str, Any]] = {
     "model": {"residual": False},
     "data": {"frozen_states": "fp32"},
 }
-"""What runs had from before an option, where its default is something else."""
+"""Values for runs from before an option existed, if they differ from the option's default."""
 
 
 BEGUN = {
     *("config.yaml", "tensorboard", "metrics.csv", "curves.png", "checkpoints", "traceback.txt"),
     *(LOCK, HOLDER, "metrics.damaged.csv"),
 }
-"""What a run folder holds before its first checkpoint."""
+"""Names of files and folders in a run folder before its first checkpoint."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint that ``newsrec fit`` wrote; nothing in it is executed.
+    """Read a checkpoint that ``newsrec fit`` wrote; no code in it is executed.
 
     Returns:
-        Lightning's dict: ``state_dict``, ``hyper_parameters``, ``datamodule_hyper_parameters`` and
-        ours under ``newsrec``.
+        Lightning's dict: ``state_dict``, ``hyper_parameters``, ``datamodule_hyper_parameters``, and
+        our values under ``newsrec``.
 
     Raises:
-        UserError: If there is no such file, it is not one of ours, or no model can be built of it.
+        UserError: If there is no such file, ``newsrec fit`` did not write it, or no model can be
+            built from it.
     """
     _refuse_url(str(path))
     path = Path(path)
@@ -56,7 +57,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
         raise
-    except Exception as error:  # torch raises half a dozen kinds, none of its own
+    except Exception as error:  # torch raises many types, with no common base
         raise UserError(f"--ckpt_path {path} {foreign.unreadable(path, error)}") from error
     another = foreign.not_ours(checkpoint)
     if another is not None:
@@ -74,7 +75,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def _with_new_names(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint, not checked yet, with the names of today where it has old ones."""
+    """Return an unchecked checkpoint with old names replaced by the current ones."""
     parts = ("hyper_parameters", "datamodule_hyper_parameters", "state_dict")
     found = {
         part: dict(checkpoint[part]) for part in parts if isinstance(checkpoint.get(part), dict)
@@ -89,7 +90,7 @@ def _with_new_names(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_url(ckpt_path: str) -> None:
-    """Refuse a URL before ``Path`` turns it into something else; Lightning loads them unsafely."""
+    """Refuse a URL, which Lightning would load unsafely; ``Path`` would mangle it first."""
     if "://" in ckpt_path:
         raise UserError(
             f"--ckpt_path {ckpt_path} is a URL, and a checkpoint from elsewhere may run code. "
@@ -105,10 +106,11 @@ def hyper_parameters(checkpoint: dict[str, Any], part: str) -> dict[str, Any]:
 
 
 def resolve_checkpoint(ckpt_path: str, output: Path) -> Path:
-    """Return the file that ``fit --ckpt_path`` means; ``last`` and ``best`` are this folder's.
+    """Return the file that ``fit --ckpt_path`` names; ``last`` and ``best`` are in ``output``.
 
     Raises:
-        UserError: If it does not exist (Lightning would start anew without a word) or is a URL.
+        UserError: If the file does not exist (Lightning would silently start a new run), or if it
+            is a URL.
     """
     _refuse_url(ckpt_path)
     path = Path(ckpt_path)
@@ -126,12 +128,12 @@ def resolve_checkpoint(ckpt_path: str, output: Path) -> Path:
 
 
 def check_run_folder(output: Path) -> None:
-    """Refuse to start a run in a folder that already holds something.
+    """Refuse to start a run in a folder that is not empty.
 
-    What a run has left that was killed before its first checkpoint does not count.
+    Files of a run that was killed before its first checkpoint do not count.
 
     Raises:
-        UserError: If ``output`` is a file or a folder that is not empty.
+        UserError: If ``output`` is a file or a folder with other content.
     """
     saved = [path.name for path in output.glob("checkpoints/*.ckpt")]
     names = {path.name for path in output.iterdir()} if output.is_dir() else {""}
@@ -147,19 +149,19 @@ def check_same_options(
     """Refuse options that contradict a checkpoint.
 
     Args:
-        checkpoint: What ``read_checkpoint`` returned.
+        checkpoint: Result of ``read_checkpoint``.
         options: Given values under ``model`` and ``data``.
-        ckpt_path: Named in the message.
+        ckpt_path: File of the checkpoint, named in the message.
 
     Raises:
-        UserError: If a value differs, naming both.
+        UserError: If a value differs; names both values.
     """
     for part, given in options.items():
         stored = hyper_parameters(checkpoint, part)
-        if part == "data":  # an earlier version's run had the defaults of later options
+        if part == "data":  # in runs of earlier versions, later options had their defaults
             known = inspect.signature(MindDataModule).parameters
             stored = {name: known[name].default for name in known if name in given} | stored
-        else:  # and its shapes lack later options, which had their defaults
+        else:  # the same for later options of the Fastformer shapes
             stored |= {n: asdict(FastformerConfig.of(stored[n])) for n in ("news", "user")}
         for name, value in given.items():
             if name not in stored or plain(value) == plain(stored[name]):
@@ -175,7 +177,7 @@ def check_same_options(
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON would hold it, so that tuples equal lists."""
+    """Return a value with tuples as lists, as JSON would store it."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or absent, and runs that save before they stop.
+"""Writes checkpoints completely or not at all, and saves before a signal stops a run.
 
-``last.ckpt`` is written between two steps, and a run that goes on from it ends as one that never
-stopped: the loader knows the next batch, samples and dropout depend on counters alone, and the file
+``last.ckpt`` is written between two steps, and a run resumed from it ends like one that never
+stopped: the loader knows the next batch, samples and dropout depend only on counters, and the file
 holds weights, optimizer, schedule, averaged weights and Lightning's own counts.
 """
 
@@ -36,9 +36,9 @@ log = logging.getLogger(__name__)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, on disk to the last byte, and renames it.
+    """Writes a checkpoint to a temporary file, syncs it to disk, and renames it.
 
-    What fails is kept in ``failed``, not raised: the other processes wait for the first one, and
+    An error is kept in ``failed`` and not raised, since the other processes wait for the first one;
     ``LastCheckpoint`` then stops all of them.
     """
 
@@ -47,7 +47,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write a checkpoint; the file that was there stays until the new one is whole."""
+        """Write a checkpoint; an existing file stays until the new one is complete."""
         path = Path(path)
         aside = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}.part")
         try:
@@ -57,7 +57,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             put(aside, path)
-        except (OSError, RuntimeError) as error:  # torch has a RuntimeError for a full disk
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
             with suppress(OSError):
                 aside.unlink(missing_ok=True)
             cause = error.__context__ if isinstance(error.__context__, OSError) else error
@@ -73,7 +73,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class Stopped(Exception):
-    """The run was asked to stop by a signal, and has saved what it has done."""
+    """Raised after a signal has asked the run to stop and the run has saved its state."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -81,16 +81,16 @@ class Stopped(Exception):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps ``last.ckpt`` current, and stops the run between two steps when a signal asks for it.
+    """Keeps ``last.ckpt`` current, and stops the run between two steps on a signal.
 
-    It is written every so many steps, before every validation and at the end of every epoch. The
-    first SIGTERM or Ctrl-C is answered after the step that runs, at the same one on all processes;
-    a second ends the process at once.
+    The file is written every ``every`` steps, before every validation and at the end of every
+    epoch. The first SIGTERM or Ctrl-C stops the run after a step, the same one on all processes; a
+    second ends the process at once.
 
     Args:
         path: The file.
-        every: Steps between two writes within an epoch; None writes none there.
-        check: Called before each, and stops what should not be kept by raising.
+        every: Steps between two writes within an epoch; None does not write within an epoch.
+        check: Called before each write; raises if the state should not be saved.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class LastCheckpoint(Checkpoint):
         self._asking: tuple[Any, torch.Tensor] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the signals; before, there is nothing to save."""
+        """Handle the signals from now on; before training there is nothing to save."""
         for number in (signal.SIGTERM, signal.SIGINT):
             with suppress(ValueError):  # not in the main thread
                 self._handlers[number] = signal.signal(number, self._receive)
@@ -123,7 +123,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write where it is time, unless a validation or the epoch's end follows and writes."""
+        """Write if due or asked to stop, unless a validation or the epoch's end writes next."""
         asked = self._asked()
         due = self.every is not None and trainer.global_step % self.every == 0
         if not (asked or due) or is_accumulating(trainer) or is_last_batch(trainer):
@@ -135,7 +135,7 @@ class LastCheckpoint(Checkpoint):
             raise Stopped(asked)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write, so that a run killed in a validation goes on with that validation."""
+        """Write, so that a run killed in a validation resumes with that validation."""
         if not trainer.sanity_checking:
             self._before_validation = True
             self._save(trainer)
@@ -143,17 +143,17 @@ class LastCheckpoint(Checkpoint):
             self._stop_if_asked()
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Stop where asked; the file is from right before."""
+        """Stop if asked; the file was written right before the validation."""
         if not trainer.sanity_checking:
             self._stop_if_asked()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write."""
+        """Write, and stop if asked."""
         self._save(trainer)
         self._stop_if_asked()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
@@ -161,9 +161,10 @@ class LastCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Let a file from before a validation say that one was begun; Lightning then runs it.
+        """Mark whether a validation has begun, so that Lightning runs it on resume.
 
-        Any other says that none is, which Lightning forgets where it ran the last one again.
+        Other files say that none has; Lightning does not do so after a validation that was run
+        again on resume.
         """
         if self._before_validation:
             begin_validation(checkpoint)
@@ -192,9 +193,9 @@ class LastCheckpoint(Checkpoint):
             raise Stopped(asked)
 
     def _asked(self) -> int:
-        """Return the signal that some process has received, the same on all, or 0.
+        """Return the signal that some process has received, or 0; the same on all processes.
 
-        Processes hear of each other's with the next call: nobody waits, and all count alike.
+        A signal on one process is seen by all at the next call, so no process has to wait.
         """
         if self._group is None:
             return self._received

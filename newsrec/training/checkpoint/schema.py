@@ -1,8 +1,8 @@
-"""What a checkpoint of ours may hold, checked once, before a model is built of it.
+"""Checks the content of a checkpoint before a model is built from it.
 
 A checkpoint may come from a stranger, or be damaged. Its values are checked against the options of
-this version, and the model that they describe is built without values first (on PyTorch's ``meta``
-device, which takes no memory), to be compared with the weights that are there.
+this version. Then the model that they describe is built without values (on PyTorch's ``meta``
+device, which takes no memory) and compared with the weights in the file.
 """
 
 import dataclasses
@@ -36,31 +36,31 @@ from newsrec.training.checkpoint.kinds import (
 ATTENTIONS = (None, "sdpa", "eager", ATTENTION, *PADDED.values())
 """Kinds of attention that a PLM's configuration may name; others load packages or kernels."""
 EXPERTS = (None, "eager", "batched_mm", "grouped_mm")
-"""The same for mixtures of experts."""
+"""Implementations of mixtures of experts that it may name."""
 DROPPED = ("auto_map", "trust_remote_code", "custom_pipelines")
-"""Keys that point to Python code. Families that ``transformers`` has do without, so they go."""
+"""Keys that point to Python code. They are removed: the families in ``transformers`` need none."""
 REFUSED = (
     *("quantization_config", "compression_config", "use_kernels", "kernel_config"),
     *("backbone", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone"),
 )
-"""Keys that have packages loaded, or files downloaded, where they are set."""
+"""Keys that load packages or download files if set."""
 LARGEST_NUMBER = 2**20
-"""Of a number of layers, of tokens of a text and of clicks of a history."""
+"""Upper limit of sizes in the options, such as layers, tokens per text and clicks per history."""
 PARTS_OF_A_WEIGHT = 8
-"""Modules and parameters of a model for each of its weights; ModernBERT has three."""
+"""Most modules and parameters of a model per weight; ModernBERT has three."""
 SPARE_PARTS = 100
-"""Modules and parameters that a model may have beside its weights, such as a pooler."""
+"""Further modules and parameters that a model may have without weights, such as a pooler."""
 LONGEST_REASON = 200
-"""Characters of a library's message that are quoted."""
+"""Most characters quoted from a library's message."""
 
 FROM_THE_FIRST = {
     "hyper_parameters": ("plm", "tune_layers", "dim", "news", "user", "max_tokens", "max_history"),
     "datamodule_hyper_parameters": ("fields", "max_tokens", "max_history", "train", "val"),
 }
-"""Options that checkpoints of format 1 have always had; later ones have a default."""
+"""Options that checkpoints of format 1 have always had; options added later have a default."""
 
 EXPORTED = ("tune_layers", "dim", "news", "user", "max_tokens", "max_history", "residual")
-"""Options of the model in an export's ``config.json``."""
+"""Required options of the model in an export's ``config.json``."""
 
 OURS: dict[str, Any] = {
     "plm_config": dict[str, Any],
@@ -69,14 +69,14 @@ OURS: dict[str, Any] = {
     "metrics": dict[str, float],
     "data_fingerprint": dict[str, str],
 }
-"""What stands under ``newsrec`` beside ``format``."""
+"""Required values under ``newsrec``, besides ``format``."""
 OURS_LATER: dict[str, Any] = {
     "monitor": str | None,
     "windows": dict[str, str],
     "auto_precision": str | None,
     "threads": int | None,
 }
-"""The same, which may be absent."""
+"""Optional values under ``newsrec``."""
 LIGHTNINGS: dict[str, Any] = {"epoch": int, "global_step": int, "state_dict": dict[str, Tensor]}
 LIGHTNINGS_LATER: dict[str, Any] = {
     "loops": dict[str, Any],
@@ -87,16 +87,16 @@ LIGHTNINGS_LATER: dict[str, Any] = {
 
 
 def check_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
-    """Refuse a checkpoint that no model can be built from, or that asks for code or downloads.
+    """Refuse a checkpoint that no model can be built from, or that needs code or downloads.
 
-    Keys of the PLM's configuration that point to code are taken out.
+    Keys of the PLM's configuration that point to code are removed.
 
     Args:
-        checkpoint: What the file holds, of our format.
-        path: Named in messages.
+        checkpoint: Content of the file, in our format.
+        path: File of the checkpoint, named in messages.
 
     Raises:
-        UserError: Naming the file, the place in it and what should stand there.
+        UserError: If a value is wrong; names the file, the value and what is expected.
     """
     with building(path):
         _check_values(checkpoint)
@@ -105,18 +105,18 @@ def check_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
 
 
 def check_exported(config: Any, weights: Mapping[str, Tensor]) -> None:
-    """Refuse the configuration of an export that no model can be built from, or that asks for code.
+    """Refuse an export's configuration that no model can be built from, or that needs code.
 
-    Keys of the PLM's configuration that point to code are taken out.
+    Keys of the PLM's configuration that point to code are removed.
 
     Args:
-        config: What ``config.json`` holds.
-        weights: What ``model.safetensors`` holds.
+        config: Content of ``config.json``.
+        weights: Content of ``model.safetensors``.
 
     Raises:
-        Wrong: Naming the place and what should stand there.
+        Wrong: If a value is wrong; names the value and what is expected.
     """
-    from newsrec.training.module import RecommenderModule  # here, because it reads checkpoints
+    from newsrec.training.module import RecommenderModule  # here, to avoid a circular import
 
     check_kind(config, dict[str, Any], "its content")
     check_table(config, {"model": dict[str, Any], "plm": dict[str, Any]}, {}, "")
@@ -135,7 +135,7 @@ def check_exported(config: Any, weights: Mapping[str, Tensor]) -> None:
 
 @torch.no_grad()
 def try_out(recommender: Any) -> None:
-    """Encode a text of three tokens: some values of a PLM's configuration are used only there.
+    """Encode a text of three tokens, since some values of a PLM's config are used only then.
 
     Args:
         recommender: A ``NewsRecommender`` in evaluation mode, on the CPU.
@@ -147,23 +147,23 @@ def try_out(recommender: Any) -> None:
 
 @contextmanager
 def building(path: str | Path | None) -> Iterator[None]:
-    """Turn what is raised while a checkpoint is made into a model into a ``UserError``.
+    """Turn errors from building a checkpoint's model into a ``UserError``.
 
     Args:
-        path: The file, if it is known.
+        path: File of the checkpoint, if known.
 
     Raises:
-        UserError: Naming the file, the place in it and what should stand there.
+        UserError: On any error except ``MemoryError``; names the file and what is wrong.
     """
     try:
         yield
     except Wrong as wrong:
         raise _refusal(path, str(wrong)) from wrong.__cause__
-    except UserError as error:  # it names the option, but not the file
+    except UserError as error:  # its message names the option, but not the file
         raise _refusal(path, str(error).removesuffix(".")) from error
     except MemoryError:
         raise
-    except Exception as error:  # whatever a library does with values that it did not foresee
+    except Exception as error:  # libraries may raise anything on unexpected values
         raise _refusal(path, f"no model can be built of it ({_reason(error)})") from error
 
 
@@ -182,7 +182,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _check_values(checkpoint: dict[str, Any]) -> None:
-    # Here, because both read checkpoints.
+    # Here, to avoid circular imports.
     from newsrec.data.datamodule import MindDataModule
     from newsrec.training.module import RecommenderModule
 
@@ -217,20 +217,20 @@ def _check_values(checkpoint: dict[str, Any]) -> None:
 
 
 def _check_sizes(model: Mapping[str, Any], where: str) -> None:
-    """Refuse lengths that a model was not made for, and numbers that memory is asked for by."""
+    """Refuse sizes below 1 or above ``LARGEST_NUMBER``, which would take too much memory."""
     sizes = {f"{where}.{name}": model[name] for name in ("max_tokens", "max_history", "dim")}
     for part in ("news", "user"):
         shape = dataclasses.asdict(FastformerConfig.of(model[part]))
         sizes[f"{where}.{part}.heads"] = shape["heads"]
         sizes[f"{where}.{part}.ffn"] = shape["ffn"] or 1
-        sizes[f"{where}.{part}.layers"] = shape["layers"] + 1  # none is allowed
+        sizes[f"{where}.{part}.layers"] = shape["layers"] + 1  # 0 layers are allowed
     for name, size in sizes.items():
         if not 1 <= size <= LARGEST_NUMBER:
             raise Wrong(f"{name} is {shown(size)}, which no model has")
 
 
 def _check_plm(value: Any, where: str) -> None:
-    """Check a PLM's configuration, at any depth; take out what points to code."""
+    """Check a PLM's configuration, at any depth; remove keys that point to code."""
     if isinstance(value, list | tuple):
         for place, item in enumerate(value):
             _check_plm(item, f"{where}[{place}]")
@@ -258,7 +258,7 @@ def _check_plm(value: Any, where: str) -> None:
 
 
 def _check_implementation(value: Any, allowed: tuple[str | None, ...], where: str) -> None:
-    for item in value.values() if isinstance(value, dict) else [value]:  # one for each part
+    for item in value.values() if isinstance(value, dict) else [value]:  # one per part of the PLM
         if item not in allowed:
             names = ", ".join(name for name in allowed if name is not None)
             raise Wrong(f"{where} is {shown(item)}, and may be {names}; others load packages")
@@ -268,14 +268,14 @@ def _check_tokenizer(text: str) -> None:
     try:
         Tokenizer.from_str(text)
     except BaseException as error:
-        # tokenizers is written in Rust, and its panics are no Exceptions.
+        # tokenizers is written in Rust, and its panics do not derive from Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise Wrong(f"newsrec.tokenizer_json holds no tokenizer ({_reason(error)})") from error
 
 
 def _check_weights(checkpoint: dict[str, Any]) -> None:
-    """Build the model without values, and compare its weights' names, kinds and shapes."""
+    """Build the model without values, and compare names, types and shapes of its weights."""
     from newsrec.data.datamodule import MindDataModule
     from newsrec.training.checkpoint.read import hyper_parameters
     from newsrec.training.module import RecommenderModule
@@ -289,15 +289,15 @@ def _check_weights(checkpoint: dict[str, Any]) -> None:
 
 @contextmanager
 def _without_values(weights: int) -> Iterator[None]:
-    """Build a model of about so many weights, on the device that gives no memory."""
+    """Build models on the ``meta`` device, and stop a model with too many parts for its weights."""
     parts = PARTS_OF_A_WEIGHT * weights + SPARE_PARTS
-    # What is drawn for the weights here must not move what a run draws later.
+    # Initializing weights here must not change the random numbers that a run draws later.
     with torch.random.fork_rng(devices=[]), torch.device("meta"), _at_most(parts):
         yield
 
 
 def _compare(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], where: str) -> None:
-    """Refuse weights of other names, kinds or shapes than those of the model."""
+    """Refuse weights whose names, types or shapes differ from the model's."""
     for names, what in (
         (expected.keys() - weights.keys(), "lacks"),
         (weights.keys() - expected.keys(), "has, against its options,"),
@@ -321,15 +321,15 @@ def _compare(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], wher
 
 @contextmanager
 def _at_most(parts: int) -> Iterator[None]:
-    """Stop a model under construction that gets more modules and parameters than its weights say.
+    """Stop the construction of a model with more than ``parts`` modules and parameters.
 
-    Without it a configuration of a million layers would be built, and take hours.
+    Otherwise a configuration with a million layers would take hours to build.
     """
     made, thread = 0, threading.get_ident()
 
     def count(module: nn.Module, name: str, part: Any) -> None:
         nonlocal made
-        if threading.get_ident() == thread:  # the hooks are those of the whole process
+        if threading.get_ident() == thread:  # the hooks apply to the whole process
             made += 1
             if made > parts:
                 raise Wrong("its options make a model of more parts than there are weights")

@@ -1,1 +1,1 @@
-"""What ``fit --dry_run`` says of the memory, the disk and the time that a run needs."""
+"""Estimates for ``fit --dry_run``: the memory, disk space and time that a run needs."""

@@ -1,16 +1,16 @@
-"""``fit --dry_run``: what a run will need, from shapes, before anything is trained.
+"""``fit --dry_run``: estimates the needs of a run from shapes, without training.
 
-Where the figures come from:
+Sources of the figures:
 
 - Memory of a step: ``step_cost``, which counts every tensor of a step on tensors without values;
-  ``tests/benchmarks/memory.py`` compares it with what processes took. A device needs more than
-  that: a GPU ``CONTEXT`` for its kernels, and ``FRAGMENTS`` of what is asked for is lost between
-  blocks; several processes keep gradients twice, in the buckets that they exchange.
-- Operations: ``model_flop``, matrix products alone.
-- Time: operations at ``SHARE`` of a device's peak, or ``LAUNCH`` for each kernel of the step if
-  that takes longer, as it does for small models, which a GPU finishes faster than it is asked.
-  These three are assumptions: nothing here was measured on a GPU.
-- Batches: of the data folder where there is one, and of MIND's statistics where there is none.
+  ``tests/benchmarks/memory.py`` compares it with the memory that processes took. A GPU needs
+  ``CONTEXT`` more for its kernels and loses ``FRAGMENTS`` of its memory between blocks. Several
+  processes keep gradients twice, because they exchange them in buckets.
+- Operations: ``model_flop``, which counts only matrix products.
+- Time: operations at ``SHARE`` of a device's peak, or ``LAUNCH`` per kernel of the step if that
+  takes longer, as it does for small models, whose kernels run faster than they are launched.
+  These figures are assumptions: nothing here was measured on a GPU.
+- Batches: from the data folder if it exists, else from MIND's published statistics.
 """
 
 from collections.abc import Mapping
@@ -45,31 +45,31 @@ SHARE = {"cuda": 0.25, "cpu": 0.5}
 """Share of a device's peak that a step reaches: assumed. On a GPU norms, dropout and residual sums,
 one kernel each, take longer than the products; on a CPU the demo reaches about half."""
 LAUNCH = 8e-6
-"""Seconds that PyTorch takes to ask a GPU for a kernel: assumed."""
+"""Seconds that PyTorch takes to launch a GPU kernel: assumed."""
 PEAKS = {
     "an H100": ("cuda", 989e12, 67e12),
     "an RTX 4090": ("cuda", 165e12, 83e12),
     "a CPU of 100 GFLOP/s": ("cpu", 100e9, 100e9),
 }
-"""Operations a second by the makers' data sheets, dense, in bf16 and fp32, and a plain CPU's."""
+"""Kind, and operations per second in bf16 and fp32, dense; for GPUs from their data sheets."""
 LARGEST = 4.5
-"""Standard deviations from the mean at which the largest batch of an epoch is sought."""
+"""Standard deviations above the mean at which the largest batch of an epoch is assumed."""
 LOOKED_AT = 200
-"""Batches of a data folder that are looked at."""
+"""Number of batches of a data folder that are sampled."""
 
 
 class Work(NamedTuple):
-    """What is trained on."""
+    """Amount of data and sizes of batches to train on."""
 
     source: str
-    """Where the figures come from, in words."""
+    """Description of where the figures come from."""
     samples: int
     steps: int
     """Batches of an epoch on each process."""
     usual: Shape
-    """A batch of usual size, which the time goes by."""
+    """A batch of usual size; determines the time."""
     largest: Shape
-    """The largest batch, which the memory goes by."""
+    """The largest batch; determines the memory."""
     tokens: int
     """Word pieces of all distinct texts."""
     arrays: int
@@ -77,7 +77,7 @@ class Work(NamedTuple):
 
 
 class PlannedRun(NamedTuple):
-    """Options of a run that the estimate depends on, besides the model's and the data's."""
+    """Options of the Trainer that the estimate depends on."""
 
     device: str
     """``cuda`` or ``cpu``."""
@@ -87,30 +87,30 @@ class PlannedRun(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """What a run will need."""
+    """Memory, disk space and time that a run will need."""
 
     run: PlannedRun
     work: Work
     cost: StepCost
-    """Of the largest batch."""
+    """Cost of a step with the largest batch."""
     flop: float
-    """Operations of a usual batch."""
+    """Operations of a step with a usual batch."""
     states: int
-    """Bytes of kept states on the disk."""
+    """Bytes of kept states on disk."""
 
     @property
     def memory(self) -> float:
-        """Bytes that a device needs, all told."""
+        """Total bytes that a device needs."""
         peak = self.cost.peak
         if self.run.processes > 1:
             peak += self.cost.gradients
-        if self.run.accumulate > 1:  # gradients of the batch before are there in the forward pass
+        if self.run.accumulate > 1:  # the previous batch's gradients exist in the forward pass
             peak += self.cost.gradients
         return peak if self.run.device == "cpu" else CONTEXT + peak / (1 - FRAGMENTS)
 
     @property
     def fits(self) -> str:
-        """The device that is large enough, in words."""
+        """Description of the memory needed, with the smallest GPU that has enough."""
         if self.run.device == "cpu":
             return f"{_gib(self.memory)} of memory besides Python's own"
         for size in (8, 12, 24, 80):
@@ -119,14 +119,14 @@ class Estimate(NamedTuple):
         return f"{_gib(self.memory)} of a GPU: more than 80 GB"
 
     def hours(self, kind: str, bf16: float, fp32: float) -> float:
-        """Return the hours of an epoch on a device: see ``PEAKS``."""
+        """Return the hours per epoch on a device; the arguments are a value of ``PEAKS``."""
         seconds = self.flop / (SHARE[kind] * (bf16 if self.run.bf16 else fp32))
         if kind == "cuda":
             seconds = max(seconds, self.cost.kernels * LAUNCH)
         return seconds * self.work.steps / 3600
 
     def headline(self) -> str:
-        """Return what a preset's header says, in a line."""
+        """Return the estimate as a line for a preset's header."""
         first = next(name for name, peak in PEAKS.items() if peak[0] == self.run.device)
         many = f" on each of {self.run.processes} processes" if self.run.processes > 1 else ""
         disk = f", {_gib(self.states)} of states on disk" if self.states else ""
@@ -139,13 +139,13 @@ class Estimate(NamedTuple):
 def estimates(
     module: Any, data: MindDataModule, trainer: Mapping[str, Any], places: str
 ) -> list[Estimate]:
-    """Return what a run will need, for each kind of device that it may run on.
+    """Estimate the needs of a run for each kind of device that it may run on.
 
     Args:
         module: The ``RecommenderModule``; its model need not be built.
-        data: The data module; its folder need not be there.
+        data: The data module; its folder need not exist.
         trainer: The Trainer's options.
-        places: Where options are set: a file's name tells MIND-large from MIND-small.
+        places: Names of the config files: ``large`` in them selects MIND-large's statistics.
 
     Raises:
         UserError: If the PLM's sizes are not known, or the data cannot be read.
@@ -209,7 +209,7 @@ def describe(estimate: Estimate) -> str:
 
 
 def dry_run(module: Any, data: MindDataModule, trainer: Mapping[str, Any], places: str) -> str:
-    """Return what ``fit --dry_run`` prints; the arguments are those of ``estimates``."""
+    """Return the text that ``fit --dry_run`` prints; same arguments as ``estimates``."""
     found = estimates(module, data, trainer, places)
     _, read = plm_sizes(module.plm, module.plm_layers)
     plm = "its config.json" if read else "sizes known beforehand"
@@ -222,7 +222,7 @@ def dry_run(module: Any, data: MindDataModule, trainer: Mapping[str, Any], place
 
 
 def work_of(data: MindDataModule, processes: int, places: str) -> Work:
-    """Return what is trained on: of the data folder, or of MIND's statistics without one."""
+    """Return the work of a run, from the data folder or, without one, from MIND's statistics."""
     if not Path(data.root).exists():
         large = "large" in f"{places} {data.root}"
         return _published(data, processes, LARGE if large else SMALL)
@@ -234,7 +234,7 @@ def _published(data: MindDataModule, processes: int, size: Published) -> Work:
     samples = data.batch_size
     bound = data.tokens_per_batch
     mean = float(text_lengths(data.fields, data.max_tokens, 1000).mean())
-    if bound is not None:  # each sample counts with all that it brings
+    if bound is not None:  # each sample counts with all of its news
         one = mentions(1, data.max_history, candidates, False).distinct
         samples = max(int(bound / (one * mean)), 1)
     batch = mentions(samples, data.max_history, candidates, data.group_by_user)

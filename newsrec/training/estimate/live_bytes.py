@@ -1,4 +1,4 @@
-"""Bytes that a step allocates and frees, counted on tensors that have shapes but no values."""
+"""Counts the bytes that a step allocates and frees, on tensors that have shapes but no values."""
 
 import weakref
 from collections.abc import Callable, Iterator
@@ -16,14 +16,14 @@ from newsrec.model.plm.blocks import blocks_as_on
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all storages that are alive, and the most at once.
+    """Counts the bytes of all live storages, and their peak.
 
-    Every operation of forward and backward pass comes by here, so what autograd keeps, bf16 copies
-    under autocast, recomputed layers and the gradients that pass through are all in it. Tensors
-    with values, such as lengths that a model reads on the CPU, are computed as usual and do not
-    count.
+    Every operation of the forward and backward pass is seen here, so the count includes tensors
+    that autograd keeps, bf16 copies under autocast, recomputed layers and intermediate gradients.
+    Tensors with values, such as lengths that a model reads on the CPU, are computed as usual and do
+    not count.
 
-    Reads torch's private ``FakeTensor`` (2.13).
+    Uses torch's private ``FakeTensor`` (2.13).
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run an operation and note what it allocates."""
+        """Run an operation and count the storages that it allocates."""
         kwargs = kwargs or {}
         given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         if given and not any(isinstance(x, FakeTensor) for x in given):
@@ -63,16 +63,17 @@ class LiveBytes(TorchDispatchMode):
 
 @contextmanager
 def like_cuda(autocast: bool) -> Iterator[None]:
-    """Have the CPU's operations keep what those of a CUDA device keep for the backward pass.
+    """Make CPU operations keep the same tensors for the backward pass as CUDA operations.
 
-    - Dropout keeps a mask of one byte an element (``native_dropout``); a CPU's keeps a factor.
-    - Fused attention keeps queries, keys, values, its result and one number a row, with dropout
-      as without; a CPU with dropout keeps all weights. So attention's dropout is left out here.
-    - CUDA's autocast computes norms and softmaxes in float32 and keeps their input so (PyTorch's
-      list of operations that autocast to float32); a CPU's stays in bfloat16.
+    - Dropout keeps a mask of one byte per element (``native_dropout``); on a CPU it keeps a factor.
+    - Fused attention keeps queries, keys, values, its result and one number per row, with or
+      without dropout; on a CPU with dropout it keeps all weights. So attention's dropout is left
+      out here.
+    - CUDA's autocast computes norms and softmaxes in float32 and keeps their input in float32
+      (PyTorch's list of operations that autocast to float32); on a CPU they stay in bfloat16.
 
-    The functions are replaced for as long as this lasts, and not by a ``TorchFunctionMode``, which
-    does not reach layers that run again in the backward pass.
+    The functions of ``torch.nn.functional`` are replaced inside this context. A
+    ``TorchFunctionMode`` would not reach layers that run again in the backward pass.
 
     Args:
         autocast: Whether the step runs under autocast.
@@ -101,10 +102,10 @@ def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = F
 
 @contextmanager
 def without_values() -> Iterator[Callable[[], LiveBytes]]:
-    """Make all new tensors without values, of which a model of any size takes no memory.
+    """Create all new tensors without values, so that a model of any size takes no memory.
 
     Yields:
-        A function that returns a new counter, to be entered.
+        A function that returns a new counter, a context manager.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield LiveBytes
@@ -112,7 +113,7 @@ def without_values() -> Iterator[Callable[[], LiveBytes]]:
 
 @contextmanager
 def as_on(device: str, autocast: bool) -> Iterator[None]:
-    """Compute as ``cuda`` or ``cpu`` does, in bfloat16 under autocast or in float32."""
+    """Compute like ``cuda`` or ``cpu``, in bfloat16 under autocast or in float32."""
     with ExitStack() as stack:
         stack.enter_context(blocks_as_on(device))
         stack.enter_context(torch.autocast("cpu", torch.bfloat16, enabled=autocast))

@@ -1,4 +1,4 @@
-"""What one training step of a model needs: memory, operations and kernels, from shapes alone."""
+"""Computes the memory, operations and kernels of one training step, from shapes only."""
 
 from typing import Any, NamedTuple
 
@@ -18,23 +18,23 @@ from newsrec.training.losses import LOSSES
 from newsrec.training.progress.throughput import model_flop
 
 WEIGHT = GRADIENT = 4
-"""Bytes of a float32 number; weights, gradients and what AdamW keeps are all of that."""
+"""Bytes of a weight and of a gradient, both float32."""
 ADAM = 8
-"""Bytes that AdamW keeps for a trained weight: two means."""
+"""Bytes that AdamW keeps per trained weight: two float32 means."""
 
 
 class Shape(NamedTuple):
-    """What a training batch holds, as far as its cost depends on it."""
+    """The sizes of a training batch that its cost depends on."""
 
     lengths: NDArray[np.int64]
     """Word pieces of each distinct text, ascending ``[news]``."""
     users: int
-    """Distinct histories."""
+    """Number of distinct histories."""
     history: int
-    """Longest of them."""
+    """Length of the longest history."""
     samples: int
     candidates: int
-    """Candidates of a sample, the clicked one included."""
+    """Candidates of a sample, including the clicked one."""
 
     @property
     def tokens(self) -> int:
@@ -43,12 +43,12 @@ class Shape(NamedTuple):
 
     @property
     def squares(self) -> int:
-        """Sum of squared lengths, which attention's products grow with."""
+        """Sum of squared lengths, to which attention's products are proportional."""
         return int((self.lengths**2).sum())
 
     @property
     def slots(self) -> int:
-        """Places of all histories, padded ones included."""
+        """Places of all histories, including padding."""
         return self.users * self.history
 
     @classmethod
@@ -60,24 +60,24 @@ class Shape(NamedTuple):
 
 
 class StepCost(NamedTuple):
-    """What a step needs; bytes where nothing else is said."""
+    """Cost of a step, in bytes unless the field says otherwise."""
 
     trained: int
-    """Numbers that are trained."""
+    """Number of trained parameters."""
     frozen: int
-    """Numbers that are not."""
+    """Number of frozen parameters."""
     weights: int
     """Weights and buffers."""
     gradients: int
     optimizer: int
     batch: int
-    """The batch itself, kept states of frozen layers included."""
+    """The batch, including kept states of frozen layers."""
     activations: int
-    """Kept from the forward pass for the backward pass."""
+    """Tensors that the forward pass keeps for the backward pass."""
     peak: int
-    """All that is alive at once at most, in the backward pass mostly."""
+    """Most bytes alive at once, usually in the backward pass."""
     kernels: int
-    """Operations that a GPU is asked for, forward and backward."""
+    """Number of GPU kernels, forward and backward."""
 
 
 def step_cost(
@@ -88,19 +88,19 @@ def step_cost(
     bf16: bool,
     states: torch.dtype | None,
 ) -> StepCost:
-    """Return what a training step needs, without running one.
+    """Return the cost of a training step, without computing one.
 
-    The step is gone through on tensors without values (``LiveBytes``), so nothing is guessed of
-    what autograd keeps. Weights take 4 bytes each, and trained ones 4 for the gradient (counted
-    where it comes into being) and 8 for AdamW, which updates in place in one kernel.
+    The step runs on tensors without values (``LiveBytes``), so all that autograd keeps is counted,
+    not guessed. Each weight takes 4 bytes. A trained weight takes 4 more for the gradient (counted
+    when it is created) and 8 for AdamW, which updates in place in one kernel.
 
     Args:
         module: A ``RecommenderModule``, whose options shape the model; its weights are not needed.
         plm_config: The PLM's configuration, cut to the layers that are used.
-        shape: The batch.
+        shape: Sizes of the batch.
         device: ``cuda`` or ``cpu``.
         bf16: Whether the step runs in mixed precision.
-        states: Kind of the kept states of frozen layers; None if the whole PLM runs.
+        states: Type of the kept states of frozen layers; None if the whole PLM runs.
     """
     packs = packable(plm_config)
     hidden = plm_config["hidden_size"]
@@ -137,7 +137,7 @@ def step_flop(module: Any, plm_config: dict[str, Any], shape: Shape, kept_states
 
 
 def build(module: Any, plm_config: dict[str, Any], packs: bool) -> NewsRecommender:
-    """Build a module's model with random weights, or none where tensors have no values."""
+    """Build a module's model, with random weights unless tensors have no values."""
     recommender = NewsRecommender(
         build_plm(plm_config),
         module.dim,
@@ -150,22 +150,22 @@ def build(module: Any, plm_config: dict[str, Any], packs: bool) -> NewsRecommend
         module.checkpoint_activations,
         module.user_encoder,
     )
-    if packs:  # what pack() finds out by comparing values
+    if packs:  # set directly, because pack() would compare values
         set_attention(recommender.news_encoder.plm, ATTENTION)
         recommender.news_encoder.cut._packs = True
     return recommender
 
 
 def packable(plm_config: dict[str, Any]) -> bool:
-    """Return whether a PLM's family can run texts without padding; asks a PLM of one layer."""
+    """Return whether a PLM's family can run texts without padding; tries a PLM of one layer."""
     try:
         return pack(build_plm(plm_config | {"num_hidden_layers": 1}))
-    except (TypeError, ValueError, IndexError):  # a family that lists its layers one by one
+    except (TypeError, ValueError, IndexError):  # families whose config lists every layer
         return False
 
 
 def batch_of(shape: Shape, hidden: int, states: torch.dtype | None) -> Batch:
-    """Return a batch of a shape, of zeros but for the lengths."""
+    """Return a batch of a given shape; all values but the lengths are zeros."""
     lengths = np.pad(shape.lengths, (FIRST_NEWS, 0))
     longest = int(shape.lengths.max())
     candidates = torch.zeros(shape.samples, shape.candidates, dtype=torch.int64)

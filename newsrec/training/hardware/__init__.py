@@ -1,1 +1,1 @@
-"""What the hardware is, what was measured on it, and the threads and the precision chosen."""
+"""Detects and measures the hardware, and chooses threads and precision."""

@@ -1,4 +1,4 @@
-"""What is known of this machine: its name, the cores we may use, and what was measured on it."""
+"""Facts about this machine: its name, its usable cores, and measurements kept for it."""
 
 import hashlib
 import json
@@ -18,27 +18,27 @@ from newsrec.files import write_text
 log = logging.getLogger(__name__)
 
 MEASUREMENTS_FORMAT = 1
-"""Version of the file of measurements; another one is measured anew."""
+"""Version of the file of measurements; a file of another version is ignored."""
 KEPT = 200
-"""Measurements that the file holds; the oldest go first."""
+"""Most measurements in the file; the oldest are dropped first."""
 CPUINFO = Path("/proc/cpuinfo")
 CGROUP, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 class Machine(NamedTuple):
-    """What computes."""
+    """The CPU or GPU that computes."""
 
     name: str
-    """As a person knows it: the CPU's or the GPU's model."""
+    """Model name of the CPU or GPU."""
     identity: str
-    """All that tells it from a machine on which other things are fast."""
+    """All facts that may affect its speed; measurements are kept under it."""
 
 
 def this_machine(device: torch.device, cpuinfo: Path = CPUINFO) -> Machine:
-    """Return the machine that a device belongs to; the host's name has no part in it.
+    """Return the machine that a device belongs to; it does not depend on the host name.
 
     Args:
-        device: Where a run computes.
+        device: Device of a run.
         cpuinfo: Linux's description of the CPU.
     """
     if device.type == "cuda":
@@ -54,7 +54,7 @@ def this_machine(device: torch.device, cpuinfo: Path = CPUINFO) -> Machine:
 
 
 def _cpu_facts(cpuinfo: Path) -> dict[str, str]:
-    """Return what Linux says of the first core's make; nothing elsewhere."""
+    """Return Linux's description of the first core; empty on other systems."""
     wanted = ("model name", "cpu family", "model", "stepping", "flags", "Features", "CPU part")
     facts: dict[str, str] = {}
     try:
@@ -69,13 +69,13 @@ def _cpu_facts(cpuinfo: Path) -> dict[str, str]:
 
 
 def usable_cores(cgroup: Path = CGROUP, own: Path = OWN_CGROUP) -> int:
-    """Return how many cores this process may keep busy: its affinity, and a container's quota.
+    """Return how many cores this process may use, by its affinity and its container's quota.
 
-    ``os.cpu_count`` would be that of the whole machine, of which a container may have a share.
+    ``os.cpu_count`` would count the whole machine, of which a container may have only a share.
 
     Args:
-        cgroup: Where Linux shows the quotas, as version 2 or 1 of control groups does.
-        own: Where Linux shows which group this process is in.
+        cgroup: Folder with Linux's quotas, of control groups version 2 or 1.
+        own: File with the control groups of this process.
     """
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
@@ -86,8 +86,8 @@ def usable_cores(cgroup: Path = CGROUP, own: Path = OWN_CGROUP) -> int:
 
 
 def _groups(cgroup: Path, own: Path) -> list[Path]:
-    """Return the folders whose quotas hold for this process: its group's, and those around it."""
-    groups = [cgroup, cgroup / "cpu"]  # within a container its own group is the outermost
+    """Return the folders whose quotas apply to this process: its group's and its parents'."""
+    groups = [cgroup, cgroup / "cpu"]  # in a container, the root is the container's own group
     try:
         lines = own.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -100,7 +100,7 @@ def _groups(cgroup: Path, own: Path) -> list[Path]:
 
 
 def _quota(group: Path) -> float | None:
-    """Return the cores that a control group may use, None where there is no limit."""
+    """Return the number of cores that a control group may use; None if there is no limit."""
     try:
         limit, period = (group / "cpu.max").read_text(encoding="utf-8").split()
     except (OSError, ValueError):
@@ -117,7 +117,7 @@ def _quota(group: Path) -> float | None:
 
 
 def cache_folder() -> Path:
-    """Return where measurements are kept for this user; ``NEWSREC_CACHE`` sets another folder."""
+    """Return the user's folder for measurements; ``NEWSREC_CACHE`` sets another one."""
     given = os.environ.get("NEWSREC_CACHE")
     if given:
         return Path(given)
@@ -131,16 +131,16 @@ def cache_folder() -> Path:
 
 
 def measurement_key(*facts: Any) -> str:
-    """Return a name for what was measured under some circumstances."""
+    """Return a key for a measurement under the given circumstances."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def recall(key: str, names: Sequence[str]) -> dict[str, float] | None:
-    """Return what was measured earlier; None if it never was, or cannot be read.
+    """Return an earlier measurement; None if there is none or it cannot be read.
 
     Args:
-        key: What ``measurement_key`` returned.
-        names: The numbers that the measurement must have, all above 0.
+        key: Key from ``measurement_key``.
+        names: Names of the numbers that the measurement must have, all above 0.
     """
     found = _read().get(key)
     if not isinstance(found, dict):
@@ -153,7 +153,7 @@ def recall(key: str, names: Sequence[str]) -> dict[str, float] | None:
 
 
 def remember(key: str, values: dict[str, Any]) -> None:
-    """Keep what was measured; where it cannot be kept, it is measured again the next time."""
+    """Store a measurement; if it cannot be stored, the next run measures again."""
     kept = _read()
     kept.pop(key, None)
     kept[key] = values

@@ -1,4 +1,4 @@
-"""What numbers a run is computed in, and what it must not be computed in."""
+"""Chooses the precision of a run, and refuses precisions that cannot work."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -13,33 +13,33 @@ from newsrec.training.hardware.probe import LinearMap, Rates, measure
 log = logging.getLogger(__name__)
 
 HALF = (16, "16", "16-mixed")
-"""Precisions that only GPUs train in."""
+"""Precisions that only work on GPUs."""
 NO_WEIGHTS_LEFT = ("bf16-true", "16-true")
-"""Precisions whose weights are too coarse for small steps, and for scores to the last digit."""
+"""Precisions that round the weights, too coarsely for small steps and for exact scores."""
 TRAINERS = {"bf16": "bf16-mixed", "fp32": "32-true"}
-"""What the Trainer calls ours."""
+"""Our names of precisions -> the Trainer's."""
 LEAST_GAIN = 1.3
-"""How many times as fast bf16 must be to be chosen: it rounds more, so a tie is fp32's."""
+"""bf16 is chosen if it is at least this many times as fast; it rounds more, so ties go to fp32."""
 
 
 class Choice(NamedTuple):
-    """What ``auto`` came to."""
+    """The choice that ``auto`` made."""
 
     precision: str
     """bf16 or fp32."""
     why: str
-    """A part of a sentence."""
+    """The reason, as part of a sentence."""
 
 
 def trainer_precision(trainer: Mapping[str, Any], precision: str) -> Any:
-    """Return the Trainer's precision: what its own option says, or else the model's.
+    """Return the Trainer's precision: its own option if set, else the model's.
 
     Args:
         trainer: The Trainer's options.
-        precision: bf16 or fp32.
+        precision: The model's precision, bf16 or fp32.
 
     Raises:
-        UserError: If nothing can be learned in it, or not on this hardware.
+        UserError: If training cannot work in this precision, or not on this hardware.
     """
     chosen = trainer["precision"]
     if chosen is None:
@@ -59,10 +59,10 @@ def trainer_precision(trainer: Mapping[str, Any], precision: str) -> Any:
 
 
 def trainer_device(trainer: Mapping[str, Any]) -> torch.device | None:
-    """Return where the Trainer's options would compute; None where that cannot be told or is not.
+    """Return the device that the Trainer's options select; None if it is unknown or missing.
 
     Args:
-        trainer: The Trainer's options; of several devices the first counts.
+        trainer: The Trainer's options; for several devices, the first is returned.
     """
     accelerator = str(trainer["accelerator"]).lower()
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
@@ -75,13 +75,13 @@ def trainer_device(trainer: Mapping[str, Any]) -> torch.device | None:
 
 
 def choose_auto(device: torch.device | None, maps: Callable[[], Sequence[LinearMap]]) -> Choice:
-    """Choose bf16 or fp32 by which multiplies the model's matrices faster here.
+    """Choose bf16 or fp32 by their measured speed on the model's matrix products.
 
-    What was measured is kept for the next run on a machine like this. fp16 is never chosen.
+    The measurement is kept for the next run on a machine like this. fp16 is never chosen.
 
     Args:
-        device: Where the run computes.
-        maps: Returns what a step goes through.
+        device: Device of the run.
+        maps: Returns the linear maps of a step.
     """
     if device is None:
         return Choice("fp32", "nothing was measured on this accelerator")
@@ -103,22 +103,22 @@ def choose_auto(device: torch.device | None, maps: Callable[[], Sequence[LinearM
 
 
 def decide(found: Rates) -> str:
-    """Return bf16 where it is at least ``LEAST_GAIN`` times as fast, else fp32."""
+    """Return bf16 if it is at least ``LEAST_GAIN`` times as fast, else fp32."""
     return "bf16" if found.ratio >= LEAST_GAIN else "fp32"
 
 
 def recall_rates(device: torch.device, maps: Sequence[LinearMap]) -> Rates | None:
-    """Return what was measured earlier on such a machine, with as many threads, of such shapes."""
+    """Return an earlier measurement with the same machine, threads and shapes; None if none."""
     found = recall(_key(device, maps), Rates._fields)
     return None if found is None else Rates(**found)
 
 
 def warn_of_slow_bf16(device: torch.device | None, maps: Callable[[], Sequence[LinearMap]]) -> None:
-    """Say so where bf16 is asked for, and was measured earlier to be the slower.
+    """Log a message if bf16 was measured earlier to be slower than fp32.
 
     Args:
-        device: Where the run computes.
-        maps: Returns what a step goes through.
+        device: Device of the run.
+        maps: Returns the linear maps of a step.
     """
     found = None if device is None else recall_rates(device, maps())
     if found is not None and found.ratio < 1:

@@ -1,7 +1,7 @@
-"""How fast this machine multiplies matrices of the model's own shapes, in fp32 and in bf16.
+"""Measures how fast this machine multiplies matrices of the model's shapes, in fp32 and in bf16.
 
-What a CPU or GPU says of itself does not tell: of two machines that report native bf16, one was
-2.2 times slower in it and the other 2.3 times faster.
+The features that a CPU or GPU reports do not tell: of two machines that report native bf16, one was
+2.2 times slower in bf16 and the other 2.3 times faster.
 """
 
 import statistics
@@ -17,29 +17,29 @@ from newsrec.model.fastformer import FastformerConfig
 from newsrec.model.plm.cut import layer_lists
 
 SECONDS = 0.05
-"""What each side of a comparison may take, if its fewest rounds do not take longer."""
+"""Time for each side of a comparison; it takes longer only if ``FEWEST`` rounds need more."""
 FEWEST, MOST = 5, 25
-"""Rounds of a comparison."""
+"""Minimal and maximal number of rounds of a comparison."""
 LONG, FEWEST_IF_LONG = 1.0, 3
-"""Seconds after which fewer rounds do: large models, slow machines."""
+"""Seconds after which ``FEWEST_IF_LONG`` rounds suffice: large models, slow machines."""
 ROWS = {"cuda": 8192, "mps": 4096}
-"""Vectors that are multiplied at once, if a step has so many; more says nothing new."""
+"""Most vectors that are multiplied at once; more would not change the result."""
 ROWS_ON_CPU = 512
 FULL = 0.5
-"""How full histories and texts are taken to be, before the data are known."""
+"""Assumed share of histories and texts that is filled, before the data are known."""
 
 
 class LinearMap(NamedTuple):
-    """Linear maps of one shape, and how much goes through them in a step."""
+    """Linear maps of one shape, and the number of vectors they multiply in a step."""
 
     inputs: int
     outputs: int
     number: int
-    """How many of that shape the model has."""
+    """Number of maps of this shape in the model."""
     rows: int
-    """Vectors that go through each of them in a step."""
+    """Vectors that go through each map in a step."""
     backward: bool
-    """Whether gradients are computed: two products more."""
+    """Whether gradients are computed, which takes two more products."""
 
     @property
     def flop(self) -> int:
@@ -49,14 +49,14 @@ class LinearMap(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """How fast matrix products are."""
+    """Measured speed of matrix products."""
 
     fp32: float
-    """Floating-point operations a second."""
+    """Floating-point operations per second."""
     bf16: float
-    """Floating-point operations a second."""
+    """Floating-point operations per second."""
     ratio: float
-    """Median over the rounds of how many times as fast bf16 was."""
+    """Median over the rounds of how many times as fast bf16 was as fp32."""
 
 
 def linear_maps(
@@ -67,8 +67,8 @@ def linear_maps(
     Args:
         model: The options of ``RecommenderModule``, as attributes.
         plm_config: The PLM's configuration, of ``transformers``.
-        batch_size: Samples of a step.
-        kept_states: Whether the states of frozen layers are read, not computed.
+        batch_size: Samples per step.
+        kept_states: Whether the states of frozen layers are read instead of computed.
         training: Whether gradients are computed.
     """
     from transformers import AutoModel
@@ -105,7 +105,7 @@ def linear_maps(
 
 
 def _linear(plm: nn.Module, trained: set[int]) -> list[tuple[bool, nn.Linear]]:
-    """Return a PLM's linear maps but its pooler's, and whether each is trained."""
+    """Return a PLM's linear maps without those of its pooler, and whether each is trained."""
     found = []
 
     def visit(module: nn.Module, inside: bool) -> None:
@@ -121,7 +121,7 @@ def _linear(plm: nn.Module, trained: set[int]) -> list[tuple[bool, nn.Linear]]:
 
 
 def _stack(dim: int, config: FastformerConfig) -> list[tuple[int, int]]:
-    """Return the linear maps of a stack over tokens or clicks that are not a vector or two."""
+    """Return inputs and outputs of a stack's linear maps, without maps of few outputs."""
     layer = [(dim, dim)] * 4
     if config.ffn:
         layer += [(dim, config.ffn), (config.ffn, dim)]
@@ -129,13 +129,13 @@ def _stack(dim: int, config: FastformerConfig) -> list[tuple[int, int]]:
 
 
 def measure(maps: Sequence[LinearMap], device: torch.device) -> Rates:
-    """Multiply in both precisions, in turns, and return how fast each was.
+    """Multiply in both precisions, in turns, and return the speed of each.
 
-    Casts to bf16 and back, as autocast makes them, count.
+    The time includes autocast's conversions to bf16 and back.
 
     Args:
-        maps: What a step goes through.
-        device: Where.
+        maps: Linear maps of a step.
+        device: Device to measure.
 
     Raises:
         RuntimeError: If the device cannot multiply in bf16 at all.
@@ -148,11 +148,11 @@ def one_thread_and_many(maps: Sequence[LinearMap], threads: int) -> list[tuple[f
     """Multiply in fp32 on the CPU with one thread and with many, in turns.
 
     Args:
-        maps: What a step goes through.
-        threads: How many are many.
+        maps: Linear maps of a step.
+        threads: Number of threads to compare with one.
 
     Returns:
-        The seconds of both, for each round.
+        Seconds with one thread and with many, for each round.
     """
     products = _products(maps, torch.device("cpu"), torch.float32)
     before = torch.get_num_threads()
@@ -168,10 +168,10 @@ def one_thread_and_many(maps: Sequence[LinearMap], threads: int) -> list[tuple[f
 
 
 def rates(seconds: Sequence[tuple[float, float]], flop: float) -> Rates:
-    """Return what rounds of fp32 and bf16 say.
+    """Compute the speed of fp32 and bf16 from the times of the rounds.
 
     Args:
-        seconds: Of a step in fp32 and in bf16, for each round.
+        seconds: Seconds of a step in fp32 and in bf16, for each round.
         flop: Floating-point operations of a step.
     """
     fp32, bf16 = (flop / statistics.median(side) for side in zip(*seconds, strict=True))
@@ -181,14 +181,15 @@ def rates(seconds: Sequence[tuple[float, float]], flop: float) -> Rates:
 def interleave(
     first: Callable[[], float], second: Callable[[], float]
 ) -> list[tuple[float, float]]:
-    """Time two things in turns, so that what else the machine does hits both alike.
+    """Time two functions in turns, so that other load on the machine affects both equally.
 
     Args:
-        first: Does it once and returns seconds.
-        second: Likewise.
+        first: Runs once and returns the seconds it took.
+        second: The function to compare with, of the same kind.
 
     Returns:
-        The seconds of each round but the first, which allocates memory and builds kernels.
+        Seconds of both functions for each round, without a first round that allocates memory and
+        builds kernels.
     """
     first(), second()
     start = time.perf_counter()
@@ -204,8 +205,8 @@ def interleave(
 def _products(
     maps: Sequence[LinearMap], device: torch.device, dtype: torch.dtype
 ) -> Callable[[], float]:
-    """Return a function that makes a step's products of some rows, and returns a step's seconds."""
-    generator = torch.Generator().manual_seed(0)  # training's own numbers stay as they are
+    """Return a function that times products of some rows and returns the seconds of a full step."""
+    generator = torch.Generator().manual_seed(0)  # leaves the generator of the training alone
     most = ROWS.get(device.type, ROWS_ON_CPU)
 
     def matrix(*shape: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What is settled before a Trainer exists: threads, and the precision that ``auto`` comes to."""
+"""Settles the number of threads and the precision before a Trainer exists."""
 
 import inspect
 import logging
@@ -31,19 +31,19 @@ log = logging.getLogger(__name__)
 
 
 class Hardware(NamedTuple):
-    """What a run computes with."""
+    """Threads and precision of a run."""
 
     threads: int
     precision: str
-    """The model's: fp32 or bf16; unsettled where the Trainer's own option counts."""
+    """The model's precision, fp32 or bf16; not settled if ``trainer.precision`` is set."""
     by_auto: bool
-    """Whether ``auto`` chose it."""
+    """Whether ``auto`` chose the precision."""
     trainer_precision: Any
-    """What the Trainer calls it."""
+    """The Trainer's name of the precision."""
 
 
 class Kept(NamedTuple):
-    """What a run that goes on computed with so far; the defaults are those of a new run."""
+    """Settings of a run that is resumed; the defaults are for a new run."""
 
     threads: int | None = None
     by_auto: bool = False
@@ -55,22 +55,22 @@ def settle_hardware(
     module: "RecommenderModule",
     datamodule: "MindDataModule",
     threads: int | None = None,
-    kept: Kept = Kept(),  # noqa: B008, it never changes
+    kept: Kept = Kept(),  # noqa: B008, it is immutable
 ) -> Hardware:
-    """Set the number of threads and choose the precision; say both.
+    """Set the number of threads and choose the precision; log both.
 
-    The caller writes the choice into ``config.yaml`` and checkpoints, so that a run that goes on
-    is computed as it began, on any machine.
+    The caller writes the choice into ``config.yaml`` and checkpoints, so that a resumed run
+    computes as before, on any machine.
 
     Args:
         trainer: The Trainer's options.
         module: The model, not built yet.
         datamodule: The data, not opened yet.
-        threads: How many are asked for, if any.
-        kept: What the run had so far.
+        threads: Requested number of threads, if any.
+        kept: Settings of the run that is resumed.
     """
     root = Path(datamodule.root)
-    reader_of(root).find_splits(root)  # a wrong folder shows before anything is measured
+    reader_of(root).find_splits(root)  # raises for a wrong folder before anything is measured
 
     @cache
     def maps() -> Sequence[LinearMap]:
@@ -106,13 +106,13 @@ def settle_hardware(
 def settle_scoring(
     trainer: Mapping[str, Any], precision: str, checkpoint: dict[str, Any], batch_size: int
 ) -> str:
-    """Set the number of threads of ``evaluate``, and return its precision; say what was chosen.
+    """Set the number of threads for ``evaluate`` and return its precision; log both.
 
     Args:
         trainer: The Trainer's options.
         precision: fp32, bf16 or auto.
-        checkpoint: The model that is scored.
-        batch_size: Impressions of a step.
+        checkpoint: Checkpoint of the model to evaluate.
+        batch_size: Impressions per step.
 
     Returns:
         fp32 or bf16, the same on all processes.
@@ -141,7 +141,7 @@ def settle_scoring(
 
 
 def trainer_defaults(**options: Any) -> dict[str, Any]:
-    """Return all options of a Trainer: those given, and Lightning's defaults for the rest."""
+    """Return all options of a Trainer: the given ones, and Lightning's defaults for the rest."""
     from lightning import Trainer
 
     parameters = inspect.signature(Trainer).parameters.values()

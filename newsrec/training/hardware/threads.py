@@ -1,7 +1,7 @@
-"""How many threads a process computes with: its share of the cores, if more than one helps.
+"""Chooses the number of threads of a process: its share of the cores, if more than one is faster.
 
-OpenMP's threads spin where they wait for each other. On a machine where others compute as well, a
-step with two threads was 30 times slower than with one.
+OpenMP's threads spin while they wait for each other. On a machine with other busy processes, a step
+with two threads was 30 times slower than with one.
 """
 
 import logging
@@ -27,18 +27,18 @@ log = logging.getLogger(__name__)
 SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Environment variables that torch reads when it is imported."""
 LEAST_GAIN = 1.1
-"""How many times as fast all threads must be than one; what they gain less does not pay."""
+"""All threads are used only if they are at least this many times as fast as one."""
 BUSY = 0.5
-"""Share of the cores that others keep busy, from which a machine is measured as a busy one."""
+"""Load per core from which a machine counts as busy."""
 
 Maps = Callable[[], Sequence[LinearMap]]
 
 _told: set[str] = set()
-"""Variables that were set here, for processes that Lightning starts."""
+"""Environment variables that this module has set, for processes that Lightning starts."""
 
 
 class Threads(NamedTuple):
-    """How many, and why."""
+    """A number of threads, and the reason for it."""
 
     number: int
     why: str
@@ -49,7 +49,7 @@ def processes_here(trainer: Mapping[str, Any], environ: Any = os.environ) -> int
 
     Args:
         trainer: The Trainer's options.
-        environ: torchrun's and SLURM's variables; theirs count before the Trainer's options.
+        environ: Environment variables; those of torchrun and SLURM override the Trainer's options.
     """
     for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"):
         if environ.get(name, "").isdigit():
@@ -75,15 +75,15 @@ def choose_threads(
     """Return how many threads this process should compute with.
 
     Args:
-        processes: Those of the run on this machine.
-        maps: Returns what a step goes through, to measure whether more threads are faster; None
+        processes: Number of the run's processes on this machine.
+        maps: Returns the linear maps of a step, to measure whether more threads are faster; None
             measures nothing.
-        asked: What the command line says.
-        kept: What the run that goes on had.
-        cores: Cores that this process may use; found out if None.
+        asked: Value of ``--threads``.
+        kept: Number of threads of the run that is resumed.
+        cores: Cores that this process may use; detected if None.
 
     Raises:
-        UserError: If less than one is asked for.
+        UserError: If ``asked`` is less than 1.
     """
     if asked is not None:
         if asked < 1:
@@ -96,7 +96,7 @@ def choose_threads(
             return Threads(number, f"as {name} says{before}")
     share = max(1, (usable_cores() if cores is None else cores) // max(1, processes))
     if os.environ.get("SLURM_CPUS_PER_TASK", "").isdigit():
-        share = max(1, int(os.environ["SLURM_CPUS_PER_TASK"]))  # bound to this process already
+        share = max(1, int(os.environ["SLURM_CPUS_PER_TASK"]))  # already a share per process
     if kept is not None:
         if kept <= share:
             return Threads(kept, "as in the run so far")
@@ -113,11 +113,11 @@ def choose_threads(
 
 
 def set_threads(threads: Threads, processes: int = 1, say: bool = True) -> None:
-    """Compute with so many threads from now on, and tell processes that Lightning starts.
+    """Set the number of threads, also for processes that Lightning starts.
 
     Args:
-        threads: What ``choose_threads`` returned.
-        processes: Those of the run on this machine.
+        threads: Result of ``choose_threads``.
+        processes: Number of the run's processes on this machine.
         say: Whether to log the number.
     """
     torch.set_num_threads(threads.number)
@@ -126,7 +126,7 @@ def set_threads(threads: Threads, processes: int = 1, say: bool = True) -> None:
         _told.add("OMP_NUM_THREADS")
     if say:
         noun = "thread" if threads.number == 1 else "threads"
-        option = "--threads" if _is_torchrun() else "OMP_NUM_THREADS"  # whose own 1 is none
+        option = "--threads" if _is_torchrun() else "OMP_NUM_THREADS"  # torchrun's 1 is ignored
         other = "" if threads.why.startswith("as ") else f"; {option} sets another number"
         log.info("%d %s: %s%s", threads.number, noun, threads.why, other)
 
@@ -134,11 +134,12 @@ def set_threads(threads: Threads, processes: int = 1, say: bool = True) -> None:
 def gain_of_many(rounds: Sequence[tuple[float, float]]) -> float:
     """Return how many times as fast many threads are as one.
 
-    The median alone would not see threads that spin at barriers now and then, for 30 times as long:
-    the time of all rounds but the worst must be less as well.
+    This is the lower of two ratios: the median over the rounds, and the ratio of total times
+    without the worst round. The median alone would miss occasional rounds in which threads spin at
+    barriers and take 30 times as long.
 
     Args:
-        rounds: Seconds of one thread and of many; two rounds at least.
+        rounds: Seconds with one thread and with many, for at least two rounds.
     """
     ratios = sorted(((one / many, one, many) for one, many in rounds))
     _, one, many = (sum(column) for column in zip(*ratios[1:], strict=True))
@@ -146,19 +147,19 @@ def gain_of_many(rounds: Sequence[tuple[float, float]]) -> float:
 
 
 def _is_not_the_users(name: str) -> bool:
-    """Return whether torchrun has set a variable, as it does for several processes, or we have."""
+    """Return whether torchrun (which does so for several processes) or we have set a variable."""
     by_torchrun = name == "OMP_NUM_THREADS" and os.environ[name] == "1" and _is_torchrun()
     return by_torchrun or name in _told
 
 
 def _is_torchrun() -> bool:
-    """Return whether torchrun has started this process beside others on this machine."""
+    """Return whether torchrun has started this and other processes on this machine."""
     several = os.environ.get("LOCAL_WORLD_SIZE", "1") != "1"
     return several and "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def is_busy(cores: int) -> bool:
-    """Return whether others have computed here in the last minute; False where nobody counts."""
+    """Return whether the machine was busy in the last minute; False if the load is not known."""
     try:
         return os.getloadavg()[0] >= BUSY * cores
     except (AttributeError, OSError):  # Windows
@@ -166,9 +167,9 @@ def is_busy(cores: int) -> bool:
 
 
 def _gain(threads: int, maps: Sequence[LinearMap]) -> tuple[float, str]:
-    """Return how many times as fast so many threads are as one, and words if that is known."""
+    """Return how many times as fast ``threads`` are as one, and ``, earlier`` if recalled."""
     identity = this_machine(torch.device("cpu")).identity
-    busy = is_busy(threads)  # a busy machine gets a measurement of its own
+    busy = is_busy(threads)  # measurements on a busy machine are kept separately
     key = measurement_key("threads", identity, torch.__version__, threads, busy, list(maps))
     found = recall(key, ("gain",))
     if found is not None:

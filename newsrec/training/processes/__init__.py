@@ -1,1 +1,1 @@
-"""What the processes and machines of a run agree on, share and lock."""
+"""How the processes and machines of a run agree, share files and data, and lock the run folder."""

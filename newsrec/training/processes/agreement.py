@@ -1,4 +1,4 @@
-"""What the first process decides for all, before there is a process group to ask it by."""
+"""Lets the first process decide for all, before the process group exists."""
 
 import os
 from collections.abc import Callable
@@ -12,27 +12,28 @@ from newsrec.errors import UserError
 from newsrec.parent import STARTER
 
 PATIENCE = timedelta(minutes=10)
-"""How long the others wait; the first one's imports may come from a slow disk."""
+"""How long the other processes wait; the first may import from a slow disk."""
 FAILED = "failed"
 
 _kept: list[TCPStore] = []
-"""The process group that comes later shares the first process's server, so it must live on."""
+"""Stores to keep open: the later process group shares the server of the first process."""
 
 
 def decided_by_first(name: str, decide: Callable[[], str], num_nodes: int = 1) -> str:
-    """Return what the first process decides, the same on every process of every machine.
+    """Return the first process's decision, the same on every process of every machine.
 
-    Those of torchrun and SLURM run already, and find it in the store by which their process group
-    will form. Processes that Lightning starts inherit it in an environment variable, which counts
-    only if their own starter has set it: an older run may have left one behind.
+    Processes of torchrun and SLURM run already and read the decision from the store through which
+    their process group will form. Processes that Lightning starts inherit it in an environment
+    variable. The variable counts only if the parent process has set it, since an older run may have
+    left one behind.
 
     Args:
-        name: Of what is decided.
-        decide: Decides; called on the first process alone, or where there is nobody to ask.
-        num_nodes: Machines, where neither torchrun nor SLURM says so.
+        name: Name of the decision.
+        decide: Makes the decision; called on the first process, and on others that cannot ask it.
+        num_nodes: Number of machines, used if neither torchrun nor SLURM gives it.
 
     Raises:
-        UserError: On all but the first process, if that one cannot be heard or failed.
+        UserError: On all but the first process, if the first cannot be reached or has failed.
     """
     variable = f"NEWSREC_{name.upper()}"
     key = f"newsrec/{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
@@ -50,7 +51,7 @@ def decided_by_first(name: str, decide: Callable[[], str], num_nodes: int = 1) -
     place = _meeting_place(num_nodes)
     if place is None:
         starter, _, inherited = os.environ.get(variable, "").partition(":")
-        # On Windows a virtual environment's python stands between the two.
+        # On Windows a virtual environment's python runs between the parent and this process.
         if starter in (str(os.getppid()), os.environ.get(STARTER)):
             return inherited
         return decide()
@@ -64,14 +65,14 @@ def decided_by_first(name: str, decide: Callable[[], str], num_nodes: int = 1) -
         ) from error
     if value == FAILED:
         raise UserError(f"The first process failed before it chose the {name}; it says why.")
-    os.environ[variable] = f"{os.getpid()}:{value}"  # for those that Lightning starts here
+    os.environ[variable] = f"{os.getpid()}:{value}"  # for processes that Lightning starts here
     return value
 
 
 def _meeting_place(num_nodes: int) -> tuple[str, int, bool] | None:
     """Return host and port of the store, and whether the first process is its server.
 
-    None where a process is alone, or where Lightning starts the others.
+    None if there is one process only, or if Lightning starts the others.
     """
     if TorchElasticEnvironment.detect():
         if os.environ.get("WORLD_SIZE", "1") == "1":
@@ -90,8 +91,8 @@ def _meeting_place(num_nodes: int) -> tuple[str, int, bool] | None:
 
 
 def early_rank() -> int | None:
-    """Return this process's number where all meet before there is a process group."""
-    if _meeting_place(1) is None:  # alone, or Lightning starts the others
+    """Return this process's rank if there is a store before the process group; else None."""
+    if _meeting_place(1) is None:  # one process only, or Lightning starts the others
         return None
     return int(
         os.environ["RANK"] if TorchElasticEnvironment.detect() else os.environ["SLURM_PROCID"]
@@ -99,7 +100,7 @@ def early_rank() -> int | None:
 
 
 def early_store(timeout: timedelta) -> TCPStore | None:
-    """Return the store by which the process group will form, where there is a place for it.
+    """Return the store through which the process group will form; None if there is none.
 
     Args:
         timeout: How long to try.
@@ -109,7 +110,7 @@ def early_store(timeout: timedelta) -> TCPStore | None:
 
 
 def _store(host: str, port: int, serve: bool, timeout: timedelta = PATIENCE) -> TCPStore:
-    """Return the store; ``multi_tenant`` lets the process group have the same server later."""
+    """Open the store; with ``multi_tenant``, the process group can use the same server later."""
     store = TCPStore(
         host,
         port,

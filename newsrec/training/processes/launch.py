@@ -1,4 +1,4 @@
-"""How many processes a run has: what torchrun has started settles it."""
+"""Number of processes of a run; torchrun's takes precedence over the Trainer's options."""
 
 import logging
 import os
@@ -16,19 +16,19 @@ log = logging.getLogger(__name__)
 
 
 def started_by_torchrun(options: Mapping[str, Any]) -> dict[str, int]:
-    """Return the Trainer's ``devices`` and ``num_nodes`` where torchrun has settled them.
+    """Return the Trainer's ``devices`` and ``num_nodes`` as torchrun sets them; else nothing.
 
-    With ``devices: 1``, Lightning would train in each of torchrun's processes for itself.
+    With ``devices: 1``, Lightning would train separately in each of torchrun's processes.
 
     Args:
-        options: The Trainer's; the first process says which of them do not count.
+        options: The Trainer's options; those that differ are logged.
     """
     if not TorchElasticEnvironment.detect():
         return {}
     here, machines = (int(os.environ[n]) for n in ("LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"))
     settled = {"devices": here, "num_nodes": machines}
     if isinstance(options["devices"], list) and len(options["devices"]) == here:
-        del settled["devices"]  # which of the machine's devices, and as many
+        del settled["devices"]  # the list has the right length and names the devices to use
     for name, number in settled.items():
         if options[name] not in (number, str(number), "auto", -1, "-1"):
             log.info("trainer.%s is %s, as torchrun has it", name, number)
@@ -36,7 +36,7 @@ def started_by_torchrun(options: Mapping[str, Any]) -> dict[str, int]:
 
 
 def refuse_lonely(trainer: Trainer) -> None:
-    """Refuse to train as one of several processes that know nothing of each other.
+    """Refuse to train as one of several processes that do not form a group.
 
     Raises:
         UserError: On all processes but the first.
@@ -52,7 +52,7 @@ def refuse_lonely(trainer: Trainer) -> None:
 
 @contextmanager
 def connection_mistakes() -> Iterator[None]:
-    """Say which variable helps where gloo's processes do not find each other."""
+    """If gloo's processes cannot connect, say which environment variable helps."""
     try:
         yield
     except RuntimeError as error:

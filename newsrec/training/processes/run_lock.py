@@ -1,4 +1,4 @@
-"""One run at a time in a run folder."""
+"""Allows one run at a time in a run folder."""
 
 import errno
 import json
@@ -20,34 +20,34 @@ from newsrec.files import write_text
 log = logging.getLogger(__name__)
 
 LOCK, HOLDER = ".lock", ".holder.json"
-"""Names in the run folder: the lock itself, and who holds it."""
+"""Files in the run folder: the lock, and a description of the process that holds it."""
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-"""What a file system says that has none."""
+"""Errors of a file system without locks."""
 
 
 class RunLock:
-    """Keeps a run folder for one run, from before its first file until the process ends.
+    """Reserves a run folder for one run, from before its first file until the process ends.
 
-    The kernel releases the lock when the process ends, also by kill -9. On NFS it holds between
-    machines where the server supports locks (NFS 4, or lockd), unless the folder is mounted with
-    ``nolock`` or ``local_lock``: each machine then locks for itself. A file system without locks
-    (Lustre without ``-o flock``) costs a warning.
+    The kernel releases the lock when the process ends, even by kill -9. On NFS the lock holds
+    between machines if the server supports locks (NFS 4, or lockd), unless the folder is mounted
+    with ``nolock`` or ``local_lock``: each machine then has its own lock. On a file system without
+    locks (Lustre without ``-o flock``), a warning is logged.
 
     Args:
-        folder: The run folder; made if it is absent.
+        folder: The run folder; created if missing.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.made = not folder.exists()
-        """Whether the folder was made here, so that it may be removed again."""
+        """Whether this object created the folder, and so may remove it again."""
         self._lock = FileLock(folder / LOCK, timeout=0)
 
     def take(self) -> None:
-        """Take the lock, and remove the parts of files that killed runs have left.
+        """Take the lock, and remove partly written files of killed runs.
 
         Raises:
-            UserError: If another run has it, or no lock can be had there.
+            UserError: If another run has the lock, or it cannot be created.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -78,16 +78,16 @@ class RunLock:
         write_text(self.folder / HOLDER, json.dumps(holder) + "\n")
 
     def discard(self, names: Iterable[str]) -> None:
-        """Remove the folder if it was made here, unless it holds something that is no run's.
+        """Remove the folder if ``take`` created it, unless it holds files that are not a run's.
 
         Args:
-            names: What a run has there.
+            names: Files and folders of a run, which are removed.
         """
         if not self.made:
             return
         if (
             sys.platform == "win32"
-        ):  # Windows does not unlink an open file; elsewhere it keeps others out
+        ):  # Windows cannot unlink an open file; elsewhere the lock is held to keep others out
             self.release()
         for name in names:
             path = self.folder / name
@@ -100,7 +100,7 @@ class RunLock:
             self.folder.rmdir()
 
     def release(self) -> None:
-        """Give the lock back; its empty file stays, since another run may be about to lock it."""
+        """Release the lock; its empty file stays, since another run may be about to lock it."""
         if self._lock.is_locked:
             with suppress(OSError):
                 (self.folder / HOLDER).unlink(missing_ok=True)

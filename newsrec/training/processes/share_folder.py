@@ -1,4 +1,4 @@
-"""Machines that share no disk: a run that goes on, goes on from the first machine's files."""
+"""Resumes a run on machines without a shared disk, from the first machine's files."""
 
 import hashlib
 import logging
@@ -17,26 +17,26 @@ from newsrec.training.processes.run_lock import RunLock
 log = logging.getLogger(__name__)
 
 FILES = ("config.yaml", "checkpoints/last.ckpt", "checkpoints/best.ckpt")
-"""What a run folder needs for a run to go on."""
+"""Files of a run folder that a resumed run needs."""
 CHUNK = 32 << 20
-"""Bytes that go through torchrun's store at once."""
+"""Bytes sent through torchrun's store at once."""
 PATIENCE = timedelta(minutes=10)
 
 
 def share_run_folder(output: Path) -> None:
-    """Give every machine the first machine's files of a run that goes on.
+    """Copy the run folder of a resumed run from the first machine to all others.
 
     torchrun's agents keep a store that every process can reach before anything else is set up. The
-    first process says there which files its run folder has, with their hashes; the first process of
-    each other machine takes those that it lacks or has otherwise, and the other processes wait for
-    it. Files that the first machine lacks do not count anywhere else, so that all machines start
-    anew together or go on together. Without torchrun, or on one machine, nothing happens.
+    first process writes the hashes of the files in its run folder to the store. The first process
+    of each other machine copies the files that are missing or different there, and the machine's
+    other processes wait for it. A checkpoint that the first machine lacks is an error, so that all
+    machines start a new run or all resume. Without torchrun, or on one machine, nothing happens.
 
     Args:
         output: The run folder, at the same path on all machines.
 
     Raises:
-        UserError: If a machine has a checkpoint there that the first one lacks.
+        UserError: If a machine has a checkpoint there that the first machine lacks.
     """
     if int(os.environ.get("GROUP_WORLD_SIZE", 1)) < 2 or not _has_store():
         return
@@ -72,7 +72,7 @@ def share_run_folder(output: Path) -> None:
                 "that the first machine does not have. Remove it there, or choose another --output."
             )
         lock = RunLock(output)
-        if wanted and not refused:  # another run may be running in this machine's own folder
+        if wanted and not refused:  # another run may use this machine's folder
             try:
                 lock.take()
             except UserError as error:
@@ -92,17 +92,17 @@ def share_run_folder(output: Path) -> None:
 
 
 def goes_on(output: Path, num_nodes: int) -> bool:
-    """Return whether ``--ckpt_path auto`` goes on from ``last.ckpt``, the same on all processes.
+    """Return whether ``--ckpt_path auto`` resumes from ``last.ckpt``, the same on all processes.
 
-    The first process decides. Otherwise, on machines without a shared disk, one might go on and
-    another start anew, and both would wait for ever.
+    The first process decides. Otherwise, on machines without a shared disk, one might resume and
+    another start a new run, and both would wait forever.
 
     Args:
         output: The run folder.
-        num_nodes: The Trainer's.
+        num_nodes: The Trainer's option.
 
     Raises:
-        UserError: On a machine that has not the first one's file.
+        UserError: On a machine whose ``last.ckpt`` differs from the first machine's.
     """
     last = output / "checkpoints" / "last.ckpt"
     theirs = decided_by_first("last_checkpoint", lambda: _hash(last) or "none", num_nodes)
@@ -118,7 +118,7 @@ def goes_on(output: Path, num_nodes: int) -> bool:
 
 
 def needs_on_disk(root: Path, output: Path, states: int, checkpoint: int) -> str:
-    """Return a sentence on what each of several machines needs on its disk.
+    """Return a text on the disk space that each machine needs.
 
     Args:
         root: The data folder.
@@ -144,12 +144,12 @@ def _hash(path: Path) -> str | None:
 
 
 def _send(store: Any, output: Path, names: list[str]) -> None:
-    """Put files into the store piece by piece; a piece goes when it was taken.
+    """Put files into the store piece by piece; each piece is deleted once it was received.
 
     Args:
-        store: One that a single machine takes from: pieces of two would be mistaken.
+        store: A store for a single receiving machine; two would mix up their pieces.
         output: The run folder.
-        names: The files, relative to it.
+        names: The files, relative to the run folder.
     """
     for name in names:
         with (output / name).open("rb") as file:
@@ -167,7 +167,7 @@ def _send(store: Any, output: Path, names: list[str]) -> None:
 
 
 def _receive(store: Any, output: Path, names: list[str], hashes: dict[str, str]) -> None:
-    """Take files from the store and write them, whole and checked."""
+    """Receive files from the store, check their hashes and write them."""
     for name in names:
         pieces: list[bytes] = []
         while True:

@@ -1,4 +1,4 @@
-"""What several processes of a run must share: one fate, and one set of data."""
+"""Ends all processes of a run if one fails, and checks that all have the same data."""
 
 import logging
 import os
@@ -25,26 +25,27 @@ from newsrec.training.processes.share_folder import needs_on_disk
 log = logging.getLogger(__name__)
 
 KEY = f"newsrec/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
-"""Where a failure is told; torchrun may keep its store when it starts all processes again."""
+"""Key of a failure in the store. The restart count is in it, since torchrun may keep its store when
+it restarts all processes."""
 POLL = 1.0
-"""Seconds between two looks for another process's failure."""
+"""Seconds between two checks for another process's failure."""
 CONNECT = timedelta(seconds=10)
-"""How long one try to reach the store may take."""
+"""How long one attempt to reach the store may take."""
 HEARD = 3 * POLL
-"""Seconds that a process which fails stays, so that the others hear of it."""
+"""Seconds that a failing process stays alive, so that the others learn of the failure."""
 
 
 _shared: list[int] = []
-"""This process's number, while ``one_fate_from_the_start`` lasts."""
+"""This process's rank inside ``one_fate_from_the_start``; else empty."""
 
 
 @contextmanager
 def one_fate(trainer: Trainer) -> Iterator[None]:
-    """Let a failure of any process end all of them within seconds, with its message.
+    """End all processes within seconds if any of them fails, with the message of the failure.
 
-    Otherwise the others wait in their next collective operation, with NCCL for half an hour. What
-    is shared goes through the store by which the processes found each other, beside the collective
-    operations and on a thread of its own.
+    Otherwise the others wait in their next collective operation, with NCCL for half an hour. A
+    separate thread watches the store through which the processes formed their group, so no
+    collective operation is needed.
 
     Args:
         trainer: The Trainer of the run.
@@ -58,11 +59,11 @@ def one_fate(trainer: Trainer) -> Iterator[None]:
 
 @contextmanager
 def one_fate_from_the_start() -> Iterator[None]:
-    """Do as ``one_fate`` from the first line of a command, where torchrun or SLURM has started it.
+    """Do what ``one_fate`` does from the start of a command that torchrun or SLURM launched.
 
-    torchrun's store is there before the Trainer is, and under SLURM the first process opens its own
-    at once, so that a mistake in the options of one machine, or a file that it lacks, ends the
-    others as well, which would wait for it.
+    torchrun's store exists before the Trainer, and under SLURM the first process opens a store at
+    once. So wrong options or a missing file on one machine also end the other processes, which
+    would otherwise wait.
     """
     rank = early_rank()
     if rank is None:
@@ -80,14 +81,14 @@ def one_fate_from_the_start() -> Iterator[None]:
 def _fate(rank: int) -> Iterator[None]:
     watch = _Watch(rank)
     if rank == 0:
-        watch.connect()  # under SLURM the others find its store
+        watch.connect()  # under SLURM this opens the store for the others
     watch.start()
     try:
         yield
-    except Stopped:  # by a signal, at one step on all processes: no failure
+    except Stopped:  # a signal stopped all processes at the same step: no failure
         raise
     except Exception as error:
-        watch.stopped.set()  # it ends by its own error, also where all processes have one
+        watch.stopped.set()  # this process ends by its own error, even if others fail as well
         watch.tell(error)
         raise
     finally:
@@ -102,12 +103,12 @@ class _Watch(threading.Thread):
         self._store: Any = None
 
     def connect(self) -> Any:
-        """Return the store, as soon as there is one."""
+        """Return the store; None while it cannot be reached."""
         self._store = self._store or _connect()
         return self._store
 
     def run(self) -> None:
-        """Look for another process's failure, and end this one if there is any."""
+        """Check for another process's failure, and end this process if there is one."""
         while not self.stopped.wait(POLL):
             if self.connect() is None:
                 continue
@@ -115,17 +116,17 @@ class _Watch(threading.Thread):
                 if not self._store.check([KEY]):
                     continue
                 rank, code, said = self._store.get(KEY).decode().split("\n", 2)
-            except (RuntimeError, ValueError):  # the store has ended with the first process
+            except (RuntimeError, ValueError):  # the store is gone with the first process
                 return
             if int(rank) == self.rank or self.stopped.is_set():
                 return
             if self.rank == 0:
-                say(f"newsrec: error: {said}", error=True)  # another machine's words
+                say(f"newsrec: error: {said}", error=True)  # may come from another machine
                 sys.stderr.flush()
             os._exit(int(code))
 
     def tell(self, error: Exception) -> None:
-        """Tell the others that this process ends, and why."""
+        """Tell the other processes that this one fails, and why."""
         store = self.connect()
         if store is None:
             return
@@ -133,7 +134,7 @@ class _Watch(threading.Thread):
         said = str(error) or type(error).__name__
         message = f"process {self.rank} on {socket.gethostname()}: {said}"
         with suppress(RuntimeError):
-            # The first failure counts: what others say after it follows from it.
+            # Only the first failure is kept: later ones follow from it.
             store.compare_set(KEY, "", f"{self.rank}\n{code}\n{message}")
             time.sleep(HEARD)
 
@@ -143,7 +144,7 @@ def _torchrun_keeps_a_store() -> bool:
 
 
 def _connect() -> Any:
-    """Return a connection of our own to the processes' store; None while there is none."""
+    """Return a new connection to the processes' store; None while there is no store."""
     try:
         if not _torchrun_keeps_a_store() and early_rank() is not None:
             return early_store(CONNECT)
@@ -170,10 +171,10 @@ class SameData(Callback):
     """Refuses to train on machines whose data folders differ."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare the fingerprints of what is trained and validated on, over all processes.
+        """Compare the fingerprints of the training and validation data over all processes.
 
         Raises:
-            UserError: On every process, naming the machines.
+            UserError: If they differ; on every process, naming the machines.
         """
         if trainer.world_size == 1:
             return

@@ -1,1 +1,1 @@
-"""What a person sees of a run: the bar, the speed, the curves, and how it ended."""
+"""What a run shows: the progress bar, the speed, the curves, and how it ended."""

@@ -1,4 +1,4 @@
-"""What a person sees of a running fit: a bar that fits the terminal, and a line for each epoch."""
+"""Progress of a running fit: a bar that fits the terminal, and a line per epoch."""
 
 import logging
 import math
@@ -31,14 +31,14 @@ SHOWN = {
     "speed/stories": "stories/s",
     "speed/repeats": "repeated",
 }
-"""What the bar calls that which is logged, the most important first."""
+"""Logged names -> names in the bar, the most important first."""
 
 
 class SpeedBar(TQDMProgressBar):
-    """The progress bar, with loss, validation AUC and rates as far as the terminal is wide.
+    """A progress bar with loss, validation AUC and rates, as many as the terminal has room for.
 
-    What is logged is fetched at the steps that are logged: Lightning's own bar has the host wait
-    for the device in every step.
+    Values are fetched from the device only at logged steps; Lightning's own bar waits for the
+    device in every step.
     """
 
     def __init__(self) -> None:
@@ -54,20 +54,20 @@ class SpeedBar(TQDMProgressBar):
         )
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
-        """Show the bar; a run that goes on within an epoch gets no call for its beginning."""
+        """Show the bar; Lightning reports no epoch start to a run resumed within an epoch."""
         super().on_train_start()
         done = batches_done(trainer)
         if done:
             self._begin_epoch(trainer, done)
 
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
-        """Begin the bar anew."""
+        """Restart the bar."""
         self._begin_epoch(trainer, 0)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move on; fetch what is logged where a step is logged."""
+        """Advance the bar; fetch the logged values if the step is logged."""
         if is_logging(trainer):
             self._fetch(trainer)
         bar = self.train_progress_bar
@@ -84,25 +84,25 @@ class SpeedBar(TQDMProgressBar):
             self._show(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show what the epoch's end has logged."""
+        """Show the values that were logged at the end of the epoch."""
         self._show(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, *_: Any) -> None:
-        """End the bar's line, or what is said of the error would stand behind it."""
+        """End the bar's line, so the error message starts on its own line."""
         for bar in open_bars(self):
             bar.close()
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Return what stands behind the bar, the most important first."""
+        """Return the values shown after the bar, the most important first."""
         shown = {SHOWN[n]: _words(n, self._fetched[n]) for n in SHOWN if n in self._fetched}
-        others = super().get_metrics(trainer, pl_module).items()  # what another class logs
+        others = super().get_metrics(trainer, pl_module).items()  # logged by other classes
         return shown | {n: str(v) for n, v in others if n not in (*SHOWN, "v_num")}
 
     def _begin_epoch(self, trainer: Trainer, done: int) -> None:
         bar = self.train_progress_bar
         bar.reset()
         bar.total = convert_inf(self.total_train_batches)
-        # Batches that another process has done before count neither for the rate nor for the time.
+        # Batches done before the run was resumed count neither for the rate nor for the time.
         bar.n = bar.initial = done
         bar.set_description_str(epoch_of(trainer), refresh=False)
         bar.refresh()
@@ -122,16 +122,16 @@ class SpeedBar(TQDMProgressBar):
 
 
 class FittingBar(Tqdm):
-    """A bar whose fields are left out from the last one on where the terminal is too narrow.
+    """A bar that leaves out its last fields if the terminal is too narrow.
 
     Args:
-        **options: Those of ``tqdm``.
+        **options: Options of ``tqdm``.
     """
 
     FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}"
     WITHOUT_TOTAL = "{desc} {n_fmt} [{elapsed}]{postfix}"
     SHORTEST = 10
-    """Characters that the bar itself keeps; ``tqdm`` draws as many where it knows no width."""
+    """Minimal width of the bar itself; ``tqdm`` draws it this wide if the width is unknown."""
 
     def __init__(self, **options: Any) -> None:
         self.fields: list[str] = []
@@ -139,7 +139,7 @@ class FittingBar(Tqdm):
 
     @property
     def format_dict(self) -> dict[str, Any]:
-        """What ``tqdm`` draws from, with as many fields as there is room for."""
+        """The values that ``tqdm`` draws, with as many fields as there is room for."""
         found = super().format_dict
         found["bar_format"] = self.FORMAT if self.total else self.WITHOUT_TOTAL
         bare = found | {"postfix": None, "ncols": None}
@@ -151,7 +151,7 @@ class FittingBar(Tqdm):
 
 
 def fitting(fields: list[str], room: float) -> list[str]:
-    """Return as many of the first fields as there is room for, each with a comma and a space."""
+    """Return the first fields that fit, counting a comma and a space for each."""
     kept = []
     for field in fields:
         room -= len(field) + 2
@@ -162,7 +162,7 @@ def fitting(fields: list[str], room: float) -> list[str]:
 
 
 class EpochLine(Callback):
-    """Says in a line how an epoch went: loss, validation AUC, time left of the whole run."""
+    """Logs a line per epoch: loss, validation AUC, duration, and time left of the whole run."""
 
     def __init__(self) -> None:
         self._loss: Tensor | float = 0.0
@@ -179,12 +179,12 @@ class EpochLine(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Add up the loss where it is; nobody waits for it."""
+        """Add up the loss on its device, without waiting."""
         self._loss = self._loss + outputs["loss"].detach().float()
         self._batches += 1
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say the line, on the first process."""
+        """Log the line on the first process."""
         mean = self._loss / max(self._batches, 1)
         self._loss, self._batches = 0.0, 0
         if isinstance(mean, Tensor):
@@ -204,7 +204,7 @@ class EpochLine(Callback):
                 log.info("%s: %s", epoch_of(trainer), ", ".join(parts))
 
     def _validation(self, trainer: Trainer, auc: float) -> str:
-        """Return the AUC beside the best one, which a run that goes on knows from its files."""
+        """Return the AUC and the best one; a resumed run knows the best from its checkpoint."""
         known = [self._best, auc]
         for callback in trainer.checkpoint_callbacks:
             score = getattr(callback, "best_model_score", None)
@@ -215,7 +215,7 @@ class EpochLine(Callback):
         return f"val AUC {auc:.4f} ({best})"
 
     def _left(self, trainer: Trainer, seconds: float) -> float | None:
-        """Return the seconds that the run still needs, if its steps take as long as so far."""
+        """Estimate the seconds that the run still needs from its steps so far."""
         total, done = trainer.estimated_stepping_batches, trainer.global_step
         if trainer.should_stop or not math.isfinite(total) or done <= self._steps_before:
             return None
@@ -223,7 +223,7 @@ class EpochLine(Callback):
 
 
 def epoch_of(trainer: Trainer) -> str:
-    """Return which epoch of how many a run is in, counted from 1; without their number if none."""
+    """Return the current epoch as ``Epoch 1/5``, counted from 1; ``Epoch 1`` if there is no end."""
     number = f"Epoch {trainer.current_epoch + 1}"
     epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
     if trainer.max_steps > 0:
@@ -233,7 +233,7 @@ def epoch_of(trainer: Trainer) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Return a duration as a person reads it: ``0:42``, ``12:05``, ``3:07:00``, ``2 d 3:07:00``."""
+    """Format a duration: ``0:42``, ``12:05``, ``3:07:00``, ``2 d 3:07:00``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

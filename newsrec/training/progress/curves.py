@@ -1,4 +1,4 @@
-"""``curves.png``: the loss and the validation metrics of a run, drawn as it goes."""
+"""Draws ``curves.png`` during a run: the loss and the validation metrics."""
 
 import csv
 import logging
@@ -18,14 +18,14 @@ log = logging.getLogger(__name__)
 
 NAMES = ("train/loss", *(f"val/{name}" for name in METRICS))
 SMOOTHED = 40
-"""A smoothed loss averages over about one of so many parts of the run."""
+"""The smoothed loss averages over about 1 / ``SMOOTHED`` of the run."""
 
 
 class Curves(Callback):
     """Draws the loss and the validation metrics into the run folder after each validation.
 
     Args:
-        logger: Where the numbers are.
+        logger: Logger that has the values.
         path: The picture to write.
     """
 
@@ -35,13 +35,13 @@ class Curves(Callback):
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Rewind the log to the checkpoint that a resumed run starts from."""
+        """Rewind the log of a resumed run to its checkpoint."""
         again = resumes_validation(trainer)
         self.logger.experiment.forget_after(trainer.global_step, again)
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw what has been logged so far."""
+        """Draw the values logged so far."""
         self.logger.save()
         if self.logger.experiment.metrics_keys:
             draw_curves(Path(self.logger.experiment.metrics_file_path), self.path)
@@ -54,8 +54,8 @@ def draw_curves(metrics: Path, path: Path, baseline: tuple[str, float] | None = 
 
     Args:
         metrics: The file.
-        path: The picture to write, whole or not at all.
-        baseline: Name and AUC of the best baseline, if it is known.
+        path: The picture; it is written completely or not at all.
+        baseline: Name and AUC of the best baseline, if known.
     """
     import io
 
@@ -114,7 +114,7 @@ def smooth(values: ArrayLike) -> NDArray[np.float64]:
 
 
 def _points(rows: list[dict[str, str]], name: str) -> tuple[NDArray, NDArray]:
-    """Return steps and values of what was logged under a name."""
+    """Return the steps and values that were logged under a name."""
     pairs = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
     points = np.array(pairs, dtype=np.float64).reshape(-1, 2)
     return points[:, 0], points[:, 1]

@@ -1,4 +1,4 @@
-"""What to say of a run that ends without a validation, or that had ended before it began."""
+"""Messages for runs that end without a validation, or that were finished before they started."""
 
 import logging
 from pathlib import Path
@@ -12,11 +12,11 @@ log = logging.getLogger(__name__)
 
 
 def how_it_ended(trainer: Trainer, last: Path) -> str:
-    """Return a sentence on a run without a best checkpoint, and what it leaves.
+    """Describe the end of a run without a best checkpoint, and the files it leaves.
 
     Args:
-        trainer: The run's.
-        last: Where ``last.ckpt`` is, if the run came so far.
+        trainer: The run's Trainer.
+        last: Path of ``last.ckpt``, which may not exist.
     """
     if getattr(trainer, "fast_dev_run", False):
         steps = f"{trainer.global_step} step{'s' * (trainer.global_step != 1)}"
@@ -29,11 +29,11 @@ def how_it_ended(trainer: Trainer, last: Path) -> str:
 
 
 def say_if_finished(trainer: Trainer, ckpt_path: str | None) -> None:
-    """Say that a run which is to go on has done all its steps or epochs, and how to go on.
+    """Warn if a run to be resumed has done all its steps or epochs, and say how to train on.
 
     Args:
-        trainer: The run's, before it begins.
-        ckpt_path: The checkpoint to go on from, if there is one.
+        trainer: The run's Trainer, before training.
+        ckpt_path: The checkpoint to resume from, if any.
     """
     if ckpt_path is None:
         return

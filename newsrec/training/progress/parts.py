@@ -1,4 +1,4 @@
-"""Where a training step's time goes: data, PLM, Fastformer, backward pass, optimizer."""
+"""Times the parts of a training step: data, PLM, Fastformer, backward pass, optimizer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,13 +16,14 @@ STEP = "run_training_batch"
 
 
 class StepParts(Callback):
-    """Adds the model's parts to what ``--trainer.profiler`` measures; does nothing without one.
+    """Adds the model's parts to the profile of ``--trainer.profiler``; does nothing without one.
 
-    On a GPU the parts wait for the device before and after, or they would time its queue.
+    On a GPU each timer waits for the device before it starts and stops; it would otherwise only
+    time the launches.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Hook the parts."""
+        """Add timers to the parts, unless there is no profiler."""
         if isinstance(profiler_of(trainer), PassThroughProfiler):
             return
         recommender: Any = pl_module.recommender
@@ -37,12 +38,12 @@ class StepParts(Callback):
             optimizer.register_step_post_hook(lambda *_: self._stop(trainer, OPTIMIZER))
 
     def on_before_optimizer_step(self, trainer: Trainer, *_: Any) -> None:
-        """Start the optimizer's clock; clipping counts with it."""
+        """Start the optimizer's timer, which includes clipping."""
         if not isinstance(profiler_of(trainer), PassThroughProfiler):
             self._start(trainer, OPTIMIZER)
 
     def describe(self, trainer: Trainer) -> Table | None:
-        """Return a table of the parts, where the profiler is the simple one."""
+        """Return a table of the parts; None unless the profiler is ``simple``."""
         profiler = profiler_of(trainer)
         if not isinstance(profiler, SimpleProfiler):
             return None
@@ -87,5 +88,5 @@ class StepParts(Callback):
 
 
 def profiler_of(trainer: Trainer) -> Profiler:
-    """Return a Trainer's profiler, which its class does not declare."""
+    """Return a Trainer's profiler, an attribute that its class does not declare."""
     return trainer.profiler  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""How fast a run is: clicks, stories and tokens a second, and how near that is to the machine."""
+"""Measures the speed of a run: clicks, news items and tokens per second, and share of the peak."""
 
 import time
 from typing import Any
@@ -13,17 +13,17 @@ from newsrec.model.recommender import NewsRecommender
 from newsrec.training.lightning_internals import is_logging
 
 FORWARD, FORWARD_AND_BACKWARD = 2, 6
-"""Floating-point operations of a weight for a token: a multiply and an add, and twice as many to
-pass gradients to the weight and to its input."""
+"""Floating-point operations per weight and token: a multiply and an add forward; the backward pass
+needs twice as many, for the gradients of the weight and of its input."""
 WARM_UP = 2
-"""Steps that do not count: they allocate memory and build kernels."""
+"""First steps that are not timed: they allocate memory and build kernels."""
 
 
 class Throughput(Callback):
-    """Logs clicks, stories and tokens a second of all processes, and how few stories are distinct.
+    """Logs clicks, news items and tokens per second of all processes, and the share of repeats.
 
-    Nothing here waits for the device but at the steps that are logged, which do so anyhow. Time in
-    validations does not count.
+    This waits for the device only at logged steps, which wait anyway. Time in validations does not
+    count.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Throughput(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """Start the clock where it stands."""
+        """Start the clock unless it runs."""
         if self._start is None:
             self._start = time.perf_counter()
 
@@ -48,7 +48,7 @@ class Throughput(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Count a batch; log the rates where a step is logged."""
+        """Count a batch; log the rates if the step is logged."""
         self._steps += 1
         if self._steps <= WARM_UP:
             self._start = None
@@ -87,13 +87,13 @@ class Throughput(Callback):
         pl_module.log("speed/repeats", repeats)
 
     def summary(self) -> dict[str, float]:
-        """Return clicks, seconds and clicks a second of the steps that were timed."""
+        """Return clicks, seconds and clicks per second of the timed steps."""
         seconds = round(self.seconds, 3)
         speed = {"clicks_per_s": round(self.clicks / self.seconds, 1)} if self.seconds else {}
         return {"clicks": self.clicks, "seconds": seconds, **speed}
 
     def describe(self, trainer: Trainer) -> str | None:
-        """Return the run's speed in a line, beside that of the machine's matrix products."""
+        """Return a line on the run's speed, compared with a matrix product on this machine."""
         if not self.clicks or not self.seconds:
             return None
         rate = self.flop / self.seconds
@@ -107,7 +107,7 @@ class Throughput(Callback):
 
 
 class _Counts:
-    """What the batches of some steps held, on this process."""
+    """Counts of clicks, news items and tokens in the batches of this process."""
 
     def __init__(self) -> None:
         self.clicks = self.stories = self.tokens = self.slots = 0
@@ -127,15 +127,14 @@ class _Counts:
 
 
 def model_flop(recommender: NewsRecommender, counts: Any, kept_states: bool) -> float:
-    """Return the floating-point operations that a model needs for what some batches hold.
+    """Return the floating-point operations that a model needs for some batches.
 
-    Matrix products alone, of real tokens, as papers count a model's work: padding, softmaxes and
-    norms are not in it.
+    As in papers, only matrix products of real tokens count: not padding, softmaxes and norms.
 
     Args:
         recommender: The model.
         counts: Tokens, sums of squared text lengths, and history slots of the batches.
-        kept_states: Whether the states of frozen layers are read, not computed.
+        kept_states: Whether the states of frozen layers are read instead of computed.
     """
     news, user = recommender.news_encoder, recommender.user_encoder
     linear = [m.weight for m in news.plm.modules() if isinstance(m, nn.Linear)]
@@ -159,11 +158,11 @@ def _weights(module: nn.Module) -> int:
 
 
 def matrix_rate(device: torch.device, precision: str) -> float:
-    """Return the floating-point operations a second of a square matrix product, the best of five.
+    """Return the floating-point operations per second of a square matrix product, best of five.
 
     Args:
-        device: Where.
-        precision: The Trainer's: bf16-mixed multiplies in bf16, 16-mixed in fp16.
+        device: Device to measure.
+        precision: The Trainer's precision: bf16-mixed multiplies in bf16, 16-mixed in fp16.
     """
     kinds = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
     size = 4096 if device.type == "cuda" else 1024
