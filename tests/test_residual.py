@@ -182,7 +182,7 @@ def test_open_gates_add_what_the_encoders_say(root, plm_dir):
         torch.testing.assert_close(user(clicked, mask)[:, 0], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_every_process_takes_the_centre_of_the_first(root, plm_dir):
+def test_every_process_takes_the_centre_of_the_first(root, plm_dir, monkeypatch):
     module, data = made(root, plm_dir, dim=8)
     module.configure_model()
     data.setup("fit")
@@ -190,8 +190,18 @@ def test_every_process_takes_the_centre_of_the_first(root, plm_dir):
     first = ResidualPath(HIDDEN, 8)
     first.fit(torch.randn(30, HIDDEN, generator=torch.Generator().manual_seed(1)))
     strategy = SimpleNamespace(broadcast=lambda own: first.state_dict())
-    module._trainer = SimpleNamespace(is_global_zero=False, strategy=strategy, datamodule=data)
+    module._trainer = SimpleNamespace(
+        global_rank=1, world_size=2, strategy=strategy, datamodule=data
+    )
+    shares = []
+
+    def share(cut, catalogue, states, rank, world_size):
+        shares.append((rank, world_size))
+        return mean_states(cut, catalogue, states)
+
+    monkeypatch.setattr("newsrec.training.module.mean_states", share)
     module.on_fit_start()
+    assert shares == [(1, 2)]  # the PLM's work is shared, the result is the first one's
     for name, value in first.state_dict().items():
         assert torch.equal(residual.state_dict()[name], value)
 

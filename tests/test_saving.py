@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning import Callback
+from test_tuning import made_plm
 
 from newsrec.__main__ import main
 from newsrec.data.datamodule import MindDataModule
@@ -220,6 +221,16 @@ def test_what_is_set_already_is_no_advice_against_too_little_memory(plm_dir):
     assert "tune_layers" not in told
     assert "checkpoint_activations" not in told
     assert "data.npratio. `fit --dry_run`" in told
+
+
+@pytest.mark.parametrize(("family", "possible"), [("bert", True), ("mpnet", True), ("xlm", False)])
+def test_a_plm_that_cannot_recompute_is_not_advised_to(family, possible):
+    encoder = SimpleNamespace(plm=made_plm(family))
+    module = SimpleNamespace(tune_layers=2, recommender=SimpleNamespace(news_encoder=encoder))
+    trainer = SimpleNamespace(precision="32-true")
+    with pytest.raises(UserError) as error, out_of_memory(module, None, trainer):
+        raise MemoryError
+    assert ("checkpoint_activations" in str(error.value)) == possible
 
 
 def test_other_errors_pass_the_memory_guard():

@@ -124,7 +124,10 @@ def _score(args: Namespace, place: dict[str, Any]) -> Scored | None:
 
     if args.scorer is not None:
         options = given("data", "fields", "max_tokens", "on_bad_line")
-        return score_by_baseline(args.scorer, plm=args.model.plm, **place, **options)
+        from newsrec.training.hardware.precision import trainer_device
+
+        device = trainer_device(args.trainer) or "cpu"
+        return score_by_baseline(args.scorer, plm=args.model.plm, device=device, **place, **options)
     return score_checkpoints(
         args.ckpt_path,
         **place,

@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def plm_vectors(datamodule: "MindDataModule") -> NDArray[np.float32]:
+def plm_vectors(datamodule: "MindDataModule", device: Any = "cpu") -> NDArray[np.float32]:
     """Return the mean PLM state of every catalogue row, before any training ``[news, hidden]``.
 
     Args:
         datamodule: The data folder.
+        device: Where to run the PLM.
     """
     from newsrec.training.catalogue import mean_states
 
-    return mean_states(first_plm(datamodule, "cpu"), datamodule.catalogue).numpy()
+    return mean_states(first_plm(datamodule, device), datamodule.catalogue).numpy()
 
 
 def first_plm(datamodule: "MindDataModule", device: Any) -> "CutPlm":

@@ -135,7 +135,12 @@ def score_checkpoints(
 
 
 def score_by_baseline(
-    name: str, root: str | Path, split: str, plm: str | None = None, **data_options: Any
+    name: str,
+    root: str | Path,
+    split: str,
+    plm: str | None = None,
+    device: Any = "cpu",
+    **data_options: Any,
 ) -> Scored:
     """Score a split by a baseline.
 
@@ -144,6 +149,7 @@ def score_by_baseline(
         root: Data folder.
         split: Split to score.
         plm: The PLM for ``cosine``; the default PLM if None.
+        device: Where ``cosine`` runs the PLM.
         data_options: Options of the data; baselines other than ``cosine`` use only ``on_bad_line``.
     """
     data = open_mind(root, data_options.get("on_bad_line", "error"))
@@ -157,7 +163,7 @@ def score_by_baseline(
             data_options["plm"] = plm
         datamodule = MindDataModule(root=str(root), **data_options)
         datamodule.setup("predict")
-        vectors = plm_vectors(datamodule)
+        vectors = plm_vectors(datamodule, device)
     train = data.splits.get(data.train)
     info = {
         "scorer": name,

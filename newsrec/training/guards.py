@@ -10,6 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from newsrec.errors import UserError
+from newsrec.model.plm.recompute import can_recompute
 from newsrec.training.lightning_internals import batch_number, is_logging
 
 SHOWN = 8
@@ -123,11 +124,17 @@ def out_of_memory(module: Any = None, data: Any = None, trainer: Any = None) -> 
         ) from error
 
 
+def _recomputes(module: Any) -> bool:
+    """Tell if the PLM's family can run its layers again in the backward pass."""
+    recommender = getattr(module, "recommender", None)
+    return recommender is None or can_recompute(recommender.news_encoder.plm)
+
+
 def _more_remedies(module: Any, data: Any, trainer: Any) -> str:
     """Return the options that are not set yet, after ``; set``; empty if all are."""
     tuned = module is None or module.tune_layers != 0
     options = []
-    if tuned and not getattr(module, "checkpoint_activations", False):
+    if tuned and not getattr(module, "checkpoint_activations", False) and _recomputes(module):
         options.append("--model.checkpoint_activations true")
     if trainer is None or str(trainer.precision) == "32-true":
         options.append("--model.precision bf16")

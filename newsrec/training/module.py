@@ -219,11 +219,11 @@ class RecommenderModule(LightningModule):
         if encoder.residual is None or encoder.residual.fitted:
             return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if self.trainer.is_global_zero:
-            encoder.eval()
-            means = mean_states(encoder.cut, data.catalogue, data.states)
-            encoder.train()
-            encoder.residual.fit(means[FIRST_NEWS:])
+        encoder.eval()
+        place = self.trainer.global_rank, self.trainer.world_size  # the processes share the work
+        means = mean_states(encoder.cut, data.catalogue, data.states, *place)
+        encoder.train()
+        encoder.residual.fit(means[FIRST_NEWS:])
         state = {name: value.cpu() for name, value in encoder.residual.state_dict().items()}
         encoder.residual.load_state_dict(self.trainer.strategy.broadcast(state))
 

@@ -43,6 +43,16 @@ def recompute_activations(plm: PreTrainedModel) -> None:
         layer.__class__ = _recomputed(kind)
 
 
+def can_recompute(plm: PreTrainedModel) -> bool:
+    """Tell if ``recompute_activations`` supports a PLM's family."""
+    if plm.supports_gradient_checkpointing:
+        return True
+    try:
+        return bool(_layers(plm))
+    except UserError:
+        return False
+
+
 def _layers(plm: PreTrainedModel) -> nn.ModuleList:
     try:
         lists = layer_lists(plm, plm.config.num_hidden_layers)

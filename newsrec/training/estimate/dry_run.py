@@ -34,6 +34,7 @@ from newsrec.data.samplers import BatchKey
 from newsrec.data.states import distinct_rows
 from newsrec.model.plm.sizes import plm_sizes
 from newsrec.training.estimate.step_memory import Shape, StepCost, step_cost, step_flop
+from newsrec.training.hardware.threads import processes_here
 from newsrec.training.progress.throughput import matrix_rate
 
 GIB = 1 << 30
@@ -153,9 +154,7 @@ def estimates(
     config, _ = plm_sizes(module.plm, module.plm_layers)
     chosen = str(trainer["accelerator"])
     devices = {"cpu": ["cpu"], "auto": ["cuda", "cpu"]}.get(chosen, ["cuda"])
-    devices_ = trainer["devices"]
-    processes = devices_ if isinstance(devices_, int) and devices_ > 0 else 1
-    processes *= int(trainer["num_nodes"])
+    processes = processes_here(trainer) * int(trainer["num_nodes"] or 1)
     work = work_of(data, processes, places)
     found = []
     for device in devices:
