@@ -63,7 +63,7 @@ def test_the_bar_speaks_in_short_words(make):  # noqa: F811
     bar = SpeedBar()
     trainer = fit(module, data, Throughput(), bar, max_epochs=1, enable_progress_bar=True)
     shown = bar.get_metrics(trainer, module)
-    assert list(shown) == ["loss", "val AUC", "clicks/s", "tokens/s", "stories/s", "repeated"]
+    assert list(shown) == ["loss", "val AUC", "clicks/s", "tokens/s", "news/s", "repeated"]
     assert shown["repeated"].endswith("%")
     assert re.fullmatch(r"0\.\d{4}", shown["val AUC"])
 

@@ -353,7 +353,7 @@ def test_a_catalogue_can_begin_empty(world, copied):
     recommender = Recommender.load(copied, threads=1)
     assert_close(recommender.user_vector(["N1"]), encode_reader(world, []))
     assert recommender.rank(["N1"], ["N2"]).unknown_candidates == ["N2"]
-    with pytest.raises(UserError, match=r"holds no stories.*add_news.*--data\.root"):
+    with pytest.raises(UserError, match=r"holds no news.*add_news.*--data\.root"):
         recommender.recommend(["N1"])
     assert recommender.add_news(["A", "B"], ["Rain", "Snow"], abstracts=["", ""]) == (2, 0, 0)
     assert sorted(recommender.recommend([], k=2).news_ids) == ["A", "B"]

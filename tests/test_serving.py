@@ -162,7 +162,7 @@ def test_without_data_an_export_has_no_stories_and_says_so(served, tmp_path, cap
     card = (output / "model_card.md").read_text()
     assert "without interval" in card
     assert "val/auc" in card
-    assert "holds no stories" in refused(capsys, "recommend", output)
+    assert "holds no news" in refused(capsys, "recommend", output)
 
 
 def test_an_export_whose_metrics_differ_is_refused(served, tmp_path, monkeypatch):
@@ -300,7 +300,7 @@ def test_encoded_news_have_the_models_vectors(served, tmp_path, capsys):
     output = tmp_path / "tomorrow"
     news = served.mind / "test" / "news.tsv"
     main(["encode-news", str(served.export), "--news", str(news), "--output", str(output)])
-    assert "20 stories: 3 new, 0 with another text than before, 12 as they" in (
+    assert "20 news items: 3 new, 0 with another text than before, 12 as they" in (
         capsys.readouterr().out
     )
     assert {path.name: file_hash(path) for path in served.export.iterdir()} == before
@@ -332,7 +332,7 @@ def test_a_story_with_another_text_is_encoded_again(served, tmp_path, capsys):
     output = tmp_path / "new"
     main(["encode-news", str(served.export), f"--news={news}", f"--output={output}"])
     # The model reads no abstract, so N2 is as it was.
-    assert "17 stories: 0 new, 1 with another text than before, 1 as" in capsys.readouterr().out
+    assert "17 news items: 0 new, 1 with another text than before, 1 as" in capsys.readouterr().out
     old, new = (np.load(folder / "news_vectors.npy") for folder in (served.export, output))
     assert np.flatnonzero((old != new).any(axis=1)).tolist() == [1, 2]  # the mean, and N1
 
@@ -365,7 +365,7 @@ def test_bad_lines_may_be_skipped(served, tmp_path, capsys, caplog):
     news.write_text(f"N29\tsports\n{good}\n")
     main(["encode-news", str(served.export), f"--news={news}", f"--output={output}",
           "--on_bad_line=drop"])  # fmt: skip
-    assert "18 stories: 1 new" in capsys.readouterr().out
+    assert "18 news items: 1 new" in capsys.readouterr().out
 
 
 def test_an_export_of_a_model_without_stories_can_be_given_some(served, tmp_path, capsys):
@@ -378,7 +378,7 @@ def test_an_export_of_a_model_without_stories_can_be_given_some(served, tmp_path
     (bare / "manifest.json").write_text(json.dumps(manifest))
     news, output = served.mind / "dev" / "news.tsv", tmp_path / "new"
     main(["encode-news", str(bare), f"--news={news}", f"--output={output}"])
-    assert "15 stories: 15 new" in capsys.readouterr().out
+    assert "15 news items: 15 new" in capsys.readouterr().out
     assert len(recommended(capsys, output, "-k", 15)["stories"]) == 15
 
 

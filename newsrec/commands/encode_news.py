@@ -22,6 +22,6 @@ def run(args: argparse.Namespace) -> None:
         Path(args.export_dir), Path(args.news), Path(args.output), args.on_bad_line
     )
     say(
-        f"{args.output} holds {total:,} stories: {added.added:,} new, "
+        f"{args.output} holds {total:,} news items: {added.added:,} new, "
         f"{added.replaced:,} with another text than before, {added.unchanged:,} as they were."
     )

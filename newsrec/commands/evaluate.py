@@ -71,7 +71,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--precision",
         choices=("fp32", "bf16", "auto"),
         default="fp32",
-        help="of encoding stories and users; auto takes bf16 where it is measured 1.3 times as "
+        help="of encoding news and users; auto takes bf16 where it is measured 1.3 times as "
         "fast; recorded in metrics.json",
     )
     parser.add_class_arguments(

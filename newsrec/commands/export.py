@@ -59,4 +59,4 @@ def run(args: argparse.Namespace) -> None:
         size = path.stat().st_size / 1024
         say(f"  {path.name:<20} {size:10,.0f} KiB  {FILES.get(path.name, '')}")
     if args.data.root is None:
-        say("Stories are not among them: add --data.root ROOT to export those of a folder.")
+        say("No news vectors were exported: add --data.root ROOT to export those of a folder.")

@@ -215,7 +215,7 @@ class StateStore:
                 f"{half}none (the whole PLM runs in every step)."
             )
         log.info(
-            "frozen layers of the PLM: computing %s stories once, %s", f"{len(missing):,}", room
+            "frozen layers of the PLM: computing %s news items once, %s", f"{len(missing):,}", room
         )
         ends = lengths[missing].cumsum(0) * per_token
         with progress(

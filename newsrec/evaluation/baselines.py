@@ -129,7 +129,7 @@ def popularity_scores(data: NewsData, split: str) -> NDArray[np.float32]:
     train = data.split(data.train)
     if train.labels is None:
         raise UserError(
-            f"{data.root}: {train.name} has no labels, so no story has a click to count."
+            f"{data.root}: {train.name} has no labels, so there are no clicks to count."
         )
     clicked = train.candidates.values[np.flatnonzero(train.labels)]
     clicks = np.bincount(clicked, minlength=data.num_news).astype(np.float32)

@@ -9,7 +9,7 @@ SLICE_NAMES = {
     "history_length": "clicks before",
     "user": "reader",
     "shown_new": "new candidates",
-    "clicked_new": "clicked story",
+    "clicked_new": "clicked news",
     "history_new": "new in the history",
     "story_age": "age of the click",
     "category": "category clicked",

@@ -22,13 +22,13 @@ from newsrec.evaluation.intervals import mean_interval
 from newsrec.metrics import METRICS, ImpressionMetrics
 
 SLICES = {
-    "history_length": "clicks in the reader's history, unknown stories left out, before any cut",
-    "user": "whether train has the reader",
+    "history_length": "clicks in the user's history, unknown news left out, before any cut",
+    "user": "whether train has the user",
     "shown_new": "how many of the candidates are not in train",
-    "clicked_new": "whether the first clicked story is in train",
-    "history_new": "whether a story of the history is not in train; empty histories left out",
-    "story_age": "time since the first clicked story was first shown, in any split",
-    "category": "category of the first clicked story",
+    "clicked_new": "whether the first clicked news item is in train",
+    "history_new": "whether a news item of the history is not in train; empty histories left out",
+    "story_age": "time since the first clicked news item was first shown, in any split",
+    "category": "category of the first clicked news item",
     "candidates": "number of candidates",
     "day": "when it was shown",
 }

@@ -23,7 +23,9 @@ def model_card(module: RecommenderModule, manifest: dict[str, Any]) -> str:
     )
     windows = [f"{split} ({window})" for split, window in origin["windows"].items()]
     licence = PLM_LICENCES.get(module.plm, "see where it came from")
-    residual = " The PLM's own sentence vector is added to a story's." if module.residual else ""
+    residual = (
+        " The PLM's own sentence vector is added to a news item's." if module.residual else ""
+    )
     news, user = _stack(module.news), _stack(module.user)
     fields, data = " + ".join(manifest["fields"]), ", ".join(windows) or "not recorded"
     return f"""# News recommender, exported by newsrec {manifest["versions"]["newsrec"]}

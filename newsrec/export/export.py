@@ -174,7 +174,7 @@ def write_catalogue(
     Raises:
         RuntimeError: If the exported model's vectors or metrics differ from PyTorch's.
     """
-    log.info("encoding %s stories", f"{len(data.data.news):,}")
+    log.info("encoding %s news items", f"{len(data.data.news):,}")
     vectors = _encode(module, data)
     table = data.data.news.select(["news_id", "title", "category", "subcategory"])
     rows = pa.array(np.arange(FIRST_NEWS, len(vectors)))
@@ -183,7 +183,7 @@ def write_catalogue(
     write_news(StoredNews(table.cast(NEWS_SCHEMA), vectors.numpy()), folder)
     if (folder / NEWS_ENCODER).is_file():
         error = compare_stories(vectors, data.catalogue, folder / NEWS_ENCODER)
-        log.info("verified: %s on real stories, to %.1e", NEWS_ENCODER, error)
+        log.info("verified: %s on real news, to %.1e", NEWS_ENCODER, error)
     split = data.data.splits.get(SPLIT)
     if split is None or split.labels is None:
         return None

@@ -178,7 +178,7 @@ def compare_stories(vectors: Tensor, catalogue: "Catalogue", path: Path) -> floa
         found = encode(catalogue.token_ids[block, :tokens].long(), length_mask(lengths, tokens))
         worst = max(worst, float((found - vectors[block]).norm(dim=1).max()))
     error = worst / max(float(vectors.norm(dim=1).max()), torch.finfo(torch.float32).tiny)
-    require_close(error, f"{path.name} differs from PyTorch on real stories by {error:.1e}")
+    require_close(error, f"{path.name} differs from PyTorch on real news by {error:.1e}")
     return error
 
 

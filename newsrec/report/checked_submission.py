@@ -34,7 +34,7 @@ def print_checked(path: Path, report: Report, data: NewsData, split: Split) -> N
         f"{split.window}, in its order, each with a permutation of its candidates."
     )
     terminal().print(_data_table(data, split))
-    say("Empty: without a story that a news.tsv has. Unknown: in no news.tsv.")
+    say("Empty: without a news item that a news.tsv has. Unknown: in no news.tsv.")
     for warning in warnings_of(report, split):
         say(f"Warning: {warning}")
     if report.metrics is None:
@@ -56,7 +56,7 @@ def warnings_of(report: Report, split: Split) -> list[str]:
             found.append(
                 f"{number:,} of {report.judged:,} impressions with {JUDGED} candidates or more "
                 f"({number / report.judged:.1%}) are ranked in the {order} of behaviors.tsv; by "
-                "chance fewer than 1 % are. Equal scores do that: does every story get a score "
+                "chance fewer than 1 % are. Equal scores do that: does every news item get a score "
                 "of its own?"
             )
     if report.carriage_returns:
@@ -66,7 +66,7 @@ def warnings_of(report: Report, split: Split) -> list[str]:
         )
     shares = _unknown_shares(split.counts)
     for (what, most), advice in {
-        ("empty histories", MOST_EMPTY): "A reader without clicks gets the same news as any other",
+        ("empty histories", MOST_EMPTY): "A user without clicks gets the same news as any other",
         ("unknown history clicks", MOST_UNKNOWN): "Such clicks say nothing",
         ("unknown candidates", MOST_UNKNOWN): "Such candidates all score alike",
     }.items():

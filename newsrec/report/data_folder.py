@@ -12,7 +12,7 @@ def print_data(data: NewsData) -> None:
     """Print the counts of each split, and the problems in its files."""
     say(f"{data.root}: {len(data.news):,} stories, {len(data.users):,} users")
     terminal().print(counts_table(data))
-    say("Unknown: not in any news.tsv. A history is empty if it has no known story.")
+    say("Unknown: not in any news.tsv. A history is empty if it has no known news.")
     for file, lines in data.bad_lines.items():
         say(f"{file}: skipped lines, the first of them:", *lines, sep="\n  ")
     for file in data.cut_off:

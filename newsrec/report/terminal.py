@@ -243,7 +243,7 @@ def counts(metrics: Mapping[str, Any]) -> list[str]:
             else "No impression has both a click and a skip, so there are no metrics.",
         ]
         if 0 < metrics["users"] < FEWEST_USERS:
-            were = "reader is" if metrics["users"] == 1 else "readers are"
+            were = "user is" if metrics["users"] == 1 else "users are"
             lines.append(f"{metrics['users']} {were} too few to trust them.")
     else:
         lines = [

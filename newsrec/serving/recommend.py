@@ -162,7 +162,7 @@ class Recommender:
         for place, news_id in enumerate(ids):
             if hashes[first.setdefault(news_id, place)] != hashes[place]:
                 raise UserError(
-                    f"news_ids holds {news_id!r} twice, with different texts. Give each story once."
+                    f"news_ids holds {news_id!r} twice, with different texts. Give each item once."
                 )
         with self._adding:
             stories = self._stories
@@ -272,13 +272,12 @@ class Recommender:
         stories = self._stories
         if not stories.ids:
             raise UserError(
-                f"{self.folder.path} holds no stories. Add some by add_news, or export the "
+                f"{self.folder.path} holds no news. Add some by add_news, or export the "
                 "checkpoint again with --data.root."
             )
         if not isinstance(k, int | np.integer) or not 1 <= k <= len(stories.ids):
             raise UserError(
-                f"k is {k!r}; it must be a number from 1 to that of all stories, "
-                f"{len(stories.ids):,}."
+                f"k is {k!r}; it must be a number from 1 to that of all news, {len(stories.ids):,}."
             )
         allowed = None if categories is None else of_categories(stories.table, categories)
         users, found = self._encode(stories, histories)

@@ -107,8 +107,8 @@ def texts_of(table: pa.Table, fields: Sequence[str]) -> pa.Array:
     missing = [field for field in fields if field not in table.column_names]
     if missing:
         raise UserError(
-            f"This model reads a story's {', '.join(fields)}: give {ARGUMENTS[missing[0]]} too, "
-            "one for each title."
+            f"This model reads a news item's {', '.join(fields)}: give {ARGUMENTS[missing[0]]}, "
+            "too, one for each title."
         )
     return story_texts(table, fields)
 
@@ -141,7 +141,7 @@ def of_categories(table: pa.Table, categories: Sequence[str]) -> NDArray[np.bool
         if category not in known:
             near = difflib.get_close_matches(category, known) or sorted(known)[:10]
             raise UserError(
-                f"No story is of the category {category!r}. There is {', '.join(near)}."
+                f"No news item is of the category {category!r}. There is {', '.join(near)}."
             )
     found: NDArray[np.bool_] = pc.is_in(table["category"], pa.array(wanted, pa.string())).to_numpy()
     return found

@@ -141,7 +141,7 @@ def _more_remedies(module: Any, data: Any, trainer: Any) -> str:
     if tuned:
         options.append("fewer model.tune_layers")
     if not getattr(data, "group_by_user", False):
-        options.append("--data.group_by_user true, which brings fewer stories a batch")
+        options.append("--data.group_by_user true, which brings fewer news items into a batch")
     if not options:
         return ""
     *first, last = options

@@ -42,7 +42,7 @@ def _merge(blocks: Sequence[Rows]) -> Rows:
         sum(block.num_bad for block in blocks),
     )
     differs = differs_from_first(rows.table)
-    rows = rows.require(~differs, "news_id", "an earlier line has another story under this id")
+    rows = rows.require(~differs, "news_id", "an earlier line has another text under this id")
     first = np.unique(_first_of_each(rows.table["news_id"]))
     return rows._replace(table=rows.table.take(first), lines=rows.lines[first])
 
