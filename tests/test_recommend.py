@@ -443,7 +443,7 @@ def test_stories_added_by_several_threads_are_all_there(copied):
         (lambda r: r.rank_many([["N1"]], ["N2"]), r"candidates\[0\] is a str"),
         (lambda r: r.rank(["N1"], ["N2", 3.5]), r"candidate_ids\[1\] is 3.5"),
         (lambda r: r.encode_news("Rain", abstracts=[""]), r"titles is a str.*Give \['Rain'\]"),
-        (lambda r: r.encode_news(["Rain"]), "reads a story's title, abstract: give abstracts"),
+        (lambda r: r.encode_news(["Rain"]), "reads a news item's title, abstract: give abstracts"),
         (lambda r: r.encode_news(["Rain"], abstracts=[]), "titles has 1 entries and abstracts 0"),
         (lambda r: r.encode_news(["Rain"], ["a", "b"], abstracts=[""]), "and categories 2"),
         (lambda r: r.encode_news([None], abstracts=[""]), r"titles\[0\] is None"),
