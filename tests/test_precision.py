@@ -422,19 +422,19 @@ def test_a_run_by_anothers_config_computes_with_its_threads_and_is_equal(
 
 EACH_SAYS = """
 import functools, os, sys
-from newsrec import cli
+from lightning import Trainer
 from newsrec.training.hardware import precision
 from newsrec.training.processes import agreement
 from newsrec.training.hardware.probe import Rates
 from newsrec.__main__ import main
 first = agreement.is_first_process()
 ratio = 2.0 if first else 0.5  # each process would choose another
-plain = cli.Trainer.fit
+plain = Trainer.fit
 @functools.wraps(plain)  # its signature is read for the options
 def fit(self, *args, **options):
     print(f"trains in {self.precision}", file=sys.stderr)
     plain(self, *args, **options)
-cli.Trainer.fit = fit
+Trainer.fit = fit
 precision.measure = lambda maps, device: Rates(1e9, ratio * 1e9, ratio)
 precision.recall_rates = lambda device, maps: None
 main(sys.argv[1:])

@@ -155,7 +155,7 @@ def measure_vector_and_search(folder: Path, calls: int) -> dict:
     user = recommender.user_vector(history)
     news = np.array(recommender.news_vectors[FIRST_NEWS:])
     k = min(K, len(news))
-    (best,) = search(user[None], news, k)
+    (best,) = search(user[None, None], news, k)
     scores = news @ user
     expected = np.argsort(-scores, kind="stable")[:k]
     np.testing.assert_allclose(best.scores, scores[expected], rtol=1e-5, atol=1e-5)
@@ -163,7 +163,7 @@ def measure_vector_and_search(folder: Path, calls: int) -> dict:
     return {
         "user_vector": milliseconds(lambda: recommender.user_vector(history), calls),
         "its_products": milliseconds(matrix_products, calls),
-        f"top_{k}": milliseconds(lambda: list(search(user[None], news, k)), searches),
+        f"top_{k}": milliseconds(lambda: list(search(user[None, None], news, k)), searches),
         "plain_product": milliseconds(lambda: news @ user, searches),
         f"recommend_{k}": milliseconds(lambda: recommender.recommend(history, k), searches),
         "equal_to_sorting": k,
