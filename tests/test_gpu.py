@@ -163,7 +163,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     )  # fmt: skip
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     main(fit(root, plm_dir, whole, device, *options))
-    run_killed(fit(root, plm_dir, killed, device, *options), ("on_train_batch_end", 8), monkeypatch)
+    run_killed(fit(root, plm_dir, killed, device, *options), ("on_train_batch_end", 8))
     assert last(killed)["global_step"] < last(whole)["global_step"]
     main(fit(root, plm_dir, killed, device, *options, "--ckpt_path=last"))
     for name, tensor in last(whole)["state_dict"].items():
