@@ -315,8 +315,8 @@ def test_help_says_which_values_are_ignored(capsys):
     with pytest.raises(SystemExit):
         main(["fit", "--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "runs the whole PLM in every step. Ignored where all layers are tuned." in said
-    assert "the same gradients. Ignored where no layer is tuned." in said
+    assert "runs the whole PLM in every step. Ignored when all layers are tuned." in said
+    assert "the same gradients. Ignored when no layer is tuned." in said
 
 
 @pytest.mark.gpu
