@@ -464,7 +464,7 @@ def test_bad_lines_are_skipped_where_asked_and_said(mind_dir, plm_dir, tmp_path,
     assert "1 line of behaviors.tsv was skipped and not ranked" in capsys.readouterr().out
 
 
-def test_interpolation_follows_the_command_line(tmp_path, monkeypatch):
+def test_interpolation_follows_the_command_line(mind_dir, tmp_path, monkeypatch):
     from newsrec.commands.fit import FitCLI, cli_options
 
     monkeypatch.setattr(FitCLI, "_run_subcommand", lambda self, name: None)
@@ -473,6 +473,7 @@ def test_interpolation_follows_the_command_line(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["newsrec"])
     args = ["fit", "--config", str(config), "--data.max_history", "7"]
     args += ["--trainer.accelerator", "cpu", "--output", str(tmp_path / "run")]
+    args += ["--data.root", str(mind_dir)]
     cli = FitCLI(args=args, **cli_options())
     assert cli.datamodule.eval_batch_size == 7
     assert cli.model.max_history == 7
