@@ -192,9 +192,6 @@ def fit(argv: list[str], callbacks: Sequence[Callback] = ()) -> None:
         argv: Options of ``fit``.
         callbacks: Further callbacks for the run, called before those that draw and save.
     """
-    # Together with parser_mode in cli_options, this lets interpolations refer to options of other
-    # files and follow the command line.
-    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     disable_progress_bar()  # for reading weights, which is fast; downloads keep theirs
     with one_fate_from_the_start():
         FitCLI(callbacks, args=["fit", *argv], **cli_options())
@@ -246,6 +243,9 @@ def add_run_options(parser: jsonargparse.ArgumentParser) -> None:
 
 def cli_options(run: bool = True) -> dict[str, Any]:
     """Return the arguments of ``FitCLI``; with ``run=False`` it builds the objects, no more."""
+    # Together with parser_mode, this lets interpolations refer to options of other files and follow
+    # the command line.
+    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     parser = {"prog": "newsrec fit", "parser_mode": "omegaconf+", "exit_on_error": False}
     return {
         "model_class": RecommenderModule,
