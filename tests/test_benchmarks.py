@@ -89,8 +89,8 @@ def test_the_ablation_trains_scores_and_compares(monkeypatch, capsys, demo, tmp_
     options = ("--arms", "base", "no-residual", "--seeds", "0", "--steps", "2", "--jobs", "1")
     options += (f"--data.root={demo}", f"--output={output}")
     arms = measure(monkeypatch, capsys, "ablation.py", *options)["arms"]
-    # With closed gates: the cosine, centred on the news of train and dev.
-    assert abs(arms["base"]["gates_at_zero"] - 0.63) < 0.01
+    # With closed gates: the cosine centred on train's news, which numpy puts at .6233.
+    assert abs(arms["base"]["gates_at_zero"] - 0.6233) < 0.01
     assert arms["no-residual"]["difference_to"]["base"]["auc"] == pytest.approx(
         arms["no-residual"]["auc"] - arms["base"]["auc"]
     )
