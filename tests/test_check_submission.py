@@ -118,7 +118,7 @@ def test_windows_line_ends_are_taken_and_counted(tmp_path, last):
         ("11 [1,2]", "count", "2 ranks for 3 candidates"),
         ("11 [1,2,3,4]", "count", "4 ranks for 3 candidates"),
         ("11 []", "count", "0 ranks for 3 candidates"),
-        ("11 [1,1,3]", "permutation", "the rank 1 stands 2 times, while 2 is missing"),
+        ("11 [1,1,3]", "permutation", "the rank 1 occurs 2 times, and 2 is missing"),
         ("11 [1,2,4]", "permutation", "the rank 4 of 3 candidates, while 3 is missing"),
         ("11 [0,1,2]", "rank", "the rank '0' is not a whole number from 1 to 3"),
         ("11 [-1,1,2]", "rank", "the rank '-1' is"),
@@ -456,4 +456,4 @@ def test_lines_of_the_data_that_were_skipped_are_warned_of(mind_dir, tmp_path, c
           f"--output={output}", "--data.on_bad_line=drop"])  # fmt: skip
     capsys.readouterr()
     checked(output / "prediction.zip", mind_dir, "dev", "--data.on_bad_line=drop")
-    assert "could not be read and were skipped: 1." in capsys.readouterr().out
+    assert "could not be read and were dropped: 1." in capsys.readouterr().out

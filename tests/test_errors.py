@@ -222,7 +222,7 @@ OTHERS = [
     ("simulate --output x --seed a", "--seed is 'a'; it must be a whole number."),
     ("download smal", "Did you mean small?"),
     ("prepare --root mind", "Did you mean --data.root?"),
-    ("prepare --data.root mind x", "x stands where no argument is expected."),
+    ("prepare --data.root mind x", "x is given where no argument is expected."),
     ("check-submission", "ZIP, --data.root and --split are missing."),
     (f"{RANDOM} dev --data.root mind/dev", "name the folder above, --data.root mind."),
     (f"{RANDOM} dev --data.root mnd", "Did you mean mind?"),
