@@ -63,10 +63,10 @@ def test_counts_are_those_of_a_loop(make):
             distinct += 1
             tokens += length
             squares += length**2
-        for row, user in enumerate(batch.user.tolist()):
-            mentions += sum(news > 0 for news in batch.history[user].tolist())
-            mentions += sum(news > 0 for news in batch.candidates[row].tolist())
-    assert (counts.clicks, counts.distinct, counts.tokens) == (clicks, distinct, tokens)
+        for sample, user in enumerate(batch.user.tolist()):
+            mentions += sum(row > 0 for row in batch.history[user].tolist())
+            mentions += sum(row > 0 for row in batch.candidates[sample].tolist())
+    assert (counts.clicks, counts.news, counts.tokens) == (clicks, distinct, tokens)
     assert (counts.squares, counts.slots, float(counts.mentions)) == (squares, slots, mentions)
 
 
