@@ -97,7 +97,7 @@ def test_rates_are_logged_and_said(make):
     trainer = fit(module, data, speed, max_epochs=2)
     assert 0 < speed.clicks < 2 * len(data.index.click)  # the first steps warm up
     logged = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("speed/")}
-    assert set(logged) == {f"speed/{n}" for n in ("clicks", "distinct", "tokens", "repeats")}
+    assert set(logged) == {f"speed/{n}" for n in ("clicks", "news", "tokens", "repeats")}
     assert 0 < logged["speed/repeats"] < 1
     assert logged["speed/tokens"] > logged["speed/news"] > logged["speed/clicks"]
     said = speed.describe(trainer)
