@@ -416,7 +416,7 @@ def test_news_added_by_several_threads_are_all_there(copied):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda r: r.recommend(["N1"], k=0), "k is 0; it must be a number from 1 to .* 20"),
+        (lambda r: r.recommend(["N1"], k=0), "k is 0; it must be from 1 to the number of news, 20"),
         (lambda r: r.recommend(["N1"], k=2.5), "k is 2.5"),
         (lambda r: r.recommend(["N1"], k=None), "k is None"),
         (lambda r: r.recommend(["N1"], k=21), "k is 21"),
