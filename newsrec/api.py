@@ -254,6 +254,10 @@ def fit(
         resume = "last" if is_resumed(folder, int(options["num_nodes"] or 1)) else None
     begun = Resumed()
     if resume is None:
+        if (folder / "checkpoints" / "last.ckpt").is_file():
+            raise UserError(
+                f"{folder} has a run. Go on with it by resume='last', or choose another output."
+            )
         check_run_folder(folder)
     else:
         resume = resolve_checkpoint(str(resume), folder)

@@ -52,8 +52,9 @@ def _column(table: Any, name: str) -> NDArray[Any]:
     try:
         column = table[name]
     except Exception as error:  # each library raises its own type
-        known = getattr(table, "column_names", None) or getattr(table, "columns", None) or table
-        names = ", ".join(map(repr, known))
+        for names in ("column_names", "columns"):
+            table = getattr(table, names, table)
+        names = ", ".join(map(repr, table))
         raise ValueError(f"The table has no column {name!r}. It has {names}.") from error
     if hasattr(column, "__array__"):
         return np.asarray(column)
