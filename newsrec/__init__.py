@@ -1,3 +1,73 @@
-"""News recommendation on MIND: Fastformer on a pretrained language model, with Lightning."""
+"""News recommendation on MIND: Fastformer on a pretrained language model, with Lightning.
+
+The names below are the public Python API. They are imported when they are first used, so that
+``import newsrec`` is fast and needs no PyTorch::
+
+    import newsrec as nr
+
+    run = nr.fit(nr.RecommenderModule(), nr.MindDataModule("data/demo"), max_epochs=5)
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from newsrec.api import RunFolder, fit
+    from newsrec.console import show_our_messages
+    from newsrec.data.datamodule import MindDataModule
+    from newsrec.data.dataset import open_mind
+    from newsrec.errors import UserError
+    from newsrec.frames import metrics_of_table
+    from newsrec.metrics import mind_metrics
+    from newsrec.model.recommender import NewsRecommender
+    from newsrec.serving.recommend import Recommender
+    from newsrec.simulation.simulate import simulate
+    from newsrec.training.checkpoint.saving import Stopped
+    from newsrec.training.module import RecommenderModule
+
+_HOMES = {
+    "MindDataModule": "data.datamodule",
+    "NewsRecommender": "model.recommender",
+    "Recommender": "serving.recommend",
+    "RecommenderModule": "training.module",
+    "RunFolder": "api",
+    "Stopped": "training.checkpoint.saving",
+    "UserError": "errors",
+    "fit": "api",
+    "metrics_of_table": "frames",
+    "mind_metrics": "metrics",
+    "open_mind": "data.dataset",
+    "show_our_messages": "console",
+    "simulate": "simulation.simulate",
+}
+"""Module of each public name."""
+
+__all__ = [
+    "MindDataModule",
+    "NewsRecommender",
+    "Recommender",
+    "RecommenderModule",
+    "RunFolder",
+    "Stopped",
+    "UserError",
+    "fit",
+    "metrics_of_table",
+    "mind_metrics",
+    "open_mind",
+    "show_our_messages",
+    "simulate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'newsrec' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"newsrec.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

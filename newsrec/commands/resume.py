@@ -3,20 +3,19 @@
 import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from jsonargparse import Namespace
 
 from newsrec.commands.written_options import Written
 from newsrec.training.checkpoint.read import (
-    check_same_options,
     hyper_parameters,
     plain,
     read_checkpoint,
     resolve_checkpoint,
 )
-from newsrec.training.hardware.settle import Kept
+from newsrec.training.resume import Resumed, resumed
 
 log = logging.getLogger(__name__)
 
@@ -26,16 +25,6 @@ LINKS = {
     "model.max_history": "data.max_history",
 }
 """Values that data and model share: each first key is filled in from its second key."""
-
-FREE_ON_RESUME = ("root", "num_workers", "prefetch_factor", "pin_memory", "eval_batch_size")
-"""Data options that may change when a run is resumed, because they do not affect results."""
-
-
-class Resumed(NamedTuple):
-    """State of a resumed run: its steps, threads and precision. The defaults are for a new run."""
-
-    steps: int = 0
-    hardware: Kept = Kept()
 
 
 def run_config(given: list[str], written: Sequence[Written]) -> Path | None:
@@ -75,20 +64,12 @@ def resume(config: Namespace, output: Path, written: Collection[str]) -> Resumed
     config.ckpt_path = str(resolve_checkpoint(config.ckpt_path, output))
     checkpoint = read_checkpoint(config.ckpt_path)
     _take_unwritten(config, checkpoint, written)
-    began = checkpoint["newsrec"].get("auto_precision")  # None if auto did not choose it
-    if began is not None and config.model.precision == "auto":
-        config.model.precision = began
     given = {part: config[part].as_dict() for part in ("model", "data")}
-    given["data"] = {k: v for k, v in given["data"].items() if k not in FREE_ON_RESUME}
-    if given["data"]["seed"] is None:
-        del given["data"]["seed"]
-    del given["model"]["precision"]  # may change when a run is resumed
-    check_same_options(checkpoint, given, config.ckpt_path)
+    found = resumed(checkpoint, config.ckpt_path, **given, threads=config.threads)
+    if found.precision is not None and config.model.precision == "auto":
+        config.model.precision = found.precision
     _report_trainer_changes(config, output / "config.yaml")
-    # Another number of threads changes the order of sums, so the last digits may differ.
-    threads = checkpoint["newsrec"].get("threads") if config.threads is None else config.threads
-    by_auto = began is not None and config.model.precision == began
-    return Resumed(checkpoint["global_step"], Kept(threads, by_auto))
+    return found
 
 
 def _take_unwritten(

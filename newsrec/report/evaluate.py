@@ -41,7 +41,7 @@ def evaluate(
     score: Callable[[], Scored | None],
     root: str | Path,
     split: str,
-    output: str | Path,
+    output: str | Path | None,
     *,
     ckpt_path: str | Path | None = None,
     leave_out: str | None = None,
@@ -54,7 +54,7 @@ def evaluate(
         score: Function that scores the split, by ``score_checkpoints`` or ``score_by_baseline``.
         root: Data folder.
         split: Split to score.
-        output: Folder for the results, absent or empty.
+        output: Folder for the results, absent or empty; None writes nothing.
         ckpt_path: Checkpoint of the run whose curves the page shows.
         leave_out: Baseline to leave out of the comparison.
         baselines: Whether to compare with the baselines on a labelled split.
@@ -66,10 +66,11 @@ def evaluate(
     Raises:
         UserError: If ``output`` cannot be written; this is checked before anything is scored.
     """
-    output = Path(output)
-    require_empty(output)
-    if is_first_process():  # the process that writes at the end
-        require_replaceable(output)
+    folder = None if output is None else Path(output)
+    if folder is not None:
+        require_empty(folder)
+        if is_first_process():  # the process that writes at the end
+            require_replaceable(folder)
     # Read the extras of the report first, so that an error in them does not lose the scores.
     ceiling = read_ceiling(Path(root), split)
     curves = None if ckpt_path is None else read_curves(Path(ckpt_path))
@@ -83,6 +84,8 @@ def evaluate(
         others = scores_beside(data, split, vectors, leave_out=leave_out)
     results = compute_results(data, split, scores, others)
     metrics = results.metrics | info
+    if folder is None:
+        return Evaluation(title, metrics, ceiling, [])
 
     def build(folder: Path) -> None:
         text = json.dumps(metrics, indent=1)
@@ -98,6 +101,6 @@ def evaluate(
         page = html_page(title, metrics, ceiling, examples, curves)
         (folder / PAGE_FILE).write_text(page, encoding="utf-8")
 
-    publish(output, build)
+    publish(folder, build)
     names = [METRICS_FILE, PREDICTION_FILE, IMPRESSIONS_FILE, SCORES_FILE, PAGE_FILE]
-    return Evaluation(title, metrics, ceiling, [n for n in names if (output / n).is_file()])
+    return Evaluation(title, metrics, ceiling, [n for n in names if (folder / n).is_file()])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -25,6 +25,7 @@ from newsrec.model.plm.load import build_plm, load_plm, plm_config
 from newsrec.model.recommender import NewsRecommender
 from newsrec.model.user_encoders import USER_ENCODERS
 from newsrec.plm_source import DEFAULT_PLM, load_tokenizer
+from newsrec.training.callbacks import FrozenStates
 from newsrec.training.catalogue import encode_catalogue, mean_states
 from newsrec.training.checkpoint.contradictions import check_agreement, remembered
 from newsrec.training.checkpoint.read import CHECKPOINT_FORMAT, hyper_parameters, read_checkpoint
@@ -33,6 +34,7 @@ from newsrec.training.lightning_internals import is_logging
 from newsrec.training.losses import LOSSES
 from newsrec.training.mind_metric import MindMetric
 from newsrec.training.optimizer import SCHEDULES, Schedule, adamw, parameter_groups
+from newsrec.training.processes.together import SameData
 
 log = logging.getLogger(__name__)
 
@@ -183,6 +185,11 @@ class RecommenderModule(LightningModule):
         """
         self.precision = self.hparams["precision"] = precision
         self._precision_by_auto = by_auto
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Return what training needs under any Trainer: the same data everywhere, kept states."""
+        present = {type(callback) for callback in self.trainer.callbacks}  # if it has run before
+        return [kind() for kind in (SameData, FrozenStates) if kind not in present]
 
     def configure_model(self) -> None:
         """Build the model; called after all other checks have passed."""

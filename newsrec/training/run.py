@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
-from newsrec.training.callbacks import FrozenStates, RunCsv, ScoreCollector
+from newsrec.training.callbacks import RunCsv, ScoreCollector
 from newsrec.training.checkpoint.read import BEGUN, check_run_folder, plain
 from newsrec.training.checkpoint.saving import AtomicCheckpointIO, LastCheckpoint
 from newsrec.training.guards import FiniteLoss, out_of_memory
@@ -30,7 +30,7 @@ from newsrec.training.mistakes import check_trainer, late_mistakes
 from newsrec.training.module import RecommenderModule
 from newsrec.training.processes.launch import connection_mistakes, started_by_torchrun
 from newsrec.training.processes.run_lock import RunLock
-from newsrec.training.processes.together import SameData, fail_together
+from newsrec.training.processes.together import fail_together
 from newsrec.training.progress.bar import EpochLine, SpeedBar
 from newsrec.training.progress.curves import Curves
 from newsrec.training.progress.ending import say_if_finished
@@ -98,8 +98,6 @@ class Run:
         self.throughput, self.parts = Throughput(), StepParts()
         guard = FiniteLoss(self.last)
         self.callbacks: list[Callback] = [
-            SameData(),
-            FrozenStates(),
             ScoreCollector(),
             self.throughput,
             self.parts,
