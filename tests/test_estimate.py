@@ -141,6 +141,27 @@ def test_a_dry_run_of_a_folder_counts_its_batches_and_writes_no_run(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("accelerator", "heads"),
+    [
+        ("auto", ["On a GPU, bf16-mixed:", "On a CPU, 32-true:"]),
+        ("gpu", ["On a GPU, bf16-mixed:"]),
+        ("cpu", ["On a CPU, 32-true:"]),
+    ],
+)
+def test_a_dry_run_takes_what_auto_can_choose(mind_dir, plm_dir, capsys, accelerator, heads):
+    said = dry_run(
+        capsys,
+        f"--data.root={mind_dir}",
+        f"--model.plm={plm_dir}",
+        "--model.dim=16",
+        f"--trainer.accelerator={accelerator}",
+        "--data.batch_size=8",
+        "--model.precision=auto",
+    )
+    assert [line for line in said.splitlines() if line.startswith("On a ")] == heads
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("mind_*.yaml")), ids=lambda path: path.stem)
 def test_a_presets_header_says_what_the_estimator_says(path, capsys, monkeypatch, tmp_path):

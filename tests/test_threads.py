@@ -113,10 +113,14 @@ def test_processes_are_those_that_share_the_machine(devices, environ, expected):
     assert processes_here({"devices": devices, "accelerator": "cpu"}, environ) == expected
 
 
-def test_all_gpus_are_as_many_processes(monkeypatch):
+@pytest.mark.parametrize(
+    ("devices", "accelerator", "expected"),
+    [(-1, "gpu", 8), ("auto", "auto", 8), ("auto", "cuda", 8), ("auto", "cpu", 1), (2, "auto", 2)],
+)
+def test_all_gpus_are_as_many_processes(monkeypatch, devices, accelerator, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    assert processes_here({"devices": -1, "accelerator": "gpu"}, {}) == 8
+    assert processes_here({"devices": devices, "accelerator": accelerator}, {}) == expected
 
 
 @pytest.mark.parametrize(
@@ -239,8 +243,8 @@ def test_after_fit_and_evaluate_the_environment_is_as_before(
     monkeypatch.setattr("newsrec.training.hardware.settle.set_threads", note)
     monkeypatch.setattr(threads, "usable_cores", lambda: 2)
     if fails:
-        monkeypatch.setattr("lightning.Trainer.fit", fail)
-        monkeypatch.setattr("lightning.Trainer.predict", fail)
+        monkeypatch.setattr("newsrec.training.run.Run.train", fail)
+        monkeypatch.setattr("newsrec.evaluation.scoring.score_split", fail)
     options = [*fit_options(mind_dir, plm_dir, tmp_path / "run"), "--baselines=false"]
     with pytest.raises(SystemExit) if fails else contextlib.nullcontext():
         main([*options, "--trainer.max_steps=1"])
