@@ -94,6 +94,15 @@ def pytest_collect_file() -> None:
     torch.backends.mps.is_available = lambda: False  # what a Trainer takes by itself is a CPU
 
 
+@pytest.fixture(autouse=True)
+def _variables_of_threads():
+    """No test leaves another number of threads to those after it."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    before = [os.environ.get(name) for name in names]
+    yield
+    assert [os.environ.get(name) for name in names] == before
+
+
 def write_mind(
     root: Path,
     news: Mapping[str, Rows],

@@ -364,7 +364,7 @@ def test_shares_that_no_data_has_are_warned_of():
 
 def evaluated(mind_dir, output, split, scorer="random"):
     main(["evaluate", f"--scorer={scorer}", f"--data.root={mind_dir}", f"--split={split}",
-          f"--output={output}"])  # fmt: skip
+          f"--output={output}", "--trainer.accelerator=cpu"])  # fmt: skip
     return output / "prediction.zip", json.loads((output / "metrics.json").read_text())
 
 
@@ -453,7 +453,8 @@ def test_lines_of_the_data_that_were_skipped_are_warned_of(mind_dir, tmp_path, c
     behaviors.write_bytes(behaviors.read_bytes() + b"seven\tU1\t11/11/2019 9:05:58 AM\t\tN1-0\n")
     output = tmp_path / "dev"
     main(["evaluate", "--scorer=random", f"--data.root={mind_dir}", "--split=dev",
-          f"--output={output}", "--data.on_bad_line=drop"])  # fmt: skip
+          f"--output={output}", "--trainer.accelerator=cpu",
+          "--data.on_bad_line=drop"])  # fmt: skip
     capsys.readouterr()
     checked(output / "prediction.zip", mind_dir, "dev", "--data.on_bad_line=drop")
     assert "could not be read and were dropped: 1." in capsys.readouterr().out

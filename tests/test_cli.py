@@ -173,7 +173,7 @@ def test_a_baseline_of_a_split_without_labels_says_whose_clicks_it_counts(
     mind_dir, tmp_path, capsys
 ):
     main(["evaluate", "--scorer=recent", f"--data.root={mind_dir}", "--split=test",
-          f"--output={tmp_path / 'test'}"])  # fmt: skip
+          f"--output={tmp_path / 'test'}", "--trainer.accelerator=cpu"])  # fmt: skip
     said = capsys.readouterr().out
     assert "Clicks counted: those of train (2019-11-11) and dev (2019-11-15)." in said
     names = {path.name for path in (tmp_path / "test").iterdir()}
@@ -204,7 +204,7 @@ def test_a_submission_has_a_line_per_impression_in_file_order(trained, mind_dir,
 def test_baselines_are_evaluated_without_a_checkpoint(scorer, mind_dir, tmp_path, capsys):
     output = tmp_path / scorer
     main(["evaluate", f"--scorer={scorer}", f"--data.root={mind_dir}", "--split=dev",
-          f"--output={output}"])  # fmt: skip
+          f"--output={output}", "--trainer.accelerator=cpu"])  # fmt: skip
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["scorer"] == scorer
     assert 0 <= metrics["auc"] <= 1
@@ -260,7 +260,7 @@ def test_where_nothing_can_be_evaluated_there_is_no_metric_and_no_nan(mind_dir, 
     path.write_text(path.read_text().replace("-1", "-0"))
     output = tmp_path / "out"
     main(["evaluate", "--scorer=recent", f"--data.root={mind_dir}", "--split=dev",
-          f"--output={output}"])  # fmt: skip
+          f"--output={output}", "--trainer.accelerator=cpu"])  # fmt: skip
     said = capsys.readouterr().out
     assert "No impression has both a click and a skip, so there are no metrics." in said
     metrics = json.loads((output / "metrics.json").read_text(), parse_constant=pytest.fail)
@@ -279,7 +279,7 @@ def test_where_nothing_can_be_evaluated_there_is_no_metric_and_no_nan(mind_dir, 
 
 def test_of_several_processes_one_scores_a_baseline(mind_dir, tmp_path, capsys, monkeypatch):
     command = ["evaluate", "--scorer=recent", f"--data.root={mind_dir}", "--split=dev",
-               f"--output={tmp_path / 'recent'}"]  # fmt: skip
+               f"--output={tmp_path / 'recent'}", "--trainer.accelerator=cpu"]  # fmt: skip
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("LOCAL_RANK", "1")
     main(command)
@@ -443,7 +443,7 @@ def test_a_final_model_is_trained_on_everything_and_its_last_checkpoint_kept(
     assert metrics["selected_on"] is None
     assert "dev is among what was trained on" in capsys.readouterr().out
     said = refused(capsys, "evaluate", last, f"--data.root={mind_week}", "--split=last_day",
-                   f"--output={tmp_path / 'day'}")  # fmt: skip
+                   f"--output={tmp_path / 'day'}", "--trainer.accelerator=cpu")  # fmt: skip
     assert "was trained with data.val none, so it has seen that day" in said
 
 
@@ -563,6 +563,7 @@ def test_evaluate_refuses_options_that_contradict_the_checkpoint(
         f"--data.root={mind_dir}",
         "--split=dev",
         f"--output={tmp_path / 'x'}",
+        "--trainer.accelerator=cpu",
         "--data.max_history=3",
     )
     assert "3" in said
@@ -577,7 +578,7 @@ def test_evaluate_refuses_a_place_it_cannot_write_to_before_it_scores(
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "empty")
     said = refused(capsys, "evaluate", "--scorer=random", f"--data.root={mind_dir}", "--split=dev",
-                   f"--output={tmp_path / 'link'}")  # fmt: skip
+                   f"--output={tmp_path / 'link'}", "--trainer.accelerator=cpu")  # fmt: skip
     assert "cannot be replaced as a whole" in said
 
 

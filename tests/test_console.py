@@ -153,8 +153,8 @@ def test_no_command_over_a_data_folder_lets_control_characters_through(tmp_path,
     of, a, b = [f"--data.root={mind}", "--split=dev"], tmp_path / "a", tmp_path / "b"
     commands = [
         ["prepare", of[0]],
-        ["evaluate", "--scorer=category", *of, f"--output={a}"],
-        ["evaluate", "--scorer=random", *of, f"--output={b}"],
+        ["evaluate", "--scorer=category", *of, f"--output={a}", "--trainer.accelerator=cpu"],
+        ["evaluate", "--scorer=random", *of, f"--output={b}", "--trainer.accelerator=cpu"],
         ["compare", str(a), str(b)],
         ["check-submission", str(a / "prediction.zip"), *of],
     ]

@@ -471,4 +471,5 @@ def test_a_file_that_is_taken_for_a_checkpoint_is_said_to_be_what_it_is(
 ):
     path = write_foreign(kind, tmp_path)
     options = f"--data.root={place / 'mind'} --split=dev --output={tmp_path / 'x'}".split()
+    options.append("--trainer.accelerator=cpu")
     assert_told(capsys, ["evaluate", f"--ckpt_path={path}", *options], f"--ckpt_path {path} ", said)

@@ -49,6 +49,19 @@ def test_bytes_that_live_and_die_are_counted_as_by_hand():
     assert x.grad.shape == x.shape
 
 
+def test_a_view_of_what_was_there_before_counts_as_nothing():
+    with without_values() as counter:
+        weight, x = torch.zeros(20, 10, requires_grad=True), torch.zeros(5, 10)
+        with counter() as count:
+            y = torch.nn.functional.linear(x, weight)  # keeps a transposed view of the weight
+            view = weight.t()
+            assert count.live == count.peak == 4 * 5 * 20
+            y.sum().backward()
+            del y
+            assert count.live == 4 * 20 * 10  # the gradient
+    assert view.shape == (10, 20)
+
+
 def test_dropout_keeps_a_byte_an_element_as_on_cuda_and_a_number_as_on_a_cpu():
     kept = {}
     for device in ("cuda", "cpu"):
@@ -126,6 +139,27 @@ def test_a_dry_run_of_a_folder_counts_its_batches_and_writes_no_run(
     assert "Nothing is trained" in said
     assert "its config.json" in said
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "heads"),
+    [
+        ("auto", ["On a GPU, bf16-mixed:", "On a CPU, 32-true:"]),
+        ("gpu", ["On a GPU, bf16-mixed:"]),
+        ("cpu", ["On a CPU, 32-true:"]),
+    ],
+)
+def test_a_dry_run_takes_what_auto_can_choose(mind_dir, plm_dir, capsys, accelerator, heads):
+    said = dry_run(
+        capsys,
+        f"--data.root={mind_dir}",
+        f"--model.plm={plm_dir}",
+        "--model.dim=16",
+        f"--trainer.accelerator={accelerator}",
+        "--data.batch_size=8",
+        "--model.precision=auto",
+    )
+    assert [line for line in said.splitlines() if line.startswith("On a ")] == heads
 
 
 @pytest.mark.slow

@@ -100,7 +100,8 @@ def test_a_malformed_world_costs_a_warning_and_no_evaluation(kind, mind_dir, tmp
     (mind_dir / "world.json").write_bytes(MALFORMED[kind])
     with caplog.at_level("WARNING", "newsrec"):
         main(["evaluate", "--scorer=random", f"--data.root={mind_dir}", "--split=dev",
-              f"--output={tmp_path / 'x'}", "--baselines=false"])  # fmt: skip
+              f"--output={tmp_path / 'x'}", "--trainer.accelerator=cpu",
+              "--baselines=false"])  # fmt: skip
     assert "auc" in json.loads((tmp_path / "x" / "metrics.json").read_text())
     (said,) = caplog.messages
     assert str(mind_dir / "world.json") in said
@@ -118,5 +119,5 @@ def test_what_is_optional_is_read_before_the_work(mind_dir, tmp_path, monkeypatc
     monkeypatch.setattr("newsrec.evaluation.scoring.score_baseline", score)
     with pytest.raises(SystemExit):
         main(["evaluate", "--scorer=random", f"--data.root={mind_dir}", "--split=dev",
-              f"--output={tmp_path / 'x'}"])  # fmt: skip
+              f"--output={tmp_path / 'x'}", "--trainer.accelerator=cpu"])  # fmt: skip
     assert done == ["ceiling", "scores"]

@@ -12,12 +12,14 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.initialization import no_init_weights
 
-from newsrec.data.batch import Batch, EvalBatch
+from newsrec.data.batch import Batch, Catalogue, EvalBatch
 from newsrec.data.datamodule import MindDataModule
+from newsrec.data.states import TokenStates
 from newsrec.model.fastformer import FastformerConfig
 from newsrec.model.plm.load import build_plm
 from newsrec.model.plm.sizes import plm_sizes
 from newsrec.model.recommender import NewsRecommender
+from newsrec.training.catalogue import encode_catalogue
 from newsrec.training.module import RecommenderModule
 from newsrec.training.optimizer import parameter_groups
 
@@ -63,18 +65,20 @@ SHAPES = {
 }
 """Sizes of the presets' models and batches, and of families that may stand in a PLM's place."""
 DEPTH, WORDS = 3, 64
-"""What is built of a PLM's layers and words: more of the same would show no more."""
+"""What the quick tests build of a PLM's layers and words; the slow ones build them all."""
 
 
-def made_model(plm, layers, tune_layers, dim, heads, tokens, history, encoder="fastformer"):
+def made_model(name, encoder="fastformer", whole=False, recomputed=False):
     """The model with weights that nobody has drawn; nothing is computed with them."""
-    small = {"num_hidden_layers": min(layers, DEPTH), "vocab_size": WORDS}
+    plm, layers, tune_layers, dim, heads, tokens, history, _ = SHAPES[name]
+    small = {} if whole else {"num_hidden_layers": min(layers, DEPTH), "vocab_size": WORDS}
     small |= {k: 0 for k in ("cls_token_id", "sep_token_id") if plm["model_type"] == "modernbert"}
     with no_init_weights():
         lm = build_plm({"pad_token_id": 0} | plm | small)
     shape = FastformerConfig(heads=heads, ffn=dim, encoder=encoder)
     user = FastformerConfig(heads=heads, ffn=dim, encoder=encoder, positions="recency")
-    return NewsRecommender(lm, dim, tune_layers, shape, user, tokens, history)
+    more = {"checkpoint_activations": recomputed}
+    return NewsRecommender(lm, dim, tune_layers, shape, user, tokens, history, **more)
 
 
 def made_batch(plm, tokens, history, size, news=300, states=False):
@@ -92,6 +96,25 @@ def made_batch(plm, tokens, history, size, news=300, states=False):
         candidates=torch.zeros(size, 5, dtype=torch.int64),
         labels=torch.zeros(size, 5, dtype=torch.int64),
     )
+
+
+def made_catalogue(tokens, news=1500):
+    """Two blocks of news; every tenth has the tokens of the one before."""
+    lengths = torch.arange(news) % tokens + 1
+    lengths[:2] = 0
+    first = torch.arange(news)
+    first[10::10] -= 1
+    lengths = lengths[first]
+    return Catalogue(torch.zeros(news, tokens, dtype=torch.int32), lengths, first)
+
+
+def made_states(catalogue, hidden):
+    """Kept states in two parts, as those of a run whose folder got more news."""
+    total = int(catalogue.token_lengths.sum())
+    parts = [torch.zeros(total, hidden, dtype=torch.bfloat16) for _ in range(2)]
+    starts = catalogue.token_lengths.cumsum(0) - catalogue.token_lengths
+    part = (torch.arange(len(starts)) % 2)[catalogue.first]
+    return TokenStates(parts, part, starts, catalogue.token_lengths)
 
 
 def made_eval_batch(history, impressions=64, candidates=1500):
@@ -128,9 +151,11 @@ def step(gpu, model, batch, dtype):
         optimizer.zero_grad()
 
 
-def run_preset(name, dtype, states, encoder):
-    plm, layers, tune_layers, dim, heads, tokens, history, size = SHAPES[name]
-    model = made_model(plm, layers, tune_layers, dim, heads, tokens, history, encoder)
+def run_preset(name, dtype, states, encoder, whole=False, recomputed=False):
+    plm, _, _, dim, _, tokens, history, size = SHAPES[name]
+    model = made_model(name, encoder, whole, recomputed)
+    catalogue = made_catalogue(tokens)
+    kept = made_states(catalogue, plm["hidden_size"]) if states else None
     batch = made_batch(plm, tokens, history, size, states=states)
     evaluated = made_eval_batch(history)
     with FakeGpu() as gpu:
@@ -138,11 +163,10 @@ def run_preset(name, dtype, states, encoder):
         model.train()
         step(gpu, model, gpu.to(batch), dtype)
         model.eval()
-        moved = gpu.to(batch)
         with torch.no_grad():  # the catalogue's vectors, then scores
-            lengths = torch.as_tensor(batch.token_lengths)
-            vectors = model.encode_news(moved.token_ids, lengths, moved.token_states)
-            assert vectors.shape == (len(batch.token_lengths), dim)
+            vectors = encode_catalogue(model, catalogue, kept)
+            assert vectors.shape == (len(catalogue.first), dim)
+            assert vectors.dtype == torch.float32
             scores = model.score(vectors.float(), gpu.to(evaluated))
     assert scores.shape == (len(evaluated.candidates),)
     assert scores.dtype == torch.float32
@@ -150,10 +174,10 @@ def run_preset(name, dtype, states, encoder):
 
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-BY_DEFAULT = {("demo", "fp32"), ("demo", "bf16"), ("mind_small_top2", "bf16")}
-CASES = [
-    pytest.param(name, DTYPES[kind], id=f"{name}-{kind}",
-                 marks=[] if (name, kind) in BY_DEFAULT else pytest.mark.slow)
+BY_DEFAULT = [("demo", "fp32"), ("demo", "bf16"), ("mind_small_top2", "bf16")]
+CASES = [pytest.param(name, DTYPES[kind], False, id=f"{name}-{kind}") for name, kind in BY_DEFAULT]
+CASES += [
+    pytest.param(name, DTYPES[kind], True, id=f"{name}-{kind}-whole", marks=pytest.mark.slow)
     for name in SHAPES for kind in DTYPES
 ]  # fmt: skip
 
@@ -166,10 +190,17 @@ def test_the_shapes_are_those_of_the_presets():
     assert {SHAPES[name][0]["model_type"] for name in PRESETS} == {"bert"}
 
 
-@pytest.mark.parametrize(("name", "dtype"), CASES)
-def test_a_presets_step_and_scores_run_on_a_gpu_and_nobody_waits(name, dtype):
+@pytest.mark.parametrize(("name", "dtype", "whole"), CASES)
+def test_a_presets_step_and_scores_run_on_a_gpu_and_nobody_waits(name, dtype, whole):
     states = SHAPES[name][2] >= 0
-    in_own_process(run_preset, name, dtype, states, "fastformer")
+    in_own_process(run_preset, name, dtype, states, "fastformer", whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in SHAPES if SHAPES[name][2] != 0])
+def test_so_does_a_step_that_recomputes_its_activations(name):
+    states = SHAPES[name][2] >= 0
+    in_own_process(run_preset, name, torch.bfloat16, states, "fastformer", True, True)
 
 
 @pytest.mark.slow

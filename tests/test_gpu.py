@@ -20,6 +20,7 @@ import torch
 from conftest import fit_options, refused, tiny_behaviors, tiny_news, write_mind
 from lightning import Callback, Trainer
 from resuming import last, run_killed
+from test_benchmarks import measure
 from torch import nn
 
 from newsrec.__main__ import main
@@ -215,6 +216,22 @@ def test_too_little_memory_names_the_options_that_lower_it(
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert "data.batch_size" in said
     assert "model.precision bf16" in said
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("tiny-full-fp32", "tiny-top1-fp32", "tiny-recomputed-fp32"),
+        *("mini-full-fp32", "mini-full-bf16", "mini-top2-bf16", "mini-recomputed-bf16"),
+        *("bertbase-full-bf16", "mpnetbase-full-bf16", "robertabase-full-bf16"),
+    ],
+)
+def test_the_peak_memory_of_a_step_is_near_the_estimate(device, case, monkeypatch, capsys):
+    if device == "cpu" and not case.startswith("tiny"):
+        pytest.skip("takes minutes on a CPU")
+    options = ("--device", device, "--cases", case)
+    (found,) = measure(monkeypatch, capsys, "memory.py", *options)["cases"]
+    assert found["ratio"] == pytest.approx(1, abs=0.2), found
 
 
 class NoWaiting(Callback):

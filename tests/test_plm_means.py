@@ -2,15 +2,26 @@
 
 import subprocess
 import sys
+from collections import Counter
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
+from conftest import fit_options
 
 from newsrec.__main__ import main
 from newsrec.data.datamodule import MindDataModule
+from newsrec.data.states import distinct_rows
 from newsrec.evaluation import plm_means
-from newsrec.evaluation.plm_means import first_plm, record_means, vectors_before_training
-from newsrec.training.catalogue import encode_catalogue, mean_states
+from newsrec.evaluation.plm_means import (
+    first_plm,
+    plm_vectors,
+    record_means,
+    vectors_before_training,
+)
+from newsrec.model.plm.load import load_plm
+from newsrec.training.catalogue import encode_catalogue, frozen_states, mean_states
 from newsrec.training.module import RecommenderModule
 
 TWO = """
@@ -36,8 +47,8 @@ def data(mind_dir, plm_dir):
     return data
 
 
-def tiny_module(plm_dir, tune_layers):
-    options = {"dim": 8, "news": {"heads": 2}, "user": {"heads": 2}, "residual": False}
+def tiny_module(plm_dir, tune_layers, **more):
+    options = more | {"dim": 8, "news": {"heads": 2}, "user": {"heads": 2}, "residual": False}
     module = RecommenderModule(plm=str(plm_dir), tune_layers=tune_layers, **options)
     module.configure_model()
     return module.eval()
@@ -58,8 +69,6 @@ def test_ranks_together_make_the_means_of_one(data, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_give_the_means_of_one(data, mind_dir, plm_dir, tmp_path, monkeypatch):
-    import numpy as np
-
     given = [str(tmp_path / "meeting"), str(mind_dir), str(plm_dir), str(tmp_path)]
     command = [sys.executable, "-c", TWO]
     both = [subprocess.Popen([*command, str(rank), *given]) for rank in (0, 1)]
@@ -87,13 +96,90 @@ def test_what_a_frozen_plm_has_encoded_is_not_encoded_again(data, plm_dir, monke
 def test_the_first_weights_of_a_tuned_plm_run_on_the_device_of_the_run(data, plm_dir, monkeypatch):
     places = []
 
-    def note(datamodule, device):
+    def note(datamodule, device, *cut):
         places.append(device)
-        return first_plm(datamodule, "cpu")
+        return first_plm(datamodule, "cpu", *cut)
 
     monkeypatch.setattr(plm_means, "first_plm", note)
     vectors_before_training(tiny_module(plm_dir, 1), data, [], torch.device("cuda", 3))
     assert places == [torch.device("cuda", 3)]
+
+
+class LayerTokens:
+    """Counts tokens that went through each layer of PLMs loaded from now on.
+
+    Begins anew with each ``mean_states``.
+    """
+
+    def __init__(self, monkeypatch):
+        self.tokens = Counter()
+
+        def load(*args):
+            plm = load_plm(*args)
+            for number, layer in enumerate(plm.encoder.layer):
+                layer.register_forward_hook(partial(self.note, number))
+            return plm
+
+        def means(*args):
+            self.tokens.clear()  # those of the trial whether the PLM packs
+            return mean_states(*args)
+
+        monkeypatch.setattr("newsrec.model.plm.load.load_plm", load)
+        monkeypatch.setattr("newsrec.training.catalogue.mean_states", means)
+
+    def note(self, number, layer, args, states):
+        self.tokens[number] += states.shape[:-1].numel()
+
+
+def tokens_of(catalogue, start=0):
+    rows = distinct_rows(catalogue)
+    return int(catalogue.token_lengths[rows[rows >= start]].sum())
+
+
+@pytest.mark.parametrize(
+    ("kept", "spared"), [("fp32", None), ("some", 9), ("bf16", 0), ("other", 0)]
+)
+def test_kept_states_spare_the_frozen_layers_of_a_tuned_plm(
+    data, mind_dir, plm_dir, monkeypatch, kept, spared
+):
+    module = tiny_module(plm_dir, 1)
+    encoder = module.recommender.news_encoder
+    direct = plm_vectors(data)
+    catalogue = data.catalogue.head(9) if kept == "some" else data.catalogue
+    precision = "bf16" if kept == "bf16" else "fp32"
+    data.use_states(frozen_states(encoder.cut, catalogue, mind_dir, precision))
+    with torch.no_grad():
+        for parameter in encoder.plm.encoder.layer[1].parameters():
+            parameter.add_(1.0)  # as trained
+        if kept == "other":
+            encoder.plm.encoder.layer[0].output.dense.bias.add_(1.0)
+    counted = LayerTokens(monkeypatch)
+    found = vectors_before_training(module, data, [], "cpu")
+    assert counted.tokens[0] == (0 if spared is None else tokens_of(data.catalogue, spared))
+    assert counted.tokens[1] == tokens_of(data.catalogue)
+    np.testing.assert_allclose(found, direct, rtol=1e-5, atol=1e-6)
+
+
+def test_the_plm_before_training_has_as_many_layers_as_the_model(data, plm_dir, monkeypatch):
+    module = tiny_module(plm_dir, -1, plm_layers=1)
+    direct = mean_states(first_plm(data, "cpu", layers=1), data.catalogue).numpy()
+    counted = LayerTokens(monkeypatch)
+    assert (vectors_before_training(module, data, [], "cpu") == direct).all()
+    assert set(counted.tokens) == {0}
+    assert not np.allclose(direct, plm_vectors(data))
+
+
+def test_fit_closes_with_the_states_that_it_kept(mind_dir, plm_dir, tmp_path, monkeypatch, capsys):
+    counted = LayerTokens(monkeypatch)
+    options = fit_options(mind_dir, plm_dir, tmp_path / "run")
+    options += ["--trainer.max_epochs=1", "--model.tune_layers=1", "--data.frozen_states=fp32"]
+    main(options)
+    data = MindDataModule(root=mind_dir, plm=str(plm_dir), max_tokens=12)
+    data.setup("predict")
+    trained_on = max(data.data.split(name).num_news for name in ("train", "dev"))
+    assert counted.tokens[0] == tokens_of(data.catalogue, trained_on)  # news of test only
+    assert counted.tokens[1] == tokens_of(data.catalogue)
+    assert "cosine" in capsys.readouterr().out
 
 
 def test_fit_with_a_frozen_plm_closes_without_a_second_pass(

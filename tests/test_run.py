@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.strategies import DDPStrategy
 
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
@@ -28,13 +29,13 @@ class Count(Callback):
 def make(mind_dir, plm_dir, tmp_path):
     """Return a function that builds a run and its Trainer."""
 
-    def build(root=mind_dir, **more):
+    def build(root=mind_dir, options=None, **more):
         shape = {"heads": 2, "ffn": 16}
-        options = {"dim": 16, "news": shape, "user": shape, "max_tokens": 12}
-        module = RecommenderModule(plm=str(plm_dir), **options)
+        sizes = {"dim": 16, "news": shape, "user": shape, "max_tokens": 12}
+        module = RecommenderModule(plm=str(plm_dir), **sizes)
         data = MindDataModule(root=str(root), plm=str(plm_dir), batch_size=8, max_tokens=12)
         run = Run(tmp_path / "run", module, data, **more)
-        wanted = trainer_defaults(**(DEFAULTS | SHORT))
+        wanted = trainer_defaults(**(DEFAULTS | SHORT | (options or {})))
         settled = run.settle(wanted)
         return run, Trainer(**(wanted | settled.options)), settled.hardware
 
@@ -54,6 +55,37 @@ def test_a_run_needs_no_command_line(make, tmp_path):
     assert best["newsrec"]["threads"] == hardware.threads
     assert run.last.is_file()
     assert (tmp_path / "run" / "metrics.csv").is_file()
+
+
+class Buffers(Callback):
+    """Keeps the buffers before the first step and after each, and whether DDP sends them."""
+
+    def __init__(self):
+        self.kept, self.sends = [], []
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        self.kept.append({name: x.clone() for name, x in pl_module.named_buffers()})
+        self.sends.append(trainer.strategy.model.will_sync_module_buffers())
+
+    def on_train_start(self, trainer, pl_module):
+        self.kept.append({name: x.clone() for name, x in pl_module.named_buffers()})
+
+
+@pytest.mark.parametrize("given", [{}, {"broadcast_buffers": True}])
+def test_ddp_does_not_send_buffers_which_are_constants(make, given):
+    buffers = Buffers()
+    strategy = DDPStrategy(process_group_backend="gloo", **given)
+    run, trainer, _ = make(callbacks=[buffers], options={"strategy": strategy, "max_steps": 3})
+    with run.folder(trainer), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run.train(trainer)
+    assert buffers.sends == [bool(given)] * 3
+    first, *others = buffers.kept
+    assert {"residual.centre", "residual.projection"} <= {
+        ".".join(name.split(".")[-2:]) for name in first
+    }
+    for other in others:
+        assert all(torch.equal(other[name], x) for name, x in first.items())
 
 
 def test_further_callbacks_come_before_those_that_draw_and_save(make):

@@ -1,11 +1,13 @@
 """How many threads a process takes of the cores, and when one is enough."""
 
+import contextlib
 import logging
 import os
 
 import pytest
 import torch
 import yaml
+from checkpoints import train
 from conftest import fit_options, refused
 from torch.utils.data import DataLoader
 
@@ -18,6 +20,7 @@ from newsrec.training.hardware.threads import (
     SETTINGS,
     Threads,
     choose_threads,
+    forget_threads,
     gain_of_many,
     is_busy,
     processes_here,
@@ -110,10 +113,14 @@ def test_processes_are_those_that_share_the_machine(devices, environ, expected):
     assert processes_here({"devices": devices, "accelerator": "cpu"}, environ) == expected
 
 
-def test_all_gpus_are_as_many_processes(monkeypatch):
+@pytest.mark.parametrize(
+    ("devices", "accelerator", "expected"),
+    [(-1, "gpu", 8), ("auto", "auto", 8), ("auto", "cuda", 8), ("auto", "cpu", 1), (2, "auto", 2)],
+)
+def test_all_gpus_are_as_many_processes(monkeypatch, devices, accelerator, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    assert processes_here({"devices": -1, "accelerator": "gpu"}, {}) == 8
+    assert processes_here({"devices": devices, "accelerator": accelerator}, {}) == expected
 
 
 @pytest.mark.parametrize(
@@ -204,6 +211,51 @@ def test_what_an_earlier_run_told_its_processes_is_no_wish(monkeypatch):
     set_threads(choose_threads(4, cores=8), processes=4, say=False)
     assert os.environ["OMP_NUM_THREADS"] == "2"
     assert choose_threads(1, cores=8).number == 8
+    forget_threads()
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+def test_what_the_user_has_set_is_not_forgotten(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    set_threads(Threads(2, "as --threads says"), processes=2, say=False)
+    forget_threads()
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+def fail(*args, **kwargs):
+    raise RuntimeError("on purpose")
+
+
+@pytest.mark.parametrize("fails", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_after_fit_and_evaluate_the_environment_is_as_before(
+    mind_dir, plm_dir, tmp_path, monkeypatch, fails
+):
+    checkpoint = train(tmp_path / "made", plm_dir)
+    # As for two processes, without starting a second one.
+    monkeypatch.setattr("newsrec.training.hardware.settle.processes_here", lambda trainer: 2)
+    seen = []
+    chosen = threads.set_threads
+
+    def note(*args):
+        chosen(*args)
+        seen.append(os.environ.get("OMP_NUM_THREADS"))
+
+    monkeypatch.setattr("newsrec.training.hardware.settle.set_threads", note)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
+    if fails:
+        monkeypatch.setattr("newsrec.training.run.Run.train", fail)
+        monkeypatch.setattr("newsrec.evaluation.scoring.score_split", fail)
+    options = [*fit_options(mind_dir, plm_dir, tmp_path / "run"), "--baselines=false"]
+    with pytest.raises(SystemExit) if fails else contextlib.nullcontext():
+        main([*options, "--trainer.max_steps=1"])
+    assert seen == ["1"]
+    assert "OMP_NUM_THREADS" not in os.environ
+    with pytest.raises(SystemExit) if fails else contextlib.nullcontext():
+        main(["evaluate", f"--ckpt_path={checkpoint}", f"--data.root={mind_dir}", "--split=dev",
+              f"--output={tmp_path / 'dev'}", "--trainer.accelerator=cpu",
+              "--baselines=false"])  # fmt: skip
+    assert seen == ["1", "1"]
+    assert "OMP_NUM_THREADS" not in os.environ
 
 
 def test_a_run_that_goes_on_keeps_its_threads_where_there_are_as_many_cores():

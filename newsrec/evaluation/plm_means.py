@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from newsrec.data.datamodule import MindDataModule
+    from newsrec.data.states import TokenStates
     from newsrec.model.plm.cut import CutPlm
     from newsrec.training.module import RecommenderModule
 
@@ -32,12 +33,21 @@ def plm_vectors(datamodule: "MindDataModule", device: Any = "cpu") -> NDArray[np
     return mean_states(first_plm(datamodule, device), datamodule.catalogue).numpy()
 
 
-def first_plm(datamodule: "MindDataModule", device: Any) -> "CutPlm":
-    """Return the PLM before any training, in float32."""
+def first_plm(
+    datamodule: "MindDataModule", device: Any, layers: int | None = None, tune_layers: int = 0
+) -> "CutPlm":
+    """Return the PLM before any training, in float32.
+
+    Args:
+        datamodule: The data folder, which names the PLM.
+        device: Where to run the PLM.
+        layers: Number of first layers to use; None uses all.
+        tune_layers: Top layers above the cut.
+    """
     from newsrec.model.plm.cut import CutPlm
     from newsrec.model.plm.load import load_plm
 
-    return CutPlm(load_plm(datamodule.plm).eval().to(device), tune_layers=0)
+    return CutPlm(load_plm(datamodule.plm, layers).eval().to(device), tune_layers)
 
 
 @contextlib.contextmanager
@@ -70,8 +80,9 @@ def vectors_before_training(
 ) -> NDArray[np.float32] | None:
     """Return the mean states of a model's PLM before training, or None if it cannot be loaded.
 
-    A frozen PLM has not changed, so the model has it. A tuned PLM is loaded again by its name. All
-    processes of a run share the work, each on its own device, in float32.
+    A frozen PLM has not changed, so the model has it. A tuned PLM is loaded again by its name; its
+    frozen layers do not run for news whose states are kept in float32. All processes of a run share
+    the work, each on its own device, in float32.
 
     Args:
         module: The model.
@@ -95,14 +106,27 @@ def vectors_before_training(
         return mean_states(cut, catalogue, None, rank, world_size).numpy()
     first, said = None, ""
     try:
-        first = first_plm(datamodule, device)
+        first = first_plm(datamodule, device, module.plm_layers, max(module.tune_layers, 0))
     except UserError as error:
         said = str(error)
     if not _everywhere(first is not None, device, world_size):  # else some would wait for others
         log.info("baseline cosine left out, for want of the PLM before it was tuned: %s", said)
         return None
     assert first is not None
-    return mean_states(first, catalogue, None, rank, world_size).numpy()
+    states = _kept_states(module, datamodule, first)
+    return mean_states(first, catalogue, states, rank, world_size).numpy()
+
+
+def _kept_states(
+    module: "RecommenderModule", datamodule: "MindDataModule", first: "CutPlm"
+) -> "TokenStates | None":
+    """Return the run's states of the frozen layers if they replace those of ``first``."""
+    states = datamodule.states
+    if states is None or not states.exact:
+        return None
+    # The PLM's files may have changed since the run started.
+    same = first.key() == module.recommender.news_encoder.cut.key()
+    return states if same else None
 
 
 def _everywhere(mine: bool, device: Any, world_size: int) -> bool:

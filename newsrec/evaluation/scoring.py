@@ -94,6 +94,7 @@ def score_checkpoints(
     from newsrec.training.callbacks import ScoreCollector
     from newsrec.training.hardware.precision import TRAINERS
     from newsrec.training.hardware.settle import settle_scoring, trainer_defaults
+    from newsrec.training.hardware.threads import forget_threads
     from newsrec.training.mistakes import trainer_mistakes
     from newsrec.training.processes.launch import refuse_unconnected, started_by_torchrun
     from newsrec.training.trained_run import TrainedRun
@@ -107,19 +108,22 @@ def score_checkpoints(
     by_auto = precision == "auto"
     built: Any = None
     members: list[Scored] = []
-    for path in ckpt_paths:
-        run = open_run(path)
-        data = run.data  # show a mistake in the data before the Trainer's banner
-        _check_same_split(split, data.data, members)
-        if built is None:
-            precision = settle_scoring(options, precision, run.checkpoint, data.eval_batch_size)
-            options |= {"logger": False, "use_distributed_sampler": False}
-            options |= {"callbacks": [ScoreCollector()], "precision": TRAINERS[precision]}
-            with trainer_mistakes():
-                built = Trainer(**(options | started_by_torchrun(options)))
-            refuse_unconnected(built)
-        member = _score_run(run, split, built, precision, by_auto, with_means and not members)
-        members += [member] if member is not None else []
+    try:
+        for path in ckpt_paths:
+            run = open_run(path)
+            data = run.data  # show a mistake in the data before the Trainer's banner
+            _check_same_split(split, data.data, members)
+            if built is None:
+                precision = settle_scoring(options, precision, run.checkpoint, data.eval_batch_size)
+                options |= {"logger": False, "use_distributed_sampler": False}
+                options |= {"callbacks": [ScoreCollector()], "precision": TRAINERS[precision]}
+                with trainer_mistakes():
+                    built = Trainer(**(options | started_by_torchrun(options)))
+                refuse_unconnected(built)
+            member = _score_run(run, split, built, precision, by_auto, with_means and not members)
+            members += [member] if member is not None else []
+    finally:
+        forget_threads()
     if not members:  # not the first process
         return None
     if len(members) == 1:

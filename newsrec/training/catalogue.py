@@ -51,10 +51,11 @@ def encode_catalogue(
     shape = len(catalogue.first), recommender.dim
     vectors = torch.zeros(shape, device=device, dtype=torch.float32)
     for rows in news_blocks(catalogue)[rank::world_size]:
-        vectors[rows] = recommender.news_encoder(*_news(catalogue, rows, states, device)).float()
+        part = recommender.news_encoder(*_news(catalogue, rows, states, device)).float()
+        vectors[rows.to(device, non_blocking=True)] = part
     if world_size > 1:
         torch.distributed.all_reduce(vectors)  # each row is zeros on all processes except one
-    vectors = vectors[catalogue.first.to(device)]
+    vectors = vectors[catalogue.first.to(device, non_blocking=True)]
     if len(vectors) > FIRST_NEWS:
         vectors[FIRST_NEWS - 1] = vectors[FIRST_NEWS:].mean(dim=0)
     return vectors
@@ -75,16 +76,21 @@ def mean_states(
     Args:
         cut: The PLM, in evaluation mode, on the device to use.
         catalogue: Tokens of all news.
-        states: States below the PLM's tuned layers, so that the frozen layers need not run.
+        states: States below the PLM's tuned layers, so that the frozen layers need not run. They
+            may be of the first news only; the whole PLM then runs for the others.
         rank: Rank of this process.
         world_size: Number of processes that call this.
     """
-    device = cut.plm.device
+    device, hidden = cut.plm.device, cut.plm.config.hidden_size
+    known = 0 if states is None else len(states.lengths)
     own = []
     for rows in news_blocks(catalogue)[rank::world_size]:
-        blocks = cut.last_states(*_news(catalogue, rows, states, device))
-        own.append(torch.cat([masked_mean(*block) for block in blocks]).float().cpu())
-    hidden = cut.plm.config.hidden_size
+        means = torch.zeros(len(rows), hidden)
+        for here, given in ((rows < known, states), (rows >= known, None)):
+            if here.any():
+                blocks = cut.last_states(*_news(catalogue, rows[here], given, device))
+                means[here] = torch.cat([masked_mean(*block) for block in blocks]).float().cpu()
+        own.append(means)
     return gather_means(own, hidden, catalogue, device, rank, world_size)
 
 
@@ -124,8 +130,10 @@ def _news(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return tokens, lengths and states of some news of ascending length."""
     lengths = catalogue.token_lengths[rows]
-    token_ids = catalogue.token_ids[rows, : int(lengths[-1])].to(device)
-    return token_ids, lengths, None if states is None else states.take(rows).to(device)
+    token_ids = catalogue.token_ids[rows, : int(lengths[-1])].to(device, non_blocking=True)
+    if states is None:
+        return token_ids, lengths, None
+    return token_ids, lengths, states.take(rows).to(device, non_blocking=True)
 
 
 def frozen_states(

@@ -4,11 +4,14 @@ Checked against Lightning 2.6.6; ``pyproject.toml`` allows only 2.6. The uses of
 in ``newsrec/data/lightning_internals.py``.
 """
 
+import inspect
 from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm, convert_inf
+from lightning.pytorch.strategies import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
 
 __all__ = ["Tqdm", "convert_inf"]
 """The class of the bar and the conversion of an infinite total, both undocumented."""
@@ -36,6 +39,21 @@ def share_no_signals(trainer: Trainer) -> None:
     """
     loop: Any = trainer.fit_loop.epoch_loop
     loop._broadcast_sigterm_tensor = lambda: None
+
+
+def keep_buffers(trainer: Trainer) -> None:
+    """Stop DDP from broadcasting the model's buffers before every forward pass.
+
+    They are constants once training has begun. Lightning passes these options to DDP; given ones
+    take precedence.
+    """
+    strategy = trainer.strategy
+    if isinstance(strategy, DDPStrategy):
+        new = "forward_sync_buffers"  # its older name is deprecated since torch 2.13
+        known = inspect.signature(DistributedDataParallel).parameters
+        name = new if new in known else "broadcast_buffers"
+        if not {"broadcast_buffers", new} & set(strategy._ddp_kwargs):
+            strategy._ddp_kwargs[name] = False
 
 
 def is_accumulating(trainer: Trainer) -> bool:

@@ -26,6 +26,8 @@ from newsrec.training.checkpoint.read import BEGUN, check_run_folder, plain
 from newsrec.training.checkpoint.saving import AtomicCheckpointIO, LastCheckpoint
 from newsrec.training.guards import FiniteLoss, out_of_memory
 from newsrec.training.hardware.settle import Hardware, Kept, settle_hardware
+from newsrec.training.hardware.threads import forget_threads
+from newsrec.training.lightning_internals import keep_buffers
 from newsrec.training.mistakes import check_trainer, late_mistakes
 from newsrec.training.module import RecommenderModule
 from newsrec.training.processes.launch import connection_mistakes, started_by_torchrun
@@ -176,6 +178,7 @@ class Run:
             raise
         finally:
             lock.release()
+            forget_threads()
 
     def train(
         self,
@@ -206,6 +209,7 @@ class Run:
             for logger in trainer.loggers:
                 logger.log_hyperparams(plain(dict(options or {})))
             say_if_finished(trainer, ckpt_path)
+        keep_buffers(trainer)
         remedies = out_of_memory(self.model, data, trainer)
         with fail_together(trainer), remedies, late_mistakes(), connection_mistakes():
             trainer.fit(self.model, datamodule=data, ckpt_path=ckpt_path, **fit_options)

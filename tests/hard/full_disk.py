@@ -85,6 +85,7 @@ def command(*argv: str) -> str:
 def evaluate(folder: Path, checkpoint: Path) -> str:
     """Score a split at random."""
     where = [f"--data.root={folder / 'mind'}", "--split=dev", "--scores=true"]
+    where.append("--trainer.accelerator=cpu")
     return command("evaluate", "--scorer=random", *where, "--output", str(folder / "results"))
 
 

@@ -99,7 +99,8 @@ def test_no_command_runs_what_a_checkpoint_holds(trained, mark, tmp_path, capsys
     path = tmp_path / "stranger.ckpt"
     torch.save(hostile(trained, payloads(mark)["exec"], ("newsrec", "metrics")), path)
     mind = trained.parent / "mind"
-    more = {"evaluate": ["--split=dev", f"--data.root={mind}"], "fit": [f"--data.root={mind}"]}
+    of = [f"--data.root={mind}", "--trainer.accelerator=cpu"]
+    more = {"evaluate": [*of, "--split=dev"], "fit": of}
     options = [f"--ckpt_path={path}", f"--output={tmp_path / 'out'}", *more.get(command, [])]
     with pytest.raises(SystemExit) as stop:
         main([command, *options])

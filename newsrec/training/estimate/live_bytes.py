@@ -42,8 +42,10 @@ class LiveBytes(TorchDispatchMode):
                 return func(*args, **kwargs)
         result = func(*args, **kwargs)
         made = [x for x in pytree.tree_leaves(result) if isinstance(x, FakeTensor)]
+        old = {x.untyped_storage()._cdata for x in given}
         for tensor in made:
-            self._note(tensor)
+            if tensor.untyped_storage()._cdata not in old:  # a view of a weight allocates nothing
+                self._note(tensor)
         self.kernels += bool(made) and not func.is_view
         return result
 

@@ -115,6 +115,8 @@ def choose_threads(
 def set_threads(threads: Threads, processes: int = 1, say: bool = True) -> None:
     """Set the number of threads, also for processes that Lightning starts.
 
+    These read it from the environment, until ``forget_threads``.
+
     Args:
         threads: Result of ``choose_threads``.
         processes: Number of the run's processes on this machine.
@@ -129,6 +131,12 @@ def set_threads(threads: Threads, processes: int = 1, say: bool = True) -> None:
         option = "--threads" if _is_torchrun() else "OMP_NUM_THREADS"  # torchrun's 1 is ignored
         other = "" if threads.why.startswith("as ") else f"; {option} sets another number"
         log.info("%d %s: %s%s", threads.number, noun, threads.why, other)
+
+
+def forget_threads() -> None:
+    """Remove the environment variables that ``set_threads`` has set; call it after the run."""
+    while _told:
+        os.environ.pop(_told.pop(), None)
 
 
 def gain_of_many(rounds: Sequence[tuple[float, float]]) -> float:
