@@ -188,7 +188,8 @@ class RecommenderModule(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Return what training needs under any Trainer: the same data everywhere, kept states."""
-        present = {type(callback) for callback in self.trainer.callbacks}  # if it has run before
+        trainer: Any = self.trainer
+        present = {type(callback) for callback in trainer.callbacks}  # if it has run before
         return [kind() for kind in (SameData, FrozenStates) if kind not in present]
 
     def configure_model(self) -> None:
