@@ -11,6 +11,7 @@ from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
 from newsrec.training.hardware.settle import trainer_defaults
 from newsrec.training.module import RecommenderModule
+from newsrec.training.progress import curves
 from newsrec.training.progress.curves import Curves
 from newsrec.training.run import DEFAULTS, Run
 
@@ -54,6 +55,20 @@ def test_a_run_needs_no_command_line(make, tmp_path):
     assert best["newsrec"]["threads"] == hardware.threads
     assert run.last.is_file()
     assert (tmp_path / "run" / "metrics.csv").is_file()
+
+
+@pytest.mark.parametrize(("every", "drawn"), [(3600.0, 1), (0.0, 3)])
+def test_curves_are_drawn_during_a_run_but_not_all_the_time(make, monkeypatch, every, drawn):
+    """After each of two epochs, if the last drawing was long enough ago, and in the end."""
+    drawings = []
+    monkeypatch.setattr(curves, "EVERY", every)
+    monkeypatch.setattr(curves, "draw_curves", lambda log, picture: drawings.append(picture))
+    run, trainer, _ = make()
+    trainer.fit_loop.max_epochs = 2
+    with run.folder(trainer), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # few workers: Lightning's advice
+        run.train(trainer)
+    assert drawings == [run.output / "curves.png"] * drawn
 
 
 def test_further_callbacks_come_before_those_that_draw_and_save(make):
