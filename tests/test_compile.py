@@ -408,7 +408,7 @@ rows = st.lists(st.lists(st.integers(2, 5), max_size=4), min_size=1, max_size=8)
 
 
 @given(rows)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_rows_have_the_same_hash_only_if_they_are_equal(lists):
     flat = np.array([value for row in lists for value in row], dtype=np.int32)
     hashes = hash_rows(Ragged(flat, to_offsets(np.array([len(row) for row in lists]))))

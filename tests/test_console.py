@@ -45,7 +45,7 @@ TEXTS = st.text(
 ON_A_PAGE = TEMPLATES.from_string("{{ text }}")
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(TEXTS)
 @example(EVIL)
 def test_printable_text_does_nothing_to_a_terminal(text):
