@@ -4,6 +4,7 @@ import atexit
 import gc
 import json
 import os
+import pkgutil
 import random
 import re
 import shutil
@@ -21,6 +22,13 @@ os.environ["NEWSREC_CACHE"] = tempfile.mkdtemp(prefix="newsrec-tests-")
 atexit.register(shutil.rmtree, os.environ["NEWSREC_CACHE"], ignore_errors=True)
 
 Rows = Sequence[Sequence[str]]
+
+STAND_INS: dict[str, Callable] = {
+    "newsrec.report.closing.draw_curves": lambda *_: None,
+    "newsrec.training.progress.curves.draw_curves": lambda *_: None,
+    "newsrec.training.progress.throughput.matrix_rate": lambda *_: 1e11,
+}
+"""What stands in a tiny run for a drawing, and for the measurement of a matrix product."""
 
 STORIES = {
     # id: category, subcategory, title, abstract
@@ -110,17 +118,10 @@ def pytest_collect_file() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def left_out() -> Iterator[dict[str, Callable]]:
     """Leave out of runs what takes longer than a tiny run; ``whole_runs`` brings it back."""
-    from newsrec.training.progress.curves import draw_curves
-    from newsrec.training.progress.throughput import matrix_rate
-
-    originals = {
-        "newsrec.report.closing.draw_curves": draw_curves,
-        "newsrec.training.progress.curves.draw_curves": draw_curves,
-        "newsrec.training.progress.throughput.matrix_rate": matrix_rate,
-    }
+    originals = {place: pkgutil.resolve_name(place) for place in STAND_INS}
     with pytest.MonkeyPatch.context() as patch:
-        for place, original in originals.items():
-            patch.setattr(place, lambda *_, of=original: 1e11 if of is matrix_rate else None)
+        for place, stand_in in STAND_INS.items():
+            patch.setattr(place, stand_in)
         yield originals
 
 
