@@ -1,14 +1,17 @@
 """A tiny MIND and a tiny language model, small enough to check by hand."""
 
 import atexit
+import gc
 import json
 import os
+import pkgutil
 import random
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +22,13 @@ os.environ["NEWSREC_CACHE"] = tempfile.mkdtemp(prefix="newsrec-tests-")
 atexit.register(shutil.rmtree, os.environ["NEWSREC_CACHE"], ignore_errors=True)
 
 Rows = Sequence[Sequence[str]]
+
+STAND_INS: dict[str, Callable] = {
+    "newsrec.report.closing.draw_curves": lambda *_: None,
+    "newsrec.training.progress.curves.draw_curves": lambda *_: None,
+    "newsrec.training.progress.throughput.matrix_rate": lambda *_: 1e11,
+}
+"""What stands in a tiny run for a drawing, and for the measurement of a matrix product."""
 
 NEWS = {
     # id: category, subcategory, title, abstract
@@ -82,6 +92,17 @@ def _on_gpus(config: pytest.Config) -> bool:
     return "gpu" in config.option.markexpr.replace("not gpu", "")
 
 
+def pytest_sessionstart() -> None:
+    """Look for no garbage while a million objects are imported that stay to the end."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage again, and never among what was imported."""
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_collect_file() -> None:
     """Import Lightning before any test module does.
 
@@ -101,6 +122,23 @@ def _variables_of_threads():
     before = [os.environ.get(name) for name in names]
     yield
     assert [os.environ.get(name) for name in names] == before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def left_out() -> Iterator[dict[str, Callable]]:
+    """Leave out of runs what takes longer than a tiny run; ``whole_runs`` brings it back."""
+    originals = {place: pkgutil.resolve_name(place) for place in STAND_INS}
+    with pytest.MonkeyPatch.context() as patch:
+        for place, stand_in in STAND_INS.items():
+            patch.setattr(place, stand_in)
+        yield originals
+
+
+@pytest.fixture
+def whole_runs(left_out: dict[str, Callable], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have runs draw their curves and measure a matrix product, as they do for a user."""
+    for place, original in left_out.items():
+        monkeypatch.setattr(place, original)
 
 
 def write_mind(
@@ -253,6 +291,12 @@ def plm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def plm_copy(plm_dir: Path, tmp_path: Path) -> Path:
+    """A copy of ``plm_dir``, to be spoiled."""
+    return Path(shutil.copytree(plm_dir, tmp_path / "plm"))
+
+
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> str:
     """The device of ``-m gpu``; tests are skipped where the machine lacks it."""
@@ -315,35 +359,30 @@ def docs_block(page: str, marker: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def exported_encoders(plm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple:
-    """An untrained model whose every part has a say, its exported encoders, and their errors.
+def served(plm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A run, its scores by evaluate, and its export with the news of train and dev.
 
-    Writing them takes 10 s, so one export serves all tests: copy the folder to change it.
+    An export takes 20 s, so one process of pytest-xdist writes it for all; copy it to change it.
     """
-    import torch
-    from torch import nn
+    import serving_world
+    from filelock import FileLock
 
-    from newsrec.export.export import write_encoders
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder, done = root / "served", root / "served.done"
+    with FileLock(root / "served.lock"):
+        if not done.exists():
+            serving_world.write_served(folder, plm_dir)
+            done.touch()
+    return serving_world.read_served(folder)
+
+
+@pytest.fixture(scope="session")
+def exported_encoders(served: SimpleNamespace) -> tuple:
+    """The model of ``served``, the folder of its encoders, to be copied, and their errors."""
     from newsrec.training.module import RecommenderModule
 
-    shape = {"heads": 2, "ffn": 16}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module = RecommenderModule(
-            str(plm_dir),
-            dim=16,
-            news=shape,
-            user=shape | {"positions": "recency"},
-            max_history=20,
-            max_tokens=12,
-        )
-        module.configure_model()
-        model = module.eval().recommender
-        nn.init.normal_(model.user_encoder.empty)
-        nn.init.constant_(model.user_encoder.gate, 0.7)
-        nn.init.constant_(model.news_encoder.gate, 0.7)
-        for parameter in model.user_encoder.fastformer.parameters():
-            nn.init.normal_(parameter, std=0.3)  # so that the order and every click count
-    folder = tmp_path_factory.mktemp("encoders")
-    errors = write_encoders(module, (plm_dir / "tokenizer.json").read_text(), folder)
-    return module, folder, errors
+    module = RecommenderModule.load_from_checkpoint(served.best, map_location="cpu").eval()
+    manifest = json.loads((served.export / "manifest.json").read_text(encoding="utf-8"))
+    return module, served.encoders, manifest["largest_errors"]

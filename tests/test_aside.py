@@ -1,46 +1,39 @@
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from forks import started
 
 from newsrec import aside
 from newsrec.aside import MARK, STOPS, file_aside, folder_aside, remove_left_overs
 from newsrec.files import publish, write_bytes
 
-BUILD = """
-import signal, sys, time
-from pathlib import Path
-from newsrec.files import publish
 
-for number in sys.argv[2:]:  # nohup, for one, hands SIGHUP on as ignored
-    signal.signal(int(number), signal.SIG_DFL)
+def build_slowly(says, target):
+    for number in STOPS:  # nohup, for one, hands SIGHUP on as ignored
+        signal.signal(number, signal.SIG_DFL)
 
-def build(folder):
-    (folder / "half").write_text("half")
-    print("building", flush=True)
-    time.sleep(120)
+    def build(folder):
+        (folder / "half").write_text("half")
+        says.send("building")
+        time.sleep(120)
 
-publish(Path(sys.argv[1]), build)
-"""
+    publish(target, build)
 
 
 def building(target):
     """A process in the midst of building ``target``."""
-    command = [sys.executable, "-c", BUILD, str(target), *map(str, map(int, STOPS))]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "building\n"
+    process, hears = started(build_slowly, target)
+    assert hears.recv() == "building"
     return process
 
 
 def end(process, number):
-    process.send_signal(number)
-    process.wait()
-    process.stdout.close()
-    return process.returncode
+    os.kill(process.pid, number)
+    process.join()
+    return process.exitcode
 
 
 def names(folder):

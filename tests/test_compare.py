@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_runs import write_run
 
-from newsrec.__main__ import main
+from newsrec.__main__ import COMMANDS, main
 from newsrec.commands.compare import name_separator
 from newsrec.errors import UserError
 from newsrec.evaluation.compare import compare
@@ -261,14 +261,24 @@ def test_mistakes_are_told_and_end_with_2(world, capsys, monkeypatch, args, mess
     assert message in capsys.readouterr().err
 
 
-def test_pytorch_is_not_needed(world):
+def test_help_imports_nothing_heavy_and_comparing_no_pytorch(world):
     code = """
 import sys
-from newsrec.__main__ import main
-try:
-    main(sys.argv[1:])
-finally:
-    assert "torch" not in sys.modules
+from newsrec.__main__ import COMMANDS, main
+
+def help(*argv):
+    try:
+        main([*argv, "--help"])
+    except SystemExit as stop:
+        assert not stop.code
+
+help()
+heavy = {"torch", "lightning", "transformers", "pandas", "pyarrow", "numpy"} & set(sys.modules)
+assert not heavy, heavy
+help("compare")
+main(["compare", *sys.argv[1:]])
+assert "torch" not in sys.modules
 """
-    for args in ([world.run("a"), world.run("b")], ["--help"]):
-        subprocess.run([sys.executable, "-c", code, "compare", *args], check=True)
+    command = [sys.executable, "-c", code, world.run("a"), world.run("b")]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert all(name in said for name in COMMANDS)

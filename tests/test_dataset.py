@@ -1,15 +1,16 @@
 import json
-import multiprocessing
 import os
+import random
 import shutil
 import tempfile
 from collections import Counter
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import news_row, tiny_behaviors, write_mind
+from forks import FORKS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -224,28 +225,30 @@ def test_every_field_of_the_real_mind_is_as_a_loop_over_lines_reads_it(tmp_path)
 text = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\t\r\n\0"), max_size=10
 ) | st.sampled_from(['"', '"quoted"', " leading", "trailing ", "a, b", "NULL", "nan", "\\", ""])
-ids = st.integers(1, 12).map("N{}".format)
+IDS = [f"N{i}" for i in range(1, 13)]
 
 
 @st.composite
 def worlds(draw):
     """Return news and behaviors rows of some splits, with awkward text and unknown news items."""
+    texts = draw(st.lists(text, min_size=1, max_size=8))
+    rng = random.Random(draw(st.integers(0, 2**32)))  # a draw for each number would take longer
     news, behaviors = {}, {}
     for split in draw(st.sets(st.sampled_from(["train", "dev", "test"]), min_size=1)):
-        known = draw(st.lists(ids, min_size=1, max_size=4, unique=True))
-        news[split] = [[n, *draw(st.tuples(*[text] * 4)), "", "", draw(text)] for n in known]
-        labelled = draw(st.booleans())
+        known = rng.sample(IDS, rng.randint(1, 4))
+        news[split] = [[n, *rng.choices(texts, k=4), "", "", rng.choice(texts)] for n in known]
+        labelled = rng.random() < 0.5
         behaviors[split] = []
-        for _ in range(draw(st.integers(1, 4))):
-            shown = draw(st.lists(ids, min_size=1, max_size=4))
+        for _ in range(rng.randint(1, 4)):
+            shown = rng.choices(IDS, k=rng.randint(1, 4))
             if labelled:
-                shown = [f"{n}-{draw(st.integers(0, 1))}" for n in shown]
-            time = draw(st.datetimes(datetime(2019, 1, 1), datetime(2020, 12, 31)))
+                shown = [f"{n}-{rng.randint(0, 1)}" for n in shown]
+            time = datetime(2019, 1, 1) + timedelta(seconds=rng.randrange(2 * 365 * 24 * 3600))
             row = [
-                str(draw(st.integers(0, 10**18 - 1))),
-                draw(st.integers(1, 4).map("U{}".format)),
+                str(rng.randrange(10 ** rng.randint(1, 18))),
+                f"U{rng.randint(1, 4)}",
                 f"{time.month}/{time.day}/{time.year} {time:%I:%M:%S %p}",
-                " ".join(draw(st.lists(ids, max_size=5))),
+                " ".join(rng.choices(IDS, k=rng.randint(0, 5))),
                 " ".join(shown),
             ]
             behaviors[split].append(row)
@@ -545,10 +548,9 @@ def _open_together(root, barrier, results):
 
 
 def test_processes_that_start_at_once_read_the_same_arrays(mind_dir):
-    context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(2), context.Queue()
+    barrier, results = FORKS.Barrier(2), FORKS.Queue()
     processes = [
-        context.Process(target=_open_together, args=(mind_dir, barrier, results)) for _ in range(2)
+        FORKS.Process(target=_open_together, args=(mind_dir, barrier, results)) for _ in range(2)
     ]
     for process in processes:
         process.start()

@@ -256,6 +256,7 @@ def test_the_permissions_are_those_of_any_new_file(hub, root):
     }
 
 
+@pytest.mark.slow
 def test_the_command_runs_by_itself_against_hf_endpoint(hub, root):
     hub.files["MINDsmall_train.zip"] = zipped({"news.tsv": lines(3), "behaviors.tsv": lines(5)})
     environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0"}

@@ -19,9 +19,9 @@ how = st.sampled_from(sorted(ENSEMBLES))
 
 @st.composite
 def ensembles(draw, elements=numbers):
-    """Scores of one to four members ``[members, candidates]`` in float32, and offsets."""
-    lengths = draw(st.lists(st.integers(0, 9), max_size=6))
-    count, total = draw(st.integers(1, 4)), sum(lengths)
+    """Scores of one to three members ``[members, candidates]`` in float32, and offsets."""
+    lengths = draw(st.lists(st.integers(0, 6), max_size=4))
+    count, total = draw(st.integers(1, 3)), sum(lengths)
     flat = draw(st.lists(elements, min_size=count * total, max_size=count * total))
     return np.array(flat, dtype=np.float32).reshape(count, total), np.cumsum([0, *lengths])
 

@@ -190,8 +190,8 @@ def test_the_tokenizer_cuts_and_does_not_pad(exported):
     assert tokenizer["padding"] is None
 
 
-def test_weights_too_large_for_one_file_lie_beside_it(exported, tmp_path, monkeypatch):
-    module, _, _ = exported
+def test_weights_too_large_for_one_file_lie_beside_it(plm_dir, tmp_path, monkeypatch):
+    module = made(plm_dir, user={"layers": 0})
     monkeypatch.setattr(graphs, "INSIDE", 0)
     graph = graphs.trace_user_encoder(module.recommender.user_encoder, MAX_HISTORY)
     graphs.write_onnx(graph, tmp_path / USER_ENCODER, graphs.USER_NAMES)

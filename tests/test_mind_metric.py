@@ -1,14 +1,11 @@
 """MIND's metrics over batches and processes."""
 
-import inspect
-import json
-import subprocess
-import sys
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from forks import started
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -95,12 +92,8 @@ def means_of_process(rank, store, shares):
     return found
 
 
-OTHER_PROCESS = f"""
-import json, sys, torch
-from newsrec.training.mind_metric import MindMetric
-{inspect.getsource(means_of_process)}
-print(json.dumps(means_of_process(1, *json.load(sys.stdin))))
-"""
+def say_means(says, *task):
+    says.send(means_of_process(1, *task))
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
@@ -116,11 +109,10 @@ def test_two_processes_agree_with_one_also_if_one_saw_nothing(tmp_path):
 
     store = f"file://{tmp_path}/store"
     shares = [[batches[:1], batches[1:]], [batches, []], [[], batches]]
-    (tmp_path / "task.json").write_text(json.dumps([store, shares]))
-    with (tmp_path / "task.json").open() as task:
-        command = [sys.executable, "-W", "ignore", "-c", OTHER_PROCESS]
-        other = subprocess.Popen(command, stdin=task, stdout=subprocess.PIPE)
+    other, hears = started(say_means, store, shares)
     here = means_of_process(0, store, shares)
-    there = json.loads(other.communicate(timeout=60)[0])
+    assert hears.poll(60)
+    there = hears.recv()
+    other.join()
     np.testing.assert_allclose(here, [expected] * 3, **CLOSE)
     np.testing.assert_allclose(there, [expected] * 3, **CLOSE)

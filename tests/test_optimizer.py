@@ -12,7 +12,7 @@ from newsrec.training.optimizer import Schedule, adamw
 shapes = st.sampled_from(["linear", "cosine"])
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(shape=shapes, warmup=st.floats(0, 1), steps=st.integers(1, 500))
 def test_the_rate_rises_to_one_peak_and_falls_and_is_never_zero(shape, warmup, steps):
     shares = [Schedule(shape, warmup, steps)(step) for step in range(steps)]

@@ -89,7 +89,7 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(st.lists(PIECES | st.text(max_size=12), max_size=6).map("".join))
 def test_any_message_of_a_parser_can_be_worded(message):
     written = [Written("data.seed", "run.yaml, line 3", "${x}"), Written("x", "--x", "1")]

@@ -1,7 +1,6 @@
 """A language model's weights: what is loaded, built again and refused."""
 
 import json
-import shutil
 
 import pytest
 import torch
@@ -24,20 +23,6 @@ SIZES = {
     "intermediate_size": 24,
     "max_position_embeddings": 40,
 }
-
-
-@pytest.fixture
-def copied(plm_dir, tmp_path):
-    """A copy of the tiny BERT's folder, to be spoiled."""
-    return shutil.copytree(plm_dir, tmp_path / "plm")
-
-
-@pytest.fixture
-def offline(monkeypatch, tmp_path):
-    """No network, and nothing in the hub's cache."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
 def saved(folder, model_type, **values):
@@ -64,17 +49,17 @@ def widen(folder):
 
 
 @pytest.mark.parametrize("spoil", [spoil_weights, drop_weights, spoil_config, widen])
-def test_a_folder_that_cannot_be_read_is_refused_by_name(copied, spoil):
-    spoil(copied)
-    with pytest.raises(UserError, match=rf"the folder {copied} cannot be read \(.+\)"):
-        load_plm(str(copied))
+def test_a_folder_that_cannot_be_read_is_refused_by_name(plm_copy, spoil):
+    spoil(plm_copy)
+    with pytest.raises(UserError, match=rf"the folder {plm_copy} cannot be read \(.+\)"):
+        load_plm(str(plm_copy))
 
 
-def test_weights_that_transformers_would_make_up_are_refused(copied):
-    values = json.loads((copied / "config.json").read_text())
-    (copied / "config.json").write_text(json.dumps(values | {"num_hidden_layers": 3}))
+def test_weights_that_transformers_would_make_up_are_refused(plm_copy):
+    values = json.loads((plm_copy / "config.json").read_text())
+    (plm_copy / "config.json").write_text(json.dumps(values | {"num_hidden_layers": 3}))
     with pytest.raises(UserError, match=r"lack 16 of the model's weights.*encoder\.layer\.2\."):
-        load_plm(str(copied))
+        load_plm(str(plm_copy))
 
 
 def test_models_that_are_not_text_encoders_are_refused(tmp_path):

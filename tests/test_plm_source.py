@@ -2,37 +2,17 @@
 
 import json
 import logging
-import shutil
 import time
 
 import pytest
 import torch
 from tokenizers import Tokenizer
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoTokenizer,
-)
+from transformers import AutoTokenizer
 
 import newsrec.plm_source
 from newsrec.errors import UserError
 from newsrec.model.plm.load import load_plm
 from newsrec.plm_source import DEFAULT_PLM, PACKAGE, find_plm, load_tokenizer
-
-SIZES = {
-    "vocab_size": 90,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "max_position_embeddings": 40,
-}
-
-
-@pytest.fixture
-def copied(plm_dir, tmp_path):
-    """A copy of the tiny BERT's folder, to be spoiled."""
-    return shutil.copytree(plm_dir, tmp_path / "plm")
 
 
 @pytest.fixture
@@ -41,12 +21,6 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-
-
-def saved(folder, model_type, **values):
-    """Save a random model of any kind."""
-    AutoModel.from_config(AutoConfig.for_model(model_type, **values)).save_pretrained(folder)
-    return str(folder)
 
 
 # The default and its package
@@ -124,10 +98,10 @@ def test_a_folder_under_the_home_directory_may_be_named_by_tilde(plm_dir, monkey
     assert load_plm(f"~/{plm_dir.name}").config.hidden_size == 32
 
 
-def test_a_tokenizer_without_tokenizer_json_is_made_from_its_vocabulary(copied):
-    expected = Tokenizer.from_str(load_tokenizer(str(copied)))
-    (copied / "tokenizer.json").unlink()
-    made = Tokenizer.from_str(load_tokenizer(str(copied)))
+def test_a_tokenizer_without_tokenizer_json_is_made_from_its_vocabulary(plm_copy):
+    expected = Tokenizer.from_str(load_tokenizer(str(plm_copy)))
+    (plm_copy / "tokenizer.json").unlink()
+    made = Tokenizer.from_str(load_tokenizer(str(plm_copy)))
     text = "Underdogs win the cup xyz"
     assert made.encode(text).tokens == expected.encode(text).tokens
 
@@ -137,10 +111,10 @@ def test_a_folder_without_config_is_refused(tmp_path):
         find_plm(str(tmp_path))
 
 
-def test_a_folder_without_tokenizer_is_refused(copied):
+def test_a_folder_without_tokenizer_is_refused(plm_copy):
     # transformers makes a tokenizer that knows no word at all
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
-        (copied / name).unlink()
-    assert len(AutoTokenizer.from_pretrained(copied)) < 10
+        (plm_copy / name).unlink()
+    assert len(AutoTokenizer.from_pretrained(plm_copy)) < 10
     with pytest.raises(UserError, match=r"has no tokenizer.*save_pretrained"):
-        load_tokenizer(str(copied))
+        load_tokenizer(str(plm_copy))

@@ -216,8 +216,9 @@ def test_candidates_are_ranked_by_a_loop_over_the_models_scores(world, recommend
 
 def test_scores_of_a_ranking_say_which_order_they_are_in(recommender):
     """Scores in order of rank were taken for those of the candidates given, by the README too."""
-    ranking = recommender.rank(["N1", "N2", "N3"], ["N8", "N4", "N3"])
-    assert ranking.ranked_ids != ranking.candidates
+    best = recommender.rank(["N1", "N2", "N3"], ["N8", "N4", "N3"]).ranked_ids
+    ranking = recommender.rank(["N1", "N2", "N3"], best[::-1])
+    assert ranking.ranked_ids == best != ranking.candidates
     for news_id, score in zip(ranking.candidates, ranking.candidate_scores, strict=True):
         alone = recommender.rank(["N1", "N2", "N3"], [news_id])
         assert_close(alone.candidate_scores, [score])

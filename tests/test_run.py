@@ -12,6 +12,7 @@ from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
 from newsrec.training.hardware.settle import trainer_defaults
 from newsrec.training.module import RecommenderModule
+from newsrec.training.progress import curves
 from newsrec.training.progress.curves import Curves
 from newsrec.training.run import DEFAULTS, Run
 
@@ -76,9 +77,13 @@ def test_ddp_does_not_send_buffers_which_are_constants(make, given):
     buffers = Buffers()
     strategy = DDPStrategy(process_group_backend="gloo", **given)
     run, trainer, _ = make(callbacks=[buffers], options={"strategy": strategy, "max_steps": 3})
-    with run.folder(trainer), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        run.train(trainer)
+    try:
+        with run.folder(trainer), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run.train(trainer)
+    finally:  # later tests fork, and form groups of their own
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
     assert buffers.sends == [bool(given)] * 3
     first, *others = buffers.kept
     assert {"residual.centre", "residual.projection"} <= {
@@ -86,6 +91,20 @@ def test_ddp_does_not_send_buffers_which_are_constants(make, given):
     }
     for other in others:
         assert all(torch.equal(other[name], x) for name, x in first.items())
+
+
+@pytest.mark.parametrize(("every", "drawn"), [(3600.0, 1), (0.0, 3)])
+def test_curves_are_drawn_during_a_run_but_not_all_the_time(make, monkeypatch, every, drawn):
+    """After each of two epochs, if the last drawing was long enough ago, and in the end."""
+    drawings = []
+    monkeypatch.setattr(curves, "EVERY", every)
+    monkeypatch.setattr(curves, "draw_curves", lambda log, picture: drawings.append(picture))
+    run, trainer, _ = make()
+    trainer.fit_loop.max_epochs = 2
+    with run.folder(trainer), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # few workers: Lightning's advice
+        run.train(trainer)
+    assert drawings == [run.output / "curves.png"] * drawn
 
 
 def test_further_callbacks_come_before_those_that_draw_and_save(make):

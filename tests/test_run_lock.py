@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import fit_options, refused
+from forks import started
 
 from newsrec.__main__ import main
 from newsrec.errors import UserError
@@ -19,15 +20,12 @@ from newsrec.training.checkpoint.saving import AtomicCheckpointIO
 from newsrec.training.processes import run_lock
 from newsrec.training.processes.run_lock import HOLDER, LOCK, RunLock
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from newsrec.training.processes.run_lock import RunLock
-lock = RunLock(Path(sys.argv[1]))
-lock.take()
-print("taken", flush=True)
-time.sleep(600)
-"""
+
+def hold(says, run):
+    lock = RunLock(run)
+    lock.take()
+    says.send("taken")
+    time.sleep(600)
 
 
 def test_a_second_run_is_refused_in_a_sentence_and_changes_nothing(
@@ -48,13 +46,12 @@ def test_a_second_run_is_refused_in_a_sentence_and_changes_nothing(
 
 def test_the_lock_of_a_killed_process_is_free_at_once(tmp_path):
     run = tmp_path / "run"
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(run)], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "taken\n"
-        with pytest.raises(UserError, match=f"process {process.pid} on"):
-            RunLock(run).take()
-        process.kill()
+    process, hears = started(hold, run)
+    assert hears.recv() == "taken"
+    with pytest.raises(UserError, match=f"process {process.pid} on"):
+        RunLock(run).take()
+    process.kill()
+    process.join()
     lock = RunLock(run)
     lock.take()
     assert json.loads((run / HOLDER).read_text())["pid"] == os.getpid()

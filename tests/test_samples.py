@@ -161,7 +161,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 @given(counts, st.integers(1, 9), seeds, st.integers(0, 1000), st.integers(0, 10**9))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_skips_are_distinct_and_missing_only_where_there_are_too_few(
     num_skipped, npratio, seed, epoch, start
 ):

@@ -7,22 +7,13 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import (
-    docs_block,
-    fit_options,
-    news_row,
-    refused,
-    tiny_behaviors,
-    tiny_news,
-    write_mind,
-)
+from conftest import docs_block, news_row, refused
 
 from newsrec.__main__ import main
 from newsrec.commands.recommend import split_ids
@@ -39,34 +30,6 @@ from newsrec.training.trained_run import TrainedRun
 REPOSITORY = Path(__file__).parent.parent
 CLOSE = 1e-4
 """Of the largest score."""
-
-
-@pytest.fixture(scope="module")
-def served(plm_dir, tmp_path_factory):
-    """A run, its scores of dev by evaluate, and its export with the news items of train and dev."""
-    root = tmp_path_factory.mktemp("served")
-    news, behaviors = tiny_news(), tiny_behaviors()
-    mind = write_mind(root / "mind", news, behaviors)
-    two = [{split: of[split] for split in ("train", "dev")} for of in (news, behaviors)]
-    without_test = write_mind(root / "without_test", *two)
-    main(fit_options(without_test, plm_dir, root / "run"))
-    best = root / "run" / "checkpoints" / "best.ckpt"
-    with pytest.MonkeyPatch.context() as patch:
-        import newsrec.report.evaluate as module
-
-        noted = []
-        compute = module.compute_results
-        patch.setattr(
-            module, "compute_results", lambda *a, **k: noted.append(a[2]) or compute(*a, **k)
-        )
-        main(["evaluate", f"--ckpt_path={best}", f"--data.root={without_test}", "--split=dev",
-              f"--output={root / 'dev'}", "--trainer.accelerator=cpu"])  # fmt: skip
-    export = root / "export"
-    main(["export", f"--ckpt_path={best}", f"--output={export}", f"--data.root={without_test}"])
-    return SimpleNamespace(
-        best=best, export=export, mind=mind, without_test=without_test, dev=root / "dev",
-        scores=noted[0], behaviors=behaviors["dev"],
-    )  # fmt: skip
 
 
 @pytest.fixture

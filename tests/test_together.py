@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from forks import started
 from resuming import assert_same, last
 from test_processes import options as options
 from test_processes import run, torchrun
@@ -209,7 +210,7 @@ def by_slurm(argv, folders):
     slurm = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2",
              "SLURM_JOB_NAME": "x", "SLURM_JOB_ID": "1", "SLURM_LOCALID": "0",
              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
-    started = [
+    both = [
         subprocess.Popen(
             [sys.executable, "-m", "newsrec", *argv], cwd=folder,
             env=os.environ | PATIENT | slurm | {"PYTHONPATH": os.getcwd()}
@@ -218,8 +219,8 @@ def by_slurm(argv, folders):
         )
         for number, folder in enumerate(folders)
     ]  # fmt: skip
-    said = [process.communicate(timeout=240)[0] for process in started]
-    return [process.returncode for process in started], said
+    said = [process.communicate(timeout=240)[0] for process in both]
+    return [process.returncode for process in both], said
 
 
 @pytest.mark.slow
@@ -278,35 +279,32 @@ def test_gloo_that_finds_no_way_names_the_variable_that_helps():
         raise RuntimeError("shapes")
 
 
-ORPHAN = """
-import os, sys, time
-from newsrec import parent
-if sys.argv[2] == "portable":
-    sys.platform = "darwin"  # no prctl
-os.environ |= {"LOCAL_RANK": "1", parent.STARTER: str(os.getpid())}
-if os.fork() == 0:
-    if sys.argv[1] == "late":
-        time.sleep(1)
-    print(os.getpid(), flush=True)
-    parent.end_with_parent()
-    time.sleep(600)
-time.sleep(0.5 if sys.argv[1] == "late" else 600)
-os.kill(os.getpid(), 9)
-"""
+def leave_a_child(says, when, how):
+    """Start a child that ends with this process, and end before or after it looks."""
+    if how == "portable":
+        sys.platform = "darwin"  # no prctl
+    os.environ |= {"LOCAL_RANK": "1", parent.STARTER: str(os.getpid())}
+    if os.fork() == 0:
+        if when == "late":
+            time.sleep(1)
+        says.send(os.getpid())
+        parent.end_with_parent()
+        time.sleep(600)
+    time.sleep(0.5 if when == "late" else 600)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("when", ["early", "late"])
 @pytest.mark.parametrize("how", ["prctl", "portable"])
 def test_a_child_ends_though_its_parent_ended_before_it_looked(when, how):
-    with subprocess.Popen(
-        [sys.executable, "-c", ORPHAN, when, how], stdout=subprocess.PIPE, text=True
-    ) as started:
-        child = int(started.stdout.readline())
-        if when == "early":
-            time.sleep(0.3)
-            assert is_alive(child)
-            started.kill()
+    first, hears = started(leave_a_child, when, how)
+    child = hears.recv()
+    if when == "early":
+        time.sleep(0.3)
+        assert is_alive(child)
+        first.kill()
+    first.join()
     deadline = time.monotonic() + 20
     while is_alive(child) and time.monotonic() < deadline:
         time.sleep(0.05)

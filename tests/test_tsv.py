@@ -217,7 +217,7 @@ def test_any_text_comes_back_as_it_was_written(tmp_path_factory, rows, line_end,
     ),
     st.sampled_from([64, 1 << 20]),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_every_line_is_read_or_named(tmp_path_factory, good_lines, parts, block):
     content = b"1\ta\tb\n" * good_lines + b"".join(parts)
     path = tmp_path_factory.getbasetemp() / "bytes.tsv"

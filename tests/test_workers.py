@@ -2,13 +2,13 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
 import torch
+from forks import started
 from torch.utils.data import DataLoader, Dataset
 
 from newsrec.data.workers import keep_working
@@ -21,6 +21,10 @@ class Slow(Dataset):
     def __getitem__(self, index):
         time.sleep(0.05)
         return torch.tensor([index, os.getpid()])
+
+
+def kill(_, pid, number):
+    os.kill(pid, number)
 
 
 @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
@@ -38,7 +42,9 @@ def test_workers_go_on_through_a_signal_of_a_stranger_and_end_when_asked(context
         found.append(index)
         if worker is None:
             worker = pid
-            subprocess.run([sys.executable, "-c", f"import os; os.kill({pid}, {int(number)})"])
+            stranger, _ = started(kill, pid, number)
+            stranger.join()
+            assert stranger.exitcode == 0
     assert found == list(range(12))
     assert pid == worker
     batches._workers[0].terminate()  # what PyTorch does with one that does not end by itself
@@ -66,37 +72,37 @@ def test_workers_started_by_spawn_bring_the_batches_of_none(mind_dir, plm_dir, m
             assert (a is None and b is None) or np.array_equal(a, b)
 
 
-ORPHANED = """
-import os, sys, time
-from torch.utils.data import DataLoader
-from newsrec.data.workers import keep_working
+class Busy(Dataset):
+    def __len__(self):
+        return 2
 
-class Busy:
-    def __len__(self): return 2
     def __getitem__(self, index):
         if index:
             time.sleep(600)  # looks at nothing meanwhile
         return os.getpid()
 
-batches = iter(DataLoader(Busy(), batch_size=None, num_workers=1, multiprocessing_context="fork",
-                          worker_init_fn=keep_working))
-print(next(batches), flush=True)
-next(batches)
-"""
+
+def load(says):
+    loader = DataLoader(
+        Busy(), batch_size=None, num_workers=1, multiprocessing_context="fork",
+        worker_init_fn=keep_working,
+    )  # fmt: skip
+    batches = iter(loader)
+    says.send(next(batches))
+    next(batches)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_worker_ends_with_its_parent_in_the_middle_of_a_batch():
-    with subprocess.Popen(
-        [sys.executable, "-c", ORPHANED], stdout=subprocess.PIPE, text=True
-    ) as process:
-        worker = int(process.stdout.readline())
-        time.sleep(0.3)
-        assert os.path.exists(f"/proc/{worker}")
-        process.kill()
-        deadline = time.monotonic() + 30
-        while is_alive(worker) and time.monotonic() < deadline:
-            time.sleep(0.05)
+    process, hears = started(load)
+    worker = hears.recv()
+    time.sleep(0.3)
+    assert os.path.exists(f"/proc/{worker}")
+    process.kill()
+    process.join()
+    deadline = time.monotonic() + 30
+    while is_alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert not is_alive(worker)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,12 @@ log = logging.getLogger(__name__)
 NAMES = ("train/loss", *(f"val/{name}" for name in METRICS))
 SMOOTHED = 40
 """The smoothed loss averages over about 1 / ``SMOOTHED`` of the run."""
+EVERY = 10.0
+"""Seconds from one drawing to the next; a drawing takes a third of a second."""
 
 
 class Curves(Callback):
-    """Draws the loss and the validation metrics into the run folder after each validation.
+    """Draws the loss and the validation metrics into the run folder, during the run and at its end.
 
     Args:
         logger: Logger that has the values.
@@ -32,6 +35,7 @@ class Curves(Callback):
     def __init__(self, logger: RunCsv, path: Path) -> None:
         self.logger = logger
         self.path = path
+        self.drawn = time.monotonic()
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -41,12 +45,21 @@ class Curves(Callback):
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the values logged so far."""
+        """Write the values logged so far, and draw them unless that was done a moment ago."""
         self.logger.save()
+        if time.monotonic() - self.drawn >= EVERY:
+            self._draw()
+
+    @rank_zero_only
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw all values."""
+        self.logger.save()
+        self._draw()
+
+    def _draw(self) -> None:
         if self.logger.experiment.metrics_keys:
             draw_curves(Path(self.logger.experiment.metrics_file_path), self.path)
-
-    on_train_end = on_train_epoch_end
+            self.drawn = time.monotonic()
 
 
 def draw_curves(metrics: Path, path: Path, baseline: tuple[str, float] | None = None) -> None:

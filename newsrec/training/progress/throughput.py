@@ -17,6 +17,8 @@ FORWARD, FORWARD_AND_BACKWARD = 2, 6
 needs twice as many, for the gradients of the weight and of its input."""
 WARM_UP = 2
 """First steps that are not timed: they allocate memory and build kernels."""
+LONGEST = 1.0
+"""Seconds that the speed of a matrix product may take to measure."""
 
 
 class Throughput(Callback):
@@ -160,6 +162,8 @@ def _weights(module: nn.Module) -> int:
 def matrix_rate(device: torch.device, precision: str) -> float:
     """Return the floating-point operations per second of a square matrix product, best of five.
 
+    After ``LONGEST`` no further one is begun: a CPU that only emulates bf16 needs seconds for each.
+
     Args:
         device: Device to measure.
         precision: The Trainer's precision: bf16-mixed multiplies in bf16, 16-mixed in fp16.
@@ -167,12 +171,12 @@ def matrix_rate(device: torch.device, precision: str) -> float:
     kinds = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
     size = 4096 if device.type == "cuda" else 1024
     a = torch.randn(size, size, device=device, dtype=kinds.get(precision, torch.float32))
-    seconds = []
+    seconds: list[float] = []
     with torch.no_grad():
-        for _ in range(6):
+        while len(seconds) < 6 and sum(seconds) < LONGEST:
             start = time.perf_counter()
             torch.mm(a, a)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / min(seconds[1:])
+    return 2 * size**3 / min(seconds[1:] or seconds)
