@@ -51,15 +51,7 @@ class PooledFastformer(nn.Module):
         self.pooling = AttentionPooling(dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Run the stack over a padded sequence and pool the result.
-
-        Args:
-            x: Sequence ``[batch, length, dim]``.
-            mask: True where ``x`` is real ``[batch, length]``.
-
-        Returns:
-            Pooled vectors ``[batch, dim]``; zeros where a row of ``mask`` is all False.
-        """
+        """Return ``[batch, dim]`` for ``[batch, length, dim]``; see ``AttentionPooling``."""
         return self.pooling(self.stack(x, mask), mask)
 
 
