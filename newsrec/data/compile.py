@@ -64,17 +64,10 @@ class Compiled(NamedTuple):
 def compile_splits(
     reader: Reader, splits: Splits, target: Path, on_bad_line: str = "error"
 ) -> Compiled:
-    """Read the splits' files and write their arrays into ``target``.
+    """Read the splits' files and write their arrays into the empty folder ``target``.
 
-    Args:
-        reader: The reader for the files' format.
-        splits: The files of each split.
-        target: An empty folder.
-        on_bad_line: ``error`` stops at the first line that cannot be read; ``drop`` leaves such
-            lines out, counts them and keeps the first ten of each file for display.
-
-    Raises:
-        UserError: If a file is empty or damaged, or a line cannot be read.
+    At a line that cannot be read, ``on_bad_line`` error stops; drop leaves such lines out, counts
+    them and keeps the first ten of each file for display. An empty or damaged file is refused.
     """
     files = [file for split in splits.values() for file in split]
     num_bytes = sum(file.size for file in files)

@@ -146,11 +146,11 @@ class MindDataModule(DataOptions, LightningDataModule):
     @property
     def states(self) -> TokenStates | None:
         """States of the PLM's frozen layers; None until a callback has read or computed them."""
-        return self._states.get()
+        return self._states.now
 
     def use_states(self, states: TokenStates | None) -> None:
         """Use these states from now on, in batches and to encode news; None uses none."""
-        self._states.set(states)
+        self._states.now = states
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return shuffled training batches."""

@@ -21,14 +21,10 @@ class TrainLoader(DataLoader[Batch]):
 
     When a run resumes within an epoch, Lightning shortens the epoch by the number of batches done,
     but would drop the last batches instead of the first. So this loader skips the first ones.
+    ``trained_on`` is the number of processes that wrote the checkpoint.
 
-    Args:
-        trainer: The Trainer of the run, if there is one.
-        trained_on: Number of processes of the run that wrote the checkpoint, if there is one.
-        ahead: Whether a thread makes the next batch during a step. This helps on a GPU, whose steps
-            leave the CPU free. It is ignored with workers, which work ahead anyway; on a CPU the
-            thread would slow down the step.
-        options: Options of ``DataLoader``.
+    With ``ahead``, a thread makes the next batch during a step. This helps on a GPU, whose steps
+    leave the CPU free; on a CPU the thread would slow down the step. Workers are ahead anyway.
     """
 
     sampler: TrainBatches
@@ -69,13 +65,10 @@ class TrainLoader(DataLoader[Batch]):
 
 
 def one_ahead(items: Iterable[T]) -> Iterator[T]:
-    """Yield items in order while a thread makes the next one.
+    """Yield items in order while a thread makes the next one, the only one to iterate ``items``.
 
     If making an item fails, the error is raised in its place. The thread also ends when the caller
     stops early.
-
-    Args:
-        items: Iterated only on the thread.
     """
     made: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=1)
     wanted = threading.Event()

@@ -71,11 +71,8 @@ class Mentions(NamedTuple):
 def mentions(samples: int, max_history: int, candidates: int, by_user: bool) -> Mentions:
     """Estimate what a batch mentions, with a power law through the two counted batch sizes.
 
-    Args:
-        samples: Samples of the batch.
-        max_history: Clicks kept of a history.
-        candidates: Candidates of a sample.
-        by_user: Whether a user's samples stay together.
+    The batch has ``samples`` samples of ``candidates`` candidates; ``by_user`` keeps a user's
+    together.
     """
     known = sorted(CUT_HISTORY)
     mean, deviation = (

@@ -26,20 +26,11 @@ def choose_splits(
 ) -> NewsData:
     """Return the data with the training split and the validation split of a run.
 
-    Args:
-        data: The data folder.
-        train: A split, or several consecutive splits joined by ``+``.
-        val: A split, ``last_day`` or ``none``. ``last_day`` makes a split of that name from the
-            last day of ``train``, and takes this day out of ``train``.
-        stale: Training ends this many days before the day on which ``val`` begins: 1 is the day
-            before; 0 leaves nothing out.
-
-    Returns:
-        The same data, where ``splits`` also has ``train``, which may be shorter than on disk, and
-        ``val``.
-
-    Raises:
-        UserError: If a split is missing, overlaps, or nothing is left to train on.
+    ``train`` is a split, or several consecutive splits joined by ``+``; ``val`` is a split,
+    last_day or none. last_day makes a split of that name from the last day of ``train``, and takes
+    this day out of ``train``. Training ends ``stale`` days before the day on which ``val`` begins:
+    1 is the day before; 0 leaves nothing out. Raises UserError if a split is missing, overlaps, or
+    nothing is left to train on.
     """
     if val not in (LAST_DAY, NONE):
         data.split(val)

@@ -85,16 +85,9 @@ class Report:
 
 
 def inspect(path: Path, split: Split) -> Report:
-    """Check a submission against a split.
+    """Check a submission against the split that it ranks; refuse what cannot be read as one at all.
 
     Memory does not grow with the file, except by the ids of bad lines.
-
-    Args:
-        path: The zip.
-        split: The split that the submission ranks.
-
-    Raises:
-        UserError: If the file cannot be read as a submission at all.
     """
     check = _Check(split)
     stream, size = open_submission(path)
@@ -108,11 +101,7 @@ def inspect(path: Path, split: Split) -> Report:
 
 
 class _Check:
-    """Checks a submission block by block.
-
-    Args:
-        split: The split that the submission ranks.
-    """
+    """Checks a submission block by block against the split that it ranks."""
 
     def __init__(self, split: Split) -> None:
         self.split = split
@@ -267,11 +256,7 @@ def _damage_told(path: Path) -> Iterator[None]:
 
 
 def _blocks(path: Path, stream: IO[bytes], advance: Callable[[int], None]) -> Iterator[bytes]:
-    """Yield whole lines, about ``BLOCK_BYTES`` at a time; the last line gets a missing line end.
-
-    Raises:
-        UserError: If the zip is damaged or a line is longer than ``LONGEST_LINE``.
-    """
+    """Yield whole lines, about ``BLOCK_BYTES`` at a time; the last line gets a missing line end."""
     rest: list[bytes] = []
     lines = 0
     while True:

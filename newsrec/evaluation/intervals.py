@@ -46,19 +46,9 @@ def mean_interval(
     the resampled means. All metrics share the weights. The interval covers the choice of users, not
     the training seed: runs that differ only by their seed may have intervals that do not overlap.
 
-    Args:
-        values: One value per impression and metric; an impression with a NaN is left out
-            ``[metrics, impressions]`` or ``[impressions]``.
-        users: User of each impression, any integers ``[impressions]``.
-        resamples: Number of bootstrap resamples.
-        seed: Equal seeds give equal intervals.
-        level: Share of resamples between the bounds.
-
-    Returns:
-        Lower and upper bound; NaN if no impression is left ``[metrics, 2]`` or ``[2]``.
-
-    Raises:
-        ValueError: If values and users have different numbers of impressions.
+    Values are ``[metrics, impressions]`` or ``[impressions]``; an impression with a NaN is left
+    out. Users are any integers ``[impressions]``. ``level`` is the share of resamples between the
+    bounds. Returns lower and upper bound, NaN if no impression is left ``[metrics, 2]`` or ``[2]``.
     """
     values, users = np.asarray(values, dtype=np.float64), np.asarray(users)
     if users.ndim != 1 or values.ndim not in (1, 2) or values.shape[-1] != len(users):
@@ -92,22 +82,9 @@ def paired_interval(
     """Return the mean of ``a - b`` over impressions and its interval, as ``mean_interval`` does.
 
     The difficulty of an impression cancels out, so the interval is usually much narrower than those
-    of ``a`` and ``b``. It covers the choice of users, not the training seeds of the two models.
-
-    Args:
-        a: One model's value of each impression ``[impressions]``.
-        b: The other model's values of the same impressions ``[impressions]``.
-        users: User of each impression, any integers ``[impressions]``.
-        resamples: Number of bootstrap resamples.
-        seed: Equal seeds give equal intervals.
-        level: Share of resamples between the bounds.
-
-    Returns:
-        Mean difference, lower and upper bound, over impressions where neither value is NaN;
-        all NaN if there are none.
-
-    Raises:
-        ValueError: If the three do not have the same shape.
+    of ``a`` and ``b``, two models' values of the same impressions ``[impressions]``. It covers the
+    choice of users, not the training seeds of the two models. Impressions with a NaN are left out;
+    all three numbers are NaN if there are no others.
     """
     a, b, users = (
         np.asarray(a, dtype=np.float64),
@@ -173,13 +150,10 @@ def sign_flip_p(
 
 
 def holm(p: ArrayLike) -> NDArray[np.float64]:
-    """Return p-values adjusted for their number by Holm's method.
+    """Return the p-values ``[tests]`` adjusted for their number by Holm's method.
 
     If every adjusted p below .05 is called significant, the chance of even one false positive is at
     most .05. A NaN stays NaN and does not count as a test.
-
-    Args:
-        p: One for each test ``[tests]``.
     """
     result = np.array(p, dtype=np.float64)
     tested = np.flatnonzero(~np.isnan(result))

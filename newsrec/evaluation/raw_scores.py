@@ -29,12 +29,6 @@ def write_scores(path: Path, data: NewsData, split: str, scores: NDArray[np.floa
     Columns: ``impression_id`` and ``user`` as in the file; ``candidates``, the news ids in the
     order of the file, null where news.tsv lacks the id; ``scores`` and ``labels`` (1 clicked,
     0 skipped) in the same order. ``labels`` is null in a split without labels.
-
-    Args:
-        path: Parquet file to write.
-        data: The data folder.
-        split: Split that was scored.
-        scores: In the order of the file ``[candidates]``.
     """
     part = data.split(split)
     ids = pa.concat_arrays([pa.nulls(FIRST_NEWS, pa.string()), _strings(data.news["news_id"])])

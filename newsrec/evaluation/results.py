@@ -44,19 +44,13 @@ def compute_results(
     scores: NDArray[np.floating],
     baselines: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> Results:
-    """Compute the metrics of a scored split.
+    """Compute the metrics of a split from its scores, in the order of the file ``[candidates]``.
 
     ``metrics`` has counts, the data's fingerprint and the category entropy. In a labelled split it
     also has the numbers of ``evaluated`` impressions and their ``users``, and ``slices``. If any
     impression was evaluated, it has the metrics with their 95 % intervals, clustered by user, and
     ``baselines``: for each its metrics, the interval of its AUC, and ``auc_difference`` with
     ``auc_difference_interval``, the AUC of these scores minus the baseline's, paired by impression.
-
-    Args:
-        data: The data folder.
-        split: Split that was scored.
-        scores: Scores in the order of the split's file ``[candidates]``.
-        baselines: Scores to compare with, by name, each in the same order.
     """
     part = data.split(split)
     offsets = part.candidates.offsets
@@ -114,11 +108,6 @@ def per_impression_table(data: NewsData, split: str, results: Results) -> pa.Tab
     Columns: ``impression_id`` and ``user`` as in the file; ``auc``, ``mrr``, ``ndcg@5`` and
     ``ndcg@10``, null where the impression has no clicked or no skipped candidate; ``slice/NAME``,
     the group in each slice, null where the impression has none.
-
-    Args:
-        data: The data folder.
-        split: A labelled split.
-        results: The results of the split.
     """
     part = data.split(split)
     assert results.values is not None

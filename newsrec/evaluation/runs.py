@@ -67,14 +67,7 @@ class Paired(NamedTuple):
 
 
 def read_run(folder: Path) -> EvaluatedRun:
-    """Read a folder that ``evaluate`` wrote.
-
-    Args:
-        folder: The ``--output`` of ``evaluate``.
-
-    Raises:
-        UserError: If ``evaluate`` did not write the folder, or the split has no metrics.
-    """
+    """Read a folder that ``evaluate`` wrote for a split with metrics; refuse any other."""
     if not folder.is_dir():
         what, near = (
             ("is a file", "") if folder.exists() else ("does not exist", looked_for(folder))
@@ -124,13 +117,8 @@ def read_run(folder: Path) -> EvaluatedRun:
 def pair(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> Paired:
     """Pair the runs of two sides by impression.
 
-    Args:
-        a: Runs of one side.
-        b: Runs of the other side.
-
-    Raises:
-        UserError: If the runs are not of the same impressions, a side has the same run twice or
-            several folders of a baseline, or the evaluated impressions have fewer than two users.
+    Raises UserError if the runs are not of the same impressions, a side has the same run twice or
+    several folders of a baseline, or the evaluated impressions have fewer than two users.
     """
     for side in (a, b):
         _check_distinct(side)

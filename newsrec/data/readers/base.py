@@ -72,11 +72,8 @@ class Rows(NamedTuple):
     ) -> "Rows":
         """Return the good rows, and add the others to the bad lines; ``self`` if all are good.
 
-        Args:
-            good: True for rows that can be read ``[rows]``.
-            column: Column that has the problem.
-            problem: Description of the problem.
-            word: Returns the wrong part of a row, by its number; None shows the whole column.
+        ``good`` is True for rows that can be read ``[rows]``. ``word`` returns the wrong part of a
+        row, by its number; without it the whole column is shown.
         """
         good = np.asarray(good, dtype=bool)
         wrong = np.flatnonzero(~good)
@@ -149,35 +146,20 @@ class Reader(Protocol):
         """Return whether a data folder has this format."""
 
     def find_splits(self, root: Path) -> dict[str, tuple[SourceFile, ...]]:
-        """Return the files of each split of a data folder, in the order of ``SPLITS``.
-
-        Raises:
-            UserError: If there is no split, or one is incomplete.
-        """
+        """Return the files of each split, in the order of ``SPLITS``; refuse an incomplete one."""
 
     def news(
         self, files: tuple[SourceFile, ...], on_read: Callable[[int], None]
     ) -> tuple[Pass, Iterator[Rows]]:
-        """Read a split's news, block by block.
+        """Read a split's news in blocks with the columns ``NEWS_TABLE``, in the order of the file.
 
-        Args:
-            files: The split's files.
-            on_read: Called with the number of bytes that were just read.
-
-        Returns:
-            The pass, and blocks with the columns ``NEWS_TABLE``, in the order of the file.
+        ``on_read`` is called with the number of bytes that were just read.
         """
 
     def impressions(
         self, files: tuple[SourceFile, ...], ids: pa.Array, on_read: Callable[[int], None]
     ) -> tuple[Pass, Iterator[Impressions]]:
-        """Read a split's impressions, block by block.
+        """Read a split's impressions in blocks, in the order of the file.
 
-        Args:
-            files: The split's files.
-            ids: News ids of the catalogue's real news, which begin at row ``FIRST_NEWS``.
-            on_read: Called with the number of bytes that were just read.
-
-        Returns:
-            The pass, and blocks of impressions, in the order of the file.
+        ``ids`` are the news ids of the catalogue's real news, which begin at row ``FIRST_NEWS``.
         """

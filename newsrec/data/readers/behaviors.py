@@ -15,11 +15,9 @@ NO_IDS = pa.array(["", "-0", "-1"])
 
 
 class Parser:
-    """Turns lines of ``behaviors.tsv`` into arrays.
+    """Turns lines of ``behaviors.tsv``, with or without labels, into arrays.
 
-    Args:
-        ids: News ids of the real news.
-        labelled: Whether the file's candidates have labels.
+    ``ids`` are the news ids of the real news.
     """
 
     def __init__(self, ids: pa.Array, labelled: bool) -> None:

@@ -54,14 +54,8 @@ class Remote(NamedTuple):
 def download(size: str, root: Path, again: str) -> None:
     """Download the zips of one size into a folder; those already there are checked and kept.
 
-    Args:
-        size: ``small`` or ``large``.
-        root: The folder; created if absent.
-        again: The command that messages tell the user to run again.
-
-    Raises:
-        UserError: If the hub refuses, the network fails, the disk has too little space, or a file
-            is not MIND's.
+    ``again`` is the command that messages tell the user to run again. Raises UserError if the hub
+    refuses, the network fails, the disk has too little space, or a file is not MIND's.
     """
     from filelock import FileLock, Timeout
 

@@ -23,15 +23,9 @@ LINES = {
 def check(root: Path, name: str) -> Path | None:
     """Read a split completely, and compare it with MIND's; in a zip all members are read.
 
-    Args:
-        root: Folder with the split, zipped or unpacked.
-        name: MIND's name of the split: a key of ``LINES``.
-
-    Returns:
-        The zip or folder of the split; None if ``root`` does not have it.
-
-    Raises:
-        UserError: If the zip is damaged or unsafe to unpack, or the files are not MIND's.
+    ``name`` is MIND's name of the split, a key of ``LINES``. Returns its zip or folder; None if
+    ``root`` does not have it. Refuses a zip that is damaged or unsafe to unpack, and files that are
+    not MIND's.
     """
     split = name.rpartition("_")[2]
     patterns = [p for s in SPLITS for p in (s, f"{s}.zip", f"MIND*_{s}", f"MIND*_{s}.zip")]

@@ -29,8 +29,7 @@ class SourceFile(NamedTuple):
     def open(self) -> IO[bytes]:
         """Open the file for reading; a zip's member is unpacked and its CRC checked while reading.
 
-        Raises:
-            UserError: If the zip is damaged; the stream's methods raise it too.
+        Raises UserError if the zip is damaged; the stream's methods raise it too.
         """
         if self.member is None:
             return self.path.open("rb")
@@ -38,10 +37,6 @@ class SourceFile(NamedTuple):
 
 
 def hash_source(file: SourceFile) -> str:
-    """Return the SHA-256 of a file's contents, unpacked if it is in a zip.
-
-    Raises:
-        UserError: If the zip is damaged.
-    """
+    """Return the SHA-256 of a file's contents, unpacked if it is in a zip."""
     with file.open() as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]

@@ -29,13 +29,10 @@ Parsed = TypeVar("Parsed")
 
 
 class TsvFile:
-    """Reads a file once, block by block.
+    """Reads a file without a header line once, block by block.
 
-    Args:
-        file: The file to read; it has no header line.
-        columns: Names of all its columns.
-        keep: Columns to return; all if None.
-        on_read: Called with the number of bytes after each block.
+    ``columns`` names all its columns, ``keep`` those to return, all if None. ``on_read`` is called
+    with the number of bytes after each block.
     """
 
     def __init__(
@@ -63,10 +60,7 @@ class TsvFile:
 
         Fields are returned as they are: quotes are not removed, nothing is unescaped or stripped,
         and no text counts as a missing value. Titles may begin with a quote, and columns may be
-        empty.
-
-        Raises:
-            UserError: If the file is empty or its zip is damaged.
+        empty. An empty file and a damaged zip raise UserError.
         """
         with ThreadPoolExecutor(WORKERS) as pool:
             pending: deque[Future[Parsed]] = deque()

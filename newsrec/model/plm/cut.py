@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -206,13 +206,11 @@ def _states_into(layer: nn.Module, plm: PreTrainedModel, token_ids: Tensor, mask
     def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         raise _Reached(args[0] if args else kwargs["hidden_states"])
 
-    hook = layer.register_forward_pre_hook(stop, with_kwargs=True)
-    try:
-        run_plm(plm, token_ids, mask)
-    except _Reached as reached:
-        return reached.states
-    finally:
-        hook.remove()
+    with layer.register_forward_pre_hook(stop, with_kwargs=True):
+        try:
+            run_plm(plm, token_ids, mask)
+        except _Reached as reached:
+            return reached.states
     raise AssertionError("the PLM did not come to its layers")
 
 
@@ -269,17 +267,15 @@ class _Top:
 def _entrance(plm: PreTrainedModel, lists: list[nn.ModuleList]) -> nn.Module:
     """Return the outermost module whose output enters the first layer, usually the embeddings."""
     made: list[tuple[nn.Module, Any]] = []
-    hooks = [
-        module.register_forward_hook(lambda module, _, output: made.append((module, output)))
-        for module in plm.modules()
-    ]
-    try:
-        with torch.no_grad():
-            token_ids = torch.zeros(1, 1, dtype=torch.int64, device=plm.device)
-            states = _states_into(lists[0][0], plm, token_ids, torch.ones_like(token_ids))
-    finally:
-        for hook in hooks:
-            hook.remove()
+
+    def note(module: nn.Module, args: Any, output: Any) -> None:
+        made.append((module, output))
+
+    with ExitStack() as stack, torch.no_grad():
+        for module in plm.modules():
+            stack.enter_context(module.register_forward_hook(note))
+        token_ids = torch.zeros(1, 1, dtype=torch.int64, device=plm.device)
+        states = _states_into(lists[0][0], plm, token_ids, torch.ones_like(token_ids))
     # Hooks run when a module returns, so the last module with this output is the outermost.
     return [module for module, output in made if output is states][-1]
 
