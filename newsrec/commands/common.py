@@ -16,13 +16,7 @@ from newsrec.errors import UserError
 
 
 def add_data_root(parser: argparse.ArgumentParser, use: str = "", required: bool = True) -> None:
-    """Add ``--data.root``.
-
-    Args:
-        parser: Parser of the command.
-        use: What the command does with the folder, if not obvious.
-        required: Whether the command needs a data folder.
-    """
+    """Add ``--data.root``; ``use`` tells what the command does with the folder, if not obvious."""
     about = "data folder with train, dev and test, any of them: folders or MIND's zips"
     parser.add_argument(
         "--data.root", required=required, help="; ".join(filter(None, [about, use]))
@@ -43,13 +37,7 @@ def add_on_bad_line(
 
 
 def add_split(parser: argparse.ArgumentParser, use: str, *more: str) -> None:
-    """Add ``--split``.
-
-    Args:
-        parser: Parser of the command.
-        use: What the command does with the split.
-        more: Names of splits that are no folder on disk.
-    """
+    """Add ``--split``; ``use`` tells its use, ``more`` are splits that are no folder on disk."""
     parser.add_argument("--split", choices=(*SPLITS, *more), required=True, help=use)
 
 
@@ -59,16 +47,9 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(module: Any, name: str, summary: str, argv: list[str]) -> Namespace:
-    """Parse the options of a command.
+    """Parse the options of a command by its module's ``add_arguments``.
 
-    Args:
-        module: The command's module, which has ``add_arguments``.
-        name: Name of the command.
-        summary: What the command does, in half a sentence.
-        argv: The arguments after the command's name.
-
-    Raises:
-        UserError: If the arguments cannot be parsed; the message does not list all options.
+    The UserError for arguments that cannot be parsed does not list all options.
     """
     parser = ArgumentParser(
         prog=f"newsrec {name}", description=f"{name}: {summary}.", exit_on_error=False

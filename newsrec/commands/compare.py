@@ -31,11 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def name_separator(args: Sequence[str]) -> list[str]:
-    """Replace ``--`` on the command line by the option ``--against``.
-
-    Raises:
-        UserError: If there are more than two sides.
-    """
+    """Replace ``--`` on the command line by the option ``--against``; refuse a third side."""
     named = ["--against" if arg == "--" else arg for arg in args]
     if sum(arg.split("=")[0] == "--against" for arg in named) > 1:
         raise UserError("There are two sides: A1 A2 -- B1 B2. Give -- or --against once.")

@@ -54,11 +54,9 @@ run_folder: Path | None = None
 
 
 def flush() -> None:
-    """Flush stdout.
+    """Flush stdout; UserError with the reason if the output cannot be written.
 
-    Raises:
-        UserError: If the output cannot be written; the message gives the reason.
-        BrokenPipeError: If the reader of the pipe is gone.
+    BrokenPipeError if the reader of the pipe is gone.
     """
     try:
         sys.stdout.flush()
@@ -69,14 +67,9 @@ def flush() -> None:
 
 
 def end(error: BaseException, argv: Sequence[str]) -> int:
-    """Print why a command failed.
+    """Print why a command failed, and return the exit code of the process.
 
-    Args:
-        error: The exception that ended the command, other than ``SystemExit``.
-        argv: Command and options.
-
-    Returns:
-        Exit code of the process.
+    ``error`` is the exception that ended the command, other than ``SystemExit``.
     """
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED

@@ -40,12 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class FitCLI(LightningCLI):
-    """LightningCLI with ``fit`` as its only subcommand; see ``python -m newsrec fit --help``.
-
-    Args:
-        more_callbacks: Further callbacks for the run.
-        options: Options of ``LightningCLI``.
-    """
+    """LightningCLI with ``fit`` as its only subcommand; see ``python -m newsrec fit --help``."""
 
     output: Path
     run: Run
@@ -186,12 +181,7 @@ class FitCLI(LightningCLI):
 
 
 def fit(argv: list[str], callbacks: Sequence[Callback] = ()) -> None:
-    """Train a model.
-
-    Args:
-        argv: Options of ``fit``.
-        callbacks: Further callbacks for the run, called before those that draw and save.
-    """
+    """Train a model; further callbacks are called before those that draw and save."""
     disable_progress_bar()  # for reading weights, which is fast; downloads keep theirs
     with one_fate_from_the_start():
         FitCLI(callbacks, args=["fit", *argv], **cli_options())

@@ -64,11 +64,7 @@ def explain(
 ) -> str:
     """Rewrite a parser's message: say where the option was written and what may have been meant.
 
-    Args:
-        message: The parser's message.
-        written: Result of ``written_options``.
-        known: All options that the command has, without dashes.
-        command: Name of the command.
+    ``known`` are all options that the command has, without dashes.
     """
     options, names = list(written), list(known)
     text = " ".join(message.split())
@@ -93,12 +89,7 @@ def explain(
 
 
 def near_options(name: str, known: Iterable[str]) -> list[str]:
-    """Return options that a mistyped option may have meant, the likeliest first.
-
-    Args:
-        name: The mistyped option, without dashes in front.
-        known: All options that the command has, without dashes.
-    """
+    """Return options, without dashes, that a mistyped one may have meant, the likeliest first."""
     name, known = name.rstrip("+").lower(), [key for key in known if not key.endswith("+")]
     wanted = name.replace("-", "_")
     last = wanted.rpartition(".")[2]

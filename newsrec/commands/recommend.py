@@ -54,12 +54,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def split_ids(words: Sequence[str], known: Container[str]) -> list[str]:
-    """Split arguments into news ids at spaces and commas.
-
-    Args:
-        words: Arguments from the shell.
-        known: Ids of the catalogue; a known id that contains a comma stays whole.
-    """
+    """Split arguments into news ids at spaces and commas; a known id with a comma stays whole."""
     ids: list[str] = []
     for word in words:
         ids += [word] if word in known else filter(None, re.split(r"[\s,]+", word))

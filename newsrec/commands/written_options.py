@@ -25,11 +25,7 @@ class Written(NamedTuple):
 def written_options(args: Sequence[str]) -> list[Written]:
     """Return every option that the command line and its configuration files set, as dotted keys.
 
-    Args:
-        args: The arguments after the command's name.
-
-    Raises:
-        UserError: If a configuration file is not YAML; the message names file and line.
+    If a file is not YAML, the UserError names file and line.
     """
     return list(_in_arguments(args))
 

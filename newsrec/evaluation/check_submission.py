@@ -214,11 +214,7 @@ class _Check:
 
 
 def open_submission(path: Path) -> tuple[IO[bytes], int]:
-    """Open the text in a submission; return the stream and the size of the text.
-
-    Raises:
-        UserError: If the file is not a zip that holds only that text.
-    """
+    """Open the text in a submission, a zip of that text alone; return stream and size."""
     with _damage_told(path), zipfile.ZipFile(path) as archive:  # the stream keeps the file open
         names = archive.namelist()
         if names != [NAME]:

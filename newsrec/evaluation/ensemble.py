@@ -51,12 +51,7 @@ def combine(
 
 
 def standardize(scores: NDArray[np.floating], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Give the scores of each impression mean 0 and standard deviation 1; zeros if all are equal.
-
-    Args:
-        scores: Any real numbers ``[candidates]``.
-        offsets: Where each impression's candidates begin, and the end ``[impressions + 1]``.
-    """
+    """Give each impression's scores mean 0 and standard deviation 1; zeros if all are equal."""
     lengths = np.diff(offsets)
     starts, lengths = offsets[:-1][lengths > 0], lengths[lengths > 0]
     if not len(starts):

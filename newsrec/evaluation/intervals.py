@@ -112,19 +112,8 @@ def sign_flip_p(
     counts the resamples whose mean is at least as far from 0 as the observed mean. It covers the
     choice of users, not the training seed.
 
-    Args:
-        difference: One model's value minus the other's; an impression with a NaN is left out
-            ``[impressions]``.
-        users: User of each impression, any integers ``[impressions]``.
-        resamples: Number of resamples; p is at least ``1 / (resamples + 1)``.
-        seed: Equal seeds give equal p.
-
-    Returns:
-        ``(1 + c) / (resamples + 1)`` where ``c`` resamples reach the observed mean; 1 if no
-        impression differs, NaN if no impression is left.
-
-    Raises:
-        ValueError: If the two do not have the same shape.
+    p is ``(1 + c) / (resamples + 1)`` where ``c`` resamples reach the observed mean; 1 if no
+    impression differs. Impressions with a NaN are left out ``[impressions]``; NaN if none is left.
     """
     difference, users = np.asarray(difference, dtype=np.float64), np.asarray(users)
     if difference.ndim != 1 or difference.shape != users.shape:
@@ -164,14 +153,10 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
 
 
 def user_sums(rows: NDArray[np.float64], users: NDArray) -> NDArray[np.float64]:
-    """Return each user's sum of every row and, in a last row, number of impressions.
+    """Return each user's sum of every row and, last, count of impressions ``[metrics + 1, users]``.
 
-    Args:
-        rows: One value per impression and metric, none NaN ``[metrics, impressions]``.
-        users: User of each impression, any integers ``[impressions]``.
-
-    Returns:
-        Sums in the order of the sorted user numbers ``[metrics + 1, users]``.
+    Rows have one value per impression and metric, none NaN ``[metrics, impressions]``. The sums are
+    in the order of the sorted user numbers.
     """
     _, owner = np.unique(users, return_inverse=True)
     return np.stack([np.bincount(owner, row) for row in rows] + [np.bincount(owner)])

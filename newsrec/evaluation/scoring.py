@@ -66,21 +66,11 @@ def score_checkpoints(
     expected: Mapping[str, dict[str, Any]] | None = None,
     **data_options: Any,
 ) -> Scored | None:
-    """Score a split by every checkpoint, on any number of devices, and average the scores.
+    """Score a split by every checkpoint, on any number of devices; average as ``ensemble`` says.
 
-    Args:
-        ckpt_paths: Checkpoints that ``fit`` wrote.
-        root: Data folder.
-        split: Split to score.
-        trainer: Options of the Trainer.
-        ensemble: How to average over several checkpoints.
-        precision: fp32, bf16 or auto.
-        with_means: Whether to return news vectors for the baseline ``cosine``.
-        expected: Options of ``model`` and ``data`` whose values each checkpoint must have.
-        data_options: Options of the data that do not affect scores.
-
-    Returns:
-        The scores on the first process, None on the others.
+    Each checkpoint must have the values of ``model`` and ``data`` in ``expected``; ``data_options``
+    do not affect scores. ``with_means`` asks for news vectors for the baseline ``cosine``. Returns
+    the scores on the first process, None on the others.
     """
     from lightning import Trainer
 

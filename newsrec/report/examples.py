@@ -55,13 +55,6 @@ def choose_examples(
     """Return impressions from the worst to the best, evenly over the quantiles of the AUC.
 
     If no impression has an AUC, they are taken evenly over the file.
-
-    Args:
-        data: The data folder.
-        split: Split that was scored.
-        scores: Scores in the order of the split's file ``[candidates]``.
-        results: Results of the scored split.
-        number: Most examples to return.
     """
     values = results.values
     if values is not None and values.valid.any():

@@ -28,12 +28,7 @@ def html_page(
 ) -> str:
     """Return the page of a split's results; without labels it has only counts and examples.
 
-    Args:
-        title: The scorer: a checkpoint's path, an ensemble or a baseline.
-        metrics: Content of ``metrics.json``.
-        ceiling: Metrics that the true click probabilities of a simulated world reach.
-        examples: Impressions to show.
-        curves: Curves that training logged, if known.
+    ``title`` is the scorer: a checkpoint's path, an ensemble or a baseline.
     """
     own = scored_name(metrics)
     heading = f"{own[:1].upper()}{own[1:]} on {metrics['split']}, {metrics['window']}"

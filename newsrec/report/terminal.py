@@ -35,22 +35,13 @@ GROUPS_SHOWN = 8
 
 
 def comparison_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Return a table with a row of the four metrics for each scorer.
-
-    Args:
-        title: Title of the table, with the name of the split.
-        rows: Metrics by the name of the scorer.
-    """
+    """Return a table with a row of the four metrics for each scorer."""
     cells = [(NAMES.get(name, name), *_metric_cells(metrics)) for name, metrics in rows.items()]
     return table(("", *HEADINGS.values()), cells, title, framed=True)
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
-    """Return a table with a row for each of the four metrics: value and interval.
-
-    Args:
-        metrics: Content of ``metrics.json``.
-    """
+    """Return a table with a row for each of the four metrics: value and interval."""
     rows = []
     for metric, heading in HEADINGS.items():
         low, high = metrics["intervals"][metric] if "intervals" in metrics else (np.nan, np.nan)
@@ -59,12 +50,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def beside_table(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None = None) -> Table:
-    """Return a table of the scorer and the baselines, with the AUC difference to each baseline.
-
-    Args:
-        metrics: Content of ``metrics.json``.
-        ceiling: Metrics that the true click probabilities of a simulated world reach.
-    """
+    """Return a table of the scorer and the baselines, with the AUC difference to each baseline."""
     rows: list[Sequence[Cell]] = []
     for name, row in metrics["baselines"].items():
         low, high = row["auc_difference_interval"]
@@ -80,9 +66,6 @@ def slices_table(metrics: Mapping[str, Any]) -> Table:
     """Return a table of the AUC of each group of each slice that divides the split.
 
     A group with fewer users than ``FEWEST_USERS`` has no interval.
-
-    Args:
-        metrics: Content of ``metrics.json``.
     """
     rows: list[Sequence[Cell]] = []
     for name, groups in metrics["slices"].items():
@@ -121,12 +104,7 @@ def in_precision(metrics: Mapping[str, Any]) -> str:
 def print_comparison(
     metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None = None
 ) -> None:
-    """Print the metrics of a model, of the baselines and, in a simulated world, of the ceiling.
-
-    Args:
-        metrics: Content of ``metrics.json`` for a labelled split.
-        ceiling: Metrics that the true click probabilities of a simulated world reach.
-    """
+    """Print the metrics of a model, of the baselines and, in a simulated world, of the ceiling."""
     split, baselines = metrics["split"], metrics.get("baselines", {})
     title = f"{split}, {metrics['window']}: {metrics['evaluated']:,} impressions"
     title += in_precision(metrics)
@@ -152,8 +130,7 @@ def print_comparison(
 def read_curves(ckpt_path: Path) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Return the curves that a run logged, if the checkpoint is still in its run folder.
 
-    Returns:
-        Steps and values of ``train/loss`` and ``val/auc``, where ``RUN/metrics.csv`` has them.
+    They are steps and values of ``train/loss`` and ``val/auc``, where ``RUN/metrics.csv`` has them.
     """
     path = ckpt_path.parent.parent / "metrics.csv"
     if ckpt_path.parent.name != "checkpoints" or not path.is_file():
@@ -185,12 +162,7 @@ def print_results(
 ) -> None:
     """Print the results of a split, and then the names of the written files.
 
-    Args:
-        title: The scorer: a checkpoint's path, an ensemble or a baseline.
-        metrics: Content of ``metrics.json``.
-        ceiling: Metrics that the true click probabilities of a simulated world reach.
-        output: Folder of the written files.
-        written: Names of the written files.
+    ``title`` is the scorer: a checkpoint's path, an ensemble or a baseline.
     """
     split = metrics["split"]
     say(f"{title} on {split}, {metrics['window']}{in_precision(metrics)}.")

@@ -19,11 +19,7 @@ SAMPLE = 200
 
 
 def remembered(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the data options and the tokenizer that a checkpoint's model was trained with.
-
-    Args:
-        checkpoint: Result of ``read_checkpoint``.
-    """
+    """Return the data options and the tokenizer that a checkpoint's model was trained with."""
     stored = hyper_parameters(dict(checkpoint), "data")
     kept = {name: stored[name] for name in (*SHARED, "plm") if name in stored}
     return kept | {"tokenizer_json": checkpoint["newsrec"].get("tokenizer_json")}
@@ -32,12 +28,7 @@ def remembered(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 def check_agreement(trained: Mapping[str, Any], data: Any) -> None:
     """Refuse data that are made differently than the data a model was trained on.
 
-    Args:
-        trained: Result of ``remembered``.
-        data: A data module that is set up; one of another class is not checked.
-
-    Raises:
-        UserError: For the first difference; names both values.
+    ``trained`` is the result of ``remembered``; a data module of another class is not checked.
     """
     for name in SHARED:
         now = getattr(data, name, None)

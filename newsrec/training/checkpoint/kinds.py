@@ -19,14 +19,8 @@ def check_table(
 ) -> None:
     """Refuse a table with a missing value or a value of the wrong type.
 
-    Args:
-        values: The table.
-        needed: Type of each required value.
-        optional: Type of each optional value.
-        where: Prefix of a name in messages, such as ``newsrec.``.
-
-    Raises:
-        Wrong: If a value is missing or wrong; names the value and the expected type.
+    ``needed`` and ``optional`` have the type of each value, ``where`` is the prefix of names in
+    messages, such as ``newsrec.``.
     """
     for name, kind in (needed | optional).items():
         if name in values:

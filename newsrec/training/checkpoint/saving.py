@@ -83,14 +83,10 @@ class Stopped(Exception):
 class LastCheckpoint(Checkpoint):
     """Keeps ``last.ckpt`` current, and stops the run between two steps on a signal.
 
-    The file is written every ``every`` steps, before every validation and at the end of every
-    epoch. The first SIGTERM or Ctrl-C stops the run after a step, the same one on all processes; a
-    second ends the process at once.
-
-    Args:
-        path: The file.
-        every: Steps between two writes within an epoch; None does not write within an epoch.
-        check: Called before each write; raises if the state should not be saved.
+    The file is written before every validation, at the end of every epoch and, unless it is None,
+    every ``every`` steps. ``check`` is called before each write; it raises if the state should not
+    be saved. The first SIGTERM or Ctrl-C stops the run after a step, the same one on all processes;
+    a second ends the process at once.
     """
 
     def __init__(

@@ -142,14 +142,9 @@ def estimates(
 ) -> list[Estimate]:
     """Estimate the needs of a run for each kind of device that it may run on.
 
-    Args:
-        module: The ``RecommenderModule``; its model need not be built.
-        data: The data module; its folder need not exist.
-        trainer: The Trainer's options.
-        places: Names of the config files: ``large`` in them selects MIND-large's statistics.
-
-    Raises:
-        UserError: If the PLM's sizes are not known, or the data cannot be read.
+    The module's model need not be built, the data's folder need not exist. ``places`` are the names
+    of the config files: ``large`` in them selects MIND-large's statistics. UserError if the PLM's
+    sizes are not known, or the data cannot be read.
     """
     config, _ = plm_sizes(module.plm, module.plm_layers)
     chosen = str(trainer["accelerator"])

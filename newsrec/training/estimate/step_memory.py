@@ -92,15 +92,9 @@ def step_cost(
 
     The step runs on tensors without values (``LiveBytes``), so all that autograd keeps is counted,
     not guessed. Each weight takes 4 bytes. A trained weight takes 4 more for the gradient (counted
-    when it is created) and 8 for AdamW, which updates in place in one kernel.
-
-    Args:
-        module: A ``RecommenderModule``, whose options shape the model; its weights are not needed.
-        plm_config: The PLM's configuration, cut to the layers that are used.
-        shape: Sizes of the batch.
-        device: ``cuda`` or ``cpu``.
-        bf16: Whether the step runs in mixed precision.
-        states: Type of the kept states of frozen layers; None if the whole PLM runs.
+    when it is created) and 8 for AdamW, which updates in place in one kernel. The options of a
+    ``RecommenderModule`` shape the model; ``plm_config`` is cut to the layers that are used.
+    ``states`` is the type of the kept states of frozen layers; None if the whole PLM runs.
     """
     packs = packable(plm_config)
     hidden = plm_config["hidden_size"]

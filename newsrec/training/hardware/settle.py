@@ -60,14 +60,7 @@ def settle_hardware(
     """Set the number of threads and choose the precision; log both.
 
     The caller writes the choice into ``config.yaml`` and checkpoints, so that a resumed run
-    computes as before, on any machine.
-
-    Args:
-        trainer: The Trainer's options.
-        module: The model, not built yet.
-        datamodule: The data, not opened yet.
-        threads: Requested number of threads, if any.
-        kept: Settings of the run that is resumed.
+    computes as before, on any machine. The model is not built yet and the data are not opened.
     """
     root = Path(datamodule.root)
     reader_of(root).find_splits(root)  # raises for a wrong folder before anything is measured
@@ -108,14 +101,7 @@ def settle_scoring(
 ) -> str:
     """Set the number of threads for ``evaluate`` and return its precision; log both.
 
-    Args:
-        trainer: The Trainer's options.
-        precision: fp32, bf16 or auto.
-        checkpoint: Checkpoint of the model to evaluate.
-        batch_size: Impressions per step.
-
-    Returns:
-        fp32 or bf16, the same on all processes.
+    fp32 or bf16, the same on all processes.
     """
 
     @cache

@@ -25,15 +25,9 @@ def decided_by_first(name: str, decide: Callable[[], str], num_nodes: int = 1) -
     Processes of torchrun and SLURM run already and read the decision from the store through which
     their process group will form. Processes that Lightning starts inherit it in an environment
     variable. The variable counts only if the parent process has set it, since an older run may have
-    left one behind.
-
-    Args:
-        name: Name of the decision.
-        decide: Makes the decision; called on the first process, and on others that cannot ask it.
-        num_nodes: Number of machines, used if neither torchrun nor SLURM gives it.
-
-    Raises:
-        UserError: On all but the first process, if the first cannot be reached or has failed.
+    left one behind. ``decide`` is called on the first process, and on others that cannot ask it.
+    ``num_nodes`` is used if neither torchrun nor SLURM gives it. UserError on all but the first
+    process, if the first cannot be reached or has failed.
     """
     variable = f"NEWSREC_{name.upper()}"
     key = f"newsrec/{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
@@ -100,11 +94,7 @@ def early_rank() -> int | None:
 
 
 def early_store(timeout: timedelta) -> TCPStore | None:
-    """Return the store through which the process group will form; None if there is none.
-
-    Args:
-        timeout: How long to try.
-    """
+    """Return the store through which the process group will form; None if there is none."""
     place = _meeting_place(1)
     return None if place is None else _store(*place, timeout)
 

@@ -32,9 +32,6 @@ class RunLock:
     between machines if the server supports locks (NFS 4, or lockd), unless the folder is mounted
     with ``nolock`` or ``local_lock``: each machine then has its own lock. On a file system without
     locks (Lustre without ``-o flock``), a warning is logged.
-
-    Args:
-        folder: The run folder; created if missing.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -24,19 +24,13 @@ PATIENCE = timedelta(minutes=10)
 
 
 def share_run_folder(output: Path) -> None:
-    """Copy the run folder of a resumed run from the first machine to all others.
+    """Copy the run folder of a resumed run from the first machine to the same path on all others.
 
     torchrun's agents keep a store that every process can reach before anything else is set up. The
     first process writes the hashes of the files in its run folder to the store. The first process
     of each other machine copies the files that are missing or different there, and the machine's
     other processes wait for it. A checkpoint that the first machine lacks is an error, so that all
     machines start a new run or all resume. Without torchrun, or on one machine, nothing happens.
-
-    Args:
-        output: The run folder, at the same path on all machines.
-
-    Raises:
-        UserError: If a machine has a checkpoint there that the first machine lacks.
     """
     if int(os.environ.get("GROUP_WORLD_SIZE", 1)) < 2 or not _has_store():
         return
@@ -95,14 +89,8 @@ def goes_on(output: Path, num_nodes: int) -> bool:
     """Return whether ``--ckpt_path auto`` resumes from ``last.ckpt``, the same on all processes.
 
     The first process decides. Otherwise, on machines without a shared disk, one might resume and
-    another start a new run, and both would wait forever.
-
-    Args:
-        output: The run folder.
-        num_nodes: The Trainer's option.
-
-    Raises:
-        UserError: On a machine whose ``last.ckpt`` differs from the first machine's.
+    another start a new run, and both would wait forever. A machine whose ``last.ckpt`` differs from
+    the first machine's is refused.
     """
     last = output / "checkpoints" / "last.ckpt"
     theirs = decided_by_first("last_checkpoint", lambda: _hash(last) or "none", num_nodes)
@@ -118,14 +106,7 @@ def goes_on(output: Path, num_nodes: int) -> bool:
 
 
 def needs_on_disk(root: Path, output: Path, states: int, checkpoint: int) -> str:
-    """Return a text on the disk space that each machine needs.
-
-    Args:
-        root: The data folder.
-        output: The run folder.
-        states: Bytes of kept states.
-        checkpoint: Bytes of a checkpoint.
-    """
+    """Return a text on the disk space that each machine needs; states and checkpoint in bytes."""
     kept = f", and room for {states / 2**30:.1f} GiB of states beside it" if states else ""
     return (
         f"disks: each machine needs the data at {root}{kept}. The first machine alone writes "
@@ -146,10 +127,7 @@ def _hash(path: Path) -> str | None:
 def _send(store: Any, output: Path, names: list[str]) -> None:
     """Put files into the store piece by piece; each piece is deleted once it was received.
 
-    Args:
-        store: A store for a single receiving machine; two would mix up their pieces.
-        output: The run folder.
-        names: The files, relative to the run folder.
+    The store is for a single receiving machine; two would mix up their pieces.
     """
     for name in names:
         with (output / name).open("rb") as file:

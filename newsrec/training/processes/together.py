@@ -46,9 +46,6 @@ def one_fate(trainer: Trainer) -> Iterator[None]:
     Otherwise the others wait in their next collective operation, with NCCL for half an hour. A
     separate thread watches the store through which the processes formed their group, so no
     collective operation is needed.
-
-    Args:
-        trainer: The Trainer of the run.
     """
     if trainer.world_size == 1 or _shared:
         yield
@@ -173,8 +170,7 @@ class SameData(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the fingerprints of the training and validation data over all processes.
 
-        Raises:
-            UserError: If they differ; on every process, naming the machines.
+        If they differ, every process raises a UserError that names the machines.
         """
         if trainer.world_size == 1:
             return

@@ -122,11 +122,7 @@ class SpeedBar(TQDMProgressBar):
 
 
 class FittingBar(Tqdm):
-    """A bar that leaves out its last fields if the terminal is too narrow.
-
-    Args:
-        **options: Options of ``tqdm``.
-    """
+    """A bar of ``tqdm`` that leaves out its last fields if the terminal is too narrow."""
 
     FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}"
     WITHOUT_TOTAL = "{desc} {n_fmt} [{elapsed}]{postfix}"

@@ -22,12 +22,7 @@ SMOOTHED = 40
 
 
 class Curves(Callback):
-    """Draws the loss and the validation metrics into the run folder after each validation.
-
-    Args:
-        logger: Logger that has the values.
-        path: The picture to write.
-    """
+    """Draws the loss and the validation metrics into the run folder after each validation."""
 
     def __init__(self, logger: RunCsv, path: Path) -> None:
         self.logger = logger
@@ -52,10 +47,8 @@ class Curves(Callback):
 def draw_curves(metrics: Path, path: Path, baseline: tuple[str, float] | None = None) -> None:
     """Draw the loss and the validation metrics of a ``metrics.csv`` against the step.
 
-    Args:
-        metrics: The file.
-        path: The picture; it is written completely or not at all.
-        baseline: Name and AUC of the best baseline, if known.
+    The picture is written completely or not at all. ``baseline`` is name and AUC of the best one,
+    if known.
     """
     import io
 

@@ -130,11 +130,8 @@ def model_flop(recommender: NewsRecommender, counts: Any, kept_states: bool) -> 
     """Return the floating-point operations that a model needs for some batches.
 
     As in papers, only matrix products of real tokens count: not padding, softmaxes and norms.
-
-    Args:
-        recommender: The model.
-        counts: Tokens, sums of squared text lengths, and history slots of the batches.
-        kept_states: Whether the states of frozen layers are read instead of computed.
+    ``counts`` has the tokens, the sums of squared text lengths, and the history slots of the
+    batches. With ``kept_states``, the states of frozen layers are read instead of computed.
     """
     news, user = recommender.news_encoder, recommender.user_encoder
     linear = [m.weight for m in news.plm.modules() if isinstance(m, nn.Linear)]
@@ -160,9 +157,7 @@ def _weights(module: nn.Module) -> int:
 def matrix_rate(device: torch.device, precision: str) -> float:
     """Return the floating-point operations per second of a square matrix product, best of five.
 
-    Args:
-        device: Device to measure.
-        precision: The Trainer's precision: bf16-mixed multiplies in bf16, 16-mixed in fp16.
+    The Trainer's precision bf16-mixed multiplies in bf16, 16-mixed in fp16.
     """
     kinds = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
     size = 4096 if device.type == "cuda" else 1024
