@@ -6,30 +6,19 @@ from pathlib import Path
 from newsrec.commands.common import add_data_root, add_output
 from newsrec.console import say
 from newsrec.export.export import export
-from newsrec.serving.manifest import (
-    CARD,
-    CONFIG,
-    MANIFEST,
-    NEWS,
-    NEWS_ENCODER,
-    PROGRAM,
-    TOKENIZER,
-    USER_ENCODER,
-    VECTORS,
-    WEIGHTS,
-)
+from newsrec.serving import manifest
 
 FILES = {
-    USER_ENCODER: "vectors of clicked news to a user vector",
-    NEWS_ENCODER: "a news item's tokens to its vector",
-    PROGRAM: "the user encoder as torch.export saves it",
-    WEIGHTS: "the whole model, for PyTorch",
-    CONFIG: "what it takes to build the model",
-    TOKENIZER: "the PLM's",
-    VECTORS: "the vector of every news item",
-    NEWS: "which news item a row is",
-    CARD: "what this is, and how good",
-    MANIFEST: "shapes, hashes, origin",
+    manifest.USER_ENCODER: "vectors of clicked news to a user vector",
+    manifest.NEWS_ENCODER: "a news item's tokens to its vector",
+    manifest.PROGRAM: "the user encoder as torch.export saves it",
+    manifest.WEIGHTS: "the whole model, for PyTorch",
+    manifest.CONFIG: "what it takes to build the model",
+    manifest.TOKENIZER: "the PLM's",
+    manifest.VECTORS: "the vector of every news item",
+    manifest.NEWS: "which news item a row is",
+    manifest.CARD: "what this is, and how good",
+    manifest.MANIFEST: "shapes, hashes, origin",
 }
 """Description that the command prints for each file."""
 

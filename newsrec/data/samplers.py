@@ -7,6 +7,7 @@ impression goes to exactly one process, and none is repeated as padding.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +48,7 @@ class SampleTokens(NamedTuple):
         return int((self.own + self.history).max(initial=0))
 
 
+@dataclass(eq=False)
 class TrainBatches(Sampler[BatchKey]):
     """Shuffled training batches: all processes get equally many, and share out the samples.
 
@@ -55,24 +57,15 @@ class TrainBatches(Sampler[BatchKey]):
     together: users are shuffled, and the samples within a user. ``batch_size`` is per process.
     """
 
-    def __init__(
-        self,
-        num_samples: int,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        readers: SampleUsers | None = None,
-    ) -> None:
-        self.num_samples = num_samples
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.readers = readers
-        self.epoch = 0
-        self.start = 0
-        """Batches to leave out, which a run resumed within an epoch has done already."""
+    num_samples: int
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+    readers: SampleUsers | None = None
+    epoch: int = field(default=0, init=False)
+    start: int = field(default=0, init=False)
+    """Batches to leave out, which a run resumed within an epoch has done already."""
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, which decides the order; Lightning calls this."""
@@ -85,9 +78,8 @@ class TrainBatches(Sampler[BatchKey]):
     def __iter__(self) -> Iterator[BatchKey]:
         order = self.order(self.epoch)
         cuts = self.cuts(order)
-        for piece in range(
-            self.start * self.world_size + self.rank, len(cuts) - 1, self.world_size
-        ):
+        first = self.start * self.world_size + self.rank
+        for piece in range(first, len(cuts) - 1, self.world_size):
             yield BatchKey(self.epoch, order[cuts[piece] : cuts[piece + 1]])
 
     def samples(self, epoch: int, step: int) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ Only an index of two numbers per sample is held in memory. Candidates and histor
 the memory-mapped split when a batch is made.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -227,12 +228,12 @@ class TrainSamples(Dataset[Batch]):
         )
 
 
+@dataclass(eq=False)
 class EvalImpressions(Dataset[EvalBatch]):
     """Makes the evaluation batch for given impressions, with the last ``max_history`` clicks."""
 
-    def __init__(self, split: Split, max_history: int) -> None:
-        self.split = split
-        self.max_history = max_history
+    split: Split
+    max_history: int
 
     def __len__(self) -> int:
         return len(self.split.history)

@@ -49,22 +49,22 @@ STORIES_PER_PASS = 1024
 log = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class TokenStates:
     """States of the real tokens of all news, read from the parts, which are memory-mapped.
 
     Frozen layers run without dropout, so training on these states gives the same loss as training
-    through the whole PLM, at a lower cost. ``parts`` are the states of some texts, joined, each
-    ``[tokens, hidden]``; ``part``, ``starts`` and ``lengths``, on the CPU, tell the part that holds
-    each news item's states, where they begin in it, and how many tokens there are ``[news]``.
+    through the whole PLM, at a lower cost.
     """
 
-    def __init__(
-        self, parts: Sequence[Tensor], part: Tensor, starts: Tensor, lengths: Tensor
-    ) -> None:
-        self.parts = list(parts)
-        self.part = part
-        self.starts = starts
-        self.lengths = lengths
+    parts: Sequence[Tensor]
+    """States of some texts' real tokens, joined, each ``[tokens, hidden]``."""
+    part: Tensor
+    """Index of the part that holds each news item's states ``[news]``."""
+    starts: Tensor
+    """Where a news item's states begin in its part ``[news]``."""
+    lengths: Tensor
+    """Tokens of each news item, on the CPU ``[news]``."""
 
     @property
     def exact(self) -> bool:

@@ -1,7 +1,5 @@
 """Print metrics on the terminal."""
 
-import csv
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,6 @@ from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import HEADINGS, SLICE_NAMES
 from newsrec.metrics import METRICS
 from newsrec.report.tables import Cell, bold, print_tables, table
-
-log = logging.getLogger(__name__)
 
 NAMES = {
     "popularity": "train popularity",
@@ -135,18 +131,10 @@ def read_curves(ckpt_path: Path) -> dict[str, tuple[NDArray[np.float64], NDArray
     path = ckpt_path.parent.parent / "metrics.csv"
     if ckpt_path.parent.name != "checkpoints" or not path.is_file():
         return {}
-    pairs: dict[str, list[tuple[float, float]]] = {}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        for name in ("train/loss", "val/auc"):
-            pairs[name] = [(float(r["step"]), float(r[name])) for r in rows if r.get(name)]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        log.warning("%s cannot be read (%s): no curves are drawn", path, error)
-        return {}
+    from newsrec.training.progress.curves import read_series  # imports Lightning
+
     curves = {}
-    for name, of_name in pairs.items():
-        points = np.array(of_name, dtype=np.float64).reshape(-1, 2)
+    for name, points in read_series(path, ("train/loss", "val/auc")).items():
         points = points[np.isfinite(points).all(axis=1)]
         if len(points):
             curves[name] = (points[:, 0], points[:, 1])

@@ -14,14 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from newsrec.model.plm.transformers_internals import (
-    attention_of,
-    eager_mask,
-    register_attention,
-    sdpa_attention_forward,
-    sdpa_mask,
-    try_attention,
-)
+from newsrec.model.plm import transformers_internals as internals
 
 PADDED = {"sdpa": "newsrec_padded", "eager": "newsrec_padded_eager"}
 """Names under which these masks are registered with ``transformers``, by kind of attention."""
@@ -55,8 +48,10 @@ def _own_attention(*args: Any, **kwargs: Any) -> None:
     raise NotImplementedError("the attention of a family that asks transformers for one")
 
 
-register_attention(PADDED["sdpa"], sdpa_attention_forward, _told(sdpa_mask))
-register_attention(PADDED["eager"], _own_attention, _told(eager_mask))
+internals.register_attention(
+    PADDED["sdpa"], internals.sdpa_attention_forward, _told(internals.sdpa_mask)
+)
+internals.register_attention(PADDED["eager"], _own_attention, _told(internals.eager_mask))
 
 
 def tell_padding(plm: PreTrainedModel) -> bool:
@@ -66,7 +61,7 @@ def tell_padding(plm: PreTrainedModel) -> bool:
         Whether the PLM was switched; if not, it is unchanged. Families that make masks in their own
         way (DeBERTa, XLM) are not affected either way.
     """
-    before = attention_of(plm)
+    before = internals.attention_of(plm)
     if before not in PADDED:
         return before in PADDED.values()
     ids = torch.arange(5, 17, device=plm.device).reshape(2, 6) % plm.config.vocab_size
@@ -81,4 +76,6 @@ def tell_padding(plm: PreTrainedModel) -> bool:
         pairs = zip(masks, expected, strict=True)
         return all(torch.allclose(states(m)[m.bool()], e[m.bool()], 1e-3, 1e-4) for m, e in pairs)
 
-    return try_attention(plm, PADDED[before], lambda: [states(mask) for mask in masks], same)
+    return internals.try_attention(
+        plm, PADDED[before], lambda: [states(mask) for mask in masks], same
+    )

@@ -12,14 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from newsrec.model.plm.transformers_internals import (
-    attention_of,
-    first_position,
-    register_attention,
-    sdpa_attention_forward,
-    sdpa_mask,
-    try_attention,
-)
+from newsrec.model.plm import transformers_internals as internals
 
 ATTENTION = "newsrec_packed"
 """Name under which ``attend`` is registered with ``transformers``."""
@@ -68,7 +61,7 @@ def attend(
         Mixed values ``[1, tokens, heads, dim / heads]``, and None for the weights.
     """
     if groups is None:
-        return sdpa_attention_forward(
+        return internals.sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **kwargs
         )
     if attention_mask is not None or any(kwargs.get(name) is not None for name in NOT_PACKED):
@@ -92,7 +85,7 @@ def _attend_within(
     return torch.cat(mixed)[None]
 
 
-register_attention(ATTENTION, attend, sdpa_mask)
+internals.register_attention(ATTENTION, attend, internals.sdpa_mask)
 
 
 def groups_of(lengths: Tensor) -> Groups:
@@ -131,7 +124,7 @@ def run_packed(plm: PreTrainedModel, token_ids: Tensor, groups: Groups) -> Tenso
     """
     stories = sum(number for number, _ in groups.pairs)
     longest = max(length for _, length in groups.pairs)
-    positions = torch.arange(longest, device=token_ids.device) + first_position(plm)
+    positions = torch.arange(longest, device=token_ids.device) + internals.first_position(plm)
     return plm(
         input_ids=token_ids.long()[None],
         position_ids=join(positions.expand(stories, -1), groups)[None],
@@ -146,7 +139,7 @@ def pack(plm: PreTrainedModel) -> bool:
         Whether the PLM was switched; if not, it is unchanged. Some families cannot: they compute
         positions over the whole sequence (DeBERTa, MPNet), or use local attention (ModernBERT).
     """
-    if attention_of(plm) not in ("sdpa", ATTENTION):
+    if internals.attention_of(plm) not in ("sdpa", ATTENTION):
         return False
     groups = Groups([(2, 2), (1, 5)])
     # Not the first few ids: one is the padding token, which has no position in RoBERTa.
@@ -161,4 +154,4 @@ def pack(plm: PreTrainedModel) -> bool:
         margin = max(1e-4, torch.finfo(joined.dtype).eps ** 0.5 / 2)
         return torch.allclose(joined, expected, 1e-3, margin)
 
-    return try_attention(plm, ATTENTION, apart, same)
+    return internals.try_attention(plm, ATTENTION, apart, same)

@@ -21,15 +21,8 @@ import numpy as np
 import torch
 
 from newsrec.data import FIRST_NEWS
+from newsrec.data import mind_statistics as mind
 from newsrec.data.datamodule import MindDataModule
-from newsrec.data.mind_statistics import (
-    LARGE,
-    SMALL,
-    Published,
-    array_bytes,
-    mentions,
-    text_lengths,
-)
 from newsrec.data.samplers import BatchKey
 from newsrec.data.states import distinct_rows
 from newsrec.model.plm.sizes import plm_sizes
@@ -219,23 +212,23 @@ def work_of(data: MindDataModule, processes: int, places: str) -> Work:
     """Return the work of a run, from the data folder or, without one, from MIND's statistics."""
     if not Path(data.root).exists():
         large = "large" in f"{places} {data.root}"
-        return _published(data, processes, LARGE if large else SMALL)
+        return _published(data, processes, mind.LARGE if large else mind.SMALL)
     return _of_folder(data, processes)
 
 
-def _published(data: MindDataModule, processes: int, size: Published) -> Work:
+def _published(data: MindDataModule, processes: int, size: mind.Published) -> Work:
     candidates = 1 + data.npratio
     samples = data.batch_size
     bound = data.tokens_per_batch
-    mean = float(text_lengths(data.fields, data.max_tokens, 1000).mean())
+    mean = float(mind.text_lengths(data.fields, data.max_tokens, 1000).mean())
     if bound is not None:  # each sample counts with all of its news
-        one = mentions(1, data.max_history, candidates, False).distinct
+        one = mind.mentions(1, data.max_history, candidates, False).distinct
         samples = max(int(bound / (one * mean)), 1)
-    batch = mentions(samples, data.max_history, candidates, data.group_by_user)
+    batch = mind.mentions(samples, data.max_history, candidates, data.group_by_user)
     most = samples * (data.max_history + candidates)
 
     def shape(news: float) -> Shape:
-        lengths = text_lengths(data.fields, data.max_tokens, int(min(news, most)))
+        lengths = mind.text_lengths(data.fields, data.max_tokens, int(min(news, most)))
         return Shape(lengths, int(batch.users), data.max_history, samples, candidates)
 
     total = int(size.train * size.clicks)
@@ -249,7 +242,7 @@ def _published(data: MindDataModule, processes: int, size: Published) -> Work:
         shape(batch.distinct),
         shape(largest),
         int(mean * size.news),
-        array_bytes(size, data.max_tokens),
+        mind.array_bytes(size, data.max_tokens),
     )
 
 

@@ -6,6 +6,7 @@ The features that a CPU or GPU reports do not tell: of two machines that report 
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -74,21 +75,20 @@ def linear_maps(
     tokens = max(1, round(FULL * model.max_tokens))
     clicks = batch_size * model.max_history
     rows = max(1, round(FULL * clicks)) * tokens
-    found: dict[tuple[int, int, int, bool], int] = {}
+    found: Counter[tuple[int, int, int, bool]] = Counter()
 
     def add(inputs: int, outputs: int, rows: int, trained: bool) -> None:
-        key = inputs, outputs, rows, trained and training
-        found[key] = found.get(key, 0) + 1
+        found[inputs, outputs, rows, trained and training] += 1
 
     tune = model.tune_layers
-    trained = {
-        id(layer)
-        for layers in (layer_lists(plm, tune) if tune > 0 else [plm])
-        for layer in (list(layers)[-tune:] if tune > 0 else [plm] if tune else [])
-    }
-    for owner, linear in _linear(plm, trained):
-        if owner or not (kept_states and training):
-            add(linear.in_features, linear.out_features, rows, owner)
+    tops: list[nn.Module] = [plm] if tune == -1 else []
+    if tune > 0:
+        tops = [layer for layers in layer_lists(plm, tune) for layer in layers[-tune:]]
+    tuned = {module for top in tops for module in top.modules()}
+    for name, linear in plm.named_modules():
+        runs = linear in tuned or not (kept_states and training)
+        if isinstance(linear, nn.Linear) and runs and "pooler" not in name.split("."):
+            add(linear.in_features, linear.out_features, rows, linear in tuned)
     dim = model.dim
     add(plm.config.hidden_size, dim, rows, True)
     for shape, vectors in ((model.news, rows), (model.user, clicks)):
@@ -98,22 +98,6 @@ def linear_maps(
         LinearMap(inputs, outputs, number, rows, backward)
         for (inputs, outputs, rows, backward), number in found.items()
     )
-
-
-def _linear(plm: nn.Module, trained: set[int]) -> list[tuple[bool, nn.Linear]]:
-    """Return a PLM's linear maps without those of its pooler, and whether each is trained."""
-    found = []
-
-    def visit(module: nn.Module, inside: bool) -> None:
-        inside = inside or id(module) in trained
-        if isinstance(module, nn.Linear):
-            found.append((inside, module))
-        for name, child in module.named_children():
-            if name != "pooler":
-                visit(child, inside)
-
-    visit(plm, False)
-    return found
 
 
 def _stack(dim: int, config: FastformerConfig) -> list[tuple[int, int]]:

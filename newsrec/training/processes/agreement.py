@@ -14,6 +14,8 @@ from newsrec.parent import STARTER
 PATIENCE = timedelta(minutes=10)
 """How long the other processes wait; the first may import from a slow disk."""
 FAILED = "failed"
+SERVED = "TORCHELASTIC_USE_AGENT_STORE"
+"""Environment variable: ``True`` if torchrun's agent keeps a store that processes can reach."""
 
 _kept: list[TCPStore] = []
 """Stores to keep open: the later process group shares the server of the first process."""
@@ -71,8 +73,11 @@ def _meeting_place(num_nodes: int) -> tuple[str, int, bool] | None:
     if TorchElasticEnvironment.detect():
         if os.environ.get("WORLD_SIZE", "1") == "1":
             return None
-        served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), not served
+        return (
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            os.environ.get(SERVED) != "True",
+        )
     if SLURMEnvironment.detect():
         slurm = SLURMEnvironment()
         if slurm.world_size() > 1:

@@ -41,11 +41,7 @@ class RunLock:
         self._lock = FileLock(folder / LOCK, timeout=0)
 
     def take(self) -> None:
-        """Take the lock, and remove partly written files of killed runs.
-
-        Raises:
-            UserError: If another run has the lock, or it cannot be created.
-        """
+        """Take the lock, unless another run has it, and remove partly written files of old runs."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -75,11 +71,7 @@ class RunLock:
         write_text(self.folder / HOLDER, json.dumps(holder) + "\n")
 
     def discard(self, names: Iterable[str]) -> None:
-        """Remove the folder if ``take`` created it, unless it holds files that are not a run's.
-
-        Args:
-            names: Files and folders of a run, which are removed.
-        """
+        """Remove the folder with a run's ``names`` if ``take`` made it and it has nothing else."""
         if not self.made:
             return
         if (

@@ -1,6 +1,7 @@
 """Resumes a run on machines without a shared disk, from the first machine's files."""
 
 import hashlib
+import itertools
 import logging
 import os
 import socket
@@ -11,7 +12,7 @@ from typing import Any
 from newsrec.console import is_first_process
 from newsrec.errors import UserError
 from newsrec.files import file_hash, write_bytes
-from newsrec.training.processes.agreement import decided_by_first
+from newsrec.training.processes.agreement import SERVED, decided_by_first
 from newsrec.training.processes.run_lock import RunLock
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ def share_run_folder(output: Path) -> None:
     other processes wait for it. A checkpoint that the first machine lacks is an error, so that all
     machines start a new run or all resume. Without torchrun, or on one machine, nothing happens.
     """
-    if int(os.environ.get("GROUP_WORLD_SIZE", 1)) < 2 or not _has_store():
+    if int(os.environ.get("GROUP_WORLD_SIZE", 1)) < 2 or os.environ.get(SERVED) != "True":
         return
     import torch
 
@@ -115,11 +116,6 @@ def needs_on_disk(root: Path, output: Path, states: int, checkpoint: int) -> str
     )
 
 
-def _has_store() -> bool:
-    """Return whether torchrun's agent keeps a store that this process can reach."""
-    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-
-
 def _hash(path: Path) -> str | None:
     return file_hash(path) if path.is_file() else None
 
@@ -131,17 +127,12 @@ def _send(store: Any, output: Path, names: list[str]) -> None:
     """
     for name in names:
         with (output / name).open("rb") as file:
-            number = 0
-            while piece := file.read(CHUNK):
+            pieces = itertools.chain(iter(lambda: file.read(CHUNK), b""), [b""])
+            for number, piece in enumerate(pieces):
                 store.set(f"{name}/{number}", piece)
                 store.get(f"{name}/{number}/taken")
                 store.delete_key(f"{name}/{number}")
                 store.delete_key(f"{name}/{number}/taken")
-                number += 1
-            store.set(f"{name}/{number}", b"")
-            store.get(f"{name}/{number}/taken")
-            store.delete_key(f"{name}/{number}")
-            store.delete_key(f"{name}/{number}/taken")
 
 
 def _receive(store: Any, output: Path, names: list[str], hashes: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -55,22 +56,18 @@ def draw_curves(metrics: Path, path: Path, baseline: tuple[str, float] | None = 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    try:
-        with metrics.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        series = {name: _points(rows, name) for name in NAMES}
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        log.warning("%s cannot be read (%s): no curves are drawn", metrics, error)
+    series = read_series(metrics, NAMES)
+    if not series:
         return
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    steps, losses = series["train/loss"]
+    steps, losses = series["train/loss"].T
     if len(steps):
         left.plot(steps, losses, color="tab:blue", alpha=0.25, label="train/loss")
         left.plot(steps, smooth(losses), color="tab:blue", label="smoothed")
     for name in METRICS:
-        steps, values = series[f"val/{name}"]
+        steps, values = series[f"val/{name}"].T
         if len(steps):
             right.plot(steps, values, marker=".", label=f"val/{name}")
     if baseline is not None:
@@ -106,8 +103,16 @@ def smooth(values: ArrayLike) -> NDArray[np.float64]:
     return result
 
 
-def _points(rows: list[dict[str, str]], name: str) -> tuple[NDArray, NDArray]:
-    """Return the steps and values that were logged under a name."""
-    pairs = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
-    points = np.array(pairs, dtype=np.float64).reshape(-1, 2)
-    return points[:, 0], points[:, 1]
+def read_series(metrics: Path, names: Iterable[str]) -> dict[str, NDArray[np.float64]]:
+    """Return the steps and values that were logged under each name ``[points, 2]``.
+
+    If the file cannot be read, a warning is logged and nothing is returned.
+    """
+    try:
+        with metrics.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        pairs = {n: [(float(r["step"]), float(r[n])) for r in rows if r.get(n)] for n in names}
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        log.warning("%s cannot be read (%s): no curves are drawn", metrics, error)
+        return {}
+    return {name: np.array(found, np.float64).reshape(-1, 2) for name, found in pairs.items()}
