@@ -109,16 +109,12 @@ def summarize_slices(
             if len(chosen):
                 means = metrics.values[:, chosen].mean(axis=1).tolist()
                 summary |= dict(zip(METRICS, means, strict=True))
-                bounds = mean_interval(metrics.of("auc")[chosen], _clusters(users[chosen]))
+                distinct, owner = np.unique(users[chosen], return_inverse=True)
+                clusters = owner if len(distinct) <= CLUSTERS else owner % CLUSTERS
+                bounds = mean_interval(metrics.of("auc")[chosen], clusters)
                 summary["intervals"] = {"auc": bounds.tolist()}
             result[name][group] = summary
     return result
-
-
-def _clusters(users: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Return the cluster of each impression: its user, or a bundle if there are too many users."""
-    distinct, owner = np.unique(users, return_inverse=True)
-    return owner if len(distinct) <= CLUSTERS else owner % CLUSTERS
 
 
 def first_clicked(split: Split) -> NDArray[np.int64]:

@@ -37,13 +37,7 @@ MARK = "encoders.0.attention.self.query.weight"
 
 
 class PooledFastformer(nn.Module):
-    """A Fastformer stack with pooling on top; public implementations call this an encoder.
-
-    Args:
-        dim: Size of each element.
-        config: Shape of the stack.
-        max_length: Longest sequence; used only by positions.
-    """
+    """A Fastformer stack with pooling on top; public implementations call this an encoder."""
 
     def __init__(self, dim: int, config: FastformerConfig, max_length: int) -> None:
         super().__init__()

@@ -12,10 +12,6 @@ class SoftmaxAttention(nn.Module):
     Takes the place of ``AdditiveAttention`` in a layer; its cost grows with the square of the
     length. As with ``AdditiveAttention``, dropout applies to the layer's output, not to the
     attention weights.
-
-    Args:
-        dim: Size of each element.
-        heads: Attention heads; must divide ``dim``.
     """
 
     def __init__(self, dim: int, heads: int) -> None:

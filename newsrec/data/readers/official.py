@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
-from newsrec.data.readers.mind_files import NAMES, SplitFiles, find_splits
+from newsrec.data.readers.mind_files import NAMES, find_splits
 from newsrec.data.readers.source import SPLITS, SourceFile
 from newsrec.data.readers.zips import DAMAGE
 from newsrec.errors import UserError
@@ -38,7 +38,10 @@ def check(root: Path, name: str) -> Path | None:
         place = root / found[split].news.path.relative_to(root).parts[0]
         if place.name.startswith("MIND") and place.name not in (name, f"{name}.zip"):
             raise UserError(f"{place} is not {name}.")
-        lines = _read_folder(found[split]) if place.is_dir() else _read_zip(place)
+        if place.is_dir():
+            lines = {file: _count_lines(file.open()) for file in found[split]}
+        else:
+            lines = _read_zip(place)
     except UserError:
         raise
     except DAMAGE as error:
@@ -49,10 +52,6 @@ def check(root: Path, name: str) -> Path | None:
                 f"{place} is not {name}: its {tsv} has {lines[file]:,} lines, not {expected:,}."
             )
     return place
-
-
-def _read_folder(files: SplitFiles) -> dict[SourceFile, int]:
-    return {file: _count_lines(file.open()) for file in files}
 
 
 def _read_zip(path: Path) -> dict[SourceFile, int]:

@@ -86,7 +86,10 @@ class TsvFile:
                 if not end:
                     rest.append(chunk)
                     if sum(map(len, rest)) > LONGEST_LINE:
-                        raise self._damaged(f"line {line} is {_too_long()}")
+                        raise UserError(
+                            f"{self.file} cannot be read: line {line} is {_too_long()}. Download "
+                            "or unpack it again."
+                        )
                     continue
                 block = b"".join([*rest, chunk[:end]])
                 rest = [chunk[end:]]
@@ -103,9 +106,6 @@ class TsvFile:
             yield line, last
         elif line == 1:
             raise UserError(f"{self.file} is empty. Unpack or copy the file again.")
-
-    def _damaged(self, problem: str) -> UserError:
-        return UserError(f"{self.file} cannot be read: {problem}. Download or unpack it again.")
 
     def _rows(self, first_line: int, block: bytes) -> Rows:
         """Parse a block of whole lines; check line by line only if one of them is bad."""
@@ -128,8 +128,10 @@ class TsvFile:
             num_bad += 1
             if len(bad) < LISTED:
                 column = None if at is None else self._column(line, at)
-                bad.append(BadLine(number, column, problem, _around(line, at or 0)))
-        table = self._parse(b"\n".join(good) + b"\n") if good else self._parse_nothing()
+                shown = line[max((at or 0) - 20, 0) : (at or 0) + 400].decode(errors="replace")
+                bad.append(BadLine(number, column, problem, shown))
+        nothing = pa.table({name: pa.array([], pa.string()) for name in self.keep})
+        table = self._parse(b"\n".join(good) + b"\n") if good else nothing
         return Rows(table, np.array(lines, dtype=np.int64), bad, num_bad)
 
     def _column(self, line: bytes, at: int) -> str | None:
@@ -155,9 +157,6 @@ class TsvFile:
                 include_columns=self.keep,
             ),
         )
-
-    def _parse_nothing(self) -> pa.Table:
-        return pa.table({name: pa.array([], pa.string()) for name in self.keep})
 
 
 def _parts(block: bytes) -> Iterator[bytes]:
@@ -223,8 +222,3 @@ def _problem(line: bytes, num_columns: int) -> tuple[str | None, int | None]:
     if found != num_columns and (found > 1 or line.removesuffix(b"\r")):
         return f"{found} columns instead of {num_columns}", None
     return None, None
-
-
-def _around(line: bytes, at: int) -> str:
-    """Return a line's text around a byte: from 20 bytes before it to 400 bytes after it."""
-    return line[max(at - 20, 0) : at + 400].decode(errors="replace")

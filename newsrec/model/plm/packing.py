@@ -21,12 +21,9 @@ NOT_PACKED = ("position_bias", "sliding_window", "softcap")
 
 
 class Groups:
-    """Number of news items of each length.
+    """Pairs of a number of news items and their length, by ascending length.
 
     A class, because ``torch.compile`` looks into a list and would recompile for nearly every batch.
-
-    Args:
-        pairs: Number of news items and their length, by ascending length.
     """
 
     def __init__(self, pairs: list[tuple[int, int]]) -> None:
@@ -46,19 +43,9 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attend within each news item; without ``groups``, do what ``sdpa`` does.
 
-    Args:
-        module: The layer that calls this.
-        query: Queries of all tokens, joined ``[1, heads, tokens, dim / heads]``.
-        key: Keys, of the same shape.
-        value: Values, of the same shape.
-        attention_mask: None if tokens are joined.
-        dropout: Share of attention weights dropped.
-        scaling: Factor of the dot products.
-        groups: News items by length; their tokens are joined in this order.
-        **kwargs: Further arguments of the PLM's family.
-
-    Returns:
-        Mixed values ``[1, tokens, heads, dim / heads]``, and None for the weights.
+    Queries, keys and values are those of all tokens, joined in the order of ``groups`` ``[1, heads,
+    tokens, dim / heads]``; there is then no mask. Returns mixed values ``[1, tokens, heads, dim /
+    heads]``, and None for the weights.
     """
     if groups is None:
         return internals.sdpa_attention_forward(
@@ -89,22 +76,13 @@ internals.register_attention(ATTENTION, attend, internals.sdpa_mask)
 
 
 def groups_of(lengths: Tensor) -> Groups:
-    """Group news items by length.
-
-    Args:
-        lengths: Lengths, ascending, on the CPU ``[news]``.
-    """
+    """Group news items by length; lengths ascend, on the CPU ``[news]``."""
     values, counts = lengths.unique_consecutive(return_counts=True)
     return Groups(list(zip(counts.tolist(), values.tolist(), strict=True)))
 
 
 def join(padded: Tensor, groups: Groups) -> Tensor:
-    """Join the real tokens of padded rows ``[tokens]``.
-
-    Args:
-        padded: One row per news item ``[news, longest]``.
-        groups: News items by length.
-    """
+    """Join the real tokens of padded rows ``[news, longest]`` to ``[tokens]``."""
     parts = padded.split([stories for stories, _ in groups.pairs])
     return torch.cat(
         [p[:, :length].flatten() for p, (_, length) in zip(parts, groups.pairs, strict=True)]
@@ -112,15 +90,9 @@ def join(padded: Tensor, groups: Groups) -> Tensor:
 
 
 def run_packed(plm: PreTrainedModel, token_ids: Tensor, groups: Groups) -> Tensor:
-    """Run a PLM that ``pack`` has changed.
+    """Run a PLM that ``pack`` has changed on joined tokens ``[tokens]``.
 
-    Args:
-        plm: The PLM.
-        token_ids: Real tokens, all news items joined ``[tokens]``.
-        groups: News items by length.
-
-    Returns:
-        Last states ``[tokens, hidden]``.
+    Returns its last states ``[tokens, hidden]``.
     """
     stories = sum(number for number, _ in groups.pairs)
     longest = max(length for _, length in groups.pairs)
@@ -133,11 +105,10 @@ def run_packed(plm: PreTrainedModel, token_ids: Tensor, groups: Groups) -> Tenso
 
 
 def pack(plm: PreTrainedModel) -> bool:
-    """Switch a PLM to attention within each of the joined news items, if its states stay the same.
+    """Switch a PLM to attention within each joined news item; tell if its states stay the same.
 
-    Returns:
-        Whether the PLM was switched; if not, it is unchanged. Some families cannot: they compute
-        positions over the whole sequence (DeBERTa, MPNet), or use local attention (ModernBERT).
+    If not, it is unchanged. Some families cannot: they compute positions over the whole sequence
+    (DeBERTa, MPNet), or use local attention (ModernBERT).
     """
     if internals.attention_of(plm) not in ("sdpa", ATTENTION):
         return False

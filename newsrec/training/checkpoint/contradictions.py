@@ -39,7 +39,9 @@ def check_agreement(trained: Mapping[str, Any], data: Any) -> None:
             f"{_short(trained[name])}. Build both with {name}={trained[name]!r}."
         )
     now, then = getattr(data, "tokenizer_json", None), trained.get("tokenizer_json")
-    if now and then and now != then and not _same_tokens(now, then, _texts(data)):
+    if not now or not then or now == then:
+        return
+    if not _same_tokens(now, then, data.data.news["title"][:SAMPLE].to_pylist()):
         raise UserError(
             f"The data module's tokenizer is that of {data.plm}, but the model has, or was trained "
             f"with, another, that of {trained.get('plm')}. Build both with "
@@ -56,10 +58,6 @@ def _same_tokens(now: str, then: str, texts: list[str]) -> bool:
         tokenizer.no_truncation()
         tokenizer.no_padding()
     return all(one.encode(text).ids == other.encode(text).ids for text in texts)
-
-
-def _texts(data: Any) -> list[str]:
-    return data.data.news["title"][:SAMPLE].to_pylist()
 
 
 def _short(value: Any) -> str:

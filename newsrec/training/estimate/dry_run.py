@@ -143,7 +143,11 @@ def estimates(
     chosen = str(trainer["accelerator"])
     devices = {"cpu": ["cpu"], "auto": ["cuda", "cpu"]}.get(chosen, ["cuda"])
     processes = processes_here(trainer) * int(trainer["num_nodes"] or 1)
-    work = work_of(data, processes, places)
+    if Path(data.root).exists():
+        work = _of_folder(data, processes)
+    else:
+        size = mind.LARGE if "large" in f"{places} {data.root}" else mind.SMALL
+        work = _published(data, processes, size)
     found = []
     for device in devices:
         bf16 = _is_bf16(trainer["precision"], module.precision, device)
@@ -153,8 +157,8 @@ def estimates(
         states = kind if kept else None
         cost = step_cost(module, config, work.largest, device, bf16, states)
         flop = step_flop(module, config, work.usual, kept)
-        size = 0 if states is None else work.tokens * config["hidden_size"] * states.itemsize
-        found.append(Estimate(run, work, cost, flop, size))
+        stored = 0 if states is None else work.tokens * config["hidden_size"] * states.itemsize
+        found.append(Estimate(run, work, cost, flop, stored))
     return found
 
 
@@ -206,14 +210,6 @@ def dry_run(module: Any, data: MindDataModule, trainer: Mapping[str, Any], place
     )
     lines = [f"For a preset's header: {each.headline()}" for each in found]
     return "\n".join([head, *map(describe, found), *lines])
-
-
-def work_of(data: MindDataModule, processes: int, places: str) -> Work:
-    """Return the work of a run, from the data folder or, without one, from MIND's statistics."""
-    if not Path(data.root).exists():
-        large = "large" in f"{places} {data.root}"
-        return _published(data, processes, mind.LARGE if large else mind.SMALL)
-    return _of_folder(data, processes)
 
 
 def _published(data: MindDataModule, processes: int, size: mind.Published) -> Work:
