@@ -47,6 +47,11 @@ def printable(text: str, lines: bool = False) -> str:
     return _UNSEEN.sub("", _BREAKS.sub(" ", text))
 
 
+def clipped(text: str, most: int = 80) -> str:
+    """Return a text that ends in dots if it has more than ``most`` letters."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def say(*parts: object, sep: str = " ", error: bool = False) -> None:
     """Print a message that may quote data, to stderr if ``error``; line ends in it stay."""
     print(printable(sep.join(map(str, parts)), lines=True), file=sys.stderr if error else None)

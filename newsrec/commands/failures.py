@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from newsrec import __version__
-from newsrec.console import printable, say
+from newsrec.console import clipped, printable, say
 from newsrec.errors import UserError
 
 MISTAKE, BUG, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141
@@ -172,8 +172,7 @@ def _unprinted(error: BaseException) -> str:
 def _report(error: BaseException, argv: Sequence[str]) -> None:
     """Print that this is a bug of newsrec, and where its traceback is."""
     kept = _keep(error, argv, [run_folder, None] if run_folder else [None])
-    what = printable(f"{type(error).__name__}: {error}")
-    shown = what if len(what) <= 300 else f"{what[:297]}..."
+    shown = clipped(printable(f"{type(error).__name__}: {error}"), 300)
     with suppress(OSError):
         say(f"newsrec: a bug of newsrec, not a mistake of yours: {shown}", error=True)
         if kept is None:

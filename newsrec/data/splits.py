@@ -8,10 +8,10 @@ does not show how fast news age. With the splits made here both effects can be m
 import numpy as np
 from numpy.typing import NDArray
 
-from newsrec.data import UNKNOWN_NEWS
 from newsrec.data.cache import digest
 from newsrec.data.dataset import NewsData, Split, split_of
 from newsrec.data.ragged import Ragged
+from newsrec.data.readers.base import count
 from newsrec.data.readers.source import SPLITS
 from newsrec.errors import UserError
 
@@ -117,14 +117,6 @@ def _select(split: Split, keep: NDArray[np.bool_], name: str) -> Split:
 
 
 def _counts(split: Split) -> dict[str, int]:
-    """Return the counts that need only the arrays, not the files."""
     lengths = split.histories.lengths[split.history]
-    counts = {
-        "impressions": len(split.history),
-        "users": len(np.unique(split.user)),
-        "history_news": int(lengths.sum()),
-        "empty_histories": int((lengths == 0).sum()),
-        "candidates": len(split.candidates.values),
-        "unknown_candidates": int((split.candidates.values == UNKNOWN_NEWS).sum()),
-    }
-    return counts if split.labels is None else counts | {"clicks": int(split.labels.sum())}
+    counts = count(lengths, split.candidates.values, split.labels)
+    return counts | {"users": len(np.unique(split.user))}

@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from newsrec.console import progress
+from newsrec.console import clipped, progress
 from newsrec.data.dataset import Split
 from newsrec.data.ragged import Ragged
 from newsrec.data.readers.zips import DAMAGE
@@ -50,8 +50,7 @@ class WrongLine(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        shown = self.text if len(self.text) <= 80 else f"{self.text[:77]}..."
-        return f"line {self.number:,}: {self.problem}: {shown!r}"
+        return f"line {self.number:,}: {self.problem}: {clipped(self.text)!r}"
 
 
 @dataclass

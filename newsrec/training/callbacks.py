@@ -82,13 +82,7 @@ class ScoreCollector(Callback):
         self.parts = []
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: EvalBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, module: Any, outputs: Any, batch: EvalBatch, *_: Any
     ) -> None:
         """Keep a batch's rows, sizes and scores."""
         part = (batch.row, batch.offsets.diff(), outputs)

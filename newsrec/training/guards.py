@@ -30,9 +30,7 @@ class FiniteLoss(Callback):
         self._first: Tensor | None = None
         self._step = 0
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, *_: Any) -> None:
         """Note the first batch whose loss is not finite; check if the step is logged."""
         loss = outputs["loss"].detach()
         number = batch_number(trainer)

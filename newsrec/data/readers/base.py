@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from newsrec.console import clipped
 from newsrec.data import UNKNOWN_NEWS
 from newsrec.data.fields import FIELDS
 from newsrec.data.ragged import Ragged
@@ -38,8 +39,7 @@ class BadLine(NamedTuple):
 
     def __str__(self) -> str:
         place = f"line {self.line}, " + (f"column {self.column}: " if self.column else "")
-        shown = self.text if len(self.text) <= 80 else self.text[:77] + "..."
-        return f"{place}{self.problem}: {shown!r}"
+        return f"{place}{self.problem}: {clipped(self.text)!r}"
 
 
 class Rows(NamedTuple):
@@ -110,15 +110,24 @@ class Impressions(NamedTuple):
 
     def counts(self) -> dict[str, int]:
         """Return the counts that ``prepare`` reports."""
-        counts = {
-            "impressions": self.rows.num_rows,
-            "history_news": len(self.histories.values),
-            "unknown_history_news": self.unknown_history,
-            "empty_histories": int((self.histories.lengths == 0).sum()),
-            "candidates": len(self.candidates.values),
-            "unknown_candidates": int((self.candidates.values == UNKNOWN_NEWS).sum()),
-        }
-        return counts if self.labels is None else counts | {"clicks": int(self.labels.sum())}
+        counts = count(self.histories.lengths, self.candidates.values, self.labels)
+        return counts | {"unknown_history_news": self.unknown_history}
+
+
+def count(
+    history_lengths: NDArray[np.int64],
+    candidates: NDArray[np.int32],
+    labels: NDArray[np.int8] | None,
+) -> dict[str, int]:
+    """Return the counts of impressions that need only their arrays, not the files."""
+    counts = {
+        "impressions": len(history_lengths),
+        "history_news": int(history_lengths.sum()),
+        "empty_histories": int((history_lengths == 0).sum()),
+        "candidates": len(candidates),
+        "unknown_candidates": int((candidates == UNKNOWN_NEWS).sum()),
+    }
+    return counts if labels is None else counts | {"clicks": int(labels.sum())}
 
 
 class Pass(Protocol):

@@ -55,11 +55,10 @@ internals.register_attention(PADDED["eager"], _own_attention, _told(internals.ea
 
 
 def tell_padding(plm: PreTrainedModel) -> bool:
-    """Switch a PLM to masks that depend on ``nothing_padded``, if its states stay the same.
+    """Switch a PLM to masks that depend on ``nothing_padded``; tell if its states stay the same.
 
-    Returns:
-        Whether the PLM was switched; if not, it is unchanged. Families that make masks in their own
-        way (DeBERTa, XLM) are not affected either way.
+    If not, it is unchanged. Families that make masks in their own way (DeBERTa, XLM) are not
+    affected either way.
     """
     before = internals.attention_of(plm)
     if before not in PADDED:

@@ -7,6 +7,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
+from newsrec.console import clipped
 from newsrec.model.fastformer import FastformerConfig
 
 
@@ -96,7 +97,6 @@ def shown(value: Any) -> str:
     if isinstance(value, Mapping | list | tuple):
         return f"a {type(value).__name__} of {len(value)}"
     try:
-        text = repr(value)
+        return clipped(repr(value))
     except ValueError:  # an integer with more digits than Python prints
-        text = "a number without end"
-    return text if len(text) <= 80 else f"{text[:77]}..."
+        return "a number without end"

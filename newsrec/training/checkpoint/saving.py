@@ -109,9 +109,7 @@ class LastCheckpoint(Checkpoint):
                     self._group = torch.distributed.new_group(backend="gloo")
             internals.share_no_signals(trainer)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Write if due or asked to stop, unless a validation or the epoch's end writes next."""
         asked = self._asked()
         due = self.every is not None and trainer.global_step % self.every == 0

@@ -159,9 +159,7 @@ class EpochLine(Callback):
         self._start = self._epoch_start = time.monotonic()
         self._steps_before = trainer.global_step
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, *_: Any) -> None:
         """Add up the loss on its device, without waiting."""
         self._loss = self._loss + outputs["loss"].detach().float()
         self._batches += 1
