@@ -47,10 +47,7 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(module: Any, name: str, summary: str, argv: list[str]) -> Namespace:
-    """Parse the options of a command by its module's ``add_arguments``.
-
-    The UserError for arguments that cannot be parsed does not list all options.
-    """
+    """Parse the options of a command by its module's ``add_arguments``."""
     parser = ArgumentParser(
         prog=f"newsrec {name}", description=f"{name}: {summary}.", exit_on_error=False
     )

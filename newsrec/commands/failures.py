@@ -54,10 +54,7 @@ run_folder: Path | None = None
 
 
 def flush() -> None:
-    """Flush stdout; UserError with the reason if the output cannot be written.
-
-    BrokenPipeError if the reader of the pipe is gone.
-    """
+    """Flush stdout; UserError if it cannot be written, BrokenPipeError if its reader is gone."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -67,10 +64,7 @@ def flush() -> None:
 
 
 def end(error: BaseException, argv: Sequence[str]) -> int:
-    """Print why a command failed, and return the exit code of the process.
-
-    ``error`` is the exception that ended the command, other than ``SystemExit``.
-    """
+    """Print why a command failed, by any exception but SystemExit, and return its exit code."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     if isinstance(error, BrokenPipeError) and _pipe_is_closed():

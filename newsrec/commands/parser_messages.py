@@ -62,10 +62,7 @@ class WrongValue(NamedTuple):
 def explain(
     message: str, written: Iterable[Written], known: Iterable[str], command: str = "fit"
 ) -> str:
-    """Rewrite a parser's message: say where the option was written and what may have been meant.
-
-    ``known`` are all options that the command has, without dashes.
-    """
+    """Rewrite a parser's message: where was the option written, what may have been meant?"""
     options, names = list(written), list(known)
     text = " ".join(message.split())
     tip = f" `python -m newsrec {command} --help` lists the options."

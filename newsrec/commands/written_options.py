@@ -23,10 +23,7 @@ class Written(NamedTuple):
 
 
 def written_options(args: Sequence[str]) -> list[Written]:
-    """Return every option that the command line and its configuration files set, as dotted keys.
-
-    If a file is not YAML, the UserError names file and line.
-    """
+    """Return all options that the command line and its configuration files set, as dotted keys."""
     return list(_in_arguments(args))
 
 

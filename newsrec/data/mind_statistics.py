@@ -69,11 +69,7 @@ class Mentions(NamedTuple):
 
 
 def mentions(samples: int, max_history: int, candidates: int, by_user: bool) -> Mentions:
-    """Estimate what a batch mentions, with a power law through the two counted batch sizes.
-
-    The batch has ``samples`` samples of ``candidates`` candidates; ``by_user`` keeps a user's
-    together.
-    """
+    """Estimate what a batch mentions, with a power law through the two counted batch sizes."""
     known = sorted(CUT_HISTORY)
     mean, deviation = (
         float(np.interp(max_history, known, [CUT_HISTORY[k][i] for k in known])) for i in (0, 1)

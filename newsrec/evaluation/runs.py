@@ -155,10 +155,7 @@ def has_seed(run: EvaluatedRun) -> bool:
 
 
 def _check_distinct(side: Sequence[EvaluatedRun]) -> None:
-    """Refuse folders of one side that are not different training runs.
-
-    They would falsify the spread over seeds.
-    """
+    """Refuse folders of one side that are not different runs: they falsify the seeds' spread."""
     seen: dict[Any, EvaluatedRun] = {}
     for run in side:
         if len(side) > 1 and not has_seed(run):
@@ -176,10 +173,7 @@ def _check_distinct(side: Sequence[EvaluatedRun]) -> None:
 
 
 def _origin(run: EvaluatedRun) -> Any:
-    """Return an identifier of the checkpoint, or of the ensemble with its checkpoints in any order.
-
-    None for a baseline.
-    """
+    """Return what identifies a checkpoint, or an ensemble of some in any order; else None."""
     found = run.metrics.get("checkpoint_sha256")
     if isinstance(found, list):
         return run.metrics.get("ensemble"), *sorted(found)

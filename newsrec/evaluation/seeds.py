@@ -63,10 +63,7 @@ def seed_interval(
 
 
 def clustered_error(values: NDArray[np.float64], users: NDArray) -> float:
-    """Return the standard error of a mean over impressions, clustered by user.
-
-    No value is NaN ``[impressions]``. The error is NaN if there are fewer than two users.
-    """
+    """Return the standard error of a mean, clustered by user ``[impressions]``; NaN for one."""
     sums, counts = user_sums(values[None], users)
     number = len(sums)
     if number < 2:

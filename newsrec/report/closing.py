@@ -148,10 +148,7 @@ def in_fp32(trainer: Any) -> Iterator[None]:
 
 
 def next_commands(datamodule: MindDataModule, path: str, name: str) -> str:
-    """Return the commands that usually follow a run; labelled splits come first.
-
-    ``path`` is the checkpoint, ``name`` the run's name, used in the names of output folders.
-    """
+    """Return the commands that usually follow a run called ``name``; labelled splits come first."""
     data = datamodule.data
     known = [s for s in ("dev", LAST_DAY, "test") if s in data.splits]
     labelled = [s for s in known if data.split(s).labels is not None]

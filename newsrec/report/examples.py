@@ -46,11 +46,7 @@ class Example(NamedTuple):
 
 
 def choose_examples(
-    data: NewsData,
-    split: str,
-    scores: NDArray[np.floating],
-    results: Results,
-    number: int = NUM_EXAMPLES,
+    data: NewsData, split: str, scores: NDArray[np.floating], results: Results
 ) -> list[Example]:
     """Return impressions from the worst to the best, evenly over the quantiles of the AUC.
 
@@ -62,7 +58,7 @@ def choose_examples(
         rows = rows[np.argsort(values.of("auc")[rows], kind="stable")]
     else:
         rows = np.arange(len(results.slices["day"].code))
-    places = np.linspace(0, len(rows) - 1, min(number, len(rows))).round().astype(int)
+    places = np.linspace(0, len(rows) - 1, min(NUM_EXAMPLES, len(rows))).round().astype(int)
     return [_example(data, split, scores, results, int(row)) for row in rows[places]]
 
 

@@ -26,10 +26,7 @@ def html_page(
     examples: Sequence[Example],
     curves: Curves | None,
 ) -> str:
-    """Return the page of a split's results; without labels it has only counts and examples.
-
-    ``title`` is the scorer: a checkpoint's path, an ensemble or a baseline.
-    """
+    """Return the page of a split's results; without labels it has only counts and examples."""
     own = scored_name(metrics)
     heading = f"{own[:1].upper()}{own[1:]} on {metrics['split']}, {metrics['window']}"
     baselines = metrics.get("baselines", {})

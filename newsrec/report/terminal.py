@@ -148,10 +148,7 @@ def print_results(
     output: Path,
     written: Sequence[str],
 ) -> None:
-    """Print the results of a split, and then the names of the written files.
-
-    ``title`` is the scorer: a checkpoint's path, an ensemble or a baseline.
-    """
+    """Print the results of a split, and then the names of the written files."""
     split = metrics["split"]
     say(f"{title} on {split}, {metrics['window']}{in_precision(metrics)}.")
     for note in notes(metrics):

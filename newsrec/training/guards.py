@@ -53,10 +53,7 @@ class FiniteLoss(Callback):
         self.check(trainer)
 
     def check(self, trainer: Trainer) -> None:
-        """Stop if a loss was not finite; every process calls this at the same step.
-
-        The UserError, on every process, names the step, the samples and the last checkpoint.
-        """
+        """Stop if a loss was not finite; every process calls this at the same step."""
         if self._first is None:
             return
         own = int(self._first)

@@ -63,10 +63,7 @@ class TrainedRun:
         return RecommenderModule.from_checkpoint(self.checkpoint, self.path)
 
     def provenance(self, precision: str, by_auto: bool = False) -> dict[str, Any]:
-        """Return the fields of ``metrics.json`` on the provenance of the model's scores.
-
-        The scoring was in ``precision``, fp32 or bf16, which ``auto`` chose if ``by_auto``.
-        """
+        """Return the fields of ``metrics.json`` on the provenance of the model's scores."""
         own = self.checkpoint["newsrec"]
         windows, seen = own.get("windows", {}), own.get("data_fingerprint", {})
         splits = self.data.data.splits

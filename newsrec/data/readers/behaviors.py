@@ -15,10 +15,7 @@ NO_IDS = pa.array(["", "-0", "-1"])
 
 
 class Parser:
-    """Turns lines of ``behaviors.tsv``, with or without labels, into arrays.
-
-    ``ids`` are the news ids of the real news.
-    """
+    """Turns lines of ``behaviors.tsv`` into arrays; ``ids`` are the news ids of the real news."""
 
     def __init__(self, ids: pa.Array, labelled: bool) -> None:
         self.ids = ids

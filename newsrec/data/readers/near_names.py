@@ -24,10 +24,7 @@ LOOKED_AT = 200
 
 
 def misnamed(root: Path, found: Collection[str]) -> str | None:
-    """Return the steps that correct the names of what seem to be splits; None if there are none.
-
-    Copies of splits that were found are ignored.
-    """
+    """Return the steps that rename what seem to be splits, except copies of ``found``, or None."""
     steps = []
     for entry in sorted(root.iterdir())[:LOOKED_AT]:
         step = None if entry.name.startswith(".") else _mend(entry, found)

@@ -27,10 +27,7 @@ class SourceFile(NamedTuple):
         return sum(m.file_size for m in members_of(self.path) if m.filename == self.member)
 
     def open(self) -> IO[bytes]:
-        """Open the file for reading; a zip's member is unpacked and its CRC checked while reading.
-
-        Raises UserError if the zip is damaged; the stream's methods raise it too.
-        """
+        """Open for reading; a zip's member is unpacked and its CRC checked while reading."""
         if self.member is None:
             return self.path.open("rb")
         return open_member(self.path, self.member, self)

@@ -90,10 +90,7 @@ def join(padded: Tensor, groups: Groups) -> Tensor:
 
 
 def run_packed(plm: PreTrainedModel, token_ids: Tensor, groups: Groups) -> Tensor:
-    """Run a PLM that ``pack`` has changed on joined tokens ``[tokens]``.
-
-    Returns its last states ``[tokens, hidden]``.
-    """
+    """Run a PLM that ``pack`` changed on joined ``[tokens]``; last states ``[tokens, hidden]``."""
     stories = sum(number for number, _ in groups.pairs)
     longest = max(length for _, length in groups.pairs)
     positions = torch.arange(longest, device=token_ids.device) + internals.first_position(plm)

@@ -93,6 +93,11 @@ class Estimate(NamedTuple):
     """Bytes of kept states on disk."""
 
     @property
+    def many(self) -> str:
+        """Words for the number of processes, behind a number of steps; empty for one."""
+        return f" on each of {self.run.processes} processes" if self.run.processes > 1 else ""
+
+    @property
     def memory(self) -> float:
         """Total bytes that a device needs."""
         peak = self.cost.peak
@@ -122,10 +127,9 @@ class Estimate(NamedTuple):
     def headline(self) -> str:
         """Return the estimate as a line for a preset's header."""
         first = next(name for name, peak in PEAKS.items() if peak[0] == self.run.device)
-        many = f" on each of {self.run.processes} processes" if self.run.processes > 1 else ""
         disk = f", {_gib(self.states)} of states on disk" if self.states else ""
         return (
-            f"{self.fits}{disk}; {self.work.steps:,} steps of {_flop(self.flop)} an epoch{many}: "
+            f"{self.fits}{disk}; {self.work.steps:,} steps of {_flop(self.flop)} an epoch{self.many}: "
             f"{_time(self.hours(*PEAKS[first]))} on {first}."
         )
 
@@ -178,8 +182,7 @@ def describe(estimate: Estimate) -> str:
         "peak of a step": f"{_gib(cost.peak)}; {estimate.fits}",
         "states on disk": kept,
         "data arrays": f"{_gib(work.arrays)} (on disk, read where they lie)",
-        "epoch": f"{work.samples:,} samples, {work.steps:,} batches"
-        + (f" on each of {run.processes} processes" if run.processes > 1 else ""),
+        "epoch": f"{work.samples:,} samples, {work.steps:,} batches{estimate.many}",
         "work": f"{_flop(estimate.flop)} a step, "
         f"{_flop(estimate.flop * work.steps)} an epoch; {estimate.cost.kernels:,} kernels "
         "a step",

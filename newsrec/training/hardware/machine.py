@@ -134,10 +134,9 @@ def recall(key: str, names: Sequence[str]) -> dict[str, float] | None:
     if not isinstance(found, dict):
         return None
     values = {name: found.get(name) for name in names}
-    for value in values.values():
-        if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-            return None
-    return {name: float(value) for name, value in values.items() if value is not None}
+    if not all(isinstance(v, int | float) and 0 < v < math.inf for v in values.values()):
+        return None
+    return {name: float(value) for name, value in values.items()}
 
 
 def remember(key: str, values: dict[str, Any]) -> None:

@@ -32,10 +32,7 @@ class Choice(NamedTuple):
 
 
 def trainer_precision(trainer: Mapping[str, Any], precision: str) -> Any:
-    """Return the Trainer's precision: its own option if set, else the model's, bf16 or fp32.
-
-    A precision in which training cannot work, or not on this hardware, is refused.
-    """
+    """Return the Trainer's precision, else the model's; refuse one in which training can't work."""
     chosen = trainer["precision"]
     if chosen is None:
         chosen = TRAINERS[precision]

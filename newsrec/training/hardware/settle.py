@@ -101,10 +101,7 @@ def settle_hardware(
 def settle_scoring(
     trainer: Mapping[str, Any], precision: str, checkpoint: dict[str, Any], batch_size: int
 ) -> str:
-    """Set the number of threads for ``evaluate`` and return its precision; log both.
-
-    fp32 or bf16, the same on all processes.
-    """
+    """Set the threads for ``evaluate``, and return its precision, fp32 or bf16; log both."""
 
     @cache
     def maps() -> Sequence[LinearMap]:

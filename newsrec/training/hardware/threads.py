@@ -45,10 +45,7 @@ class Threads(NamedTuple):
 
 
 def processes_here(trainer: Mapping[str, Any], environ: Any = os.environ) -> int:
-    """Return how many processes of a run share this machine's cores.
-
-    The variables of torchrun and SLURM override the Trainer's options.
-    """
+    """Return how many processes of a run share this machine's cores; torchrun and SLURM decide."""
     for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"):
         if environ.get(name, "").isdigit():
             return max(1, int(environ[name]))

@@ -121,10 +121,7 @@ def _hash(path: Path) -> str | None:
 
 
 def _send(store: Any, output: Path, names: list[str]) -> None:
-    """Put files into the store piece by piece; each piece is deleted once it was received.
-
-    The store is for a single receiving machine; two would mix up their pieces.
-    """
+    """Put files into the store of one receiver, piece by piece; delete each once received."""
     for name in names:
         with (output / name).open("rb") as file:
             pieces = itertools.chain(iter(lambda: file.read(CHUNK), b""), [b""])

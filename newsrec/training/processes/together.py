@@ -165,10 +165,7 @@ class SameData(Callback):
     """Refuses to train on machines whose data folders differ."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare the fingerprints of the training and validation data over all processes.
-
-        If they differ, every process raises a UserError that names the machines.
-        """
+        """Compare the fingerprints of all processes' data; UserError on each if they differ."""
         if trainer.world_size == 1:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
