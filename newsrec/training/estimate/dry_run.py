@@ -128,10 +128,8 @@ class Estimate(NamedTuple):
         """Return the estimate as a line for a preset's header."""
         first = next(name for name, peak in PEAKS.items() if peak[0] == self.run.device)
         disk = f", {_gib(self.states)} of states on disk" if self.states else ""
-        return (
-            f"{self.fits}{disk}; {self.work.steps:,} steps of {_flop(self.flop)} an epoch{self.many}: "
-            f"{_time(self.hours(*PEAKS[first]))} on {first}."
-        )
+        steps = f"{self.work.steps:,} steps of {_flop(self.flop)} an epoch{self.many}"
+        return f"{self.fits}{disk}; {steps}: {_time(self.hours(*PEAKS[first]))} on {first}."
 
 
 def estimates(
