@@ -31,6 +31,10 @@ def _without_controls(value: object) -> object:
     return value if isinstance(value, Markup) else printable(str(value), lines=True)
 
 
+def _interval(bounds: Sequence[float], form: str = "{:.4f} to {:.4f}") -> str:
+    return form.format(*bounds)
+
+
 TEMPLATES = Environment(
     loader=PackageLoader("newsrec.report", ""),
     autoescape=True,
@@ -44,7 +48,7 @@ TEMPLATES.filters |= {
     "num": "{:.4f}".format,
     "signed": "{:+.4f}".format,
     "count": "{:,}".format,
-    "interval": lambda bounds, form="{:.4f} to {:.4f}": form.format(*bounds),
+    "interval": _interval,
     "capital": lambda text: text[:1].upper() + text[1:],
 }
 

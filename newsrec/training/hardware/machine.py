@@ -133,7 +133,7 @@ def recall(key: str, names: Sequence[str]) -> dict[str, float] | None:
     found = _read().get(key)
     if not isinstance(found, dict):
         return None
-    values = {name: found.get(name) for name in names}
+    values: dict[str, Any] = {name: found.get(name) for name in names}
     if not all(isinstance(v, int | float) and 0 < v < math.inf for v in values.values()):
         return None
     return {name: float(value) for name, value in values.items()}
