@@ -116,7 +116,6 @@ def _run(args: Namespace) -> None:
 
 
 def _score(args: Namespace, place: dict[str, Any]) -> Scored | None:
-    """Score the split by the checkpoints or the baseline that the options name."""
 
     def given(part: str, *names: str) -> dict[str, Any]:
         values = {name: args[f"{part}.{name}"] for name in names}

@@ -162,7 +162,6 @@ def _references(value: str) -> set[str]:
 
 
 def _wrong_value(text: str) -> WrongValue | None:
-    """Parse a message about an option's value; None if it is about something else."""
     inner = text.rfind('Parser key "')
     if inner > 0 and "Unable to load config" in text[:inner]:
         text = text[inner:]

@@ -101,7 +101,6 @@ def _take_unwritten(
 
 
 def _report_trainer_changes(config: Namespace, path: Path) -> None:
-    """Log which of the Trainer's options differ from those of the run so far."""
     if not path.is_file():
         return
     before = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("trainer", {})

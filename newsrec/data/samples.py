@@ -170,7 +170,6 @@ class TrainSamples(Dataset[Batch]):
         return len(self.index.click)
 
     def __getitem__(self, key: BatchKey) -> Batch:
-        """Return one batch."""
         impression = self.index.impression[key.samples]
         skips = self._skips(impression)
         drawn = draw_skips(skips.lengths, self.npratio, self.seed, key.epoch, key.samples)
@@ -187,7 +186,6 @@ class TrainSamples(Dataset[Batch]):
         return self._with_stories(history, user, candidates, labels)
 
     def _skips(self, impression: NDArray[np.integer]) -> Ragged:
-        """Return the known skipped news of some impressions, in file order."""
         assert self.split.labels is not None
         places = self.split.candidates.places(impression)
         shown = Ragged(np.asarray(self.split.candidates.values)[places.values], places.offsets)
@@ -239,7 +237,6 @@ class EvalImpressions(Dataset[EvalBatch]):
         return len(self.split.history)
 
     def __getitem__(self, rows: NDArray[np.int64]) -> EvalBatch:
-        """Return one batch."""
         split = self.split
         distinct, user = np.unique(np.asarray(split.history)[rows], return_inverse=True)
         history = split.histories.take(distinct, last=self.max_history).pad()

@@ -98,7 +98,6 @@ def _join(data: NewsData, parts: list[str]) -> Split:
 
 
 def _select(split: Split, keep: NDArray[np.bool_], name: str) -> Split:
-    """Return some impressions of a split."""
     rows = np.flatnonzero(keep)
     labels = split.labels
     if labels is not None:

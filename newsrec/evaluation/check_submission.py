@@ -165,7 +165,6 @@ class _Check:
         assert report.first is not None  # only a block with a bad line gets here
 
     def _count(self, ranks: Ragged, begin: int) -> None:
-        """Add the counts and metrics of lines without a mistake."""
         starts, lengths = ranks.offsets[:-1], ranks.lengths
         place = np.arange(len(ranks.values)) - np.repeat(starts, lengths)
         judged = lengths >= JUDGED

@@ -145,7 +145,6 @@ def _numbers(
 
 
 def _are_permutations(ranks: NDArray[np.int64], lengths: NDArray[np.int64]) -> bool:
-    """Return whether the ranks of every line are 1 to n, each once."""
     if (ranks < 1).any() or (ranks > np.repeat(lengths, lengths)).any():
         return False
     seen = np.zeros(len(ranks), dtype=bool)

@@ -112,7 +112,6 @@ def fastformer_from_public(
 
 
 def _public_name(name: str) -> str:
-    """Return the public name of one of our weights."""
     part, _, kind = name.rpartition(".")
     if part in ENCODER:
         return f"{ENCODER[part]}.{kind}"
@@ -121,7 +120,6 @@ def _public_name(name: str) -> str:
 
 
 def _prefix(state_dict: Mapping[str, Tensor]) -> str:
-    """Return the prefix of all public names, or an empty string if there are none."""
     found = [name.removesuffix(MARK) for name in state_dict if name.endswith(MARK)]
     if len(found) > 1:
         raise UserError(f"There are {len(found)} Fastformers. Set prefix to one of {found}.")

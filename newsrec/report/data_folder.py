@@ -25,7 +25,6 @@ def share(part: int, whole: int) -> str:
 
 
 def _cells(split: Split) -> dict[str, str]:
-    """Return a split's column of the table, by row label."""
     counts = split.counts
     impressions = counts["impressions"]
     unknown_clicks = counts["unknown_history_news"]

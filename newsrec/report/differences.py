@@ -45,7 +45,6 @@ def print_differences(result: dict[str, Any]) -> None:
 
 
 def _name(run: dict[str, Any]) -> str:
-    """Return a run's folder, with the precision of its scores if it has one."""
     return f"{run['folder']} ({run['precision']})" if run["precision"] else run["folder"]
 
 

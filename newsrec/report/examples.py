@@ -101,7 +101,6 @@ def _example(
 
 
 def _field(data: NewsData, story: int, name: str) -> str:
-    """Return a text field of a catalogue row."""
     if story < FIRST_NEWS:
         return UNKNOWN if name == "title" else ""
     return data.news[name][story - FIRST_NEWS].as_py()

@@ -67,7 +67,6 @@ def _slice_pictures(metrics: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _facts(metrics: Mapping[str, Any], title: str) -> dict[str, str]:
-    """Return the facts about the evaluation that end the page, by name."""
     trained = [f"{name}, {window}" for name, window in metrics["trained_on"].items()]
     found = metrics.get("checkpoint_sha256", "-")
     hashes = found if isinstance(found, list) else [found]

@@ -78,7 +78,6 @@ class Parser:
         return rows, Ragged(story, offsets), label if self.labelled else None
 
     def _histories(self, column: pa.Array) -> tuple[Ragged, int]:
-        """Return the known news of each history, and the number of unknown news."""
         lists = pc.split_pattern(column, " ")
         words = lists.flatten()
         found = pc.index_in(words, value_set=self.ids)
@@ -119,7 +118,6 @@ def _true(values: pa.BooleanArray) -> NDArray[np.bool_]:
 
 
 def _offsets(lists: pa.ListArray) -> NDArray[np.int64]:
-    """Return offsets into ``lists.flatten()``."""
     offsets: NDArray[np.int64] = lists.offsets.to_numpy().astype(np.int64)
     offsets -= offsets[0]
     return offsets

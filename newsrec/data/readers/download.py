@@ -113,7 +113,6 @@ def _ask_for(names: list[str], aside: Path) -> list[Remote]:
 
 
 def _fetch(remote: Remote, root: Path) -> None:
-    """Download a zip, check it and move it into ``root``."""
     name, partial = remote.name, remote.partial
     resumed = f", {_megabytes(remote.done)} of them here from before" if remote.done else ""
     print(f"{name}.zip: {_megabytes(remote.size)}{resumed}", flush=True)

@@ -135,7 +135,6 @@ class TsvFile:
         return Rows(table, np.array(lines, dtype=np.int64), bad, num_bad)
 
     def _column(self, line: bytes, at: int) -> str | None:
-        """Return the name of the column that contains byte ``at`` of a line."""
         before = line.count(b"\t", 0, at)
         return self.columns[before] if before < len(self.columns) else None
 

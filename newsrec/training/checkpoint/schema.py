@@ -198,7 +198,6 @@ def _check_values(checkpoint: dict[str, Any]) -> None:
 def _check_options(
     given: Mapping[str, Any], kinds: Mapping[str, Any], needed: Collection[str], where: str
 ) -> None:
-    """Refuse options that are missing, unknown or of the wrong type."""
     required = {name: kinds[name] for name in needed}
     others = {name: kind for name, kind in kinds.items() if name not in required}
     check_table(given, required, others, f"{where}.")

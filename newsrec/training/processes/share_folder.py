@@ -133,7 +133,6 @@ def _send(store: Any, output: Path, names: list[str]) -> None:
 
 
 def _receive(store: Any, output: Path, names: list[str], hashes: dict[str, str]) -> None:
-    """Receive files from the store, check their hashes and write them."""
     for name in names:
         pieces: list[bytes] = []
         while True:
