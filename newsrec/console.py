@@ -81,7 +81,10 @@ class _Printable(logging.Formatter):
 
 
 def show_our_messages() -> None:
-    """Print log messages of ``newsrec``, further processes only warnings; hide libraries' ones."""
+    """Print log messages of ``newsrec`` and hide remarks of libraries.
+
+    All processes but the first print only warnings and errors.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a locale without UTF-8 cannot show every title
             stream.reconfigure(errors="backslashreplace")

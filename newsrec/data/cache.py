@@ -152,12 +152,9 @@ def is_whole(folder: Path) -> bool:
 
 def is_intact(folder: Path) -> bool:
     """Return whether a folder is whole and its small files still have the hashes in the seal."""
-    if not is_whole(folder):
-        return False
-    try:
-        return not changed_files(folder, on_opening=True)
-    except OSError:  # removed by another process meanwhile
-        return False
+    with contextlib.suppress(OSError):  # removed by another process meanwhile
+        return is_whole(folder) and not changed_files(folder, on_opening=True)
+    return False
 
 
 def remove(folder: Path) -> None:

@@ -202,20 +202,6 @@ class SameBatches(SequentialSampler):
         super().__init__(batches)
         self.batches: Any = batches
 
-    @property
-    def start(self) -> int:
-        """Batches to leave out, as in ``TrainBatches``."""
-        return int(self.batches.start)
-
-    @start.setter
-    def start(self, start: int) -> None:
-        self.batches.start = start
-
-    @property
-    def world_size(self) -> int:
-        """Number of processes."""
-        return int(self.batches.world_size)
-
     def __iter__(self) -> Iterator[Any]:
         return iter(self.batches)
 
