@@ -18,22 +18,16 @@ from newsrec.errors import UserError
 def add_data_root(parser: argparse.ArgumentParser, use: str = "", required: bool = True) -> None:
     """Add ``--data.root``; ``use`` tells what the command does with the folder, if not obvious."""
     about = "data folder with train, dev and test, any of them: folders or MIND's zips"
-    parser.add_argument(
-        "--data.root", required=required, help="; ".join(filter(None, [about, use]))
-    )
+    about += f"; {use}" if use else ""
+    parser.add_argument("--data.root", required=required, help=about)
 
 
 def add_on_bad_line(
     parser: argparse.ArgumentParser, name: str = "--data.on_bad_line", default: str | None = "error"
 ) -> None:
     """Add ``--data.on_bad_line``, or the same option under another name."""
-    parser.add_argument(
-        name,
-        choices=("error", "drop"),
-        default=default,
-        help="what to do with a line of the data that cannot be read: stop, or leave it out and "
-        "count it",
-    )
+    use = "what to do with a line of the data that cannot be read: stop, or leave it out and count"
+    parser.add_argument(name, choices=("error", "drop"), default=default, help=f"{use} it")
 
 
 def add_split(parser: argparse.ArgumentParser, use: str, *more: str) -> None:

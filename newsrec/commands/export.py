@@ -25,18 +25,13 @@ FILES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument(
-        "--ckpt_path", required=True, help="checkpoint that fit wrote: runs/NAME/.../best.ckpt"
-    )
+    use = "checkpoint that fit wrote: runs/NAME/.../best.ckpt"
+    parser.add_argument("--ckpt_path", required=True, help=use)
     add_output(parser)
     use = "the vectors of its news are exported too, and dev is scored by what was exported"
     add_data_root(parser, use, required=False)
-    parser.add_argument(
-        "--news_encoder",
-        type=bool,
-        default=True,
-        help="export what encodes news published later, too; it is as large as the PLM",
-    )
+    use = "export what encodes news published later, too; it is as large as the PLM"
+    parser.add_argument("--news_encoder", type=bool, default=True, help=use)
 
 
 def run(args: argparse.Namespace) -> None:

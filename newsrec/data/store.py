@@ -98,9 +98,7 @@ def _find(reader: Reader, root: Path, splits: Splits, on_bad_line: str) -> Found
 
 
 def _name(reader: Reader, splits: Splits, hashes: Hashes) -> tuple[str, dict[str, str]]:
-    fingerprints = {
-        split: digest(*(hashes[file] for file in files)) for split, files in splits.items()
-    }
+    fingerprints = {name: digest(*(hashes[f] for f in files)) for name, files in splits.items()}
     return f"{reader.name}-{digest(ARRAYS_FORMAT, fingerprints)}", fingerprints
 
 

@@ -186,30 +186,23 @@ def _check_same(a: EvaluatedRun, b: EvaluatedRun) -> None:
         ("split", "the split", "with the same --split"),
         ("data_fingerprint", "data of fingerprint", "with the same --data.root"),
     ):
-        one, other = a.metrics.get(key), b.metrics.get(key)
-        if one != other:
+        of_a, of_b = a.metrics.get(key), b.metrics.get(key)
+        if of_a != of_b:
             raise UserError(
-                f"{a.folder} is of {what} {_window(one, a)}, {b.folder} of {what} "
-                f"{_window(other, b)}. Evaluate both {advice}."
+                f"{a.folder} is of {what} {_window(of_a, a)}, {b.folder} of {what} "
+                f"{_window(of_b, b)}. Evaluate both {advice}."
             )
-    if len(a.impression_id) != len(b.impression_id):
-        raise UserError(
-            f"{a.folder} has {len(a.impression_id):,} impressions, {b.folder} "
-            f"{len(b.impression_id):,}. Evaluate both with the same --data.root."
-        )
-    wrong = np.flatnonzero(a.impression_id != b.impression_id)
-    if len(wrong):
-        row = wrong[0]
-        raise UserError(
-            f"{IMPRESSIONS_FILE}, row {row + 1:,}: impression {a.impression_id[row]} in "
-            f"{a.folder}, {b.impression_id[row]} in {b.folder}. Evaluate both with the same "
-            "--data.root."
-        )
-    if not a.user.equals(b.user):
-        raise UserError(
-            f"The users of the impressions differ between {a.folder} and {b.folder}. Evaluate both "
-            "with the same --data.root."
-        )
+    one, other, said = a.impression_id, b.impression_id, ""
+    if len(one) != len(other):
+        said = f"{a.folder} has {len(one):,} impressions, {b.folder} {len(other):,}"
+    elif (one != other).any():
+        row = np.flatnonzero(one != other)[0]
+        said = f"{IMPRESSIONS_FILE}, row {row + 1:,}: impression {one[row]} in {a.folder}, "
+        said += f"{other[row]} in {b.folder}"
+    elif not a.user.equals(b.user):
+        said = f"The users of the impressions differ between {a.folder} and {b.folder}"
+    if said:
+        raise UserError(f"{said}. Evaluate both with the same --data.root.")
 
 
 def _window(value: Any, run: EvaluatedRun) -> str:

@@ -80,21 +80,14 @@ class Run:
         self.loggers: list[Any] = [csv, TensorBoardLogger(str(output), **board)]
         self.last = output / "checkpoints" / "last.ckpt"
         monitor = None if datamodule.selected_on is None else "val/auc"
+        place: dict[str, Any] = {"dirpath": output / "checkpoints", "filename": "best"}
         self.best = ModelCheckpoint(
-            filename="best",
-            monitor=monitor,
-            mode="max",
-            dirpath=output / "checkpoints",
-            enable_version_counter=False,
+            **place, monitor=monitor, mode="max", enable_version_counter=False
         )
         self.throughput, self.parts = Throughput(), StepParts()
         guard = FiniteLoss(self.last)
         self.callbacks: list[Callback] = [
-            SameData(),
-            FrozenStates(),
-            ScoreCollector(),
-            self.throughput,
-            self.parts,
+            *(SameData(), FrozenStates(), ScoreCollector(), self.throughput, self.parts),
             *callbacks,
             guard,
             Curves(csv, output / "curves.png"),

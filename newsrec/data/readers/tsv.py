@@ -139,23 +139,18 @@ class TsvFile:
         return self.columns[before] if before < len(self.columns) else None
 
     def _parse(self, block: bytes) -> pa.Table:
-        return csv.read_csv(
-            pa.BufferReader(block),
-            read_options=csv.ReadOptions(
-                column_names=self.columns,
-                use_threads=False,
-                block_size=len(block) + 1,  # one block, even if a line is long
-            ),
-            parse_options=csv.ParseOptions(
-                delimiter="\t", quote_char=False, double_quote=False, ignore_empty_lines=False
-            ),
-            convert_options=csv.ConvertOptions(
-                column_types=dict.fromkeys(self.columns, pa.string()),
-                strings_can_be_null=False,
-                check_utf8=False,  # _is_clean and _problem check this
-                include_columns=self.keep,
-            ),
+        size = len(block) + 1  # one block, even if a line is long
+        read = csv.ReadOptions(column_names=self.columns, use_threads=False, block_size=size)
+        parse = csv.ParseOptions(
+            delimiter="\t", quote_char=False, double_quote=False, ignore_empty_lines=False
         )
+        convert = csv.ConvertOptions(
+            column_types=dict.fromkeys(self.columns, pa.string()),
+            strings_can_be_null=False,
+            check_utf8=False,  # _is_clean and _problem check this
+            include_columns=self.keep,
+        )
+        return csv.read_csv(pa.BufferReader(block), read, parse, convert)
 
 
 def _parts(block: bytes) -> Iterator[bytes]:

@@ -37,13 +37,10 @@ def share_run_folder(output: Path) -> None:
         return
     import torch
 
-    store: Any = torch.distributed.PrefixStore(
-        f"newsrec/run/{os.environ['TORCHELASTIC_RESTART_COUNT']}",
-        torch.distributed.TCPStore(
-            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False,
-            timeout=PATIENCE,
-        ),
-    )  # fmt: skip
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    agent = torch.distributed.TCPStore(address, port, is_master=False, timeout=PATIENCE)
+    prefix = f"newsrec/run/{os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    store: Any = torch.distributed.PrefixStore(prefix, agent)
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     machine, machines = int(os.environ["GROUP_RANK"]), int(os.environ["GROUP_WORLD_SIZE"])
     if rank == 0:

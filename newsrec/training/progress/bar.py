@@ -41,11 +41,8 @@ class SpeedBar(TQDMProgressBar):
 
     def init_train_tqdm(self) -> "FittingBar":
         """Return the bar of the training steps."""
-        return FittingBar(
-            desc=self.train_description,
-            position=2 * self.process_position,
-            disable=self.is_disabled,
-        )
+        place = 2 * self.process_position
+        return FittingBar(desc=self.train_description, position=place, disable=self.is_disabled)
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         """Show the bar; Lightning reports no epoch start to a run resumed within an epoch."""

@@ -4,6 +4,7 @@ import csv
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
@@ -79,13 +80,8 @@ def draw_curves(metrics: Path, path: Path, baseline: tuple[str, float] | None = 
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
         if axes.lines:  # below the axes, where no curve is
-            axes.legend(
-                loc="upper center",
-                bbox_to_anchor=(0.5, -0.16),
-                ncols=2,
-                fontsize="small",
-                frameon=False,
-            )
+            place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
+            axes.legend(**place, ncols=2, fontsize="small", frameon=False)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
     write_bytes(path, picture.getvalue())
