@@ -10,6 +10,7 @@ users times resamples.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -71,13 +72,7 @@ def mean_interval(
 
 
 def paired_interval(
-    a: ArrayLike,
-    b: ArrayLike,
-    users: ArrayLike,
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
+    a: ArrayLike, b: ArrayLike, users: ArrayLike, **options: Any
 ) -> tuple[float, float, float]:
     """Return the mean of ``a - b`` over impressions and its interval, as ``mean_interval`` does.
 
@@ -86,18 +81,15 @@ def paired_interval(
     choice of users, not the training seeds of the two models. Impressions with a NaN are left out;
     all three numbers are NaN if there are no others.
     """
-    a, b, users = (
-        np.asarray(a, dtype=np.float64),
-        np.asarray(b, dtype=np.float64),
-        np.asarray(users),
-    )
+    a, b = (np.asarray(values, dtype=np.float64) for values in (a, b))
+    users = np.asarray(users)
     if a.ndim != 1 or not a.shape == b.shape == users.shape:
         raise ValueError(
             f"Shapes differ or are not flat: {a.shape}, {b.shape}, users {users.shape}."
         )
     difference = a - b
     kept = ~np.isnan(difference)
-    low, high = mean_interval(difference, users, resamples=resamples, seed=seed, level=level)
+    low, high = mean_interval(difference, users, **options)
     mean = difference[kept].mean() if kept.any() else np.nan
     return float(mean), float(low), float(high)
 

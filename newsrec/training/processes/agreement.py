@@ -73,11 +73,8 @@ def _meeting_place(num_nodes: int) -> tuple[str, int, bool] | None:
     if TorchElasticEnvironment.detect():
         if os.environ.get("WORLD_SIZE", "1") == "1":
             return None
-        return (
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            os.environ.get(SERVED) != "True",
-        )
+        served = os.environ.get(SERVED) == "True"
+        return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), not served
     if SLURMEnvironment.detect():
         slurm = SLURMEnvironment()
         if slurm.world_size() > 1:
@@ -106,13 +103,8 @@ def early_store(timeout: timedelta) -> TCPStore | None:
 
 def _store(host: str, port: int, serve: bool, timeout: timedelta = PATIENCE) -> TCPStore:
     """Open the store; with ``multi_tenant``, the process group can use the same server later."""
-    store = TCPStore(
-        host,
-        port,
-        is_master=serve and is_first_process(),
-        timeout=timeout,
-        wait_for_workers=False,
-        multi_tenant=True,
-    )
+    master = serve and is_first_process()
+    shared = {"wait_for_workers": False, "multi_tenant": True}
+    store = TCPStore(host, port, is_master=master, timeout=timeout, **shared)
     _kept.append(store)
     return store
