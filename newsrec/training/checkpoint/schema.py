@@ -81,10 +81,8 @@ OURS_LATER: dict[str, Any] = {
 """Optional values under ``newsrec``."""
 LIGHTNINGS: dict[str, Any] = {"epoch": int, "global_step": int, "state_dict": dict[str, Tensor]}
 LIGHTNINGS_LATER: dict[str, Any] = {
-    "loops": dict[str, Any],
-    "callbacks": dict[str, Any],
-    "optimizer_states": list[dict],
-    "lr_schedulers": list[dict],
+    **dict.fromkeys(("loops", "callbacks"), dict[str, Any]),
+    **dict.fromkeys(("optimizer_states", "lr_schedulers"), list[dict]),
 }
 
 
@@ -283,10 +281,8 @@ def _without_values(weights: int) -> Iterator[None]:
 
 def _compare(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], where: str) -> None:
     """Refuse weights whose names, types or shapes differ from the model's."""
-    for names, what in (
-        (expected.keys() - weights.keys(), "lacks"),
-        (weights.keys() - expected.keys(), "has, against its options,"),
-    ):
+    lacking, others = expected.keys() - weights.keys(), weights.keys() - expected.keys()
+    for names, what in ((lacking, "lacks"), (others, "has, against its options,")):
         if names:
             raise Wrong(f"{where} {what} {len(names):,} weights, such as {shown(min(names))}")
     for name, weight in weights.items():
@@ -305,10 +301,7 @@ def _compare(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], wher
 
 @contextmanager
 def _at_most(parts: int) -> Iterator[None]:
-    """Stop the construction of a model with more than ``parts`` modules and parameters.
-
-    Otherwise a configuration with a million layers would take hours to build.
-    """
+    """Stop a model of more than ``parts`` modules and parameters, which could take hours."""
     made, thread = 0, threading.get_ident()
 
     def count(module: nn.Module, name: str, part: Any) -> None:
