@@ -26,7 +26,11 @@ def run(args: argparse.Namespace) -> None:
     seconds = time.monotonic() - start
     print_data(data)
     if changed:
-        say("Hashed again. Not as compiled, and compiled anew where needed:", *changed, sep="\n  ")
+        say(
+            "Hashed again. These changed since they were compiled, and are compiled again where needed:",
+            *changed,
+            sep="\n  ",
+        )
     elif args.check:
         say("Hashed again: all files and arrays are as compiled.")
     say(f"Compiled into {data.cache} ({seconds:.1f} s).")

@@ -36,7 +36,7 @@ def first_plm(datamodule: "MindDataModule", device: Any) -> "CutPlm":
 
 
 @contextlib.contextmanager
-def note_means(module: "RecommenderModule") -> Iterator[list["Tensor"]]:
+def record_means(module: "RecommenderModule") -> Iterator[list["Tensor"]]:
     """Give a list that gets the mean last states of each block of news that the model encodes.
 
     The means are ``[news, hidden]``. The baseline ``cosine`` then needs no second pass through the
@@ -65,15 +65,15 @@ def vectors_before_training(
 
     A frozen PLM has not changed, so the model has it. A tuned PLM is loaded again by its name. All
     processes of a run call this and share the work, each on its own device, in float32. ``noted``
-    are the means that ``note_means`` gave while the model encoded the catalogue in float32; empty
+    are the means that ``record_means`` gave while the model encoded the catalogue in float32; empty
     after another precision, to compute them again.
     """
-    from newsrec.training.catalogue import gather_means, mean_states, story_blocks
+    from newsrec.training.catalogue import gather_means, mean_states, news_blocks
 
     catalogue = datamodule.catalogue
     if module.tune_layers == 0:
         cut = module.recommender.news_encoder.cut
-        own = sum(map(len, story_blocks(catalogue)[rank::world_size]))
+        own = sum(map(len, news_blocks(catalogue)[rank::world_size]))
         if noted and sum(map(len, noted)) == own:
             hidden = cut.plm.config.hidden_size
             return gather_means(noted, hidden, catalogue, device, rank, world_size).numpy()

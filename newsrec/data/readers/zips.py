@@ -32,7 +32,7 @@ MEMBER_HINT = "Download or unpack it again."
 
 
 @contextmanager
-def damage_told(place: object, as_what: str = "", hint: str = MEMBER_HINT) -> Iterator[None]:
+def readable_damage(place: object, as_what: str = "", hint: str = MEMBER_HINT) -> Iterator[None]:
     """Turn the errors raised for a damaged zip, ``DAMAGE``, into a UserError.
 
     It names ``place`` and the next step ``hint``; ``as_what`` stands after "cannot be read".
@@ -49,7 +49,7 @@ def damage_told(place: object, as_what: str = "", hint: str = MEMBER_HINT) -> It
 
 def members_of(path: Path) -> list[zipfile.ZipInfo]:
     """Return a zip's table of contents."""
-    with damage_told(path, " as a zip", ZIP_HINT), zipfile.ZipFile(path) as archive:
+    with readable_damage(path, " as a zip", ZIP_HINT), zipfile.ZipFile(path) as archive:
         return archive.infolist()
 
 
@@ -59,8 +59,8 @@ def open_member(path: Path, member: str, place: object) -> IO[bytes]:
     Raises UserError, which names ``place``, if the zip is damaged; the stream's methods raise it
     too.
     """
-    with damage_told(place), zipfile.ZipFile(path) as archive:  # the member keeps the file open
-        return io.BufferedReader(_Stream(archive.open(member), lambda: damage_told(place)))
+    with readable_damage(place), zipfile.ZipFile(path) as archive:  # the member keeps the file open
+        return io.BufferedReader(_Stream(archive.open(member), lambda: readable_damage(place)))
 
 
 class _Stream(io.RawIOBase):

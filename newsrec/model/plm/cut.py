@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from newsrec.errors import UserError
 from newsrec.model.plm import blocks
 from newsrec.model.plm.blocks import length_mask
-from newsrec.model.plm.masks import nothing_padded, tell_padding
+from newsrec.model.plm.masks import mask_by_padding, nothing_padded
 from newsrec.model.plm.packing import groups_of, join, pack, run_packed
 from newsrec.model.plm.transformers_internals import first_position
 
@@ -42,7 +42,7 @@ class CutPlm:
         self._top: _Top | None = None
         self._packs = pack(plm)
         if not self._packs:
-            tell_padding(plm)
+            mask_by_padding(plm)
         self._lists = layer_lists(plm, tune_layers) if tune_layers not in (0, -1) else []
         self.frozen = self._freeze()
         """Modules that are entirely frozen."""

@@ -31,7 +31,7 @@ def nothing_padded(whether: bool) -> Iterator[None]:
         _NOTHING_PADDED.reset(token)
 
 
-def _told(make: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+def _unless_unpadded(make: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
     """Wrap a function that makes masks: ``nothing_padded`` tells it whether a mask is needed."""
 
     def mask(*args: Any, allow_is_bidirectional_skip: bool = False, **kwargs: Any) -> Tensor | None:
@@ -49,12 +49,14 @@ def _own_attention(*args: Any, **kwargs: Any) -> None:
 
 
 internals.register_attention(
-    PADDED["sdpa"], internals.sdpa_attention_forward, _told(internals.sdpa_mask)
+    PADDED["sdpa"], internals.sdpa_attention_forward, _unless_unpadded(internals.sdpa_mask)
 )
-internals.register_attention(PADDED["eager"], _own_attention, _told(internals.eager_mask))
+internals.register_attention(
+    PADDED["eager"], _own_attention, _unless_unpadded(internals.eager_mask)
+)
 
 
-def tell_padding(plm: PreTrainedModel) -> bool:
+def mask_by_padding(plm: PreTrainedModel) -> bool:
     """Switch a PLM to masks that depend on ``nothing_padded``; tell if its states stay the same.
 
     If not, it is unchanged. Families that make masks in their own way (DeBERTa, XLM) are not

@@ -33,7 +33,7 @@ def started_by_torchrun(options: Mapping[str, Any]) -> dict[str, int]:
     return settled
 
 
-def refuse_lonely(trainer: Trainer) -> None:
+def refuse_unconnected(trainer: Trainer) -> None:
     """Refuse to train as one of several processes that do not form a group."""
     if trainer.world_size == 1 and not is_first_process():
         raise UserError(
