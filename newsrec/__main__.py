@@ -34,12 +34,7 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None, callbacks: Sequence["Callback"] = ()) -> None:
-    """Run a command.
-
-    Args:
-        argv: Command and options; ``sys.argv`` if None.
-        callbacks: Further callbacks for ``fit``, given by a program that calls this function.
-    """
+    """Run the command of ``argv``, by default ``sys.argv``; ``fit`` takes further callbacks."""
     if argv is None:
         end_with_parent()
     given = sys.argv[1:] if argv is None else argv

@@ -34,28 +34,14 @@ STOPS = (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
 
 @contextlib.contextmanager
 def folder_aside(target: Path) -> Iterator[Path]:
-    """Create an empty folder beside ``target``, and remove it afterwards unless it was renamed.
-
-    Args:
-        target: Path that the folder will be renamed to.
-
-    Raises:
-        OSError: If no folder can be created there.
-    """
-    with _aside(target, lambda **place: tempfile.mkdtemp(**place)) as path:
+    """Create an empty folder beside ``target``, and remove it afterwards unless it was renamed."""
+    with _aside(target, tempfile.mkdtemp) as path:
         yield path
 
 
 @contextlib.contextmanager
 def file_aside(target: Path) -> Iterator[Path]:
-    """Create an empty file beside ``target``, and remove it afterwards unless it was renamed.
-
-    Args:
-        target: Path that the file will be renamed to.
-
-    Raises:
-        OSError: If no file can be created there.
-    """
+    """Create an empty file beside ``target``, and remove it afterwards unless it was renamed."""
 
     def make(**place: Any) -> str:
         handle, path = tempfile.mkstemp(**place)
@@ -84,9 +70,6 @@ def put(aside: Path, target: Path) -> None:
 
     Windows refuses while another process, often a virus scanner, has the target open, so retry for
     some seconds there.
-
-    Raises:
-        OSError: If the file cannot be renamed.
     """
     for pause in (*PAUSES, None):
         try:
@@ -99,11 +82,7 @@ def put(aside: Path, target: Path) -> None:
 
 
 def remove_left_overs(target: Path) -> None:
-    """Remove what killed processes left beside ``target``, but nothing that a process still builds.
-
-    Args:
-        target: Path that they would have renamed it to.
-    """
+    """Remove what killed processes left beside ``target``, but nothing that is being built."""
     name = re.compile(re.escape(f".{target.name}{MARK}") + "[a-z0-9_]{8}")
     with contextlib.suppress(OSError):
         for path in target.parent.iterdir():
@@ -144,11 +123,7 @@ def _remove_if_left(path: Path) -> None:
 
 
 def _flock(handle: int, wait: bool = True) -> None:
-    """Lock a file or folder.
-
-    Raises:
-        OSError: If there are no locks, or another process has it and ``wait`` is False.
-    """
+    """Lock a file or folder; OSError if there are no locks, or it is locked and not ``wait``."""
     if fcntl is None:
         raise OSError("this system has no flock")
     fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

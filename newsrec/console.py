@@ -38,12 +38,8 @@ def printable(text: str, lines: bool = False) -> str:
 
     Titles, ids and file names come from untrusted data. This removes the control characters C0 and
     C1 (among them ESC, which starts terminal commands) and the overrides and isolates of Unicode's
-    bidirectional algorithm. A lone surrogate becomes U+FFFD, because no stream can encode it.
-
-    Args:
-        text: Any text.
-        lines: Whether to keep tabs and line ends, as in a message of several lines; otherwise they
-            become spaces, as in a title, an id or a name.
+    bidirectional algorithm. A lone surrogate becomes U+FFFD, because no stream can encode it. With
+    ``lines``, tabs and line ends stay; otherwise they become spaces, as in a title.
     """
     text = _HALF.sub("\ufffd", text)
     if lines:
@@ -51,23 +47,18 @@ def printable(text: str, lines: bool = False) -> str:
     return _UNSEEN.sub("", _BREAKS.sub(" ", text))
 
 
-def say(*parts: object, sep: str = " ", error: bool = False) -> None:
-    """Print a message that may quote data.
+def clipped(text: str, most: int = 80) -> str:
+    """Return a text that ends in dots if it has more than ``most`` letters."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
-    Args:
-        parts: Parts of the message; line ends in them stay.
-        sep: Separator of the parts.
-        error: Whether to print to stderr.
-    """
+
+def say(*parts: object, sep: str = " ", error: bool = False) -> None:
+    """Print a message that may quote data, to stderr if ``error``; line ends in it stay."""
     print(printable(sep.join(map(str, parts)), lines=True), file=sys.stderr if error else None)
 
 
 def terminal(**options: Any) -> "Console":
-    """Return a rich console for tables that may quote data; only rich itself writes escapes.
-
-    Args:
-        options: Options of ``rich.console.Console``.
-    """
+    """Return a rich console for tables that may quote data; only rich itself writes escapes."""
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
 
@@ -127,14 +118,8 @@ def progress(
 ) -> Iterator[Callable[[int], None]]:
     """Show a progress bar with rate and remaining time, if stderr is a terminal.
 
-    Args:
-        doing: Description of the work, in front of the bar.
-        total: Amount of work.
-        slow: Smallest amount of work that gets a bar.
-        rate: Formats the amount of work done per second.
-
-    Yields:
-        A function to call with the amount of work just done.
+    Work of less than ``slow`` has no bar. ``rate`` formats the amount of work done per second.
+    Yields a function to call with the amount of work just done.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeRemainingColumn

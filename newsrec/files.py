@@ -26,15 +26,7 @@ def file_hash(path: Path) -> str:
 
 
 def require_empty(output: Path, hint: str = "Choose another --output, or remove it.") -> None:
-    """Refuse an output folder that is not empty or cannot be written.
-
-    Args:
-        output: A folder that should be absent or empty.
-        hint: What the user can do if it is not empty.
-
-    Raises:
-        UserError: If ``output`` is a file or a folder that is not empty, or cannot be created.
-    """
+    """Refuse an output folder that is not empty or cannot be written; ``hint`` is the next step."""
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output} is a file, not a folder. Choose another --output.")
     if output.is_dir() and any(output.iterdir()):
@@ -46,9 +38,6 @@ def require_writable(output: Path) -> None:
     """Refuse an output folder that cannot be created or written, before any work is done.
 
     Tries to write, because the permissions of a read-only mount do not show that it is read-only.
-
-    Raises:
-        UserError: With the reason.
     """
     there = output
     if "\0" in str(output):
@@ -77,15 +66,9 @@ def publish(target: Path, build: Callable[[Path], None]) -> None:
     """Build a folder beside ``target`` and rename it, so that ``target`` is whole or absent.
 
     Several processes may do so at once: the first to finish wins, and the others drop their copy. A
-    later call with the same ``target`` removes what a killed process left.
-
-    Args:
-        target: The folder to write.
-        build: Function that fills an empty folder; if it raises, nothing is left.
-
-    Raises:
-        UserError: If no folder can be created there, ``target`` is a folder that cannot be
-            replaced, or the disk is full.
+    later call with the same ``target`` removes what a killed process left. ``build`` fills an empty
+    folder. UserError if no folder can be created there, ``target`` cannot be replaced, or the disk
+    is full.
     """
     require_replaceable(target)
     with contextlib.ExitStack() as stack:
@@ -128,11 +111,7 @@ def is_full(error: Exception, folder: Path) -> bool:
 
 
 def require_replaceable(target: Path) -> None:
-    """Refuse an empty folder that a rename cannot replace, before any work is done.
-
-    Raises:
-        UserError: If ``target`` is such a folder: a mount, a link or the current folder.
-    """
+    """Refuse an empty folder that a rename cannot replace: a mount, link or the current folder."""
     if not target.is_dir() or any(target.iterdir()):
         return
     try:

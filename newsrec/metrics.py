@@ -279,12 +279,8 @@ def _check(scores: ArrayLike, offsets: ArrayLike) -> tuple[NDArray[np.floating],
         values = values.astype(np.float64)
     if values.ndim != 1 or bounds.ndim != 1:
         raise ValueError(f"Scores {values.shape} and offsets {bounds.shape} must be flat.")
-    if (
-        not len(bounds)
-        or bounds[0] != 0
-        or bounds[-1] != len(values)
-        or (np.diff(bounds) < 0).any()
-    ):
+    ends = bounds[[0, -1]].tolist() if len(bounds) else []
+    if ends != [0, len(values)] or (np.diff(bounds) < 0).any():
         raise ValueError(f"Offsets must rise from 0 to the number of scores, {len(values)}.")
     nan = np.flatnonzero(np.isnan(values))
     if len(nan):

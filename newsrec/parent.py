@@ -34,11 +34,7 @@ def end_with_parent() -> None:
 
 
 def watch(parent: int) -> None:
-    """Start a thread that ends this process within about a second of its parent's end.
-
-    Args:
-        parent: Process id of the parent; if it has ended already, this process ends at once.
-    """
+    """Start a thread that ends this process within a second or so of its parent's end."""
     if sys.platform == "win32":
         wait: Any = _wait_on_windows
     else:

@@ -12,11 +12,7 @@ LOOKED_AT = 2000
 def looked_for(path: str | Path) -> str:
     """Return a hint where a missing path was looked for, and which similar path exists.
 
-    Args:
-        path: Path as the user wrote it.
-
-    Returns:
-        Sentences such as ``Looked for /home/me/confg/demo.yaml. Did you mean configs/demo.yaml?``.
+    Such as ``Looked for /home/me/confg/demo.yaml. Did you mean configs/demo.yaml?``.
     """
     path = Path(path)
     near = near_path(path)

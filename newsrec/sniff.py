@@ -28,11 +28,7 @@ HEAD = 4096
 
 
 def kind_of(path: Path) -> str | None:
-    """Return the kind of a file if its first bytes show one; None for plain text and the rest.
-
-    Raises:
-        OSError: If the file cannot be read.
-    """
+    """Return the kind of a file if its first bytes show one; None for plain text and the rest."""
     with path.open("rb") as file:
         head = file.read(HEAD)
     if not head:
@@ -46,10 +42,6 @@ def kind_of(path: Path) -> str | None:
 
 
 def is_binary(path: Path) -> bool:
-    """Return whether a file cannot be text because its first bytes contain NUL.
-
-    Raises:
-        OSError: If the file cannot be read.
-    """
+    """Return whether a file cannot be text because its first bytes contain NUL."""
     with path.open("rb") as file:
         return b"\0" in file.read(HEAD)

@@ -11,7 +11,7 @@ from newsrec.data.loader import one_ahead
 
 
 def threads():
-    return [thread for thread in threading.enumerate() if thread.name == "next-batch"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("next-batch")]
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])

@@ -60,10 +60,12 @@ def test_a_missing_reference_is_found_where_it_is_asked_for():
 
 def test_every_option_of_fit_is_described():
     from newsrec.data.datamodule import MindDataModule
+    from newsrec.data.options import DataOptions
     from newsrec.model.fastformer import FastformerConfig
     from newsrec.training.module import RecommenderModule
 
-    for part in (MindDataModule, FastformerConfig, RecommenderModule):
+    assert inspect.signature(MindDataModule) == inspect.signature(DataOptions)
+    for part in (DataOptions, FastformerConfig, RecommenderModule):
         described = re.findall(r"^    (\w+): ", inspect.getdoc(part), re.M)
         assert described == list(inspect.signature(part).parameters)
 

@@ -16,40 +16,22 @@ from newsrec.errors import UserError
 
 
 def add_data_root(parser: argparse.ArgumentParser, use: str = "", required: bool = True) -> None:
-    """Add ``--data.root``.
-
-    Args:
-        parser: Parser of the command.
-        use: What the command does with the folder, if not obvious.
-        required: Whether the command needs a data folder.
-    """
+    """Add ``--data.root``; ``use`` tells what the command does with the folder, if not obvious."""
     about = "data folder with train, dev and test, any of them: folders or MIND's zips"
-    parser.add_argument(
-        "--data.root", required=required, help="; ".join(filter(None, [about, use]))
-    )
+    about += f"; {use}" if use else ""
+    parser.add_argument("--data.root", required=required, help=about)
 
 
 def add_on_bad_line(
     parser: argparse.ArgumentParser, name: str = "--data.on_bad_line", default: str | None = "error"
 ) -> None:
     """Add ``--data.on_bad_line``, or the same option under another name."""
-    parser.add_argument(
-        name,
-        choices=("error", "drop"),
-        default=default,
-        help="what to do with a line of the data that cannot be read: stop, or leave it out and "
-        "count it",
-    )
+    use = "what to do with a line of the data that cannot be read: stop, or leave it out and count"
+    parser.add_argument(name, choices=("error", "drop"), default=default, help=f"{use} it")
 
 
 def add_split(parser: argparse.ArgumentParser, use: str, *more: str) -> None:
-    """Add ``--split``.
-
-    Args:
-        parser: Parser of the command.
-        use: What the command does with the split.
-        more: Names of splits that are no folder on disk.
-    """
+    """Add ``--split``; ``use`` tells its use, ``more`` are splits that are no folder on disk."""
     parser.add_argument("--split", choices=(*SPLITS, *more), required=True, help=use)
 
 
@@ -59,17 +41,7 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(module: Any, name: str, summary: str, argv: list[str]) -> Namespace:
-    """Parse the options of a command.
-
-    Args:
-        module: The command's module, which has ``add_arguments``.
-        name: Name of the command.
-        summary: What the command does, in half a sentence.
-        argv: The arguments after the command's name.
-
-    Raises:
-        UserError: If the arguments cannot be parsed; the message does not list all options.
-    """
+    """Parse the options of a command by its module's ``add_arguments``."""
     parser = ArgumentParser(
         prog=f"newsrec {name}", description=f"{name}: {summary}.", exit_on_error=False
     )

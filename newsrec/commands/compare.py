@@ -13,29 +13,16 @@ from newsrec.report.differences import print_differences
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument(
-        "folders",
-        nargs="+",
-        metavar="A",
-        help="folders that evaluate wrote: A B, or several seeds on each side: A1 A2 -- B1 B2",
-    )
-    parser.add_argument(
-        "--against", nargs="+", metavar="B", help="the other side's folders; the same as --"
-    )
-    parser.add_argument(
-        "--metric", choices=METRICS, default="auc", help="what to compare in each group"
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print all numbers as JSON in place of tables"
-    )
+    add = parser.add_argument
+    use = "folders that evaluate wrote: A B, or several seeds on each side: A1 A2 -- B1 B2"
+    add("folders", nargs="+", metavar="A", help=use)
+    add("--against", nargs="+", metavar="B", help="the other side's folders; the same as --")
+    add("--metric", choices=METRICS, default="auc", help="what to compare in each group")
+    add("--json", action="store_true", help="print all numbers as JSON in place of tables")
 
 
 def name_separator(args: Sequence[str]) -> list[str]:
-    """Replace ``--`` on the command line by the option ``--against``.
-
-    Raises:
-        UserError: If there are more than two sides.
-    """
+    """Replace ``--`` on the command line by the option ``--against``; refuse a third side."""
     named = ["--against" if arg == "--" else arg for arg in args]
     if sum(arg.split("=")[0] == "--against" for arg in named) > 1:
         raise UserError("There are two sides: A1 A2 -- B1 B2. Give -- or --against once.")

@@ -13,11 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("size", choices=("small", "large"), help="MIND-small or MIND-large")
     parser.add_argument("--accept-license", action="store_true", help=f"you accept it: {LICENCE}")
-    parser.add_argument(
-        "--data.root",
-        default=os.environ.get("MIND_ROOT", "data/mind"),
-        help="folder for the zips; where MIND_ROOT is set, that is the default",
-    )
+    root = os.environ.get("MIND_ROOT", "data/mind")
+    use = "folder for the zips; where MIND_ROOT is set, that is the default"
+    parser.add_argument("--data.root", default=root, help=use)
 
 
 def run(args: argparse.Namespace) -> None:

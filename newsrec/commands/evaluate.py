@@ -29,51 +29,32 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the command's options."""
     from lightning import Trainer
 
-    baselines = "; ".join(f"{name}: {text}" for name, text in describe_baselines().items())
-    parser.add_argument(
-        "--ckpt_path",
-        nargs="+",
-        help="checkpoint that fit wrote: runs/NAME/.../best.ckpt; several make an ensemble",
-    )
+    add = parser.add_argument
+    use = "checkpoint that fit wrote: runs/NAME/.../best.ckpt; several make an ensemble"
+    add("--ckpt_path", nargs="+", help=use)
     averages = "; ".join(f"{name}: {text}" for name, text in ENSEMBLES.items())
-    parser.add_argument(
-        "--ensemble", choices=tuple(ENSEMBLES), help=f"average over checkpoints. {averages}"
-    )
-    parser.add_argument(
-        "--scorer", choices=BASELINES, help=f"a baseline instead of a checkpoint. {baselines}"
-    )
+    add("--ensemble", choices=tuple(ENSEMBLES), help=f"average over checkpoints. {averages}")
+    baselines = "; ".join(f"{name}: {text}" for name, text in describe_baselines().items())
+    add("--scorer", choices=BASELINES, help=f"a baseline instead of a checkpoint. {baselines}")
     add_data_root(parser)
-    parser.add_argument("--data.eval_batch_size", type=int, help="impressions per step")
-    parser.add_argument("--data.num_workers", type=int, help="processes that prepare batches")
+    add("--data.eval_batch_size", type=int, help="impressions per step")
+    add("--data.num_workers", type=int, help="processes that prepare batches")
     add_on_bad_line(parser, default=None)
+    use = "of the baseline cosine; a checkpoint brings its own"
     for name, kind in FROM_CHECKPOINT.items():
-        parser.add_argument(
-            f"--{name}",
-            type=kind | None,
-            help="of the baseline cosine; a checkpoint brings its own",
-        )
+        add(f"--{name}", type=kind | None, help=use)
     use = "split to score; last_day is that of train, which the checkpoint must not have seen"
     add_split(parser, use, LAST_DAY)
     add_output(parser)
-    parser.add_argument(
-        "--baselines",
-        type=bool,
-        default=True,
-        help="set the baselines beside it where there are labels; cosine costs a PLM pass",
+    use = "set the baselines beside it where there are labels; cosine costs a PLM pass"
+    add("--baselines", type=bool, default=True, help=use)
+    use = f"also write every candidate's raw score, into {SCORES_FILE}"
+    add("--scores", type=bool, default=False, help=use)
+    use = (
+        "of encoding news and users; auto takes bf16 where it is measured 1.3 times as fast; "
+        "recorded in metrics.json"
     )
-    parser.add_argument(
-        "--scores",
-        type=bool,
-        default=False,
-        help=f"also write every candidate's raw score, into {SCORES_FILE}",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("fp32", "bf16", "auto"),
-        default="fp32",
-        help="of encoding news and users; auto takes bf16 where it is measured 1.3 times as "
-        "fast; recorded in metrics.json",
-    )
+    add("--precision", choices=("fp32", "bf16", "auto"), default="fp32", help=use)
     parser.add_class_arguments(
         Trainer,
         "trainer",
@@ -116,7 +97,6 @@ def _run(args: Namespace) -> None:
 
 
 def _score(args: Namespace, place: dict[str, Any]) -> Scored | None:
-    """Score the split by the checkpoints or the baseline that the options name."""
 
     def given(part: str, *names: str) -> dict[str, Any]:
         values = {name: args[f"{part}.{name}"] for name in names}

@@ -6,48 +6,32 @@ from pathlib import Path
 from newsrec.commands.common import add_data_root, add_output
 from newsrec.console import say
 from newsrec.export.export import export
-from newsrec.serving.manifest import (
-    CARD,
-    CONFIG,
-    MANIFEST,
-    NEWS,
-    NEWS_ENCODER,
-    PROGRAM,
-    TOKENIZER,
-    USER_ENCODER,
-    VECTORS,
-    WEIGHTS,
-)
+from newsrec.serving import manifest
 
 FILES = {
-    USER_ENCODER: "vectors of clicked news to a user vector",
-    NEWS_ENCODER: "a news item's tokens to its vector",
-    PROGRAM: "the user encoder as torch.export saves it",
-    WEIGHTS: "the whole model, for PyTorch",
-    CONFIG: "what it takes to build the model",
-    TOKENIZER: "the PLM's",
-    VECTORS: "the vector of every news item",
-    NEWS: "which news item a row is",
-    CARD: "what this is, and how good",
-    MANIFEST: "shapes, hashes, origin",
+    manifest.USER_ENCODER: "vectors of clicked news to a user vector",
+    manifest.NEWS_ENCODER: "a news item's tokens to its vector",
+    manifest.PROGRAM: "the user encoder as torch.export saves it",
+    manifest.WEIGHTS: "the whole model, for PyTorch",
+    manifest.CONFIG: "what it takes to build the model",
+    manifest.TOKENIZER: "the PLM's",
+    manifest.VECTORS: "the vector of every news item",
+    manifest.NEWS: "which news item a row is",
+    manifest.CARD: "what this is, and how good",
+    manifest.MANIFEST: "shapes, hashes, origin",
 }
 """Description that the command prints for each file."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument(
-        "--ckpt_path", required=True, help="checkpoint that fit wrote: runs/NAME/.../best.ckpt"
-    )
+    use = "checkpoint that fit wrote: runs/NAME/.../best.ckpt"
+    parser.add_argument("--ckpt_path", required=True, help=use)
     add_output(parser)
     use = "the vectors of its news are exported too, and dev is scored by what was exported"
     add_data_root(parser, use, required=False)
-    parser.add_argument(
-        "--news_encoder",
-        type=bool,
-        default=True,
-        help="export what encodes news published later, too; it is as large as the PLM",
-    )
+    use = "export what encodes news published later, too; it is as large as the PLM"
+    parser.add_argument("--news_encoder", type=bool, default=True, help=use)
 
 
 def run(args: argparse.Namespace) -> None:

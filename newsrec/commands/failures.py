@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from newsrec import __version__
-from newsrec.console import printable, say
+from newsrec.console import clipped, printable, say
 from newsrec.errors import UserError
 
 MISTAKE, BUG, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141
@@ -54,12 +54,7 @@ run_folder: Path | None = None
 
 
 def flush() -> None:
-    """Flush stdout.
-
-    Raises:
-        UserError: If the output cannot be written; the message gives the reason.
-        BrokenPipeError: If the reader of the pipe is gone.
-    """
+    """Flush stdout; UserError if it cannot be written, BrokenPipeError if its reader is gone."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -69,15 +64,7 @@ def flush() -> None:
 
 
 def end(error: BaseException, argv: Sequence[str]) -> int:
-    """Print why a command failed.
-
-    Args:
-        error: The exception that ended the command, other than ``SystemExit``.
-        argv: Command and options.
-
-    Returns:
-        Exit code of the process.
-    """
+    """Print why a command failed, by any exception but SystemExit, and return its exit code."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     if isinstance(error, BrokenPipeError) and _pipe_is_closed():
@@ -179,8 +166,7 @@ def _unprinted(error: BaseException) -> str:
 def _report(error: BaseException, argv: Sequence[str]) -> None:
     """Print that this is a bug of newsrec, and where its traceback is."""
     kept = _keep(error, argv, [run_folder, None] if run_folder else [None])
-    what = printable(f"{type(error).__name__}: {error}")
-    shown = what if len(what) <= 300 else f"{what[:297]}..."
+    shown = clipped(printable(f"{type(error).__name__}: {error}"), 300)
     with suppress(OSError):
         say(f"newsrec: a bug of newsrec, not a mistake of yours: {shown}", error=True)
         if kept is None:

@@ -41,12 +41,7 @@ log = logging.getLogger(__name__)
 
 
 class FitCLI(LightningCLI):
-    """LightningCLI with ``fit`` as its only subcommand; see ``python -m newsrec fit --help``.
-
-    Args:
-        more_callbacks: Further callbacks for the run.
-        options: Options of ``LightningCLI``.
-    """
+    """LightningCLI with ``fit`` as its only subcommand; see ``python -m newsrec fit --help``."""
 
     output: Path
     run: Run
@@ -187,12 +182,7 @@ class FitCLI(LightningCLI):
 
 
 def fit(argv: list[str], callbacks: Sequence[Callback] = ()) -> None:
-    """Train a model.
-
-    Args:
-        argv: Options of ``fit``.
-        callbacks: Further callbacks for the run, called before those that draw and save.
-    """
+    """Train a model; further callbacks are called before those that draw and save."""
     disable_progress_bar()  # for reading weights, which is fast; downloads keep theirs
     with fail_together_from_the_start():
         FitCLI(callbacks, args=["fit", *argv], **cli_options())
@@ -200,46 +190,23 @@ def fit(argv: list[str], callbacks: Sequence[Callback] = ()) -> None:
 
 def add_run_options(parser: jsonargparse.ArgumentParser) -> None:
     """Add the options of a run that do not belong to model, data or Trainer."""
-    parser.add_argument(
-        "--output",
-        type=str | None,
-        default=None,
-        help="run folder; default: runs/, the config's name and the time",
+    add = parser.add_argument
+    use = "run folder; default: runs/, the config's name and the time"
+    add("--output", type=str | None, default=None, help=use)
+    use = "steps between two writes of last.ckpt within an epoch; null: at its end alone"
+    add("--save_every", type=int | None, default=1000, help=use)
+    use = "stop early, after so many validations without a better val/auc"
+    add("--patience", type=int | None, default=None, help=use)
+    use = "compare with the baselines at the end; costs a PLM pass if the PLM is tuned"
+    add("--baselines", type=bool, default=True, help=use)
+    use = (
+        "threads of a process; default: what OMP_NUM_THREADS says, else the cores divided by the "
+        "processes, or 1 where more are measured to be no faster. Where others compute as well, "
+        "set OMP_WAIT_POLICY=PASSIVE in the environment, or threads spin"
     )
-    parser.add_argument(
-        "--save_every",
-        type=int | None,
-        default=1000,
-        help="steps between two writes of last.ckpt within an epoch; null: at its end alone",
-    )
-    parser.add_argument(
-        "--patience",
-        type=int | None,
-        default=None,
-        help="stop early, after so many validations without a better val/auc",
-    )
-    parser.add_argument(
-        "--baselines",
-        type=bool,
-        default=True,
-        help="compare with the baselines at the end; costs a PLM pass if the PLM is tuned",
-    )
-    parser.add_argument(
-        "--threads",
-        type=int | None,
-        default=None,
-        help="threads of a process; default: what OMP_NUM_THREADS says, else the cores divided "
-        "by the processes, or 1 where more are measured to be no faster. Where others "
-        "compute as well, set OMP_WAIT_POLICY=PASSIVE in the environment, or threads spin",
-    )
-    parser.add_argument(
-        "--dry_run",
-        type=bool,
-        nargs="?",
-        const=True,
-        default=False,
-        help="print an estimate of the memory, disk and time that the run needs; train nothing",
-    )
+    add("--threads", type=int | None, default=None, help=use)
+    use = "print an estimate of the memory, disk and time that the run needs; train nothing"
+    add("--dry_run", type=bool, nargs="?", const=True, default=False, help=use)
 
 
 def cli_options(run: bool = True) -> dict[str, Any]:

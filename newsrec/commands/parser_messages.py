@@ -62,14 +62,7 @@ class WrongValue(NamedTuple):
 def explain(
     message: str, written: Iterable[Written], known: Iterable[str], command: str = "fit"
 ) -> str:
-    """Rewrite a parser's message: say where the option was written and what may have been meant.
-
-    Args:
-        message: The parser's message.
-        written: Result of ``written_options``.
-        known: All options that the command has, without dashes.
-        command: Name of the command.
-    """
+    """Rewrite a parser's message: where was the option written, what may have been meant?"""
     options, names = list(written), list(known)
     text = " ".join(message.split())
     tip = f" `python -m newsrec {command} --help` lists the options."
@@ -93,12 +86,7 @@ def explain(
 
 
 def near_options(name: str, known: Iterable[str]) -> list[str]:
-    """Return options that a mistyped option may have meant, the likeliest first.
-
-    Args:
-        name: The mistyped option, without dashes in front.
-        known: All options that the command has, without dashes.
-    """
+    """Return options, without dashes, that a mistyped one may have meant, the likeliest first."""
     name, known = name.rstrip("+").lower(), [key for key in known if not key.endswith("+")]
     wanted = name.replace("-", "_")
     last = wanted.rpartition(".")[2]
@@ -174,7 +162,6 @@ def _references(value: str) -> set[str]:
 
 
 def _wrong_value(text: str) -> WrongValue | None:
-    """Parse a message about an option's value; None if it is about something else."""
     inner = text.rfind('Parser key "')
     if inner > 0 and "Unable to load config" in text[:inner]:
         text = text[inner:]

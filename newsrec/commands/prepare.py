@@ -14,12 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     add_data_root(parser)
     add_on_bad_line(parser)
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="hash all files and arrays again, large ones too; what has changed or is damaged is "
-        "compiled again",
-    )
+    use = "hash all files and arrays again, large ones too; what has changed or is damaged is "
+    parser.add_argument("--check", action="store_true", help=f"{use}compiled anew")
 
 
 def run(args: argparse.Namespace) -> None:

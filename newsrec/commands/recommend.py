@@ -13,29 +13,19 @@ from newsrec.serving.recommend import Recommender
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("export_dir", help="folder that export wrote")
-    parser.add_argument(
-        "--history",
-        nargs="*",
-        default=[],
-        metavar="N1",
-        help="ids of the news that the user clicked, oldest first, with spaces or commas between; "
-        "none is a new user",
+    add = parser.add_argument
+    add("export_dir", help="folder that export wrote")
+    use = (
+        "ids of the news that the user clicked, oldest first, with spaces or commas between; none "
+        "is a new user"
     )
-    parser.add_argument("-k", type=int, default=10, help="news to recommend")
-    parser.add_argument(
-        "--candidates",
-        nargs="+",
-        metavar="N2",
-        help="rank these, all of them, instead of looking for the k best of the export",
-    )
-    parser.add_argument(
-        "--categories", nargs="+", metavar="NAME", help="recommend from these categories alone"
-    )
-    parser.add_argument(
-        "--exclude_history", type=bool, default=True, help="leave out what the user has clicked"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add("--history", nargs="*", default=[], metavar="N1", help=use)
+    add("-k", type=int, default=10, help="news to recommend")
+    use = "rank these, all of them, instead of looking for the k best of the export"
+    add("--candidates", nargs="+", metavar="N2", help=use)
+    add("--categories", nargs="+", metavar="NAME", help="recommend from these categories alone")
+    add("--exclude_history", type=bool, default=True, help="leave out what the user has clicked")
+    add("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -54,12 +44,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def split_ids(words: Sequence[str], known: Container[str]) -> list[str]:
-    """Split arguments into news ids at spaces and commas.
-
-    Args:
-        words: Arguments from the shell.
-        known: Ids of the catalogue; a known id that contains a comma stays whole.
-    """
+    """Split arguments into news ids at spaces and commas; a known id with a comma stays whole."""
     ids: list[str] = []
     for word in words:
         ids += [word] if word in known else filter(None, re.split(r"[\s,]+", word))

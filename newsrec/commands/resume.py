@@ -32,10 +32,6 @@ def run_config(given: list[str], written: Sequence[Written]) -> Path | None:
 
     None if the command line does not resume the run in ``--output``, the run has no such file, or
     the command line gives a config of its own.
-
-    Args:
-        given: The command line.
-        written: Options of the command line and its files.
     """
     values = {option.key: option.value for option in written}
     if values.get("ckpt_path") not in ("last", "best", "auto") or "output" not in values:
@@ -51,15 +47,8 @@ def run_config(given: list[str], written: Sequence[Written]) -> Path | None:
 def resume(config: Namespace, output: Path, written: Collection[str]) -> Resumed:
     """Fill in options from the checkpoint to resume, and refuse options that contradict it.
 
-    Without this, Lightning silently prefers the checkpoint's options to the given ones.
-
-    Args:
-        config: The options of ``fit``, with a ``ckpt_path``.
-        output: The run folder.
-        written: Keys that the command line or a file sets.
-
-    Raises:
-        UserError: If there is no such checkpoint, or an option differs from it.
+    Without this, Lightning silently prefers the checkpoint's options to the given ones. ``written``
+    are keys that the command line or a file sets.
     """
     config.ckpt_path = str(resolve_checkpoint(config.ckpt_path, output))
     checkpoint = read_checkpoint(config.ckpt_path)
@@ -93,7 +82,6 @@ def _take_unwritten(
 
 
 def _report_trainer_changes(config: Namespace, path: Path) -> None:
-    """Log which of the Trainer's options differ from those of the run so far."""
     if not path.is_file():
         return
     before = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("trainer", {})

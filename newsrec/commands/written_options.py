@@ -23,14 +23,7 @@ class Written(NamedTuple):
 
 
 def written_options(args: Sequence[str]) -> list[Written]:
-    """Return every option that the command line and its configuration files set, as dotted keys.
-
-    Args:
-        args: The arguments after the command's name.
-
-    Raises:
-        UserError: If a configuration file is not YAML; the message names file and line.
-    """
+    """Return all options that the command line and its configuration files set, as dotted keys."""
     return list(_in_arguments(args))
 
 

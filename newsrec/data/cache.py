@@ -39,11 +39,7 @@ def cache_folders(root: Path) -> tuple[Path, Path]:
 
 
 def writable_folder(root: Path) -> Path:
-    """Return the first of ``cache_folders`` that can be written; create it if absent.
-
-    Raises:
-        UserError: If none can be written.
-    """
+    """Return the first of ``cache_folders`` that can be written, made if absent; else refuse."""
     for folder in cache_folders(root):
         with contextlib.suppress(OSError):
             folder.mkdir(parents=folder.parent != root, exist_ok=True)
@@ -59,10 +55,7 @@ def writable_folder(root: Path) -> Path:
 def find_or_build(root: Path, name: str, build: Callable[[Path], None]) -> Path:
     """Return a folder of arrays made from ``root``; build it if there is no intact one.
 
-    Args:
-        root: The data folder.
-        name: Name of the folder, with a digest of everything that the arrays depend on.
-        build: Writes the arrays into an empty folder.
+    ``name`` has a digest of everything that the arrays depend on; ``build`` fills an empty folder.
     """
     for base in cache_folders(root):
         if is_intact(base / name):
@@ -106,11 +99,7 @@ def build_lock(base: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def building(base: Path) -> Iterator[Path]:
-    """Yield an empty folder to build in, and remove it afterwards unless it was renamed.
-
-    Raises:
-        UserError: If the disk is full.
-    """
+    """Yield an empty folder to build in, and remove it afterwards unless it was renamed."""
     folder = Path(tempfile.mkdtemp(prefix=ASIDE, dir=base))
     try:
         yield folder
@@ -163,20 +152,13 @@ def is_whole(folder: Path) -> bool:
 
 def is_intact(folder: Path) -> bool:
     """Return whether a folder is whole and its small files still have the hashes in the seal."""
-    if not is_whole(folder):
-        return False
-    try:
-        return not changed_files(folder, on_opening=True)
-    except OSError:  # removed by another process meanwhile
-        return False
+    with contextlib.suppress(OSError):  # removed by another process meanwhile
+        return is_whole(folder) and not changed_files(folder, on_opening=True)
+    return False
 
 
 def remove(folder: Path) -> None:
-    """Remove a damaged folder of arrays.
-
-    Raises:
-        UserError: If it cannot be removed, for instance because another user owns it.
-    """
+    """Remove a damaged folder of arrays, or say why not, for instance as another user owns it."""
     try:
         with build_lock(folder.parent):
             shutil.rmtree(folder)
@@ -190,10 +172,8 @@ def remove(folder: Path) -> None:
 def changed_files(folder: Path, on_opening: bool = False) -> list[str]:
     """Hash a sealed folder's files again, and return the names of those that changed.
 
-    Args:
-        folder: A folder for which ``is_whole`` is True.
-        on_opening: Hash only small files and Arrow tables. Arrow does not check what it reads, and
-            a flipped bit in a table can crash the process.
+    ``on_opening`` hashes only small files and Arrow tables: Arrow does not check what it reads, and
+    a flipped bit in a table can crash the process.
     """
     files = json.loads((folder / SEAL).read_text(encoding="utf-8"))
     return [

@@ -9,6 +9,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,17 +65,10 @@ class Compiled(NamedTuple):
 def compile_splits(
     reader: Reader, splits: Splits, target: Path, on_bad_line: str = "error"
 ) -> Compiled:
-    """Read the splits' files and write their arrays into ``target``.
+    """Read the splits' files and write their arrays into the empty folder ``target``.
 
-    Args:
-        reader: The reader for the files' format.
-        splits: The files of each split.
-        target: An empty folder.
-        on_bad_line: ``error`` stops at the first line that cannot be read; ``drop`` leaves such
-            lines out, counts them and keeps the first ten of each file for display.
-
-    Raises:
-        UserError: If a file is empty or damaged, or a line cannot be read.
+    At a line that cannot be read, ``on_bad_line`` error stops; drop leaves such lines out, counts
+    them and keeps the first ten of each file for display. An empty or damaged file is refused.
     """
     files = [file for split in splits.values() for file in split]
     num_bytes = sum(file.size for file in files)
@@ -88,18 +82,16 @@ def _rate(done_per_second: float) -> str:
     return f"{done_per_second / 1e6:.0f} MB/s"
 
 
+@dataclass
 class _Compilation:
-    def __init__(
-        self, reader: Reader, target: Path, on_bad_line: str, advance: Callable[[int], None]
-    ) -> None:
-        self.reader = reader
-        self.target = target
-        self.on_bad_line = on_bad_line
-        self.advance = advance
-        self.hashes: dict[SourceFile, str] = {}
-        self.bad_lines: dict[str, list[str]] = {}
-        self.num_bad = 0
-        self.cut_off: list[str] = []
+    reader: Reader
+    target: Path
+    on_bad_line: str
+    advance: Callable[[int], None]
+    hashes: dict[SourceFile, str] = field(default_factory=dict)
+    bad_lines: dict[str, list[str]] = field(default_factory=dict)
+    num_bad: int = 0
+    cut_off: list[str] = field(default_factory=list)
 
     def compile(self, splits: Splits) -> None:
         counts: dict[str, dict[str, int]] = {split: {} for split in splits}
@@ -184,8 +176,7 @@ class _Compilation:
             num_bad += block.rows.num_bad
             if num_bad and self.on_bad_line == "error":
                 break
-            candidates = block.candidates
-            labels = block.labels
+            candidates, labels = block.candidates, block.labels
             if labels is None:
                 labels = np.zeros(len(candidates.values), dtype=np.int8)
             arrays["impression_id"].write(block.impression_id)

@@ -1,10 +1,8 @@
 """Gives a Lightning Trainer its batches, made from MIND's files."""
 
 import inspect
-import logging
-import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,6 +14,7 @@ from newsrec.data.batch import Batch, Catalogue, EvalBatch
 from newsrec.data.dataset import NewsData, Split, open_mind
 from newsrec.data.lightning_internals import replaces_samplers
 from newsrec.data.loader import TrainLoader
+from newsrec.data.options import DataOptions
 from newsrec.data.samplers import (
     EvalBatches,
     SameBatches,
@@ -32,121 +31,24 @@ from newsrec.data.samples import (
     index_samples,
 )
 from newsrec.data.splits import LAST_DAY, NONE, choose_splits
-from newsrec.data.states import PRECISIONS, RunStates, TokenStates
+from newsrec.data.states import RunStates, TokenStates
 from newsrec.data.text import tokenize_catalogue
 from newsrec.data.workers import keep_working
 from newsrec.errors import UserError
-from newsrec.plm_source import DEFAULT_PLM, load_tokenizer
-
-log = logging.getLogger(__name__)
-
-LARGEST = 2**62
-"""Upper limit of every number among the options."""
-MOST = {"num_workers": 1024, "npratio": 10_000, "max_history": 100_000}
-"""Stricter limits for some options: above these the machine runs out of memory or processes."""
+from newsrec.plm_source import load_tokenizer
 
 
-class MindDataModule(LightningDataModule):
+class MindDataModule(DataOptions, LightningDataModule):
     """MIND for a Trainer: samples for training, whole impressions for evaluation.
 
-    Args:
-        root: Data folder with any of train, dev and test, as folders or as MIND's zips.
-        plm: PLM whose tokenizer is used; on the command line set model.plm instead.
-        fields: Fields that make up the text of a news item: category, subcategory, title, abstract.
-        max_tokens: Word pieces kept of a text, special tokens included.
-        max_history: Clicks kept of a history, the last ones.
-        npratio: Skipped news per clicked news item in training.
-        batch_size: Samples per process and step.
-        tokens_per_batch: Limit on the word pieces that the PLM reads per process and step. If set,
-            batch_size is ignored: each batch takes as many samples as surely fit. The number of
-            steps is the same in every epoch.
-        group_by_user: Shuffle users, and the samples within a user, instead of all samples. A batch
-            then has fewer news to encode, but also fewer users.
-        eval_batch_size: Impressions per process and step in evaluation.
-        train: Split to train on; train+dev joins two.
-        val: Split that chooses the checkpoint. last_day takes the last day of train, which is then
-            left out of training; with none the last checkpoint is kept.
-        stale: Training ends this many days before the day on which val begins, to measure how news
-            age: 1 is the day before; 0 leaves nothing out.
-        frozen_states: Precision in which the states of the PLM's frozen layers are stored beside
-            the data, so that they are computed once: bf16, fp32 (twice the disk space, but the same
-            losses as computing them each time), or none, which runs the whole PLM in every step.
-            Ignored when all layers are tuned.
-        on_bad_line: What to do with a line that cannot be read: error stops and names it, drop
-            leaves it out and counts it.
-        seed: Seed for shuffling and for drawing skipped news; that of seed_everything if not set.
-        num_workers: Processes that prepare batches. With 0 the training process makes each batch
-            itself, which is faster than receiving it from another process.
-        prefetch_factor: Batches that each worker prepares ahead; ignored without workers.
-        pin_memory: Whether to copy batches into pinned memory for faster transfer to a GPU; by
-            default if the Trainer trains on CUDA.
+    Its options are those of ``DataOptions``.
     """
 
-    def __init__(
-        self,
-        root: str = "data/demo",
-        plm: str = DEFAULT_PLM,
-        fields: Sequence[str] = ("category", "subcategory", "title"),
-        max_tokens: int = 32,
-        max_history: int = 50,
-        npratio: int = 4,
-        batch_size: int = 64,
-        tokens_per_batch: int | None = None,
-        group_by_user: bool = False,
-        eval_batch_size: int = 512,
-        train: str = "train",
-        val: str = "dev",
-        stale: int = 0,
-        frozen_states: str = "bf16",
-        on_bad_line: str = "error",
-        seed: int | None = None,
-        num_workers: int = 0,
-        prefetch_factor: int = 2,
-        pin_memory: bool | None = None,
-    ) -> None:
-        super().__init__()
-        if seed is None:
-            seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        for name, value, least in (
-            ("max_tokens", max_tokens, 3),
-            ("max_history", max_history, 1),
-            ("npratio", npratio, 1),
-            ("batch_size", batch_size, 1),
-            ("tokens_per_batch", tokens_per_batch, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("stale", stale, 0),
-            ("seed", seed, 0),
-            ("num_workers", num_workers, 0),
-            ("prefetch_factor", prefetch_factor, 1),
-        ):
-            if value is not None and value < least:
-                raise UserError(f"data.{name} is {value}; it must be at least {least}.")
-            if value is not None and value > MOST.get(name, LARGEST):
-                most = MOST.get(name, LARGEST)
-                raise UserError(f"data.{name} is {value}; it must be at most {most}.")
-        if frozen_states not in PRECISIONS:
-            raise UserError(
-                f"data.frozen_states is {frozen_states!r}. Choose one of {', '.join(PRECISIONS)}."
-            )
-        self.root = str(root)
-        self.plm = plm
-        self.fields = list(fields)
-        self.max_tokens = max_tokens
-        self.max_history = max_history
-        self.npratio = npratio
-        self.batch_size = batch_size
-        self.tokens_per_batch = tokens_per_batch
-        self.group_by_user = group_by_user
-        self.eval_batch_size = eval_batch_size
-        self.train = train
-        self.val = val
-        self.stale = stale
-        self.frozen_states = frozen_states
-        self.on_bad_line = on_bad_line
-        self.seed = seed
-        self.num_workers = num_workers
-        self.prefetch_factor = prefetch_factor
-        self.pin_memory = pin_memory
+    seed: int
+
+    def __post_init__(self) -> None:
+        LightningDataModule.__init__(self)
+        super().__post_init__()
         # Save the attributes, not the call's arguments: they are resolved and are plain values.
         names = inspect.signature(MindDataModule).parameters
         self.save_hyperparameters({name: getattr(self, name) for name in names}, logger=False)
@@ -167,12 +69,10 @@ class MindDataModule(LightningDataModule):
     def as_trained(
         cls, options: Mapping[str, Any], tokenizer_json: str, eval_split: str | None = None
     ) -> "MindDataModule":
-        """Build a data module that reads texts in the same way as when the model was trained.
+        """Build a data module that reads texts as the one did that the model was trained with.
 
-        Args:
-            options: Arguments of the constructor.
-            tokenizer_json: Text of the tokenizer's file that the model was trained with.
-            eval_split: Split of ``predict_dataloader``; ``val`` if None.
+        ``tokenizer_json`` is the text of that tokenizer's file, ``eval_split`` the split of
+        ``predict_dataloader``, which is ``val`` if None.
         """
         data = cls(**options)
         data.tokenizer_json = tokenizer_json
@@ -184,11 +84,7 @@ class MindDataModule(LightningDataModule):
         self._open()
 
     def setup(self, stage: str) -> None:
-        """Open the arrays.
-
-        Args:
-            stage: Lightning's name of the stage; ``fit`` needs splits with labels.
-        """
+        """Open the arrays; the stage ``fit`` needs splits with labels."""
         self._open()
         if (stage == "fit" or self._eval_split == LAST_DAY) and not self._chosen:
             self._data = choose_splits(self.data, self.train, self.val, self.stale)
@@ -250,30 +146,19 @@ class MindDataModule(LightningDataModule):
     @property
     def states(self) -> TokenStates | None:
         """States of the PLM's frozen layers; None until a callback has read or computed them."""
-        return self._states.get()
+        return self._states.now
 
     def use_states(self, states: TokenStates | None) -> None:
         """Use these states from now on, in batches and to encode news; None uses none."""
-        self._states.set(states)
+        self._states.now = states
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return shuffled training batches."""
         split = self.data.split(self.train)
-        samples = TrainSamples(
-            split,
-            self.index,
-            self.catalogue,
-            self.max_history,
-            self.npratio,
-            self.seed,
-            self._states,
-        )
-        kind = partial(
-            TrainLoader,
-            trainer=self.trainer,
-            trained_on=self._trained_on,
-            ahead=self._on_gpu(),
-        )
+        sizes = self.max_history, self.npratio, self.seed
+        samples = TrainSamples(split, self.index, self.catalogue, *sizes, self._states)
+        run: dict[str, Any] = {"trainer": self.trainer, "trained_on": self._trained_on}
+        kind = partial(TrainLoader, **run, ahead=self._on_gpu())
         return self._loader(samples, self._train_batches(split), kind)
 
     def val_dataloader(self) -> DataLoader[EvalBatch] | list[Any]:
@@ -420,13 +305,9 @@ class MindDataModule(LightningDataModule):
             collate_fn=_as_it_is,
             sampler=sampler,
             num_workers=self.num_workers,
-            pin_memory=self._pins(),
+            pin_memory=self._on_gpu() if self.pin_memory is None else self.pin_memory,
             **workers,
         )
-
-    def _pins(self) -> bool:
-        """Return whether batches go into pinned memory."""
-        return self._on_gpu() if self.pin_memory is None else self.pin_memory
 
     def _on_gpu(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

@@ -91,11 +91,7 @@ class NewsData(NamedTuple):
         return len(self.news) + FIRST_NEWS
 
     def split(self, name: str) -> Split:
-        """Return a split by name.
-
-        Raises:
-            UserError: If the folder has no such split.
-        """
+        """Return a split by name, or say which splits the folder has."""
         if name not in self.splits:
             raise UserError(
                 f"{self.root} has no split {name!r}, only {', '.join(self.splits)}. Put its "
@@ -108,13 +104,8 @@ class NewsData(NamedTuple):
 def open_mind(root: str | Path, on_bad_line: str = "error") -> NewsData:
     """Open a data folder; compile its files first unless these contents were compiled before.
 
-    Args:
-        root: Folder with train, dev and test, any subset, unpacked or zipped.
-        on_bad_line: ``error`` refuses a file with a line that cannot be read; ``drop`` leaves such
-            lines out and counts them.
-
-    Raises:
-        UserError: If files are missing or cannot be read.
+    The folder has train, dev and test, any subset, unpacked or zipped. ``on_bad_line`` error
+    refuses a file with a line that cannot be read; drop leaves such lines out and counts them.
     """
     if on_bad_line not in ("error", "drop"):
         raise UserError(f"data.on_bad_line is {on_bad_line!r}; choose error or drop.")

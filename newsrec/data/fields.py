@@ -12,11 +12,7 @@ FIELDS = ("category", "subcategory", "title", "abstract")
 
 
 def check_fields(fields: Sequence[str]) -> None:
-    """Check that the given names are fields of news.
-
-    Raises:
-        UserError: If a name is not in ``FIELDS``, or there are no names.
-    """
+    """Refuse names that are not fields of news, or an empty list."""
     unknown = [field for field in fields if field not in FIELDS]
     if unknown or not fields:
         raise UserError(
@@ -26,15 +22,7 @@ def check_fields(fields: Sequence[str]) -> None:
 
 
 def news_texts(news: pa.Table, fields: Sequence[str]) -> pa.Array:
-    """Return the text of each news item: its non-empty fields joined by a space ``[news]``.
-
-    Args:
-        news: Table with the columns ``FIELDS``.
-        fields: The columns to join, in this order.
-
-    Raises:
-        UserError: If a field is not in ``FIELDS``, or there are none.
-    """
+    """Return the text of each news item: its non-empty fields, joined by spaces ``[news]``."""
     check_fields(fields)
     columns = [news[field].combine_chunks() for field in fields]
     joined = pc.binary_join_element_wise(*columns, " ")

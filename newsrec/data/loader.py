@@ -1,8 +1,8 @@
 """A DataLoader for training that can resume in the middle of an epoch."""
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from lightning import Trainer
@@ -21,14 +21,10 @@ class TrainLoader(DataLoader[Batch]):
 
     When a run resumes within an epoch, Lightning shortens the epoch by the number of batches done,
     but would drop the last batches instead of the first. So this loader skips the first ones.
+    ``trained_on`` is the number of processes that wrote the checkpoint.
 
-    Args:
-        trainer: The Trainer of the run, if there is one.
-        trained_on: Number of processes of the run that wrote the checkpoint, if there is one.
-        ahead: Whether a thread makes the next batch during a step. This helps on a GPU, whose steps
-            leave the CPU free. It is ignored with workers, which work ahead anyway; on a CPU the
-            thread would slow down the step.
-        options: Options of ``DataLoader``.
+    With ``ahead``, a thread makes the next batch during a step. This helps on a GPU, whose steps
+    leave the CPU free; on a CPU the thread would slow down the step. Workers are ahead anyway.
     """
 
     sampler: TrainBatches
@@ -47,14 +43,15 @@ class TrainLoader(DataLoader[Batch]):
         self.ahead = ahead
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        sampler: TrainBatches = getattr(self.sampler, "batches", self.sampler)  # of SameBatches
         # Lightning makes an iterator before it reads the checkpoint, but takes no batch from it.
-        self.sampler.start = 0
+        sampler.start = 0
         if self.trainer is not None and self.trainer.training:
-            self.sampler.start = batches_done(self.trainer)
-        if self.sampler.start and self.trained_on not in (None, self.sampler.world_size):
+            sampler.start = batches_done(self.trainer)
+        if sampler.start and self.trained_on not in (None, sampler.world_size):
             raise UserError(
                 f"The checkpoint was written in the middle of an epoch by {self.trained_on} "
-                f"processes, whose batches {self.sampler.world_size} cannot resume. Use "
+                f"processes, whose batches {sampler.world_size} cannot resume. Use "
                 f"{self.trained_on}, or a checkpoint from the end of an epoch."
             )
         batches = super().__iter__()
@@ -69,46 +66,18 @@ class TrainLoader(DataLoader[Batch]):
 
 
 def one_ahead(items: Iterable[T]) -> Iterator[T]:
-    """Yield items in order while a thread makes the next one.
+    """Yield items in order while a thread makes the next one, and one more if there is time.
 
     If making an item fails, the error is raised in its place. The thread also ends when the caller
     stops early.
-
-    Args:
-        items: Iterated only on the thread.
     """
-    made: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=1)
-    wanted = threading.Event()
-    wanted.set()
-    end = object()
-
-    def put(item: Any, error: BaseException | None = None) -> None:
-        while wanted.is_set():
-            try:
-                return made.put((item, error), timeout=0.1)
-            except queue.Full:
-                continue
-
-    def make() -> None:
-        try:
-            for item in items:
-                put(item)
-                if not wanted.is_set():
-                    return
-        except BaseException as error:
-            put(None, error)
-        put(end)
-
-    thread = threading.Thread(target=make, daemon=True, name="next-batch")
-    thread.start()
+    end: Any = object()
+    iterator = iter(items)
+    pool = ThreadPoolExecutor(1, "next-batch")
     try:
-        while True:
-            item, error = made.get()
-            if error is not None:
-                raise error
-            if item is end:
-                return
+        made = deque(pool.submit(next, iterator, end) for _ in range(2))
+        while (item := made.popleft().result()) is not end:
+            made.append(pool.submit(next, iterator, end))
             yield item
     finally:
-        wanted.clear()
-        thread.join()
+        pool.shutdown(cancel_futures=True)

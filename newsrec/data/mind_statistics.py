@@ -69,14 +69,7 @@ class Mentions(NamedTuple):
 
 
 def mentions(samples: int, max_history: int, candidates: int, by_user: bool) -> Mentions:
-    """Estimate what a batch mentions, with a power law through the two counted batch sizes.
-
-    Args:
-        samples: Samples of the batch.
-        max_history: Clicks kept of a history.
-        candidates: Candidates of a sample.
-        by_user: Whether a user's samples stay together.
-    """
+    """Estimate what a batch mentions, with a power law through the two counted batch sizes."""
     known = sorted(CUT_HISTORY)
     mean, deviation = (
         float(np.interp(max_history, known, [CUT_HISTORY[k][i] for k in known])) for i in (0, 1)
@@ -90,13 +83,7 @@ def mentions(samples: int, max_history: int, candidates: int, by_user: bool) -> 
 
 
 def text_lengths(fields: Sequence[str], max_tokens: int, news: int) -> NDArray[np.int64]:
-    """Return the word pieces of each of ``news`` typical texts, ascending ``[news]``.
-
-    Args:
-        fields: Fields that make up a text.
-        max_tokens: Longer texts are cut to this many word pieces.
-        news: Number of texts.
-    """
+    """Return the word pieces of ``news`` typical texts, at most ``max_tokens`` each ``[news]``."""
     kind = next((k for k in ("abstract", "category") if k in fields), "title")
     steps = np.linspace(0, 1, len(QUANTILES[kind]))
     places = (np.arange(news) + 0.5) / news

@@ -10,10 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 class NpyWriter:
     """Writes a ``.npy`` file piece by piece, so that the whole array is never in memory.
 
-    Args:
-        path: The file.
-        dtype: Type of its values.
-        width: Values per row; None makes the array one-dimensional.
+    A row has ``width`` values; None makes the array one-dimensional.
     """
 
     def __init__(self, path: Path, dtype: DTypeLike, width: int | None = None) -> None:

@@ -7,6 +7,7 @@ impression goes to exactly one process, and none is repeated as padding.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,39 +48,24 @@ class SampleTokens(NamedTuple):
         return int((self.own + self.history).max(initial=0))
 
 
+@dataclass(eq=False)
 class TrainBatches(Sampler[BatchKey]):
     """Shuffled training batches: all processes get equally many, and share out the samples.
 
-    In an epoch each sample is in at most one batch of one process.
-
-    Args:
-        num_samples: Samples to shuffle.
-        batch_size: Samples per process and batch.
-        seed: The order depends on seed and epoch.
-        rank: This process.
-        world_size: Number of processes; up to ``world_size - 1`` samples are left out per epoch.
-        readers: If given, samples of one user stay together: users are shuffled, and the samples
-            within a user. By default all samples are shuffled.
+    In an epoch each sample is in at most one batch of one process; up to ``world_size - 1`` samples
+    are left out. The order depends on seed and epoch. With ``readers``, samples of one user stay
+    together: users are shuffled, and the samples within a user. ``batch_size`` is per process.
     """
 
-    def __init__(
-        self,
-        num_samples: int,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        sample_users: SampleUsers | None = None,
-    ) -> None:
-        self.num_samples = num_samples
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.sample_users = sample_users
-        self.epoch = 0
-        self.start = 0
-        """Batches to leave out, which a run resumed within an epoch has done already."""
+    num_samples: int
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+    sample_users: SampleUsers | None = None
+    epoch: int = field(default=0, init=False)
+    start: int = field(default=0, init=False)
+    """Batches to leave out, which a run resumed within an epoch has done already."""
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, which decides the order; Lightning calls this."""
@@ -92,9 +78,8 @@ class TrainBatches(Sampler[BatchKey]):
     def __iter__(self) -> Iterator[BatchKey]:
         order = self.order(self.epoch)
         cuts = self.cuts(order)
-        for piece in range(
-            self.start * self.world_size + self.rank, len(cuts) - 1, self.world_size
-        ):
+        first = self.start * self.world_size + self.rank
+        for piece in range(first, len(cuts) - 1, self.world_size):
             yield BatchKey(self.epoch, order[cuts[piece] : cuts[piece + 1]])
 
     def samples(self, epoch: int, step: int) -> NDArray[np.int64]:
@@ -126,23 +111,16 @@ class TrainBatches(Sampler[BatchKey]):
 
 
 class TokenBatches(TrainBatches):
-    """Batches with about equally many word pieces, and never more than a bound.
+    """Batches with about equally many word pieces, and never more than ``tokens_per_batch``.
 
     The cost of a sample is the most word pieces that it can add. Its history counts each time, but
     only once for consecutive samples that share it if samples are grouped by user. The total cost
     of an epoch is always the same, and so is the number of batches, which Lightning asks for only
-    once. Batches are cut so that each gets an equal share of the total cost. A batch can exceed
-    its share by one sample, so a share is smaller than the bound by the cost of the largest sample.
+    once. Batches are cut so that each gets an equal share of the total cost. A batch can exceed its
+    share by one sample, so a share is smaller than the bound by the cost of the largest sample, and
+    the bound is at least twice that.
 
-    Args:
-        tokens: Word pieces that each sample can add.
-        tokens_per_batch: Bound on the word pieces of a batch's distinct news; at least twice
-            ``tokens.largest``.
-        seed: The order depends on seed and epoch.
-        rank: This process.
-        world_size: Number of processes. If batches have one sample each, up to ``world_size - 1``
-            samples are left out per epoch; otherwise none.
-        readers: As for ``TrainBatches``.
+    Only if batches have one sample each, samples are left out. Arguments as in ``TrainBatches``.
     """
 
     def __init__(
@@ -192,15 +170,9 @@ class EvalBatches(Sampler[NDArray[np.int64]]):
     """Evaluation batches: each impression goes to exactly one process, and none is repeated.
 
     Impressions are sorted by the length of their history, then by history, so that each user vector
-    is computed once and there is little padding. All processes get the same number of batches,
-    since processes may wait for each other at each step. In the last step some batches may have one
-    impression less than the others, or none.
-
-    Args:
-        split: The split to go through.
-        batch_size: Impressions per process and batch.
-        rank: This process.
-        world_size: Number of processes.
+    is computed once and there is little padding. All processes get the same number of batches of
+    ``batch_size``, since processes may wait for each other at each step. In the last step some
+    batches may have one impression less than the others, or none.
     """
 
     def __init__(self, split: Split, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
@@ -224,28 +196,11 @@ class SameBatches(SequentialSampler):
 
     It is a ``SequentialSampler`` because Lightning (read in 2.6.6, ``_resolve_overfit_batches``)
     replaces any other kind by a sampler of single indices.
-
-    Args:
-        batches: The sampler whose batches are repeated.
     """
 
     def __init__(self, batches: "TrainBatches | EvalBatches") -> None:
         super().__init__(batches)
         self.batches: Any = batches
-
-    @property
-    def start(self) -> int:
-        """Batches to leave out, as in ``TrainBatches``."""
-        return int(self.batches.start)
-
-    @start.setter
-    def start(self, start: int) -> None:
-        self.batches.start = start
-
-    @property
-    def world_size(self) -> int:
-        """Number of processes."""
-        return int(self.batches.world_size)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.batches)

@@ -9,6 +9,7 @@ Only an index of two numbers per sample is held in memory. Candidates and histor
 the memory-mapped split when a batch is made.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -74,12 +75,8 @@ def count_tokens(
 ) -> SampleTokens:
     """Count the most word pieces that each sample can add to a batch, whatever it draws.
 
-    Args:
-        split: A labelled split.
-        index: Its samples.
-        token_lengths: Word pieces of each news item ``[news]``.
-        max_history: Clicks kept of a history, the last ones.
-        npratio: Skipped news per click.
+    ``token_lengths`` are the word pieces of each news item ``[news]``; histories are cut to their
+    last ``max_history`` clicks.
     """
     assert split.labels is not None
     lengths = token_lengths.astype(np.int32)
@@ -109,18 +106,10 @@ def count_tokens(
 def draw_skipped(
     num_skipped: NDArray[np.int64], npratio: int, seed: int, epoch: int, sample: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Draw ``npratio`` different skipped news for each sample.
+    """Draw ``npratio`` different skipped news for each ``sample`` ``[batch]``.
 
-    Args:
-        num_skipped: Number of skipped news to draw from ``[batch]``.
-        npratio: How many to draw.
-        seed: Seed of the run.
-        epoch: Number of the epoch.
-        sample: Number of each sample ``[batch]``.
-
-    Returns:
-        Positions from 0 to ``num_skipped - 1``, ascending in each row; a row ends in -1 if there
-        are too few ``[batch, npratio]``.
+    Returns positions from 0 to ``num_skipped - 1`` ``[batch]``, ascending in each row; a row ends
+    in -1 if there are too few ``[batch, npratio]``.
     """
     beyond = np.iinfo(np.int64).max
     uniform = counter_uniform(seed, epoch, sample[:, None], np.arange(npratio))
@@ -146,16 +135,10 @@ def counter_uniform(*counters: int | NDArray[np.integer]) -> NDArray[np.floating
 
 
 class TrainSamples(Dataset[Batch]):
-    """Makes the training batch for a ``BatchKey``.
+    """Makes the training batch for a ``BatchKey``, from a split and the index of its samples.
 
-    Args:
-        split: A labelled split.
-        index: Its samples.
-        catalogue: Tokens of all news.
-        max_history: Clicks kept of a history, the last ones.
-        npratio: Skipped news per click.
-        seed: Seed for drawing skipped news.
-        states: States of the PLM's frozen layers, if they were computed.
+    Skipped news are drawn by ``seed``; ``states`` are those of the PLM's frozen layers, if
+    computed.
     """
 
     def __init__(
@@ -173,7 +156,7 @@ class TrainSamples(Dataset[Batch]):
         self.max_history = max_history
         self.npratio = npratio
         self.seed = seed
-        self.states = RunStates() if states is None else states
+        self.states = states or RunStates()
         self.token_ids = catalogue.token_ids.numpy()
         self.token_lengths = catalogue.token_lengths.numpy()
         # Padding and the unknown news have no tokens, so they come first here, as in a batch.
@@ -187,7 +170,6 @@ class TrainSamples(Dataset[Batch]):
         return len(self.index.click)
 
     def __getitem__(self, key: BatchKey) -> Batch:
-        """Return one batch."""
         impression = self.index.impression[key.samples]
         skipped = self._skipped(impression)
         drawn = draw_skipped(skipped.lengths, self.npratio, self.seed, key.epoch, key.samples)
@@ -204,7 +186,6 @@ class TrainSamples(Dataset[Batch]):
         return self._with_news(history, user, candidates, labels)
 
     def _skipped(self, impression: NDArray[np.integer]) -> Ragged:
-        """Return the known skipped news of some impressions, in file order."""
         assert self.split.labels is not None
         places = self.split.candidates.places(impression)
         shown = Ragged(np.asarray(self.split.candidates.values)[places.values], places.offsets)
@@ -233,7 +214,7 @@ class TrainSamples(Dataset[Batch]):
         # NumPy, since torch would split these small copies among threads and wait for the slowest.
         lengths = self.token_lengths.take(rows)
         token_ids = self.token_ids.take(rows, axis=0)[:, : lengths[-1]]
-        states = self.states.get()
+        states = self.states.now
         return Batch(
             token_ids=torch.from_numpy(np.ascontiguousarray(token_ids)),
             token_lengths=lengths,
@@ -245,23 +226,17 @@ class TrainSamples(Dataset[Batch]):
         )
 
 
+@dataclass(eq=False)
 class EvalImpressions(Dataset[EvalBatch]):
-    """Makes the evaluation batch for given impressions.
+    """Makes the evaluation batch for given impressions, with the last ``max_history`` clicks."""
 
-    Args:
-        split: Any split.
-        max_history: Clicks kept of a history, the last ones.
-    """
-
-    def __init__(self, split: Split, max_history: int) -> None:
-        self.split = split
-        self.max_history = max_history
+    split: Split
+    max_history: int
 
     def __len__(self) -> int:
         return len(self.split.history)
 
     def __getitem__(self, rows: NDArray[np.int64]) -> EvalBatch:
-        """Return one batch."""
         split = self.split
         distinct, user = np.unique(np.asarray(split.history)[rows], return_inverse=True)
         history = split.histories.take(distinct, last=self.max_history).pad()

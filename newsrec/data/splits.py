@@ -8,10 +8,10 @@ does not show how fast news age. With the splits made here both effects can be m
 import numpy as np
 from numpy.typing import NDArray
 
-from newsrec.data import UNKNOWN_NEWS
 from newsrec.data.cache import digest
 from newsrec.data.dataset import NewsData, Split, split_of
 from newsrec.data.ragged import Ragged
+from newsrec.data.readers.base import count
 from newsrec.data.readers.source import SPLITS
 from newsrec.errors import UserError
 
@@ -26,20 +26,11 @@ def choose_splits(
 ) -> NewsData:
     """Return the data with the training split and the validation split of a run.
 
-    Args:
-        data: The data folder.
-        train: A split, or several consecutive splits joined by ``+``.
-        val: A split, ``last_day`` or ``none``. ``last_day`` makes a split of that name from the
-            last day of ``train``, and takes this day out of ``train``.
-        stale: Training ends this many days before the day on which ``val`` begins: 1 is the day
-            before; 0 leaves nothing out.
-
-    Returns:
-        The same data, where ``splits`` also has ``train``, which may be shorter than on disk, and
-        ``val``.
-
-    Raises:
-        UserError: If a split is missing, overlaps, or nothing is left to train on.
+    ``train`` is a split, or several consecutive splits joined by ``+``; ``val`` is a split,
+    last_day or none. last_day makes a split of that name from the last day of ``train``, and takes
+    this day out of ``train``. Training ends ``stale`` days before the day on which ``val`` begins:
+    1 is the day before; 0 leaves nothing out. Raises UserError if a split is missing, overlaps, or
+    nothing is left to train on.
     """
     if val not in (LAST_DAY, NONE):
         data.split(val)
@@ -107,7 +98,6 @@ def _join(data: NewsData, parts: list[str]) -> Split:
 
 
 def _select(split: Split, keep: NDArray[np.bool_], name: str) -> Split:
-    """Return some impressions of a split."""
     rows = np.flatnonzero(keep)
     labels = split.labels
     if labels is not None:
@@ -126,14 +116,6 @@ def _select(split: Split, keep: NDArray[np.bool_], name: str) -> Split:
 
 
 def _counts(split: Split) -> dict[str, int]:
-    """Return the counts that need only the arrays, not the files."""
     lengths = split.histories.lengths[split.history]
-    counts = {
-        "impressions": len(split.history),
-        "users": len(np.unique(split.user)),
-        "history_news": int(lengths.sum()),
-        "empty_histories": int((lengths == 0).sum()),
-        "candidates": len(split.candidates.values),
-        "unknown_candidates": int((split.candidates.values == UNKNOWN_NEWS).sum()),
-    }
-    return counts if split.labels is None else counts | {"clicks": int(split.labels.sum())}
+    counts = count(lengths, split.candidates.values, split.labels)
+    return counts | {"users": len(np.unique(split.user))}

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,26 +49,22 @@ NEWS_PER_PASS = 1024
 log = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class TokenStates:
     """States of the real tokens of all news, read from the parts, which are memory-mapped.
 
     Frozen layers run without dropout, so training on these states gives the same loss as training
     through the whole PLM, at a lower cost.
-
-    Args:
-        parts: States of some texts' real tokens, joined, each ``[tokens, hidden]``.
-        part: Index of the part that holds each news item's states ``[news]``.
-        starts: Where a news item's states begin in its part ``[news]``.
-        lengths: Tokens of each news item, on the CPU ``[news]``.
     """
 
-    def __init__(
-        self, parts: Sequence[Tensor], part: Tensor, starts: Tensor, lengths: Tensor
-    ) -> None:
-        self.parts = list(parts)
-        self.part = part
-        self.starts = starts
-        self.lengths = lengths
+    parts: Sequence[Tensor]
+    """States of some texts' real tokens, joined, each ``[tokens, hidden]``."""
+    part: Tensor
+    """Index of the part that holds each news item's states ``[news]``."""
+    starts: Tensor
+    """Where a news item's states begin in its part ``[news]``."""
+    lengths: Tensor
+    """Tokens of each news item, on the CPU ``[news]``."""
 
     @property
     def exact(self) -> bool:
@@ -91,6 +88,7 @@ class TokenStates:
         return taken
 
 
+@dataclass
 class RunStates:
     """The states that a run uses, set once they are known.
 
@@ -99,16 +97,8 @@ class RunStates:
     set therefore asks this object for the states at each batch.
     """
 
-    def __init__(self, states: TokenStates | None = None) -> None:
-        self._states = states
-
-    def set(self, states: TokenStates | None) -> None:
-        """Use these states from now on; None uses none."""
-        self._states = states
-
-    def get(self) -> TokenStates | None:
-        """Return the states; None if they are not known yet or not used."""
-        return self._states
+    now: TokenStates | None = None
+    """None if they are not known yet or not used."""
 
 
 class _Place(NamedTuple):
@@ -117,13 +107,10 @@ class _Place(NamedTuple):
 
 
 class StateStore:
-    """The parts in a data folder's cache that hold the states of one PLM.
+    """The parts in a data folder's cache that hold the states of one PLM, of size ``hidden``.
 
-    Args:
-        root: The data folder.
-        plm_key: Hash of the layers that compute the states; see ``CutPlm.key``.
-        hidden: Size of a state.
-        precision: bf16 or fp32.
+    ``plm_key`` is a hash of the layers that compute the states, see ``CutPlm.key``; ``precision``
+    is bf16 or fp32.
     """
 
     def __init__(self, root: Path, plm_key: str, hidden: int, precision: str) -> None:
@@ -167,15 +154,9 @@ class StateStore:
     def find_or_compute(
         self, catalogue: Catalogue, compute: Callable[[Tensor], Tensor]
     ) -> TokenStates:
-        """Return the states of a catalogue; compute those that are missing.
+        """Return the states of a catalogue; compute those that are missing, if the disk has room.
 
-        Args:
-            catalogue: Tokens of all news.
-            compute: Returns the states of the real tokens of some rows, joined
-                ``[tokens, hidden]``.
-
-        Raises:
-            UserError: If the disk has too little space.
+        ``compute`` returns the states of the real tokens of some rows, joined ``[tokens, hidden]``.
         """
         states, missing = self.read(catalogue)
         if not len(missing):

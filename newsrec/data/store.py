@@ -43,12 +43,7 @@ Found = tuple[Path, dict[str, str]]
 def find_or_compile(root: Path, on_bad_line: str) -> Found:
     """Return the compiled arrays of a data folder; compile its files if there are none.
 
-    Args:
-        root: The data folder.
-        on_bad_line: As in ``open_mind``.
-
-    Raises:
-        UserError: If files are missing or cannot be read.
+    ``on_bad_line`` as in ``open_mind``.
     """
     reader = reader_of(root)
     splits = reader.find_splits(root)
@@ -64,15 +59,10 @@ def find_or_compile(root: Path, on_bad_line: str) -> Found:
 
 
 def recheck(root: str | Path) -> list[str]:
-    """Hash a data folder's files and all arrays made from it, even if size and time are unchanged.
+    """Hash a data folder's files and all arrays made from it; return the names of changed files.
 
-    New hashes are stored and damaged arrays are removed, so that ``open_mind`` compiles again.
-
-    Returns:
-        Names of the files that changed since they were compiled.
-
-    Raises:
-        UserError: If damaged arrays cannot be removed.
+    Size and time are not believed. New hashes are stored and damaged arrays are removed, so that
+    ``open_mind`` compiles again; UserError if they cannot be removed.
     """
     root = Path(root)
     files = [file for split in reader_of(root).find_splits(root).values() for file in split]
@@ -108,9 +98,7 @@ def _find(reader: Reader, root: Path, splits: Splits, on_bad_line: str) -> Found
 
 
 def _name(reader: Reader, splits: Splits, hashes: Hashes) -> tuple[str, dict[str, str]]:
-    fingerprints = {
-        split: digest(*(hashes[file] for file in files)) for split, files in splits.items()
-    }
+    fingerprints = {name: digest(*(hashes[f] for f in files)) for name, files in splits.items()}
     return f"{reader.name}-{digest(ARRAYS_FORMAT, fingerprints)}", fingerprints
 
 

@@ -23,11 +23,8 @@ def tokenize_catalogue(
 ) -> Catalogue:
     """Tokenise all news, or read the tokens that an earlier run with the same settings made.
 
-    Args:
-        data: The data folder.
-        fields: Fields that make up the text of a news item.
-        max_tokens: Texts are cut to this many tokens, special tokens included.
-        tokenizer_json: Text of the PLM's ``tokenizer.json``.
+    Texts are made of ``fields`` and cut to ``max_tokens``, special tokens included;
+    ``tokenizer_json`` is the text of the PLM's ``tokenizer.json``.
     """
     check_fields(fields)
     key = digest(TOKENS_FORMAT, data.cache.name, list(fields), max_tokens, tokenizer_json)

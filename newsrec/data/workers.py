@@ -17,9 +17,6 @@ def keep_working(worker_id: int) -> None:
     A scheduler such as SLURM, or Ctrl-C, signals all processes of a run at once. The main process
     then finishes its step and saves, for which it still needs its workers. A worker ends when the
     main process tells it to, or when the main process ends.
-
-    Args:
-        worker_id: Not used.
     """
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGINT, signal.SIG_IGN)

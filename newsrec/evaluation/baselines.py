@@ -26,6 +26,8 @@ from newsrec.errors import UserError
 from newsrec.evaluation.ages import age_scores
 from newsrec.model.matching import match_pairs
 
+log = logging.getLogger(__name__)
+
 RECENT_WINDOW = 24 * 60 * 60
 """How far back from an impression ``recent`` counts clicks, in seconds."""
 WORD = re.compile(r"\b\w\w+\b")
@@ -45,21 +47,11 @@ def score_baseline(
     news_vectors: NDArray[np.float32] | None = None,
     seed: int = 0,
 ) -> NDArray[np.float32]:
-    """Score every candidate of a split by a baseline.
+    """Score every candidate of a split by one of ``BASELINES``, in file order ``[candidates]``.
 
-    Args:
-        name: One of ``BASELINES``.
-        data: The data folder; ``popularity`` and ``recent`` read the clicks of its other splits.
-        split: ``train``, ``dev`` or ``test``.
-        news_vectors: Needed by ``cosine`` only, as in ``cosine_scores`` ``[news, dim]``.
-        seed: Used by ``random`` only.
-
-    Returns:
-        Scores in the order of the file, higher is better ``[candidates]``.
-
-    Raises:
-        UserError: If there is no such baseline or split, or the clicks that the baseline needs are
-            missing.
+    ``popularity`` and ``recent`` read the clicks of the folder's other splits, only ``cosine``
+    needs ``news_vectors`` ``[news, dim]``, and only ``random`` uses the seed. Raises UserError if
+    there is no such baseline or split, or the clicks are missing that it needs.
     """
     if name not in _SCORERS:
         raise UserError(f"There is no baseline {name!r}. Choose one of {', '.join(BASELINES)}.")
@@ -78,16 +70,10 @@ def scores_beside(
     news_vectors: NDArray[np.float32] | None,
     leave_out: str | None = None,
 ) -> dict[str, NDArray[np.float32]]:
-    """Score a split by every baseline whose input the folder has.
+    """Score a split by every baseline whose input the folder has, except ``leave_out``.
 
-    Args:
-        data: The data folder.
-        split: Split to score.
-        news_vectors: For ``cosine``, which is left out if this is None ``[news, dim]``.
-        leave_out: A baseline to leave out.
-
-    Returns:
-        Scores by the name of the baseline, each ``[candidates]``.
+    Returns scores by the name of the baseline, each ``[candidates]``; without ``news_vectors``
+    ``[news, dim]`` there is no ``cosine``.
     """
     scores = {}
     for name in BASELINES:
@@ -128,9 +114,8 @@ def popularity_scores(data: NewsData, split: str) -> NDArray[np.float32]:
     """
     train = data.split(data.train)
     if train.labels is None:
-        raise UserError(
-            f"{data.root}: {train.name} has no labels, so there are no clicks to count."
-        )
+        said = f"{data.root}: {train.name} has no labels, so there are no clicks to count."
+        raise UserError(said)
     clicked = train.candidates.values[np.flatnonzero(train.labels)]
     clicks = np.bincount(clicked, minlength=data.num_news).astype(np.float32)
     clicks[:FIRST_NEWS] = 0
@@ -140,8 +125,7 @@ def popularity_scores(data: NewsData, split: str) -> NDArray[np.float32]:
 def recent_scores(data: NewsData, split: str) -> NDArray[np.float32]:
     """Clicks on the candidate in the 24 hours before the impression, never at or after its time.
 
-    Like a live system, it counts the clicks of all labelled splits, the scored one included. All
-    candidates of an impression a day or more after the last click score 0.
+    Like a live system, it counts the clicks of all labelled splits, the scored one included.
     """
     target = data.split(split)
     news, times = [], []
@@ -209,20 +193,16 @@ def cosine_scores(
 ) -> NDArray[np.float32]:
     """Dot product of the candidate's news vector and the mean vector of the history, both centred.
 
-    To centre the vectors, scale each to length 1, then subtract the mean over the catalogue. An
-    untrained model with a residual path scores like this, centred on the news in train.
-
-    Args:
-        data: The data folder.
-        split: ``train``, ``dev`` or ``test``.
-        news_vectors: A vector for each catalogue row; the rows of padding and of unknown news are
-            ignored ``[news, dim]``.
+    To centre the vectors ``[news, dim]``, scale each to length 1, then subtract the mean over the
+    catalogue; the rows of padding and of unknown news are ignored. An untrained model with a
+    residual path scores like this, centred on the news in train.
     """
     target = data.split(split)
     if news_vectors.ndim != 2 or len(news_vectors) != data.num_news:
         shape = list(news_vectors.shape)
         raise ValueError(f"news_vectors are {shape}, but the catalogue has {data.num_news} rows.")
-    centred = _normalize(np.asarray(news_vectors, dtype=np.float32))
+    centred = np.asarray(news_vectors, dtype=np.float32)
+    centred = centred * _inverse(np.linalg.norm(centred, axis=1))[:, None]
     centred -= centred[FIRST_NEWS:].mean(axis=0, dtype=np.float64)
     centred[:FIRST_NEWS] = 0
 
@@ -247,7 +227,6 @@ _SCORERS: dict[str, Callable[..., NDArray[np.float32]]] = {
     "tfidf": tfidf_scores,
     "cosine": cosine_scores,
 }
-log = logging.getLogger(__name__)
 
 BASELINES: tuple[str, ...] = tuple(_SCORERS)
 """Names of the baselines."""
@@ -292,9 +271,8 @@ def _term_scores(
 ) -> NDArray[np.float32]:
     """Score by the dot product of a candidate's sparse vector and the mean vector of the history.
 
-    ``terms`` holds the terms of each catalogue row as numbers below ``num_terms``, and ``weights``
-    their weights in the same order. ``cosine`` divides by the length of the history's mean vector;
-    news vectors must have length 1 already.
+    ``terms`` are the terms of each catalogue row, numbers below ``num_terms``, ``weights`` their
+    weights. ``cosine`` divides by the length of the mean vector; news vectors must have length 1.
     """
     scores = np.zeros(len(split.candidates.values), dtype=np.float32)
     max_histories = max(1, PROFILE_CELLS // max(1, num_terms))
@@ -337,10 +315,6 @@ def _tfidf(titles: list[str]) -> tuple[Ragged, NDArray[np.float64], int]:
     return Ragged(term, to_offsets(np.bincount(owner, minlength=num_rows))), weights, num_terms
 
 
-def _normalize(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale rows to length 1; zeros stay zeros ``[rows, dim]``."""
-    return vectors * _inverse(np.linalg.norm(vectors, axis=1))[:, None]
-
-
 def _inverse(values: NDArray) -> NDArray:
+    """Return 1 / each value; zeros stay zeros."""
     return np.divide(1, values, out=np.zeros_like(values), where=values > 0)

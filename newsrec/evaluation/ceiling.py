@@ -18,10 +18,6 @@ def read_ceiling(root: Path, split: str) -> dict[str, float] | None:
 
     None if the folder is not a simulated world, or, with a warning, if its ``world.json`` cannot be
     read.
-
-    Args:
-        root: Data folder.
-        split: Split that is scored.
     """
     path = root / "world.json"
     try:

@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from newsrec.console import progress
+from newsrec.console import clipped, progress
 from newsrec.data.dataset import Split
 from newsrec.data.ragged import Ragged
 from newsrec.data.readers.zips import DAMAGE
@@ -50,8 +50,7 @@ class WrongLine(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        shown = self.text if len(self.text) <= 80 else f"{self.text[:77]}..."
-        return f"line {self.number:,}: {self.problem}: {shown!r}"
+        return f"line {self.number:,}: {self.problem}: {clipped(self.text)!r}"
 
 
 @dataclass
@@ -85,16 +84,9 @@ class Report:
 
 
 def inspect(path: Path, split: Split) -> Report:
-    """Check a submission against a split.
+    """Check a submission against the split that it ranks; refuse what cannot be read as one at all.
 
     Memory does not grow with the file, except by the ids of bad lines.
-
-    Args:
-        path: The zip.
-        split: The split that the submission ranks.
-
-    Raises:
-        UserError: If the file cannot be read as a submission at all.
     """
     check = _Check(split)
     stream, size = open_submission(path)
@@ -108,11 +100,7 @@ def inspect(path: Path, split: Split) -> Report:
 
 
 class _Check:
-    """Checks a submission block by block.
-
-    Args:
-        split: The split that the submission ranks.
-    """
+    """Checks a submission block by block against the split that it ranks."""
 
     def __init__(self, split: Split) -> None:
         self.split = split
@@ -177,7 +165,6 @@ class _Check:
         assert report.first is not None  # only a block with a bad line gets here
 
     def _count(self, ranks: Ragged, begin: int) -> None:
-        """Add the counts and metrics of lines without a mistake."""
         starts, lengths = ranks.offsets[:-1], ranks.lengths
         place = np.arange(len(ranks.values)) - np.repeat(starts, lengths)
         judged = lengths >= JUDGED
@@ -225,11 +212,7 @@ class _Check:
 
 
 def open_submission(path: Path) -> tuple[IO[bytes], int]:
-    """Open the text in a submission; return the stream and the size of the text.
-
-    Raises:
-        UserError: If the file is not a zip that holds only that text.
-    """
+    """Open the text in a submission, a zip of that text alone; return stream and size."""
     with _damage_told(path), zipfile.ZipFile(path) as archive:  # the stream keeps the file open
         names = archive.namelist()
         if names != [NAME]:
@@ -267,11 +250,7 @@ def _damage_told(path: Path) -> Iterator[None]:
 
 
 def _blocks(path: Path, stream: IO[bytes], advance: Callable[[int], None]) -> Iterator[bytes]:
-    """Yield whole lines, about ``BLOCK_BYTES`` at a time; the last line gets a missing line end.
-
-    Raises:
-        UserError: If the zip is damaged or a line is longer than ``LONGEST_LINE``.
-    """
+    """Yield whole lines, about ``BLOCK_BYTES`` at a time; the last line gets a missing line end."""
     rest: list[bytes] = []
     lines = 0
     while True:

@@ -26,15 +26,9 @@ SEEDS = "the choice of users and the training seeds"
 def compare(
     a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun], metric: str = "auc"
 ) -> dict[str, Any]:
-    """Return the differences between two sides, their intervals and p-values, ready for JSON.
+    """Return the differences of two sides' runs, their intervals and p-values, ready for JSON.
 
-    Args:
-        a: Runs of one side.
-        b: Runs of the other side.
-        metric: Metric to compare in each group of each slice.
-
-    Raises:
-        UserError: If the runs are not of the same impressions.
+    ``metric`` is compared in each group of each slice. The runs must be of the same impressions.
     """
     paired = pair(a, b)
     means_a, means_b = paired.a.mean(axis=0), paired.b.mean(axis=0)

@@ -26,19 +26,12 @@ BLOCK = 1 << 14
 def combine(
     members: Sequence[NDArray[np.floating]], offsets: NDArray[np.int64], how: str
 ) -> NDArray[np.float64]:
-    """Average several models' scores, impression by impression.
+    """Average several models' scores, each ``[candidates]``, impression by impression.
 
-    The result is the same to the last bit for any order of the models.
-
-    Args:
-        members: Scores of each model, higher is better ``[candidates]`` each.
-        offsets: Where each impression's candidates begin, and the end ``[impressions + 1]``.
-        how: ``mean_score``, which does not change if a model's scores in an impression are shifted
-            or scaled by a positive factor; or ``mean_rank``, which no increasing transform changes
-            and which ranks equal scores in the order of the file.
-
-    Returns:
-        Mean of standard scores, or negated mean rank: higher is better ``[candidates]``.
+    ``mean_score`` does not change if a model's scores in an impression are shifted or scaled by a
+    positive factor; no increasing transform changes ``mean_rank``, which ranks equal scores in the
+    order of the file. The result, a mean standard score or a negated mean rank ``[candidates]``, is
+    the same to the last bit for any order of the models.
     """
     assert how in ENSEMBLES
     offsets = np.asarray(offsets, dtype=np.int64)
@@ -58,12 +51,7 @@ def combine(
 
 
 def standardize(scores: NDArray[np.floating], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Give the scores of each impression mean 0 and standard deviation 1; zeros if all are equal.
-
-    Args:
-        scores: Any real numbers ``[candidates]``.
-        offsets: Where each impression's candidates begin, and the end ``[impressions + 1]``.
-    """
+    """Give each impression's scores mean 0 and standard deviation 1; zeros if all are equal."""
     lengths = np.diff(offsets)
     starts, lengths = offsets[:-1][lengths > 0], lengths[lengths > 0]
     if not len(starts):
@@ -86,15 +74,10 @@ def standardize(scores: NDArray[np.floating], offsets: NDArray[np.int64]) -> NDA
 def merge_info(members: Sequence[dict[str, Any]], how: str) -> dict[str, Any]:
     """Return the fields of ``metrics.json`` that describe the origin of an ensemble.
 
-    Args:
-        members: The same fields of each checkpoint.
-        how: One of ``ENSEMBLES``.
-
-    Returns:
-        Fields as for one checkpoint, except: ``checkpoint_sha256`` lists the hashes of all;
-        ``selected_on`` joins the splits that chose any of them by ``+``; ``trained_on`` has every
-        split that any was trained on; ``other_data`` lists the split names that checkpoints used
-        from other folders only.
+    They are as for one checkpoint, except: ``checkpoint_sha256`` lists the hashes of all;
+    ``selected_on`` joins the splits that chose any of them by ``+``; ``trained_on`` has every split
+    that any was trained on; ``other_data`` lists the split names that checkpoints used from other
+    folders only.
     """
     chosen = dict.fromkeys(info["selected_on"] for info in members)
     windows: dict[str, dict[str, None]] = {}

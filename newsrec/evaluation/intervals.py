@@ -10,6 +10,7 @@ users times resamples.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,19 +47,9 @@ def mean_interval(
     the resampled means. All metrics share the weights. The interval covers the choice of users, not
     the training seed: runs that differ only by their seed may have intervals that do not overlap.
 
-    Args:
-        values: One value per impression and metric; an impression with a NaN is left out
-            ``[metrics, impressions]`` or ``[impressions]``.
-        users: User of each impression, any integers ``[impressions]``.
-        resamples: Number of bootstrap resamples.
-        seed: Equal seeds give equal intervals.
-        level: Share of resamples between the bounds.
-
-    Returns:
-        Lower and upper bound; NaN if no impression is left ``[metrics, 2]`` or ``[2]``.
-
-    Raises:
-        ValueError: If values and users have different numbers of impressions.
+    Values are ``[metrics, impressions]`` or ``[impressions]``; an impression with a NaN is left
+    out. Users are any integers ``[impressions]``. ``level`` is the share of resamples between the
+    bounds. Returns lower and upper bound, NaN if no impression is left ``[metrics, 2]`` or ``[2]``.
     """
     values, users = np.asarray(values, dtype=np.float64), np.asarray(users)
     if users.ndim != 1 or values.ndim not in (1, 2) or values.shape[-1] != len(users):
@@ -81,46 +72,24 @@ def mean_interval(
 
 
 def paired_interval(
-    a: ArrayLike,
-    b: ArrayLike,
-    users: ArrayLike,
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
+    a: ArrayLike, b: ArrayLike, users: ArrayLike, **options: Any
 ) -> tuple[float, float, float]:
     """Return the mean of ``a - b`` over impressions and its interval, as ``mean_interval`` does.
 
     The difficulty of an impression cancels out, so the interval is usually much narrower than those
-    of ``a`` and ``b``. It covers the choice of users, not the training seeds of the two models.
-
-    Args:
-        a: One model's value of each impression ``[impressions]``.
-        b: The other model's values of the same impressions ``[impressions]``.
-        users: User of each impression, any integers ``[impressions]``.
-        resamples: Number of bootstrap resamples.
-        seed: Equal seeds give equal intervals.
-        level: Share of resamples between the bounds.
-
-    Returns:
-        Mean difference, lower and upper bound, over impressions where neither value is NaN;
-        all NaN if there are none.
-
-    Raises:
-        ValueError: If the three do not have the same shape.
+    of ``a`` and ``b``, two models' values of the same impressions ``[impressions]``. It covers the
+    choice of users, not the training seeds of the two models. Impressions with a NaN are left out;
+    all three numbers are NaN if there are no others.
     """
-    a, b, users = (
-        np.asarray(a, dtype=np.float64),
-        np.asarray(b, dtype=np.float64),
-        np.asarray(users),
-    )
+    a, b = (np.asarray(values, dtype=np.float64) for values in (a, b))
+    users = np.asarray(users)
     if a.ndim != 1 or not a.shape == b.shape == users.shape:
         raise ValueError(
             f"Shapes differ or are not flat: {a.shape}, {b.shape}, users {users.shape}."
         )
     difference = a - b
     kept = ~np.isnan(difference)
-    low, high = mean_interval(difference, users, resamples=resamples, seed=seed, level=level)
+    low, high = mean_interval(difference, users, **options)
     mean = difference[kept].mean() if kept.any() else np.nan
     return float(mean), float(low), float(high)
 
@@ -135,19 +104,8 @@ def sign_flip_p(
     counts the resamples whose mean is at least as far from 0 as the observed mean. It covers the
     choice of users, not the training seed.
 
-    Args:
-        difference: One model's value minus the other's; an impression with a NaN is left out
-            ``[impressions]``.
-        users: User of each impression, any integers ``[impressions]``.
-        resamples: Number of resamples; p is at least ``1 / (resamples + 1)``.
-        seed: Equal seeds give equal p.
-
-    Returns:
-        ``(1 + c) / (resamples + 1)`` where ``c`` resamples reach the observed mean; 1 if no
-        impression differs, NaN if no impression is left.
-
-    Raises:
-        ValueError: If the two do not have the same shape.
+    p is ``(1 + c) / (resamples + 1)`` where ``c`` resamples reach the observed mean; 1 if no
+    impression differs. Impressions with a NaN are left out ``[impressions]``; NaN if none is left.
     """
     difference, users = np.asarray(difference, dtype=np.float64), np.asarray(users)
     if difference.ndim != 1 or difference.shape != users.shape:
@@ -173,13 +131,10 @@ def sign_flip_p(
 
 
 def holm(p: ArrayLike) -> NDArray[np.float64]:
-    """Return p-values adjusted for their number by Holm's method.
+    """Return the p-values ``[tests]`` adjusted for their number by Holm's method.
 
     If every adjusted p below .05 is called significant, the chance of even one false positive is at
     most .05. A NaN stays NaN and does not count as a test.
-
-    Args:
-        p: One for each test ``[tests]``.
     """
     result = np.array(p, dtype=np.float64)
     tested = np.flatnonzero(~np.isnan(result))
@@ -190,14 +145,10 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
 
 
 def user_sums(rows: NDArray[np.float64], users: NDArray) -> NDArray[np.float64]:
-    """Return each user's sum of every row and, in a last row, number of impressions.
+    """Return each user's sum of every row and, last, count of impressions ``[metrics + 1, users]``.
 
-    Args:
-        rows: One value per impression and metric, none NaN ``[metrics, impressions]``.
-        users: User of each impression, any integers ``[impressions]``.
-
-    Returns:
-        Sums in the order of the sorted user numbers ``[metrics + 1, users]``.
+    Rows have one value per impression and metric, none NaN ``[metrics, impressions]``. The sums are
+    in the order of the sorted user numbers.
     """
     _, owner = np.unique(users, return_inverse=True)
     return np.stack([np.bincount(owner, row) for row in rows] + [np.bincount(owner)])

@@ -22,12 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def plm_vectors(datamodule: "MindDataModule", device: Any = "cpu") -> NDArray[np.float32]:
-    """Return the mean PLM state of every catalogue row, before any training ``[news, hidden]``.
-
-    Args:
-        datamodule: The data folder.
-        device: Where to run the PLM.
-    """
+    """Return the mean PLM state of every catalogue row, before any training ``[news, hidden]``."""
     from newsrec.training.catalogue import mean_states
 
     return mean_states(first_plm(datamodule, device), datamodule.catalogue).numpy()
@@ -52,12 +47,10 @@ def first_plm(
 
 @contextlib.contextmanager
 def record_means(module: "RecommenderModule") -> Iterator[list["Tensor"]]:
-    """Record the mean last PLM state of each news item that the model encodes, in that order.
+    """Give a list that gets the mean last states of each block of news that the model encodes.
 
-    The baseline ``cosine`` then needs no second pass through the PLM.
-
-    Yields:
-        A list that gets the means of each encoded block of news ``[news, hidden]``.
+    The means are ``[news, hidden]``. The baseline ``cosine`` then needs no second pass through the
+    PLM.
     """
     from newsrec.model.fastformer import masked_mean
 
@@ -81,17 +74,10 @@ def vectors_before_training(
     """Return the mean states of a model's PLM before training, or None if it cannot be loaded.
 
     A frozen PLM has not changed, so the model has it. A tuned PLM is loaded again by its name; its
-    frozen layers do not run for news whose states are kept in float32. All processes of a run share
-    the work, each on its own device, in float32.
-
-    Args:
-        module: The model.
-        datamodule: The data folder.
-        noted: Means that ``record_means`` recorded on this process while the model encoded the
-            catalogue in float32; empty after another precision, to compute them again.
-        device: Where to compute.
-        rank: Number of this process.
-        world_size: Number of processes; all must call this.
+    frozen layers do not run for news whose states are kept in float32. All processes of a run call
+    this and share the work, each on its own device, in float32. ``noted`` are the means that
+    ``record_means`` gave while the model encoded the catalogue in float32; empty after another
+    precision, to compute them again.
     """
     from newsrec.training.catalogue import gather_means, mean_states, news_blocks
 

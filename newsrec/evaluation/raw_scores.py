@@ -29,15 +29,10 @@ def write_scores(path: Path, data: NewsData, split: str, scores: NDArray[np.floa
     Columns: ``impression_id`` and ``user`` as in the file; ``candidates``, the news ids in the
     order of the file, null where news.tsv lacks the id; ``scores`` and ``labels`` (1 clicked,
     0 skipped) in the same order. ``labels`` is null in a split without labels.
-
-    Args:
-        path: Parquet file to write.
-        data: The data folder.
-        split: Split that was scored.
-        scores: In the order of the file ``[candidates]``.
     """
     part = data.split(split)
-    ids = pa.concat_arrays([pa.nulls(FIRST_NEWS, pa.string()), _strings(data.news["news_id"])])
+    real = data.news["news_id"].cast(pa.string()).combine_chunks()
+    ids = pa.concat_arrays([pa.nulls(FIRST_NEWS, pa.string()), real])
     with pq.ParquetWriter(path, SCHEMA) as writer:
         for start in range(0, len(part.history), BLOCK):
             rows = slice(start, min(start + BLOCK, len(part.history)))
@@ -56,7 +51,3 @@ def write_scores(path: Path, data: NewsData, split: str, scores: NDArray[np.floa
                 labels,
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
-
-
-def _strings(column: pa.ChunkedArray) -> pa.Array:
-    return column.cast(pa.string()).combine_chunks()

@@ -44,19 +44,13 @@ def compute_results(
     scores: NDArray[np.floating],
     baselines: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> Results:
-    """Compute the metrics of a scored split.
+    """Compute the metrics of a split from its scores, in the order of the file ``[candidates]``.
 
     ``metrics`` has counts, the data's fingerprint and the category entropy. In a labelled split it
     also has the numbers of ``evaluated`` impressions and their ``users``, and ``slices``. If any
     impression was evaluated, it has the metrics with their 95 % intervals, clustered by user, and
     ``baselines``: for each its metrics, the interval of its AUC, and ``auc_difference`` with
     ``auc_difference_interval``, the AUC of these scores minus the baseline's, paired by impression.
-
-    Args:
-        data: The data folder.
-        split: Split that was scored.
-        scores: Scores in the order of the split's file ``[candidates]``.
-        baselines: Scores to compare with, by name, each in the same order.
     """
     part = data.split(split)
     offsets = part.candidates.offsets
@@ -86,8 +80,8 @@ def compute_results(
         for name, values in (baselines or {}).items()
     }
     if result["evaluated"]:
-        bounds = _intervals(own, list(others.values()), part.user)
-        result["intervals"] = dict(zip(METRICS, bounds.own, strict=True))
+        intervals, *beside = _intervals(own, list(others.values()), part.user)
+        result["intervals"] = dict(zip(METRICS, intervals, strict=True))
         result["baselines"] = {
             name: {
                 **{metric: summarize(other)[metric] for metric in METRICS},
@@ -95,9 +89,7 @@ def compute_results(
                 "auc_difference": float(np.mean((own.of("auc") - other.of("auc"))[own.valid])),
                 "auc_difference_interval": difference,
             }
-            for (name, other), interval, difference in zip(
-                others.items(), bounds.others, bounds.differences, strict=True
-            )
+            for (name, other), interval, difference in zip(others.items(), *beside, strict=True)
         }
     result["slices"] = summarize_slices(slices, own, part.user)
     return Results(result, rank, own, slices)
@@ -114,11 +106,6 @@ def per_impression_table(data: NewsData, split: str, results: Results) -> pa.Tab
     Columns: ``impression_id`` and ``user`` as in the file; ``auc``, ``mrr``, ``ndcg@5`` and
     ``ndcg@10``, null where the impression has no clicked or no skipped candidate; ``slice/NAME``,
     the group in each slice, null where the impression has none.
-
-    Args:
-        data: The data folder.
-        split: A labelled split.
-        results: The results of the split.
     """
     part = data.split(split)
     assert results.values is not None
@@ -142,26 +129,17 @@ def category_codes(data: NewsData) -> NDArray[np.int64]:
     return np.concatenate([np.full(FIRST_NEWS, -1), codes])
 
 
-class _Bounds(NamedTuple):
-    own: list[list[float]]
-    """Intervals of the metrics ``[metrics, 2]``."""
-    others: list[list[float]]
-    """Interval of each baseline's AUC ``[baselines, 2]``."""
-    differences: list[list[float]]
-    """Interval of the AUC minus each baseline's ``[baselines, 2]``."""
-
-
 def _intervals(
     own: ImpressionMetrics, others: list[ImpressionMetrics], users: NDArray[np.integer]
-) -> _Bounds:
-    """Return all intervals over the whole split, from one set of resamples.
+) -> list[list[list[float]]]:
+    """Return the intervals of the metrics, of each baseline's AUC, and of the AUC minus that.
 
-    One set for all, because a further row costs next to nothing beside the random numbers. The
-    intervals of the differences are those of ``paired_interval``.
+    They come from one set of resamples, because a further row costs next to nothing beside the
+    random numbers. The intervals of the differences are those of ``paired_interval``.
     """
     valid = own.valid  # depends only on the labels, so it is the same for all
     aucs = np.array([other.of("auc")[valid] for other in others]).reshape(-1, int(valid.sum()))
     rows = np.concatenate([own.values[:, valid], aucs, own.of("auc")[valid] - aucs])
     bounds = mean_interval(rows, users[valid]).tolist()
     middle = len(METRICS) + len(others)
-    return _Bounds(bounds[: len(METRICS)], bounds[len(METRICS) : middle], bounds[middle:])
+    return [bounds[: len(METRICS)], bounds[len(METRICS) : middle], bounds[middle:]]

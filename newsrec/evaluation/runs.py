@@ -67,14 +67,7 @@ class Paired(NamedTuple):
 
 
 def read_run(folder: Path) -> EvaluatedRun:
-    """Read a folder that ``evaluate`` wrote.
-
-    Args:
-        folder: The ``--output`` of ``evaluate``.
-
-    Raises:
-        UserError: If ``evaluate`` did not write the folder, or the split has no metrics.
-    """
+    """Read a folder that ``evaluate`` wrote for a split with metrics; refuse any other."""
     if not folder.is_dir():
         what, near = (
             ("is a file", "") if folder.exists() else ("does not exist", looked_for(folder))
@@ -124,13 +117,8 @@ def read_run(folder: Path) -> EvaluatedRun:
 def pair(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> Paired:
     """Pair the runs of two sides by impression.
 
-    Args:
-        a: Runs of one side.
-        b: Runs of the other side.
-
-    Raises:
-        UserError: If the runs are not of the same impressions, a side has the same run twice or
-            several folders of a baseline, or the evaluated impressions have fewer than two users.
+    Raises UserError if the runs are not of the same impressions, a side has the same run twice or
+    several folders of a baseline, or the evaluated impressions have fewer than two users.
     """
     for side in (a, b):
         _check_distinct(side)
@@ -167,10 +155,7 @@ def has_seed(run: EvaluatedRun) -> bool:
 
 
 def _check_distinct(side: Sequence[EvaluatedRun]) -> None:
-    """Refuse folders of one side that are not different training runs.
-
-    They would falsify the spread over seeds.
-    """
+    """Refuse folders of one side that are not different runs: they falsify the seeds' spread."""
     seen: dict[Any, EvaluatedRun] = {}
     for run in side:
         if len(side) > 1 and not has_seed(run):
@@ -188,10 +173,7 @@ def _check_distinct(side: Sequence[EvaluatedRun]) -> None:
 
 
 def _origin(run: EvaluatedRun) -> Any:
-    """Return an identifier of the checkpoint, or of the ensemble with its checkpoints in any order.
-
-    None for a baseline.
-    """
+    """Return what identifies a checkpoint, or an ensemble of some in any order; else None."""
     found = run.metrics.get("checkpoint_sha256")
     if isinstance(found, list):
         return run.metrics.get("ensemble"), *sorted(found)
@@ -204,30 +186,23 @@ def _check_same(a: EvaluatedRun, b: EvaluatedRun) -> None:
         ("split", "the split", "with the same --split"),
         ("data_fingerprint", "data of fingerprint", "with the same --data.root"),
     ):
-        one, other = a.metrics.get(key), b.metrics.get(key)
-        if one != other:
+        of_a, of_b = a.metrics.get(key), b.metrics.get(key)
+        if of_a != of_b:
             raise UserError(
-                f"{a.folder} is of {what} {_window(one, a)}, {b.folder} of {what} "
-                f"{_window(other, b)}. Evaluate both {advice}."
+                f"{a.folder} is of {what} {_window(of_a, a)}, {b.folder} of {what} "
+                f"{_window(of_b, b)}. Evaluate both {advice}."
             )
-    if len(a.impression_id) != len(b.impression_id):
-        raise UserError(
-            f"{a.folder} has {len(a.impression_id):,} impressions, {b.folder} "
-            f"{len(b.impression_id):,}. Evaluate both with the same --data.root."
-        )
-    wrong = np.flatnonzero(a.impression_id != b.impression_id)
-    if len(wrong):
-        row = wrong[0]
-        raise UserError(
-            f"{IMPRESSIONS_FILE}, row {row + 1:,}: impression {a.impression_id[row]} in "
-            f"{a.folder}, {b.impression_id[row]} in {b.folder}. Evaluate both with the same "
-            "--data.root."
-        )
-    if not a.user.equals(b.user):
-        raise UserError(
-            f"The users of the impressions differ between {a.folder} and {b.folder}. Evaluate both "
-            "with the same --data.root."
-        )
+    one, other, said = a.impression_id, b.impression_id, ""
+    if len(one) != len(other):
+        said = f"{a.folder} has {len(one):,} impressions, {b.folder} {len(other):,}"
+    elif (one != other).any():
+        row = np.flatnonzero(one != other)[0]
+        said = f"{IMPRESSIONS_FILE}, row {row + 1:,}: impression {one[row]} in {a.folder}, "
+        said += f"{other[row]} in {b.folder}"
+    elif not a.user.equals(b.user):
+        said = f"The users of the impressions differ between {a.folder} and {b.folder}"
+    if said:
+        raise UserError(f"{said}. Evaluate both with the same --data.root.")
 
 
 def _window(value: Any, run: EvaluatedRun) -> str:

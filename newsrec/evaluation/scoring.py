@@ -40,16 +40,9 @@ class Scored(NamedTuple):
 def score_split(
     trainer: Any, module: "RecommenderModule", datamodule: "MindDataModule", split: str
 ) -> NDArray[np.float32] | None:
-    """Score every candidate of a split on all the trainer's processes.
+    """Score every candidate of a split on all the processes of a Trainer with a ``ScoreCollector``.
 
-    Args:
-        trainer: A Lightning Trainer with a ``ScoreCollector`` among its callbacks.
-        module: The model.
-        datamodule: The data folder.
-        split: Split to score.
-
-    Returns:
-        Scores in the order of the file on the first process, None on the others ``[candidates]``.
+    Returns scores in file order on the first process, None on the others ``[candidates]``.
     """
     from newsrec.training.callbacks import ScoreCollector
     from newsrec.training.processes.together import fail_together
@@ -73,21 +66,11 @@ def score_checkpoints(
     expected: Mapping[str, dict[str, Any]] | None = None,
     **data_options: Any,
 ) -> Scored | None:
-    """Score a split by every checkpoint, on any number of devices, and average the scores.
+    """Score a split by every checkpoint, on any number of devices; average as ``ensemble`` says.
 
-    Args:
-        ckpt_paths: Checkpoints that ``fit`` wrote.
-        root: Data folder.
-        split: Split to score.
-        trainer: Options of the Trainer.
-        ensemble: How to average over several checkpoints.
-        precision: fp32, bf16 or auto.
-        with_means: Whether to return news vectors for the baseline ``cosine``.
-        expected: Options of ``model`` and ``data`` whose values each checkpoint must have.
-        data_options: Options of the data that do not affect scores.
-
-    Returns:
-        The scores on the first process, None on the others.
+    Each checkpoint must have the values of ``model`` and ``data`` in ``expected``; ``data_options``
+    do not affect scores. ``with_means`` asks for news vectors for the baseline ``cosine``. Returns
+    the scores on the first process, None on the others.
     """
     from lightning import Trainer
 
@@ -148,13 +131,8 @@ def score_by_baseline(
 ) -> Scored:
     """Score a split by a baseline.
 
-    Args:
-        name: One of ``BASELINES``.
-        root: Data folder.
-        split: Split to score.
-        plm: The PLM for ``cosine``; the default PLM if None.
-        device: Where ``cosine`` runs the PLM.
-        data_options: Options of the data; baselines other than ``cosine`` use only ``on_bad_line``.
+    ``cosine`` runs ``plm``, the default PLM if None, on ``device``; the other baselines use only
+    ``on_bad_line`` of the data's options.
     """
     data = open_mind(root, data_options.get("on_bad_line", "error"))
     if split == LAST_DAY:

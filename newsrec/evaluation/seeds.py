@@ -38,15 +38,9 @@ def seed_interval(
 ) -> SeedEstimate:
     """Return the interval and p of the mean of ``a`` minus the mean of ``b``, over users and seeds.
 
-    Args:
-        a: Values of each run on one side, none NaN ``[runs, impressions]``. Use a single run only
-            for a deterministic scorer, because it adds no spread.
-        b: Values of the other side for the same impressions ``[runs, impressions]``.
-        users: User of each impression, any integers ``[impressions]``.
-        level: How often such intervals hold the true value.
-
-    Returns:
-        The estimate; all NaN if there is only one user.
+    Each side has the values of its runs for the same impressions, none NaN ``[runs, impressions]``.
+    Use a single run only for a deterministic scorer, because it adds no spread. All is NaN if there
+    is only one user.
     """
     difference = a.mean(axis=0) - b.mean(axis=0)
     variances, freedoms = [clustered_error(difference, users) ** 2], [len(np.unique(users)) - 1]
@@ -69,15 +63,7 @@ def seed_interval(
 
 
 def clustered_error(values: NDArray[np.float64], users: NDArray) -> float:
-    """Return the standard error of a mean over impressions, clustered by user.
-
-    Args:
-        values: One value per impression, none NaN ``[impressions]``.
-        users: User of each impression, any integers ``[impressions]``.
-
-    Returns:
-        The standard error; NaN if there are fewer than two users.
-    """
+    """Return the standard error of a mean, clustered by user ``[impressions]``; NaN for one."""
     sums, counts = user_sums(values[None], users)
     number = len(sums)
     if number < 2:

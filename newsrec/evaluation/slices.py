@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.dataset import NewsData, Split
+from newsrec.data.ragged import to_offsets
 from newsrec.evaluation.ages import NEVER, first_shown
 from newsrec.evaluation.intervals import mean_interval
 from newsrec.metrics import METRICS, ImpressionMetrics
@@ -65,10 +66,6 @@ def slice_impressions(data: NewsData, split: str) -> dict[str, Slice]:
 
     Slices by clicked news are left out if the split has no labels, and slices by what is new if the
     data has no train.
-
-    Args:
-        data: The data folder.
-        split: Split whose impressions are grouped.
     """
     part = data.split(split)
     result = {
@@ -92,15 +89,9 @@ def summarize_slices(
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Return the metrics of each group that has impressions, by slice and group.
 
-    Args:
-        slices: As ``slice_impressions`` returns them.
-        metrics: The metrics of the same impressions.
-        users: User of each impression ``[impressions]``.
-
-    Returns:
-        For each group, the counts ``impressions``, ``evaluated`` and ``users`` (of the evaluated
-        impressions). If any impression was evaluated, also the metrics and, under ``intervals``,
-        the 95 % interval of the AUC, clustered by user.
+    The counts of a group are ``impressions``, ``evaluated`` and ``users`` (of the evaluated
+    impressions). If any impression was evaluated, it also has the metrics and, under ``intervals``,
+    the 95 % interval of the AUC, clustered by user.
     """
     result: dict[str, dict[str, dict[str, Any]]] = {}
     for name, (groups, code) in slices.items():
@@ -118,16 +109,12 @@ def summarize_slices(
             if len(chosen):
                 means = metrics.values[:, chosen].mean(axis=1).tolist()
                 summary |= dict(zip(METRICS, means, strict=True))
-                bounds = mean_interval(metrics.of("auc")[chosen], _clusters(users[chosen]))
+                distinct, owner = np.unique(users[chosen], return_inverse=True)
+                clusters = owner if len(distinct) <= CLUSTERS else owner % CLUSTERS
+                bounds = mean_interval(metrics.of("auc")[chosen], clusters)
                 summary["intervals"] = {"auc": bounds.tolist()}
             result[name][group] = summary
     return result
-
-
-def _clusters(users: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Return the cluster of each impression: its user, or a bundle if there are too many users."""
-    distinct, owner = np.unique(users, return_inverse=True)
-    return owner if len(distinct) <= CLUSTERS else owner % CLUSTERS
 
 
 def first_clicked(split: Split) -> NDArray[np.int64]:
@@ -173,8 +160,7 @@ def _newness(
 
 def _count(values: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return how many values of each row are True."""
-    before = np.concatenate([[0], np.cumsum(values)])
-    return before[offsets[1:]] - before[offsets[:-1]]
+    return np.diff(to_offsets(values)[offsets])
 
 
 def _binned(

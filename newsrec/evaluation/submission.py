@@ -63,13 +63,8 @@ def write_predictions(
 ) -> None:
     """Write ``prediction.zip``: only ``prediction.txt``, with one line per impression.
 
-    The bytes depend only on the arguments.
-
-    Args:
-        path: Zip file to write.
-        impression_id: MIND's number of each impression, in the order of its file ``[impressions]``.
-        ranks: Rank of each candidate in its impression, 1 the best ``[candidates]``.
-        offsets: Where each impression's candidates begin, and the end ``[impressions + 1]``.
+    The bytes depend only on MIND's number of each impression ``[impressions]``, the ranks, 1 the
+    best ``[candidates]``, and the offsets.
     """
     entry = zipfile.ZipInfo(NAME)  # its date is fixed: 1980-01-01
     entry.compress_type = zipfile.ZIP_DEFLATED
@@ -103,15 +98,10 @@ def text_of(
 def parse_lines(
     text: bytes, ids: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> NDArray[np.int32] | None:
-    """Return the ranks of some lines, or None if any line has a mistake.
+    """Return the ranks of some whole lines, or None if any line has a mistake.
 
-    Each line must be its id, a space, an opening bracket, ranks with commas between, a closing
-    bracket and a line end.
-
-    Args:
-        text: Whole lines.
-        ids: The id of each line ``[lines]``.
-        lengths: Number of candidates of each line ``[lines]``.
+    Each line must be its id ``[lines]``, a space, an opening bracket, as many ranks as its length
+    ``[lines]`` with commas between, a closing bracket and a line end.
     """
     assert (lengths > 0).all()  # a line of behaviors.tsv without candidates is not read
     letters = np.frombuffer(text, dtype=np.uint8)
@@ -155,7 +145,6 @@ def _numbers(
 
 
 def _are_permutations(ranks: NDArray[np.int64], lengths: NDArray[np.int64]) -> bool:
-    """Return whether the ranks of every line are 1 to n, each once."""
     if (ranks < 1).any() or (ranks > np.repeat(lengths, lengths)).any():
         return False
     seen = np.zeros(len(ranks), dtype=bool)
@@ -166,13 +155,10 @@ def _are_permutations(ranks: NDArray[np.int64], lengths: NDArray[np.int64]) -> b
 def mistake_in(
     line: bytes, expected: tuple[int, int] | None, worded: bool = True
 ) -> Mistake | None:
-    """Return the first mistake in a line; None if there is none.
+    """Return the first mistake in a line without its end; None if there is none.
 
-    Args:
-        line: The line, without its end.
-        expected: The impression's number and its number of candidates; None after the last
-            impression.
-        worded: Whether to explain a wrong permutation, which is slow.
+    ``expected`` are the impression's number and its number of candidates, None after the last
+    impression. Without ``worded``, a wrong permutation is not explained, which is slow.
     """
     id_word, space, ranks_word = line.partition(b" ")
     named = int(id_word) if ID.fullmatch(id_word) else -1

@@ -37,13 +37,7 @@ MARK = "encoders.0.attention.self.query.weight"
 
 
 class PooledFastformer(nn.Module):
-    """A Fastformer stack with pooling on top; public implementations call this an encoder.
-
-    Args:
-        dim: Size of each element.
-        config: Shape of the stack.
-        max_length: Longest sequence; used only by positions.
-    """
+    """A Fastformer stack with pooling on top; public implementations call this an encoder."""
 
     def __init__(self, dim: int, config: FastformerConfig, max_length: int) -> None:
         super().__init__()
@@ -51,15 +45,7 @@ class PooledFastformer(nn.Module):
         self.pooling = AttentionPooling(dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Run the stack over a padded sequence and pool the result.
-
-        Args:
-            x: Sequence ``[batch, length, dim]``.
-            mask: True where ``x`` is real ``[batch, length]``.
-
-        Returns:
-            Pooled vectors ``[batch, dim]``; zeros where a row of ``mask`` is all False.
-        """
+        """Return ``[batch, dim]`` for ``[batch, length, dim]``; see ``AttentionPooling``."""
         return self.pooling(self.stack(x, mask), mask)
 
 
@@ -126,7 +112,6 @@ def fastformer_from_public(
 
 
 def _public_name(name: str) -> str:
-    """Return the public name of one of our weights."""
     part, _, kind = name.rpartition(".")
     if part in ENCODER:
         return f"{ENCODER[part]}.{kind}"
@@ -135,7 +120,6 @@ def _public_name(name: str) -> str:
 
 
 def _prefix(state_dict: Mapping[str, Tensor]) -> str:
-    """Return the prefix of all public names, or an empty string if there are none."""
     found = [name.removesuffix(MARK) for name in state_dict if name.endswith(MARK)]
     if len(found) > 1:
         raise UserError(f"There are {len(found)} Fastformers. Set prefix to one of {found}.")

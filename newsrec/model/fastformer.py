@@ -79,28 +79,15 @@ class FastformerConfig:
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "FastformerConfig":
-        """Return a published shape: see ``PRESETS``.
-
-        Args:
-            name: notebook or plain.
-            **overrides: Values that differ from the preset's.
-
-        Raises:
-            UserError: If there is no such preset.
-        """
+        """Return a published shape, notebook or plain, with some changes: see ``PRESETS``."""
         if name not in PRESETS:
             raise UserError(f"preset is {name!r}. Choose one of {', '.join(PRESETS)}.")
         return cls(**(PRESETS[name] | overrides))
 
     def check(self, dim: int, option: str = "") -> None:
-        """Refuse values that no stack can be built from.
+        """Refuse values that no stack of elements of size ``dim`` can be built from.
 
-        Args:
-            dim: Size of each element.
-            option: Prefix of a field's name in messages, such as ``model.user.``.
-
-        Raises:
-            UserError: If a value is not allowed; names the option, its value and what is allowed.
+        ``option`` is the prefix of a field's name in messages, such as ``model.user.``.
         """
         kinds = {"encoder": Encoder, "norm": Norm, "positions": Positions, "pooling": Pooling}
         for name, kind in kinds.items():
@@ -127,12 +114,7 @@ class FastformerConfig:
 def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
     """Softmax over dimension 1, in float32 or better; exactly 0 where ``mask`` is False.
 
-    Args:
-        logits: Any precision ``[batch, length, heads]``.
-        mask: True where real ``[batch, length]``.
-
-    Returns:
-        Weights; all zeros in a row whose mask is all False ``[batch, length, heads]``.
+    Logits and weights are ``[batch, length, heads]``, the mask ``[batch, length]``.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     logits = logits.masked_fill(~mask[..., None], torch.finfo(torch.float32).min)
@@ -140,14 +122,9 @@ def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of the real elements of each sequence; zeros if it has none.
+    """Return the mean of each sequence's real elements ``[batch, dim]``; zeros if it has none.
 
-    Args:
-        x: Sequence ``[batch, length, dim]``.
-        mask: True where ``x`` is real ``[batch, length]``.
-
-    Returns:
-        Means ``[batch, dim]``.
+    ``x`` is ``[batch, length, dim]``, the mask ``[batch, length]``.
     """
     # A sum, because autocast would round a matrix product with weights.
     total = x.masked_fill(~mask[..., None], 0).sum(dim=1)
@@ -155,11 +132,7 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 class AttentionPooling(nn.Module):
-    """Weighted mean over a sequence, weights learned from its elements.
-
-    Args:
-        dim: Size of each element.
-    """
+    """Weighted mean over a sequence of elements of size ``dim``, weights learned from them."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -167,14 +140,9 @@ class AttentionPooling(nn.Module):
         self.logit = nn.Linear(dim, 1, bias=False)  # a bias would shift all logits equally
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Pool a padded sequence.
+        """Pool sequences ``[batch, length, dim]`` to vectors ``[batch, dim]``.
 
-        Args:
-            x: Sequence ``[batch, length, dim]``.
-            mask: True where ``x`` is real ``[batch, length]``.
-
-        Returns:
-            Pooled vectors ``[batch, dim]``; zeros where a row of ``mask`` is all False.
+        A row whose mask ``[batch, length]`` is all False gives zeros.
         """
         weights = masked_softmax(self.logit(torch.tanh(self.hidden(x))), mask)
         return torch.einsum("blo,bld->bd", weights.to(x.dtype), x)
@@ -198,10 +166,6 @@ class AdditiveAttention(nn.Module):
 
     As in the authors' code, each head computes its scores from the full query, the values are the
     queries (there is no third projection), and the global key pools ``key * global query``.
-
-    Args:
-        dim: Size of each element.
-        heads: Attention heads; must divide ``dim``.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -218,14 +182,9 @@ class AdditiveAttention(nn.Module):
         self.transform = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Mix a padded sequence.
+        """Mix sequences ``[batch, length, dim]``.
 
-        Args:
-            x: Sequence ``[batch, length, dim]``.
-            mask: True where ``x`` is real ``[batch, length]``.
-
-        Returns:
-            Mixed sequence; undefined where ``mask`` is False ``[batch, length, dim]``.
+        The result is undefined where the mask ``[batch, length]`` is False.
         """
         query, key = self.query(x), self.key(x)
         global_query = self._pool(self.query_score(query), query, mask)  # [batch, 1, dim]
@@ -245,9 +204,6 @@ class LayerNorm(nn.LayerNorm):
     An element without variance, such as padding, is divided by 1e-6. On a CPU, PyTorch keeps the
     inverse in float16 for the backward pass, where it overflows to infinity and gives 0 times
     infinity. So float16 is normalized in float32.
-
-    Args:
-        dim: Size of each element.
     """
 
     def __init__(self, dim: int) -> None:
@@ -265,17 +221,13 @@ class FastformerLayer(nn.Module):
     """Additive attention and a feed-forward part, each with a residual sum.
 
     With ``encoder: transformer``, softmax attention replaces additive attention; all else is equal.
-
-    Args:
-        dim: Size of each element.
-        config: Shape of the layer.
     """
 
     def __init__(self, dim: int, config: FastformerConfig) -> None:
         super().__init__()
         norm = config.norm == "post"
-        twin = config.encoder == "transformer"
-        self.attention = (SoftmaxAttention if twin else AdditiveAttention)(dim, config.heads)
+        kind = SoftmaxAttention if config.encoder == "transformer" else AdditiveAttention
+        self.attention = kind(dim, config.heads)
         self.output = nn.Linear(dim, dim)
         self.attention_norm = LayerNorm(dim) if norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
@@ -317,17 +269,10 @@ class Fastformer(nn.Module):
         self.apply(init_weights)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Run the layers over a padded sequence.
+        """Run the layers over sequences ``[batch, length, dim]``.
 
-        Args:
-            x: Sequence ``[batch, length, dim]``.
-            mask: True where ``x`` is real ``[batch, length]``.
-
-        Returns:
-            Output of the last layer; undefined where ``mask`` is False ``[batch, length, dim]``.
-
-        Raises:
-            UserError: If the sequence is longer than the number of positions.
+        The output is undefined where the mask ``[batch, length]`` is False. Raises UserError if
+        there are fewer positions than elements.
         """
         if self._compiled is not None and min(x.shape[:2]) > 1:
             return self._compiled(x, mask)
@@ -336,8 +281,8 @@ class Fastformer(nn.Module):
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile one kernel for all sizes; takes the arguments of ``torch.compile``.
 
-        torch.compile would make extra kernels for sizes 0 and 1, in each mode, and give up after
-        eight. So a batch of one user, or of histories of one news item, runs uncompiled.
+        torch.compile would make extra kernels for sizes 0 and 1, and give up after eight. So a
+        batch of one user, or of histories of one news item, runs uncompiled.
         """
         self._compiled = torch.compile(self._run, *args, **kwargs)
 

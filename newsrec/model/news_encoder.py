@@ -10,12 +10,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from newsrec.errors import UserError
-from newsrec.model.fastformer import (
-    Fastformer,
-    FastformerConfig,
-    init_weights,
-    pooling_of,
-)
+from newsrec.model.fastformer import Fastformer, FastformerConfig, init_weights, pooling_of
 from newsrec.model.plm.cut import TOKENS_PER_PASS, CutPlm, longest_text
 from newsrec.model.plm.recompute import recompute_activations
 from newsrec.model.residual import ResidualPath, rename_weights
@@ -107,26 +102,18 @@ class NewsEncoder(nn.Module):
     def register_states_hook(self, hook: StatesHook) -> RemovableHandle:
         """Call a hook with the PLM's last states whenever they are computed.
 
-        Args:
-            hook: Called with the states of some news ``[news, tokens, hidden]`` and a mask that is
-                True where a token is real ``[news, tokens]``, in the order of encoding.
-
-        Returns:
-            A handle that removes the hook, by ``remove()`` or as a context manager.
+        It gets the states of some news ``[news, tokens, hidden]`` and a mask that is True where a
+        token is real ``[news, tokens]``, in the order of encoding. The handle removes it, by
+        ``remove()`` or as a context manager.
         """
         handle = RemovableHandle(self._states_hooks)
         self._states_hooks[handle.id] = hook
         return handle
 
     def pool(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Pool the states of each news item into one vector.
+        """Pool the PLM's last states ``[news, tokens, hidden]`` into news vectors ``[news, dim]``.
 
-        Args:
-            states: The PLM's last states ``[news, tokens, hidden]``.
-            mask: True where a token is real ``[news, tokens]``.
-
-        Returns:
-            News vectors ``[news, dim]``.
+        The mask is True where a token is real ``[news, tokens]``.
         """
         x = self.pooling(self.fastformer(self.project(states), mask), mask)
         return x if self.residual is None else self.residual(states, mask) + self.gate * x

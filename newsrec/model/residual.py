@@ -14,14 +14,8 @@ from newsrec.model.fastformer import masked_mean
 class ResidualPath(nn.Module):
     """A news item's mean PLM state, scaled to length 1, centred, and cut to ``dim`` directions.
 
-    Before ``fit`` is called, nothing is subtracted and the first ``dim`` directions are kept.
-
-    Args:
-        hidden: Size of a PLM state.
-        dim: Size of a news vector.
-
-    Raises:
-        UserError: If ``dim`` is larger than ``hidden``.
+    Before ``fit`` is called, nothing is subtracted and the first ``dim`` directions are kept. A
+    state of size ``hidden`` is at least as large.
     """
 
     centre: Tensor
@@ -47,8 +41,7 @@ class ResidualPath(nn.Module):
     def fit(self, means: Tensor) -> None:
         """Set the centre to the mean of some news, and keep the directions in which they vary most.
 
-        Args:
-            means: Mean PLM state of each news item ``[news, hidden]``.
+        Takes the mean PLM state of each news item ``[news, hidden]``.
         """
         scaled = F.normalize(means.cpu().double(), dim=1)  # on the CPU, since MPS has no float64
         centre = scaled.mean(dim=0)
@@ -62,14 +55,10 @@ class ResidualPath(nn.Module):
         self.fitted.fill_(True)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Return residual vectors, in float32 or better.
+        """Return residual vectors ``[news, dim]``, in float32 or better.
 
-        Args:
-            states: The PLM's last states ``[news, tokens, hidden]``.
-            mask: True where a token is real ``[news, tokens]``.
-
-        Returns:
-            Residual vectors ``[news, dim]``.
+        Takes the PLM's last states ``[news, tokens, hidden]`` and a mask that is True where a token
+        is real.
         """
         with torch.autocast(states.device.type, enabled=False):
             mean = masked_mean(states.to(self.centre.dtype), mask)
@@ -87,11 +76,6 @@ def renamed(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rename_weights(state: dict[str, Any], prefix: str) -> None:
-    """Rename a news encoder's weights from version 0.1 to the current names, in place.
-
-    Args:
-        state: Names to weights.
-        prefix: Prefix of the encoder's names.
-    """
+    """Rename a news encoder's weights from version 0.1 to the current names, in place."""
     for name in [name for name in state if str(name).startswith(f"{prefix}{OLD_NAME}.")]:
         state[f"{prefix}residual.{name.removeprefix(f'{prefix}{OLD_NAME}.')}"] = state.pop(name)

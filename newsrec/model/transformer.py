@@ -12,10 +12,6 @@ class SoftmaxAttention(nn.Module):
     Takes the place of ``AdditiveAttention`` in a layer; its cost grows with the square of the
     length. As with ``AdditiveAttention``, dropout applies to the layer's output, not to the
     attention weights.
-
-    Args:
-        dim: Size of each element.
-        heads: Attention heads; must divide ``dim``.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -28,15 +24,7 @@ class SoftmaxAttention(nn.Module):
         self.value = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Mix a padded sequence.
-
-        Args:
-            x: Sequence ``[batch, length, dim]``.
-            mask: True where ``x`` is real ``[batch, length]``.
-
-        Returns:
-            Mixed sequence; undefined where ``mask`` is False ``[batch, length, dim]``.
-        """
+        """Mix sequences ``[batch, length, dim]``; see ``AdditiveAttention``."""
         query, key, value = (
             project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for project in (self.query, self.key, self.value)

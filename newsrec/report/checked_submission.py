@@ -21,14 +21,7 @@ MOST_UNKNOWN = 0.05
 
 
 def print_checked(path: Path, report: Report, data: NewsData, split: Split) -> None:
-    """Print a summary of a submission that the leaderboard would accept, with warnings.
-
-    Args:
-        path: The submission.
-        report: The findings about it.
-        data: The data folder.
-        split: The split that the submission ranks.
-    """
+    """Print a summary of a submission that the leaderboard would accept, with warnings."""
     say(
         f"{path} would be taken: {report.lines:,} lines, one for each impression of {split.name}, "
         f"{split.window}, in its order, each with a permutation of its candidates."

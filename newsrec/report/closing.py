@@ -38,11 +38,6 @@ def close_run(run: Run, trainer: Any, baselines: bool) -> None:
     """Print a run's speed, compare its best checkpoint with the baselines, and print next commands.
 
     Every process calls this.
-
-    Args:
-        run: The trained run.
-        trainer: Trainer of the run.
-        baselines: Whether to compare the best checkpoint with the baselines.
     """
     with fail_together(trainer):
         _close(run, trainer, baselines)
@@ -99,15 +94,8 @@ def compare_best(
     """Compare a run's best checkpoint with the baselines in fp32; print and save the results.
 
     Writes ``report.html`` and ``summary.json`` into the run folder. The summary has the fields of
-    ``evaluate``'s ``metrics.json`` and the run's steps and speed. Every process calls this.
-
-    Args:
-        trainer: Trainer of the run, with a ``ScoreCollector`` among its callbacks.
-        module: The model, with the weights of the checkpoint.
-        trained: The checkpoint; the split to score is ``selected_on`` of its data.
-        output: The run folder.
-        baselines: Whether to compare with the baselines.
-        speed: Numbers about the run's speed to save in ``summary.json``.
+    ``evaluate``'s ``metrics.json``, the run's steps and ``speed``. Every process calls this, with a
+    Trainer that has a ``ScoreCollector``, and the model with the weights of the checkpoint.
     """
     datamodule, path = trained.data, trained.path
     split = datamodule.selected_on
@@ -149,11 +137,7 @@ def compare_best(
 
 @contextmanager
 def in_fp32(trainer: Any) -> Iterator[None]:
-    """Compute in fp32, the default of ``evaluate``, whatever precision the run was trained in.
-
-    Args:
-        trainer: An idle Trainer.
-    """
+    """Compute in fp32, the default of ``evaluate``, whatever precision an idle Trainer has."""
     strategy = trainer.strategy
     trained_in = strategy.precision_plugin
     strategy.precision_plugin = Precision()
@@ -164,13 +148,7 @@ def in_fp32(trainer: Any) -> Iterator[None]:
 
 
 def next_commands(datamodule: MindDataModule, path: str, name: str) -> str:
-    """Return the commands that usually follow a run; labelled splits come first.
-
-    Args:
-        datamodule: The data folder of the run.
-        path: The checkpoint to evaluate and export.
-        name: Name of the run, used in the names of output folders.
-    """
+    """Return the commands that usually follow a run called ``name``; labelled splits come first."""
     data = datamodule.data
     known = [s for s in ("dev", LAST_DAY, "test") if s in data.splits]
     labelled = [s for s in known if data.split(s).labels is not None]

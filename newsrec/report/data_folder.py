@@ -1,7 +1,5 @@
 """Print the contents of a data folder."""
 
-from rich.table import Table
-
 from newsrec.console import say, terminal
 from newsrec.data.dataset import NewsData, Split
 from newsrec.data.readers.base import CUT_OFF
@@ -11,19 +9,14 @@ from newsrec.report.tables import table
 def print_data(data: NewsData) -> None:
     """Print the counts of each split, and the problems in its files."""
     say(f"{data.root}: {len(data.news):,} news items, {len(data.users):,} users")
-    terminal().print(counts_table(data))
+    columns = [_cells(split) for split in data.splits.values()]
+    rows = [(label, *(column[label] for column in columns)) for label in columns[0]]
+    terminal().print(table(("", *data.splits), rows, framed=True))
     say("Unknown: not in any news.tsv. A history is empty if it has no known news.")
     for file, lines in data.bad_lines.items():
         say(f"{file}: dropped lines, the first of them:", *lines, sep="\n  ")
     for file in data.cut_off:
         say(f"{file}: {CUT_OFF}")
-
-
-def counts_table(data: NewsData) -> Table:
-    """Return a table with a column for each split."""
-    columns = [_cells(split) for split in data.splits.values()]
-    rows = [(label, *(column[label] for column in columns)) for label in columns[0]]
-    return table(("", *data.splits), rows, framed=True)
 
 
 def share(part: int, whole: int) -> str:
@@ -32,7 +25,6 @@ def share(part: int, whole: int) -> str:
 
 
 def _cells(split: Split) -> dict[str, str]:
-    """Return a split's column of the table, by row label."""
     counts = split.counts
     impressions = counts["impressions"]
     unknown_clicks = counts["unknown_history_news"]

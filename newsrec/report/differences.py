@@ -28,7 +28,8 @@ def print_differences(result: dict[str, Any]) -> None:
     say(f"{where}: {result['evaluated']:,} impressions of {result['users']:,} users.")
     for note in _notes(result):
         say(note)
-    print_tables(_metrics_table(result))
+    rows = [(HEADINGS[name], *_cells(row, row["p"])) for name, row in result["metrics"].items()]
+    print_tables(table(("", "A", "B", "A - B", "95 % interval", "p"), rows))
     say(f"The interval covers {USERS}; so does p. Both are paired and clustered by user.")
     if result["users"] < FEWEST_USERS:
         say(f"{result['users']} users are too few to trust them.")
@@ -44,7 +45,6 @@ def print_differences(result: dict[str, Any]) -> None:
 
 
 def _name(run: dict[str, Any]) -> str:
-    """Return a run's folder, with the precision of its scores if it has one."""
     return f"{run['folder']} ({run['precision']})" if run["precision"] else run["folder"]
 
 
@@ -67,13 +67,6 @@ def _notes(result: dict[str, Any]) -> list[str]:
             "the same --precision."
         )
     return notes
-
-
-def _metrics_table(result: dict[str, Any]) -> Table:
-    return table(
-        ("", "A", "B", "A - B", "95 % interval", "p"),
-        [(HEADINGS[name], *_cells(row, row["p"])) for name, row in result["metrics"].items()],
-    )
 
 
 def _seeds_table(result: dict[str, Any]) -> Table:

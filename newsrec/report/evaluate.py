@@ -50,21 +50,10 @@ def evaluate(
 ) -> Evaluation | None:
     """Score a split, compute its metrics, and write the folder of results, whole or not at all.
 
-    Args:
-        score: Function that scores the split, by ``score_checkpoints`` or ``score_by_baseline``.
-        root: Data folder.
-        split: Split to score.
-        output: Folder for the results, absent or empty; None writes nothing.
-        ckpt_path: Checkpoint of the run whose curves the page shows.
-        leave_out: Baseline to leave out of the comparison.
-        baselines: Whether to compare with the baselines on a labelled split.
-        raw_scores: Whether to write every candidate's score, too.
-
-    Returns:
-        The results on the first process, None on the others.
-
-    Raises:
-        UserError: If ``output`` cannot be written; this is checked before anything is scored.
+    ``output``, absent or empty, is checked before ``score`` scores anything; None writes nothing.
+    The page shows the curves of the run of ``ckpt_path``; ``leave_out`` is a baseline to leave out
+    of the comparison. ``raw_scores`` writes every candidate's score, too. Returns the results on
+    the first process, None on the others.
     """
     folder = None if output is None else Path(output)
     if folder is not None:

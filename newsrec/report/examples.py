@@ -46,22 +46,11 @@ class Example(NamedTuple):
 
 
 def choose_examples(
-    data: NewsData,
-    split: str,
-    scores: NDArray[np.floating],
-    results: Results,
-    number: int = NUM_EXAMPLES,
+    data: NewsData, split: str, scores: NDArray[np.floating], results: Results
 ) -> list[Example]:
     """Return impressions from the worst to the best, evenly over the quantiles of the AUC.
 
     If no impression has an AUC, they are taken evenly over the file.
-
-    Args:
-        data: The data folder.
-        split: Split that was scored.
-        scores: Scores in the order of the split's file ``[candidates]``.
-        results: Results of the scored split.
-        number: Most examples to return.
     """
     values = results.values
     if values is not None and values.valid.any():
@@ -69,7 +58,7 @@ def choose_examples(
         rows = rows[np.argsort(values.of("auc")[rows], kind="stable")]
     else:
         rows = np.arange(len(results.slices["day"].code))
-    places = np.linspace(0, len(rows) - 1, min(number, len(rows))).round().astype(int)
+    places = np.linspace(0, len(rows) - 1, min(NUM_EXAMPLES, len(rows))).round().astype(int)
     return [_example(data, split, scores, results, int(row)) for row in rows[places]]
 
 
@@ -112,7 +101,6 @@ def _example(
 
 
 def _field(data: NewsData, item: int, name: str) -> str:
-    """Return a text field of a catalogue row."""
     if item < FIRST_NEWS:
         return UNKNOWN if name == "title" else ""
     return data.news[name][item - FIRST_NEWS].as_py()

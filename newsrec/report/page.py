@@ -26,15 +26,7 @@ def html_page(
     examples: Sequence[Example],
     curves: Curves | None,
 ) -> str:
-    """Return the page of a split's results; without labels it has only counts and examples.
-
-    Args:
-        title: The scorer: a checkpoint's path, an ensemble or a baseline.
-        metrics: Content of ``metrics.json``.
-        ceiling: Metrics that the true click probabilities of a simulated world reach.
-        examples: Impressions to show.
-        curves: Curves that training logged, if known.
-    """
+    """Return the page of a split's results; without labels it has only counts and examples."""
     own = scored_name(metrics)
     heading = f"{own[:1].upper()}{own[1:]} on {metrics['split']}, {metrics['window']}"
     baselines = metrics.get("baselines", {})
@@ -75,7 +67,6 @@ def _slice_pictures(metrics: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _facts(metrics: Mapping[str, Any], title: str) -> dict[str, str]:
-    """Return the facts about the evaluation that end the page, by name."""
     trained = [f"{name}, {window}" for name, window in metrics["trained_on"].items()]
     found = metrics.get("checkpoint_sha256", "-")
     hashes = found if isinstance(found, list) else [found]

@@ -71,10 +71,7 @@ class Dot(NamedTuple):
 def dots(rows: Sequence[Dot], about: str, reference: float | None = None) -> Markup:
     """Return a picture with a row for each number: label, dot, interval and the number itself.
 
-    Args:
-        rows: Numbers from top to bottom.
-        about: Description of the picture for screen readers.
-        reference: Value marked by a dashed vertical line.
+    ``about`` is for screen readers; a dashed vertical line marks ``reference``.
     """
     low, high = _range(rows, reference)
 
@@ -92,11 +89,7 @@ def dots(rows: Sequence[Dot], about: str, reference: float | None = None) -> Mar
 def line(x: NDArray[np.float64], y: NDArray[np.float64], about: str, x_name: str) -> Markup:
     """Return a picture of a curve; its axes span the values, and the ends of ``x`` are labelled.
 
-    Args:
-        x: Rising values ``[points]``.
-        y: Value at each ``x`` ``[points]``.
-        about: Description of the picture for screen readers.
-        x_name: Name of the ``x`` axis.
+    ``x`` rises ``[points]``; ``about`` is for screen readers.
     """
     if len(x) > MAX_POINTS:
         edges = np.linspace(0, len(x), MAX_POINTS + 1).astype(int)

@@ -11,11 +11,7 @@ NAMED = 5
 
 
 def print_recommendations(answer: Mapping[str, Any]) -> None:
-    """Print news for one user; messages about unknown ids go to stderr.
-
-    Args:
-        answer: Result of ``newsrec.serving.answer``.
-    """
+    """Print news for one user; messages about unknown ids go to stderr."""
     clicks, read = answer["known_clicks"], answer["read_clicks"]
     _say_unknown(answer["unknown_history"], "of the history", "left out")
     what = "given the user's mean score of all news"

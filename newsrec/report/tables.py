@@ -19,14 +19,10 @@ def table(
     align: str = "lr",
     framed: bool = False,
 ) -> Table:
-    """Return a table.
+    """Return a table; a short row is filled up with empty cells.
 
-    Args:
-        headings: Heading of each column.
-        rows: Cells of each row; a short row is filled up with empty cells.
-        title: Title above the table, if any.
-        align: ``l`` or ``r`` for each column; the last letter holds for all further columns.
-        framed: Whether the table has lines around it and between its columns.
+    ``align`` has ``l`` or ``r`` for each column, the last letter for all further ones. A framed
+    table has lines around it and between its columns.
     """
     made = Table(
         title=Text(printable(title), style="table.title") if title else None,

@@ -1,7 +1,5 @@
 """Print metrics on the terminal."""
 
-import csv
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,6 @@ from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import HEADINGS, SLICE_NAMES
 from newsrec.metrics import METRICS
 from newsrec.report.tables import Cell, bold, print_tables, table
-
-log = logging.getLogger(__name__)
 
 NAMES = {
     "popularity": "train popularity",
@@ -35,22 +31,13 @@ GROUPS_SHOWN = 8
 
 
 def comparison_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Return a table with a row of the four metrics for each scorer.
-
-    Args:
-        title: Title of the table, with the name of the split.
-        rows: Metrics by the name of the scorer.
-    """
+    """Return a table with a row of the four metrics for each scorer."""
     cells = [(NAMES.get(name, name), *_metric_cells(metrics)) for name, metrics in rows.items()]
     return table(("", *HEADINGS.values()), cells, title, framed=True)
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
-    """Return a table with a row for each of the four metrics: value and interval.
-
-    Args:
-        metrics: Content of ``metrics.json``.
-    """
+    """Return a table with a row for each of the four metrics: value and interval."""
     rows = []
     for metric, heading in HEADINGS.items():
         low, high = metrics["intervals"][metric] if "intervals" in metrics else (np.nan, np.nan)
@@ -59,12 +46,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def beside_table(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None = None) -> Table:
-    """Return a table of the scorer and the baselines, with the AUC difference to each baseline.
-
-    Args:
-        metrics: Content of ``metrics.json``.
-        ceiling: Metrics that the true click probabilities of a simulated world reach.
-    """
+    """Return a table of the scorer and the baselines, with the AUC difference to each baseline."""
     rows: list[Sequence[Cell]] = []
     for name, row in metrics["baselines"].items():
         low, high = row["auc_difference_interval"]
@@ -80,9 +62,6 @@ def slices_table(metrics: Mapping[str, Any]) -> Table:
     """Return a table of the AUC of each group of each slice that divides the split.
 
     A group with fewer users than ``FEWEST_USERS`` has no interval.
-
-    Args:
-        metrics: Content of ``metrics.json``.
     """
     rows: list[Sequence[Cell]] = []
     for name, groups in metrics["slices"].items():
@@ -121,12 +100,7 @@ def in_precision(metrics: Mapping[str, Any]) -> str:
 def print_comparison(
     metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None = None
 ) -> None:
-    """Print the metrics of a model, of the baselines and, in a simulated world, of the ceiling.
-
-    Args:
-        metrics: Content of ``metrics.json`` for a labelled split.
-        ceiling: Metrics that the true click probabilities of a simulated world reach.
-    """
+    """Print the metrics of a model, of the baselines and, in a simulated world, of the ceiling."""
     split, baselines = metrics["split"], metrics.get("baselines", {})
     title = f"{split}, {metrics['window']}: {metrics['evaluated']:,} impressions"
     title += in_precision(metrics)
@@ -152,24 +126,15 @@ def print_comparison(
 def read_curves(ckpt_path: Path) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Return the curves that a run logged, if the checkpoint is still in its run folder.
 
-    Returns:
-        Steps and values of ``train/loss`` and ``val/auc``, where ``RUN/metrics.csv`` has them.
+    They are steps and values of ``train/loss`` and ``val/auc``, where ``RUN/metrics.csv`` has them.
     """
     path = ckpt_path.parent.parent / "metrics.csv"
     if ckpt_path.parent.name != "checkpoints" or not path.is_file():
         return {}
-    pairs: dict[str, list[tuple[float, float]]] = {}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        for name in ("train/loss", "val/auc"):
-            pairs[name] = [(float(r["step"]), float(r[name])) for r in rows if r.get(name)]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        log.warning("%s cannot be read (%s): no curves are drawn", path, error)
-        return {}
+    from newsrec.training.progress.curves import read_series  # imports Lightning
+
     curves = {}
-    for name, of_name in pairs.items():
-        points = np.array(of_name, dtype=np.float64).reshape(-1, 2)
+    for name, points in read_series(path, ("train/loss", "val/auc")).items():
         points = points[np.isfinite(points).all(axis=1)]
         if len(points):
             curves[name] = (points[:, 0], points[:, 1])
@@ -183,15 +148,7 @@ def print_results(
     output: Path,
     written: Sequence[str],
 ) -> None:
-    """Print the results of a split, and then the names of the written files.
-
-    Args:
-        title: The scorer: a checkpoint's path, an ensemble or a baseline.
-        metrics: Content of ``metrics.json``.
-        ceiling: Metrics that the true click probabilities of a simulated world reach.
-        output: Folder of the written files.
-        written: Names of the written files.
-    """
+    """Print the results of a split, and then the names of the written files."""
     split = metrics["split"]
     say(f"{title} on {split}, {metrics['window']}{in_precision(metrics)}.")
     for note in notes(metrics):

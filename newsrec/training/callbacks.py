@@ -38,9 +38,8 @@ class FrozenStates(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find or compute the states, unless all layers are tuned or ``frozen_states`` is none.
 
-        Raises:
-            UserError: On every process, if the disk has too little space. On all but the first
-                also if the first process fails in another way.
+        Raises UserError on every process if the disk has too little space, and on all but the first
+        also if the first process fails in another way.
         """
         module: Any = pl_module
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -83,24 +82,16 @@ class ScoreCollector(Callback):
         self.parts = []
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: EvalBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, module: Any, outputs: Any, batch: EvalBatch, *_: Any
     ) -> None:
         """Keep a batch's rows, sizes and scores."""
         part = (batch.row, batch.offsets.diff(), outputs)
         self.parts.append(tuple(t.cpu().numpy() for t in part))  # type: ignore[arg-type]
 
     def scores(self, trainer: Trainer, split: Split) -> NDArray[np.float32] | None:
-        """Gather all processes' scores.
+        """Gather the scores of all processes on the first one; None on the others.
 
-        Returns:
-            Scores in the order of the split's file on the first process, None on the others
-            ``[candidates]``.
+        They are in the order of the split's file ``[candidates]``.
         """
         columns = zip(*self.parts, strict=True)
         rows, sizes, scores = (np.concatenate(column) for column in columns)
@@ -148,9 +139,8 @@ class _RunCsvWriter(ExperimentWriter):
     def forget_after(self, step: int, validation: bool) -> None:
         """Drop rows logged after the checkpoint by a killed run; the resumed run logs them again.
 
-        Args:
-            step: Number of steps done when the checkpoint was written.
-            validation: Whether the validation after these steps is run again.
+        The checkpoint was written after ``step`` steps. ``validation`` tells whether the validation
+        after these steps is run again.
         """
         path = Path(self.metrics_file_path)
         if not path.is_file():

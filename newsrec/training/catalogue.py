@@ -31,21 +31,12 @@ def encode_catalogue(
     rank: int = 0,
     world_size: int = 1,
 ) -> Tensor:
-    """Return the vectors of all news, the same on every process.
+    """Return the vectors of all news in float32, the same on every process ``[news, dim]``.
 
     Each process encodes its share of the blocks, and then the vectors are gathered. The blocks do
-    not depend on the number of processes, so the vectors do not either.
-
-    Args:
-        recommender: The model, in evaluation mode.
-        catalogue: Tokens of all news.
-        states: States below the PLM's tuned layers, so that the frozen layers need not run.
-        rank: Rank of this process.
-        world_size: Number of processes.
-
-    Returns:
-        Vectors in float32. Row 0 is zeros; row 1, the unknown news item, is the mean over the real
-        news ``[news, dim]``.
+    not depend on the number of processes, so the vectors do not either. With ``states`` below the
+    PLM's tuned layers, the frozen layers need not run. Row 0 is zeros; row 1, the unknown news
+    item, is the mean over the real news.
     """
     device = recommender.news_encoder.project.weight.device
     shape = len(catalogue.first), recommender.dim
@@ -72,14 +63,7 @@ def mean_states(
     """Return the mean of each news item's last states ``[news, hidden]``; zeros for rows 0 and 1.
 
     As in ``encode_catalogue``, the processes share the work and all get the result.
-
-    Args:
-        cut: The PLM, in evaluation mode, on the device to use.
-        catalogue: Tokens of all news.
-        states: States below the PLM's tuned layers, so that the frozen layers need not run. They
-            may be of the first news only; the whole PLM then runs for the others.
-        rank: Rank of this process.
-        world_size: Number of processes that call this.
+    ``states`` may be of the first news only; the whole PLM then runs for the others.
     """
     device, hidden = cut.plm.device, cut.plm.config.hidden_size
     known = 0 if states is None else len(states.lengths)
@@ -102,18 +86,10 @@ def gather_means(
     rank: int,
     world_size: int,
 ) -> Tensor:
-    """Gather the means that each process has computed for its share of ``news_blocks``.
+    """Return the means of all news ``[news, hidden]``, from the processes' shares.
 
-    Args:
-        own: Means of this process's blocks, in order ``[news, hidden]`` each.
-        hidden: Size of a state.
-        catalogue: Tokens of all news.
-        device: Device on which the processes exchange tensors.
-        rank: Rank of this process.
-        world_size: Number of processes that call this.
-
-    Returns:
-        Means of all news ``[news, hidden]``.
+    ``own`` are the means of this process's blocks of ``news_blocks``, in order; the processes
+    exchange tensors on ``device``.
     """
     means = torch.zeros(len(catalogue.first), hidden)
     if own:
@@ -145,20 +121,9 @@ def frozen_states(
 ) -> TokenStates | None:
     """Return the states below a PLM's tuned layers; computed once and then kept beside the data.
 
-    Args:
-        cut: The PLM, on the device to use, in evaluation mode.
-        catalogue: Tokens of all news.
-        root: The data folder.
-        precision: bf16 or fp32.
-        ends: Row at which the news of each split end. The news of a split are computed without
-            those of later splits, because the last bits of a state depend on the news computed
-            with it.
-
-    Returns:
-        The states; None if the PLM cannot be cut below its tuned layers and must run as a whole.
-
-    Raises:
-        UserError: If the disk has too little space.
+    ``ends`` are the rows at which the news of each split end. The news of a split are computed
+    without those of later splits, because the last bits of a state depend on the news computed with
+    it. None if the PLM cannot be cut below its tuned layers and must run as a whole.
     """
     plm = cut.plm
 

@@ -22,10 +22,7 @@ class FiniteLoss(Callback):
     """Stops a run whose loss is no longer finite, before a checkpoint is saved.
 
     The number of the first bad batch stays on the device and is read only at logged steps, since
-    reading makes the host wait for the device.
-
-    Args:
-        last: The checkpoint that the message names.
+    reading makes the host wait for the device. The message names ``last``, the last checkpoint.
     """
 
     def __init__(self, last: Path) -> None:
@@ -33,9 +30,7 @@ class FiniteLoss(Callback):
         self._first: Tensor | None = None
         self._step = 0
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, *_: Any) -> None:
         """Note the first batch whose loss is not finite; check if the step is logged."""
         loss = outputs["loss"].detach()
         number = batch_number(trainer)
@@ -58,11 +53,7 @@ class FiniteLoss(Callback):
         self.check(trainer)
 
     def check(self, trainer: Trainer) -> None:
-        """Stop if a loss was not finite; every process calls this at the same step.
-
-        Raises:
-            UserError: On every process, naming the step, the samples and the last checkpoint.
-        """
+        """Stop if a loss was not finite; every process calls this at the same step."""
         if self._first is None:
             return
         own = int(self._first)
@@ -98,15 +89,7 @@ class FiniteLoss(Callback):
 
 @contextmanager
 def out_of_memory(module: Any = None, data: Any = None, trainer: Any = None) -> Iterator[None]:
-    """On an out-of-memory error, say which options lower the memory that training needs.
-
-    Options that are set already are not advised.
-
-    Args:
-        module: The ``RecommenderModule``.
-        data: The data module.
-        trainer: The Trainer.
-    """
+    """On an out-of-memory error, say which options, not set yet, lower the memory of training."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -125,12 +125,7 @@ def open_bars(bar: TQDMProgressBar) -> list[Any]:
 
 
 def known_options(cli: Any, parser: Any) -> list[str]:
-    """Return the names of the options of ``fit``, to suggest one for a misspelt option.
-
-    Args:
-        cli: The ``LightningCLI``, which may not have parsed yet.
-        parser: The main parser, used if there is no parser for ``fit`` yet.
-    """
+    """Return the names of the options of ``fit``, to suggest one for a misspelt option."""
     parser = getattr(cli, "_subcommand_parsers", {}).get("fit", parser)
     return [action.dest for action in parser._actions]
 

@@ -26,14 +26,7 @@ SEEDS = 2**32
 
 
 def check_trainer(options: Mapping[str, Any]) -> None:
-    """Refuse Trainer options that Lightning accepts, but that fail later or train nothing.
-
-    Args:
-        options: The Trainer's options, from the command line and the configuration.
-
-    Raises:
-        UserError: For the first option that cannot work.
-    """
+    """Refuse Trainer options that Lightning accepts, but that fail later or train nothing."""
     for name in ("accumulate_grad_batches", "max_steps", "max_epochs"):
         value = options[name]
         if value is not None and (value == 0 or value < -1):
@@ -69,14 +62,7 @@ def check_trainer(options: Mapping[str, Any]) -> None:
 
 
 def check_scoring(options: Mapping[str, Any]) -> None:
-    """Refuse Trainer options that would score only a part of a split, or nothing.
-
-    Args:
-        options: The Trainer's options, from the command line.
-
-    Raises:
-        UserError: For the first such option.
-    """
+    """Refuse Trainer options that would score only a part of a split, or nothing."""
     for name in ("limit_predict_batches", "fast_dev_run", "overfit_batches", "barebones"):
         value = options[name]
         limit = name == "limit_predict_batches"  # its 0 means no batch, and 1.0 all
@@ -89,11 +75,7 @@ def check_scoring(options: Mapping[str, Any]) -> None:
 
 
 def check_seed(seed: int | bool | None) -> None:
-    """Refuse a seed that the generators do not accept.
-
-    Raises:
-        UserError: If the seed is below 0, or ``SEEDS`` or above.
-    """
+    """Refuse a seed that the generators do not accept."""
     if seed is not None and not 0 <= seed < SEEDS:
         raise UserError(
             f"seed_everything is {seed}; it must be from 0 to {SEEDS - 1}, or true for a random "

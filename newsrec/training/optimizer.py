@@ -20,14 +20,9 @@ class Schedule:
     """The learning rate at each step, as a share of its peak.
 
     The share is above 0 at the first step, rises to 1 at a single step and is above 0 at the last.
-
-    Args:
-        shape: One of ``SCHEDULES``.
-        warmup: Share of all steps in which the rate rises, or the number of these steps if above 1.
-        steps: Number of steps of the run; infinity if it is not known.
-
-    Raises:
-        UserError: If the shape or the warm-up needs a number of steps that is not known.
+    ``warmup`` is the share of all steps in which the rate rises, or the number of these steps if
+    above 1. ``steps`` is infinity if it is not known; UserError if shape or warm-up need to know
+    it.
     """
 
     def __init__(self, shape: str, warmup: float, steps: float) -> None:
@@ -97,10 +92,7 @@ def adamw(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """Return AdamW and its scheduler, which must be stepped after every optimizer step.
 
-    Args:
-        groups: Groups from ``parameter_groups``.
-        schedule: Returns the share of the peak at a step.
-        fused: Whether to update all parameters in one kernel, on devices that support it.
+    ``fused`` updates all parameters in one kernel, on devices that support it.
     """
     device = groups[0]["params"][0].device.type
     optimizer = torch.optim.AdamW(groups, fused=fused and device in FUSED_ON)

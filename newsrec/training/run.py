@@ -56,18 +56,10 @@ class Settled(NamedTuple):
 class Run:
     """A run in its folder.
 
-    Args:
-        output: The run folder.
-        model: The model, not built yet.
-        datamodule: The data, not opened yet.
-        save_every: Steps between two writes of ``last.ckpt`` within an epoch; None writes it only
-            before validations and at the end of an epoch.
-        patience: The run stops after this many validations without a better ``val/auc``.
-        steps_done: Steps that a resumed run has done.
-        callbacks: Further callbacks, called before those that draw and save.
-
-    Raises:
-        UserError: If ``save_every`` or ``patience`` is not valid.
+    ``last.ckpt`` is written every ``save_every`` steps within an epoch, or, if None, only before
+    validations and at the end of an epoch. The run stops after ``patience`` validations without a
+    better ``val/auc``. A resumed run has done ``steps_done`` steps. Further callbacks are called
+    before those that draw and save.
     """
 
     def __init__(
@@ -90,19 +82,14 @@ class Run:
         self.loggers: list[Any] = [csv, TensorBoardLogger(str(output), **board)]
         self.last = output / "checkpoints" / "last.ckpt"
         monitor = None if datamodule.selected_on is None else "val/auc"
+        place: dict[str, Any] = {"dirpath": output / "checkpoints", "filename": "best"}
         self.best = ModelCheckpoint(
-            filename="best",
-            monitor=monitor,
-            mode="max",
-            dirpath=output / "checkpoints",
-            enable_version_counter=False,
+            **place, monitor=monitor, mode="max", enable_version_counter=False
         )
         self.throughput, self.parts = Throughput(), StepParts()
         guard = FiniteLoss(self.last)
         self.callbacks: list[Callback] = [
-            ScoreCollector(),
-            self.throughput,
-            self.parts,
+            *(ScoreCollector(), self.throughput, self.parts),
             *callbacks,
             guard,
             Curves(csv, output / "curves.png"),
@@ -128,13 +115,8 @@ class Run:
     ) -> Settled:
         """Set threads and precision, and return the options to build the Trainer with.
 
-        Args:
-            trainer: All requested options of the Trainer.
-            threads: Requested threads per process, if any.
-            kept: Settings of the run that is resumed.
-
-        Raises:
-            UserError: If an option cannot work.
+        ``trainer`` are all requested options of the Trainer, ``kept`` the settings of the run that
+        is resumed. An option that cannot work is refused.
         """
         check_trainer(trainer)
         logger = trainer["logger"]
@@ -154,16 +136,10 @@ class Run:
 
     @contextmanager
     def folder(self, trainer: Trainer) -> Iterator[None]:
-        """Reserve the run folder for this run.
+        """Reserve the run folder for this run; refuse if another run is using it.
 
         If the run fails before its first step, its new folder is removed; a folder that existed
         before is kept.
-
-        Args:
-            trainer: The run's Trainer.
-
-        Raises:
-            UserError: If another run is using the folder.
         """
         lock = RunLock(self.output)
         first = trainer.is_global_zero
@@ -187,17 +163,11 @@ class Run:
         ckpt_path: str | None = None,
         **fit_options: Any,
     ) -> None:
-        """Train.
+        """Train, from ``ckpt_path`` on if given.
 
-        Args:
-            trainer: Trainer built with the options from ``settle``.
-            options: Options of the whole run, as nested plain values, for the loggers.
-            ckpt_path: Checkpoint to resume from.
-            fit_options: Further arguments of ``Trainer.fit``.
-
-        Raises:
-            Stopped: If a signal stopped the run, after it has saved.
-            UserError: If the run cannot work with the data or on the machine.
+        The loggers get ``options``, those of the whole run; ``Trainer.fit`` gets ``fit_options``.
+        Raises ``Stopped`` if a signal stopped the run, after it has saved, and UserError if the run
+        cannot work with the data or on the machine.
         """
         data = self.datamodule
         if trainer.is_global_zero:  # find mistakes in the data before anything slow

@@ -14,13 +14,7 @@ from newsrec.training.module import RecommenderModule
 
 
 class TrainedRun:
-    """A trained model with its data; ``TrainedRun.open`` creates one from a checkpoint.
-
-    Args:
-        path: File of the checkpoint.
-        checkpoint: Content of the checkpoint.
-        datamodule: The data module, not set up yet.
-    """
+    """A trained model with its data; ``TrainedRun.open`` creates one from a checkpoint."""
 
     def __init__(self, path: Path, checkpoint: dict[str, Any], datamodule: MindDataModule) -> None:
         self.path = path
@@ -38,17 +32,10 @@ class TrainedRun:
     ) -> "TrainedRun":
         """Read a checkpoint; model and data are built on first use.
 
-        Args:
-            ckpt_path: A file that ``newsrec fit`` wrote.
-            root: Data folder; None uses the folder of the training.
-            split: Split to score; None uses the one that the checkpoint was selected on.
-            expected: Values under ``model`` and ``data`` that the checkpoint must have.
-            data_options: Options of the data that do not affect scores, such as
-                ``eval_batch_size``.
-
-        Raises:
-            UserError: If the file is not such a checkpoint, differs from ``expected``, or was
-                trained on ``split``, the last day of train.
+        ``root`` None uses the folder of the training, ``split`` None the split that the checkpoint
+        was selected on. ``expected`` are values under ``model`` and ``data`` that the checkpoint
+        must have; ``data_options`` do not affect scores. The last day of train is refused if the
+        model has seen it.
         """
         checkpoint = read_checkpoint(ckpt_path)
         check_same_options(checkpoint, dict(expected or {}), ckpt_path)
@@ -76,12 +63,7 @@ class TrainedRun:
         return RecommenderModule.from_checkpoint(self.checkpoint, self.path)
 
     def provenance(self, precision: str, by_auto: bool = False) -> dict[str, Any]:
-        """Return the fields of ``metrics.json`` on the provenance of the model's scores.
-
-        Args:
-            precision: Precision of the scoring, fp32 or bf16.
-            by_auto: Whether ``auto`` chose the precision.
-        """
+        """Return the fields of ``metrics.json`` on the provenance of the model's scores."""
         own = self.checkpoint["newsrec"]
         windows, seen = own.get("windows", {}), own.get("data_fingerprint", {})
         splits = self.data.data.splits

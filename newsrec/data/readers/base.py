@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from newsrec.console import clipped
 from newsrec.data import UNKNOWN_NEWS
 from newsrec.data.fields import FIELDS
 from newsrec.data.ragged import Ragged
@@ -38,8 +39,7 @@ class BadLine(NamedTuple):
 
     def __str__(self) -> str:
         place = f"line {self.line}, " + (f"column {self.column}: " if self.column else "")
-        shown = self.text if len(self.text) <= 80 else self.text[:77] + "..."
-        return f"{place}{self.problem}: {shown!r}"
+        return f"{place}{self.problem}: {clipped(self.text)!r}"
 
 
 class Rows(NamedTuple):
@@ -72,11 +72,8 @@ class Rows(NamedTuple):
     ) -> "Rows":
         """Return the good rows, and add the others to the bad lines; ``self`` if all are good.
 
-        Args:
-            good: True for rows that can be read ``[rows]``.
-            column: Column that has the problem.
-            problem: Description of the problem.
-            word: Returns the wrong part of a row, by its number; None shows the whole column.
+        ``good`` is True for rows that can be read ``[rows]``. ``word`` returns the wrong part of a
+        row, by its number; without it the whole column is shown.
         """
         good = np.asarray(good, dtype=bool)
         wrong = np.flatnonzero(~good)
@@ -113,15 +110,24 @@ class Impressions(NamedTuple):
 
     def counts(self) -> dict[str, int]:
         """Return the counts that ``prepare`` reports."""
-        counts = {
-            "impressions": self.rows.num_rows,
-            "history_news": len(self.histories.values),
-            "unknown_history_news": self.unknown_history,
-            "empty_histories": int((self.histories.lengths == 0).sum()),
-            "candidates": len(self.candidates.values),
-            "unknown_candidates": int((self.candidates.values == UNKNOWN_NEWS).sum()),
-        }
-        return counts if self.labels is None else counts | {"clicks": int(self.labels.sum())}
+        counts = count(self.histories.lengths, self.candidates.values, self.labels)
+        return counts | {"unknown_history_news": self.unknown_history}
+
+
+def count(
+    history_lengths: NDArray[np.int64],
+    candidates: NDArray[np.int32],
+    labels: NDArray[np.int8] | None,
+) -> dict[str, int]:
+    """Return the counts of impressions that need only their arrays, not the files."""
+    counts = {
+        "impressions": len(history_lengths),
+        "history_news": int(history_lengths.sum()),
+        "empty_histories": int((history_lengths == 0).sum()),
+        "candidates": len(candidates),
+        "unknown_candidates": int((candidates == UNKNOWN_NEWS).sum()),
+    }
+    return counts if labels is None else counts | {"clicks": int(labels.sum())}
 
 
 class Pass(Protocol):
@@ -149,35 +155,20 @@ class Reader(Protocol):
         """Return whether a data folder has this format."""
 
     def find_splits(self, root: Path) -> dict[str, tuple[SourceFile, ...]]:
-        """Return the files of each split of a data folder, in the order of ``SPLITS``.
-
-        Raises:
-            UserError: If there is no split, or one is incomplete.
-        """
+        """Return the files of each split, in the order of ``SPLITS``; refuse an incomplete one."""
 
     def news(
         self, files: tuple[SourceFile, ...], on_read: Callable[[int], None]
     ) -> tuple[Pass, Iterator[Rows]]:
-        """Read a split's news, block by block.
+        """Read a split's news in blocks with the columns ``NEWS_TABLE``, in the order of the file.
 
-        Args:
-            files: The split's files.
-            on_read: Called with the number of bytes that were just read.
-
-        Returns:
-            The pass, and blocks with the columns ``NEWS_TABLE``, in the order of the file.
+        ``on_read`` is called with the number of bytes that were just read.
         """
 
     def impressions(
         self, files: tuple[SourceFile, ...], ids: pa.Array, on_read: Callable[[int], None]
     ) -> tuple[Pass, Iterator[Impressions]]:
-        """Read a split's impressions, block by block.
+        """Read a split's impressions in blocks, in the order of the file.
 
-        Args:
-            files: The split's files.
-            ids: News ids of the catalogue's real news, which begin at row ``FIRST_NEWS``.
-            on_read: Called with the number of bytes that were just read.
-
-        Returns:
-            The pass, and blocks of impressions, in the order of the file.
+        ``ids`` are the news ids of the catalogue's real news, which begin at row ``FIRST_NEWS``.
         """

@@ -15,12 +15,7 @@ NO_IDS = pa.array(["", "-0", "-1"])
 
 
 class Parser:
-    """Turns lines of ``behaviors.tsv`` into arrays.
-
-    Args:
-        ids: News ids of the real news.
-        labelled: Whether the file's candidates have labels.
-    """
+    """Turns lines of ``behaviors.tsv`` into arrays; ``ids`` are the news ids of the real news."""
 
     def __init__(self, ids: pa.Array, labelled: bool) -> None:
         self.ids = ids
@@ -83,7 +78,6 @@ class Parser:
         return rows, Ragged(news, offsets), label if self.labelled else None
 
     def _histories(self, column: pa.Array) -> tuple[Ragged, int]:
-        """Return the known news of each history, and the number of unknown news."""
         lists = pc.split_pattern(column, " ")
         words = lists.flatten()
         found = pc.index_in(words, value_set=self.ids)
@@ -124,7 +118,6 @@ def _true(values: pa.BooleanArray) -> NDArray[np.bool_]:
 
 
 def _offsets(lists: pa.ListArray) -> NDArray[np.int64]:
-    """Return offsets into ``lists.flatten()``."""
     offsets: NDArray[np.int64] = lists.offsets.to_numpy().astype(np.int64)
     offsets -= offsets[0]
     return offsets

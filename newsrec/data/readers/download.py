@@ -54,14 +54,8 @@ class Remote(NamedTuple):
 def download(size: str, root: Path, again: str) -> None:
     """Download the zips of one size into a folder; those already there are checked and kept.
 
-    Args:
-        size: ``small`` or ``large``.
-        root: The folder; created if absent.
-        again: The command that messages tell the user to run again.
-
-    Raises:
-        UserError: If the hub refuses, the network fails, the disk has too little space, or a file
-            is not MIND's.
+    ``again`` is the command that messages tell the user to run again. Raises UserError if the hub
+    refuses, the network fails, the disk has too little space, or a file is not MIND's.
     """
     from filelock import FileLock, Timeout
 
@@ -119,7 +113,6 @@ def _ask_for(names: list[str], aside: Path) -> list[Remote]:
 
 
 def _fetch(remote: Remote, root: Path) -> None:
-    """Download a zip, check it and move it into ``root``."""
     name, partial = remote.name, remote.partial
     resumed = f", {_megabytes(remote.done)} of them here from before" if remote.done else ""
     print(f"{name}.zip: {_megabytes(remote.size)}{resumed}", flush=True)

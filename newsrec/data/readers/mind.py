@@ -62,17 +62,9 @@ class MindReader:
 
 
 def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
-    """Return the news of a file, each id once.
+    """Return the news of a ``news.tsv``, each id once, with the columns ``NEWS_TABLE``.
 
-    Args:
-        path: A ``news.tsv``.
-        on_bad_line: error stops at a line that cannot be read, drop leaves it out.
-
-    Returns:
-        Table with the columns ``NEWS_TABLE``, in the order of the file.
-
-    Raises:
-        UserError: If there is no such file, it is not a news.tsv, or a line cannot be read.
+    ``on_bad_line`` error stops at a line that cannot be read, drop leaves it out.
     """
     if not Path(path).is_file():
         near = looked_for(path)

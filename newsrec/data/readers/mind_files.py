@@ -35,10 +35,8 @@ def find_splits(root: Path) -> dict[str, SplitFiles]:
     """Find each split under ``root``: ``train/``, ``MIND*_train/`` or ``MIND*_train.zip``.
 
     The files may be in an inner folder, on disk and in a zip. If there are both a folder and a zip,
-    the folder is read, since it was probably unpacked from the zip.
-
-    Raises:
-        UserError: If there is no split, a split is incomplete, or two places have the same split.
+    the folder is read, since it was probably unpacked from the zip. No split, an incomplete one and
+    two places of one split are refused.
     """
     if not root.is_dir():
         hint = instead_of(root) if root.exists() else looked_for(root)

@@ -24,12 +24,7 @@ LOOKED_AT = 200
 
 
 def misnamed(root: Path, found: Collection[str]) -> str | None:
-    """Return the steps that correct the names of what seem to be splits; None if there are none.
-
-    Args:
-        root: Data folder.
-        found: Splits that were found; copies of them are ignored.
-    """
+    """Return the steps that rename what seem to be splits, except copies of ``found``, or None."""
     steps = []
     for entry in sorted(root.iterdir())[:LOOKED_AT]:
         step = None if entry.name.startswith(".") else _mend(entry, found)
@@ -39,11 +34,7 @@ def misnamed(root: Path, found: Collection[str]) -> str | None:
 
 
 def instead_of(root: Path) -> str | None:
-    """Return a hint which folder the user meant; None if it cannot be guessed.
-
-    Args:
-        root: A file, or a folder without splits.
-    """
+    """Return a hint which folder was meant by a file or a folder without splits, or None."""
     if root.is_file():
         return f"It is a file: name the folder that it lies in, --data.root {root.parent}."
     here = {entry.name for entry in root.iterdir()}
@@ -59,12 +50,7 @@ def instead_of(root: Path) -> str | None:
 
 
 def similar_file(folder: Path, name: str) -> str | None:
-    """Return how to make a missing file from one in the same folder; None if there is no such file.
-
-    Args:
-        folder: Folder where the file should be.
-        name: Name of the missing file.
-    """
+    """Return how to make a missing file from another in the folder; None if there is no such."""
     files = sorted(entry.name for entry in folder.iterdir() if entry.is_file())[:LOOKED_AT]
     for packed, command in ((".gz", "gunzip"), (".bz2", "bunzip2"), (".xz", "unxz")):
         if name + packed in files:

@@ -16,11 +16,7 @@ MERGED_ROWS = 1 << 19
 
 
 def merge_news(news: Iterable[Rows]) -> Rows:
-    """Merge news; lines that contradict an earlier line are bad, repeated lines are left out.
-
-    Args:
-        news: Blocks with the columns ``NEWS_TABLE``, in the order of the file.
-    """
+    """Merge blocks in file order; lines that contradict an earlier line are bad, repeats go."""
     blocks: list[Rows] = []
     waiting = known = 0
     for block in news:

@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
-from newsrec.data.readers.mind_files import NAMES, SplitFiles, find_splits
+from newsrec.data.readers.mind_files import NAMES, find_splits
 from newsrec.data.readers.source import SPLITS, SourceFile
 from newsrec.data.readers.zips import DAMAGE
 from newsrec.errors import UserError
@@ -23,15 +23,9 @@ LINES = {
 def check(root: Path, name: str) -> Path | None:
     """Read a split completely, and compare it with MIND's; in a zip all members are read.
 
-    Args:
-        root: Folder with the split, zipped or unpacked.
-        name: MIND's name of the split: a key of ``LINES``.
-
-    Returns:
-        The zip or folder of the split; None if ``root`` does not have it.
-
-    Raises:
-        UserError: If the zip is damaged or unsafe to unpack, or the files are not MIND's.
+    ``name`` is MIND's name of the split, a key of ``LINES``. Returns its zip or folder; None if
+    ``root`` does not have it. Refuses a zip that is damaged or unsafe to unpack, and files that are
+    not MIND's.
     """
     split = name.rpartition("_")[2]
     patterns = [p for s in SPLITS for p in (s, f"{s}.zip", f"MIND*_{s}", f"MIND*_{s}.zip")]
@@ -44,7 +38,10 @@ def check(root: Path, name: str) -> Path | None:
         place = root / found[split].news.path.relative_to(root).parts[0]
         if place.name.startswith("MIND") and place.name not in (name, f"{name}.zip"):
             raise UserError(f"{place} is not {name}.")
-        lines = _read_folder(found[split]) if place.is_dir() else _read_zip(place)
+        if place.is_dir():
+            lines = {file: _count_lines(file.open()) for file in found[split]}
+        else:
+            lines = _read_zip(place)
     except UserError:
         raise
     except DAMAGE as error:
@@ -55,10 +52,6 @@ def check(root: Path, name: str) -> Path | None:
                 f"{place} is not {name}: its {tsv} has {lines[file]:,} lines, not {expected:,}."
             )
     return place
-
-
-def _read_folder(files: SplitFiles) -> dict[SourceFile, int]:
-    return {file: _count_lines(file.open()) for file in files}
 
 
 def _read_zip(path: Path) -> dict[SourceFile, int]:

@@ -27,21 +27,13 @@ class SourceFile(NamedTuple):
         return sum(m.file_size for m in members_of(self.path) if m.filename == self.member)
 
     def open(self) -> IO[bytes]:
-        """Open the file for reading; a zip's member is unpacked and its CRC checked while reading.
-
-        Raises:
-            UserError: If the zip is damaged; the stream's methods raise it too.
-        """
+        """Open for reading; a zip's member is unpacked and its CRC checked while reading."""
         if self.member is None:
             return self.path.open("rb")
         return open_member(self.path, self.member, self)
 
 
 def hash_source(file: SourceFile) -> str:
-    """Return the SHA-256 of a file's contents, unpacked if it is in a zip.
-
-    Raises:
-        UserError: If the zip is damaged.
-    """
+    """Return the SHA-256 of a file's contents, unpacked if it is in a zip."""
     with file.open() as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]

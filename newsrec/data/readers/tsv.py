@@ -29,13 +29,10 @@ Parsed = TypeVar("Parsed")
 
 
 class TsvFile:
-    """Reads a file once, block by block.
+    """Reads a file without a header line once, block by block.
 
-    Args:
-        file: The file to read; it has no header line.
-        columns: Names of all its columns.
-        keep: Columns to return; all if None.
-        on_read: Called with the number of bytes after each block.
+    ``columns`` names all its columns, ``keep`` those to return, all if None. ``on_read`` is called
+    with the number of bytes after each block.
     """
 
     def __init__(
@@ -63,10 +60,7 @@ class TsvFile:
 
         Fields are returned as they are: quotes are not removed, nothing is unescaped or stripped,
         and no text counts as a missing value. Titles may begin with a quote, and columns may be
-        empty.
-
-        Raises:
-            UserError: If the file is empty or its zip is damaged.
+        empty. An empty file and a damaged zip raise UserError.
         """
         with ThreadPoolExecutor(WORKERS) as pool:
             pending: deque[Future[Parsed]] = deque()
@@ -92,7 +86,10 @@ class TsvFile:
                 if not end:
                     rest.append(chunk)
                     if sum(map(len, rest)) > LONGEST_LINE:
-                        raise self._damaged(f"line {line} is {_too_long()}")
+                        raise UserError(
+                            f"{self.file} cannot be read: line {line} is {_too_long()}. Download "
+                            "or unpack it again."
+                        )
                     continue
                 block = b"".join([*rest, chunk[:end]])
                 rest = [chunk[end:]]
@@ -109,9 +106,6 @@ class TsvFile:
             yield line, last
         elif line == 1:
             raise UserError(f"{self.file} is empty. Unpack or copy the file again.")
-
-    def _damaged(self, problem: str) -> UserError:
-        return UserError(f"{self.file} cannot be read: {problem}. Download or unpack it again.")
 
     def _rows(self, first_line: int, block: bytes) -> Rows:
         """Parse a block of whole lines; check line by line only if one of them is bad."""
@@ -134,36 +128,29 @@ class TsvFile:
             num_bad += 1
             if len(bad) < LISTED:
                 column = None if at is None else self._column(line, at)
-                bad.append(BadLine(number, column, problem, _around(line, at or 0)))
-        table = self._parse(b"\n".join(good) + b"\n") if good else self._parse_nothing()
+                shown = line[max((at or 0) - 20, 0) : (at or 0) + 400].decode(errors="replace")
+                bad.append(BadLine(number, column, problem, shown))
+        nothing = pa.table({name: pa.array([], pa.string()) for name in self.keep})
+        table = self._parse(b"\n".join(good) + b"\n") if good else nothing
         return Rows(table, np.array(lines, dtype=np.int64), bad, num_bad)
 
     def _column(self, line: bytes, at: int) -> str | None:
-        """Return the name of the column that contains byte ``at`` of a line."""
         before = line.count(b"\t", 0, at)
         return self.columns[before] if before < len(self.columns) else None
 
     def _parse(self, block: bytes) -> pa.Table:
-        return csv.read_csv(
-            pa.BufferReader(block),
-            read_options=csv.ReadOptions(
-                column_names=self.columns,
-                use_threads=False,
-                block_size=len(block) + 1,  # one block, even if a line is long
-            ),
-            parse_options=csv.ParseOptions(
-                delimiter="\t", quote_char=False, double_quote=False, ignore_empty_lines=False
-            ),
-            convert_options=csv.ConvertOptions(
-                column_types=dict.fromkeys(self.columns, pa.string()),
-                strings_can_be_null=False,
-                check_utf8=False,  # _is_clean and _problem check this
-                include_columns=self.keep,
-            ),
+        size = len(block) + 1  # one block, even if a line is long
+        read = csv.ReadOptions(column_names=self.columns, use_threads=False, block_size=size)
+        parse = csv.ParseOptions(
+            delimiter="\t", quote_char=False, double_quote=False, ignore_empty_lines=False
         )
-
-    def _parse_nothing(self) -> pa.Table:
-        return pa.table({name: pa.array([], pa.string()) for name in self.keep})
+        convert = csv.ConvertOptions(
+            column_types=dict.fromkeys(self.columns, pa.string()),
+            strings_can_be_null=False,
+            check_utf8=False,  # _is_clean and _problem check this
+            include_columns=self.keep,
+        )
+        return csv.read_csv(pa.BufferReader(block), read, parse, convert)
 
 
 def _parts(block: bytes) -> Iterator[bytes]:
@@ -229,8 +216,3 @@ def _problem(line: bytes, num_columns: int) -> tuple[str | None, int | None]:
     if found != num_columns and (found > 1 or line.removesuffix(b"\r")):
         return f"{found} columns instead of {num_columns}", None
     return None, None
-
-
-def _around(line: bytes, at: int) -> str:
-    """Return a line's text around a byte: from 20 bytes before it to 400 bytes after it."""
-    return line[max(at - 20, 0) : at + 400].decode(errors="replace")

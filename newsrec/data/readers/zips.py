@@ -33,15 +33,9 @@ MEMBER_HINT = "Download or unpack it again."
 
 @contextmanager
 def readable_damage(place: object, as_what: str = "", hint: str = MEMBER_HINT) -> Iterator[None]:
-    """Turn the errors raised for a damaged zip into a UserError.
+    """Turn the errors raised for a damaged zip, ``DAMAGE``, into a UserError.
 
-    Args:
-        place: The archive, and the member if one is read, for the message.
-        as_what: Words after "cannot be read", such as " as a zip".
-        hint: What the user should do next.
-
-    Raises:
-        UserError: If the block raises any of ``DAMAGE``.
+    It names ``place`` and the next step ``hint``; ``as_what`` stands after "cannot be read".
     """
     try:
         yield
@@ -54,11 +48,7 @@ def readable_damage(place: object, as_what: str = "", hint: str = MEMBER_HINT) -
 
 
 def members_of(path: Path) -> list[zipfile.ZipInfo]:
-    """Return a zip's table of contents.
-
-    Raises:
-        UserError: If the zip is damaged.
-    """
+    """Return a zip's table of contents."""
     with readable_damage(path, " as a zip", ZIP_HINT), zipfile.ZipFile(path) as archive:
         return archive.infolist()
 
@@ -66,13 +56,8 @@ def members_of(path: Path) -> list[zipfile.ZipInfo]:
 def open_member(path: Path, member: str, place: object) -> IO[bytes]:
     """Open a member for reading; it is unpacked while reading, and its CRC checked at the end.
 
-    Args:
-        path: The zip.
-        member: Name of the member in the zip.
-        place: Zip and member, for messages.
-
-    Raises:
-        UserError: If the zip is damaged; the stream's methods raise it too.
+    Raises UserError, which names ``place``, if the zip is damaged; the stream's methods raise it
+    too.
     """
     with readable_damage(place), zipfile.ZipFile(path) as archive:  # the member keeps the file open
         return io.BufferedReader(_Stream(archive.open(member), lambda: readable_damage(place)))

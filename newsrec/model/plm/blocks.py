@@ -17,11 +17,9 @@ def length_mask(lengths: Tensor, longest: int) -> Tensor:
 
 
 def runs(lengths: Tensor, budget: int) -> Iterator[slice]:
-    """Cut sorted rows into as few runs as possible within a budget of tokens.
+    """Cut sorted rows into as few runs as possible of at most ``budget`` tokens, or of one row.
 
-    Args:
-        lengths: Lengths, ascending, on the CPU ``[rows]``.
-        budget: Most real tokens of a run; a run has at least one row.
+    Lengths ascend, on the CPU ``[rows]``.
     """
     start = total = 0
     for row, length in enumerate(lengths.tolist()):
@@ -36,14 +34,9 @@ def runs(lengths: Tensor, budget: int) -> Iterator[slice]:
 def padded_blocks(states: Tensor, lengths: Tensor, budget: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Pad joined states of news sorted by length, a block of similar length at a time.
 
-    Args:
-        states: States of real tokens, all news items joined ``[tokens, hidden]``.
-        lengths: Number of real tokens, ascending, on the CPU ``[news]``.
-        budget: Most padded tokens of a block; a block has at least one row.
-
-    Yields:
-        States of some news ``[rows, longest, hidden]``, and a mask that is True where a token is
-        real ``[rows, longest]``.
+    States are those of real tokens, all news items joined ``[tokens, hidden]``; lengths ascend, on
+    the CPU ``[news]``. A block has at most ``budget`` padded tokens, or one row. Yields its states
+    ``[rows, longest, hidden]``, and a mask that is True where a token is real ``[rows, longest]``.
     """
     blocks = list(blocks_by_length(lengths, budget, spare_tokens(states.device)))
     on_device = lengths.to(states.device, non_blocking=True)
@@ -61,15 +54,10 @@ def padded_blocks(states: Tensor, lengths: Tensor, budget: int) -> Iterator[tupl
 
 
 def blocks_by_length(lengths: Tensor, budget: int, spare: int) -> Iterator[tuple[slice, int]]:
-    """Cut sorted rows into blocks of similar length, so that little padding is computed.
+    """Cut sorted rows into blocks of similar length; yield a block's rows and its longest length.
 
-    Args:
-        lengths: Lengths, ascending, on the CPU ``[rows]``.
-        budget: Most padded tokens of a block; a block has at least one row.
-        spare: Most padding of a block, which is worth one block less.
-
-    Yields:
-        Rows of a block and its longest length.
+    Lengths ascend, on the CPU ``[rows]``. A block has at most ``budget`` padded tokens, or one row,
+    and at most ``spare`` tokens of padding, which is worth one block less.
     """
     sizes = lengths.tolist()
     start = padding = 0

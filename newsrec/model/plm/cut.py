@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -12,15 +12,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from newsrec.errors import UserError
-from newsrec.model.plm.blocks import (
-    blocks_by_length,
-    length_mask,
-    padded_blocks,
-    runs,
-    spare_tokens,
-)
+from newsrec.model.plm import blocks
+from newsrec.model.plm.blocks import length_mask
 from newsrec.model.plm.masks import mask_by_padding, nothing_padded
-from newsrec.model.plm.packing import Groups, groups_of, join, pack, run_packed
+from newsrec.model.plm.packing import groups_of, join, pack, run_packed
 from newsrec.model.plm.transformers_internals import first_position
 
 TOKENS_PER_PASS = 16_384
@@ -39,82 +34,50 @@ class CutPlm:
         plm: Any ``transformers`` encoder.
         tune_layers: Top layers that are trained; with 0, nothing is above the cut; with -1, nothing
             is below it.
-
-    Raises:
-        UserError: If the PLM has fewer layers, or its layers cannot be told apart.
     """
 
     def __init__(self, plm: PreTrainedModel, tune_layers: int) -> None:
         self.plm = plm
         self.tune_layers = tune_layers
-        self._lists: list[nn.ModuleList] = []
         self._top: _Top | None = None
         self._packs = pack(plm)
         if not self._packs:
             mask_by_padding(plm)
-        if tune_layers not in (0, -1):
-            self._lists = layer_lists(plm, tune_layers)
+        self._lists = layer_lists(plm, tune_layers) if tune_layers not in (0, -1) else []
         self.frozen = self._freeze()
         """Modules that are entirely frozen."""
 
     @property
     def layers(self) -> list[nn.Module]:
         """The tuned layers of the PLM; empty if it is frozen."""
-        if not self.tune_layers:
-            return []
-        lists = self._lists or layer_lists(self.plm, self.plm.config.num_hidden_layers)
-        first = 0 if self.tune_layers == -1 else -self.tune_layers
-        return [layer for layers in lists for layer in layers[first:]]
+        if self.tune_layers == -1:
+            lists = layer_lists(self.plm, self.plm.config.num_hidden_layers)
+            return [layer for layers in lists for layer in layers]
+        return [layer for layers in self._lists for layer in layers[-self.tune_layers :]]
 
     def below(self, token_ids: Tensor, mask: Tensor) -> Tensor:
         """Return the states that enter the tuned layers ``[news, tokens, hidden]``.
 
-        Args:
-            token_ids: Tokens ``[news, tokens]``.
-            mask: True where real ``[news, tokens]``.
+        Takes tokens and a mask that is True where they are real, both ``[news, tokens]``.
         """
         assert self.tune_layers >= 0
         with torch.no_grad():
             if not self.tune_layers:
                 return run_plm(self.plm, token_ids, mask)
-            first = self._lists[0][-self.tune_layers]
-
-            def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                raise _Reached(args[0] if args else kwargs["hidden_states"])
-
-            hook = first.register_forward_pre_hook(stop, with_kwargs=True)
-            try:
-                run_plm(self.plm, token_ids, mask)
-            except _Reached as reached:
-                return reached.states
-            finally:
-                hook.remove()
-        raise AssertionError("the PLM did not come to its tuned layers")
+            return _states_into(self._lists[0][-self.tune_layers], self.plm, token_ids, mask)
 
     def above(self, states: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
         """Return the PLM's last states, from the output of ``below`` ``[news, tokens, hidden]``.
 
-        Args:
-            states: States that enter the tuned layers ``[news, tokens, hidden]``.
-            token_ids: Tokens; only their shape matters ``[news, tokens]``.
-            mask: True where real ``[news, tokens]``.
+        Only the shape of ``token_ids`` matters; ``mask`` is True where real ``[news, tokens]``.
         """
         if not self.tune_layers:
             return states
         with self._given(states) as top:
             return run_plm(top, token_ids, mask)
 
-    def _above_joined(self, states: Tensor, groups: Groups) -> Tensor:
-        """Do what ``above`` does, for joined news ``[tokens, hidden]``."""
-        if not self.tune_layers:
-            return states
-        with self._given(states[None]) as top:
-            return run_packed(top, states.new_zeros(len(states), dtype=torch.int64), groups)
-
     def _given(self, states: Tensor) -> AbstractContextManager[PreTrainedModel]:
-        """Return the PLM's top part, with these states as input to its first tuned layer."""
-        if self._top is None:
-            self._top = _Top(self.plm, self._lists, self.tune_layers)
+        self._top = self._top or _Top(self.plm, self._lists, self.tune_layers)
         return self._top.given(states)
 
     def last_states(
@@ -136,28 +99,21 @@ class CutPlm:
         Yields:
             Last states of some news ``[rows, tokens, hidden]``, and a mask that is True where a
             token is real ``[rows, tokens]``.
-
-        Raises:
-            UserError: If the size of the states differs from this PLM's.
         """
-        hidden = self.plm.config.hidden_size
-        if token_states is not None and token_states.shape[1] != hidden:
+        config = self.plm.config
+        if token_states is not None and token_states.shape[1] != config.hidden_size:
             raise UserError(
                 f"The states are another PLM's: their size is {token_states.shape[1]}, and that of "
-                f"{self.plm.config.model_type} is {hidden}. Compute them with this one."
+                f"{config.model_type} is {config.hidden_size}. Compute them with this one."
             )
         run = self._joined if self._packs else self._padded
         yield from run(token_ids, token_lengths, token_states, tokens_per_pass)
 
     def _joined(
-        self,
-        token_ids: Tensor,
-        token_lengths: Tensor,
-        token_states: Tensor | None,
-        tokens_per_pass: int,
+        self, token_ids: Tensor, token_lengths: Tensor, token_states: Tensor | None, per_pass: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Do what ``last_states`` does: run real tokens only, and pad the resulting states."""
-        for rows in runs(token_lengths, tokens_per_pass):
+        for rows in blocks.runs(token_lengths, per_pass):
             lengths = token_lengths[rows]
             groups = groups_of(lengths)
             if token_states is None:
@@ -166,21 +122,21 @@ class CutPlm:
                     states = run_packed(self.plm, ids, groups)
             else:
                 below, token_states = token_states.tensor_split([int(lengths.sum())])
-                states = self._above_joined(below.to(self.plm.dtype), groups)
-            yield from padded_blocks(states, lengths, tokens_per_pass)
+                states = below.to(self.plm.dtype)
+                if self.tune_layers:
+                    ids = torch.zeros(len(states), dtype=torch.int64, device=states.device)
+                    with self._given(states[None]) as top:
+                        states = run_packed(top, ids, groups)
+            yield from blocks.padded_blocks(states, lengths, per_pass)
 
     def _padded(
-        self,
-        token_ids: Tensor,
-        token_lengths: Tensor,
-        token_states: Tensor | None,
-        tokens_per_pass: int,
+        self, token_ids: Tensor, token_lengths: Tensor, token_states: Tensor | None, per_pass: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Do what ``last_states`` does, for a PLM family that needs padding."""
         all_lengths = token_lengths.to(token_ids.device, non_blocking=True)
         ends = all_lengths.cumsum(0)
-        spare = spare_tokens(token_ids.device)
-        for rows, tokens in blocks_by_length(token_lengths, tokens_per_pass, spare):
+        spare = blocks.spare_tokens(token_ids.device)
+        for rows, tokens in blocks.blocks_by_length(token_lengths, per_pass, spare):
             lengths, ids = all_lengths[rows], token_ids[rows, :tokens]
             mask = length_mask(lengths, tokens)
             full = int(token_lengths[rows][0]) == tokens  # lengths ascend, so all are equal
@@ -199,8 +155,8 @@ class CutPlm:
     def works(self, token_ids: Tensor, mask: Tensor) -> bool:
         """Return whether running both parts in turn gives the same states as the whole PLM.
 
-        It does not in a few families: in DeBERTa, a convolution depends on the layer's number; XLM
-        has no layer modules.
+        Not in DeBERTa, where a convolution depends on the layer's number, nor in XLM, which has no
+        layer modules.
         """
         training = self.plm.training
         self.plm.eval()
@@ -232,18 +188,30 @@ class CutPlm:
         self.plm.requires_grad_(False)
         if self.tune_layers == 0:
             return [self.plm]
-        tops = (layers[-self.tune_layers :] for layers in self._lists)
-        top = nn.ModuleList(layer for layers in tops for layer in layers)
-        tuned = set(top.requires_grad_(True).modules())
+        tuned = set(nn.ModuleList(self.layers).requires_grad_(True).modules())
         above = {module for module in self.plm.modules() if tuned & set(module.modules())}
         return [m for m in self.plm.modules() if m not in tuned and m not in above]
 
 
 class _Reached(Exception):
-    """Raised when the forward pass reaches the tuned layers; carries the states that enter them."""
+    """Raised when the forward pass reaches a layer; carries the states that enter it."""
 
     def __init__(self, states: Tensor) -> None:
         self.states = states
+
+
+def _states_into(layer: nn.Module, plm: PreTrainedModel, token_ids: Tensor, mask: Tensor) -> Tensor:
+    """Run a PLM up to a layer, and return the states that enter it ``[news, tokens, hidden]``."""
+
+    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        raise _Reached(args[0] if args else kwargs["hidden_states"])
+
+    with layer.register_forward_pre_hook(stop, with_kwargs=True):
+        try:
+            run_plm(plm, token_ids, mask)
+        except _Reached as reached:
+            return reached.states
+    raise AssertionError("the PLM did not come to its layers")
 
 
 class _Given(nn.Module):
@@ -258,20 +226,14 @@ class _Given(nn.Module):
 class _Top:
     """The PLM without its bottom layers, with shared weights.
 
-    Modules that contain the layers or the first layer's input module are shallow copies; all other
-    modules are the PLM's own. So masks and relative positions are computed by the family's code.
+    Modules around the layers or the first layer's input module are shallow copies, all others the
+    PLM's own: the family's code computes masks and relative positions.
     """
 
-    def __init__(
-        self,
-        plm: PreTrainedModel,
-        lists: list[nn.ModuleList],
-        tune_layers: int,
-    ) -> None:
+    def __init__(self, plm: PreTrainedModel, lists: list[nn.ModuleList], tune_layers: int) -> None:
         self.entrance = _Given()
         replaced: dict[nn.Module, nn.Module] = {_entrance(plm, lists): self.entrance}
-        for layers in lists:
-            replaced[layers] = nn.ModuleList(layers[-tune_layers:])
+        replaced |= {layers: nn.ModuleList(layers[-tune_layers:]) for layers in lists}
         self.copies: list[tuple[nn.Module, nn.Module]] = []
         self.plm = self._copy(plm, replaced)
 
@@ -305,35 +267,23 @@ class _Top:
 def _entrance(plm: PreTrainedModel, lists: list[nn.ModuleList]) -> nn.Module:
     """Return the outermost module whose output enters the first layer, usually the embeddings."""
     made: list[tuple[nn.Module, Any]] = []
-    hooks = [
-        module.register_forward_hook(lambda module, _, output: made.append((module, output)))
-        for module in plm.modules()
-    ]
 
-    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        raise _Reached(args[0] if args else kwargs["hidden_states"])
+    def note(module: nn.Module, args: Any, output: Any) -> None:
+        made.append((module, output))
 
-    hooks.append(lists[0][0].register_forward_pre_hook(stop, with_kwargs=True))
-    try:
-        with torch.no_grad():
-            token_ids = torch.zeros(1, 1, dtype=torch.int64, device=plm.device)
-            run_plm(plm, token_ids, torch.ones_like(token_ids))
-    except _Reached as reached:
-        # Hooks run when a module returns, so the last module with this output is the outermost.
-        return [module for module, output in made if output is reached.states][-1]
-    finally:
-        for hook in hooks:
-            hook.remove()
-    raise AssertionError("the PLM did not come to its layers")
+    with ExitStack() as stack, torch.no_grad():
+        for module in plm.modules():
+            stack.enter_context(module.register_forward_hook(note))
+        token_ids = torch.zeros(1, 1, dtype=torch.int64, device=plm.device)
+        states = _states_into(lists[0][0], plm, token_ids, torch.ones_like(token_ids))
+    # Hooks run when a module returns, so the last module with this output is the outermost.
+    return [module for module, output in made if output is states][-1]
 
 
 def layer_lists(plm: PreTrainedModel, tune_layers: int) -> list[nn.ModuleList]:
-    """Return the lists in which a PLM keeps its layers.
+    """Return the list in which a PLM keeps its layers, or several for parts of the layers.
 
-    Usually it is one list; several if the parts of a layer are kept in separate lists.
-
-    Raises:
-        UserError: If the PLM has fewer layers than ``tune_layers``, or its layers share weights.
+    Raises UserError if the PLM has fewer layers than ``tune_layers``, or its layers share weights.
     """
     depth = plm.config.num_hidden_layers
     if not 0 < tune_layers <= depth:
@@ -352,16 +302,7 @@ def layer_lists(plm: PreTrainedModel, tune_layers: int) -> list[nn.ModuleList]:
 
 
 def run_plm(plm: PreTrainedModel, token_ids: Tensor, mask: Tensor) -> Tensor:
-    """Run a PLM.
-
-    Args:
-        plm: Any ``transformers`` encoder.
-        token_ids: Tokens ``[news, tokens]``.
-        mask: True where real ``[news, tokens]``.
-
-    Returns:
-        Last states ``[news, tokens, hidden]``.
-    """
+    """Return a PLM's last states ``[news, tokens, hidden]``; tokens and mask ``[news, tokens]``."""
     return plm(input_ids=token_ids.long(), attention_mask=mask.long())[0]
 
 

@@ -14,14 +14,9 @@ from newsrec.plm_source import find_plm, unavailable
 
 
 def load_plm(name: str, layers: int | None = None) -> PreTrainedModel:
-    """Load a PLM's weights in float32, without the pooler that we never use.
+    """Load a PLM's first ``layers``, all if None, in float32, without the pooler that we never use.
 
-    Args:
-        name: Folder with ``config.json``, or a name on the Hugging Face hub.
-        layers: Number of first layers to use; None uses all.
-
-    Raises:
-        UserError: If the PLM cannot be loaded, is not a text encoder, or has fewer layers.
+    A PLM that cannot be loaded, is not a text encoder, or has fewer layers is refused.
     """
     source = find_plm(name)
     try:

@@ -14,14 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from newsrec.model.plm.transformers_internals import (
-    attention_of,
-    eager_mask,
-    register_attention,
-    sdpa_attention_forward,
-    sdpa_mask,
-    try_attention,
-)
+from newsrec.model.plm import transformers_internals as internals
 
 PADDED = {"sdpa": "newsrec_padded", "eager": "newsrec_padded_eager"}
 """Names under which these masks are registered with ``transformers``, by kind of attention."""
@@ -55,18 +48,21 @@ def _own_attention(*args: Any, **kwargs: Any) -> None:
     raise NotImplementedError("the attention of a family that asks transformers for one")
 
 
-register_attention(PADDED["sdpa"], sdpa_attention_forward, _unless_unpadded(sdpa_mask))
-register_attention(PADDED["eager"], _own_attention, _unless_unpadded(eager_mask))
+internals.register_attention(
+    PADDED["sdpa"], internals.sdpa_attention_forward, _unless_unpadded(internals.sdpa_mask)
+)
+internals.register_attention(
+    PADDED["eager"], _own_attention, _unless_unpadded(internals.eager_mask)
+)
 
 
 def mask_by_padding(plm: PreTrainedModel) -> bool:
-    """Switch a PLM to masks that depend on ``nothing_padded``, if its states stay the same.
+    """Switch a PLM to masks that depend on ``nothing_padded``; tell if its states stay the same.
 
-    Returns:
-        Whether the PLM was switched; if not, it is unchanged. Families that make masks in their own
-        way (DeBERTa, XLM) are not affected either way.
+    If not, it is unchanged. Families that make masks in their own way (DeBERTa, XLM) are not
+    affected either way.
     """
-    before = attention_of(plm)
+    before = internals.attention_of(plm)
     if before not in PADDED:
         return before in PADDED.values()
     ids = torch.arange(5, 17, device=plm.device).reshape(2, 6) % plm.config.vocab_size
@@ -81,4 +77,6 @@ def mask_by_padding(plm: PreTrainedModel) -> bool:
         pairs = zip(masks, expected, strict=True)
         return all(torch.allclose(states(m)[m.bool()], e[m.bool()], 1e-3, 1e-4) for m, e in pairs)
 
-    return try_attention(plm, PADDED[before], lambda: [states(mask) for mask in masks], same)
+    return internals.try_attention(
+        plm, PADDED[before], lambda: [states(mask) for mask in masks], same
+    )

@@ -12,14 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from newsrec.model.plm.transformers_internals import (
-    attention_of,
-    first_position,
-    register_attention,
-    sdpa_attention_forward,
-    sdpa_mask,
-    try_attention,
-)
+from newsrec.model.plm import transformers_internals as internals
 
 ATTENTION = "newsrec_packed"
 """Name under which ``attend`` is registered with ``transformers``."""
@@ -28,12 +21,9 @@ NOT_PACKED = ("position_bias", "sliding_window", "softcap")
 
 
 class Groups:
-    """Number of news items of each length.
+    """Pairs of a number of news items and their length, by ascending length.
 
     A class, because ``torch.compile`` looks into a list and would recompile for nearly every batch.
-
-    Args:
-        pairs: Number of news items and their length, by ascending length.
     """
 
     def __init__(self, pairs: list[tuple[int, int]]) -> None:
@@ -53,22 +43,12 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attend within each news item; without ``groups``, do what ``sdpa`` does.
 
-    Args:
-        module: The layer that calls this.
-        query: Queries of all tokens, joined ``[1, heads, tokens, dim / heads]``.
-        key: Keys, of the same shape.
-        value: Values, of the same shape.
-        attention_mask: None if tokens are joined.
-        dropout: Share of attention weights dropped.
-        scaling: Factor of the dot products.
-        groups: News items by length; their tokens are joined in this order.
-        **kwargs: Further arguments of the PLM's family.
-
-    Returns:
-        Mixed values ``[1, tokens, heads, dim / heads]``, and None for the weights.
+    Queries, keys and values are those of all tokens, joined in the order of ``groups`` ``[1, heads,
+    tokens, dim / heads]``; there is then no mask. Returns mixed values ``[1, tokens, heads, dim /
+    heads]``, and None for the weights.
     """
     if groups is None:
-        return sdpa_attention_forward(
+        return internals.sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **kwargs
         )
     if attention_mask is not None or any(kwargs.get(name) is not None for name in NOT_PACKED):
@@ -92,26 +72,17 @@ def _attend_within(
     return torch.cat(mixed)[None]
 
 
-register_attention(ATTENTION, attend, sdpa_mask)
+internals.register_attention(ATTENTION, attend, internals.sdpa_mask)
 
 
 def groups_of(lengths: Tensor) -> Groups:
-    """Group news items by length.
-
-    Args:
-        lengths: Lengths, ascending, on the CPU ``[news]``.
-    """
+    """Group news items by length; lengths ascend, on the CPU ``[news]``."""
     values, counts = lengths.unique_consecutive(return_counts=True)
     return Groups(list(zip(counts.tolist(), values.tolist(), strict=True)))
 
 
 def join(padded: Tensor, groups: Groups) -> Tensor:
-    """Join the real tokens of padded rows ``[tokens]``.
-
-    Args:
-        padded: One row per news item ``[news, longest]``.
-        groups: News items by length.
-    """
+    """Join the real tokens of padded rows ``[news, longest]`` to ``[tokens]``."""
     parts = padded.split([news for news, _ in groups.pairs])
     return torch.cat(
         [p[:, :length].flatten() for p, (_, length) in zip(parts, groups.pairs, strict=True)]
@@ -119,19 +90,10 @@ def join(padded: Tensor, groups: Groups) -> Tensor:
 
 
 def run_packed(plm: PreTrainedModel, token_ids: Tensor, groups: Groups) -> Tensor:
-    """Run a PLM that ``pack`` has changed.
-
-    Args:
-        plm: The PLM.
-        token_ids: Real tokens, all news items joined ``[tokens]``.
-        groups: News items by length.
-
-    Returns:
-        Last states ``[tokens, hidden]``.
-    """
+    """Run a PLM that ``pack`` changed on joined ``[tokens]``; last states ``[tokens, hidden]``."""
     news = sum(number for number, _ in groups.pairs)
     longest = max(length for _, length in groups.pairs)
-    positions = torch.arange(longest, device=token_ids.device) + first_position(plm)
+    positions = torch.arange(longest, device=token_ids.device) + internals.first_position(plm)
     return plm(
         input_ids=token_ids.long()[None],
         position_ids=join(positions.expand(news, -1), groups)[None],
@@ -140,13 +102,12 @@ def run_packed(plm: PreTrainedModel, token_ids: Tensor, groups: Groups) -> Tenso
 
 
 def pack(plm: PreTrainedModel) -> bool:
-    """Switch a PLM to attention within each of the joined news items, if its states stay the same.
+    """Switch a PLM to attention within each joined news item; tell if its states stay the same.
 
-    Returns:
-        Whether the PLM was switched; if not, it is unchanged. Some families cannot: they compute
-        positions over the whole sequence (DeBERTa, MPNet), or use local attention (ModernBERT).
+    If not, it is unchanged. Some families cannot: they compute positions over the whole sequence
+    (DeBERTa, MPNet), or use local attention (ModernBERT).
     """
-    if attention_of(plm) not in ("sdpa", ATTENTION):
+    if internals.attention_of(plm) not in ("sdpa", ATTENTION):
         return False
     groups = Groups([(2, 2), (1, 5)])
     # Not the first few ids: one is the padding token, which has no position in RoBERTa.
@@ -161,4 +122,4 @@ def pack(plm: PreTrainedModel) -> bool:
         margin = max(1e-4, torch.finfo(joined.dtype).eps ** 0.5 / 2)
         return torch.allclose(joined, expected, 1e-3, margin)
 
-    return try_attention(plm, ATTENTION, apart, same)
+    return internals.try_attention(plm, ATTENTION, apart, same)

@@ -28,13 +28,10 @@ class Recomputed:
 
 
 def recompute_activations(plm: PreTrainedModel) -> None:
-    """Make a PLM's layers run again in the backward pass.
+    """Make a PLM's layers run again in the backward pass; refuse families that do not support it.
 
     Families that ``transformers`` supports use its way; the layers of others, such as MPNet, get
     the mixin ``Recomputed``.
-
-    Raises:
-        UserError: If the PLM's family does not support it.
     """
     if recompute_its_way(plm):
         return

@@ -6,18 +6,9 @@ from typing import Any
 from newsrec.errors import UserError
 from newsrec.plm_source import DEFAULT_PLM, find_plm
 
-BASE = {
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-}
-MINI = {
-    "hidden_size": 384,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 12,
-    "intermediate_size": 1536,
-}
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+BASE = dict(zip(SIZES, (768, 12, 12, 3072), strict=True))
+MINI = dict(zip(SIZES, (384, 6, 12, 1536), strict=True))
 BERT = {"model_type": "bert", "vocab_size": 30_522, "max_position_embeddings": 512}
 ROBERTA = {
     "model_type": "roberta",
@@ -39,14 +30,9 @@ KNOWN: dict[str, dict[str, Any]] = {
 
 
 def plm_sizes(name: str, layers: int | None = None) -> tuple[dict[str, Any], bool]:
-    """Return a PLM's configuration, and whether it was read from the PLM's files.
+    """Return the configuration of a PLM's first ``layers``, and whether it was read from its files.
 
-    Args:
-        name: A folder, or a name on the Hugging Face hub.
-        layers: Number of first layers to use; None uses all.
-
-    Raises:
-        UserError: If the PLM is not in ``KNOWN`` and its files cannot be found.
+    They must be found if the PLM is not in ``KNOWN``.
     """
     known = name in KNOWN and not Path(name).is_dir()
     if known:

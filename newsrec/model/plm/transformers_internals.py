@@ -21,12 +21,9 @@ T = TypeVar("T")
 def register_attention(
     name: str, attend: Callable[..., Any], mask: Callable[..., Tensor | None]
 ) -> None:
-    """Register a kind of attention under a name that a PLM's configuration can use.
+    """Register a kind of attention, and what makes its masks, under a name for configurations.
 
-    Args:
-        name: The name.
-        attend: The attention; every layer calls it in families that look up their attention.
-        mask: Makes the masks.
+    Every layer calls ``attend`` in families that look up their attention.
     """
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, mask)
@@ -47,16 +44,11 @@ def set_attention(plm: PreTrainedModel, name: str | None) -> None:
 def try_attention(
     plm: PreTrainedModel, name: str, expect: Callable[[], T], works: Callable[[T], bool]
 ) -> bool:
-    """Switch a PLM to another kind of attention, if its states stay the same.
+    """Switch a PLM to another kind of attention; tell if its states stay the same.
 
-    Args:
-        plm: The PLM; both calls run it in evaluation mode and full precision.
-        name: The kind of attention.
-        expect: Called before the change, to run the PLM and return its states.
-        works: Called after the change, to run the PLM and compare with the earlier states.
-
-    Returns:
-        Whether the PLM was switched; if not, or on any exception, it is unchanged.
+    ``expect`` runs the PLM before the change and returns its states; ``works`` runs it after the
+    change and compares. Both run in evaluation mode and full precision. If the states differ, or on
+    any exception, the PLM is unchanged.
     """
     before, modes = attention_of(plm), [(m, m.training) for m in plm.modules()]
     plm.eval()

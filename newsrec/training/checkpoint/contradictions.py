@@ -19,11 +19,7 @@ SAMPLE = 200
 
 
 def remembered(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the data options and the tokenizer that a checkpoint's model was trained with.
-
-    Args:
-        checkpoint: Result of ``read_checkpoint``.
-    """
+    """Return the data options and the tokenizer that a checkpoint's model was trained with."""
     stored = hyper_parameters(dict(checkpoint), "data")
     kept = {name: stored[name] for name in (*SHARED, "plm") if name in stored}
     return kept | {"tokenizer_json": checkpoint["newsrec"].get("tokenizer_json")}
@@ -32,12 +28,7 @@ def remembered(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 def check_agreement(trained: Mapping[str, Any], data: Any) -> None:
     """Refuse data that are made differently than the data a model was trained on.
 
-    Args:
-        trained: Result of ``remembered``.
-        data: A data module that is set up; one of another class is not checked.
-
-    Raises:
-        UserError: For the first difference; names both values.
+    ``trained`` is the result of ``remembered``; a data module of another class is not checked.
     """
     for name in SHARED:
         now = getattr(data, name, None)
@@ -48,7 +39,9 @@ def check_agreement(trained: Mapping[str, Any], data: Any) -> None:
             f"{_short(trained[name])}. Build both with {name}={trained[name]!r}."
         )
     now, then = getattr(data, "tokenizer_json", None), trained.get("tokenizer_json")
-    if now and then and now != then and not _same_tokens(now, then, _texts(data)):
+    if not now or not then or now == then:
+        return
+    if not _same_tokens(now, then, data.data.news["title"][:SAMPLE].to_pylist()):
         raise UserError(
             f"The data module's tokenizer is that of {data.plm}, but the model has, or was trained "
             f"with, another, that of {trained.get('plm')}. Build both with "
@@ -65,10 +58,6 @@ def _same_tokens(now: str, then: str, texts: list[str]) -> bool:
         tokenizer.no_truncation()
         tokenizer.no_padding()
     return all(one.encode(text).ids == other.encode(text).ids for text in texts)
-
-
-def _texts(data: Any) -> list[str]:
-    return data.data.news["title"][:SAMPLE].to_pylist()
 
 
 def _short(value: Any) -> str:

@@ -16,11 +16,7 @@ GIVE = "Give a file that `python -m newsrec fit` wrote: runs/NAME/checkpoints/be
 
 
 def missing(path: Path) -> str:
-    """Describe a path that is not a checkpoint file: it does not exist, or is a folder.
-
-    Args:
-        path: A path that is not a file.
-    """
+    """Describe a path that is not a checkpoint file: it does not exist, or is a folder."""
     if not path.is_dir():
         return " ".join(filter(None, ["is not there: no such file.", looked_for(path), GIVE]))
     for inner in ("checkpoints/best.ckpt", "best.ckpt", "checkpoints/last.ckpt", "last.ckpt"):
@@ -40,12 +36,7 @@ def missing(path: Path) -> str:
 
 
 def unreadable(path: Path, error: Exception) -> str:
-    """Describe a file that cannot be loaded as plain weights and values.
-
-    Args:
-        path: The file.
-        error: The exception that torch raised.
-    """
+    """Describe a file that torch cannot load as plain weights and values."""
     return f"cannot be read as a checkpoint: {_what_it_is(path, str(error))}"
 
 
@@ -77,11 +68,7 @@ def _what_it_is(path: Path, said: str) -> str:
 
 
 def not_ours(content: Any) -> str | None:
-    """Describe loaded content that ``newsrec fit`` did not write; None if it did.
-
-    Args:
-        content: Content of the file.
-    """
+    """Describe loaded content that ``newsrec fit`` did not write; None if it did."""
     if not isinstance(content, Mapping):
         what = "a single tensor" if isinstance(content, Tensor) else f"a {type(content).__name__}"
         return f"holds {what}, not a checkpoint. {GIVE}"

@@ -7,6 +7,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
+from newsrec.console import clipped
 from newsrec.model.fastformer import FastformerConfig
 
 
@@ -19,14 +20,8 @@ def check_table(
 ) -> None:
     """Refuse a table with a missing value or a value of the wrong type.
 
-    Args:
-        values: The table.
-        needed: Type of each required value.
-        optional: Type of each optional value.
-        where: Prefix of a name in messages, such as ``newsrec.``.
-
-    Raises:
-        Wrong: If a value is missing or wrong; names the value and the expected type.
+    ``needed`` and ``optional`` have the type of each value, ``where`` is the prefix of names in
+    messages, such as ``newsrec.``.
     """
     for name, kind in (needed | optional).items():
         if name in values:
@@ -102,7 +97,6 @@ def shown(value: Any) -> str:
     if isinstance(value, Mapping | list | tuple):
         return f"a {type(value).__name__} of {len(value)}"
     try:
-        text = repr(value)
+        return clipped(repr(value))
     except ValueError:  # an integer with more digits than Python prints
-        text = "a number without end"
-    return text if len(text) <= 80 else f"{text[:77]}..."
+        return "a number without end"

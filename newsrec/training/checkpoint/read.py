@@ -41,13 +41,9 @@ BEGUN = {
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint that ``newsrec fit`` wrote; no code in it is executed.
 
-    Returns:
-        Lightning's dict: ``state_dict``, ``hyper_parameters``, ``datamodule_hyper_parameters``, and
-        our values under ``newsrec``.
-
-    Raises:
-        UserError: If there is no such file, ``newsrec fit`` did not write it, or no model can be
-            built from it.
+    Returns Lightning's dict: ``state_dict``, ``hyper_parameters``, ``datamodule_hyper_parameters``,
+    and our values under ``newsrec``. UserError if ``newsrec fit`` did not write such a file, or no
+    model can be built from it.
     """
     _refuse_url(str(path))
     path = Path(path)
@@ -108,9 +104,7 @@ def hyper_parameters(checkpoint: dict[str, Any], part: str) -> dict[str, Any]:
 def resolve_checkpoint(ckpt_path: str, output: Path) -> Path:
     """Return the file that ``fit --ckpt_path`` names; ``last`` and ``best`` are in ``output``.
 
-    Raises:
-        UserError: If the file does not exist (Lightning would silently start a new run), or if it
-            is a URL.
+    A URL is refused, and a missing file, with which Lightning would silently start a new run.
     """
     _refuse_url(ckpt_path)
     path = Path(ckpt_path)
@@ -131,9 +125,6 @@ def check_run_folder(output: Path) -> None:
     """Refuse to start a run in a folder that is not empty.
 
     Files of a run that was killed before its first checkpoint do not count.
-
-    Raises:
-        UserError: If ``output`` is a file or a folder with other content.
     """
     saved = [path.name for path in output.glob("checkpoints/*.ckpt")]
     names = {path.name for path in output.iterdir()} if output.is_dir() else {""}
@@ -146,16 +137,7 @@ def check_run_folder(output: Path) -> None:
 def check_same_options(
     checkpoint: dict[str, Any], options: dict[str, dict[str, Any]], ckpt_path: str | Path
 ) -> None:
-    """Refuse options that contradict a checkpoint.
-
-    Args:
-        checkpoint: Result of ``read_checkpoint``.
-        options: Given values under ``model`` and ``data``.
-        ckpt_path: File of the checkpoint, named in the message.
-
-    Raises:
-        UserError: If a value differs; names both values.
-    """
+    """Refuse options, values under ``model`` and ``data``, that contradict a checkpoint."""
     for part, given in options.items():
         stored = hyper_parameters(checkpoint, part)
         if part == "data":  # in runs of earlier versions, later options had their defaults

@@ -22,14 +22,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from newsrec.aside import put
 from newsrec.errors import UserError
-from newsrec.training.lightning_internals import (
-    begin_validation,
-    end_validation,
-    is_accumulating,
-    is_last_batch,
-    share_no_signals,
-    validates_next,
-)
+from newsrec.training import lightning_internals as internals
 from newsrec.training.processes.launch import connection_mistakes
 
 log = logging.getLogger(__name__)
@@ -83,14 +76,10 @@ class Stopped(Exception):
 class LastCheckpoint(Checkpoint):
     """Keeps ``last.ckpt`` current, and stops the run between two steps on a signal.
 
-    The file is written every ``every`` steps, before every validation and at the end of every
-    epoch. The first SIGTERM or Ctrl-C stops the run after a step, the same one on all processes; a
-    second ends the process at once.
-
-    Args:
-        path: The file.
-        every: Steps between two writes within an epoch; None does not write within an epoch.
-        check: Called before each write; raises if the state should not be saved.
+    The file is written before every validation, at the end of every epoch and, unless it is None,
+    every ``every`` steps. ``check`` is called before each write; it raises if the state should not
+    be saved. The first SIGTERM or Ctrl-C stops the run after a step, the same one on all processes;
+    a second ends the process at once.
     """
 
     def __init__(
@@ -118,17 +107,19 @@ class LastCheckpoint(Checkpoint):
             if torch.distributed.get_backend() != "gloo":
                 with connection_mistakes():
                     self._group = torch.distributed.new_group(backend="gloo")
-            share_no_signals(trainer)
+            internals.share_no_signals(trainer)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Write if due or asked to stop, unless a validation or the epoch's end writes next."""
         asked = self._asked()
         due = self.every is not None and trainer.global_step % self.every == 0
-        if not (asked or due) or is_accumulating(trainer) or is_last_batch(trainer):
+        if (
+            not (asked or due)
+            or internals.is_accumulating(trainer)
+            or internals.is_last_batch(trainer)
+        ):
             return
-        if validates_next(trainer):
+        if internals.validates_next(trainer):
             return
         self._save(trainer)
         if asked:
@@ -167,9 +158,9 @@ class LastCheckpoint(Checkpoint):
         again on resume.
         """
         if self._before_validation:
-            begin_validation(checkpoint)
+            internals.begin_validation(checkpoint)
         else:
-            end_validation(checkpoint)
+            internals.end_validation(checkpoint)
 
     def _save(self, trainer: Trainer) -> None:
         self.check(trainer)

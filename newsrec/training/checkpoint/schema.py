@@ -8,7 +8,7 @@ device, which takes no memory) and compared with the weights in the file.
 import dataclasses
 import inspect
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -33,10 +33,12 @@ from newsrec.training.checkpoint.kinds import (
     shown,
 )
 
-ATTENTIONS = (None, "sdpa", "eager", ATTENTION, *PADDED.values())
-"""Kinds of attention that a PLM's configuration may name; others load packages or kernels."""
-EXPERTS = (None, "eager", "batched_mm", "grouped_mm")
-"""Implementations of mixtures of experts that it may name."""
+IMPLEMENTATIONS: dict[str, tuple[str | None, ...]] = {
+    "attn_implementation": (None, "sdpa", "eager", ATTENTION, *PADDED.values()),
+    "experts_implementation": (None, "eager", "batched_mm", "grouped_mm"),
+}
+"""Kinds of attention and of mixtures of experts that a PLM's configuration may name; others load
+packages or kernels."""
 DROPPED = ("auto_map", "trust_remote_code", "custom_pipelines")
 """Keys that point to Python code. They are removed: the families in ``transformers`` need none."""
 REFUSED = (
@@ -79,24 +81,16 @@ OURS_LATER: dict[str, Any] = {
 """Optional values under ``newsrec``."""
 LIGHTNINGS: dict[str, Any] = {"epoch": int, "global_step": int, "state_dict": dict[str, Tensor]}
 LIGHTNINGS_LATER: dict[str, Any] = {
-    "loops": dict[str, Any],
-    "callbacks": dict[str, Any],
-    "optimizer_states": list[dict],
-    "lr_schedulers": list[dict],
+    **dict.fromkeys(("loops", "callbacks"), dict[str, Any]),
+    **dict.fromkeys(("optimizer_states", "lr_schedulers"), list[dict]),
 }
 
 
 def check_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
     """Refuse a checkpoint that no model can be built from, or that needs code or downloads.
 
-    Keys of the PLM's configuration that point to code are removed.
-
-    Args:
-        checkpoint: Content of the file, in our format.
-        path: File of the checkpoint, named in messages.
-
-    Raises:
-        UserError: If a value is wrong; names the file, the value and what is expected.
+    Keys of the PLM's configuration that point to code are removed. Raises UserError, which names
+    the file, the wrong value and what is expected.
     """
     with building(path):
         _check_values(checkpoint)
@@ -105,16 +99,11 @@ def check_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
 
 
 def check_exported(config: Any, weights: Mapping[str, Tensor]) -> None:
-    """Refuse an export's configuration that no model can be built from, or that needs code.
+    """Refuse an export that no model can be built from, or that needs code.
 
-    Keys of the PLM's configuration that point to code are removed.
-
-    Args:
-        config: Content of ``config.json``.
-        weights: Content of ``model.safetensors``.
-
-    Raises:
-        Wrong: If a value is wrong; names the value and what is expected.
+    Takes the content of ``config.json`` and of ``model.safetensors``. Keys of the PLM's
+    configuration that point to code are removed. Raises ``Wrong``, which names the value and what
+    is expected.
     """
     from newsrec.training.module import RecommenderModule  # here, to avoid a circular import
 
@@ -122,10 +111,7 @@ def check_exported(config: Any, weights: Mapping[str, Tensor]) -> None:
     check_table(config, {"model": dict[str, Any], "plm": dict[str, Any]}, {}, "")
     hints = get_type_hints(RecommenderModule.__init__)
     names = [name for name in inspect.signature(NewsRecommender).parameters if name != "plm"]
-    options = {name: hints[name] for name in names}
-    needed = {name: options.pop(name) for name in EXPORTED}
-    check_table(config["model"], needed, options, "model.")
-    check_known(config["model"], needed | options, "model")
+    _check_options(config["model"], {name: hints[name] for name in names}, EXPORTED, "model")
     _check_sizes(config["model"], "model")
     _check_plm(config["plm"], "plm")
     with _without_values(len(weights)):
@@ -137,8 +123,7 @@ def check_exported(config: Any, weights: Mapping[str, Tensor]) -> None:
 def try_out(recommender: Any) -> None:
     """Encode a text of three tokens, since some values of a PLM's config are used only then.
 
-    Args:
-        recommender: A ``NewsRecommender`` in evaluation mode, on the CPU.
+    Takes a ``NewsRecommender`` in evaluation mode, on the CPU.
     """
     size = recommender.news_encoder.plm.config.vocab_size
     token_ids = torch.arange(5, 8, dtype=torch.int32).expand(3, 3) % size
@@ -147,13 +132,9 @@ def try_out(recommender: Any) -> None:
 
 @contextmanager
 def building(path: str | Path | None) -> Iterator[None]:
-    """Turn errors from building a checkpoint's model into a ``UserError``.
+    """Turn any error from building a checkpoint's model, except MemoryError, into a UserError.
 
-    Args:
-        path: File of the checkpoint, if known.
-
-    Raises:
-        UserError: On any error except ``MemoryError``; names the file and what is wrong.
+    It names the file, if ``path`` is known, and what is wrong.
     """
     try:
         yield
@@ -176,8 +157,7 @@ def _refusal(path: str | Path | None, what: str) -> UserError:
 
 
 def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    reason = ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
     return reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
 
 
@@ -194,14 +174,11 @@ def _check_values(checkpoint: dict[str, Any]) -> None:
     ):
         hints = get_type_hints(owner.__init__)
         options = {name: hints[name] for name in inspect.signature(owner).parameters}
-        needed = {name: options.pop(name) for name in FROM_THE_FIRST[key]}
         if key not in checkpoint:
             raise Wrong(f"{key} is missing")
-        given = checkpoint[key]
-        check_kind(given, dict[str, Any], key)
-        given = {name: value for name, value in given.items() if not name.startswith("_")}
-        check_table(given, needed, options, f"{key}.")
-        check_known(given, needed | options, key)
+        check_kind(checkpoint[key], dict[str, Any], key)
+        given = {n: value for n, value in checkpoint[key].items() if not n.startswith("_")}
+        _check_options(given, options, FROM_THE_FIRST[key], key)
     for name in ("epoch", "global_step"):
         if checkpoint[name] < 0:
             raise Wrong(f"{name} is {checkpoint[name]}, and should be 0 or more")
@@ -214,6 +191,15 @@ def _check_values(checkpoint: dict[str, Any]) -> None:
                 f"{model[name]}"
             )
     _check_plm(checkpoint["newsrec"]["plm_config"], "newsrec.plm_config")
+
+
+def _check_options(
+    given: Mapping[str, Any], kinds: Mapping[str, Any], needed: Collection[str], where: str
+) -> None:
+    required = {name: kinds[name] for name in needed}
+    others = {name: kind for name, kind in kinds.items() if name not in required}
+    check_table(given, required, others, f"{where}.")
+    check_known(given, kinds, where)
 
 
 def _check_sizes(model: Mapping[str, Any], where: str) -> None:
@@ -244,10 +230,7 @@ def _check_plm(value: Any, where: str) -> None:
                 raise Wrong(
                     f"{inner} is {shown(item)}, which would load or download other packages"
                 )
-            for option, allowed in (
-                ("attn_implementation", ATTENTIONS),
-                ("experts_implementation", EXPERTS),
-            ):
+            for option, allowed in IMPLEMENTATIONS.items():
                 if key.lstrip("_").startswith(option):
                     _check_implementation(item, allowed, inner)
             if "layers" in key and type(item) is int and item > LARGEST_NUMBER:
@@ -298,13 +281,10 @@ def _without_values(weights: int) -> Iterator[None]:
 
 def _compare(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], where: str) -> None:
     """Refuse weights whose names, types or shapes differ from the model's."""
-    for names, what in (
-        (expected.keys() - weights.keys(), "lacks"),
-        (weights.keys() - expected.keys(), "has, against its options,"),
-    ):
+    lacking, others = expected.keys() - weights.keys(), weights.keys() - expected.keys()
+    for names, what in ((lacking, "lacks"), (others, "has, against its options,")):
         if names:
-            first = min(names)
-            raise Wrong(f"{where} {what} {len(names):,} weights, such as {shown(first)}")
+            raise Wrong(f"{where} {what} {len(names):,} weights, such as {shown(min(names))}")
     for name, weight in weights.items():
         wanted = expected[name]
         if weight.shape != wanted.shape:
@@ -321,10 +301,7 @@ def _compare(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], wher
 
 @contextmanager
 def _at_most(parts: int) -> Iterator[None]:
-    """Stop the construction of a model with more than ``parts`` modules and parameters.
-
-    Otherwise a configuration with a million layers would take hours to build.
-    """
+    """Stop a model of more than ``parts`` modules and parameters, which could take hours."""
     made, thread = 0, threading.get_ident()
 
     def count(module: nn.Module, name: str, part: Any) -> None:
@@ -334,12 +311,8 @@ def _at_most(parts: int) -> Iterator[None]:
             if made > parts:
                 raise Wrong("its options make a model of more parts than there are weights")
 
-    hooks = [
+    with (  # hooks are context managers that remove themselves
         torch_module.register_module_parameter_registration_hook(count),
         torch_module.register_module_module_registration_hook(count),
-    ]
-    try:
+    ):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -21,15 +21,8 @@ import numpy as np
 import torch
 
 from newsrec.data import FIRST_NEWS
+from newsrec.data import mind_statistics as mind
 from newsrec.data.datamodule import MindDataModule
-from newsrec.data.mind_statistics import (
-    LARGE,
-    SMALL,
-    Published,
-    array_bytes,
-    mentions,
-    text_lengths,
-)
 from newsrec.data.samplers import BatchKey
 from newsrec.data.states import distinct_rows
 from newsrec.model.plm.sizes import plm_sizes
@@ -100,6 +93,11 @@ class Estimate(NamedTuple):
     """Bytes of kept states on disk."""
 
     @property
+    def many(self) -> str:
+        """Words for the number of processes, behind a number of steps; empty for one."""
+        return f" on each of {self.run.processes} processes" if self.run.processes > 1 else ""
+
+    @property
     def memory(self) -> float:
         """Total bytes that a device needs."""
         peak = self.cost.peak
@@ -129,12 +127,9 @@ class Estimate(NamedTuple):
     def headline(self) -> str:
         """Return the estimate as a line for a preset's header."""
         first = next(name for name, peak in PEAKS.items() if peak[0] == self.run.device)
-        many = f" on each of {self.run.processes} processes" if self.run.processes > 1 else ""
         disk = f", {_gib(self.states)} of states on disk" if self.states else ""
-        return (
-            f"{self.fits}{disk}; {self.work.steps:,} steps of {_flop(self.flop)} an epoch{many}: "
-            f"{_time(self.hours(*PEAKS[first]))} on {first}."
-        )
+        steps = f"{self.work.steps:,} steps of {_flop(self.flop)} an epoch{self.many}"
+        return f"{self.fits}{disk}; {steps}: {_time(self.hours(*PEAKS[first]))} on {first}."
 
 
 def estimates(
@@ -142,20 +137,19 @@ def estimates(
 ) -> list[Estimate]:
     """Estimate the needs of a run for each kind of device that it may run on.
 
-    Args:
-        module: The ``RecommenderModule``; its model need not be built.
-        data: The data module; its folder need not exist.
-        trainer: The Trainer's options.
-        places: Names of the config files: ``large`` in them selects MIND-large's statistics.
-
-    Raises:
-        UserError: If the PLM's sizes are not known, or the data cannot be read.
+    The module's model need not be built, the data's folder need not exist. ``places`` are the names
+    of the config files: ``large`` in them selects MIND-large's statistics. UserError if the PLM's
+    sizes are not known, or the data cannot be read.
     """
     config, _ = plm_sizes(module.plm, module.plm_layers)
     chosen = str(trainer["accelerator"])
     devices = {"cpu": ["cpu"], "auto": ["cuda", "cpu"]}.get(chosen, ["cuda"])
     processes = processes_here(trainer) * int(trainer["num_nodes"] or 1)
-    work = work_of(data, processes, places)
+    if Path(data.root).exists():
+        work = _of_folder(data, processes)
+    else:
+        size = mind.LARGE if "large" in f"{places} {data.root}" else mind.SMALL
+        work = _published(data, processes, size)
     found = []
     for device in devices:
         bf16 = _is_bf16(trainer["precision"], module.precision, device)
@@ -165,8 +159,8 @@ def estimates(
         states = kind if kept else None
         cost = step_cost(module, config, work.largest, device, bf16, states)
         flop = step_flop(module, config, work.usual, kept)
-        size = 0 if states is None else work.tokens * config["hidden_size"] * states.itemsize
-        found.append(Estimate(run, work, cost, flop, size))
+        stored = 0 if states is None else work.tokens * config["hidden_size"] * states.itemsize
+        found.append(Estimate(run, work, cost, flop, stored))
     return found
 
 
@@ -186,8 +180,7 @@ def describe(estimate: Estimate) -> str:
         "peak of a step": f"{_gib(cost.peak)}; {estimate.fits}",
         "states on disk": kept,
         "data arrays": f"{_gib(work.arrays)} (on disk, read where they lie)",
-        "epoch": f"{work.samples:,} samples, {work.steps:,} batches"
-        + (f" on each of {run.processes} processes" if run.processes > 1 else ""),
+        "epoch": f"{work.samples:,} samples, {work.steps:,} batches{estimate.many}",
         "work": f"{_flop(estimate.flop)} a step, "
         f"{_flop(estimate.flop * work.steps)} an epoch; {estimate.cost.kernels:,} kernels "
         "a step",
@@ -220,27 +213,19 @@ def dry_run(module: Any, data: MindDataModule, trainer: Mapping[str, Any], place
     return "\n".join([head, *map(describe, found), *lines])
 
 
-def work_of(data: MindDataModule, processes: int, places: str) -> Work:
-    """Return the work of a run, from the data folder or, without one, from MIND's statistics."""
-    if not Path(data.root).exists():
-        large = "large" in f"{places} {data.root}"
-        return _published(data, processes, LARGE if large else SMALL)
-    return _of_folder(data, processes)
-
-
-def _published(data: MindDataModule, processes: int, size: Published) -> Work:
+def _published(data: MindDataModule, processes: int, size: mind.Published) -> Work:
     candidates = 1 + data.npratio
     samples = data.batch_size
     bound = data.tokens_per_batch
-    mean = float(text_lengths(data.fields, data.max_tokens, 1000).mean())
+    mean = float(mind.text_lengths(data.fields, data.max_tokens, 1000).mean())
     if bound is not None:  # each sample counts with all of its news
-        one = mentions(1, data.max_history, candidates, False).distinct
+        one = mind.mentions(1, data.max_history, candidates, False).distinct
         samples = max(int(bound / (one * mean)), 1)
-    batch = mentions(samples, data.max_history, candidates, data.group_by_user)
+    batch = mind.mentions(samples, data.max_history, candidates, data.group_by_user)
     most = samples * (data.max_history + candidates)
 
     def shape(news: float) -> Shape:
-        lengths = text_lengths(data.fields, data.max_tokens, int(min(news, most)))
+        lengths = mind.text_lengths(data.fields, data.max_tokens, int(min(news, most)))
         return Shape(lengths, int(batch.users), data.max_history, samples, candidates)
 
     total = int(size.train * size.clicks)
@@ -254,7 +239,7 @@ def _published(data: MindDataModule, processes: int, size: Published) -> Work:
         shape(batch.distinct),
         shape(largest),
         int(mean * size.news),
-        array_bytes(size, data.max_tokens),
+        mind.array_bytes(size, data.max_tokens),
     )
 
 

@@ -76,9 +76,6 @@ def like_cuda(autocast: bool) -> Iterator[None]:
 
     The functions of ``torch.nn.functional`` are replaced inside this context. A
     ``TorchFunctionMode`` would not reach layers that run again in the backward pass.
-
-    Args:
-        autocast: Whether the step runs under autocast.
     """
     attention, layer_norm, softmax = F.scaled_dot_product_attention, F.layer_norm, F.softmax
 
@@ -102,15 +99,9 @@ def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = F
     return torch.native_dropout(x, p, True)[0] if training and p else x
 
 
-@contextmanager
-def without_values() -> Iterator[Callable[[], LiveBytes]]:
-    """Create all new tensors without values, so that a model of any size takes no memory.
-
-    Yields:
-        A function that returns a new counter, a context manager.
-    """
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        yield LiveBytes
+def without_values() -> FakeTensorMode:
+    """Create all new tensors without values, so that a model of any size takes no memory."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Computes the memory, operations and kernels of one training step, from shapes only."""
 
+import inspect
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from newsrec.model.plm.load import build_plm
 from newsrec.model.plm.packing import ATTENTION, pack
 from newsrec.model.plm.transformers_internals import set_attention
 from newsrec.model.recommender import NewsRecommender
-from newsrec.training.estimate.live_bytes import as_on, without_values
+from newsrec.training.estimate.live_bytes import LiveBytes, as_on, without_values
 from newsrec.training.losses import LOSSES
 from newsrec.training.progress.throughput import model_flop
 
@@ -92,24 +93,17 @@ def step_cost(
 
     The step runs on tensors without values (``LiveBytes``), so all that autograd keeps is counted,
     not guessed. Each weight takes 4 bytes. A trained weight takes 4 more for the gradient (counted
-    when it is created) and 8 for AdamW, which updates in place in one kernel.
-
-    Args:
-        module: A ``RecommenderModule``, whose options shape the model; its weights are not needed.
-        plm_config: The PLM's configuration, cut to the layers that are used.
-        shape: Sizes of the batch.
-        device: ``cuda`` or ``cpu``.
-        bf16: Whether the step runs in mixed precision.
-        states: Type of the kept states of frozen layers; None if the whole PLM runs.
+    when it is created) and 8 for AdamW, which updates in place in one kernel. The options of a
+    ``RecommenderModule`` shape the model; ``plm_config`` is cut to the layers that are used.
+    ``states`` is the type of the kept states of frozen layers; None if the whole PLM runs.
     """
     packs = packable(plm_config)
-    hidden = plm_config["hidden_size"]
-    with without_values() as counter:
+    with without_values():
         recommender = build(module, plm_config, packs)
-        batch = batch_of(shape, hidden, states)
+        batch = batch_of(shape, plm_config["hidden_size"], states)
         parameters = list(recommender.parameters())
         kept = [*parameters, *recommender.buffers()]
-        with counter() as bytes_, as_on(device, bf16):
+        with LiveBytes() as bytes_, as_on(device, bf16):
             loss = LOSSES[module.loss](recommender.encode(batch), batch)
             activations = bytes_.live
             with torch.autocast("cpu", enabled=False):
@@ -138,18 +132,9 @@ def step_flop(module: Any, plm_config: dict[str, Any], shape: Shape, kept_states
 
 def build(module: Any, plm_config: dict[str, Any], packs: bool) -> NewsRecommender:
     """Build a module's model, with random weights unless tensors have no values."""
-    recommender = NewsRecommender(
-        build_plm(plm_config),
-        module.dim,
-        module.tune_layers,
-        module.news,
-        module.user,
-        module.max_tokens,
-        module.max_history,
-        module.residual,
-        module.checkpoint_activations,
-        module.user_encoder,
-    )
+    _, *names = inspect.signature(NewsRecommender).parameters  # the first is the PLM
+    options = {name: getattr(module, name) for name in names}
+    recommender = NewsRecommender(build_plm(plm_config), **options)
     if packs:  # set directly, because pack() would compare values
         set_attention(recommender.news_encoder.plm, ATTENTION)
         recommender.news_encoder.cut._packs = True

@@ -35,12 +35,7 @@ class Machine(NamedTuple):
 
 
 def this_machine(device: torch.device, cpuinfo: Path = CPUINFO) -> Machine:
-    """Return the machine that a device belongs to; it does not depend on the host name.
-
-    Args:
-        device: Device of a run.
-        cpuinfo: Linux's description of the CPU.
-    """
+    """Return the machine that a device belongs to; it does not depend on the host name."""
     if device.type == "cuda":
         found = torch.cuda.get_device_properties(device)
         return Machine(found.name, f"{found.name} {found.major}.{found.minor} {torch.version.cuda}")
@@ -72,10 +67,8 @@ def usable_cores(cgroup: Path = CGROUP, own: Path = OWN_CGROUP) -> int:
     """Return how many cores this process may use, by its affinity and its container's quota.
 
     ``os.cpu_count`` would count the whole machine, of which a container may have only a share.
-
-    Args:
-        cgroup: Folder with Linux's quotas, of control groups version 2 or 1.
-        own: File with the control groups of this process.
+    ``cgroup`` has Linux's quotas, of control groups version 2 or 1, ``own`` the control groups of
+    this process.
     """
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
@@ -136,20 +129,14 @@ def measurement_key(*facts: Any) -> str:
 
 
 def recall(key: str, names: Sequence[str]) -> dict[str, float] | None:
-    """Return an earlier measurement; None if there is none or it cannot be read.
-
-    Args:
-        key: Key from ``measurement_key``.
-        names: Names of the numbers that the measurement must have, all above 0.
-    """
+    """Return an earlier measurement of these names; None if it lacks one, or a value above 0."""
     found = _read().get(key)
     if not isinstance(found, dict):
         return None
-    values = {name: found.get(name) for name in names}
-    for value in values.values():
-        if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-            return None
-    return {name: float(value) for name, value in values.items() if value is not None}
+    values: dict[str, Any] = {name: found.get(name) for name in names}
+    if not all(isinstance(v, int | float) and 0 < v < math.inf for v in values.values()):
+        return None
+    return {name: float(value) for name, value in values.items()}
 
 
 def remember(key: str, values: dict[str, Any]) -> None:

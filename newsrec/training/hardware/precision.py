@@ -32,15 +32,7 @@ class Choice(NamedTuple):
 
 
 def trainer_precision(trainer: Mapping[str, Any], precision: str) -> Any:
-    """Return the Trainer's precision: its own option if set, else the model's.
-
-    Args:
-        trainer: The Trainer's options.
-        precision: The model's precision, bf16 or fp32.
-
-    Raises:
-        UserError: If training cannot work in this precision, or not on this hardware.
-    """
+    """Return the Trainer's precision, else the model's; refuse one in which training can't work."""
     chosen = trainer["precision"]
     if chosen is None:
         chosen = TRAINERS[precision]
@@ -59,11 +51,7 @@ def trainer_precision(trainer: Mapping[str, Any], precision: str) -> Any:
 
 
 def trainer_device(trainer: Mapping[str, Any]) -> torch.device | None:
-    """Return the device that the Trainer's options select; None if it is unknown or missing.
-
-    Args:
-        trainer: The Trainer's options; for several devices, the first is returned.
-    """
+    """Return the first device that the Trainer's options select; None if unknown or missing."""
     accelerator = str(trainer["accelerator"]).lower()
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         devices = trainer.get("devices")
@@ -75,13 +63,9 @@ def trainer_device(trainer: Mapping[str, Any]) -> torch.device | None:
 
 
 def choose_auto(device: torch.device | None, maps: Callable[[], Sequence[LinearMap]]) -> Choice:
-    """Choose bf16 or fp32 by their measured speed on the model's matrix products.
+    """Choose bf16 or fp32 by their measured speed on the matrix products of the model's ``maps``.
 
     The measurement is kept for the next run on a machine like this. fp16 is never chosen.
-
-    Args:
-        device: Device of the run.
-        maps: Returns the linear maps of a step.
     """
     if device is None:
         return Choice("fp32", "nothing was measured on this accelerator")
@@ -114,12 +98,7 @@ def recall_rates(device: torch.device, maps: Sequence[LinearMap]) -> Rates | Non
 
 
 def warn_of_slow_bf16(device: torch.device | None, maps: Callable[[], Sequence[LinearMap]]) -> None:
-    """Log a message if bf16 was measured earlier to be slower than fp32.
-
-    Args:
-        device: Device of the run.
-        maps: Returns the linear maps of a step.
-    """
+    """Log a message if bf16 was measured earlier to be slower than fp32."""
     found = None if device is None else recall_rates(device, maps())
     if found is not None and found.ratio < 1:
         log.info(

@@ -6,6 +6,7 @@ The features that a CPU or GPU reports do not tell: of two machines that report 
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -64,12 +65,8 @@ def linear_maps(
 ) -> list[LinearMap]:
     """Return the linear maps that a step of a model goes through, without building the model.
 
-    Args:
-        model: The options of ``RecommenderModule``, as attributes.
-        plm_config: The PLM's configuration, of ``transformers``.
-        batch_size: Samples per step.
-        kept_states: Whether the states of frozen layers are read instead of computed.
-        training: Whether gradients are computed.
+    ``model`` has the options of ``RecommenderModule`` as attributes. With ``kept_states``, the
+    states of frozen layers are read instead of computed.
     """
     from transformers import AutoModel
 
@@ -78,21 +75,20 @@ def linear_maps(
     tokens = max(1, round(FULL * model.max_tokens))
     clicks = batch_size * model.max_history
     rows = max(1, round(FULL * clicks)) * tokens
-    found: dict[tuple[int, int, int, bool], int] = {}
+    found: Counter[tuple[int, int, int, bool]] = Counter()
 
     def add(inputs: int, outputs: int, rows: int, trained: bool) -> None:
-        key = inputs, outputs, rows, trained and training
-        found[key] = found.get(key, 0) + 1
+        found[inputs, outputs, rows, trained and training] += 1
 
     tune = model.tune_layers
-    trained = {
-        id(layer)
-        for layers in (layer_lists(plm, tune) if tune > 0 else [plm])
-        for layer in (list(layers)[-tune:] if tune > 0 else [plm] if tune else [])
-    }
-    for owner, linear in _linear(plm, trained):
-        if owner or not (kept_states and training):
-            add(linear.in_features, linear.out_features, rows, owner)
+    tops: list[nn.Module] = [plm] if tune == -1 else []
+    if tune > 0:
+        tops = [layer for layers in layer_lists(plm, tune) for layer in layers[-tune:]]
+    tuned = {module for top in tops for module in top.modules()}
+    for name, linear in plm.named_modules():
+        runs = linear in tuned or not (kept_states and training)
+        if isinstance(linear, nn.Linear) and runs and "pooler" not in name.split("."):
+            add(linear.in_features, linear.out_features, rows, linear in tuned)
     dim = model.dim
     add(plm.config.hidden_size, dim, rows, True)
     for shape, vectors in ((model.news, rows), (model.user, clicks)):
@@ -102,22 +98,6 @@ def linear_maps(
         LinearMap(inputs, outputs, number, rows, backward)
         for (inputs, outputs, rows, backward), number in found.items()
     )
-
-
-def _linear(plm: nn.Module, trained: set[int]) -> list[tuple[bool, nn.Linear]]:
-    """Return a PLM's linear maps without those of its pooler, and whether each is trained."""
-    found = []
-
-    def visit(module: nn.Module, inside: bool) -> None:
-        inside = inside or id(module) in trained
-        if isinstance(module, nn.Linear):
-            found.append((inside, module))
-        for name, child in module.named_children():
-            if name != "pooler":
-                visit(child, inside)
-
-    visit(plm, False)
-    return found
 
 
 def _stack(dim: int, config: FastformerConfig) -> list[tuple[int, int]]:
@@ -131,29 +111,15 @@ def _stack(dim: int, config: FastformerConfig) -> list[tuple[int, int]]:
 def measure(maps: Sequence[LinearMap], device: torch.device) -> Rates:
     """Multiply in both precisions, in turns, and return the speed of each.
 
-    The time includes autocast's conversions to bf16 and back.
-
-    Args:
-        maps: Linear maps of a step.
-        device: Device to measure.
-
-    Raises:
-        RuntimeError: If the device cannot multiply in bf16 at all.
+    The time includes autocast's conversions to bf16 and back. RuntimeError if the device cannot
+    multiply in bf16 at all.
     """
     sides = [_products(maps, device, dtype) for dtype in (torch.float32, torch.bfloat16)]
     return rates(interleave(*sides), sum(each.flop for each in maps))
 
 
 def one_thread_and_many(maps: Sequence[LinearMap], threads: int) -> list[tuple[float, float]]:
-    """Multiply in fp32 on the CPU with one thread and with many, in turns.
-
-    Args:
-        maps: Linear maps of a step.
-        threads: Number of threads to compare with one.
-
-    Returns:
-        Seconds with one thread and with many, for each round.
-    """
+    """Return the seconds of fp32 products on the CPU with one thread and with many, by round."""
     products = _products(maps, torch.device("cpu"), torch.float32)
     before = torch.get_num_threads()
 
@@ -168,12 +134,7 @@ def one_thread_and_many(maps: Sequence[LinearMap], threads: int) -> list[tuple[f
 
 
 def rates(seconds: Sequence[tuple[float, float]], flop: float) -> Rates:
-    """Compute the speed of fp32 and bf16 from the times of the rounds.
-
-    Args:
-        seconds: Seconds of a step in fp32 and in bf16, for each round.
-        flop: Floating-point operations of a step.
-    """
+    """Compute the speed of fp32 and bf16 from the seconds of a step in each, round by round."""
     fp32, bf16 = (flop / statistics.median(side) for side in zip(*seconds, strict=True))
     return Rates(fp32, bf16, statistics.median(one / other for one, other in seconds))
 
@@ -183,13 +144,8 @@ def interleave(
 ) -> list[tuple[float, float]]:
     """Time two functions in turns, so that other load on the machine affects both equally.
 
-    Args:
-        first: Runs once and returns the seconds it took.
-        second: The function to compare with, of the same kind.
-
-    Returns:
-        Seconds of both functions for each round, without a first round that allocates memory and
-        builds kernels.
+    Each runs once and returns the seconds it took. Returns the seconds of both for each round,
+    without a first round that allocates memory and builds kernels.
     """
     first(), second()
     start = time.perf_counter()

@@ -3,11 +3,12 @@
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from transformers import AutoConfig
 
 from newsrec.data.readers.formats import reader_of
@@ -20,7 +21,13 @@ from newsrec.training.hardware.precision import (
     warn_of_slow_bf16,
 )
 from newsrec.training.hardware.probe import LinearMap, linear_maps
-from newsrec.training.hardware.threads import choose_threads, processes_here, set_threads
+from newsrec.training.hardware.threads import (
+    Maps,
+    Threads,
+    choose_threads,
+    processes_here,
+    set_threads,
+)
 from newsrec.training.processes.agreement import decided_by_first
 
 if TYPE_CHECKING:
@@ -60,14 +67,7 @@ def settle_hardware(
     """Set the number of threads and choose the precision; log both.
 
     The caller writes the choice into ``config.yaml`` and checkpoints, so that a resumed run
-    computes as before, on any machine.
-
-    Args:
-        trainer: The Trainer's options.
-        module: The model, not built yet.
-        datamodule: The data, not opened yet.
-        threads: Requested number of threads, if any.
-        kept: Settings of the run that is resumed.
+    computes as before, on any machine. The model is not built yet and the data are not opened.
     """
     root = Path(datamodule.root)
     reader_of(root).find_splits(root)  # raises for a wrong folder before anything is measured
@@ -78,11 +78,8 @@ def settle_hardware(
         kept_states = datamodule.frozen_states != "none"
         return linear_maps(module, plm, datamodule.batch_size, kept_states)
 
-    processes = processes_here(trainer)
     device = trainer_device(trainer)
-    on_cpu = device is not None and device.type == "cpu"
-    chosen = choose_threads(processes, maps if on_cpu else None, threads, kept.threads)
-    set_threads(chosen, processes)
+    chosen = _settle_threads(trainer, device, maps, threads, kept.threads)
     by_auto = kept.by_auto or module.precision == "auto"
     if trainer["precision"] is not None:
         used = trainer_precision(trainer, module.precision)
@@ -95,9 +92,7 @@ def settle_hardware(
             elif module.precision == "bf16":
                 warn_of_slow_bf16(device, maps)
             return module.precision
-        choice = choose_auto(device, maps)
-        log.info("precision: %s (model.precision auto): %s", choice.precision, choice.why)
-        return choice.precision
+        return _by_measuring(device, maps, "model.precision")
 
     precision = decided_by_first("precision", decide, int(trainer["num_nodes"] or 1))
     return Hardware(chosen.number, precision, by_auto, trainer_precision(trainer, precision))
@@ -106,17 +101,7 @@ def settle_hardware(
 def settle_scoring(
     trainer: Mapping[str, Any], precision: str, checkpoint: dict[str, Any], batch_size: int
 ) -> str:
-    """Set the number of threads for ``evaluate`` and return its precision; log both.
-
-    Args:
-        trainer: The Trainer's options.
-        precision: fp32, bf16 or auto.
-        checkpoint: Checkpoint of the model to evaluate.
-        batch_size: Impressions per step.
-
-    Returns:
-        fp32 or bf16, the same on all processes.
-    """
+    """Set the threads for ``evaluate``, and return its precision, fp32 or bf16; log both."""
 
     @cache
     def maps() -> Sequence[LinearMap]:
@@ -124,20 +109,30 @@ def settle_scoring(
         plm = AutoConfig.for_model(**checkpoint["newsrec"]["plm_config"])
         return linear_maps(model, plm, batch_size, kept_states=False, training=False)
 
-    processes, device = processes_here(trainer), trainer_device(trainer)
-    on_cpu = device is not None and device.type == "cpu"
-    set_threads(choose_threads(processes, maps if on_cpu else None), processes)
+    device = trainer_device(trainer)
+    _settle_threads(trainer, device, maps)
     if precision == "bf16":
         warn_of_slow_bf16(device, maps)
     if precision != "auto":
         return precision
-
-    def decide() -> str:
-        choice = choose_auto(device, maps)
-        log.info("precision: %s (--precision auto): %s", choice.precision, choice.why)
-        return choice.precision
-
+    decide = partial(_by_measuring, device, maps, "--precision")
     return decided_by_first("precision", decide, int(trainer["num_nodes"] or 1))
+
+
+def _settle_threads(
+    trainer: Mapping[str, Any], device: torch.device | None, maps: Maps, *given: int | None
+) -> Threads:
+    processes = processes_here(trainer)
+    on_cpu = device is not None and device.type == "cpu"
+    chosen = choose_threads(processes, maps if on_cpu else None, *given)
+    set_threads(chosen, processes)
+    return chosen
+
+
+def _by_measuring(device: torch.device | None, maps: Maps, option: str) -> str:
+    choice = choose_auto(device, maps)
+    log.info("precision: %s (%s auto): %s", choice.precision, option, choice.why)
+    return choice.precision
 
 
 def trainer_defaults(**options: Any) -> dict[str, Any]:

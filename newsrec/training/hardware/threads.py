@@ -45,12 +45,7 @@ class Threads(NamedTuple):
 
 
 def processes_here(trainer: Mapping[str, Any], environ: Any = os.environ) -> int:
-    """Return how many processes of a run share this machine's cores.
-
-    Args:
-        trainer: The Trainer's options.
-        environ: Environment variables; those of torchrun and SLURM override the Trainer's options.
-    """
+    """Return how many processes of a run share this machine's cores; torchrun and SLURM decide."""
     for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"):
         if environ.get(name, "").isdigit():
             return max(1, int(environ[name]))
@@ -74,16 +69,9 @@ def choose_threads(
 ) -> Threads:
     """Return how many threads this process should compute with.
 
-    Args:
-        processes: Number of the run's processes on this machine.
-        maps: Returns the linear maps of a step, to measure whether more threads are faster; None
-            measures nothing.
-        asked: Value of ``--threads``.
-        kept: Number of threads of the run that is resumed.
-        cores: Cores that this process may use; detected if None.
-
-    Raises:
-        UserError: If ``asked`` is less than 1.
+    ``maps`` returns the linear maps of a step, to measure whether more threads are faster; None
+    measures nothing. ``asked`` is the value of ``--threads``, ``kept`` the number of the run that
+    is resumed. Cores are detected if None.
     """
     if asked is not None:
         if asked < 1:
@@ -116,11 +104,6 @@ def set_threads(threads: Threads, processes: int = 1, say: bool = True) -> None:
     """Set the number of threads, also for processes that Lightning starts.
 
     These read it from the environment, until ``forget_threads``.
-
-    Args:
-        threads: Result of ``choose_threads``.
-        processes: Number of the run's processes on this machine.
-        say: Whether to log the number.
     """
     torch.set_num_threads(threads.number)
     if processes > 1 and ("OMP_NUM_THREADS" not in os.environ or "OMP_NUM_THREADS" in _told):
@@ -140,14 +123,11 @@ def forget_threads() -> None:
 
 
 def gain_of_many(rounds: Sequence[tuple[float, float]]) -> float:
-    """Return how many times as fast many threads are as one.
+    """Return how many times as fast many threads are as one, from seconds with one and with many.
 
     This is the lower of two ratios: the median over the rounds, and the ratio of total times
     without the worst round. The median alone would miss occasional rounds in which threads spin at
     barriers and take 30 times as long.
-
-    Args:
-        rounds: Seconds with one thread and with many, for at least two rounds.
     """
     ratios = sorted(((one / many, one, many) for one, many in rounds))
     _, one, many = (sum(column) for column in zip(*ratios[1:], strict=True))

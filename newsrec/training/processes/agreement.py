@@ -14,6 +14,8 @@ from newsrec.parent import STARTER
 PATIENCE = timedelta(minutes=10)
 """How long the other processes wait; the first may import from a slow disk."""
 FAILED = "failed"
+SERVED = "TORCHELASTIC_USE_AGENT_STORE"
+"""Environment variable: ``True`` if torchrun's agent keeps a store that processes can reach."""
 
 _kept: list[TCPStore] = []
 """Stores to keep open: the later process group shares the server of the first process."""
@@ -25,15 +27,9 @@ def decided_by_first(name: str, decide: Callable[[], str], num_nodes: int = 1) -
     Processes of torchrun and SLURM run already and read the decision from the store through which
     their process group will form. Processes that Lightning starts inherit it in an environment
     variable. The variable counts only if the parent process has set it, since an older run may have
-    left one behind.
-
-    Args:
-        name: Name of the decision.
-        decide: Makes the decision; called on the first process, and on others that cannot ask it.
-        num_nodes: Number of machines, used if neither torchrun nor SLURM gives it.
-
-    Raises:
-        UserError: On all but the first process, if the first cannot be reached or has failed.
+    left one behind. ``decide`` is called on the first process, and on others that cannot ask it.
+    ``num_nodes`` is used if neither torchrun nor SLURM gives it. UserError on all but the first
+    process, if the first cannot be reached or has failed.
     """
     variable = f"NEWSREC_{name.upper()}"
     key = f"newsrec/{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
@@ -77,7 +73,7 @@ def _meeting_place(num_nodes: int) -> tuple[str, int, bool] | None:
     if TorchElasticEnvironment.detect():
         if os.environ.get("WORLD_SIZE", "1") == "1":
             return None
-        served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        served = os.environ.get(SERVED) == "True"
         return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), not served
     if SLURMEnvironment.detect():
         slurm = SLURMEnvironment()
@@ -100,24 +96,15 @@ def early_rank() -> int | None:
 
 
 def early_store(timeout: timedelta) -> TCPStore | None:
-    """Return the store through which the process group will form; None if there is none.
-
-    Args:
-        timeout: How long to try.
-    """
+    """Return the store through which the process group will form; None if there is none."""
     place = _meeting_place(1)
     return None if place is None else _store(*place, timeout)
 
 
 def _store(host: str, port: int, serve: bool, timeout: timedelta = PATIENCE) -> TCPStore:
     """Open the store; with ``multi_tenant``, the process group can use the same server later."""
-    store = TCPStore(
-        host,
-        port,
-        is_master=serve and is_first_process(),
-        timeout=timeout,
-        wait_for_workers=False,
-        multi_tenant=True,
-    )
+    master = serve and is_first_process()
+    shared = {"wait_for_workers": False, "multi_tenant": True}
+    store = TCPStore(host, port, is_master=master, timeout=timeout, **shared)
     _kept.append(store)
     return store

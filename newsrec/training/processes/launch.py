@@ -18,10 +18,8 @@ log = logging.getLogger(__name__)
 def started_by_torchrun(options: Mapping[str, Any]) -> dict[str, int]:
     """Return the Trainer's ``devices`` and ``num_nodes`` as torchrun sets them; else nothing.
 
-    With ``devices: 1``, Lightning would train separately in each of torchrun's processes.
-
-    Args:
-        options: The Trainer's options; those that differ are logged.
+    With ``devices: 1``, Lightning would train separately in each of torchrun's processes. Options
+    that differ are logged.
     """
     if not TorchElasticEnvironment.detect():
         return {}
@@ -36,11 +34,7 @@ def started_by_torchrun(options: Mapping[str, Any]) -> dict[str, int]:
 
 
 def refuse_unconnected(trainer: Trainer) -> None:
-    """Refuse to train as one of several processes that do not form a group.
-
-    Raises:
-        UserError: On all processes but the first.
-    """
+    """Refuse to train as one of several processes that do not form a group."""
     if trainer.world_size == 1 and not is_first_process():
         raise UserError(
             f"This is one of several processes, but trainer.devices is {trainer.num_devices} and "

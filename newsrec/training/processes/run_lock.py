@@ -32,9 +32,6 @@ class RunLock:
     between machines if the server supports locks (NFS 4, or lockd), unless the folder is mounted
     with ``nolock`` or ``local_lock``: each machine then has its own lock. On a file system without
     locks (Lustre without ``-o flock``), a warning is logged.
-
-    Args:
-        folder: The run folder; created if missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,11 +41,7 @@ class RunLock:
         self._lock = FileLock(folder / LOCK, timeout=0)
 
     def take(self) -> None:
-        """Take the lock, and remove partly written files of killed runs.
-
-        Raises:
-            UserError: If another run has the lock, or it cannot be created.
-        """
+        """Take the lock, unless another run has it, and remove partly written files of old runs."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -78,11 +71,7 @@ class RunLock:
         write_text(self.folder / HOLDER, json.dumps(holder) + "\n")
 
     def discard(self, names: Iterable[str]) -> None:
-        """Remove the folder if ``take`` created it, unless it holds files that are not a run's.
-
-        Args:
-            names: Files and folders of a run, which are removed.
-        """
+        """Remove the folder with a run's ``names`` if ``take`` made it and it has nothing else."""
         if not self.made:
             return
         if (

@@ -1,6 +1,7 @@
 """Resumes a run on machines without a shared disk, from the first machine's files."""
 
 import hashlib
+import itertools
 import logging
 import os
 import socket
@@ -11,7 +12,7 @@ from typing import Any
 from newsrec.console import is_first_process
 from newsrec.errors import UserError
 from newsrec.files import file_hash, write_bytes
-from newsrec.training.processes.agreement import decided_by_first
+from newsrec.training.processes.agreement import SERVED, decided_by_first
 from newsrec.training.processes.run_lock import RunLock
 
 log = logging.getLogger(__name__)
@@ -24,31 +25,22 @@ PATIENCE = timedelta(minutes=10)
 
 
 def share_run_folder(output: Path) -> None:
-    """Copy the run folder of a resumed run from the first machine to all others.
+    """Copy the run folder of a resumed run from the first machine to the same path on all others.
 
     torchrun's agents keep a store that every process can reach before anything else is set up. The
     first process writes the hashes of the files in its run folder to the store. The first process
     of each other machine copies the files that are missing or different there, and the machine's
     other processes wait for it. A checkpoint that the first machine lacks is an error, so that all
     machines start a new run or all resume. Without torchrun, or on one machine, nothing happens.
-
-    Args:
-        output: The run folder, at the same path on all machines.
-
-    Raises:
-        UserError: If a machine has a checkpoint there that the first machine lacks.
     """
-    if int(os.environ.get("GROUP_WORLD_SIZE", 1)) < 2 or not _has_store():
+    if int(os.environ.get("GROUP_WORLD_SIZE", 1)) < 2 or os.environ.get(SERVED) != "True":
         return
     import torch
 
-    store: Any = torch.distributed.PrefixStore(
-        f"newsrec/run/{os.environ['TORCHELASTIC_RESTART_COUNT']}",
-        torch.distributed.TCPStore(
-            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False,
-            timeout=PATIENCE,
-        ),
-    )  # fmt: skip
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    agent = torch.distributed.TCPStore(address, port, is_master=False, timeout=PATIENCE)
+    prefix = f"newsrec/run/{os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    store: Any = torch.distributed.PrefixStore(prefix, agent)
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     machine, machines = int(os.environ["GROUP_RANK"]), int(os.environ["GROUP_WORLD_SIZE"])
     if rank == 0:
@@ -95,14 +87,8 @@ def is_resumed(output: Path, num_nodes: int) -> bool:
     """Return whether ``--ckpt_path auto`` resumes from ``last.ckpt``, the same on all processes.
 
     The first process decides. Otherwise, on machines without a shared disk, one might resume and
-    another start a new run, and both would wait forever.
-
-    Args:
-        output: The run folder.
-        num_nodes: The Trainer's option.
-
-    Raises:
-        UserError: On a machine whose ``last.ckpt`` differs from the first machine's.
+    another start a new run, and both would wait forever. A machine whose ``last.ckpt`` differs from
+    the first machine's is refused.
     """
     last = output / "checkpoints" / "last.ckpt"
     theirs = decided_by_first("last_checkpoint", lambda: _hash(last) or "none", num_nodes)
@@ -118,14 +104,7 @@ def is_resumed(output: Path, num_nodes: int) -> bool:
 
 
 def needs_on_disk(root: Path, output: Path, states: int, checkpoint: int) -> str:
-    """Return a text on the disk space that each machine needs.
-
-    Args:
-        root: The data folder.
-        output: The run folder.
-        states: Bytes of kept states.
-        checkpoint: Bytes of a checkpoint.
-    """
+    """Return a text on the disk space that each machine needs; states and checkpoint in bytes."""
     kept = f", and room for {states / 2**30:.1f} GiB of states beside it" if states else ""
     return (
         f"disks: each machine needs the data at {root}{kept}. The first machine alone writes "
@@ -134,40 +113,23 @@ def needs_on_disk(root: Path, output: Path, states: int, checkpoint: int) -> str
     )
 
 
-def _has_store() -> bool:
-    """Return whether torchrun's agent keeps a store that this process can reach."""
-    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-
-
 def _hash(path: Path) -> str | None:
     return file_hash(path) if path.is_file() else None
 
 
 def _send(store: Any, output: Path, names: list[str]) -> None:
-    """Put files into the store piece by piece; each piece is deleted once it was received.
-
-    Args:
-        store: A store for a single receiving machine; two would mix up their pieces.
-        output: The run folder.
-        names: The files, relative to the run folder.
-    """
+    """Put files into the store of one receiver, piece by piece; delete each once received."""
     for name in names:
         with (output / name).open("rb") as file:
-            number = 0
-            while piece := file.read(CHUNK):
+            pieces = itertools.chain(iter(lambda: file.read(CHUNK), b""), [b""])
+            for number, piece in enumerate(pieces):
                 store.set(f"{name}/{number}", piece)
                 store.get(f"{name}/{number}/taken")
                 store.delete_key(f"{name}/{number}")
                 store.delete_key(f"{name}/{number}/taken")
-                number += 1
-            store.set(f"{name}/{number}", b"")
-            store.get(f"{name}/{number}/taken")
-            store.delete_key(f"{name}/{number}")
-            store.delete_key(f"{name}/{number}/taken")
 
 
 def _receive(store: Any, output: Path, names: list[str], hashes: dict[str, str]) -> None:
-    """Receive files from the store, check their hashes and write them."""
     for name in names:
         pieces: list[bytes] = []
         while True:

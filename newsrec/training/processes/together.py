@@ -19,7 +19,7 @@ from newsrec.console import say
 from newsrec.data.states import distinct_rows
 from newsrec.errors import UserError
 from newsrec.training.checkpoint.saving import Stopped
-from newsrec.training.processes.agreement import early_rank, early_store
+from newsrec.training.processes.agreement import SERVED, early_rank, early_store
 from newsrec.training.processes.share_folder import needs_on_disk
 
 log = logging.getLogger(__name__)
@@ -46,9 +46,6 @@ def fail_together(trainer: Trainer) -> Iterator[None]:
     Otherwise the others wait in their next collective operation, with NCCL for half an hour. A
     separate thread watches the store through which the processes formed their group, so no
     collective operation is needed.
-
-    Args:
-        trainer: The Trainer of the run.
     """
     if trainer.world_size == 1 or _shared:
         yield
@@ -139,17 +136,14 @@ class _Watch(threading.Thread):
             time.sleep(HEARD)
 
 
-def _torchrun_keeps_a_store() -> bool:
-    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-
-
 def _connect() -> Any:
     """Return a new connection to the processes' store; None while there is no store."""
     try:
-        if not _torchrun_keeps_a_store() and early_rank() is not None:
-            return early_store(CONNECT)
-        if not torch.distributed.is_initialized() and not _torchrun_keeps_a_store():
-            return None
+        if os.environ.get(SERVED) != "True":
+            if early_rank() is not None:
+                return early_store(CONNECT)
+            if not torch.distributed.is_initialized():
+                return None
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         return torch.distributed.TCPStore(address, port, is_master=False, timeout=CONNECT)
     except (KeyError, ValueError, RuntimeError):
@@ -171,11 +165,7 @@ class SameData(Callback):
     """Refuses to train on machines whose data folders differ."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare the fingerprints of the training and validation data over all processes.
-
-        Raises:
-            UserError: If they differ; on every process, naming the machines.
-        """
+        """Compare the fingerprints of all processes' data; UserError on each if they differ."""
         if trainer.world_size == 1:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]

@@ -1,5 +1,6 @@
 """Progress of a running fit: a bar that fits the terminal, and a line per epoch."""
 
+import itertools
 import logging
 import math
 import sys
@@ -12,14 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from newsrec.data.lightning_internals import batches_done
-from newsrec.training.lightning_internals import (
-    Tqdm,
-    convert_inf,
-    is_due,
-    is_logging,
-    open_bars,
-    train_bar,
-)
+from newsrec.training import lightning_internals as internals
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +41,8 @@ class SpeedBar(TQDMProgressBar):
 
     def init_train_tqdm(self) -> "FittingBar":
         """Return the bar of the training steps."""
-        return FittingBar(
-            desc=self.train_description,
-            position=2 * self.process_position,
-            disable=self.is_disabled,
-        )
+        place = 2 * self.process_position
+        return FittingBar(desc=self.train_description, position=place, disable=self.is_disabled)
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         """Show the bar; Lightning reports no epoch start to a run resumed within an epoch."""
@@ -68,10 +59,10 @@ class SpeedBar(TQDMProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Advance the bar; fetch the logged values if the step is logged."""
-        if is_logging(trainer):
+        if internals.is_logging(trainer):
             self._fetch(trainer)
         bar = self.train_progress_bar
-        if is_due(self, batch_idx + 1, bar.total) and not bar.disable:
+        if internals.is_due(self, batch_idx + 1, bar.total) and not bar.disable:
             bar.n = batch_idx + 1
             self._show(trainer, pl_module)
 
@@ -89,7 +80,7 @@ class SpeedBar(TQDMProgressBar):
 
     def on_exception(self, trainer: Trainer, *_: Any) -> None:
         """End the bar's line, so the error message starts on its own line."""
-        for bar in open_bars(self):
+        for bar in internals.open_bars(self):
             bar.close()
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
@@ -101,7 +92,7 @@ class SpeedBar(TQDMProgressBar):
     def _begin_epoch(self, trainer: Trainer, done: int) -> None:
         bar = self.train_progress_bar
         bar.reset()
-        bar.total = convert_inf(self.total_train_batches)
+        bar.total = internals.convert_inf(self.total_train_batches)
         # Batches done before the run was resumed count neither for the rate nor for the time.
         bar.n = bar.initial = done
         bar.set_description_str(epoch_of(trainer), refresh=False)
@@ -112,7 +103,7 @@ class SpeedBar(TQDMProgressBar):
         self._fetched |= {name: float(logged[name]) for name in SHOWN if name in logged}
 
     def _show(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        bar = train_bar(self)
+        bar = internals.train_bar(self)
         if bar is None or bar.disable:
             return
         if isinstance(bar, FittingBar):
@@ -121,17 +112,11 @@ class SpeedBar(TQDMProgressBar):
         bar.refresh()
 
 
-class FittingBar(Tqdm):
-    """A bar that leaves out its last fields if the terminal is too narrow.
-
-    Args:
-        **options: Options of ``tqdm``.
-    """
+class FittingBar(internals.Tqdm):
+    """A bar of ``tqdm`` that leaves out its last fields if the terminal is too narrow."""
 
     FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}"
     WITHOUT_TOTAL = "{desc} {n_fmt} [{elapsed}]{postfix}"
-    SHORTEST = 10
-    """Minimal width of the bar itself; ``tqdm`` draws it this wide if the width is unknown."""
 
     def __init__(self, **options: Any) -> None:
         self.fields: list[str] = []
@@ -152,13 +137,8 @@ class FittingBar(Tqdm):
 
 def fitting(fields: list[str], room: float) -> list[str]:
     """Return the first fields that fit, counting a comma and a space for each."""
-    kept = []
-    for field in fields:
-        room -= len(field) + 2
-        if room < 0:
-            break
-        kept.append(field)
-    return kept
+    ends = itertools.accumulate(len(field) + 2 for field in fields)
+    return [field for field, end in zip(fields, ends, strict=True) if end <= room]
 
 
 class EpochLine(Callback):
@@ -176,9 +156,7 @@ class EpochLine(Callback):
         self._start = self._epoch_start = time.monotonic()
         self._steps_before = trainer.global_step
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, *_: Any) -> None:
         """Add up the loss on its device, without waiting."""
         self._loss = self._loss + outputs["loss"].detach().float()
         self._batches += 1

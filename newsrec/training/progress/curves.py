@@ -3,7 +3,9 @@
 import csv
 import logging
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
@@ -25,12 +27,7 @@ EVERY = 10.0
 
 
 class Curves(Callback):
-    """Draws the loss and the validation metrics into the run folder, during the run and at its end.
-
-    Args:
-        logger: Logger that has the values.
-        path: The picture to write.
-    """
+    """Draws the loss and the validation metrics during a run and at its end."""
 
     def __init__(self, logger: RunCsv, path: Path) -> None:
         self.logger = logger
@@ -65,32 +62,26 @@ class Curves(Callback):
 def draw_curves(metrics: Path, path: Path, baseline: tuple[str, float] | None = None) -> None:
     """Draw the loss and the validation metrics of a ``metrics.csv`` against the step.
 
-    Args:
-        metrics: The file.
-        path: The picture; it is written completely or not at all.
-        baseline: Name and AUC of the best baseline, if known.
+    The picture is written completely or not at all. ``baseline`` is name and AUC of the best one,
+    if known.
     """
     import io
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    try:
-        with metrics.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        series = {name: _points(rows, name) for name in NAMES}
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        log.warning("%s cannot be read (%s): no curves are drawn", metrics, error)
+    series = read_series(metrics, NAMES)
+    if not series:
         return
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    steps, losses = series["train/loss"]
+    steps, losses = series["train/loss"].T
     if len(steps):
         left.plot(steps, losses, color="tab:blue", alpha=0.25, label="train/loss")
         left.plot(steps, smooth(losses), color="tab:blue", label="smoothed")
     for name in METRICS:
-        steps, values = series[f"val/{name}"]
+        steps, values = series[f"val/{name}"].T
         if len(steps):
             right.plot(steps, values, marker=".", label=f"val/{name}")
     if baseline is not None:
@@ -102,13 +93,8 @@ def draw_curves(metrics: Path, path: Path, baseline: tuple[str, float] | None = 
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
         if axes.lines:  # below the axes, where no curve is
-            axes.legend(
-                loc="upper center",
-                bbox_to_anchor=(0.5, -0.16),
-                ncols=2,
-                fontsize="small",
-                frameon=False,
-            )
+            place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
+            axes.legend(**place, ncols=2, fontsize="small", frameon=False)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
     write_bytes(path, picture.getvalue())
@@ -126,8 +112,16 @@ def smooth(values: ArrayLike) -> NDArray[np.float64]:
     return result
 
 
-def _points(rows: list[dict[str, str]], name: str) -> tuple[NDArray, NDArray]:
-    """Return the steps and values that were logged under a name."""
-    pairs = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
-    points = np.array(pairs, dtype=np.float64).reshape(-1, 2)
-    return points[:, 0], points[:, 1]
+def read_series(metrics: Path, names: Iterable[str]) -> dict[str, NDArray[np.float64]]:
+    """Return the steps and values that were logged under each name ``[points, 2]``.
+
+    If the file cannot be read, a warning is logged and nothing is returned.
+    """
+    try:
+        with metrics.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        pairs = {n: [(float(r["step"]), float(r[n])) for r in rows if r.get(n)] for n in names}
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        log.warning("%s cannot be read (%s): no curves are drawn", metrics, error)
+        return {}
+    return {name: np.array(found, np.float64).reshape(-1, 2) for name, found in pairs.items()}

@@ -12,12 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def how_it_ended(trainer: Trainer, last: Path) -> str:
-    """Describe the end of a run without a best checkpoint, and the files it leaves.
-
-    Args:
-        trainer: The run's Trainer.
-        last: Path of ``last.ckpt``, which may not exist.
-    """
+    """Describe the end of a run without a best checkpoint; ``last.ckpt`` may not exist either."""
     if getattr(trainer, "fast_dev_run", False):
         steps = f"{trainer.global_step} step{'s' * (trainer.global_step != 1)}"
         return (
@@ -29,12 +24,7 @@ def how_it_ended(trainer: Trainer, last: Path) -> str:
 
 
 def say_if_finished(trainer: Trainer, ckpt_path: str | None) -> None:
-    """Warn if a run to be resumed has done all its steps or epochs, and say how to train on.
-
-    Args:
-        trainer: The run's Trainer, before training.
-        ckpt_path: The checkpoint to resume from, if any.
-    """
+    """Warn if a run to be resumed has done all its steps or epochs, and say how to train on."""
     if ckpt_path is None:
         return
     checkpoint = read_checkpoint(ckpt_path)

@@ -48,15 +48,11 @@ class StepParts(Callback):
         if not isinstance(profiler, SimpleProfiler):
             return None
         seconds = {k: sum(v) for k, v in profiler.recorded_durations.items()}
-        backward = sum(value for name, value in seconds.items() if name.endswith(".backward"))
-        total = seconds.get(LOADING, 0.0) + seconds.get(STEP, 0.0)
-        rows = {
-            "data": seconds.get(LOADING, 0.0),
-            "PLM, forward": seconds.get(PLM, 0.0),
-            "Fastformer, forward": seconds.get(FASTFORMER, 0.0),
-            "backward": backward,
-            "optimizer": seconds.get(OPTIMIZER, 0.0),
-        }
+        names = {"data": LOADING, "PLM, forward": PLM, "Fastformer, forward": FASTFORMER}
+        rows = {row: seconds.get(name, 0.0) for row, name in names.items()}
+        rows["backward"] = sum(v for name, v in seconds.items() if name.endswith(".backward"))
+        rows["optimizer"] = seconds.get(OPTIMIZER, 0.0)
+        total = rows["data"] + seconds.get(STEP, 0.0)
         rows["rest of the step"] = max(total - sum(rows.values()), 0.0)
         table = Table(title="Training steps", title_justify="left")
         table.add_column("")

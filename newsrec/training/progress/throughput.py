@@ -35,20 +35,13 @@ class Throughput(Callback):
         self._steps = 0
         self._start: float | None = None
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, *_: Any) -> None:
         """Start the clock unless it runs."""
         if self._start is None:
             self._start = time.perf_counter()
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, *_: Any
     ) -> None:
         """Count a batch; log the rates if the step is logged."""
         self._steps += 1
@@ -132,11 +125,8 @@ def model_flop(recommender: NewsRecommender, counts: Any, kept_states: bool) -> 
     """Return the floating-point operations that a model needs for some batches.
 
     As in papers, only matrix products of real tokens count: not padding, softmaxes and norms.
-
-    Args:
-        recommender: The model.
-        counts: Tokens, sums of squared text lengths, and history slots of the batches.
-        kept_states: Whether the states of frozen layers are read instead of computed.
+    ``counts`` has the tokens, the sums of squared text lengths, and the history slots of the
+    batches. With ``kept_states``, the states of frozen layers are read instead of computed.
     """
     news, user = recommender.news_encoder, recommender.user_encoder
     linear = [m.weight for m in news.plm.modules() if isinstance(m, nn.Linear)]
@@ -162,11 +152,8 @@ def _weights(module: nn.Module) -> int:
 def matrix_rate(device: torch.device, precision: str) -> float:
     """Return the floating-point operations per second of a square matrix product, best of five.
 
-    After ``LONGEST`` no further one is begun: a CPU that only emulates bf16 needs seconds for each.
-
-    Args:
-        device: Device to measure.
-        precision: The Trainer's precision: bf16-mixed multiplies in bf16, 16-mixed in fp16.
+    The Trainer's precision bf16-mixed multiplies in bf16, 16-mixed in fp16. After ``LONGEST`` no
+    further product is begun: a CPU that only emulates bf16 needs seconds for each.
     """
     kinds = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
     size = 4096 if device.type == "cuda" else 1024

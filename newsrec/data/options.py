@@ -1,0 +1,94 @@
+"""The options of the data module, and their limits."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from newsrec.data.states import PRECISIONS
+from newsrec.errors import UserError
+from newsrec.plm_source import DEFAULT_PLM
+
+LARGEST = 2**62
+"""Upper limit of every number among the options."""
+MOST = {"num_workers": 1024, "npratio": 10_000, "max_history": 100_000}
+"""Stricter limits for some options: above these the machine runs out of memory or processes."""
+LEAST = {"max_tokens": 3, "stale": 0, "seed": 0, "num_workers": 0}
+"""Lower limits of the numbers that may be 0 or must be more than 1."""
+NUMBERS = (
+    *("max_tokens", "max_history", "npratio", "batch_size", "tokens_per_batch"),
+    *("eval_batch_size", "stale", "seed", "num_workers", "prefetch_factor"),
+)
+
+
+@dataclass(eq=False, repr=False)
+class DataOptions:
+    """The options of ``MindDataModule``.
+
+    Args:
+        root: Data folder with any of train, dev and test, as folders or as MIND's zips.
+        plm: PLM whose tokenizer is used; on the command line set model.plm instead.
+        fields: Fields that make up the text of a news item: category, subcategory, title, abstract.
+        max_tokens: Word pieces kept of a text, special tokens included.
+        max_history: Clicks kept of a history, the last ones.
+        npratio: Skipped news per clicked news item in training.
+        batch_size: Samples per process and step.
+        tokens_per_batch: Limit on the word pieces that the PLM reads per process and step. If set,
+            batch_size is ignored: each batch takes as many samples as surely fit. The number of
+            steps is the same in every epoch.
+        group_by_user: Shuffle users, and the samples within a user, instead of all samples. A batch
+            then has fewer news to encode, but also fewer users.
+        eval_batch_size: Impressions per process and step in evaluation.
+        train: Split to train on; train+dev joins two.
+        val: Split that chooses the checkpoint. last_day takes the last day of train, which is then
+            left out of training; with none the last checkpoint is kept.
+        stale: Training ends this many days before the day on which val begins, to measure how news
+            age: 1 is the day before; 0 leaves nothing out.
+        frozen_states: Precision in which the states of the PLM's frozen layers are stored beside
+            the data, so that they are computed once: bf16, fp32 (twice the disk space, but the same
+            losses as computing them each time), or none, which runs the whole PLM in every step.
+            Ignored when all layers are tuned.
+        on_bad_line: What to do with a line that cannot be read: error stops and names it, drop
+            leaves it out and counts it.
+        seed: Seed for shuffling and for drawing skipped news; that of seed_everything if not set.
+        num_workers: Processes that prepare batches. With 0 the training process makes each batch
+            itself, which is faster than receiving it from another process.
+        prefetch_factor: Batches that each worker prepares ahead; ignored without workers.
+        pin_memory: Whether to copy batches into pinned memory for faster transfer to a GPU; by
+            default if the Trainer trains on CUDA.
+    """
+
+    root: str = "data/demo"
+    plm: str = DEFAULT_PLM
+    fields: Sequence[str] = ("category", "subcategory", "title")
+    max_tokens: int = 32
+    max_history: int = 50
+    npratio: int = 4
+    batch_size: int = 64
+    tokens_per_batch: int | None = None
+    group_by_user: bool = False
+    eval_batch_size: int = 512
+    train: str = "train"
+    val: str = "dev"
+    stale: int = 0
+    frozen_states: str = "bf16"
+    on_bad_line: str = "error"
+    seed: int | None = None
+    num_workers: int = 0
+    prefetch_factor: int = 2
+    pin_memory: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed is None:
+            self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        for name in NUMBERS:
+            value, least, most = getattr(self, name), LEAST.get(name, 1), MOST.get(name, LARGEST)
+            if value is not None and value < least:
+                raise UserError(f"data.{name} is {value}; it must be at least {least}.")
+            if value is not None and value > most:
+                raise UserError(f"data.{name} is {value}; it must be at most {most}.")
+        if self.frozen_states not in PRECISIONS:
+            raise UserError(
+                f"data.frozen_states is {self.frozen_states!r}. Choose one of "
+                f"{', '.join(PRECISIONS)}."
+            )
+        self.root, self.fields = str(self.root), list(self.fields)
