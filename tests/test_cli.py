@@ -77,9 +77,9 @@ def test_fit_and_evaluate_in_one_go(mind_dir, plm_dir, tmp_path, capsys):
     assert page.count("<polyline") == 1  # validation; a run so short logs no loss
 
 
-def assert_reported(output, metrics, said):
+def assert_reported(output, metrics, said, *more):
     """Check that the files of a labelled split agree, and that the terminal names them."""
-    names = ["metrics.json", "prediction.zip", "per_impression.parquet", "report.html"]
+    names = ["metrics.json", "prediction.zip", "per_impression.parquet", *more, "report.html"]
     assert sorted(path.name for path in output.iterdir()) == sorted(names)
     assert said.splitlines()[-1] == f"Written to {output}: {', '.join(names)}."
     table = pq.read_table(output / "per_impression.parquet")
@@ -644,12 +644,34 @@ def test_checkpoints_of_two_seeds_make_an_ensemble(mind_dir, plm_dir, tmp_path, 
     main(["compare", str(tmp_path / "both"), str(tmp_path / "only0")])
     capsys.readouterr()
 
+    fitted, _ = evaluate("fitted", "--ckpt_path", *best, "--ensemble=fitted", "--scores=true")
+    said = capsys.readouterr().out
+    assert "scored with weights learned on the others" in said
+    assert_reported(tmp_path / "fitted", fitted, said, "scores.parquet")
+    weights = fitted["fitted"]["members"]
+    assert [row["name"] for row in weights] == best
+    assert sum(row["weight"] for row in weights) == pytest.approx(1)
+    for row, alone in zip(weights, (one, two), strict=True):
+        assert row["auc"] == pytest.approx(alone["auc"], abs=1e-6)
+        assert f"{row['weight']:.3f}" in said
+    main([option.replace("=dev", "=test") for option in command(
+        "hidden", "--ckpt_path", *best, "--ensemble=fitted")])  # fmt: skip
+    hidden = json.loads((tmp_path / "hidden" / "metrics.json").read_text())
+    assert hidden["fitted"]["members"] == weights  # dev's, whatever is reported
+    assert not hidden["fitted"]["cross_fitted"]
+    assert "Weights learned on dev, 2019-11-15:" in capsys.readouterr().out
+
+    final = str(tmp_path / "final.ckpt")
+    options = fit_options(mind_dir, plm_dir, tmp_path / "all")
+    main([*options, "--data.train=train+dev", "--data.val=none", "--baselines=false"])
+    shutil.copy(tmp_path / "all" / "checkpoints" / "last.ckpt", final)
     copy = str(tmp_path / "copy.ckpt")  # as last.ckpt where the last epoch was the best
     torch.save(torch.load(best[0], weights_only=True) | {"global_step": 7}, copy)
     for options, message in (
         (["--ckpt_path", *best, best[0], "--ensemble=mean_rank"], f"{best[0]} has the weights of"),
         (["--ckpt_path", *best, copy, "--ensemble=mean_score"], f"{copy} has the weights of"),
         (["--ckpt_path", *best], "Choose how to average their scores by --ensemble mean_score or"),
+        (["--ckpt_path", best[0], final, "--ensemble=fitted"], f"{final} was trained on it"),
         (["--ckpt_path", best[0], "--ensemble=mean_rank"], "and one checkpoint is given"),
         (["--scorer=random", "--ensemble=mean_rank"], "and a baseline is given"),
         (["--ckpt_path", *best, "--ensemble=mean_rank", "--data.max_tokens=12"], f"{best[1]} was"),
@@ -680,6 +702,7 @@ def test_any_number_of_processes_gives_the_metrics_of_one(mind_dir, plm_dir, tmp
         # Three take 21 together; of the two that are left, the last process gets none.
         ("model", [best, "--data.eval_batch_size=7"], (1, 2, 3)),
         ("ensemble", [best, other, "--ensemble", "mean_score"], (1, 2)),
+        ("fitted", [best, other, "--ensemble", "fitted"], (1, 2)),
     ):
         metrics, predictions = [], []
         for number in numbers:
@@ -703,3 +726,6 @@ def test_any_number_of_processes_gives_the_metrics_of_one(mind_dir, plm_dir, tmp
             assert ids[number] == ids[0]
             for name in METRICS:
                 assert metrics[number][name] == pytest.approx(metrics[0][name], abs=1e-4)
+            if case == "fitted":
+                weights = [[row["weight"] for row in m["fitted"]["members"]] for m in metrics]
+                assert weights[number] == pytest.approx(weights[0], abs=1e-3)

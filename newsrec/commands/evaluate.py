@@ -12,6 +12,7 @@ from newsrec.data.splits import LAST_DAY
 from newsrec.errors import UserError
 from newsrec.evaluation.baselines import BASELINES, describe_baselines
 from newsrec.evaluation.ensemble import ENSEMBLES
+from newsrec.evaluation.fitted import ABOUT, FITTED
 from newsrec.evaluation.scoring import QUIET, Scored, score_by_baseline, score_checkpoints
 from newsrec.report.evaluate import SCORES_FILE, evaluate
 from newsrec.report.terminal import print_results
@@ -23,6 +24,8 @@ FROM_CHECKPOINT = {
     "model.plm": str,
 }
 """Options whose values come from the checkpoint; giving another value is an error."""
+AVERAGES = ENSEMBLES | {FITTED: ABOUT}
+"""Choices of ``--ensemble``."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -35,9 +38,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         nargs="+",
         help="checkpoint that fit wrote: runs/NAME/.../best.ckpt; several make an ensemble",
     )
-    averages = "; ".join(f"{name}: {text}" for name, text in ENSEMBLES.items())
+    averages = "; ".join(f"{name}: {text}" for name, text in AVERAGES.items())
     parser.add_argument(
-        "--ensemble", choices=tuple(ENSEMBLES), help=f"average over checkpoints. {averages}"
+        "--ensemble", choices=tuple(AVERAGES), help=f"average over checkpoints. {averages}"
     )
     parser.add_argument(
         "--scorer", choices=BASELINES, help=f"a baseline instead of a checkpoint. {baselines}"
@@ -147,7 +150,7 @@ def _check_ensemble(paths: list[str], ensemble: str | None) -> None:
     if len(paths) > 1 and ensemble is None:
         raise UserError(
             f"--ckpt_path has {len(paths)} checkpoints. Choose how to average their scores by "
-            f"--ensemble {' or --ensemble '.join(ENSEMBLES)}, or give one."
+            f"--ensemble {' or --ensemble '.join(AVERAGES)}, or give one."
         )
     if len(paths) < 2 and ensemble is not None:
         given = "one checkpoint" if paths else "a baseline"

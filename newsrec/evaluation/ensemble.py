@@ -24,7 +24,10 @@ BLOCK = 1 << 14
 
 
 def combine(
-    members: Sequence[NDArray[np.floating]], offsets: NDArray[np.int64], how: str
+    members: Sequence[NDArray[np.floating]],
+    offsets: NDArray[np.int64],
+    how: str,
+    weights: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Average several models' scores, impression by impression.
 
@@ -36,6 +39,8 @@ def combine(
         how: ``mean_score``, which does not change if a model's scores in an impression are shifted
             or scaled by a positive factor; or ``mean_rank``, which no increasing transform changes
             and which ranks equal scores in the order of the file.
+        weights: Weight of each model, for all impressions ``[members]`` or for each one
+            ``[impressions, members]``; each row sums to 1. None weighs all alike.
 
     Returns:
         Mean of standard scores, or negated mean rank: higher is better ``[candidates]``.
@@ -44,6 +49,9 @@ def combine(
     offsets = np.asarray(offsets, dtype=np.int64)
     assert all(len(scores) == offsets[-1] for scores in members)
     result = np.empty(int(offsets[-1]))
+    if weights is not None:
+        shape = (len(offsets) - 1, len(members))
+        weights = np.broadcast_to(weights * len(members), shape)  # to take a plain mean at the end
     for first in range(0, len(offsets) - 1, BLOCK):
         bounds = offsets[first : first + BLOCK + 1]
         begin, end = bounds[0], bounds[-1]
@@ -52,6 +60,8 @@ def combine(
         for row, scores in zip(values, members, strict=True):
             part = scores[begin:end]
             row[:] = -ranks(part, bounds) if how == "mean_rank" else standardize(part, bounds)
+        if weights is not None:
+            values *= np.repeat(weights[first : first + BLOCK], np.diff(bounds), axis=0).T
         values.sort(axis=0)  # sums of floats depend on their order
         result[begin:end] = values.mean(axis=0)
     return result

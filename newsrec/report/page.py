@@ -89,6 +89,9 @@ def _facts(metrics: Mapping[str, Any], title: str) -> dict[str, str]:
         "checkpoint": f"SHA-256 {', '.join(hashes)}",
         "data": f"fingerprint {metrics['data_fingerprint']}",
     }
+    if "fitted" in metrics:
+        weights = [f"{row['weight']:.3f} {row['name']}" for row in metrics["fitted"]["members"]]
+        facts["weights"] = "; ".join(weights)
     for key, name in (
         ("impressions", "impressions"),
         ("evaluated", "evaluated"),

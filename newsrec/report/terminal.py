@@ -76,6 +76,20 @@ def beside_table(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None
     return table(("", *HEADINGS.values(), "above\nit, AUC", "95 % interval\nof that"), rows)
 
 
+def weights_table(fitted: Mapping[str, Any]) -> Table:
+    """Return a table of the weight of each model of a fitted ensemble.
+
+    Args:
+        fitted: The field of that name in ``metrics.json``.
+    """
+    rows = []
+    for row in fitted["members"]:
+        over = sorted(row["fold_weights"])
+        folds = f"{over[0]:.3f} to {over[-1]:.3f}" if over else "-"
+        rows.append((row["name"], f"{row['weight']:.3f}", folds, f"{row['auc']:.4f}"))
+    return table(("model", "weight", "over folds", f"AUC alone,\n{fitted['learned_on']}"), rows)
+
+
 def slices_table(metrics: Mapping[str, Any]) -> Table:
     """Return a table of the AUC of each group of each slice that divides the split.
 
@@ -196,6 +210,8 @@ def print_results(
     say(f"{title} on {split}, {metrics['window']}{in_precision(metrics)}.")
     for note in notes(metrics):
         say(note)
+    if "fitted" in metrics:
+        print_tables(weights_table(metrics["fitted"]))
     if "auc" in metrics:
         tables = [metrics_table(metrics)]
         if metrics.get("baselines"):
@@ -223,9 +239,34 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
     if split in chosen_on and split not in other and "auc" in metrics:
         which = "some of these checkpoints" if "ensemble" in metrics else "this checkpoint"
         lines.append(f"{split} chose {which}: expect less on another split.")
+    if "fitted" in metrics:
+        lines += _how_fitted(metrics["fitted"])
     clicks = [f"{name} ({window})" for name, window in metrics.get("clicks_of", {}).items()]
     if clicks:
         lines.append(f"Clicks counted: those of {' and '.join(clicks)}.")
+    return lines
+
+
+def _how_fitted(fitted: Mapping[str, Any]) -> list[str]:
+    """Return where the weights of an ensemble come from, and which of them mean little."""
+    source, members = fitted["learned_on"], fitted["members"]
+    lines = [
+        f"Weights learned on {source}, {fitted['window']}: {fitted['impressions']:,} impressions "
+        f"of {fitted['users']:,} users."
+    ]
+    if fitted["cross_fitted"]:
+        folds = len(members[0]["fold_weights"])
+        lines.append(
+            f"{source} is also what is reported: its users are in {folds} folds, and each fold is "
+            "scored with weights learned on the others."
+        )
+    constant = [row["name"] for row in members if row["constant"]]
+    for name in constant:
+        lines.append(f"{name} gives all candidates of an impression one score: its weight is 0.")
+    if all(row["auc"] <= 0.5 for row in members):
+        lines.append(f"No model ranks the clicks of {source} better than chance.")
+    if fitted["users"] < FEWEST_USERS:
+        lines.append(f"{fitted['users']} users are too few to trust the weights.")
     return lines
 
 
