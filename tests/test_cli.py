@@ -427,6 +427,57 @@ def test_the_last_day_of_train_chooses_and_dev_judges(mind_week, plm_dir, tmp_pa
     assert metrics["impressions"] == sum("\t11/14/" in row for row in rows)
 
 
+@pytest.mark.parametrize("val", ["dev", "last_day"])
+def test_unseen_news_choose_the_checkpoint_and_stand_beside_the_total(
+    val, mind_week, plm_dir, tmp_path, capsys, caplog
+):
+    caplog.set_level(logging.INFO, "newsrec")
+    output = tmp_path / "one"
+    options = [f"--data.val={val}", "--data.val_news=new"]
+    if val == "last_day":  # where only train exists; news of its last days are new by then
+        shutil.rmtree(mind_week / "dev")
+        shutil.rmtree(mind_week / "test")
+        path = mind_week / "train" / "behaviors.tsv"
+        early = "\t".join(["900", "U1", "11/8/2019 9:05:58 AM", "N1 N3", "N2-1 N5-0"])
+        path.write_text(f"{early}\n{path.read_text()}")
+        options += ["--data.val_days=2", "--data.stale=5"]
+    main([*fit_options(mind_week, plm_dir, output), *options])
+    assert f"{val} chooses by news that train has not seen: " in caplog.text
+    said = capsys.readouterr().out
+    assert "the split that chose the checkpoint by the news that train had not seen" in said
+    best = output / "checkpoints" / "best.ckpt"
+    with (output / "metrics.csv").open() as file:
+        logged = max(float(row["val/auc"]) for row in csv.DictReader(file) if row["val/auc"])
+    main(["evaluate", f"--ckpt_path={best}", f"--data.root={mind_week}", f"--split={val}",
+          f"--output={tmp_path / 'out'}", "--trainer.accelerator=cpu"])  # fmt: skip
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["unseen"]["auc"] == pytest.approx(logged, abs=1e-6)
+    assert metrics["unseen"]["auc"] != metrics["auc"]
+    assert (metrics["selected_on"], metrics["selected_news"]) == (val, "new")
+    again = capsys.readouterr().out
+    assert f"{val} chose this checkpoint by the news that train had not seen: expect" in again
+    for text in (said, again):
+        assert f"AUC {metrics['unseen']['auc']:.4f}" in " ".join(text.split())
+    assert torch.load(best, weights_only=True)["newsrec"]["selected_news"] == "new"
+    assert "unseen news" in (tmp_path / "out" / "report.html").read_text()
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["unseen"] == metrics["unseen"]
+    refusal = refused(capsys, *fit_options(mind_week, plm_dir, output), "--ckpt_path=last",
+                      "--data.val_news=all")  # fmt: skip
+    assert "val_news" in refusal
+
+
+def test_days_of_last_day_belong_to_that_split(mind_week, tmp_path, capsys):
+    command = ["evaluate", "--scorer=popularity", f"--data.root={mind_week}"]
+    main([*command, "--split=last_day", "--data.val_days=3", f"--output={tmp_path / 'three'}"])
+    metrics = json.loads((tmp_path / "three" / "metrics.json").read_text())
+    assert metrics["window"] == "2019-11-12 to 2019-11-14"
+    assert metrics["trained_on"] == {"train": "2019-11-09 to 2019-11-11"}
+    said = refused(capsys, *command, "--split=dev", "--data.val_days=3",
+                   f"--output={tmp_path / 'x'}")  # fmt: skip
+    assert "--data.val_days 3 is for --split last_day, and --split is dev" in said
+
+
 def test_a_final_model_is_trained_on_everything_and_its_last_checkpoint_kept(
     mind_week, plm_dir, tmp_path, capsys, caplog
 ):

@@ -27,7 +27,8 @@ from newsrec.evaluation.fitted import (
     user_folds,
 )
 from newsrec.metrics import mind_metrics
-from newsrec.report.terminal import notes, weights_table
+from newsrec.report.notes import notes
+from newsrec.report.terminal import weights_table
 
 
 def world(seed, impressions, noise, users=40, most=8):

@@ -55,6 +55,11 @@ def add_arguments(parser: ArgumentParser) -> None:
             type=kind | None,
             help="of the baseline cosine; a checkpoint brings its own",
         )
+    parser.add_argument(
+        "--data.val_days",
+        type=int | None,
+        help="days of --split last_day, for a baseline; a checkpoint brings its own",
+    )
     use = "split to score; last_day is that of train, which the checkpoint must not have seen"
     add_split(parser, use, LAST_DAY)
     add_output(parser)
@@ -100,6 +105,11 @@ def _run(args: Namespace) -> None:
         raise UserError("Give either --ckpt_path CKPT or --scorer NAME.")
     paths = args.ckpt_path or []
     _check_ensemble(paths, args.ensemble)
+    if args["data.val_days"] is not None and args.split != LAST_DAY:
+        raise UserError(
+            f"--data.val_days {args['data.val_days']} is for --split {LAST_DAY}, and --split is "
+            f"{args.split}. Leave it out."
+        )
     check_scoring(args.trainer)
     if args.scorer is not None and not is_first_process():
         return  # a baseline needs only one of torchrun's processes
@@ -126,7 +136,7 @@ def _score(args: Namespace, place: dict[str, Any]) -> Scored | None:
         return {name: value for name, value in values.items() if value is not None}
 
     if args.scorer is not None:
-        options = given("data", "fields", "max_tokens", "on_bad_line")
+        options = given("data", "fields", "max_tokens", "on_bad_line", "val_days")
         from newsrec.training.hardware.precision import trainer_device
 
         device = trainer_device(args.trainer) or "cpu"
@@ -139,7 +149,7 @@ def _score(args: Namespace, place: dict[str, Any]) -> Scored | None:
         precision=args.precision,
         with_means=args.baselines,
         expected={
-            "data": given("data", "fields", "max_tokens", "max_history"),
+            "data": given("data", "fields", "max_tokens", "max_history", "val_days"),
             "model": given("model", "plm"),
         },
         **given("data", "eval_batch_size", "num_workers", "on_bad_line"),

@@ -31,7 +31,7 @@ from newsrec.data.samples import (
     count_tokens,
     index_samples,
 )
-from newsrec.data.splits import LAST_DAY, NONE, choose_splits
+from newsrec.data.splits import LAST_DAY, NEWS_TO_JUDGE, NONE, Unseen, choose_splits, judged_news
 from newsrec.data.states import PRECISIONS, RunStates, TokenStates
 from newsrec.data.text import tokenize_catalogue
 from newsrec.data.workers import keep_working
@@ -66,6 +66,9 @@ class MindDataModule(LightningDataModule):
         train: Split to train on; train+dev joins two.
         val: Split that chooses the checkpoint. last_day takes the last day of train, which is then
             left out of training; with none the last checkpoint is kept.
+        val_days: Days of last_day.
+        val_news: Candidates that choose the checkpoint: all, or new, those that train has not seen,
+            ranked among themselves. Most news of a later week is new.
         stale: Training ends this many days before the day on which val begins, to measure how news
             age: 1 is the day before; 0 leaves nothing out.
         frozen_states: Precision in which the states of the PLM's frozen layers are stored beside
@@ -96,6 +99,8 @@ class MindDataModule(LightningDataModule):
         eval_batch_size: int = 512,
         train: str = "train",
         val: str = "dev",
+        val_days: int = 1,
+        val_news: str = "all",
         stale: int = 0,
         frozen_states: str = "bf16",
         on_bad_line: str = "error",
@@ -114,6 +119,7 @@ class MindDataModule(LightningDataModule):
             ("batch_size", batch_size, 1),
             ("tokens_per_batch", tokens_per_batch, 1),
             ("eval_batch_size", eval_batch_size, 1),
+            ("val_days", val_days, 1),
             ("stale", stale, 0),
             ("seed", seed, 0),
             ("num_workers", num_workers, 0),
@@ -128,6 +134,8 @@ class MindDataModule(LightningDataModule):
             raise UserError(
                 f"data.frozen_states is {frozen_states!r}. Choose one of {', '.join(PRECISIONS)}."
             )
+        if val_news not in NEWS_TO_JUDGE:
+            raise UserError(f"data.val_news is {val_news!r}. Choose all or new.")
         self.root = str(root)
         self.plm = plm
         self.fields = list(fields)
@@ -140,6 +148,8 @@ class MindDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.train = train
         self.val = val
+        self.val_days = val_days
+        self.val_news = val_news
         self.stale = stale
         self.frozen_states = frozen_states
         self.on_bad_line = on_bad_line
@@ -155,6 +165,7 @@ class MindDataModule(LightningDataModule):
         self._eval_split: str | None = None
         self._data: NewsData | None = None
         self._chosen = False
+        self._judged: Unseen | None = None
         self._catalogue: Catalogue | None = None
         self._num_news: int | None = None
         self._index: SampleIndex | None = None
@@ -191,7 +202,7 @@ class MindDataModule(LightningDataModule):
         """
         self._open()
         if (stage == "fit" or self._eval_split == LAST_DAY) and not self._chosen:
-            self._data = choose_splits(self.data, self.train, self.val, self.stale)
+            self._data = choose_splits(self.data, self.train, self.val, self.stale, self.val_days)
             self._chosen = True
         if stage == "fit":
             for option, name in zip(("train", "val"), self.windows(), strict=False):
@@ -200,6 +211,7 @@ class MindDataModule(LightningDataModule):
                         f"data.{option}: the split {name!r} in {self.root} has no labels. "
                         "Choose a split whose candidates end in -0 and -1."
                     )
+            self._judged = judged_news(self.data, self.val, self.val_news)
             self._index_samples()
         self._num_news = self._known_news(stage)
 
@@ -278,7 +290,10 @@ class MindDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[EvalBatch] | list[Any]:
         """Return the impressions that choose the checkpoint; no loader if ``val`` is none."""
-        return [] if self.selected_on is None else self._eval_loader(self.data.split(self.val))
+        if self.selected_on is None:
+            return []
+        judged = self._judged or judged_news(self.data, self.val, self.val_news)
+        return self._eval_loader(judged.split if judged else self.data.split(self.val))
 
     def predict_dataloader(self) -> DataLoader[EvalBatch]:
         """Return the impressions of ``eval_split``."""
@@ -313,6 +328,15 @@ class MindDataModule(LightningDataModule):
                 f"{name}: {window}, {count['impressions']:,} impressions, {count['users']:,} "
                 f"users, {count['candidates']:,} candidates ({unknown:.1%} not in news.tsv), "
                 f"{count['empty_histories'] / count['impressions']:.1%} empty histories"
+            )
+        if self._judged is not None:
+            left, whole = self._judged.split.counts, self.data.split(self.val).counts
+            lacks = ", ".join(f"{n:,} without {what}" for what, n in self._judged.left_out.items())
+            lines.append(
+                f"{self.val} chooses by news that {self.train} has not seen: "
+                f"{left['candidates']:,} of {whole['candidates']:,} candidates, in "
+                f"{left['impressions']:,} of {whole['impressions']:,} impressions (left out: "
+                f"{lacks})"
             )
         largest = len(self.index.click) // self._process()[1]
         if self.tokens_per_batch is None and self.batch_size > largest:

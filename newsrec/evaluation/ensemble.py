@@ -102,7 +102,8 @@ def merge_info(members: Sequence[dict[str, Any]], how: str) -> dict[str, Any]:
 
     Returns:
         Fields as for one checkpoint, except: ``checkpoint_sha256`` lists the hashes of all;
-        ``selected_on`` joins the splits that chose any of them by ``+``; ``trained_on`` has every
+        ``selected_on`` joins the splits that chose any of them by ``+``, ``selected_news`` the
+        kinds of news that did; ``trained_on`` has every
         split that any was trained on; ``other_data`` lists the split names that checkpoints used
         from other folders only.
     """
@@ -122,6 +123,7 @@ def merge_info(members: Sequence[dict[str, Any]], how: str) -> dict[str, Any]:
         **members[0],
         "ensemble": how,
         "selected_on": "+".join(name for name in chosen if name) or None,
+        "selected_news": "+".join(dict.fromkeys(info["selected_news"] for info in members)),
         "trained_on": {name: " and ".join(found) for name, found in windows.items()},
         "other_data": [name for name in other if name not in own],
         "checkpoint_sha256": [info["checkpoint_sha256"] for info in members],

@@ -154,6 +154,7 @@ def score_by_baseline(
     split: str,
     plm: str | None = None,
     device: Any = "cpu",
+    val_days: int = 1,
     **data_options: Any,
 ) -> Scored:
     """Score a split by a baseline.
@@ -164,11 +165,12 @@ def score_by_baseline(
         split: Split to score.
         plm: The PLM for ``cosine``; the default PLM if None.
         device: Where ``cosine`` runs the PLM.
+        val_days: Days of the split ``last_day``.
         data_options: Options of the data; baselines other than ``cosine`` use only ``on_bad_line``.
     """
     data = open_mind(root, data_options.get("on_bad_line", "error"))
     if split == LAST_DAY:
-        data = choose_splits(data, val=LAST_DAY)
+        data = choose_splits(data, val=LAST_DAY, days=val_days)
     vectors = None
     if name == "cosine":
         from newsrec.data.datamodule import MindDataModule

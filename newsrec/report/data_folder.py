@@ -4,6 +4,7 @@ from rich.table import Table
 
 from newsrec.console import say, terminal
 from newsrec.data.dataset import NewsData, Split
+from newsrec.data.leaks import SUSPECT, count_in_history
 from newsrec.data.readers.base import CUT_OFF
 from newsrec.report.tables import table
 
@@ -13,10 +14,25 @@ def print_data(data: NewsData) -> None:
     say(f"{data.root}: {len(data.news):,} news items, {len(data.users):,} users")
     terminal().print(counts_table(data))
     say("Unknown: not in any news.tsv. A history is empty if it has no known news.")
+    for line in leaks(data):
+        say(line)
     for file, lines in data.bad_lines.items():
         say(f"{file}: dropped lines, the first of them:", *lines, sep="\n  ")
     for file in data.cut_off:
         say(f"{file}: {CUT_OFF}")
+
+
+def leaks(data: NewsData) -> list[str]:
+    """Return a warning for each split whose histories seem to hold the clicks to be predicted."""
+    found = {name: count_in_history(split) for name, split in data.splits.items()}
+    return [
+        f"Warning, {name}: {count.clicks_inside / count.clicks:.1%} of the clicks stand in the "
+        f"history of their own impression, more than {SUSPECT:.0%}. Unless users often click the "
+        "same news again, the histories hold clicks made after the impression, and every metric "
+        "is too high. A history may hold earlier clicks only."
+        for name, count in found.items()
+        if count.suspect
+    ]
 
 
 def counts_table(data: NewsData) -> Table:
@@ -37,6 +53,7 @@ def _cells(split: Split) -> dict[str, str]:
     impressions = counts["impressions"]
     unknown_clicks = counts["unknown_history_news"]
     first_day, last_day = split.days
+    inside = count_in_history(split)
     return {
         "impressions": f"{impressions:,}",
         "without labels": f"{0 if 'clicks' in counts else impressions:,}",
@@ -46,6 +63,7 @@ def _cells(split: Split) -> dict[str, str]:
         "candidates": f"{counts['candidates']:,}",
         "unknown candidates": share(counts["unknown_candidates"], counts["candidates"]),
         "clicks": f"{counts['clicks']:,}" if "clicks" in counts else "no labels",
+        "in the history": f"{inside.candidates_inside / max(inside.candidates, 1):.2%}",
         "history clicks": f"{counts['history_news'] + unknown_clicks:,}",
         "unknown history clicks": f"{unknown_clicks:,}",
         "empty histories": share(counts["empty_histories"], impressions),
