@@ -780,3 +780,21 @@ def test_any_number_of_processes_gives_the_metrics_of_one(mind_dir, plm_dir, tmp
             if case == "fitted":
                 weights = [[row["weight"] for row in m["fitted"]["members"]] for m in metrics]
                 assert weights[number] == pytest.approx(weights[0], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_choose_by_the_unseen_news_of_one(mind_dir, plm_dir, tmp_path):
+    output = tmp_path / "run"
+    options = fit_options(mind_dir, plm_dir, output)
+    options += ["--data.val_news=new", "--data.eval_batch_size=2", "--data.frozen_states=none"]
+    command = [sys.executable, "-m", "newsrec", *options, "--baselines=false"]
+    command += ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    subprocess.run(command, check=True, timeout=300)
+    with (output / "metrics.csv").open() as file:
+        logged = max(float(row["val/auc"]) for row in csv.DictReader(file) if row["val/auc"])
+    best = output / "checkpoints" / "best.ckpt"
+    main(["evaluate", f"--ckpt_path={best}", f"--data.root={mind_dir}", "--split=dev",
+          f"--output={tmp_path / 'dev'}", "--trainer.accelerator=cpu", "--trainer.devices=1",
+          "--baselines=false"])  # fmt: skip
+    metrics = json.loads((tmp_path / "dev" / "metrics.json").read_text())
+    assert metrics["unseen"]["auc"] == pytest.approx(logged, abs=1e-4)

@@ -211,7 +211,7 @@ class MindDataModule(LightningDataModule):
                         f"data.{option}: the split {name!r} in {self.root} has no labels. "
                         "Choose a split whose candidates end in -0 and -1."
                     )
-            self._judged = judged_news(self.data, self.val, self.val_news)
+            self._judged = self._judged or judged_news(self.data, self.val, self.val_news)
             self._index_samples()
         self._num_news = self._known_news(stage)
 

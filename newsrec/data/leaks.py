@@ -6,7 +6,7 @@ import numpy as np
 
 from newsrec.data.dataset import Split
 
-MOST_IMPRESSIONS = 10_000
+MOST_IMPRESSIONS = 4_000
 """Impressions of a split that are looked at; of more, as many are taken, evenly over the file."""
 SUSPECT = 0.05
 """Share of clicks in their impression's history above which a warning is due. In MIND .25 % of the

@@ -1,10 +1,12 @@
 """Print the contents of a data folder."""
 
+from collections.abc import Mapping
+
 from rich.table import Table
 
 from newsrec.console import say, terminal
 from newsrec.data.dataset import NewsData, Split
-from newsrec.data.leaks import SUSPECT, count_in_history
+from newsrec.data.leaks import SUSPECT, InHistory, count_in_history
 from newsrec.data.readers.base import CUT_OFF
 from newsrec.report.tables import table
 
@@ -12,9 +14,10 @@ from newsrec.report.tables import table
 def print_data(data: NewsData) -> None:
     """Print the counts of each split, and the problems in its files."""
     say(f"{data.root}: {len(data.news):,} news items, {len(data.users):,} users")
-    terminal().print(counts_table(data))
+    inside = {name: count_in_history(split) for name, split in data.splits.items()}
+    terminal().print(counts_table(data, inside))
     say("Unknown: not in any news.tsv. A history is empty if it has no known news.")
-    for line in leaks(data):
+    for line in leaks(inside):
         say(line)
     for file, lines in data.bad_lines.items():
         say(f"{file}: dropped lines, the first of them:", *lines, sep="\n  ")
@@ -22,22 +25,21 @@ def print_data(data: NewsData) -> None:
         say(f"{file}: {CUT_OFF}")
 
 
-def leaks(data: NewsData) -> list[str]:
+def leaks(inside: Mapping[str, InHistory]) -> list[str]:
     """Return a warning for each split whose histories seem to hold the clicks to be predicted."""
-    found = {name: count_in_history(split) for name, split in data.splits.items()}
     return [
         f"Warning, {name}: {count.clicks_inside / count.clicks:.1%} of the clicks stand in the "
         f"history of their own impression, more than {SUSPECT:.0%}. Unless users often click the "
         "same news again, the histories hold clicks made after the impression, and every metric "
         "is too high. A history may hold earlier clicks only."
-        for name, count in found.items()
+        for name, count in inside.items()
         if count.suspect
     ]
 
 
-def counts_table(data: NewsData) -> Table:
+def counts_table(data: NewsData, inside: Mapping[str, InHistory]) -> Table:
     """Return a table with a column for each split."""
-    columns = [_cells(split) for split in data.splits.values()]
+    columns = [_cells(split, inside[name]) for name, split in data.splits.items()]
     rows = [(label, *(column[label] for column in columns)) for label in columns[0]]
     return table(("", *data.splits), rows, framed=True)
 
@@ -47,13 +49,12 @@ def share(part: int, whole: int) -> str:
     return f"{part:,} {part / max(whole, 1):6.1%}"
 
 
-def _cells(split: Split) -> dict[str, str]:
+def _cells(split: Split, inside: InHistory) -> dict[str, str]:
     """Return a split's column of the table, by row label."""
     counts = split.counts
     impressions = counts["impressions"]
     unknown_clicks = counts["unknown_history_news"]
     first_day, last_day = split.days
-    inside = count_in_history(split)
     return {
         "impressions": f"{impressions:,}",
         "without labels": f"{0 if 'clicks' in counts else impressions:,}",
