@@ -72,7 +72,7 @@ def _chosen_on(origin: dict[str, Any]) -> str | None:
     """Return the split that chose the checkpoint, and by which of its news."""
     split: str | None = origin["selected_on"]
     new = split and origin.get("selected_news", "all") == "new"
-    return f"{split}, by the news that train had not seen" if new else split
+    return f"{split}, by unseen news alone" if new else split
 
 
 def _metrics(manifest: dict[str, Any]) -> str:

@@ -61,7 +61,7 @@ def chosen_by(metrics: Mapping[str, Any]) -> str:
     """Return the end of a clause on what chose a checkpoint; empty if all candidates did."""
     news = metrics.get("selected_news", "all")
     some = ", some" if "+" in news else ""
-    return f"{some} by the news that train had not seen" if "new" in news.split("+") else ""
+    return f"{some} by unseen news alone" if "new" in news.split("+") else ""
 
 
 def on_unseen(metrics: Mapping[str, Any]) -> list[str]:
