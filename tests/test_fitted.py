@@ -307,7 +307,7 @@ def test_what_cannot_be_learned_from_is_refused(mind_dir, tmp_path):
         combine_fitted(data, "dev", "ab", [pair[0], pair[1] + np.inf], pair)
     dev = data.split("dev")
     one = dev._replace(user=np.full_like(dev.user, dev.user[0]))
-    with pytest.raises(UserError, match="of 1 users, and weights need 2 at least"):
+    with pytest.raises(UserError, match="of 1 user, and weights need 2 at least"):
         learn(one, pair, data.users, True)
     assert learn(one, pair, data.users, False).by_fold.shape == (0, 2)
     nothing = dev._replace(labels=np.zeros_like(dev.labels))

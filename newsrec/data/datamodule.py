@@ -135,7 +135,8 @@ class MindDataModule(LightningDataModule):
                 f"data.frozen_states is {frozen_states!r}. Choose one of {', '.join(PRECISIONS)}."
             )
         if val_news not in NEWS_TO_JUDGE:
-            raise UserError(f"data.val_news is {val_news!r}. Choose all or new.")
+            choices = " or ".join(NEWS_TO_JUDGE)
+            raise UserError(f"data.val_news is {val_news!r}. Choose {choices}.")
         self.root = str(root)
         self.plm = plm
         self.fields = list(fields)

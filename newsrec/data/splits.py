@@ -22,11 +22,9 @@ LAST_DAY = "last_day"
 """The last days of the training split, left out of training to choose the checkpoint."""
 NONE = "none"
 """No validation: the model trains on everything, and the last checkpoint is kept."""
-NEWS_TO_JUDGE = {
-    "all": "all candidates",
-    "new": "news that train has not seen",
-}
-"""Candidates by which the validation split chooses the checkpoint."""
+NEWS_TO_JUDGE = ("all", "new")
+"""Candidates by which the validation split chooses the checkpoint: all, or those that train has not
+seen."""
 
 
 class Unseen(NamedTuple):

@@ -150,8 +150,8 @@ def learn(
     if folds < 1 + cross_fitted:
         raise UserError(
             f"--ensemble {FITTED}: {source.name} has impressions with a click and a skip of "
-            f"{folds} users, and weights need {1 + cross_fitted} at least. Choose --ensemble "
-            "mean_score."
+            f"{folds} {'user' if folds == 1 else 'users'}, and weights need {1 + cross_fitted} at "
+            "least. Choose --ensemble mean_score."
         )
     if len(rows) > MOST_IMPRESSIONS:
         rows = rows[np.linspace(0, len(rows) - 1, MOST_IMPRESSIONS).astype(np.int64)]
