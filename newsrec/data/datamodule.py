@@ -30,7 +30,7 @@ from newsrec.data.samples import (
     count_tokens,
     index_samples,
 )
-from newsrec.data.splits import LAST_DAY, NONE, choose_splits
+from newsrec.data.splits import LAST_DAY, NONE, Unseen, choose_splits, judged_news
 from newsrec.data.states import RunStates, TokenStates
 from newsrec.data.text import tokenize_catalogue
 from newsrec.data.workers import keep_working
@@ -57,6 +57,7 @@ class MindDataModule(DataOptions, LightningDataModule):
         self._eval_split: str | None = None
         self._data: NewsData | None = None
         self._chosen = False
+        self._judged: Unseen | None = None
         self._catalogue: Catalogue | None = None
         self._num_news: int | None = None
         self._index: SampleIndex | None = None
@@ -87,7 +88,7 @@ class MindDataModule(DataOptions, LightningDataModule):
         """Open the arrays; the stage ``fit`` needs splits with labels."""
         self._open()
         if (stage == "fit" or self._eval_split == LAST_DAY) and not self._chosen:
-            self._data = choose_splits(self.data, self.train, self.val, self.stale)
+            self._data = choose_splits(self.data, self.train, self.val, self.stale, self.val_days)
             self._chosen = True
         if stage == "fit":
             for option, name in zip(("train", "val"), self.windows(), strict=False):
@@ -96,6 +97,7 @@ class MindDataModule(DataOptions, LightningDataModule):
                         f"data.{option}: the split {name!r} in {self.root} has no labels. "
                         "Choose a split whose candidates end in -0 and -1."
                     )
+            self._judged = self._judged or judged_news(self.data, self.val, self.val_news)
             self._index_samples()
         self._num_news = self._known_news(stage)
 
@@ -163,7 +165,10 @@ class MindDataModule(DataOptions, LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[EvalBatch] | list[Any]:
         """Return the impressions that choose the checkpoint; no loader if ``val`` is none."""
-        return [] if self.selected_on is None else self._eval_loader(self.data.split(self.val))
+        if self.selected_on is None:
+            return []
+        judged = self._judged or judged_news(self.data, self.val, self.val_news)
+        return self._eval_loader(judged.split if judged else self.data.split(self.val))
 
     def predict_dataloader(self) -> DataLoader[EvalBatch]:
         """Return the impressions of ``eval_split``."""
@@ -198,6 +203,15 @@ class MindDataModule(DataOptions, LightningDataModule):
                 f"{name}: {window}, {count['impressions']:,} impressions, {count['users']:,} "
                 f"users, {count['candidates']:,} candidates ({unknown:.1%} not in news.tsv), "
                 f"{count['empty_histories'] / count['impressions']:.1%} empty histories"
+            )
+        if self._judged is not None:
+            left, whole = self._judged.split.counts, self.data.split(self.val).counts
+            lacks = ", ".join(f"{n:,} without {what}" for what, n in self._judged.left_out.items())
+            lines.append(
+                f"{self.val} chooses by news that {self.train} has not seen: "
+                f"{left['candidates']:,} of {whole['candidates']:,} candidates, in "
+                f"{left['impressions']:,} of {whole['impressions']:,} impressions (left out: "
+                f"{lacks})"
             )
         largest = len(self.index.click) // self._process()[1]
         if self.tokens_per_batch is None and self.batch_size > largest:

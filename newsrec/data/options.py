@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from newsrec.data.splits import NEWS_TO_JUDGE
 from newsrec.data.states import PRECISIONS
 from newsrec.errors import UserError
 from newsrec.plm_source import DEFAULT_PLM
@@ -16,7 +17,7 @@ LEAST = {"max_tokens": 3, "stale": 0, "seed": 0, "num_workers": 0}
 """Lower limits of the numbers that may be 0 or must be more than 1."""
 NUMBERS = (
     *("max_tokens", "max_history", "npratio", "batch_size", "tokens_per_batch"),
-    *("eval_batch_size", "stale", "seed", "num_workers", "prefetch_factor"),
+    *("eval_batch_size", "val_days", "stale", "seed", "num_workers", "prefetch_factor"),
 )
 
 
@@ -41,6 +42,9 @@ class DataOptions:
         train: Split to train on; train+dev joins two.
         val: Split that chooses the checkpoint. last_day takes the last day of train, which is then
             left out of training; with none the last checkpoint is kept.
+        val_days: Days of last_day.
+        val_news: Candidates that choose the checkpoint: all, or new, those that train has not seen,
+            ranked among themselves. Most news of a later week is new.
         stale: Training ends this many days before the day on which val begins, to measure how news
             age: 1 is the day before; 0 leaves nothing out.
         frozen_states: Precision in which the states of the PLM's frozen layers are stored beside
@@ -69,6 +73,8 @@ class DataOptions:
     eval_batch_size: int = 512
     train: str = "train"
     val: str = "dev"
+    val_days: int = 1
+    val_news: str = "all"
     stale: int = 0
     frozen_states: str = "bf16"
     on_bad_line: str = "error"
@@ -91,4 +97,7 @@ class DataOptions:
                 f"data.frozen_states is {self.frozen_states!r}. Choose one of "
                 f"{', '.join(PRECISIONS)}."
             )
+        if self.val_news not in NEWS_TO_JUDGE:
+            choices = " or ".join(NEWS_TO_JUDGE)
+            raise UserError(f"data.val_news is {self.val_news!r}. Choose {choices}.")
         self.root, self.fields = str(self.root), list(self.fields)

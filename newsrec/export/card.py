@@ -38,7 +38,7 @@ Their dot product ranks news. It is not a probability, and scores of two users c
 ## Training
 
 - Data: {data}; {origin["step"]:,} steps, {origin["epoch"]} epochs begun.
-- The checkpoint was chosen on: {origin["selected_on"] or "nothing (the last one was taken)"}.
+- The checkpoint was chosen on: {_chosen_on(origin) or "nothing (the last one was taken)"}.
 - Checkpoint SHA-256: {origin["sha256"]}
 
 ## Metrics
@@ -68,12 +68,19 @@ def _stack(config: FastformerConfig) -> str:
     return f"{name} ({config.layers} layer{'s' * (config.layers != 1)}) and pooling"
 
 
+def _chosen_on(origin: dict[str, Any]) -> str | None:
+    """Return the split that chose the checkpoint, and by which of its news."""
+    split: str | None = origin["selected_on"]
+    new = split and origin.get("selected_news", "all") == "new"
+    return f"{split}, by unseen news alone" if new else split
+
+
 def _metrics(manifest: dict[str, Any]) -> str:
     found = manifest["metrics"]
     if found is None:
         said = manifest["checkpoint"]["metrics"]
         lines = [f"- {name}: {value:.4f}" for name, value in said.items()]
-        where = manifest["checkpoint"]["selected_on"]
+        where = _chosen_on(manifest["checkpoint"])
         return "\n".join(
             [
                 f"Of training's last validation, on {where}, without interval (no --data.root with "

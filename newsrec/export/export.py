@@ -249,6 +249,7 @@ def _origin(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
         "epoch": checkpoint["epoch"] + 1,
         "step": checkpoint["global_step"],
         "selected_on": ours["selected_on"],
+        "selected_news": ours.get("selected_news", "all"),
         "windows": ours.get("windows", {}),
         "metrics": ours["metrics"],
         "data_fingerprint": ours["data_fingerprint"],

@@ -329,6 +329,7 @@ class RecommenderModule(LightningModule):
             "tokenizer_json": data.tokenizer_json,
             "monitor": "val/auc",
             "selected_on": data.selected_on,
+            "selected_news": data.val_news,
             "threads": torch.get_num_threads(),
             "auto_precision": self.precision if self._precision_by_auto else None,
             "windows": data.windows(),

@@ -74,6 +74,7 @@ OURS: dict[str, Any] = {
 """Required values under ``newsrec``, besides ``format``."""
 OURS_LATER: dict[str, Any] = {
     "monitor": str | None,
+    "selected_news": str,
     "windows": dict[str, str],
     "auto_precision": str | None,
     "threads": int | None,
