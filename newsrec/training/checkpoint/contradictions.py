@@ -10,6 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from newsrec.errors import UserError
+from newsrec.plm_source import load_tokenizer
 from newsrec.training.checkpoint.read import hyper_parameters, plain
 
 SHARED = ("fields", "max_tokens", "max_history")
@@ -29,11 +30,24 @@ def remembered(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     return kept | {"tokenizer_json": checkpoint["newsrec"].get("tokenizer_json")}
 
 
+def untrained(module: Any, data: Any) -> dict[str, Any]:
+    """Return the same values for a new model, from its options.
+
+    Args:
+        module: The ``RecommenderModule``.
+        data: The data module, whose tokenizer is compared if it is named after another PLM.
+    """
+    own = {"max_tokens": module.max_tokens, "max_history": module.max_history}
+    if getattr(data, "plm", module.plm) == module.plm:
+        return own
+    return own | {"plm": module.plm, "tokenizer_json": load_tokenizer(module.plm)}
+
+
 def check_agreement(trained: Mapping[str, Any], data: Any) -> None:
     """Refuse data that are made differently than the data a model was trained on.
 
     Args:
-        trained: Result of ``remembered``.
+        trained: Result of ``remembered`` or ``untrained``.
         data: A data module that is set up; one of another class is not checked.
 
     Raises:

@@ -15,6 +15,7 @@ from newsrec.model.plm.transformers_internals import set_attention
 from newsrec.model.recommender import NewsRecommender
 from newsrec.training.estimate.live_bytes import as_on, without_values
 from newsrec.training.losses import LOSSES
+from newsrec.training.options import recommender_options
 from newsrec.training.progress.throughput import model_flop
 
 WEIGHT = GRADIENT = 4
@@ -138,18 +139,7 @@ def step_flop(module: Any, plm_config: dict[str, Any], shape: Shape, kept_states
 
 def build(module: Any, plm_config: dict[str, Any], packs: bool) -> NewsRecommender:
     """Build a module's model, with random weights unless tensors have no values."""
-    recommender = NewsRecommender(
-        build_plm(plm_config),
-        module.dim,
-        module.tune_layers,
-        module.news,
-        module.user,
-        module.max_tokens,
-        module.max_history,
-        module.residual,
-        module.checkpoint_activations,
-        module.user_encoder,
-    )
+    recommender = NewsRecommender(build_plm(plm_config), **recommender_options(module))
     if packs:  # set directly, because pack() would compare values
         set_attention(recommender.news_encoder.plm, ATTENTION)
         recommender.news_encoder.cut._packs = True
