@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 from newsrec.data import FIRST_NEWS, samples
 from newsrec.data.batch import Catalogue
 from newsrec.data.dataset import open_mind
+from newsrec.data.draws import counter_uniform, draw_skips
 from newsrec.data.ragged import Ragged
 from newsrec.data.samplers import BatchKey, EvalBatches, TrainBatches
 from newsrec.data.samples import (
     EvalImpressions,
     TrainSamples,
     count_tokens,
-    counter_uniform,
-    draw_skips,
     index_samples,
 )
 from newsrec.data.states import RunStates, TokenStates

@@ -25,6 +25,7 @@ from newsrec.data.samplers import (
     TrainBatches,
 )
 from newsrec.data.samples import (
+    WHOLE_IMPRESSIONS,
     EvalImpressions,
     SampleIndex,
     TrainSamples,
@@ -40,9 +41,16 @@ from newsrec.plm_source import DEFAULT_PLM, load_tokenizer
 
 log = logging.getLogger(__name__)
 
+NPRATIO = 4
+"""Default of ``npratio``."""
 LARGEST = 2**62
 """Upper limit of every number among the options."""
-MOST = {"num_workers": 1024, "npratio": 10_000, "max_history": 100_000}
+MOST = {
+    "num_workers": 1024,
+    "npratio": 10_000,
+    "max_candidates": 10_000,
+    "max_history": 100_000,
+}
 """Stricter limits for some options: above these the machine runs out of memory or processes."""
 
 
@@ -56,6 +64,10 @@ class MindDataModule(LightningDataModule):
         max_tokens: Word pieces kept of a text, special tokens included.
         max_history: Clicks kept of a history, the last ones.
         npratio: Skipped news per clicked news item in training.
+        loss: Loss that training batches are made for; on the command line set model.loss instead.
+        max_candidates: Candidates kept of an impression if model.loss is impression, which trains
+            on whole impressions instead of clicks with npratio skipped news: clicks first, then
+            skipped ones, drawn anew in each epoch. Ignored with other losses.
         batch_size: Samples per process and step.
         tokens_per_batch: Limit on the word pieces that the PLM reads per process and step. If set,
             batch_size is ignored: each batch takes as many samples as surely fit. The number of
@@ -89,7 +101,9 @@ class MindDataModule(LightningDataModule):
         fields: Sequence[str] = ("category", "subcategory", "title"),
         max_tokens: int = 32,
         max_history: int = 50,
-        npratio: int = 4,
+        npratio: int = NPRATIO,
+        loss: str = "cross_entropy",
+        max_candidates: int = 50,
         batch_size: int = 64,
         tokens_per_batch: int | None = None,
         group_by_user: bool = False,
@@ -111,6 +125,7 @@ class MindDataModule(LightningDataModule):
             ("max_tokens", max_tokens, 3),
             ("max_history", max_history, 1),
             ("npratio", npratio, 1),
+            ("max_candidates", max_candidates, 2),
             ("batch_size", batch_size, 1),
             ("tokens_per_batch", tokens_per_batch, 1),
             ("eval_batch_size", eval_batch_size, 1),
@@ -128,12 +143,20 @@ class MindDataModule(LightningDataModule):
             raise UserError(
                 f"data.frozen_states is {frozen_states!r}. Choose one of {', '.join(PRECISIONS)}."
             )
+        if loss in WHOLE_IMPRESSIONS and npratio != NPRATIO:
+            raise UserError(
+                f"data.npratio is {npratio}, but model.loss {loss} trains on all candidates of an "
+                "impression. Leave data.npratio out and set data.max_candidates, or choose another "
+                "model.loss."
+            )
         self.root = str(root)
         self.plm = plm
         self.fields = list(fields)
         self.max_tokens = max_tokens
         self.max_history = max_history
         self.npratio = npratio
+        self.loss = loss
+        self.max_candidates = max_candidates
         self.batch_size = batch_size
         self.tokens_per_batch = tokens_per_batch
         self.group_by_user = group_by_user
@@ -267,6 +290,8 @@ class MindDataModule(LightningDataModule):
             self.npratio,
             self.seed,
             self._states,
+            self.loss,
+            self.max_candidates,
         )
         kind = partial(
             TrainLoader,
@@ -353,7 +378,7 @@ class MindDataModule(LightningDataModule):
         """List the training samples, and count their word pieces if these decide the batches."""
         split = self.data.split(self.train)
         if self._indexed is not split:  # fit calls setup twice, first to report mistakes early
-            self._index = index_samples(split)
+            self._index = index_samples(split, self.loss in WHOLE_IMPRESSIONS)
             if not len(self._index.click):
                 raise UserError(
                     f"{self.root}: no impression of {self.train!r} has a known click and a known "
@@ -362,14 +387,17 @@ class MindDataModule(LightningDataModule):
             self._indexed = split
         if self.tokens_per_batch is not None:
             lengths = self.catalogue.token_lengths.numpy()
-            self._tokens = count_tokens(split, self.index, lengths, self.max_history, self.npratio)
+            most = self.max_candidates if self.loss in WHOLE_IMPRESSIONS else None
+            self._tokens = count_tokens(
+                split, self.index, lengths, self.max_history, self.npratio, most
+            )
             largest = self._tokens.largest
             if self.tokens_per_batch < 2 * largest:
                 raise UserError(
                     f"data.tokens_per_batch is {self.tokens_per_batch}, but one sample of "
                     f"{self.train!r} can bring {largest} word pieces, and a batch must hold two. "
                     f"Raise it to {2 * largest} at least, or lower data.max_history, "
-                    f"data.max_tokens or data.npratio."
+                    f"data.max_tokens or data.{'npratio' if most is None else 'max_candidates'}."
                 )
 
     def _train_batches(self, split: Split) -> TrainBatches:

@@ -21,7 +21,7 @@ from newsrec.model.plm.load import build_plm, load_plm
 from newsrec.model.recommender import NewsRecommender
 from newsrec.plm_source import DEFAULT_PLM
 from newsrec.training.catalogue import encode_catalogue, mean_states
-from newsrec.training.checkpoint.contradictions import check_agreement, remembered, untrained
+from newsrec.training.checkpoint import contradictions
 from newsrec.training.checkpoint.read import hyper_parameters, read_checkpoint
 from newsrec.training.checkpoint.saving import values_beside_weights
 from newsrec.training.checkpoint.schema import building, try_out
@@ -55,7 +55,9 @@ class RecommenderModule(LightningModule):
             any number of news items and tokens. The first steps then take minutes, and a CPU needs
             a C++ compiler.
         user_encoder: Kind of user encoder: fastformer.
-        loss: Training loss: cross_entropy of picking the clicked candidate.
+        loss: Training loss: cross_entropy of picking the clicked candidate among npratio skipped
+            ones; in_batch, the same with other samples' clicked news as further negatives; or
+            impression, cross-entropy over all candidates of an impression and all its clicks.
         lr: Peak learning rate of all parameters outside the PLM and the gates.
         plm_lr: Peak learning rate of the PLM.
         gate_lr: Peak learning rate of the residual path's gates and scale, three numbers.
@@ -120,12 +122,15 @@ class RecommenderModule(LightningModule):
         """Refuse a data module that contradicts the checkpoint of this model."""
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
-            check_agreement(self._trained_to_read or untrained(self, data), data)
+            trained = self._trained_to_read or contradictions.untrained(self, data)
+            contradictions.check_agreement(trained, data)
+            if stage == "fit":
+                contradictions.check_batches(self.loss, data)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a data module that contradicts the checkpoint that the Trainer loads."""
         if "newsrec" in checkpoint:
-            self._trained_to_read = remembered(checkpoint)
+            self._trained_to_read = contradictions.remembered(checkpoint)
             self.setup("")
 
     def settle_precision(self, precision: str, by_auto: bool) -> None:
@@ -142,10 +147,8 @@ class RecommenderModule(LightningModule):
         """Build the model; called after all other checks have passed."""
         if hasattr(self, "recommender"):
             return
-        if self._plm_config is None:
-            plm = load_plm(self.plm, self.plm_layers)
-        else:
-            plm = build_plm(self._plm_config)
+        stored = self._plm_config
+        plm = build_plm(stored) if stored else load_plm(self.plm, self.plm_layers)
         self.recommender = NewsRecommender(plm, **recommender_options(self))
 
     def on_train_start(self) -> None:
@@ -285,7 +288,7 @@ class RecommenderModule(LightningModule):
         """Build the model of a checkpoint without loading its weights."""
         module = cls(**hyper_parameters(checkpoint, "model"))
         module._plm_config = checkpoint["newsrec"]["plm_config"]
-        module._trained_to_read = remembered(checkpoint)
+        module._trained_to_read = contradictions.remembered(checkpoint)
         module.configure_model()
         return module
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from newsrec.data.samples import SHARING_CLICKS, WHOLE_IMPRESSIONS
 from newsrec.errors import UserError
 from newsrec.plm_source import load_tokenizer
 from newsrec.training.checkpoint.read import hyper_parameters, plain
@@ -67,6 +68,24 @@ def check_agreement(trained: Mapping[str, Any], data: Any) -> None:
             f"The data module's tokenizer is that of {data.plm}, but the model has, or was trained "
             f"with, another, that of {trained.get('plm')}. Build both with "
             f"plm={trained.get('plm')!r}."
+        )
+
+
+def check_batches(loss: str, data: Any) -> None:
+    """Refuse training batches that are made for another loss.
+
+    Args:
+        loss: The model's loss.
+        data: A data module; one of another class is not checked.
+
+    Raises:
+        UserError: If one of the losses needs batches of its own; names both.
+    """
+    made_for = getattr(data, "loss", loss)
+    if made_for != loss and {made_for, loss} & {*WHOLE_IMPRESSIONS, *SHARING_CLICKS}:
+        raise UserError(
+            f"The data module makes batches for loss {made_for}, but the model has loss {loss}. "
+            f"Build both with loss={loss!r}."
         )
 
 

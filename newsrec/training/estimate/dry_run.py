@@ -23,6 +23,7 @@ import torch
 from newsrec.data import FIRST_NEWS
 from newsrec.data.datamodule import MindDataModule
 from newsrec.data.mind_statistics import (
+    CANDIDATES,
     LARGE,
     SMALL,
     Published,
@@ -31,6 +32,7 @@ from newsrec.data.mind_statistics import (
     text_lengths,
 )
 from newsrec.data.samplers import BatchKey
+from newsrec.data.samples import WHOLE_IMPRESSIONS
 from newsrec.data.states import distinct_rows
 from newsrec.model.plm.sizes import plm_sizes
 from newsrec.training.estimate.step_memory import Shape, StepCost, step_cost, step_flop
@@ -229,7 +231,8 @@ def work_of(data: MindDataModule, processes: int, places: str) -> Work:
 
 
 def _published(data: MindDataModule, processes: int, size: Published) -> Work:
-    candidates = 1 + data.npratio
+    whole = data.loss in WHOLE_IMPRESSIONS
+    candidates = min(data.max_candidates, round(CANDIDATES)) if whole else 1 + data.npratio
     samples = data.batch_size
     bound = data.tokens_per_batch
     mean = float(text_lengths(data.fields, data.max_tokens, 1000).mean())
@@ -243,7 +246,7 @@ def _published(data: MindDataModule, processes: int, size: Published) -> Work:
         lengths = text_lengths(data.fields, data.max_tokens, int(min(news, most)))
         return Shape(lengths, int(batch.users), data.max_history, samples, candidates)
 
-    total = int(size.train * size.clicks)
+    total = size.train if whole else int(size.train * size.clicks)
     largest = batch.distinct * (1 + LARGEST * batch.spread)
     if bound is not None:
         largest = min(largest, bound / mean)

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from newsrec.data import FIRST_NEWS
-from newsrec.data.batch import Batch
+from newsrec.data.batch import Batch, SharedClicks
+from newsrec.data.samples import SHARING_CLICKS
 from newsrec.model.plm.load import build_plm
 from newsrec.model.plm.packing import ATTENTION, pack
 from newsrec.model.plm.transformers_internals import set_attention
@@ -107,7 +108,7 @@ def step_cost(
     hidden = plm_config["hidden_size"]
     with without_values() as counter:
         recommender = build(module, plm_config, packs)
-        batch = batch_of(shape, hidden, states)
+        batch = batch_of(shape, hidden, states, module.loss in SHARING_CLICKS)
         parameters = list(recommender.parameters())
         kept = [*parameters, *recommender.buffers()]
         with counter() as bytes_, as_on(device, bf16):
@@ -117,7 +118,8 @@ def step_cost(
                 loss.backward()
         trained = sum(p.numel() for p in parameters if p.requires_grad)
         weights = sum(x.numel() * x.element_size() for x in kept)
-        inputs = sum(x.numel() * x.element_size() for x in batch if isinstance(x, Tensor))
+        given = [x for x in (*batch, *(batch.shared or ())) if isinstance(x, Tensor)]
+        inputs = sum(x.numel() * x.element_size() for x in given)
     return StepCost(
         trained=trained,
         frozen=sum(p.numel() for p in parameters) - trained,
@@ -154,11 +156,15 @@ def packable(plm_config: dict[str, Any]) -> bool:
         return False
 
 
-def batch_of(shape: Shape, hidden: int, states: torch.dtype | None) -> Batch:
+def batch_of(
+    shape: Shape, hidden: int, states: torch.dtype | None, shares_clicks: bool = False
+) -> Batch:
     """Return a batch of a given shape; all values but the lengths are zeros."""
     lengths = np.pad(shape.lengths, (FIRST_NEWS, 0))
     longest = int(shape.lengths.max())
     candidates = torch.zeros(shape.samples, shape.candidates, dtype=torch.int64)
+    excluded = torch.zeros(shape.samples, shape.candidates + shape.history, dtype=torch.int64)
+    shared = SharedClicks(candidates[:, 0].clone(), torch.zeros(shape.samples), excluded)
     return Batch(
         token_ids=torch.zeros(len(lengths), longest, dtype=torch.int32),
         token_lengths=lengths,
@@ -167,4 +173,5 @@ def batch_of(shape: Shape, hidden: int, states: torch.dtype | None) -> Batch:
         user=torch.zeros(shape.samples, dtype=torch.int64),
         candidates=candidates,
         labels=candidates.clone(),
+        shared=shared if shares_clicks else None,
     )
