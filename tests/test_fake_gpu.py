@@ -112,7 +112,6 @@ def step(gpu, model, batch, dtype):
     module.recommender = model
     module.loss = "cross_entropy"
     module.log = lambda *args, **kwargs: None
-    module._trainer = object()
     groups = parameter_groups(model, 1e-4, 1e-5, 1e-2, 0.01)
     optimizer = torch.optim.AdamW(groups, fused=True)
     for _ in range(2):  # the second with the optimizer's state

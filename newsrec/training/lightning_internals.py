@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import torch
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm, convert_inf
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
@@ -34,16 +34,16 @@ def is_logging(trainer: Trainer) -> bool:
     return trainer._logger_connector.should_update_logs
 
 
-def mean_if_logged(trainer: Trainer, value: Tensor) -> Tensor:
+def mean_if_logged(module: LightningModule, value: Tensor) -> Tensor:
     """Return the mean of all processes' values if this step is logged, else this process's value.
 
     ``sync_dist`` would synchronize all processes in every step.
     """
     many = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if many and is_logging(trainer):
+    if many and is_logging(module.trainer):
         value = value.clone()
         torch.distributed.all_reduce(value)
-        value /= trainer.world_size
+        value /= module.trainer.world_size
     return value
 
 

@@ -190,7 +190,7 @@ class RecommenderModule(LightningModule):
         """Return the loss of a batch."""
         loss = LOSSES[self.loss](self.recommender.encode(batch), batch)
         # Not prog_bar: Lightning would read the loss in every step and wait for the device.
-        logged = mean_if_logged(self.trainer, loss.detach())
+        logged = mean_if_logged(self, loss.detach())
         self.log("train/loss", logged, batch_size=len(batch.labels))
         return loss
 
