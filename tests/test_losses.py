@@ -242,14 +242,16 @@ def test_two_processes_have_the_loss_and_gradient_of_one_with_the_joined_batch(p
 def test_each_loss_learns_a_world_of_two_topics(name):
     rng = np.random.default_rng(6)
     num_news, topic = 42, np.arange(42) % 2
-    samples = []
-    for number in range(120):
-        mine, other = (
-            rng.permutation(np.flatnonzero(topic[FIRST_NEWS:] == t) + FIRST_NEWS).tolist()
-            for t in (number % 2, 1 - number % 2)
-        )
-        samples.append(Sample(mine[:3], mine[3 : 4 + number % 3], other[:4]))
-    train, test = samples[:60], samples[60:]
+
+    def draw(count):
+        for number in range(count):
+            mine, other = (
+                rng.permutation(np.flatnonzero(topic[FIRST_NEWS:] == t) + FIRST_NEWS).tolist()
+                for t in (number % 2, 1 - number % 2)
+            )
+            yield Sample(mine[:3], mine[3 : 4 + number % 3], other[:4])
+
+    test = list(draw(60))
     table = torch.tensor(rng.normal(size=(num_news, 3), scale=0.3), dtype=torch.float32)
     world = World(*(t.requires_grad_() for t in (table, torch.zeros(3), torch.eye(3)[None])))
     share = made_share(rng, num_news)
@@ -263,10 +265,9 @@ def test_each_loss_learns_a_world_of_two_topics(name):
 
     assert auc() < 0.7
     optimizer = torch.optim.Adam(world, lr=0.05)
-    for step in range(120):
-        some = train[step % 3 * 20 :][:20]
+    for _ in range(80):
         optimizer.zero_grad()
-        LOSSES[name](*encoded_batch(world, some, share, name == "impression")).backward()
+        LOSSES[name](*encoded_batch(world, list(draw(20)), share, name == "impression")).backward()
         optimizer.step()
     assert auc() > 0.95
 
