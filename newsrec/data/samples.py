@@ -186,15 +186,15 @@ class TrainSamples(Dataset[Batch]):
     def __getitem__(self, key: BatchKey) -> Batch:
         """Return one batch."""
         impression = self.index.impression[key.samples]
-        shown, shown_labels = self._shown(impression)
+        shown, clicked = self._shown(impression)
+        known = shown.values >= FIRST_NEWS
         if self.loss in WHOLE_IMPRESSIONS:
-            keep = draw_candidates(
-                shown_labels, self.max_candidates, self.seed, key.epoch, impression
-            )
+            shown, labelled = shown.select(known), clicked.select(known)
+            keep = draw_candidates(labelled, self.max_candidates, self.seed, key.epoch, impression)
             candidates = shown.select(keep).pad().astype(np.int64)
-            labels = shown_labels.select(keep).pad().astype(np.int64)
+            labels = labelled.select(keep).pad().astype(np.int64)
         else:
-            skips = shown.select(shown_labels.values == 0)
+            skips = shown.select(known & (clicked.values == 0))
             drawn = draw_skips(skips.lengths, self.npratio, self.seed, key.epoch, key.samples)
             candidates = np.zeros((len(impression), 1 + self.npratio), dtype=np.int64)
             candidates[:, 0] = self.index.click[key.samples]
@@ -209,8 +209,8 @@ class TrainSamples(Dataset[Batch]):
         batch = self._with_stories(history, user, candidates, labels)
         if self.share is None:
             return batch
-        clicks = shown.select(shown_labels.values == 1)
-        excluded = [candidates, clicks.pad(), self.split.histories.take(owner).pad()]
+        clicks = shown.select(known & (clicked.values == 1)).pad()
+        excluded = [candidates, clicks, self.split.histories.take(owner).pad()]
         click = candidates[:, 0]
         padding = (0, max(key.largest - len(click), 0))
         shared = SharedClicks(
@@ -221,15 +221,14 @@ class TrainSamples(Dataset[Batch]):
         return batch._replace(shared=shared)
 
     def _shown(self, impression: NDArray[np.integer]) -> tuple[Ragged, Ragged]:
-        """Return the known candidates of some impressions and their labels, in file order."""
+        """Return the candidates of some impressions and their labels, in file order."""
         assert self.split.labels is not None
         places = self.split.candidates.places(impression)
         shown, labels = (
             Ragged(np.asarray(values)[places.values], places.offsets)
             for values in (self.split.candidates.values, self.split.labels)
         )
-        known = shown.values >= FIRST_NEWS
-        return shown.select(known), labels.select(known)
+        return shown, labels
 
     def _with_stories(
         self,
