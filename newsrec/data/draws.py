@@ -10,27 +10,27 @@ from newsrec.data.mixing import mix
 from newsrec.data.ragged import Ragged
 
 
-def draw_skips(
-    num_skips: NDArray[np.int64], npratio: int, seed: int, epoch: int, sample: NDArray[np.int64]
+def draw_skipped(
+    num_skipped: NDArray[np.int64], npratio: int, seed: int, epoch: int, sample: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Draw ``npratio`` different skipped news for each sample.
 
     Args:
-        num_skips: Number of skipped news to draw from ``[batch]``.
+        num_skipped: Number of skipped news to draw from ``[batch]``.
         npratio: How many to draw.
         seed: Seed of the run.
         epoch: Number of the epoch.
         sample: Number of each sample ``[batch]``.
 
     Returns:
-        Positions from 0 to ``num_skips - 1``, ascending in each row; a row ends in -1 if there are
+        Positions from 0 to ``num_skipped - 1``, ascending in each row; a row ends in -1 if there are
         too few ``[batch, npratio]``.
     """
     beyond = np.iinfo(np.int64).max
     uniform = counter_uniform(seed, epoch, sample[:, None], np.arange(npratio))
     chosen = np.full((len(sample), npratio), beyond)
     for draw in range(npratio):
-        left = num_skips - draw
+        left = num_skipped - draw
         place = (uniform[:, draw] * left).astype(np.int64)
         # place counts positions not drawn yet: step over the earlier draws, lowest first.
         for earlier in chosen[:, :draw].T:

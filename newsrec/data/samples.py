@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, Catalogue, EvalBatch, SharedClicks
 from newsrec.data.dataset import Split
-from newsrec.data.draws import draw_candidates, draw_skips
+from newsrec.data.draws import draw_candidates, draw_skipped
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.samplers import BatchKey, SampleTokens
 from newsrec.data.states import RunStates
@@ -59,19 +59,19 @@ def index_samples(split: Split, whole: bool = False) -> SampleIndex:
     """
     assert split.labels is not None
     impressions, clicks = [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.int32)]
-    left_out = {"unknown_click": 0, "no_known_skip": 0}
+    left_out = {"unknown_click": 0, "no_known_skipped": 0}
     shown, labelled = split.candidates, Ragged(split.labels, split.candidates.offsets)
     for start in range(0, shown.num_rows, BLOCK):
         candidates, labels = (rows.between(start, start + BLOCK) for rows in (shown, labelled))
         known = candidates.values >= FIRST_NEWS
-        num_skips = np.diff(to_offsets((labels.values == 0) & known)[candidates.offsets])
+        num_skipped = np.diff(to_offsets((labels.values == 0) & known)[candidates.offsets])
         clicked = np.flatnonzero(labels.values == 1)
         impression = np.searchsorted(candidates.offsets, clicked, side="right") - 1
         unknown = ~known[clicked]
-        alone = ~unknown & (num_skips[impression] == 0)
+        alone = ~unknown & (num_skipped[impression] == 0)
         keep = ~unknown & ~alone
         left_out["unknown_click"] += int(unknown.sum())
-        left_out["no_known_skip"] += int(alone.sum())
+        left_out["no_known_skipped"] += int(alone.sum())
         impressions.append((start + impression[keep]).astype(np.int32))
         clicks.append(np.asarray(candidates.values[clicked[keep]]))
     index = SampleIndex(np.concatenate(impressions), np.concatenate(clicks), left_out)
@@ -101,18 +101,18 @@ def count_tokens(
     """
     assert split.labels is not None
     lengths = token_lengths.astype(np.int32)
-    longest_skip = np.zeros(split.candidates.num_rows, dtype=np.int32)
-    of_all = np.zeros_like(longest_skip)
+    longest_skipped = np.zeros(split.candidates.num_rows, dtype=np.int32)
+    of_all = np.zeros_like(longest_skipped)
     labelled = Ragged(split.labels, split.candidates.offsets)
-    for start in range(0, len(longest_skip), BLOCK):
+    for start in range(0, len(longest_skipped), BLOCK):
         candidates, labels = (
             rows.between(start, start + BLOCK) for rows in (split.candidates, labelled)
         )
-        of_skips = lengths[candidates.values] * (labels.values == 0)
+        skipped_lengths = lengths[candidates.values] * (labels.values == 0)
         filled = np.flatnonzero(candidates.lengths)  # reduceat cannot handle empty rows
         if len(filled):
             first = candidates.offsets[filled]
-            longest_skip[start + filled] = np.maximum.reduceat(of_skips, first)
+            longest_skipped[start + filled] = np.maximum.reduceat(skipped_lengths, first)
             if most is not None:
                 each = lengths[candidates.values]
                 total, longest = (f.reduceat(each, first) for f in (np.add, np.maximum))
@@ -125,7 +125,7 @@ def count_tokens(
         rows = used[start : start + BLOCK]
         clicked = split.histories.take(rows, last=max_history)
         of_history[rows] = np.diff(to_offsets(lengths[clicked.values])[clicked.offsets])
-    own = lengths[index.click] + npratio * longest_skip[index.impression]
+    own = lengths[index.click] + npratio * longest_skipped[index.impression]
     if most is not None:
         own = of_all[index.impression]
     return SampleTokens(own, of_history[owner])
@@ -194,19 +194,19 @@ class TrainSamples(Dataset[Batch]):
             candidates = shown.select(keep).pad().astype(np.int64)
             labels = labelled.select(keep).pad().astype(np.int64)
         else:
-            skips = shown.select(known & (clicked.values == 0))
-            drawn = draw_skips(skips.lengths, self.npratio, self.seed, key.epoch, key.samples)
+            skipped = shown.select(known & (clicked.values == 0))
+            drawn = draw_skipped(skipped.lengths, self.npratio, self.seed, key.epoch, key.samples)
             candidates = np.zeros((len(impression), 1 + self.npratio), dtype=np.int64)
             candidates[:, 0] = self.index.click[key.samples]
             real = drawn >= 0
-            candidates[:, 1:][real] = skips.values[(skips.offsets[:-1, None] + drawn)[real]]
+            candidates[:, 1:][real] = skipped.values[(skipped.offsets[:-1, None] + drawn)[real]]
             labels = np.zeros_like(candidates)
             labels[:, 0] = 1
 
         owner = np.asarray(self.split.history)[impression]
         distinct, user = np.unique(owner, return_inverse=True)
         history = self.split.histories.take(distinct, last=self.max_history).pad()
-        batch = self._with_stories(history, user, candidates, labels)
+        batch = self._with_news(history, user, candidates, labels)
         if self.share is None:
             return batch
         clicks = shown.select(known & (clicked.values == 1)).pad()
@@ -230,7 +230,7 @@ class TrainSamples(Dataset[Batch]):
         )
         return shown, labels
 
-    def _with_stories(
+    def _with_news(
         self,
         history: NDArray[np.integer],
         user: NDArray[np.int64],

@@ -201,7 +201,7 @@ class RecommenderModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Encode every news item once."""
-        self.encode_stories()
+        self.encode_news()
 
     on_predict_epoch_start = on_validation_epoch_start
 
@@ -226,7 +226,7 @@ class RecommenderModule(LightningModule):
         assert self.news_vectors is not None
         return self.recommender.score(self.news_vectors, batch)
 
-    def encode_stories(self) -> Tensor:
+    def encode_news(self) -> Tensor:
         """Encode the data module's catalogue, in the Trainer's precision ``[news, dim]``."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         states: TokenStates | None = data.states
