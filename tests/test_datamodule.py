@@ -80,6 +80,42 @@ def test_options_shape_the_batches(make):
     assert words == ["[CLS]", "underdogs", "win", "the", "[SEP]"]
 
 
+def test_the_loss_decides_what_a_sample_is(make):
+    made = {name: make(loss=name, max_candidates=5) for name in ("cross_entropy", "impression")}
+    for data in made.values():
+        data.setup("fit")
+    clicks, whole = (list(data.train_dataloader()) for data in made.values())
+    assert sum(len(batch.labels) for batch in clicks) > sum(len(batch.labels) for batch in whole)
+    assert max(batch.candidates.shape[1] for batch in whole) == 5
+    assert max(int(batch.labels.sum(dim=1).max()) for batch in whole) > 1
+    names = made["impression"].name_samples(0, 0)
+    assert len(names) == len(set(names)) == 8
+    data = make(loss="in_batch")
+    data.setup("fit")
+    assert all(batch.shared is not None for batch in data.train_dataloader())
+
+
+def test_a_whole_impression_with_an_npratio_is_refused_naming_both(make):
+    with pytest.raises(UserError, match=r"data\.npratio is 3, but model\.loss impression"):
+        make(loss="impression", npratio=3)
+    assert make(loss="in_batch", npratio=3).npratio == 3
+
+
+@pytest.mark.parametrize("loss", ["in_batch", "impression"])
+def test_workers_make_the_batches_of_every_loss(make, loss):
+    batches = []
+    for workers in (0, 2):
+        data = make(loss=loss, num_workers=workers)
+        data.setup("fit")
+        batches.append(list(data.train_dataloader()))
+    for one, other in zip(*batches, strict=True):
+        for a, b in zip(one[:-1], other[:-1], strict=True):
+            assert a is b is None or torch.equal(torch.as_tensor(a), torch.as_tensor(b))
+        assert (one.shared is None) == (other.shared is None) == (loss == "impression")
+        for a, b in zip(one.shared or (), other.shared or (), strict=True):
+            assert torch.equal(a, b)
+
+
 def test_hyperparameters_are_plain_values_that_rebuild_the_data_module(make, tmp_path):
     data = make(fields=("title", "abstract"), npratio=2)
     torch.save(dict(data.hparams), tmp_path / "hyperparameters.pt")
@@ -117,6 +153,7 @@ def test_the_seed_decides_order_and_negatives(make):
         ("max_tokens", 2),
         ("max_history", 0),
         ("npratio", 0),
+        ("max_candidates", 1),
         ("batch_size", 0),
         ("eval_batch_size", -1),
         ("tokens_per_batch", 0),

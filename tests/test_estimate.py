@@ -13,6 +13,7 @@ from newsrec.data.mind_statistics import mentions, text_lengths
 from newsrec.model.plm.sizes import KNOWN
 from newsrec.training.estimate.live_bytes import as_on, without_values
 from newsrec.training.estimate.step_memory import Shape, batch_of, build, packable, step_cost
+from newsrec.training.losses import LOSSES
 from newsrec.training.module import RecommenderModule
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -109,6 +110,33 @@ def test_recomputing_and_bf16_lower_what_a_step_keeps():
     recomputed = step_cost(again, plm, SHAPE, "cuda", True, None)
     assert recomputed.activations < bf16.activations < plain.activations
     assert recomputed.kernels > bf16.kernels
+
+
+def test_a_step_of_every_loss_has_a_cost():
+    plm = {"model_type": "bert", **TINY}
+    costs = {
+        loss: step_cost(tiny_module(loss=loss), plm, SHAPE, "cuda", True, None) for loss in LOSSES
+    }
+    assert costs["in_batch"].activations > costs["cross_entropy"].activations
+    excluded = SHAPE.samples * (SHAPE.history + SHAPE.candidates) * 8
+    more = costs["in_batch"].batch - costs["cross_entropy"].batch
+    assert more == excluded + SHAPE.samples * (8 + 4)
+    assert costs["impression"].batch == costs["cross_entropy"].batch
+
+
+def test_a_dry_run_without_data_counts_impressions_where_they_are_the_samples(
+    capsys, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    for loss in ("cross_entropy", "impression"):
+        said = dry_run(
+            capsys, "--data.root=mind", f"--model.loss={loss}", "--trainer.accelerator=cpu"
+        )
+        found[loss] = int(re.search(r"([\d,]+) samples,", said)[1].replace(",", ""))
+        news = int(re.search(r"64 samples, ([\d,]+) distinct", said)[1].replace(",", ""))
+        assert (news > 2000) == (loss == "impression")
+    assert found == {"cross_entropy": 237_017, "impression": 156_965}
 
 
 def test_a_batch_of_mind_mentions_what_was_counted():

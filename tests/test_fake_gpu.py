@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.initialization import no_init_weights
 
-from newsrec.data.batch import Batch, Catalogue, EvalBatch
+from newsrec.data.batch import Batch, Catalogue, EvalBatch, SharedClicks
 from newsrec.data.datamodule import MindDataModule
 from newsrec.data.states import TokenStates
 from newsrec.model.fastformer import FastformerConfig
@@ -20,6 +20,7 @@ from newsrec.model.plm.load import build_plm
 from newsrec.model.plm.sizes import plm_sizes
 from newsrec.model.recommender import NewsRecommender
 from newsrec.training.catalogue import encode_catalogue
+from newsrec.training.losses import LOSSES
 from newsrec.training.module import RecommenderModule
 from newsrec.training.optimizer import parameter_groups
 
@@ -95,6 +96,11 @@ def made_batch(plm, tokens, history, size, news=300, states=False):
         user=torch.zeros(size, dtype=torch.int64),
         candidates=torch.zeros(size, 5, dtype=torch.int64),
         labels=torch.zeros(size, 5, dtype=torch.int64),
+        shared=SharedClicks(
+            torch.zeros(size, dtype=torch.int64),
+            torch.zeros(size),
+            torch.zeros(size, history + 5, dtype=torch.int64),
+        ),
     )
 
 
@@ -133,12 +139,11 @@ def step(gpu, model, batch, dtype):
     module = RecommenderModule.__new__(RecommenderModule)
     nn.Module.__init__(module)
     module.recommender = model
-    module.loss = "cross_entropy"
     module.log = lambda *args, **kwargs: None
-    module._over_processes = lambda loss: loss.detach()
     groups = parameter_groups(model, 1e-4, 1e-5, 1e-2, 0.01)
     optimizer = torch.optim.AdamW(groups, fused=True)
-    for _ in range(2):  # the second with the optimizer's state
+    for name in LOSSES:  # from the second on with the optimizer's state
+        module.loss = name
         loss = module.training_step(batch, 0)
         assert loss.dtype == torch.float32
         assert loss.device.type == NAME

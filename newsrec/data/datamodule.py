@@ -24,6 +24,7 @@ from newsrec.data.samplers import (
     TrainBatches,
 )
 from newsrec.data.samples import (
+    WHOLE_IMPRESSIONS,
     EvalImpressions,
     SampleIndex,
     TrainSamples,
@@ -157,8 +158,17 @@ class MindDataModule(DataOptions, LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return shuffled training batches."""
         split = self.data.split(self.train)
-        sizes = self.max_history, self.npratio, self.seed
-        samples = TrainSamples(split, self.index, self.catalogue, *sizes, self._states)
+        samples = TrainSamples(
+            split,
+            self.index,
+            self.catalogue,
+            self.max_history,
+            self.npratio,
+            self.seed,
+            self._states,
+            self.loss,
+            self.max_candidates,
+        )
         run: dict[str, Any] = {"trainer": self.trainer, "trained_on": self._trained_on}
         kind = partial(TrainLoader, **run, ahead=self._on_gpu())
         return self._loader(samples, self._train_batches(split), kind)
@@ -252,7 +262,7 @@ class MindDataModule(DataOptions, LightningDataModule):
         """List the training samples, and count their word pieces if these decide the batches."""
         split = self.data.split(self.train)
         if self._indexed is not split:  # fit calls setup twice, first to report mistakes early
-            self._index = index_samples(split)
+            self._index = index_samples(split, self.loss in WHOLE_IMPRESSIONS)
             if not len(self._index.click):
                 raise UserError(
                     f"{self.root}: no impression of {self.train!r} has a known click and a known "
@@ -261,14 +271,17 @@ class MindDataModule(DataOptions, LightningDataModule):
             self._indexed = split
         if self.tokens_per_batch is not None:
             lengths = self.catalogue.token_lengths.numpy()
-            self._tokens = count_tokens(split, self.index, lengths, self.max_history, self.npratio)
+            most = self.max_candidates if self.loss in WHOLE_IMPRESSIONS else None
+            self._tokens = count_tokens(
+                split, self.index, lengths, self.max_history, self.npratio, most
+            )
             largest = self._tokens.largest
             if self.tokens_per_batch < 2 * largest:
                 raise UserError(
                     f"data.tokens_per_batch is {self.tokens_per_batch}, but one sample of "
                     f"{self.train!r} can bring {largest} word pieces, and a batch must hold two. "
                     f"Raise it to {2 * largest} at least, or lower data.max_history, "
-                    f"data.max_tokens or data.npratio."
+                    f"data.max_tokens or data.{'npratio' if most is None else 'max_candidates'}."
                 )
 
     def _train_batches(self, split: Split) -> TrainBatches:

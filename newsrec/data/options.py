@@ -4,19 +4,27 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from newsrec.data.samples import WHOLE_IMPRESSIONS
 from newsrec.data.splits import NEWS_TO_JUDGE
 from newsrec.data.states import PRECISIONS
 from newsrec.errors import UserError
 from newsrec.plm_source import DEFAULT_PLM
 
+NPRATIO = 4
+"""Default of ``npratio``."""
 LARGEST = 2**62
 """Upper limit of every number among the options."""
-MOST = {"num_workers": 1024, "npratio": 10_000, "max_history": 100_000}
+MOST = {
+    "num_workers": 1024,
+    "npratio": 10_000,
+    "max_candidates": 10_000,
+    "max_history": 100_000,
+}
 """Stricter limits for some options: above these the machine runs out of memory or processes."""
-LEAST = {"max_tokens": 3, "stale": 0, "seed": 0, "num_workers": 0}
+LEAST = {"max_tokens": 3, "max_candidates": 2, "stale": 0, "seed": 0, "num_workers": 0}
 """Lower limits of the numbers that may be 0 or must be more than 1."""
 NUMBERS = (
-    *("max_tokens", "max_history", "npratio", "batch_size", "tokens_per_batch"),
+    *("max_tokens", "max_history", "npratio", "max_candidates", "batch_size", "tokens_per_batch"),
     *("eval_batch_size", "val_days", "stale", "seed", "num_workers", "prefetch_factor"),
 )
 
@@ -32,6 +40,10 @@ class DataOptions:
         max_tokens: Word pieces kept of a text, special tokens included.
         max_history: Clicks kept of a history, the last ones.
         npratio: Skipped news per clicked news item in training.
+        loss: Loss that training batches are made for; on the command line set model.loss instead.
+        max_candidates: Candidates kept of an impression if model.loss is impression, which trains
+            on whole impressions instead of clicks with npratio skipped news: clicks first, then
+            skipped ones, drawn anew in each epoch. Ignored with other losses.
         batch_size: Samples per process and step.
         tokens_per_batch: Limit on the word pieces that the PLM reads per process and step. If set,
             batch_size is ignored: each batch takes as many samples as surely fit. The number of
@@ -66,7 +78,9 @@ class DataOptions:
     fields: Sequence[str] = ("category", "subcategory", "title")
     max_tokens: int = 32
     max_history: int = 50
-    npratio: int = 4
+    npratio: int = NPRATIO
+    loss: str = "cross_entropy"
+    max_candidates: int = 50
     batch_size: int = 64
     tokens_per_batch: int | None = None
     group_by_user: bool = False
@@ -96,6 +110,12 @@ class DataOptions:
             raise UserError(
                 f"data.frozen_states is {self.frozen_states!r}. Choose one of "
                 f"{', '.join(PRECISIONS)}."
+            )
+        if self.loss in WHOLE_IMPRESSIONS and self.npratio != NPRATIO:
+            raise UserError(
+                f"data.npratio is {self.npratio}, but model.loss {self.loss} trains on all "
+                "candidates of an impression. Leave data.npratio out and set data.max_candidates, "
+                "or choose another model.loss."
             )
         if self.val_news not in NEWS_TO_JUDGE:
             choices = " or ".join(NEWS_TO_JUDGE)
