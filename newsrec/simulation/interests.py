@@ -19,16 +19,16 @@ FIRST_DAY = -28
 WEEK = 7
 NUM_WEEKS = 6
 """Weeks from ``FIRST_DAY`` to the end of test; the fifth has train and dev, the sixth test."""
-NUM_INTERESTS = (0.25, 0.3, 0.2, 0.12, 0.08, 0.05)
+NUM_INTERESTS = (0.2, 0.25, 0.2, 0.15, 0.1, 0.1)
 """Share of users with one to six interests."""
 WEIGHT_SPREAD = 0.35
 """Standard deviation of the logarithm of an interest's weight."""
-LEAST_WEIGHT = 0.45
-WEIGHT_DRIFT = 0.12
+LEAST_WEIGHT = 0.5
+WEIGHT_DRIFT = 0.1
 """Standard deviation of what a week adds to the logarithm of a weight."""
-REPLACED = 0.04
+REPLACED = 0.03
 """Chance that an interest is replaced by another one within a week."""
-MATCH_WIDTH = 0.4
+MATCH_WIDTH = 0.35
 """How fast the match falls with the distance of content vectors: ``exp((cosine - 1) / width)``."""
 USER_BLOCK = 1 << 11
 """Users handled at a time, to bound memory."""

@@ -37,9 +37,9 @@ from newsrec.simulation.vocabulary import APPEAL_WORDS
 from newsrec.simulation.world import WITHDRAWN_EVERY, append_clicks, assign_users
 
 TASTE_SCALE = 7.0
-READ_APPEAL = 0.45
+READ_APPEAL = 0.6
 """Standard deviation of the appeal that titles show."""
-HIDDEN_APPEAL = 0.25
+HIDDEN_APPEAL = 0.2
 """Standard deviation of the appeal that no text shows."""
 DECAY_PER_DAY = 0.3
 POSITION_SCALE = 0.15
@@ -49,7 +49,7 @@ READ_BEFORE = 2.5
 DUPLICATES = 0.15
 """Share of news that are near-duplicates of a news item that appeared up to ``TWIN_DAYS`` before."""
 TWIN_DAYS = 7
-NEW_TOPICS = 0.04
+NEW_TOPICS = 0.03
 """Share of news, about, in subcategories that have no news before the test week."""
 LARGEST_NEW = 0.03
 """Largest share of news of such a subcategory."""

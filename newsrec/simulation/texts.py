@@ -22,6 +22,10 @@ from newsrec.simulation.vocabulary import (
 TEASERS = 0.25
 """Share of invented titles that do not tell the topic, which only the abstract tells."""
 MISSING_ABSTRACTS = 0.05
+DESCRIBED = 0.3
+"""Share of phrases for things that get an adjective."""
+SHORT = 9
+"""Words of a title below which every second title gets an ending, such as a time."""
 SHORTEST_TO_CUT = 6
 """Words of a title from which a near-duplicate may leave one out."""
 
@@ -71,6 +75,8 @@ def _invent_one(rng: np.random.Generator, topic: Topic) -> tuple[str, str, str]:
 
     who, do, things = pick(topic.who), pick(topic.do), pick(topic.things)
     others = pick([option for option in topic.things if option != things])
+    adjectives = [pick(VARIED.adjectives) + " " if rng.random() < DESCRIBED else "" for _ in "12"]
+    things, others = adjectives[0] + things, adjectives[1] + others
 
     def fill(template: str) -> str:
         text = template.format(
@@ -90,7 +96,10 @@ def _invent_one(rng: np.random.Generator, topic: Topic) -> tuple[str, str, str]:
 
     sentences = [fill(pick(VARIED.sentences)) for _ in range(rng.integers(2, 4))]
     abstract = "" if rng.random() < MISSING_ABSTRACTS else " ".join(dict.fromkeys(sentences))
-    return fill(pick(VARIED.titles)), fill(pick(VARIED.teasers)), abstract
+    title, ending = fill(pick(VARIED.titles)), pick((*TIMES, *VARIED.endings))
+    if len(title.split()) < SHORT and title[-1].isalpha() and rng.random() < 0.5:
+        title = f"{title} {ending}"
+    return title, fill(pick(VARIED.teasers)), abstract
 
 
 def take_from_table(rng: np.random.Generator, table: pa.Table, size: int, place: str) -> Texts:

@@ -52,6 +52,7 @@ class Varied(NamedTuple):
     sentences: tuple[str, ...]
     """Sentences of abstracts."""
     openings: tuple[str, ...]
+    endings: tuple[str, ...]
     adjectives: tuple[str, ...]
     sources: tuple[str, ...]
     updates: tuple[str, ...]
