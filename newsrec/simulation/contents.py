@@ -16,7 +16,7 @@ from scipy.sparse.linalg import svds
 from newsrec.errors import UserError
 from newsrec.simulation.texts import Texts
 
-DIM = 10
+DIM = 16
 """Size of a content vector."""
 MOST_NEWS = 0.1
 """A word in a larger share of the news, such as "the", tells nothing."""
@@ -34,8 +34,10 @@ class Contents(NamedTuple):
 
     full: NDArray[np.float32]
     """From the title, the abstract, the category and the subcategory ``[news, dim]``."""
-    title: NDArray[np.float32]
+    no_abstract: NDArray[np.float32]
     """The same without the abstract ``[news, dim]``."""
+    title: NDArray[np.float32]
+    """From the title alone ``[news, dim]``."""
 
 
 def read_contents(texts: Texts, abstracts: bool) -> Contents:
@@ -53,7 +55,7 @@ def read_contents(texts: Texts, abstracts: bool) -> Contents:
     subcategories = [[f"[{name}]"] if name else [] for name in texts.subcategory]
     categories = [[f"[{name}]"] if name else [] for name in texts.category]
     parts = titles, more, subcategories, categories
-    lists = [sum(of_news, []) for of_news in zip(*parts, strict=True)]
+    lists = [[word for part in of_news for word in part] for of_news in zip(*parts, strict=True)]
     in_news: dict[str, int] = {}
     for found in lists:
         for word in dict.fromkeys(found):
@@ -69,15 +71,14 @@ def read_contents(texts: Texts, abstracts: bool) -> Contents:
     rarity = np.log(len(lists) / np.array([in_news[word] for word in known]))
     counts = [_count(part, column) for part in parts]
     in_title, in_abstract, in_subcategory, in_category = counts
-    known_by_title = (
-        TITLE_WEIGHT * in_title + SUBCATEGORY_WEIGHT * in_subcategory + CATEGORY_WEIGHT * in_category
-    )
-    of_title = _scale_rows(known_by_title.tocsr(), rarity)
-    of_all = _scale_rows((known_by_title + in_abstract).tocsr(), rarity)
+    weighted = TITLE_WEIGHT * in_title
+    weighted = weighted + SUBCATEGORY_WEIGHT * in_subcategory + CATEGORY_WEIGHT * in_category
+    of_all = _scale_rows(weighted + in_abstract, rarity)
+    others = [_scale_rows(part, rarity) for part in (weighted, in_title)]
     start = np.random.Generator(np.random.PCG64(0)).normal(size=min(of_all.shape))
     _, _, axes = svds(of_all, k=DIM, v0=start)
     mean = np.asarray((of_all @ axes.T).mean(axis=0))
-    return Contents(*(_unit(part @ axes.T - mean) for part in (of_all, of_title)))
+    return Contents(*(_unit(part @ axes.T - mean) for part in (of_all, *others)))
 
 
 def words(text: str) -> list[str]:

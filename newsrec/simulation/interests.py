@@ -28,7 +28,7 @@ WEIGHT_DRIFT = 0.1
 """Standard deviation of what a week adds to the logarithm of a weight."""
 REPLACED = 0.03
 """Chance that an interest is replaced by another one within a week."""
-MATCH_WIDTH = 0.35
+MATCH_WIDTH = 0.3
 """How fast the match falls with the distance of content vectors: ``exp((cosine - 1) / width)``."""
 USER_BLOCK = 1 << 11
 """Users handled at a time, to bound memory."""

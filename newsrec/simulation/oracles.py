@@ -30,10 +30,11 @@ ORACLES = {
     "no_duplicates": "all but which near-duplicates the user has read",
     "no_drift": "all, but the interests are those of the first week of the histories",
     "no_new_topics": "all, but news in subcategories new in the test week match like the average",
-    "no_abstracts": "all, but of what news is about only what title and category tell",
+    "no_abstracts": "all, but of what news is about nothing that only the abstract tells",
+    "title_only": "all, but of what news is about only what the words of the title tell",
     "single_vector": "all, but the user is the one vector that fits the matches best",
     "mean_interest": "all, but the user is the mean of the true interests by weight",
-    "nearest_clicks": "all, but the user is the mean of the clicks and of the 5 nearest to the news",
+    "nearest_clicks": "all, but the user is the mean of the clicks and the mean of the 5 nearest",
     "mean_click": "all, but the user is the mean of the clicks in the history",
     "no_tastes": "nothing about the user",
     "tastes_only": "the match with the best interest and nothing else",
@@ -76,8 +77,9 @@ def oracle_scores(
     late = news.is_late[rows]
     known = np.where(late, parts.taste[~late].mean(), parts.taste)
     yield "no_new_topics", rest + known
-    of_title = match_news(full, news.contents.title)
-    yield "no_abstracts", instead(affinity(of_title, user, week, rows))
+    for name, part in (("no_abstracts", "no_abstract"), ("title_only", "title")):
+        of_part = match_news(full, getattr(news.contents, part))
+        yield name, instead(affinity(of_part, user, week, rows))
     yield "single_vector", instead(_single_vector(world, user, week, rows))
     means = mean_interests(world.interests, full)
     yield "mean_interest", instead(np.einsum("nd,nd->n", means[user, week], full[rows]))

@@ -36,18 +36,18 @@ from newsrec.simulation.visits import draw_visits
 from newsrec.simulation.vocabulary import APPEAL_WORDS
 from newsrec.simulation.world import WITHDRAWN_EVERY, append_clicks, assign_users
 
-TASTE_SCALE = 7.0
+TASTE_SCALE = 7.7
 READ_APPEAL = 0.6
 """Standard deviation of the appeal that titles show."""
 HIDDEN_APPEAL = 0.2
 """Standard deviation of the appeal that no text shows."""
 DECAY_PER_DAY = 0.3
-POSITION_SCALE = 0.15
+POSITION_SCALE = 0.3
 """What a list's place costs, times the logarithm of the place, counted from 1."""
 READ_BEFORE = 2.5
 """What it costs a news item that the user has read a near-duplicate of it."""
 DUPLICATES = 0.15
-"""Share of news that are near-duplicates of a news item that appeared up to ``TWIN_DAYS`` before."""
+"""Share of news that are near-duplicates of one that appeared up to ``TWIN_DAYS`` before."""
 TWIN_DAYS = 7
 NEW_TOPICS = 0.03
 """Share of news, about, in subcategories that have no news before the test week."""
@@ -86,7 +86,10 @@ class TasteNews(NamedTuple):
     def lines(self) -> list[str]:
         """Return the news.tsv line of each news item."""
         rows = zip(self.number.tolist(), *self.texts, strict=True)
-        return [f"N{n}\t{c}\t{s}\t{t}\t{a}\thttps://example.org/N{n}\t[]\t[]\n" for n, c, s, t, a in rows]
+        return [
+            "\t".join((f"N{n}", *texts, f"https://example.org/N{n}", "[]", "[]")) + "\n"
+            for n, *texts in rows
+        ]
 
 
 class Parts(NamedTuple):
@@ -251,7 +254,7 @@ def _read_appeal(
     for row, title in enumerate(titles):
         marks = {"#" if mark[0].isdigit() else mark for mark in re.findall(MARKS, title.lower())}
         in_words[row] = sum(APPEAL_WORDS.get(mark, 0) for mark in sorted(marks))
-    in_content = contents.title @ rng.normal(size=contents.title.shape[1])
+    in_content = contents.no_abstract @ rng.normal(size=contents.no_abstract.shape[1])
     return _standard(_standard(in_words) + _standard(in_content))
 
 
