@@ -15,7 +15,7 @@ from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.readers.mind import read_news
 from newsrec.errors import UserError
 from newsrec.metrics import mind_metrics
-from newsrec.simulation import contents, interests, tastes
+from newsrec.simulation import contents, interests, taste_news, tastes
 from newsrec.simulation.effects import EFFECTS
 from newsrec.simulation.headlines import compose
 from newsrec.simulation.oracles import ORACLES, oracle_aucs, oracle_scores
@@ -203,12 +203,12 @@ def test_new_topics_appear_in_the_test_week_only(tiny):
 def test_near_duplicates_repeat_a_news_item_of_the_week_before(tiny):
     news = tiny[0].news
     twins = np.flatnonzero(news.original >= 0)
-    assert len(twins) == round(tastes.DUPLICATES * TINY.num_news)
+    assert len(twins) == round(taste_news.DUPLICATES * TINY.num_news)
     originals = news.original[twins]
     assert (news.original[originals] == -1).all()
     age = news.birth[twins] - news.birth[originals]
     assert age.min() > 0
-    assert np.mean(age <= tastes.TWIN_DAYS) > 0.8  # others repeat a repeat's original
+    assert np.mean(age <= taste_news.TWIN_DAYS) > 0.8  # others repeat a repeat's original
     for twin, original in zip(twins, originals, strict=True):
         a, b = (news.texts.title[row] for row in (twin, original))
         assert a != b
@@ -251,11 +251,11 @@ def test_a_repeated_click_is_no_near_duplicate_of_itself():
 
 def test_appeal_can_be_read_from_titles_in_part(tiny):
     news = tiny[0].news
-    assert news.appeal.std() == pytest.approx(tastes.READ_APPEAL)
-    assert news.hidden.std() == pytest.approx(tastes.HIDDEN_APPEAL, rel=0.1)
+    assert news.appeal.std() == pytest.approx(taste_news.READ_APPEAL)
+    assert news.hidden.std() == pytest.approx(taste_news.HIDDEN_APPEAL, rel=0.1)
     shown = [news.appeal[[("?" in t) == asks for t in news.texts.title]] for asks in (True, False)]
     opinion = news.appeal[["opinion" in title.lower() for title in news.texts.title]]
-    assert opinion.mean() < news.appeal.mean() - 0.3 * tastes.READ_APPEAL
+    assert opinion.mean() < news.appeal.mean() - 0.3 * taste_news.READ_APPEAL
     assert len(shown[0]) > 10
     twins = np.flatnonzero(news.original >= 0)
     assert np.corrcoef(news.appeal[twins], news.appeal[news.original[twins]])[0, 1] > 0.7
@@ -507,7 +507,7 @@ def bad_files(tmp_path):
         same: "has 1 different titles",
         write_news(tmp_path / "odd.tsv", odd): "too few to tell",
         tmp_path / "binary.tsv": "binary.tsv",
-        tmp_path / "empty.tsv": "has 0 different titles",
+        tmp_path / "empty.tsv": "is empty",
         tmp_path / "latin.tsv": "UTF-8",
     }
 

@@ -166,7 +166,7 @@ def draw_histories(
             users = np.arange(begin, min(begin + USER_BLOCK, last))
             counts = rng.multinomial(lengths[users], shares)
             for week, start in enumerate(begins):
-                pool = np.flatnonzero((birth >= start) & (birth < min(start + WEEK, day)))
+                pool = np.flatnonzero((birth >= start) & (birth < np.minimum(start + WEEK, day)))
                 wish = attraction[pool] + HISTORY_FOCUS * taste_scale * interests.affinity(
                     match, users[:, None], week, pool
                 )
