@@ -501,7 +501,7 @@ def bad_files(tmp_path):
     (tmp_path / "latin.tsv").write_bytes("N1\ta\tb\tcaf\xe9\t\tu\t[]\t[]\n".encode("latin-1"))
     return {
         tmp_path / "none.tsv": "no such file",
-        tmp_path: "no such file",
+        tmp_path: "is a folder",
         cut: "line 1",
         few: "has 100 different titles; this preset needs 600",
         same: "has 1 different titles",

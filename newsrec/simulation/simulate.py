@@ -91,6 +91,8 @@ def simulate(
         raise UserError(
             f"No effect {unknown[0]!r}. Choose those of --without from: {', '.join(EFFECTS)}."
         )
+    if titles is not None and Path(titles).is_dir():
+        raise UserError(f"--titles {titles} is a folder. Name a news.tsv as MIND has them.")
     output = Path(output)
     require_empty(output)
     table = None if titles is None else (str(titles), read_news(titles, on_bad_line))
