@@ -22,14 +22,14 @@ from newsrec.simulation.oracles import ORACLES, oracle_aucs, oracle_scores
 from newsrec.simulation.presets import DAYS, PRESETS
 from newsrec.simulation.simulate import simulate
 from newsrec.simulation.texts import Texts, invent
-from newsrec.simulation.world import make_stories
+from newsrec.simulation.world import make_news
 
 TINY = replace(
     PRESETS["tastes-small"],
     impressions=(600, 300, 300),
     users=(200, 120, 120),
-    early_stories=150,
-    daily_stories=(30,) * 15,
+    early_news=150,
+    daily_news=(30,) * 15,
 )
 FILES = sorted(f"{s}/{n}.tsv" for s in ("train", "dev", "test") for n in ("news", "behaviors"))
 
@@ -276,8 +276,8 @@ def test_titles_have_more_variety_than_those_of_the_other_worlds():
 
     varied = invent(np.random.default_rng(0), 900, teasers=True).title
     rng = np.random.default_rng(0)
-    stories = make_stories(rng, PRESETS["demo"])
-    plain = [line.split("\t")[3] for line in compose(rng, PRESETS["demo"], stories)][:900]
+    news = make_news(rng, PRESETS["demo"])
+    plain = [line.split("\t")[3] for line in compose(rng, PRESETS["demo"], news)][:900]
     assert len(set(varied)) == 900
     assert len(pairs_of_words(varied)) > 1.1 * len(pairs_of_words(plain))
     of_words = [len({w for t in titles for w in t.lower().split()}) for titles in (varied, plain)]

@@ -61,13 +61,13 @@ def compare_encoders(module: RecommenderModule, folder: Path) -> dict[str, float
         PROGRAM: one_interest(program),
         WEIGHTS: lambda history, mask: again.user_encoder(*newest(history, mask, full)),
     }
-    stories: dict[str, Encoder] = {WEIGHTS: lambda *padded: sorted_stories(again, *padded)}
+    news: dict[str, Encoder] = {WEIGHTS: lambda *padded: sorted_news(again, *padded)}
     if (folder / NEWS_ENCODER).is_file():
-        stories[NEWS_ENCODER] = onnx_encoder(folder / NEWS_ENCODER, "token_ids")
-    made = list(made_stories(module.max_tokens, recommender.news_encoder.plm.config.vocab_size))
-    own = [sorted_stories(recommender, *padded) for padded in made]
+        news[NEWS_ENCODER] = onnx_encoder(folder / NEWS_ENCODER, "token_ids")
+    made = list(made_news(module.max_tokens, recommender.news_encoder.plm.config.vocab_size))
+    own = [sorted_news(recommender, *padded) for padded in made]
     vectors = torch.cat(own)
-    worst, largest, own_users = dict.fromkeys([*users, *stories], 0.0), 0.0, []
+    worst, largest, own_users = dict.fromkeys([*users, *news], 0.0), 0.0, []
     for rows, mask in made_histories(full, len(vectors)):
         history = vectors[rows] * mask[..., None]
         own_users.append(recommender.user_encoder(*newest(history, mask, full)))
@@ -77,7 +77,7 @@ def compare_encoders(module: RecommenderModule, folder: Path) -> dict[str, float
             worst[name] = max(worst[name], float(difference.abs().max()))
     user = torch.cat(own_users)
     for padded, expected in zip(made, own, strict=True):
-        for name, encode in stories.items():
+        for name, encode in news.items():
             difference = match_all(user, encode(*padded) - expected)
             worst[name] = max(worst[name], float(difference.abs().max()))
     errors = {name: value / largest for name, value in worst.items()}
@@ -114,7 +114,7 @@ def one_interest(encode: Encoder) -> Encoder:
     return lambda history, mask: encode(history, mask).unsqueeze(1)
 
 
-def made_histories(full: int, num_stories: int) -> Iterator[tuple[Tensor, Tensor]]:
+def made_histories(full: int, num_news: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield random histories as rows of news, and their mask, each ``[batch, history]``."""
     kinds = [0, 1, min(7, full), full, full + 11]
     generator = torch.Generator().manual_seed(0)
@@ -122,10 +122,10 @@ def made_histories(full: int, num_stories: int) -> Iterator[tuple[Tensor, Tensor
     batches += [[kinds[-1 - i % len(kinds)] for i in range(size)] for size in BATCHES]
     for lengths in batches:
         mask = torch.arange(max(*lengths, 1)) < torch.tensor(lengths)[:, None]
-        yield torch.randint(num_stories, mask.shape, generator=generator), mask
+        yield torch.randint(num_news, mask.shape, generator=generator), mask
 
 
-def made_stories(max_tokens: int, vocabulary: int) -> Iterator[tuple[Tensor, Tensor]]:
+def made_news(max_tokens: int, vocabulary: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield random tokens of news of every length, and their mask, each ``[news, tokens]``."""
     generator = torch.Generator().manual_seed(0)
     for size in (1, *BATCHES):
@@ -134,7 +134,7 @@ def made_stories(max_tokens: int, vocabulary: int) -> Iterator[tuple[Tensor, Ten
         yield torch.randint(2, vocabulary, mask.shape, generator=generator) * mask, mask
 
 
-def sorted_stories(recommender: NewsRecommender, token_ids: Tensor, mask: Tensor) -> Tensor:
+def sorted_news(recommender: NewsRecommender, token_ids: Tensor, mask: Tensor) -> Tensor:
     """Return PyTorch's vectors of padded news in any order ``[news, dim]``."""
     lengths, order = mask.sum(dim=1).sort(stable=True)
     return recommender.news_encoder(token_ids[order], lengths)[order.argsort()]
@@ -153,7 +153,7 @@ def newest(history: Tensor, mask: Tensor, max_history: int) -> tuple[Tensor, Ten
 
 
 @torch.no_grad()
-def compare_stories(vectors: Tensor, catalogue: "Catalogue", path: Path) -> float:
+def compare_news(vectors: Tensor, catalogue: "Catalogue", path: Path) -> float:
     """Compare the exported news encoder with PyTorch on real news.
 
     Args:

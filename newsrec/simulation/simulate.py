@@ -37,7 +37,7 @@ from newsrec.simulation.world import (
     append_clicks,
     assign_users,
     make_histories,
-    make_stories,
+    make_news,
     make_tastes,
 )
 
@@ -97,7 +97,7 @@ def simulate(
     require_empty(output)
     table = None if titles is None else (str(titles), read_news(titles, on_bad_line))
     world: dict[str, Any] = {
-        "world": "Simulated by `python -m newsrec simulate`: invented readers, stories and clicks. "
+        "world": "Simulated by `python -m newsrec simulate`: invented users, news items and clicks. "
         "The ceiling is what the true utilities reach.",
         "preset": preset,
         "seed": seed,
@@ -134,7 +134,7 @@ class SimulatedSplit(NamedTuple):
 def simulate_splits(
     rng: np.random.Generator,
     sizes: Preset,
-    stories: SimulatedNews,
+    news: SimulatedNews,
     advance: Advance = lambda done: None,
 ) -> Iterator[SimulatedSplit]:
     """Yield a world's splits as arrays, in order of time.
@@ -142,17 +142,17 @@ def simulate_splits(
     Args:
         rng: Random number generator.
         sizes: The preset.
-        stories: All news, from ``make_stories``.
+        news: All news, from ``make_news``.
         advance: Called with the number of impressions just simulated.
     """
     split_users = assign_users(rng, sizes)
     num_users = 1 + max(int(users.max()) for users in split_users)
     tastes = make_tastes(rng, sizes, num_users)
-    histories = make_histories(rng, sizes, stories, tastes, split_users)
+    histories = make_histories(rng, sizes, news, tastes, split_users)
     user_numbers = rng.permutation(num_users) + 1
     for name, here, num_impressions in zip(SPLITS, split_users, sizes.impressions, strict=False):
-        shown = show(rng, sizes, stories, tastes, here, DAYS[name], num_impressions, advance)
-        yield _pack(name, shown, histories, user_numbers, stories.number, stories.listed)
+        shown = show(rng, sizes, news, tastes, here, DAYS[name], num_impressions, advance)
+        yield _pack(name, shown, histories, user_numbers, news.number, news.listed)
         histories = append_clicks(rng, sizes, histories, *shown.clicks())
 
 
@@ -179,12 +179,12 @@ def _pack(
 def _write_world(folder: Path, sizes: Preset, world: dict[str, Any], advance: Advance) -> None:
     """Write all files, and add the results to ``world``, which is written to ``world.json``."""
     rng = np.random.Generator(np.random.PCG64(world["seed"]))
-    stories = make_stories(rng, sizes)
+    news = make_news(rng, sizes)
     # A generator of its own for texts lets arrays be made without texts. data/demo predates this.
-    lines = compose(rng.spawn(1)[0] if sizes.like_mind else rng, sizes, stories)
+    lines = compose(rng.spawn(1)[0] if sizes.like_mind else rng, sizes, news)
     world |= {"ceiling": {}, "splits": {}}
-    for split in simulate_splits(rng, sizes, stories, advance):
-        _write_split(folder, split, lines, stories.number, split.name != "test", world, advance)
+    for split in simulate_splits(rng, sizes, news, advance):
+        _write_split(folder, split, lines, news.number, split.name != "test", world, advance)
     world["style_appeal"] = {s.name: round(s.appeal * STYLE_SCALE, 3) for s in STYLES}
     _write_json(folder, world)
 
@@ -224,13 +224,13 @@ def _write_split(
     """Write the two files of a split, and add its counts and its ceiling to ``world``."""
     name, shown = split.name, split.shown
     (folder / name).mkdir()
-    text = "".join(lines[story] for story in split.named)
+    text = "".join(lines[row] for row in split.named)
     (folder / name / "news.tsv").write_text(text, encoding="utf-8", newline="")
     _write_behaviors(folder / name / "behaviors.tsv", split, news_numbers, labelled, advance)
     world["splits"][name] = {
         "impressions": len(shown.user),
         "users": len(split.user_numbers),
-        "stories": len(split.named),
+        "news": len(split.named),
         "candidates": len(shown.candidates.values),
     }
     if name != "train":

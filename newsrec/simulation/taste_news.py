@@ -75,8 +75,8 @@ def make_news(
         titles: Name of a news.tsv and its content; texts are invented if it is None.
     """
     rng, num_news = rngs["days"], sizes.num_news
-    early = rng.uniform(-28, FIRST_BIRTHS, sizes.early_stories)
-    days = np.repeat(FIRST_BIRTHS + np.arange(len(sizes.daily_stories)), sizes.daily_stories)
+    early = rng.uniform(-28, FIRST_BIRTHS, sizes.early_news)
+    days = np.repeat(FIRST_BIRTHS + np.arange(len(sizes.daily_news)), sizes.daily_news)
     birth = np.sort(np.concatenate([early, days + rng.random(len(days))]))
     life = np.exp(rng.normal(np.log(sizes.median_life), 0.6, num_news))
     listed = np.arange(num_news) % WITHDRAWN_EVERY != WITHDRAWN_EVERY // 2
@@ -131,7 +131,7 @@ def _move_to_test(
     in_test = birth >= DAYS["test"][0]
     moved = np.flatnonzero(is_late & ~in_test)
     places = rng.permutation(np.flatnonzero(in_test & ~is_late))[: len(moved)]
-    assert len(places) == len(moved), "the preset has too few stories in the test week"
+    assert len(places) == len(moved), "the preset has too few news items in the test week"
     order[moved], order[places] = places, moved
     return order
 
