@@ -23,11 +23,14 @@ def add_data_root(parser: argparse.ArgumentParser, use: str = "", required: bool
 
 
 def add_on_bad_line(
-    parser: argparse.ArgumentParser, name: str = "--data.on_bad_line", default: str | None = "error"
+    parser: argparse.ArgumentParser,
+    name: str = "--data.on_bad_line",
+    default: str | None = "error",
+    of: str = "the data",
 ) -> None:
     """Add ``--data.on_bad_line``, or the same option under another name."""
-    use = "what to do with a line of the data that cannot be read: stop, or leave it out and count"
-    parser.add_argument(name, choices=("error", "drop"), default=default, help=f"{use} it")
+    use = f"what to do with a line of {of} that cannot be read: stop, or leave it out and count it"
+    parser.add_argument(name, choices=("error", "drop"), default=default, help=use)
 
 
 def add_split(parser: argparse.ArgumentParser, use: str, *more: str) -> None:
