@@ -5,7 +5,7 @@ import logging
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from newsrec.data.batch import Batch, EvalBatch
 from newsrec.data.states import TokenStates
 from newsrec.errors import UserError
 from newsrec.model.fastformer import FastformerConfig
+from newsrec.model.matching import Combine, Matching
 from newsrec.model.plm.load import build_plm, load_plm, plm_config
 from newsrec.model.recommender import NewsRecommender
 from newsrec.model.user_encoders import USER_ENCODERS
@@ -60,10 +61,18 @@ class RecommenderModule(LightningModule):
             any number of news items and tokens. The first steps then take minutes, and a CPU needs
             a C++ compiler.
         user_encoder: Kind of user encoder: fastformer.
+        matching: How user and candidate become a score: dot, the product of their vectors; late,
+            this product mixed with the mean of the candidate's products with the most similar
+            clicks; interests, the highest product with several vectors of the user.
+        late_clicks: Number of the most similar clicks that late averages.
+        interests: Number of vectors per user that interests makes.
+        combine: How interests makes one score of its products: logsumexp, a smooth maximum with a
+            learned temperature, or max.
         loss: Training loss: cross_entropy of picking the clicked candidate.
         lr: Peak learning rate of all parameters outside the PLM and the gates.
         plm_lr: Peak learning rate of the PLM.
-        gate_lr: Peak learning rate of the residual path's gates and scale, three numbers.
+        gate_lr: Peak learning rate of the residual path's gates and scale, three numbers, and of
+            the mix of late or the temperature of interests.
         weight_decay: Weight decay of AdamW; applies only to weight matrices.
         warmup: Share of all steps in which the learning rate rises, or the number of these steps if
             above 1.
@@ -88,6 +97,10 @@ class RecommenderModule(LightningModule):
         checkpoint_activations: bool = False,
         torch_compile: bool = False,
         user_encoder: str = "fastformer",
+        matching: Matching = "dot",
+        late_clicks: int = 5,
+        interests: int = 4,
+        combine: Combine = "logsumexp",
         loss: str = "cross_entropy",
         lr: float = 1e-4,
         plm_lr: float = 1e-5,
@@ -110,6 +123,10 @@ class RecommenderModule(LightningModule):
         self.checkpoint_activations = checkpoint_activations
         self.torch_compile = torch_compile
         self.user_encoder = user_encoder
+        self.matching = matching
+        self.late_clicks = late_clicks
+        self.interests = interests
+        self.combine = combine
         self.loss = loss
         self.lr = lr
         self.plm_lr = plm_lr
@@ -123,6 +140,12 @@ class RecommenderModule(LightningModule):
         if not 1 <= dim <= LARGEST_NUMBER:
             must = "must be at least 1" if dim < 1 else f"may be at most {LARGEST_NUMBER:,}"
             raise UserError(f"model.dim is {dim}; it {must}.")
+        for name in ("late_clicks", "interests"):
+            if not 1 <= getattr(self, name) <= LARGEST_NUMBER:
+                raise UserError(
+                    f"model.{name} is {getattr(self, name)}; it must be at least 1, and at most "
+                    f"{LARGEST_NUMBER:,}."
+                )
         for name in ("lr", "plm_lr", "gate_lr", "weight_decay"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
@@ -134,6 +157,8 @@ class RecommenderModule(LightningModule):
             )
         for name, allowed in (
             ("user_encoder", USER_ENCODERS),
+            ("matching", get_args(Matching)),
+            ("combine", get_args(Combine)),
             ("loss", LOSSES),
             ("schedule", SCHEDULES),
             ("precision", PRECISIONS),
@@ -144,6 +169,12 @@ class RecommenderModule(LightningModule):
                 )
         for name, shape in (("news", self.news), ("user", self.user)):
             shape.check(dim, f"model.{name}.")
+        if matching == "interests" and self.user.pooling == "mean":
+            raise UserError(
+                "model.user.pooling is mean, and model.matching is interests, whose vectors differ "
+                "only by their attention. Leave model.user.pooling at attention, or choose another "
+                "model.matching."
+            )
         names = inspect.signature(RecommenderModule).parameters
         values = {name: getattr(self, name) for name in names}
         values |= {"news": asdict(self.news), "user": asdict(self.user)}  # plain, for a checkpoint
@@ -203,6 +234,10 @@ class RecommenderModule(LightningModule):
             self.residual,
             self.checkpoint_activations,
             self.user_encoder,
+            self.matching,
+            self.late_clicks,
+            self.interests,
+            self.combine,
         )
 
     def on_train_start(self) -> None:
@@ -262,7 +297,7 @@ class RecommenderModule(LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log the residual path's gates and scale."""
+        """Log the learned numbers of the residual path and of the matching."""
         for name, value in self.recommender.gates().items():
             self.log(f"gate/{name}", value)
 

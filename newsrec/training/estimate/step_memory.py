@@ -149,6 +149,10 @@ def build(module: Any, plm_config: dict[str, Any], packs: bool) -> NewsRecommend
         module.residual,
         module.checkpoint_activations,
         module.user_encoder,
+        module.matching,
+        module.late_clicks,
+        module.interests,
+        module.combine,
     )
     if packs:  # set directly, because pack() would compare values
         set_attention(recommender.news_encoder.plm, ATTENTION)
