@@ -27,14 +27,16 @@ def model_card(module: RecommenderModule, manifest: dict[str, Any]) -> str:
         " The PLM's own sentence vector is added to a news item's." if module.residual else ""
     )
     news, user = _stack(module.news), _stack(module.user)
+    interests = manifest["matching"].get("interests")
+    vectors = "as many" if interests is None else f"{interests} vectors of as many"
     fields, data = " + ".join(manifest["fields"]), ", ".join(windows) or "not recorded"
     return f"""# News recommender, exported by newsrec {manifest["versions"]["newsrec"]}
 
 A story's text ({fields}, at most {module.max_tokens} tokens) becomes {module.dim} numbers:
 {module.plm} ({tuned}), then {news}.{residual}
-A reader's last {module.max_history} clicks become as many: {user}.
-Their dot product ranks stories; it is no probability, and scores of two readers say nothing about
-each other.
+A reader's last {module.max_history} clicks become {vectors}: {user}.
+{_score(manifest["matching"])} ranks stories; it is no probability,
+and scores of two readers say nothing about each other.
 
 ## Training
 
@@ -67,6 +69,18 @@ each other.
 def _stack(config: FastformerConfig) -> str:
     name = {"fastformer": "Fastformer", "transformer": "softmax attention"}[config.encoder]
     return f"{name} ({config.layers} layer{'s' * (config.layers != 1)}) and pooling"
+
+
+def _score(matching: dict[str, Any]) -> str:
+    if matching["head"] == "late":
+        return (
+            "Their dot product, mixed with the mean of a story's products with the "
+            f"{matching['clicks']} most similar clicks,"
+        )
+    kind = {"max": "highest", "logsumexp": "smooth maximum of the"}
+    if matching["head"] == "interests":
+        return f"The {kind[matching['combine']]} dot product{'s' * (matching['combine'] != 'max')}"
+    return "Their dot product"
 
 
 def _metrics(manifest: dict[str, Any]) -> str:

@@ -177,6 +177,10 @@ class DotMatching(nn.Module):
         """
         return Users(vectors)
 
+    def combine(self, products: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Turn products ``[users, vectors, ...]`` into scores; the same as ``Users.combine``."""
+        return highest(products)
+
     def exported(self, users: Users) -> tuple[Tensor, ...]:
         """Return what a process without PyTorch needs to score users, in the order of ``outputs``.
 
@@ -230,7 +234,7 @@ class LateMatching(DotMatching):
         clicks = clicks.masked_fill(~mask[..., None], 0)
         return Users(torch.cat([own, clicks.to(own.dtype)], dim=1), mask, self.combine)
 
-    def combine(self, products: Tensor, mask: Tensor | None) -> Tensor:
+    def combine(self, products: Tensor, mask: Tensor | None = None) -> Tensor:
         """Add the mean of the largest products with clicks to the product with the user vector."""
         assert mask is not None
         products = products.to(torch.promote_types(products.dtype, torch.float32))
@@ -300,7 +304,7 @@ class InterestMatching(DotMatching):
     def settings(self) -> dict[str, Any]:
         """Return the number of interests, and how their products are combined."""
         combine = "max" if self.log_temperature is None else "logsumexp"
-        learned = {name: float(value) for name, value in self.numbers().items()}
+        learned = {name: float(value.detach()) for name, value in self.numbers().items()}
         return {"head": "interests", "interests": self.interests, "combine": combine} | learned
 
 
