@@ -136,14 +136,14 @@ def assert_every_function(users, news, expected, random):
 
 
 def assert_served(users, news, expected, at_once):
-    before = twin.NEWS_AT_ONCE
-    twin.NEWS_AT_ONCE = at_once
+    before = twin.NEWS_AT_ONCE, twin.FEW_NEWS
+    twin.NEWS_AT_ONCE, twin.FEW_NEWS = at_once, 1024 * (at_once % 2)  # each way to find the largest
     try:
         found = twin.match_all(users, news)
         block = np.full(expected.shape, np.nan, np.float32)
         assert twin.match_all(users, news, out=block) is block
     finally:
-        twin.NEWS_AT_ONCE = before
+        twin.NEWS_AT_ONCE, twin.FEW_NEWS = before
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(block, found)
     alone = twin.match_all(users[:1], news)
@@ -176,10 +176,10 @@ def score_by_hand(model, clicked, candidate, head):
     history = torch.stack(clicked)
     mask = torch.ones(1, len(clicked), dtype=torch.bool)
     if head["matching"] == "late":
-        share = 1 / (1 + math.exp(-float(model.matching.mix)))
+        share = 1 / (1 + math.exp(-model.matching.mix.item()))
         clicks = history + history @ model.matching.change.weight.T
         best = sorted((clicks @ candidate).tolist(), reverse=True)[: head["late_clicks"]]
-        scale = 1.0 if users.log_scale is None else math.exp(float(users.log_scale))
+        scale = 1.0 if users.log_scale is None else math.exp(users.log_scale.item())
         own = users(history[None], mask)[0, 0] @ candidate
         return (1 - share) * own + share * scale * sum(best) / len(best)
     each = []
@@ -239,7 +239,9 @@ def test_impressions_equal_a_loop_and_do_not_depend_on_who_shares_the_batch(plm_
     nobody = eval_batch([([], [3, 4]), ([], [5])])
     expected = vectors[3:6] @ model.user_encoder.empty
     torch.testing.assert_close(model.score(vectors, nobody), expected, rtol=1e-5, atol=1e-5)
-    assert model.score(vectors, eval_batch([])).shape == (0,)
+    for width in (0, 5):
+        empty = eval_batch([])._replace(history=torch.zeros(0, width, dtype=torch.long))
+        assert model.score(vectors, empty).shape == (0,)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = model.score(vectors, eval_batch(impressions))
     assert rounded.dtype == torch.float32
@@ -342,8 +344,11 @@ def test_attention_ignores_padding_and_its_weights_sum_to_one():
 # Exported
 
 
-@EACH
-@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize(
+    ("head", "residual"),
+    [*((head, True) for head in HEADS.values()), (HEADS["late"], False)],
+    ids=[*HEADS, "late without residual"],
+)
 def test_the_graph_has_what_serving_needs_for_any_batch_and_history(plm_dir, head, residual):
     module = made(plm_dir, residual=residual, **head)
     recommender = module.recommender
