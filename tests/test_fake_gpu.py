@@ -66,7 +66,9 @@ DEPTH, WORDS = 3, 64
 """What is built of a PLM's layers and words: more of the same would show no more."""
 
 
-def made_model(plm, layers, tune_layers, dim, heads, tokens, history, encoder="fastformer"):
+def made_model(
+    plm, layers, tune_layers, dim, heads, tokens, history, encoder="fastformer", **options
+):
     """The model with weights that nobody has drawn; nothing is computed with them."""
     small = {"num_hidden_layers": min(layers, DEPTH), "vocab_size": WORDS}
     small |= {k: 0 for k in ("cls_token_id", "sep_token_id") if plm["model_type"] == "modernbert"}
@@ -74,7 +76,7 @@ def made_model(plm, layers, tune_layers, dim, heads, tokens, history, encoder="f
         lm = build_plm({"pad_token_id": 0} | plm | small)
     shape = FastformerConfig(heads=heads, ffn=dim, encoder=encoder)
     user = FastformerConfig(heads=heads, ffn=dim, encoder=encoder, positions="recency")
-    return NewsRecommender(lm, dim, tune_layers, shape, user, tokens, history)
+    return NewsRecommender(lm, dim, tune_layers, shape, user, tokens, history, **options)
 
 
 def made_batch(plm, tokens, history, size, news=300, states=False):
@@ -128,9 +130,11 @@ def step(gpu, model, batch, dtype):
         optimizer.zero_grad()
 
 
-def run_preset(name, dtype, states, encoder):
+def run_preset(name, dtype, states, encoder, options=None):
     plm, layers, tune_layers, dim, heads, tokens, history, size = SHAPES[name]
-    model = made_model(plm, layers, tune_layers, dim, heads, tokens, history, encoder)
+    model = made_model(
+        plm, layers, tune_layers, dim, heads, tokens, history, encoder, **(options or {})
+    )
     batch = made_batch(plm, tokens, history, size, states=states)
     evaluated = made_eval_batch(history)
     with FakeGpu() as gpu:
@@ -170,6 +174,11 @@ def test_the_shapes_are_those_of_the_presets():
 def test_a_presets_step_and_scores_run_on_a_gpu_and_nobody_waits(name, dtype):
     states = SHAPES[name][2] >= 0
     in_own_process(run_preset, name, dtype, states, "fastformer")
+
+
+@pytest.mark.parametrize("matching", ["late", pytest.param("interests", marks=pytest.mark.slow)])
+def test_so_does_every_way_to_make_scores(matching):
+    in_own_process(run_preset, "demo", torch.bfloat16, True, "fastformer", {"matching": matching})
 
 
 @pytest.mark.slow

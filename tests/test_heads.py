@@ -14,7 +14,7 @@ from newsrec.data.batch import EvalBatch
 from newsrec.errors import UserError
 from newsrec.export import graphs
 from newsrec.export.verify import as_arrays, made_histories, newest
-from newsrec.model import matching
+from newsrec.model import heads, matching
 from newsrec.model.fastformer import FastformerConfig
 from newsrec.model.plm.load import load_plm
 from newsrec.model.recommender import NewsRecommender
@@ -72,7 +72,7 @@ def test_late_is_the_loop_over_clicks_in_pytorch_and_numpy(made, k, at_once, ran
         [late_by_hand(user[0], user[1:][real], item, k) for item in news]
         for user, real in zip(users, mask, strict=True)
     ])  # fmt: skip
-    head = matching.LateMatching(users.shape[2], k)
+    head = heads.LateHead(users.shape[2], k)
     whole = matching.Users(torch.tensor(users), torch.tensor(mask), head.combine)
     assert_every_function(whole, news, expected, random)
     served = twin.Matching({"head": "late", "clicks": k})
@@ -93,7 +93,7 @@ def test_interests_are_the_loop_over_interests_in_pytorch_and_numpy(
 ):
     users, _, news = made
     number = users.shape[1]
-    head = matching.InterestMatching(number, combine)
+    head = heads.InterestHead(number, combine)
     if combine == "logsumexp":
         head.log_temperature.data.fill_(math.log(t))
         expected = [[smooth_by_hand(user, item, t) for item in news] for user in users]
@@ -176,8 +176,8 @@ def score_by_hand(model, clicked, candidate, head):
     history = torch.stack(clicked)
     mask = torch.ones(1, len(clicked), dtype=torch.bool)
     if head["matching"] == "late":
-        share = 1 / (1 + math.exp(-model.matching.mix.item()))
-        clicks = history + history @ model.matching.change.weight.T
+        share = 1 / (1 + math.exp(-model.head.mix.item()))
+        clicks = history + history @ model.head.change.weight.T
         best = sorted((clicks @ candidate).tolist(), reverse=True)[: head["late_clicks"]]
         scale = 1.0 if users.log_scale is None else math.exp(users.log_scale.item())
         own = users(history[None], mask)[0, 0] @ candidate
@@ -195,7 +195,7 @@ def score_by_hand(model, clicked, candidate, head):
         each.append(vector)
     if head.get("combine") == "max":
         return max(vector @ candidate for vector in each)
-    t = float(model.matching.log_temperature.exp())
+    t = float(model.head.log_temperature.exp())
     return torch.tensor(smooth_by_hand(torch.stack(each).detach(), candidate.detach(), t))
 
 
@@ -300,7 +300,7 @@ def test_untrained_late_with_all_clicks_scores_as_dot(plm_dir):
     late = NewsRecommender(*given, matching="late", late_clicks=99).eval()
     plain = NewsRecommender(*given).eval()
     missing = plain.load_state_dict(late.state_dict(), strict=False)
-    assert missing.unexpected_keys == ["matching.mix", "matching.change.weight"]
+    assert missing.unexpected_keys == ["head.mix", "head.change.weight"]
     batch = compose(SAMPLES)
     torch.testing.assert_close(late(batch), plain(batch), rtol=1e-5, atol=1e-5)
 
@@ -315,14 +315,14 @@ def test_interests_of_untrained_users_differ_and_equal_interests_score_as_one(pl
     assert distances[~torch.eye(4, dtype=torch.bool)].min() > 0.1
     same = users[:, :1].expand(-1, 4, -1)
     for combine in ("max", "logsumexp"):
-        head = matching.InterestMatching(4, combine)
+        head = heads.InterestHead(4, combine)
         news = torch.randn(5, DIM)
         found = matching.match_all(head(same, None, None, None), news)
         torch.testing.assert_close(found, matching.match_all(same[:, :1], news))
 
 
 def test_a_click_counts_as_often_as_it_was_made():
-    head = matching.LateMatching(1, clicks=2)
+    head = heads.LateHead(1, clicks=2)
     products = torch.tensor([[0.0, 3.0, 1.0, 3.0]])  # the user vector's, then three clicks'
     once = torch.tensor([[True, True, False]])
     twice = torch.ones(1, 3, dtype=torch.bool)
@@ -353,9 +353,9 @@ def test_the_graph_has_what_serving_needs_for_any_batch_and_history(plm_dir, hea
     module = made(plm_dir, residual=residual, **head)
     recommender = module.recommender
     program = graphs.trace_user_encoder(
-        recommender.user_encoder, MAX_HISTORY, recommender.matching
+        recommender.user_encoder, MAX_HISTORY, recommender.head
     ).module()
-    served = twin.Matching(recommender.matching.settings())
+    served = twin.Matching(recommender.head.settings())
     news = torch.randn(50, DIM, generator=torch.Generator().manual_seed(0))
     for rows, mask in made_histories(MAX_HISTORY, 50):
         history = news[rows] * mask[..., None]

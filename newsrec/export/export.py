@@ -168,12 +168,12 @@ def write_encoders(
     tokenizer.no_padding()
     tokenizer.enable_truncation(module.max_tokens)
     tokenizer.save(str(folder / TOKENIZER))
-    matching = recommender.matching
-    user = trace_user_encoder(recommender.user_encoder, module.max_history, matching)
+    head = recommender.head
+    user = trace_user_encoder(recommender.user_encoder, module.max_history, head)
     program = BytesIO()  # if the disk is full, PyTorch's own file writer aborts the process
     torch.export.save(user, program)
     (folder / PROGRAM).write_bytes(program.getvalue())
-    write_onnx(user, folder / USER_ENCODER, user_names(matching))
+    write_onnx(user, folder / USER_ENCODER, user_names(head))
     if news_encoder:
         news = trace_news_encoder(recommender.news_encoder)
         write_onnx(news, folder / NEWS_ENCODER, NEWS_NAMES)
@@ -217,8 +217,8 @@ def write_catalogue(
 
 def describe(module: RecommenderModule, fields: list[str], folder: Path) -> dict[str, Any]:
     """Return the part of ``manifest.json`` on the model: how to use and how to identify it."""
-    dim, matching = module.dim, module.recommender.matching
-    settings = matching.settings()
+    dim, head = module.dim, module.recommender.head
+    settings = head.settings()
 
     def describe_graph(names: Names, first: dict[str, Any]) -> dict[str, Any]:
         batch, length = names.axes
@@ -234,7 +234,7 @@ def describe(module: RecommenderModule, fields: list[str], folder: Path) -> dict
             "outputs": {name: vectors[name] for name in names.outputs},
         }
 
-    user = user_names(matching)
+    user = user_names(head)
     history = {"shape": [*user.axes, dim], "dtype": "float32"}
     token_ids = {"shape": NEWS_NAMES.axes, "dtype": "int64"}
     encoders = {USER_ENCODER: describe_graph(user, history)}

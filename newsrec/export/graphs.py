@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from newsrec.errors import UserError
-from newsrec.model.matching import DotMatching
+from newsrec.model.heads import DotHead
 from newsrec.model.news_encoder import NewsEncoder
 from newsrec.model.plm.cut import longest_text, run_plm
 from newsrec.model.plm.transformers_internals import attention_of, set_attention
@@ -34,9 +34,9 @@ USER_NAMES = Names(["history", "mask"], ["user_vector"], ["batch", "history"])
 NEWS_NAMES = Names(["token_ids", "mask"], ["news_vector"], ["news", "tokens"])
 
 
-def user_names(matching: DotMatching) -> Names:
-    """Return the names of a user encoder's graph, which has outputs for this matching."""
-    return USER_NAMES._replace(outputs=list(matching.outputs))
+def user_names(head: DotHead) -> Names:
+    """Return the names of a user encoder's graph, whose outputs are those of a head."""
+    return USER_NAMES._replace(outputs=list(head.outputs))
 
 
 class ServedUserEncoder(nn.Module):
@@ -45,20 +45,20 @@ class ServedUserEncoder(nn.Module):
     Args:
         encoder: The user encoder.
         max_history: Number of newest clicks to read, as in training.
-        matching: How scores are made of the vectors.
+        head: How scores are made of the vectors.
     """
 
-    def __init__(self, encoder: UserEncoder, max_history: int, matching: DotMatching) -> None:
+    def __init__(self, encoder: UserEncoder, max_history: int, head: DotHead) -> None:
         super().__init__()
         self.encoder = encoder
         self.max_history = max_history
-        self.matching = matching
+        self.head = head
 
     def forward(self, history: Tensor, mask: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Encode users; arguments as in ``UserEncoder``, with padding at the end.
 
         Returns:
-            User vectors ``[batch, dim]``; with a matching that needs more, a tuple of these and of
+            User vectors ``[batch, dim]``; with a head that needs more, a tuple of these and of
             its further outputs.
         """
         clicks = mask.sum(dim=1, keepdim=True)  # [batch, 1]
@@ -66,8 +66,8 @@ class ServedUserEncoder(nn.Module):
         rows = slots + (clicks - self.max_history).clamp(min=0)  # [batch, history]
         rows = rows.clamp(max=mask.shape[1] - 1)[..., None].expand_as(history)
         history, mask = history.gather(1, rows), slots < clicks.clamp(max=self.max_history)
-        users = self.matching(self.encoder(history, mask), history, mask, self.encoder.scale())
-        outputs = self.matching.exported(users)
+        users = self.head(self.encoder(history, mask), history, mask, self.encoder.scale())
+        outputs = self.head.exported(users)
         return outputs if len(outputs) > 1 else outputs[0]
 
 
@@ -96,21 +96,21 @@ class ServedNewsEncoder(nn.Module):
 
 
 def trace_user_encoder(
-    encoder: UserEncoder, max_history: int, matching: DotMatching | None = None
+    encoder: UserEncoder, max_history: int, head: DotHead | None = None
 ) -> ExportedProgram:
     """Return the graph of a user encoder; batch and history may have any size from 1 on.
 
     Args:
         encoder: The user encoder.
         max_history: Number of newest clicks to read, as in training.
-        matching: How scores are made of the vectors; None is the dot product.
+        head: How scores are made of the vectors; None is the dot product.
     """
     sizes = {0: Dim("batch"), 1: Dim("history")}
     # Sizes of 2, since torch.export takes a size of 1 for a constant.
     inputs = torch.zeros(2, 2, encoder.dim), torch.ones(2, 2, dtype=torch.bool)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        served = ServedUserEncoder(encoder, max_history, matching or DotMatching()).eval()
+        served = ServedUserEncoder(encoder, max_history, head or DotHead()).eval()
         return torch.export.export(served, inputs, dynamic_shapes=(sizes, sizes))
 
 

@@ -136,7 +136,7 @@ class ExportedScores:
     """
 
     def __init__(self, recommender: NewsRecommender) -> None:
-        self.own = recommender.matching
+        self.own = recommender.head
         self.served = Matching(self.own.settings())
 
     def __call__(self, graph: Graph, history: Tensor, mask: Tensor, news: Tensor) -> Tensor:

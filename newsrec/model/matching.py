@@ -1,7 +1,7 @@
 """Turns user vectors and news vectors into scores; all of a model's scores come from here.
 
 A user is one or several vectors. The products of a news vector with each of them are combined into
-one score, in the way that the model's matching says (``model.matching``):
+one score, in the way that the model's head says (``newsrec.model.heads``):
 
 - ``dot``: a user has one vector, and its product is the score.
 - ``late``: a user has a user vector and a vector per click. The score is the product with the user
@@ -14,19 +14,17 @@ one score, in the way that the model's matching says (``model.matching``):
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from newsrec.data.batch import EvalBatch
-
-Matching = Literal["dot", "late", "interests"]
-Combine = Literal["logsumexp", "max"]
 
 NUMBERS_AT_ONCE = 2**22
 """Most numbers of a block of products, or of the vectors that they are made from, 16 MiB each; at
 least those of one user or impression."""
+PAIRS_AT_ONCE = 2**25
+"""Most numbers of a block of users' vectors on a GPU, 128 MiB; at least those of one pair."""
 
 
 @dataclass(frozen=True)
@@ -124,23 +122,37 @@ def match_impressions(users: Tensor | Users, news: Tensor, batch: EvalBatch) -> 
         Scores, all impressions joined ``[candidates]``.
     """
     users, counts = Users.of(users), batch.offsets.diff()
+    users = replace(users, vectors=users.vectors.float())
     vectors, dim = users.vectors.shape[1:]
-    if vectors == 1:
-        user = batch.user.repeat_interleave(counts, output_size=len(batch.candidates))
-        return match_pairs(users.vectors.float()[user], news[batch.candidates].float())
+    if news.device.type == "cpu" and vectors > 1:
+        return _match_in_blocks(users, news, batch)
+    user = batch.user.repeat_interleave(counts, output_size=len(batch.candidates))
+    pairs = max(len(user), 1)
+    if vectors > 1:  # one block would hold all vectors of a user once per candidate
+        pairs = max(1, PAIRS_AT_ONCE // (vectors * dim))
+    blocks = zip(user.split(pairs), batch.candidates.split(pairs), strict=True)
+    return torch.cat([match_pairs(users[rows], news[shown].float()) for rows, shown in blocks])
+
+
+def _match_in_blocks(users: Users, news: Tensor, batch: EvalBatch) -> Tensor:
+    """Score whole impressions in blocks of similar size, each padded to its longest.
+
+    Copies a user's vectors once per impression, but a GPU would have to wait for the sizes.
+    """
+    counts = batch.offsets.diff()
+    vectors, dim = users.vectors.shape[1:]
     scores = news.new_zeros(len(batch.candidates), dtype=torch.float32)
-    sizes, order = counts.sort(descending=True)  # equal sizes together need little padding
+    sizes, order = counts.sort(descending=True)
     lengths, start = sizes.tolist(), 0
     while start < len(lengths) and (longest := lengths[start]):
         numbers = max(longest * vectors, (longest + vectors) * dim)
         members = order[start : start + max(1, NUMBERS_AT_ONCE // numbers)]
-        slots = torch.arange(longest, device=news.device)
+        slots = torch.arange(longest)
         real = slots < counts[members, None]  # [impressions, longest]
         places = (batch.offsets[members, None] + slots).clamp(max=len(scores) - 1)
-        with torch.autocast(news.device.type, enabled=False):
-            part = users[batch.user[members]]
-            part = replace(part, vectors=part.vectors.float())
-            found = match_candidates(part, news[batch.candidates[places]].float())
+        with torch.autocast("cpu", enabled=False):
+            shown = news[batch.candidates[places]].float()
+            found = match_candidates(users[batch.user[members]], shown)
         scores[places[real]] = found[real]
         start += len(members)
     return scores
@@ -155,163 +167,39 @@ def highest(products: Tensor) -> Tensor:
     return products.squeeze(1) if products.shape[1] == 1 else products.amax(dim=1)
 
 
+def smooth_highest(products: Tensor, temperature: Tensor) -> Tensor:
+    """Return ``t log mean exp(product / t)``, in float32 or better ``[users, ...]``.
+
+    Args:
+        products: Products with each of a user's vectors ``[users, vectors, ...]``.
+        temperature: ``t``; the maximum becomes plain as it falls to 0, the mean as it grows.
+    """
+    products = products.to(torch.promote_types(products.dtype, torch.float32))
+    sums = (products / temperature).logsumexp(dim=1)
+    return temperature * (sums - math.log(products.shape[1]))
+
+
+def with_clicks(products: Tensor, mask: Tensor, clicks: int) -> Tensor:
+    """Add the mean of the largest products with clicks to the product with the user vector.
+
+    Args:
+        products: Product with the user vector, then with each click ``[users, 1 + history, ...]``.
+        mask: True where a click is real ``[users, history]``.
+        clicks: Most products to average; a user with fewer clicks has the mean of these.
+
+    Returns:
+        Scores in float32 or better; the first product for users without clicks ``[users, ...]``.
+    """
+    products = products.to(torch.promote_types(products.dtype, torch.float32))
+    others = (1,) * (products.ndim - 2)
+    each = products[:, 1:].masked_fill(~mask.view(*mask.shape, *others), -torch.inf)
+    top = each.topk(min(clicks, each.shape[1]), dim=1).values
+    counts = mask.sum(dim=1).clamp(max=clicks)
+    real = torch.arange(top.shape[1], device=top.device) < counts[:, None]
+    top = top.masked_fill(~real.view(*real.shape, *others), 0)
+    return products[:, 0] + top.sum(dim=1) / counts.clamp(min=1).view(-1, *others)
+
+
 def _products(vectors: Tensor, news: Tensor) -> Tensor:
     """Return products of all news with all users' vectors ``[users, vectors, news]``."""
     return (vectors.flatten(0, 1) @ news.T).unflatten(0, vectors.shape[:2])
-
-
-class DotMatching(nn.Module):
-    """Scores by the product with the user vector."""
-
-    outputs: tuple[str, ...] = ("user_vector",)
-    """Names of what ``exported`` returns, which are the exported graph's outputs."""
-
-    def forward(self, vectors: Tensor, history: Tensor, mask: Tensor, scale: Tensor) -> Users:
-        """Make users from the user encoder's vectors.
-
-        Args:
-            vectors: User vectors ``[users, interests, dim]``.
-            history: Vectors of clicked news ``[users, history, dim]``.
-            mask: True where a click is real ``[users, history]``.
-            scale: Factor from a product of two news vectors to a score.
-        """
-        return Users(vectors)
-
-    def combine(self, products: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Turn products ``[users, vectors, ...]`` into scores; the same as ``Users.combine``."""
-        return highest(products)
-
-    def exported(self, users: Users) -> tuple[Tensor, ...]:
-        """Return what a process without PyTorch needs to score users, in the order of ``outputs``.
-
-        The first is always one vector per user ``[users, dim]``.
-        """
-        return (users.vectors.squeeze(1),)
-
-    def numbers(self) -> dict[str, Tensor]:
-        """Return learned numbers, by name."""
-        return {}
-
-    def settings(self) -> dict[str, Any]:
-        """Return what else a process without PyTorch needs to know, for the manifest."""
-        return {"head": "dot"}
-
-
-class LateMatching(DotMatching):
-    """Scores by a mix of the product with the user vector and those with the most similar clicks.
-
-    The score of a candidate is ``(1 - m) user vector . candidate + m scale mean of the largest
-    products of click vectors and candidate``, with a learned mix ``m`` that starts at 1/2. A click
-    vector is the news vector through a learned linear map, which starts as the identity. Both terms
-    have the same scale: an untrained model with a residual path, and no more clicks in a history
-    than are averaged, scores as with ``dot``.
-
-    A user with fewer clicks than ``clicks`` has the mean of those; a user without clicks is scored
-    by the user vector alone. A news item that was clicked twice counts as two clicks.
-
-    Args:
-        dim: Size of news and user vectors.
-        clicks: Number of largest products to average.
-    """
-
-    outputs = ("user_vector", "click_vectors", "click_mask")
-
-    def __init__(self, dim: int, clicks: int) -> None:
-        super().__init__()
-        self.clicks = clicks
-        self.mix = nn.Parameter(torch.zeros(()))
-        """Logit of the share of clicks in a score."""
-        self.change = nn.Linear(dim, dim, bias=False)
-        """What the map adds to a news vector, so that weight decay pulls towards the identity."""
-        nn.init.zeros_(self.change.weight)
-
-    def forward(self, vectors: Tensor, history: Tensor, mask: Tensor, scale: Tensor) -> Users:
-        """Make users; arguments as in ``DotMatching``. Mix and scale become part of the vectors."""
-        share = self.mix.sigmoid()
-        clicked = mask.any(dim=1)[:, None, None]
-        own = torch.where(clicked, (1 - share) * vectors, vectors)
-        clicks = share * scale * (history + self.change(history))
-        clicks = clicks.masked_fill(~mask[..., None], 0)
-        return Users(torch.cat([own, clicks.to(own.dtype)], dim=1), mask, self.combine)
-
-    def combine(self, products: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Add the mean of the largest products with clicks to the product with the user vector."""
-        assert mask is not None
-        products = products.to(torch.promote_types(products.dtype, torch.float32))
-        others = (1,) * (products.ndim - 2)
-        clicks = products[:, 1:].masked_fill(~mask.view(*mask.shape, *others), -torch.inf)
-        top = clicks.topk(min(self.clicks, clicks.shape[1]), dim=1).values
-        counts = mask.sum(dim=1).clamp(max=self.clicks)
-        real = torch.arange(top.shape[1], device=top.device) < counts[:, None]
-        top = top.masked_fill(~real.view(*real.shape, *others), 0)
-        return products[:, 0] + top.sum(dim=1) / counts.clamp(min=1).view(-1, *others)
-
-    def exported(self, users: Users) -> tuple[Tensor, ...]:
-        """Return the share of the user vector, and click vectors with their mask."""
-        assert users.mask is not None
-        return users.vectors[:, 0], users.vectors[:, 1:], users.mask
-
-    def numbers(self) -> dict[str, Tensor]:
-        """Return the share of clicks in a score."""
-        return {"mix": self.mix.sigmoid()}
-
-    def settings(self) -> dict[str, Any]:
-        """Return how many products are averaged; mix and scale are part of the vectors."""
-        return {"head": "late", "clicks": self.clicks}
-
-
-class InterestMatching(DotMatching):
-    """Scores by a maximum over the products with a user's interests.
-
-    With ``logsumexp`` the maximum is smooth, ``t log mean exp(product / t)`` with a learned
-    temperature ``t``. Every interest then has a gradient, and equal interests score as one.
-
-    Args:
-        interests: Number of vectors of a user.
-        combine: ``logsumexp`` or ``max``.
-    """
-
-    outputs = ("user_vector", "interest_vectors")
-
-    def __init__(self, interests: int, combine: Combine) -> None:
-        super().__init__()
-        self.interests = interests
-        self.log_temperature = nn.Parameter(torch.zeros(())) if combine == "logsumexp" else None
-
-    def forward(self, vectors: Tensor, history: Tensor, mask: Tensor, scale: Tensor) -> Users:
-        """Make users; arguments as in ``DotMatching``."""
-        return Users(vectors, None, self.combine)
-
-    def combine(self, products: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the maximum of a user's products, plain or smooth."""
-        products = products.to(torch.promote_types(products.dtype, torch.float32))
-        if self.log_temperature is None:
-            return products.amax(dim=1)
-        temperature = self.log_temperature.exp()
-        sums = (products / temperature).logsumexp(dim=1)
-        return temperature * (sums - math.log(products.shape[1]))
-
-    def exported(self, users: Users) -> tuple[Tensor, ...]:
-        """Return the mean of the interests, and the interests ``[users, interests, dim]``."""
-        return users.vectors.mean(dim=1), users.vectors
-
-    def numbers(self) -> dict[str, Tensor]:
-        """Return the temperature, if there is one."""
-        if self.log_temperature is None:
-            return {}
-        return {"temperature": self.log_temperature.exp()}
-
-    def settings(self) -> dict[str, Any]:
-        """Return the number of interests, and how their products are combined."""
-        combine = "max" if self.log_temperature is None else "logsumexp"
-        learned = {name: float(value.detach()) for name, value in self.numbers().items()}
-        return {"head": "interests", "interests": self.interests, "combine": combine} | learned
-
-
-def matching_of(
-    name: Matching, dim: int, late_clicks: int, interests: int, combine: Combine
-) -> DotMatching:
-    """Return the matching that ``model.matching`` names, with the options of its kind."""
-    if name == "late":
-        return LateMatching(dim, late_clicks)
-    return InterestMatching(interests, combine) if name == "interests" else DotMatching()

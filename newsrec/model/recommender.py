@@ -9,14 +9,8 @@ from transformers import PreTrainedModel
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, EvalBatch
 from newsrec.model.fastformer import Fastformer, FastformerConfig
-from newsrec.model.matching import (
-    Combine,
-    Matching,
-    Users,
-    match_candidates,
-    match_impressions,
-    matching_of,
-)
+from newsrec.model.heads import Combine, Matching, head_of
+from newsrec.model.matching import Users, match_candidates, match_impressions
 from newsrec.model.news_encoder import NewsEncoder
 from newsrec.model.user_encoders import USER_ENCODERS
 
@@ -32,7 +26,7 @@ class Encoded(NamedTuple):
 
 
 class NewsRecommender(nn.Module):
-    """News encoder, user encoder, and the matching that makes scores of their vectors.
+    """News encoder, user encoder, and the head that makes scores of their vectors.
 
     Args:
         plm: Any ``transformers`` encoder.
@@ -48,7 +42,7 @@ class NewsRecommender(nn.Module):
         checkpoint_activations: Whether the PLM's tuned layers run twice to save memory.
         user_encoder: One of ``USER_ENCODERS``.
         matching: How a score is made: ``dot``, ``late`` or ``interests``; see
-            ``newsrec.model.matching``.
+            ``newsrec.model.heads``.
         late_clicks: With ``late``, number of the most similar clicks to average.
         interests: With ``interests``, number of vectors per user.
         combine: With ``interests``, ``logsumexp`` or ``max`` of the products.
@@ -86,7 +80,7 @@ class NewsRecommender(nn.Module):
         self.user_encoder = USER_ENCODERS[user_encoder](
             dim, FastformerConfig.of(user), max_history, residual, vectors
         )
-        self.matching = matching_of(matching, dim, late_clicks, interests, combine)
+        self.head = head_of(matching, dim, late_clicks, interests, combine)
 
     def compile_parts(self) -> None:
         """Compile the PLM's layers and the encoders' stacks with torch.compile.
@@ -152,13 +146,13 @@ class NewsRecommender(nn.Module):
             mask: True where real; an all-False row is an empty history ``[users, history]``.
         """
         vectors = self.user_encoder(history, mask)
-        return self.matching(vectors, history, mask, self.user_encoder.scale())
+        return self.head(vectors, history, mask, self.user_encoder.scale())
 
     def gates(self) -> dict[str, Tensor]:
-        """Return the learned numbers of the residual path and of the matching, by name."""
+        """Return the learned numbers of the residual path and of the head, by name."""
         news = self.news_encoder.gate
         gates = {} if news is None else {"news": news, **self.user_encoder.gates()}
-        gates |= self.matching.numbers()
+        gates |= self.head.numbers()
         return {name: value.detach() for name, value in gates.items()}
 
     def encode(self, batch: Batch) -> Encoded:

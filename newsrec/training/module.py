@@ -21,7 +21,7 @@ from newsrec.data.batch import Batch, EvalBatch
 from newsrec.data.states import TokenStates
 from newsrec.errors import UserError
 from newsrec.model.fastformer import FastformerConfig
-from newsrec.model.matching import Combine, Matching
+from newsrec.model.heads import Combine, Matching
 from newsrec.model.plm.load import build_plm, load_plm, plm_config
 from newsrec.model.recommender import NewsRecommender
 from newsrec.model.user_encoders import USER_ENCODERS
@@ -297,7 +297,7 @@ class RecommenderModule(LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log the learned numbers of the residual path and of the matching."""
+        """Log the learned numbers of the residual path and of the head."""
         for name, value in self.recommender.gates().items():
             self.log(f"gate/{name}", value)
 

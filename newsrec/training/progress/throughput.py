@@ -150,7 +150,7 @@ def model_flop(recommender: NewsRecommender, counts: Any, kept_states: bool) -> 
         flop += each * (counts.tokens * weights + 2 * counts.squares * hidden * layers)
     parts = nn.ModuleList([news.project, news.fastformer, news.pooling])
     flop += FORWARD_AND_BACKWARD * counts.tokens * _weights(parts)
-    per_click = _weights(user) + _weights(recommender.matching)
+    per_click = _weights(user) + _weights(recommender.head)
     return flop + FORWARD_AND_BACKWARD * counts.slots * per_click
 
 
