@@ -101,8 +101,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         found = manifest["format"]
     if type(found) is not int or found not in (MANIFEST_FORMAT, MATCHING_FORMAT):
         raise UserError(
-            f"{path} has format {found!r}; this version of newsrec reads formats "
-            f"{MANIFEST_FORMAT} and {MATCHING_FORMAT}. Export the checkpoint again, or use the "
+            f"{path} has format {found!r}; this version of newsrec reads format "
+            f"{MANIFEST_FORMAT} or {MATCHING_FORMAT}. Export the checkpoint again, or use the "
             "version of newsrec that wrote it."
         )
     for name, rule in RULES.items():

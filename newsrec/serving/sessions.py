@@ -120,8 +120,7 @@ class Encoders:
         histories = [rows[-self.max_history :] for rows in histories]
         for users, rows, mask in padded_sequences(histories, CLICKS_PER_RUN):
             feed = {"history": news[rows], "mask": mask}
-            shapes = self.matching.shapes(len(mask), mask.shape[1], self.dim)
-            yield users, self._run(self._user_encoder, feed, USER_ENCODER, shapes)
+            yield users, self._run(self._user_encoder, feed, USER_ENCODER)
 
     def news(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encode news; equal texts are encoded once.
@@ -146,8 +145,7 @@ class Encoders:
         vectors = np.empty((len(tokens), self.dim), dtype=np.float32)
         for stories, token_ids, mask in padded_sequences(tokens, TOKENS_PER_RUN):
             feed = {"token_ids": token_ids, "mask": mask}
-            shape = len(mask), self.dim
-            (vectors[stories],) = self._run(encoder, feed, NEWS_ENCODER, [shape])
+            (vectors[stories],) = self._run(encoder, feed, NEWS_ENCODER)
         return vectors[[distinct[text] for text in texts]]
 
     def _open(self, name: str) -> Any:
@@ -182,14 +180,12 @@ class Encoders:
             )
         return session
 
-    def _run(
-        self,
-        session: Any,
-        feed: dict[str, NDArray[Any]],
-        name: str,
-        shapes: Sequence[tuple[int, ...]],
-    ) -> list[NDArray[Any]]:
-        """Run an encoder, and check that its outputs have these shapes and are finite."""
+    def _run(self, session: Any, feed: dict[str, NDArray[Any]], name: str) -> list[NDArray[Any]]:
+        """Run an encoder; return its outputs, after checking that shapes and values can be."""
+        rows, length = feed["mask"].shape
+        shapes: list[tuple[int, ...]] = [(rows, self.dim)]
+        if name == USER_ENCODER:
+            shapes = self.matching.shapes(rows, length, self.dim)
         path = self.folder.path / name
         with reading(path):
             outputs: list[NDArray[Any]] = session.run(None, feed)
