@@ -18,7 +18,7 @@ from newsrec.model.heads import head_of
 from newsrec.model.matching import match_candidates
 from newsrec.model.user_encoders import UserEncoder
 
-AXES, DIM, CLICKS, SHOWN, NOISE, STEPS = 8, 16, 6, 5, 0.3, 100
+AXES, DIM, CLICKS, SHOWN, NOISE, STEPS = 8, 16, 6, 5, 0.3, 60
 
 
 def made_news(axes, generator):

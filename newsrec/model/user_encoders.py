@@ -17,7 +17,7 @@ from newsrec.model.fastformer import (
 START_SCALE = 10.0
 """Initial scale of the residual path's scores; products of sentence vectors lie within about .3."""
 
-QUERY_SIZE = 2.0
+QUERY_SIZE = 1.0
 """Standard deviation of the first logits of ``InterestAttention``."""
 
 
