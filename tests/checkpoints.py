@@ -4,7 +4,7 @@ import copy
 import warnings
 
 import torch
-from conftest import STORIES, tiny_behaviors, tiny_news, write_mind
+from conftest import NEWS, tiny_behaviors, tiny_news, write_mind
 from lightning import Trainer
 from tokenizers import Tokenizer
 
@@ -47,7 +47,7 @@ def answers(path):
     tokenizer = Tokenizer.from_str(checkpoint["newsrec"]["tokenizer_json"])
     tokenizer.no_padding()
     tokenizer.enable_truncation(data.max_tokens)
-    rows = [tokenizer.encode(title).ids for _, _, title, _ in STORIES.values() if title]
+    rows = [tokenizer.encode(title).ids for _, _, title, _ in NEWS.values() if title]
     rows.sort(key=len)
     lengths = torch.tensor([0, 0, *map(len, rows)])
     token_ids = torch.zeros(len(rows) + 2, len(rows[-1]), dtype=torch.int32)

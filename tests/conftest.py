@@ -20,7 +20,7 @@ atexit.register(shutil.rmtree, os.environ["NEWSREC_CACHE"], ignore_errors=True)
 
 Rows = Sequence[Sequence[str]]
 
-STORIES = {
+NEWS = {
     # id: category, subcategory, title, abstract
     "N1": ("sports", "football", "Underdogs win the cup on the last kick", "A late goal decides."),
     "N2": ("sports", "football", "Coach leaves after three lost games", "The club is looking."),
@@ -112,15 +112,15 @@ def write_mind(
 
 
 def news_row(news_id: str, category: str, subcategory: str, title: str, abstract: str) -> list[str]:
-    """Return the 8 columns of a story, the last three as MIND writes them."""
+    """Return the 8 columns of a news item, the last three as MIND writes them."""
     url = f"https://example.org/{news_id}.html"
     return [news_id, category, subcategory, title, abstract, url, "[]", "[]"]
 
 
 def tiny_news() -> dict[str, list[list[str]]]:
-    """Stories of each split; N4 has no abstract, and nothing at all behind it."""
+    """News items of each split; N4 has no abstract, and nothing at all behind it."""
     news = {
-        split: [news_row(news_id, *STORIES[news_id]) for news_id in ids]
+        split: [news_row(news_id, *NEWS[news_id]) for news_id in ids]
         for split, ids in KNOWN_IN.items()
     }
     for rows in news.values():
@@ -135,7 +135,7 @@ def tiny_behaviors() -> dict[str, list[list[str]]]:
     awkward = {
         "train": [
             ["U1", "", "N2-0 N3-1 N11-0"],  # empty history
-            ["U2", "N5 N404 N6", "N7-1 N8-0"],  # a story that no news.tsv has
+            ["U2", "N5 N404 N6", "N7-1 N8-0"],  # a news item that no news.tsv has
             ["U3", "N404 N405", "N1-0 N9-1 N8-1 N10-1 N12-0"],  # none known; several clicks
             ["U4", "N11 N12 N11 N11", "N12-0 N404-0 N11-1"],  # repeats; an unknown candidate
             ["U5", "N13", "N404-1 N2-0 N13-0"],  # the click itself is unknown
@@ -169,8 +169,7 @@ def _made_impressions(split: str, number: int) -> list[list[str]]:
     """Return user, history and candidates; a user's history is the same throughout a split."""
     rng = random.Random(f"mind {split}")
     topics = {
-        topic: [n for n in KNOWN_IN[split] if STORIES[n][0] == topic]
-        for topic in FAVOURITE.values()
+        topic: [n for n in KNOWN_IN[split] if NEWS[n][0] == topic] for topic in FAVOURITE.values()
     }
     histories = {
         user: [rng.choice(topics[topic]) for _ in range(rng.randrange(1, 6))]
@@ -208,7 +207,7 @@ def plm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     normalizer = normalizers.BertNormalizer(lowercase=True)
     splitter = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    titles = normalizer.normalize_str(" ".join(" ".join(story) for story in STORIES.values()))
+    titles = normalizer.normalize_str(" ".join(" ".join(news) for news in NEWS.values()))
     words = {word for word, _ in splitter.pre_tokenize_str(titles)}
     letters = set("abcdefghijklmnopqrstuvwxyz0123456789")
     pieces = sorted(words | letters) + sorted(f"##{letter}" for letter in letters)

@@ -29,7 +29,7 @@ WORDS = ["Stocks", "stocks", "rise", "on", "a", "Monday;", "Über-coach's", "3rd
 
 
 def write_split(root, name, news, impressions):
-    """Write stories ``(id, category, subcategory, title)`` and impressions
+    """Write news items ``(id, category, subcategory, title)`` and impressions
     ``(user, seconds, history, candidates)``, both space-separated texts as MIND has them."""
     folder = root / name
     folder.mkdir(parents=True)
@@ -42,7 +42,7 @@ def write_split(root, name, news, impressions):
     (folder / "behaviors.tsv").write_text("".join(lines))
 
 
-STORIES = [
+NEWS = [
     ("N1", "sports", "golf", "Golfer wins again"),
     ("N2", "sports", "tennis", "Tennis star wins"),
     ("N3", "news", "golf", "Mayor plays golf"),
@@ -54,11 +54,11 @@ def world(tmp_path_factory):
     """A random MIND with every oddity: empty histories and titles, repeats, unknown ids."""
     root = tmp_path_factory.mktemp("mind")
     rng = np.random.default_rng(1)
-    stories = []
+    news = []
     for i in range(40):
         title = " ".join(rng.choice(WORDS, size=rng.integers(0, 7)))
         category = rng.choice(["news", "sports", "food"])
-        stories.append((f"N{i}", category, rng.choice(["a", "b"]), title))
+        news.append((f"N{i}", category, rng.choice(["a", "b"]), title))
     for number, split in enumerate(("train", "dev", "test")):
         impressions = []
         histories = {
@@ -74,7 +74,7 @@ def world(tmp_path_factory):
             ends = ["" if split == "test" else f"-{rng.integers(2)}" for _ in shown]
             candidates = " ".join(a + b for a, b in zip(shown, ends, strict=True))
             impressions.append((f"U{user}", seconds, histories[user], candidates))
-        write_split(root, split, stories, impressions)
+        write_split(root, split, news, impressions)
     return open_mind(root)
 
 
@@ -122,13 +122,13 @@ def cosine(a, b):
 @pytest.fixture(params=["one block", "many blocks"])
 def block_size(request, monkeypatch):
     if request.param == "many blocks":
-        monkeypatch.setattr(baselines, "BLOCK_STORIES", 10)
+        monkeypatch.setattr(baselines, "BLOCK_NEWS", 10)
         monkeypatch.setattr(baselines, "VECTOR_CELLS", 60)
         monkeypatch.setattr(baselines, "PROFILE_CELLS", 40)
 
 
 def test_popularity_counts_the_clicks_of_train(world):
-    count = Counter(story for _, story in clicks(world.splits["train"]))
+    count = Counter(item for _, item in clicks(world.splits["train"]))
     for split in ("train", "dev", "test"):
         expected = by_hand(world.splits[split], lambda _, __, candidate: count[candidate])
         np.testing.assert_array_equal(popularity_scores(world, split), expected)
@@ -149,8 +149,8 @@ def test_recent_counts_the_clicks_of_the_day_before_the_impression(world, split)
 def test_recent_never_sees_a_click_of_the_same_second_or_a_later_one(tmp_path):
     before = [("U1", 0, "", "N1-1 N2-0"), ("U2", 10, "", "N1-0 N2-1"), ("U3", 10, "", "N1-1 N2-0")]
     after = [*before, ("U4", 11, "", "N1-0 N2-1"), ("U5", 86_400, "", "N1-0 N2-1")]
-    write_split(tmp_path / "a", "train", STORIES, before)
-    write_split(tmp_path / "b", "train", STORIES, after)
+    write_split(tmp_path / "a", "train", NEWS, before)
+    write_split(tmp_path / "b", "train", NEWS, after)
     early = recent_scores(open_mind(tmp_path / "a"), "train")
     late = recent_scores(open_mind(tmp_path / "b"), "train")
     assert early.tolist() == [0, 0, 1, 0, 1, 0]
@@ -159,9 +159,9 @@ def test_recent_never_sees_a_click_of_the_same_second_or_a_later_one(tmp_path):
 
 
 def test_recent_scores_an_unlabelled_split_from_train_and_dev_alone(tmp_path):
-    write_split(tmp_path, "train", STORIES, [("U1", 0, "", "N1-1 N2-0")])
-    write_split(tmp_path, "dev", STORIES, [("U1", 60, "", "N1-1 N2-0")])
-    write_split(tmp_path, "test", STORIES, [("U1", 120, "", "N2 N1"), ("U2", 180, "", "N1 N3")])
+    write_split(tmp_path, "train", NEWS, [("U1", 0, "", "N1-1 N2-0")])
+    write_split(tmp_path, "dev", NEWS, [("U1", 60, "", "N1-1 N2-0")])
+    write_split(tmp_path, "test", NEWS, [("U1", 120, "", "N2 N1"), ("U2", 180, "", "N1 N3")])
     assert recent_scores(open_mind(tmp_path), "test").tolist() == [0, 2, 2, 0]
 
 
@@ -175,7 +175,7 @@ def test_age_puts_first_what_was_first_shown_last(world, split):
 
     scores = age_scores(world, split)
     np.testing.assert_allclose(scores, by_hand(world.splits[split], score), rtol=1e-6)
-    assert scores.max() == 1 or split == "test"  # where no story is seen for the first time
+    assert scores.max() == 1 or split == "test"  # where no news item is seen for the first time
     assert len(set(scores.tolist())) > 5
 
 
@@ -197,7 +197,7 @@ def test_age_reads_no_label_and_nothing_shown_later(tmp_path):
         for u, t, h, shown in before
     ]
     for name, impressions in (("a", before), ("b", after), ("c", clicked)):
-        write_split(tmp_path / name, "train", STORIES, impressions)
+        write_split(tmp_path / name, "train", NEWS, impressions)
     early, late, other = (
         age_scores(open_mind(tmp_path / name), "train").tolist() for name in "abc"
     )
@@ -228,7 +228,7 @@ def test_category_adds_the_shares_of_category_and_subcategory(world, block_size)
 
 
 def test_category_counts_a_subcategory_within_its_category(tmp_path):
-    write_split(tmp_path, "dev", STORIES, [("U1", 0, "N1", "N1-1 N2-0 N3-0")])
+    write_split(tmp_path, "dev", NEWS, [("U1", 0, "N1", "N1-1 N2-0 N3-0")])
     assert category_scores(open_mind(tmp_path), "dev").tolist() == [2, 1, 0]
 
 
@@ -250,22 +250,22 @@ def test_tfidf_agrees_with_scikit_learn(world, block_size):
 
 
 def test_cosine_agrees_with_a_loop_over_centred_vectors(world, vectors, block_size):
-    stories = vectors[FIRST_NEWS:].astype(np.float64)
-    stories /= np.linalg.norm(stories, axis=1, keepdims=True)
-    stories -= stories.mean(axis=0)
+    news = vectors[FIRST_NEWS:].astype(np.float64)
+    news /= np.linalg.norm(news, axis=1, keepdims=True)
+    news -= news.mean(axis=0)
 
     def score(_, history, candidate):
         if not history:
             return 0
-        user = stories[np.array(history) - FIRST_NEWS].mean(axis=0)
-        return user @ stories[candidate - FIRST_NEWS]
+        user = news[np.array(history) - FIRST_NEWS].mean(axis=0)
+        return user @ news[candidate - FIRST_NEWS]
 
     for split in ("train", "dev", "test"):
         expected = by_hand(world.splits[split], score)
         np.testing.assert_allclose(cosine_scores(world, split, vectors), expected, atol=1e-6)
 
 
-def test_cosine_ignores_the_vectors_of_padding_and_of_the_unknown_story(world, vectors):
+def test_cosine_ignores_the_vectors_of_padding_and_of_the_unknown_news_item(world, vectors):
     changed = vectors.copy()
     changed[:FIRST_NEWS] = np.nan
     expected = cosine_scores(world, "dev", vectors)
@@ -319,18 +319,18 @@ def test_an_unknown_baseline_names_the_known_ones(world):
 
 
 def test_clicks_that_are_missing_are_reported(tmp_path):
-    write_split(tmp_path, "test", STORIES, [("U1", 0, "N1", "N1 N2")])
+    write_split(tmp_path, "test", NEWS, [("U1", 0, "N1", "N1 N2")])
     data = open_mind(tmp_path)
     with pytest.raises(UserError, match="no split 'train'"):
         score_baseline("popularity", data, "test")
     with pytest.raises(UserError, match="no split with labels"):
         score_baseline("recent", data, "test")
-    write_split(tmp_path, "train", STORIES, [("U1", 0, "N1", "N1 N2")])
+    write_split(tmp_path, "train", NEWS, [("U1", 0, "N1", "N1 N2")])
     with pytest.raises(UserError, match="train has no labels"):
         score_baseline("popularity", open_mind(tmp_path), "test")
 
 
-def test_story_vectors_must_match_the_catalogue(world, vectors):
+def test_news_item_vectors_must_match_the_catalogue(world, vectors):
     with pytest.raises(ValueError, match="needs news_vectors"):
         score_baseline("cosine", world, "dev")
     with pytest.raises(ValueError, match=f"has {world.num_news} rows"):

@@ -71,7 +71,7 @@ def test_the_gpu_benchmark_can_be_rehearsed_on_a_cpu(monkeypatch, capsys, demo):
 
 @pytest.mark.slow
 def test_recommending_is_timed_and_gives_what_sorting_gives(monkeypatch, capsys):
-    options = ("--users", "20", "--stories", "300", "--calls", "20")
+    options = ("--users", "20", "--news", "300", "--calls", "20")
     result = measure(monkeypatch, capsys, "recommend.py", *options)
     assert result["equal_to_sorting"] == 100
     assert result["user_vector"]["p50_ms"] <= result["user_vector"]["p99_ms"]
@@ -85,9 +85,7 @@ def test_a_model_that_scores_a_split_is_timed(monkeypatch, capsys, demo):
     options = ("--impressions", "300", f"--data.root={demo}")
     model = measure(monkeypatch, capsys, "evaluate.py", *options)["model"]
     assert model["impressions"] == 500
-    assert model["after_stories_s"] == pytest.approx(
-        model["scores_s"] + model["metrics_s"], abs=0.1
-    )
+    assert model["after_news_s"] == pytest.approx(model["scores_s"] + model["metrics_s"], abs=0.1)
 
 
 @pytest.mark.slow
@@ -112,7 +110,7 @@ def test_a_training_step_gives_the_loss_of_encoding_every_appearance(monkeypatch
     result = measure(monkeypatch, capsys, "train.py", f"--data.root={demo}", *options)
     assert isinstance(result["hardware"]["native_bf16"], bool)
     counts = result["random:8"]["batch"]
-    assert counts["distinct_stories"] < counts["reference_stories"]
+    assert counts["distinct_news"] < counts["reference_news"]
     assert counts["real_tokens"] < counts["reference_tokens"]
     found = result["random:8"]["arms"]
     assert set(found) == {"reference", *arms}

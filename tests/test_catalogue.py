@@ -1,4 +1,4 @@
-"""Work on every story of the catalogue, against doing it story by story."""
+"""Work on every news item of the catalogue, against doing it news item by news item."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from newsrec.training.catalogue import (
     encode_catalogue,
     frozen_states,
     mean_states,
-    story_blocks,
+    news_blocks,
 )
 
 DIM = 16
@@ -43,7 +43,7 @@ CATALOGUE = make_catalogue(TITLES)
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(module, "STORIES_PER_PASS", 2)
+    monkeypatch.setattr(module, "NEWS_PER_PASS", 2)
 
 
 @pytest.fixture
@@ -71,12 +71,12 @@ def alone(recommender, row):
     return recommender.news_encoder(title, torch.tensor([tokens]))[0]
 
 
-def test_blocks_hold_each_distinct_story_once_shortest_first():
+def test_blocks_hold_each_distinct_news_item_once_shortest_first():
     # rows:   2 has 4 tokens, 3 has 3, 4 has 7, 6 has 9, 7 has 2, 9 has 3; 5, 8 and 10 are repeats
-    assert [block.tolist() for block in story_blocks(CATALOGUE)] == [[7, 3], [9, 2], [4, 6]]
+    assert [block.tolist() for block in news_blocks(CATALOGUE)] == [[7, 3], [9, 2], [4, 6]]
 
 
-def test_the_catalogue_is_encoded_as_each_story_alone(recommender):
+def test_the_catalogue_is_encoded_as_each_news_item_alone(recommender):
     vectors = encode_catalogue(recommender, CATALOGUE)
     assert vectors.shape == (FIRST_NEWS + len(TITLES), DIM)
     assert vectors.dtype == torch.float32
@@ -84,14 +84,14 @@ def test_the_catalogue_is_encoded_as_each_story_alone(recommender):
         torch.testing.assert_close(vectors[row], alone(recommender, row), rtol=1e-5, atol=1e-5)
 
 
-def test_stories_with_equal_tokens_get_the_same_vector(recommender):
+def test_news_with_equal_tokens_get_the_same_vector(recommender):
     vectors = encode_catalogue(recommender, CATALOGUE)
     assert torch.equal(vectors[[5, 8]], vectors[[3, 3]])
     assert torch.equal(vectors[10], vectors[4])
     assert not torch.equal(vectors[2], vectors[3])
 
 
-def test_padding_is_zeros_and_the_unknown_story_the_mean_of_the_real_ones(recommender):
+def test_padding_is_zeros_and_the_unknown_news_item_the_mean_of_the_real_ones(recommender):
     vectors = encode_catalogue(recommender, CATALOGUE)
     assert (vectors[0] == 0).all()
     torch.testing.assert_close(vectors[1], sum(vectors[2:]) / len(TITLES))
@@ -105,7 +105,7 @@ def test_vectors_are_float32_also_where_they_are_computed_in_bfloat16(recommende
     torch.testing.assert_close(vectors, expected, rtol=0.1, atol=0.1)
 
 
-def test_a_catalogue_without_stories_has_two_rows_of_zeros(recommender):
+def test_a_catalogue_without_news_has_two_rows_of_zeros(recommender):
     assert torch.equal(encode_catalogue(recommender, make_catalogue([])), torch.zeros(2, DIM))
 
 
@@ -117,7 +117,7 @@ def test_states_give_the_vectors_that_the_plm_gives(recommender, states):
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 5])
-def test_processes_divide_the_stories_and_end_with_the_same_vectors(
+def test_processes_divide_the_news_and_end_with_the_same_vectors(
     recommender, monkeypatch, world_size
 ):
     expected = encode_catalogue(recommender, CATALOGUE)
@@ -126,7 +126,7 @@ def test_processes_divide_the_stories_and_end_with_the_same_vectors(
     for rank in range(world_size):
         encode_catalogue(recommender, CATALOGUE, rank=rank, world_size=world_size)
     filled = torch.stack([(part != 0).any(dim=1) for part in parts]).sum(dim=0)
-    assert filled.tolist() == [0, 0, 1, 1, 1, 0, 1, 1, 0, 1, 0]  # each distinct story once
+    assert filled.tolist() == [0, 0, 1, 1, 1, 0, 1, 1, 0, 1, 0]  # each distinct news item once
 
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda part: part.copy_(sum(parts)))
     for rank in range(world_size):
@@ -137,7 +137,7 @@ def test_processes_divide_the_stories_and_end_with_the_same_vectors(
 # States
 
 
-def test_states_are_those_of_the_plm_run_on_each_story_alone(recommender, states):
+def test_states_are_those_of_the_plm_run_on_each_news_item_alone(recommender, states):
     plm = recommender.news_encoder.plm
     for row, title in enumerate(TITLES, start=FIRST_NEWS):
         with torch.no_grad():
@@ -146,7 +146,7 @@ def test_states_are_those_of_the_plm_run_on_each_story_alone(recommender, states
         torch.testing.assert_close(found, expected[0], rtol=1e-5, atol=1e-5)
 
 
-def test_mean_states_are_the_means_of_each_storys_states(recommender, states):
+def test_mean_states_are_the_means_of_each_news_items_states(recommender, states):
     cut = recommender.news_encoder.cut
     for given in (None, states):
         means = mean_states(cut, CATALOGUE, given)

@@ -456,4 +456,4 @@ def test_lines_of_the_data_that_were_skipped_are_warned_of(mind_dir, tmp_path, c
           f"--output={output}", "--data.on_bad_line=drop"])  # fmt: skip
     capsys.readouterr()
     checked(output / "prediction.zip", mind_dir, "dev", "--data.on_bad_line=drop")
-    assert "could not be read and were skipped: 1." in capsys.readouterr().out
+    assert "could not be read and were dropped: 1." in capsys.readouterr().out

@@ -362,7 +362,7 @@ def test_a_moved_checkpoint_brings_the_options_that_nobody_wrote(
           "--trainer.enable_progress_bar=false"])  # fmt: skip
     after = torch.load(tmp_path / "on" / "checkpoints" / "last.ckpt", weights_only=True)
     assert after["hyper_parameters"] == before["hyper_parameters"]
-    assert "model.dim is 16, as in the run that goes on" in caplog.text
+    assert "model.dim is 16, as in the run that is resumed" in caplog.text
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_anew(mind_dir, plm_dir, tmp_path):
@@ -460,7 +460,7 @@ def test_bad_lines_are_skipped_where_asked_and_said(mind_dir, plm_dir, tmp_path,
           f"--data.root={mind_dir}", f"--output={tmp_path / 'dev'}",
           "--trainer.accelerator=cpu"])  # fmt: skip
     metrics = json.loads((tmp_path / "dev" / "metrics.json").read_text())
-    assert (metrics["impressions"], metrics["skipped_lines"]) == (23, 1)
+    assert (metrics["impressions"], metrics["dropped_lines"]) == (23, 1)
     assert "1 line of behaviors.tsv was skipped and not ranked" in capsys.readouterr().out
 
 

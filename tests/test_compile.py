@@ -93,7 +93,7 @@ def test_a_field_that_cannot_be_read_stops_or_is_left_out(
     assert f"{path}, line {line}, column {column}: {problem}" in str(error.value)
     data = open_mind(root, "drop")
     assert contents(data) == expected[: line - 1] + expected[line:]
-    assert data.split("train").counts["skipped_lines"] == 1
+    assert data.split("train").counts["dropped_lines"] == 1
     (shown,) = data.bad_lines[str(path)]
     assert shown.startswith(f"line {line}, column {column}: {problem}")
     with pytest.raises(UserError):  # what was compiled with lines left out serves no other
@@ -106,11 +106,11 @@ def test_skipped_lines_are_counted_and_the_first_ten_listed(tmp_path, caplog, mo
     for i in range(10, 50):
         rows[i] = [rows[i][0], "", *rows[i][2:]] if i % 2 else rows[i][:3]
     data = open_mind(write(tmp_path, rows), "drop")
-    assert data.split("train").counts["skipped_lines"] == 40
+    assert data.split("train").counts["dropped_lines"] == 40
     assert data.split("train").counts["impressions"] == 20
     (lines,) = data.bad_lines.values()
     assert [int(re.search(r"line (\d+)", line)[1]) for line in lines] == list(range(11, 21))
-    assert "lines skipped: 40" in caplog.text
+    assert "lines dropped: 40" in caplog.text
     assert "and 30 more" in caplog.text
 
 
@@ -130,7 +130,7 @@ def test_a_file_without_a_readable_line_is_refused(tmp_path):
         open_mind(root, "drop")
 
 
-def test_a_story_told_twice_is_one_story_and_told_otherwise_is_a_bad_line(tmp_path):
+def test_a_news_item_told_twice_is_one_news_item_and_told_otherwise_is_a_bad_line(tmp_path):
     root = write(tmp_path, GOOD, [*NEWS, NEWS[1]])
     assert len(open_mind(root).news) == 3
     other = [*NEWS[1][:3], "another title", *NEWS[1][4:]]
@@ -139,14 +139,14 @@ def test_a_story_told_twice_is_one_story_and_told_otherwise_is_a_bad_line(tmp_pa
         open_mind(root)
     data = open_mind(root, "drop")
     assert data.news["title"].to_pylist() == [row[3] for row in NEWS]
-    assert data.split("train").counts["skipped_news_lines"] == 1
+    assert data.split("train").counts["dropped_news_lines"] == 1
 
 
-def test_a_story_that_splits_tell_differently_is_kept_as_first_told_and_said(tmp_path, caplog):
+def test_a_news_item_that_splits_tell_differently_is_kept_as_first_told_and_said(tmp_path, caplog):
     other = [*NEWS[1][:3], "another title", *NEWS[1][4:]]
     root = write_mind(tmp_path, {"train": NEWS, "dev": [other]}, {"train": GOOD, "dev": GOOD})
     assert open_mind(root).news["title"].to_pylist() == [row[3] for row in NEWS]
-    assert "1 story has another text in a later split" in caplog.text
+    assert "1 news item has another text in a later split" in caplog.text
 
 
 def test_a_file_that_was_cut_off_is_reported(tmp_path, caplog):
@@ -226,15 +226,15 @@ def read_slowly(content):
 
 
 def read_news_slowly(content):
-    """Return the good stories of a news.tsv and the numbers of the bad lines."""
-    stories, bad = {}, []
+    """Return the good news items of a news.tsv and the numbers of the bad lines."""
+    news, bad = {}, []
     for number, line in lines_of(content):
         fields = [] if line is None else line.split("\t")
         good = len(fields) == 8 and fields[0] and " " not in fields[0]
         good = good and fields[0].lower() not in ("news_id", "newsid")
-        if not good or stories.setdefault(fields[0], fields[1:5]) != fields[1:5]:
+        if not good or news.setdefault(fields[0], fields[1:5]) != fields[1:5]:
             bad.append(number)
-    return stories, bad
+    return news, bad
 
 
 @st.composite
@@ -284,32 +284,32 @@ def test_a_damaged_file_is_refused_or_read_as_a_loop_reads_it(tmp_path_factory, 
             return
         data = open_mind(root, "drop")
         assert contents(data) == good
-        assert data.split("train").counts["skipped_lines"] == len(bad)
+        assert data.split("train").counts["dropped_lines"] == len(bad)
 
 
 @given(mutations(NEWS, 4), st.sampled_from([64, 1 << 20]))
 @settings(max_examples=200, deadline=None)
-def test_damaged_stories_are_refused_or_read_as_a_loop_reads_them(tmp_path_factory, content, block):
+def test_damaged_news_are_refused_or_read_as_a_loop_reads_them(tmp_path_factory, content, block):
     root = tmp_path_factory.mktemp("mind")
     path = write(root, GOOD) / "train" / "news.tsv"
     path.write_bytes(content)
-    stories, bad = read_news_slowly(content)
+    news, bad = read_news_slowly(content)
     with patch.object(tsv, "BLOCK_BYTES", block):
         if not content.removeprefix(BOM):
             refused(root, f"{path} is empty")
             return
         if bad:
             refused(root, f"{path}, line {bad[0]}, ")
-        if not stories:
+        if not news:
             refused(root, "none of its lines can be read", "drop")
             return
         data = open_mind(root, "drop")
-        assert data.split("train").counts["skipped_news_lines"] == len(bad)
+        assert data.split("train").counts["dropped_news_lines"] == len(bad)
         found = {
             news_id: list(fields)
             for news_id, *fields in zip(*data.news.to_pydict().values(), strict=True)
         }
-        assert found == stories
+        assert found == news
 
 
 def refused(root, message, on_bad_line="error"):

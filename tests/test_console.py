@@ -105,10 +105,10 @@ def serve(exported_encoders, tmp_path_factory):
     manifest = describe(module, ["title"], folder) | {"files": files}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     recommender = Recommender.load(folder, threads=1)
-    empty = recommender._stories
+    empty = recommender._news
 
     def filled(title, category, news_id):
-        recommender._stories = empty
+        recommender._news = empty
         recommender.add_news([news_id, "other"], [title, "Rain"], [category, "weather"])
         return recommender
 
@@ -136,9 +136,9 @@ def test_recommend_prints_text_and_nothing_else(serve, capsys, title, category, 
     text = capsys.readouterr().out
     assert text.isascii()
     assert not acts_on_a_terminal(text)
-    stories = {story["news_id"]: story for story in json.loads(text)["stories"]}
-    assert stories[news_id]["title"] == title
-    assert stories[news_id]["category"] == category
+    news = {item["news_id"]: item for item in json.loads(text)["news"]}
+    assert news[news_id]["title"] == title
+    assert news[news_id]["category"] == category
 
 
 def test_no_command_over_a_data_folder_lets_control_characters_through(tmp_path, capsys):

@@ -140,7 +140,7 @@ def test_a_split_that_is_not_there_is_refused_with_those_that_are(make):
         make(val="valid").setup("fit")
 
 
-def test_clicks_on_unknown_stories_alone_are_nothing_to_train_on(make, mind_dir):
+def test_clicks_on_unknown_news_alone_are_nothing_to_train_on(make, mind_dir):
     path = mind_dir / "train" / "behaviors.tsv"
     path.write_text("1\tU1\t11/11/2019 9:05:58 AM\tN1\tN404-1 N2-0\n")
     with pytest.raises(UserError, match="no impression of 'train' has a known click"):

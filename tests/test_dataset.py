@@ -31,16 +31,16 @@ def lines_of(file):
 
 
 def parse_by_lines(files):
-    """Read a data folder slowly, one line at a time: stories by row, impressions by split."""
-    stories, row = {}, {}
+    """Read a data folder slowly, one line at a time: news items by row, impressions by split."""
+    news, row = {}, {}
     splits = {}
-    for split in files:  # each knows its own stories and those of the splits before it
+    for split in files:  # each knows its own news items and those of the splits before it
         for news_id, *fields in lines_of(files[split].news):
-            stories.setdefault(news_id, fields[:4])
+            news.setdefault(news_id, fields[:4])
             row.setdefault(news_id, FIRST + len(row))
-        impressions, counts = [], Counter(skipped_lines=0, skipped_news_lines=0)
+        impressions, counts = [], Counter(dropped_lines=0, dropped_news_lines=0)
         titles = {fields[0]: fields[3] for fields in reversed(lines_of(files[split].news))}
-        counts["stories"] = len(titles)
+        counts["news"] = len(titles)
         counts["repeated_titles"] = len(titles) - len(set(titles.values()))
         for number, user, time, history, candidates in lines_of(files[split].behaviors):
             clicked = [n for n in history.split(" ") if n]
@@ -65,7 +65,7 @@ def parse_by_lines(files):
         counts["impressions"] = len(impressions)
         counts["users"] = len({impression["user"] for impression in impressions})
         splits[split] = impressions, counts, FIRST + len(row)
-    return stories, splits
+    return news, splits
 
 
 def impressions_of(data, split):
@@ -89,11 +89,11 @@ def impressions_of(data, split):
 
 def assert_agrees_with_lines(root):
     data = open_mind(root)
-    stories, splits = parse_by_lines(find_splits(root))
-    assert data.news["news_id"].to_pylist() == list(stories)
+    news, splits = parse_by_lines(find_splits(root))
+    assert data.news["news_id"].to_pylist() == list(news)
     for i, column in enumerate(("category", "subcategory", "title", "abstract")):
-        assert data.news[column].to_pylist() == [fields[i] for fields in stories.values()]
-    assert data.num_news == len(stories) + FIRST
+        assert data.news[column].to_pylist() == [fields[i] for fields in news.values()]
+    assert data.num_news == len(news) + FIRST
     assert len(set(data.users.to_pylist())) == len(data.users)
     assert list(data.splits) == list(splits)
     for name, (impressions, counts, num_news) in splits.items():
@@ -123,7 +123,7 @@ def test_arrays_have_the_types_that_the_docstrings_promise(mind_dir):
     assert isinstance(split.candidates.values, np.memmap)
 
 
-def test_real_stories_start_at_row_2_in_the_order_of_the_splits(mind_dir):
+def test_real_news_start_at_row_2_in_the_order_of_the_splits(mind_dir):
     data = open_mind(mind_dir)
     ids = data.news["news_id"].to_pylist()
     assert ids[:3] == ["N1", "N2", "N3"]
@@ -141,7 +141,7 @@ def test_real_stories_start_at_row_2_in_the_order_of_the_splits(mind_dir):
     assert repeats.values.tolist() == [rows[n] for n in ("N11", "N12", "N11", "N11")]
 
 
-def test_unknown_stories_leave_a_history_and_are_counted(tmp_path):
+def test_unknown_news_leave_a_history_and_are_counted(tmp_path):
     root = one_split(tmp_path, ["1", "U1", "11/11/2019 9:05:58 AM", "N8 N1 N9 N2", "N1-0 N7-1"])
     split = open_mind(root).split("train")
     assert split.histories.values.tolist() == [2, 3]
@@ -187,7 +187,7 @@ def test_noon_and_midnight_are_told_apart(tmp_path):
     np.testing.assert_array_equal(split.time, expected)
 
 
-def test_the_first_description_of_a_story_is_kept_and_others_are_counted(tmp_path):
+def test_the_first_description_of_a_news_item_is_kept_and_others_are_counted(tmp_path):
     root = one_split(tmp_path, ["1", "U1", "11/11/2019 9:05:58 AM", "N1", "N1-0 N2-1"])
     news = [news_row("N2", "x", "y", "Another title", "z"), news_row("N1", *"abcd")]
     write_mind(root, {"dev": news}, {"dev": [["9", "U1", "11/15/2019 9:05:58 AM", "", "N1-1"]]})
@@ -229,7 +229,7 @@ ids = st.integers(1, 12).map("N{}".format)
 
 @st.composite
 def worlds(draw):
-    """Return news and behaviors rows of some splits, with awkward text and unknown stories."""
+    """Return news and behaviors rows of some splits, with awkward text and unknown news items."""
     news, behaviors = {}, {}
     for split in draw(st.sets(st.sampled_from(["train", "dev", "test"]), min_size=1)):
         known = draw(st.lists(ids, min_size=1, max_size=4, unique=True))
@@ -261,7 +261,7 @@ def test_any_world_is_as_a_loop_over_lines_reads_it(world, line_end, last_line_e
 
 
 def one_split(tmp_path, *behaviors):
-    """Write a train split of two stories."""
+    """Write a train split of two news items."""
     news = [news_row("N1", *"abcd"), news_row("N2", *"efgh")]
     return write_mind(tmp_path / "mind", {"train": news}, {"train": behaviors})
 

@@ -222,7 +222,7 @@ def test_small_lands_as_two_zips_and_nothing_else(hub, root, capsys):
     assert list(find_splits(root)) == ["train", "dev"]
     shown = capsys.readouterr().out
     assert COMMIT in shown
-    assert "MINDsmall_train.zip: checked: 5 impressions, 3 stories" in shown
+    assert "MINDsmall_train.zip: checked: 5 impressions, 3 news items" in shown
     assert f"python -m newsrec prepare --data.root {root}" in shown
     assert f"fit --config configs/mind_small_top2.yaml --data.root {root}" in shown
 
@@ -745,5 +745,5 @@ def test_prepare_reads_what_was_downloaded(hub, mind_dir, tmp_path, capsys, monk
     run(tmp_path / "downloaded")
     main(["prepare", "--data.root", str(tmp_path / "downloaded")])
     shown = capsys.readouterr().out
-    assert "MINDsmall_dev.zip: checked: 23 impressions, 15 stories" in shown
-    assert "17 stories" in shown
+    assert "MINDsmall_dev.zip: checked: 23 impressions, 15 news items" in shown
+    assert "17 news items" in shown

@@ -58,7 +58,7 @@ def test_the_table_has_a_row_for_each_metric(mind_dir):
     assert str(next(iter(table.columns[1].cells))) == f"{result['auc']:.4f}"
 
 
-def test_a_group_of_few_readers_has_no_interval_in_the_table(mind_dir):
+def test_a_group_of_few_users_has_no_interval_in_the_table(mind_dir):
     groups = {
         "many": {"users": 20, "evaluated": 60, "auc": 0.5, "intervals": {"auc": [0.4, 0.6]}},
         "few": {"users": 19, "evaluated": 60, "auc": 0.7, "intervals": {"auc": [0.7, 0.7]}},

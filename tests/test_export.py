@@ -82,7 +82,7 @@ def test_onnx_gives_pytorchs_vectors_for_any_batch_and_history(exported, lengths
     feed = {"history": history.numpy(), "mask": mask.numpy()}
     found = session.run(["user_vector"], feed)[0]
     with torch.no_grad():
-        for row, length in enumerate(lengths):  # one reader at a time, cut by hand
+        for row, length in enumerate(lengths):  # one user at a time, cut by hand
             own = history[row, max(0, length - MAX_HISTORY) : max(length, 1)][None]
             real = torch.full(own.shape[:2], length > 0)
             expected = module.recommender.user_encoder(own, real)[0, 0]

@@ -157,7 +157,7 @@ def test_an_example_is_what_the_file_says(mind_dir):
     }
     for example in page_of(mind_dir)[2]:
         _, user, _, history, shown = rows[example.impression_id]
-        known = [titles[story] for story in history.split() if story in titles]
+        known = [titles[item] for item in history.split() if item in titles]
         assert example.user == user
         assert example.num_history == len(known)
         assert example.history == known[::-1][:6]

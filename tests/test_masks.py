@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_news_encoder import FAMILIES, stories
+from test_news_encoder import FAMILIES, news
 from test_packing import PACKED
 from test_tuning import made_plm
 from waits import Reads, Waits
@@ -10,7 +10,7 @@ from waits import Reads, Waits
 from newsrec.model.plm import cut as tuning
 from newsrec.model.plm.blocks import length_mask
 from newsrec.model.plm.cut import CutPlm, run_plm
-from newsrec.model.plm.masks import PADDED, nothing_padded, tell_padding
+from newsrec.model.plm.masks import PADDED, mask_by_padding, nothing_padded
 
 OWN_MASKS = ("deberta-v2", "xlm")
 """Families that make masks without transformers' shared functions."""
@@ -22,11 +22,11 @@ NOT_PACKED = [family for family in FAMILIES if family not in PACKED]
 def test_what_is_told_and_what_is_asked_give_the_same_states(family, lengths):
     plm = made_plm(family).eval()
     lengths = [min(length, 38) for length in lengths]
-    token_ids, _ = stories(lengths)
+    token_ids, _ = news(lengths)
     mask = length_mask(torch.tensor(lengths), max(lengths))
     with torch.no_grad():
         expected = run_plm(plm, token_ids, mask)[mask]
-        tell_padding(plm)
+        mask_by_padding(plm)
         for told in {min(lengths) == max(lengths), False}:
             with nothing_padded(told):
                 found = run_plm(plm, token_ids, mask)[mask]
@@ -36,11 +36,11 @@ def test_what_is_told_and_what_is_asked_give_the_same_states(family, lengths):
 def test_a_window_narrower_than_a_text_keeps_its_mask():
     """ModernBERT's layers that look at neighbours alone need a mask where nothing is padded."""
     plm = made_plm("modernbert", local_attention=8).eval()
-    token_ids, _ = stories([30, 30])
+    token_ids, _ = news([30, 30])
     mask = torch.ones(2, 30, dtype=torch.bool)
     with torch.no_grad():
         expected = run_plm(plm, token_ids, mask)
-        assert tell_padding(plm)
+        assert mask_by_padding(plm)
         with nothing_padded(True):
             torch.testing.assert_close(run_plm(plm, token_ids, mask), expected)
 
@@ -50,21 +50,21 @@ def test_families_that_share_transformers_masks_are_told(family):
     plm = made_plm(family)
     before = plm.config._attn_implementation
     modes = [module.training for module in plm.modules()]
-    told = tell_padding(plm)
+    told = mask_by_padding(plm)
     assert [module.training for module in plm.modules()] == modes
     assert plm.config._attn_implementation == (PADDED[before] if told else before)
     assert told or family in OWN_MASKS
-    assert tell_padding(plm) == told  # a second time
+    assert mask_by_padding(plm) == told  # a second time
 
 
 def waits_of(monkeypatch, family, lengths, told):
     """What a GPU would be asked while padded texts go through a PLM."""
     plm = made_plm(family)
     if told:
-        assert tell_padding(plm)
+        assert mask_by_padding(plm)
     cut = CutPlm.__new__(CutPlm)
     cut.plm, cut.tune_layers, cut._packs = plm, -1, False
-    token_ids, _ = stories(lengths)
+    token_ids, _ = news(lengths)
     lengths = torch.tensor(lengths)
     waits = Waits(token_ids, *plm.state_dict().values())
 

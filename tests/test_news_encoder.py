@@ -58,8 +58,8 @@ def stirred(encoder, scale=0.2):
     return encoder.eval()
 
 
-def stories(lengths, vocabulary=80):
-    """Token ids of stories that have these lengths, padded with 0, and the lengths."""
+def news(lengths, vocabulary=80):
+    """Token ids of news items that have these lengths, padded with 0, and the lengths."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.tensor(lengths)
     shape = (len(lengths), int(lengths.max()))
@@ -72,11 +72,11 @@ def trainable(module):
 
 
 @SHAPES
-def test_a_story_is_encoded_alike_alone_in_any_batch_and_behind_any_padding(plm, shape):
+def test_a_news_item_is_encoded_alike_alone_in_any_batch_and_behind_any_padding(plm, shape):
     encoder = stirred(NewsEncoder(plm, DIM, shape, tune_layers=0, max_tokens=12))
-    token_ids, lengths = stories([1, 2, 2, 4, 5, 9, 12])
+    token_ids, lengths = news([1, 2, 2, 4, 5, 9, 12])
     together = encoder(token_ids, lengths)
-    assert together.std(dim=0).min() > 0.01  # the stories differ
+    assert together.std(dim=0).min() > 0.01  # the news items differ
     for row, length in enumerate(lengths):
         alone = encoder(token_ids[row : row + 1, :length], lengths[row : row + 1])
         torch.testing.assert_close(alone[0], together[row], rtol=1e-5, atol=1e-5)
@@ -89,7 +89,7 @@ def test_a_story_is_encoded_alike_alone_in_any_batch_and_behind_any_padding(plm,
 @pytest.mark.parametrize("tokens_per_pass", [1, 12, 30])
 def test_small_blocks_give_what_one_block_gives(plm, tokens_per_pass):
     encoder = stirred(NewsEncoder(plm, DIM, SMALL, tune_layers=0, max_tokens=12))
-    token_ids, lengths = stories([1, 2, 2, 4, 4, 5, 9, 12])
+    token_ids, lengths = news([1, 2, 2, 4, 4, 5, 9, 12])
     together = encoder(token_ids, lengths)
     encoder.tokens_per_pass = tokens_per_pass
     torch.testing.assert_close(encoder(token_ids, lengths), together, rtol=1e-5, atol=1e-5)
@@ -126,7 +126,7 @@ def test_blocks_by_hand():
 @pytest.mark.parametrize("tune_layers", [0, 1, 2])
 def test_given_states_stand_in_for_what_is_frozen(plm, tune_layers):
     encoder = stirred(NewsEncoder(plm, DIM, SMALL, tune_layers, max_tokens=12))
-    token_ids, lengths = stories([1, 2, 2, 4, 5, 9, 12])
+    token_ids, lengths = news([1, 2, 2, 4, 5, 9, 12])
     expected = encoder(token_ids, lengths)
     mask = length_mask(lengths, 12)
     states = encoder.cut.below(token_ids, mask)[mask]  # of real tokens, joined
@@ -141,12 +141,12 @@ def test_given_states_stand_in_for_what_is_frozen(plm, tune_layers):
 def test_states_of_another_plm_are_refused(plm):
     encoder = NewsEncoder(plm, DIM, SMALL, tune_layers=0, max_tokens=12)
     with pytest.raises(UserError, match=r"another PLM's.*48.*bert is 32"):
-        encoder(*stories([1, 2]), torch.zeros(3, 48))
+        encoder(*news([1, 2]), torch.zeros(3, 48))
 
 
 def test_states_are_handed_over_until_the_hook_is_removed(plm):
     encoder = stirred(NewsEncoder(plm, 8, FastformerConfig(heads=2), 0, 12, tokens_per_pass=12))
-    token_ids, lengths = stories([2, 3, 5, 6])
+    token_ids, lengths = news([2, 3, 5, 6])
     seen = []
     with encoder.register_states_hook(lambda *block: seen.append(block)):
         vectors = encoder(token_ids, lengths)
@@ -158,7 +158,7 @@ def test_states_are_handed_over_until_the_hook_is_removed(plm):
     assert not seen
 
 
-def test_no_stories_give_no_vectors(plm):
+def test_no_news_give_no_vectors(plm):
     encoder = NewsEncoder(plm, DIM, SMALL, tune_layers=0, max_tokens=12)
     nothing = torch.zeros(0, 12, dtype=torch.int32)
     assert encoder(nothing, torch.zeros(0, dtype=torch.int64)).shape == (0, DIM)
@@ -176,7 +176,7 @@ def test_max_tokens_beyond_what_the_plm_reads_is_refused(plm):
 def test_a_frozen_plm_gets_no_gradient_and_no_dropout_even_in_training(plm):
     encoder = NewsEncoder(plm, DIM, FastformerConfig(4, dropout=0.0), 0, max_tokens=12).train()
     assert plm.config.hidden_dropout_prob > 0
-    token_ids, lengths = stories([3, 4, 12])
+    token_ids, lengths = news([3, 4, 12])
     vectors = encoder(token_ids, lengths)
     assert torch.equal(vectors, encoder(token_ids, lengths))
     vectors.sum().backward()
@@ -190,7 +190,7 @@ def test_exactly_the_top_layers_are_trained(plm, tune_layers):
     encoder = NewsEncoder(plm, DIM, SMALL, tune_layers, max_tokens=12)
     top = tuple(f"encoder.layer.{i}." for i in range(2 - tune_layers, 2))
     assert trainable(plm) == {n for n, _ in plm.named_parameters() if n.startswith(top)}
-    token_ids, lengths = stories([3, 4, 12])
+    token_ids, lengths = news([3, 4, 12])
     encoder(token_ids, lengths).pow(2).sum().backward()
     with_gradient = {n for n, p in plm.named_parameters() if p.grad is not None and p.grad.any()}
     # A key's bias moves all logits of a softmax alike: its gradient is zero but for rounding.
@@ -200,13 +200,13 @@ def test_exactly_the_top_layers_are_trained(plm, tune_layers):
 def test_everything_is_trained_at_minus_one(plm):
     encoder = NewsEncoder(plm, DIM, SMALL, tune_layers=-1, max_tokens=12)
     assert trainable(encoder) == {name for name, _ in encoder.named_parameters()}
-    encoder(*stories([3, 4, 12])).pow(2).sum().backward()
+    encoder(*news([3, 4, 12])).pow(2).sum().backward()
     assert all(parameter.grad is not None for parameter in encoder.parameters())
 
 
 def test_only_tuned_layers_drop_out(plm):
     encoder = NewsEncoder(plm, DIM, SMALL, tune_layers=1, max_tokens=12)
-    token_ids, lengths = stories([12, 12])
+    token_ids, lengths = news([12, 12])
     mask = length_mask(lengths, 12).long()
 
     def layers():
@@ -258,7 +258,7 @@ def test_other_families_of_encoders_work(family):
     assert trainable(plm) == top
     assert len(top) >= 6
 
-    token_ids, lengths = stories([2, 5, 9, limit])
+    token_ids, lengths = news([2, 5, 9, limit])
     vectors = encoder(token_ids, lengths)
     alone = encoder(token_ids[1:2, :5], lengths[1:2])
     torch.testing.assert_close(alone[0], vectors[1], rtol=1e-5, atol=1e-5)
@@ -286,7 +286,7 @@ def test_a_tuned_layer_has_all_its_parts_where_they_lie_in_several_lists():
 def test_mean_pooling_is_the_mean_of_the_real_tokens(plm):
     shape = FastformerConfig(4, layers=0, norm="none", pooling="mean")
     encoder = NewsEncoder(plm, DIM, shape, tune_layers=0, max_tokens=12).eval()
-    token_ids, lengths = stories([1, 4, 12])
+    token_ids, lengths = news([1, 4, 12])
     vectors = encoder(token_ids, lengths)
     for row, length in enumerate(lengths):
         with torch.no_grad():

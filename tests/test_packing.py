@@ -1,11 +1,11 @@
-"""Joined stories have the states and gradients that each has alone."""
+"""Joined news items have the states and gradients that each has alone."""
 
 import copy
 import json
 
 import pytest
 import torch
-from test_news_encoder import FAMILIES, stories
+from test_news_encoder import FAMILIES, news
 from test_tuning import NO_DROPOUT, SMALL, made_plm
 from torch._dynamo.testing import CompileCounter
 
@@ -24,7 +24,7 @@ def encode(plm, tune_layers, packed, states=None):
     encoder = NewsEncoder(plm, 16, SMALL, tune_layers=tune_layers, max_tokens=12)
     assert encoder.cut._packs
     encoder.cut._packs = packed
-    vectors = encoder(*stories(LENGTHS), states)
+    vectors = encoder(*news(LENGTHS), states)
     vectors.pow(2).sum().backward()
     return vectors, {n: p.grad for n, p in encoder.named_parameters() if p.requires_grad}
 
@@ -40,9 +40,9 @@ def test_families_are_packed_where_that_changes_nothing(family):
 
 
 @pytest.mark.parametrize("family", PACKED)
-def test_joined_stories_have_the_states_that_they_have_behind_padding(family):
+def test_joined_news_have_the_states_that_they_have_behind_padding(family):
     plm = made_plm(family).eval()
-    token_ids, lengths = stories(LENGTHS)
+    token_ids, lengths = news(LENGTHS)
     mask = length_mask(lengths, 12)
     with torch.no_grad():
         expected = run_plm(plm, token_ids, mask)[mask]
@@ -63,7 +63,7 @@ def test_packed_and_padded_give_the_same_vectors_and_gradients(tune_layers, give
     plm = made_plm("bert", **NO_DROPOUT)
     states = None
     if given:
-        token_ids, lengths = stories(LENGTHS)
+        token_ids, lengths = news(LENGTHS)
         mask = length_mask(lengths, 12)
         states = CutPlm(copy.deepcopy(plm), tune_layers).below(token_ids, mask)[mask]
     ours, gradients = encode(copy.deepcopy(plm), tune_layers, True, states)
@@ -79,11 +79,11 @@ def test_no_padding_goes_through_the_plm():
     encoder = NewsEncoder(plm, 16, SMALL, tune_layers=-1, max_tokens=12)
     seen = []
     plm.embeddings.register_forward_hook(lambda module, args, output: seen.append(output.shape))
-    encoder(*stories(LENGTHS))
+    encoder(*news(LENGTHS))
     assert seen == [(1, sum(LENGTHS), 16)]
     seen.clear()
     encoder.tokens_per_pass = 16
-    encoder(*stories(LENGTHS))
+    encoder(*news(LENGTHS))
     assert [shape[1] for shape in seen] == [16, 9, 12]
 
 
@@ -131,7 +131,7 @@ def test_a_compiled_layer_serves_batches_of_other_lengths():
         layer.compile(dynamic=True, backend=compiled)
     counts = []
     for lengths in ([2, 5, 9], [3, 3, 4, 7, 8], [1, 2, 3, 4, 5, 6], [4, 6, 9, 12, 12]):
-        token_ids, lengths = stories(lengths)
+        token_ids, lengths = news(lengths)
         groups = groups_of(lengths)
         ids = join(token_ids, groups)
         states = [run_packed(model, ids, groups) for model in (plm, expected)]

@@ -9,7 +9,7 @@ import torch
 from newsrec.__main__ import main
 from newsrec.data.datamodule import MindDataModule
 from newsrec.evaluation import plm_means
-from newsrec.evaluation.plm_means import first_plm, note_means, vectors_before_training
+from newsrec.evaluation.plm_means import first_plm, record_means, vectors_before_training
 from newsrec.training.catalogue import encode_catalogue, mean_states
 from newsrec.training.module import RecommenderModule
 
@@ -21,7 +21,7 @@ from newsrec.training.module import RecommenderModule
 rank, meeting, root, plm, out = int(sys.argv[1]), *sys.argv[2:]
 torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=2)
 import newsrec.data.states, newsrec.training.catalogue as catalogue
-catalogue.STORIES_PER_PASS = 4
+catalogue.NEWS_PER_PASS = 4
 data = MindDataModule(root=root, plm=plm)
 data.setup("predict")
 module = RecommenderModule(plm=plm, tune_layers=-1, residual=False)
@@ -44,7 +44,7 @@ def tiny_module(plm_dir, tune_layers):
 
 
 def test_ranks_together_make_the_means_of_one(data, monkeypatch):
-    monkeypatch.setattr("newsrec.training.catalogue.STORIES_PER_PASS", 4)
+    monkeypatch.setattr("newsrec.training.catalogue.NEWS_PER_PASS", 4)
     cut = first_plm(data, "cpu")
     parts = []
     monkeypatch.setattr("torch.distributed.all_reduce", lambda part: parts.append(part.clone()))
@@ -64,7 +64,7 @@ def test_two_processes_give_the_means_of_one(data, mind_dir, plm_dir, tmp_path, 
     command = [sys.executable, "-c", TWO]
     both = [subprocess.Popen([*command, str(rank), *given]) for rank in (0, 1)]
     assert [process.wait(timeout=120) for process in both] == [0, 0]
-    monkeypatch.setattr("newsrec.training.catalogue.STORIES_PER_PASS", 4)
+    monkeypatch.setattr("newsrec.training.catalogue.NEWS_PER_PASS", 4)
     alone = vectors_before_training(tiny_module(plm_dir, -1), data, [], "cpu")
     for rank in (0, 1):
         assert np.array_equal(np.load(tmp_path / f"{rank}.npy"), alone)
@@ -72,7 +72,7 @@ def test_two_processes_give_the_means_of_one(data, mind_dir, plm_dir, tmp_path, 
 
 def test_what_a_frozen_plm_has_encoded_is_not_encoded_again(data, plm_dir, monkeypatch):
     module = tiny_module(plm_dir, 0)
-    with note_means(module) as noted:
+    with record_means(module) as noted:
         encode_catalogue(module.recommender, data.catalogue)
     expected = mean_states(module.recommender.news_encoder.cut, data.catalogue).numpy()
 

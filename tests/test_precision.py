@@ -367,8 +367,8 @@ def test_a_run_of_auto_that_goes_on_elsewhere_ends_as_if_never_stopped(
             probes(found)
             shutil.rmtree(cache, ignore_errors=True)
             last = part + 1 == len(measured)
-            goes_on = ["--ckpt_path=last"] * bool(part)
-            main([*options, *goes_on, f"--trainer.max_epochs={2 if last else 1}"])
+            is_resumed = ["--ckpt_path=last"] * bool(part)
+            main([*options, *is_resumed, f"--trainer.max_epochs={2 if last else 1}"])
         ends[name] = checkpoint_of(run)["state_dict"]
     whole, parts, fp32 = ends.values()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)

@@ -29,15 +29,15 @@ def test_prepare_shows_what_was_counted_in_each_split(mind_dir, capsys, monkeypa
     assert rows["impressions"] == ["41", "23", "15"]
     assert rows["without labels"] == ["0", "0", "15"]
     assert rows["users"] == [str(splits[name].counts["users"]) for name in rows[""]]
-    assert rows["stories"] == ["14", "15", "15"]
+    assert rows["news"] == ["14", "15", "15"]
     assert rows["repeated titles"] == ["1", "0", "1"]  # N13 and N14
     assert rows["clicks"] == [*(str(splits[n].counts["clicks"]) for n in rows[""][:2]), "no labels"]
     assert [cell.split()[0] for cell in rows["unknown candidates"]] == ["2", "1", "1"]
     assert rows["unknown history clicks"] == ["3", "1", "1"]
     assert rows["empty histories"] == ["2   4.9%", "1   4.3%", "1   6.7%"]
     assert (rows["first day"][0], rows["last day"][2]) == ("2019-11-11", "2019-11-16")
-    assert rows["lines skipped"] == ["0", "0", "0"]
-    assert "20 stories, 8 users" in shown
+    assert rows["lines dropped"] == ["0", "0", "0"]
+    assert "20 news items, 8 users" in shown
     assert str(open_mind(mind_dir).cache) in shown.replace("\n", "")
 
 
@@ -137,7 +137,7 @@ def test_skipped_lines_are_counted_and_shown(mind_dir, capsys):
         prepare(mind_dir, "--data.on_bad_line", "drop")
         shown = capsys.readouterr().out
         assert table(shown)["impressions"] == ["41", "23", "15"]
-        assert table(shown)["lines skipped"] == ["0", "1", "0"]
+        assert table(shown)["lines dropped"] == ["0", "1", "0"]
         assert "line 24, column impression_id: not a whole number: 'seven'" in shown
 
 

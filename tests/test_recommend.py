@@ -1,6 +1,6 @@
-"""An export is served; the oracles are the PyTorch model, one story or reader at a time, and loops.
+"""An export is served; the oracles are the PyTorch model, one news item or reader at a time, and loops.
 
-The export's fields, sizes and stories are small enough for that, and awkward on purpose.
+The export's fields, sizes and news items are small enough for that, and awkward on purpose.
 """
 
 import json
@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import STORIES
+from conftest import NEWS
 from tokenizers import Tokenizer
 
-from newsrec.data.fields import story_texts, text_hashes
+from newsrec.data.fields import news_texts, text_hashes
 from newsrec.errors import UserError
 from newsrec.files import file_hash
 from newsrec.serving import Recommender
@@ -30,7 +30,7 @@ from newsrec.serving.sessions import padded_sequences
 
 DIM, MAX_HISTORY, MAX_TOKENS = 16, 20, 12
 FIELDS = ["title", "abstract"]
-IDS = list(STORIES)
+IDS = list(NEWS)
 
 
 def write_manifest(folder, **changes):
@@ -49,7 +49,7 @@ def write_manifest(folder, **changes):
 
 
 def encode_text(world, text):
-    """One story through PyTorch, alone."""
+    """One news item through PyTorch, alone."""
     tokenizer = Tokenizer.from_file(str(world.plm_dir / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(MAX_TOKENS)
@@ -58,7 +58,7 @@ def encode_text(world, text):
         return world.model.news_encoder(torch.tensor([ids]), torch.tensor([len(ids)]))[0].numpy()
 
 
-def encode_reader(world, vectors):
+def encode_user_alone(world, vectors):
     """One reader through PyTorch, alone ``[clicks, dim]``."""
     clicks = torch.from_numpy(np.array(vectors, dtype=np.float32).reshape(-1, DIM))
     mask = torch.ones(1, max(len(clicks), 1), dtype=torch.bool) & (len(clicks) > 0)
@@ -76,11 +76,11 @@ def world(exported_encoders, plm_dir, tmp_path_factory):
     columns = dict(
         zip(
             ("category", "subcategory", "title", "abstract"),
-            zip(*STORIES.values(), strict=True),
+            zip(*NEWS.values(), strict=True),
             strict=True,
         )
     )
-    texts = story_texts(pa.table(columns), FIELDS)
+    texts = news_texts(pa.table(columns), FIELDS)
     world.texts = dict(zip(IDS, texts.to_pylist(), strict=True))
     table = {name: columns[name] for name in ("title", "category", "subcategory")}
     table |= {"row": range(2, 2 + len(IDS)), "news_id": IDS, "text_hash": text_hashes(texts)}
@@ -114,7 +114,7 @@ HISTORIES = [
     ["N404", "N7", "N404", "N8", "N405"],
     ["N2"] * 25,
 ]
-KNOWN = [[news_id for news_id in history if news_id in STORIES] for history in HISTORIES]
+KNOWN = [[news_id for news_id in history if news_id in NEWS] for history in HISTORIES]
 
 
 def assert_close(found, expected, tolerance=1e-5):
@@ -126,14 +126,15 @@ def assert_close(found, expected, tolerance=1e-5):
 
 def expected_users(world):
     return [
-        encode_reader(world, [world.vectors[i] for i in known[-MAX_HISTORY:]]) for known in KNOWN
+        encode_user_alone(world, [world.vectors[i] for i in known[-MAX_HISTORY:]])
+        for known in KNOWN
     ]
 
 
 # Readers
 
 
-def test_user_vectors_are_those_of_the_model_one_reader_at_a_time(world, recommender):
+def test_user_vectors_are_those_of_the_model_one_user_at_a_time(world, recommender):
     users = recommender.user_vectors(HISTORIES)
     assert users.dtype == np.float32
     assert_close(users, expected_users(world))
@@ -148,7 +149,7 @@ def test_one_user_gives_one_vector_and_the_same(recommender):
         assert_close(recommender.user_vectors([history]), user[None], 1e-6)
 
 
-def test_readers_of_all_lengths_in_many_blocks_keep_their_places(recommender, monkeypatch):
+def test_users_of_all_lengths_in_many_blocks_keep_their_places(recommender, monkeypatch):
     rng = np.random.default_rng(0)
     histories = [rng.choice(IDS, rng.integers(0, 30)).tolist() for _ in range(200)]
     together = recommender.user_vectors(histories)
@@ -262,7 +263,7 @@ def test_the_best_of_the_catalogue_are_those_of_a_loop(world, recommender):
 def test_categories_limit_what_is_recommended(recommender):
     everything = recommender.recommend(["N1"], k=20, exclude_history=False)
     wanted = {"food", "music"}
-    expected = [i for i in everything.news_ids if STORIES[i][0] in wanted]
+    expected = [i for i in everything.news_ids if NEWS[i][0] in wanted]
     found = recommender.recommend(["N1", "N13"], k=20, categories=["food", "music"])
     assert sorted(found.news_ids) == sorted(set(expected) - {"N13"})
     found = recommender.recommend(["N1"], k=3, categories=["food", "music"])
@@ -276,12 +277,12 @@ def test_recommendations_and_rankings_agree(recommender):
         assert sorted(result.news_ids) == sorted(ranking.ranked_ids)
 
 
-# Stories
+# News items
 
 
-def test_stories_are_encoded_as_by_the_model_alone(world, recommender):
-    titles = [s[2] for s in STORIES.values()] + ["", 'He said "no" \t twice', "日本語 e\u0301 🎈"]
-    abstracts = [s[3] for s in STORIES.values()] + [None, "'", ""]
+def test_news_are_encoded_as_by_the_model_alone(world, recommender):
+    titles = [s[2] for s in NEWS.values()] + ["", 'He said "no" \t twice', "日本語 e\u0301 🎈"]
+    abstracts = [s[3] for s in NEWS.values()] + [None, "'", ""]
     texts = [
         f"{t} {a or ''}".strip().replace(" \t ", " ")
         for t, a in zip(titles, abstracts, strict=True)
@@ -311,14 +312,14 @@ def test_equal_texts_are_encoded_once_and_blocks_are_bounded(recommender, monkey
     assert max(rows * tokens for rows, tokens in sizes) <= 24
 
 
-def test_added_stories_are_found_ranked_and_counted_into_the_unknown_one(world, copied):
+def test_added_news_are_found_ranked_and_counted_into_the_unknown_one(world, copied):
     recommender = Recommender.load(copied, threads=1)
     before = recommender.news
     counts = recommender.add_news(
         ["N1", "N30", "N2", "N30"],
-        [STORIES["N1"][2], "Storm over the café", "A new title", "Storm over the café"],
+        [NEWS["N1"][2], "Storm over the café", "A new title", "Storm over the café"],
         categories=["sports", "new", "sports", "new"],
-        abstracts=[STORIES["N1"][3], None, None, None],
+        abstracts=[NEWS["N1"][3], None, None, None],
     )
     assert counts == (1, 1, 1)
     expected = world.vectors | {
@@ -333,7 +334,7 @@ def test_added_stories_are_found_ranked_and_counted_into_the_unknown_one(world, 
     assert not vectors[0].any()
     assert recommender.news["title"].to_pylist()[1] == "A new title"
     assert recommender.news["row"].to_pylist() == list(range(2, 23))
-    assert before["title"].to_pylist()[1] == STORIES["N2"][2]  # what was read before stays
+    assert before["title"].to_pylist()[1] == NEWS["N2"][2]  # what was read before stays
     assert recommender.recommend(["N1"], k=1, categories=["new"]).news_ids == ["N30"]
     assert recommender.rank(["N30"], ["N30"]).unknown_candidates == []
     assert recommender.add_news(["N30"], ["Storm over the café"], abstracts=[""]) == (0, 0, 1)
@@ -351,7 +352,7 @@ def test_a_catalogue_can_begin_empty(world, copied):
     (copied / "news.parquet").unlink()
     write_manifest(copied)
     recommender = Recommender.load(copied, threads=1)
-    assert_close(recommender.user_vector(["N1"]), encode_reader(world, []))
+    assert_close(recommender.user_vector(["N1"]), encode_user_alone(world, []))
     assert recommender.rank(["N1"], ["N2"]).unknown_candidates == ["N2"]
     with pytest.raises(UserError, match=r"holds no news.*add_news.*--data\.root"):
         recommender.recommend(["N1"])
@@ -360,7 +361,7 @@ def test_a_catalogue_can_begin_empty(world, copied):
     assert_close(recommender.news_vectors[1], recommender.news_vectors[2:].mean(axis=0))
 
 
-def test_a_reader_sees_the_old_or_the_new_catalogue_while_stories_are_added(world, copied):
+def test_a_reader_sees_the_old_or_the_new_catalogue_while_news_are_added(world, copied):
     recommender = Recommender.load(copied, threads=1)
     titles = ["Rain over the coast", "Gold and shares rise"]
     vectors = [recommender.encode_news([t], abstracts=[""])[0] for t in titles]
@@ -368,7 +369,7 @@ def test_a_reader_sees_the_old_or_the_new_catalogue_while_stories_are_added(worl
     done = threading.Event()
 
     def read():
-        # Stories A and B always have the same text, and A is in if and only if B is.
+        # News items A and B always have the same text, and A is in if and only if B is.
         while not done.is_set():
             ranking = recommender.rank([], ["A", "B"])
             together = abs(ranking.ranked_scores[0] - ranking.ranked_scores[1]) < 1e-5
@@ -390,17 +391,17 @@ def test_a_reader_sees_the_old_or_the_new_catalogue_while_stories_are_added(worl
     assert not failures
     reader = recommender.user_vector([])
     possible = [vector @ reader for vector in vectors]
-    of_stories = [score for score in seen if min(abs(score - p) for p in possible) < 1e-3]
-    assert len(of_stories) == 2
-    assert len(seen) <= 3  # and the unknown story's, before the first were added
+    of_news = [score for score in seen if min(abs(score - p) for p in possible) < 1e-3]
+    assert len(of_news) == 2
+    assert len(seen) <= 3  # and the unknown news item's, before the first were added
 
 
-def test_stories_added_by_several_threads_are_all_there(copied):
+def test_news_added_by_several_threads_are_all_there(copied):
     recommender = Recommender.load(copied, threads=1)
 
     def add(thread):
         for i in range(10):
-            recommender.add_news([f"T{thread}-{i}"], [f"Story {i}"], abstracts=[None])
+            recommender.add_news([f"T{thread}-{i}"], [f"News item {i}"], abstracts=[None])
 
     threads = [threading.Thread(target=add, args=(i,)) for i in range(4)]
     for thread in threads:
@@ -487,7 +488,7 @@ def test_a_changed_or_missing_file_is_refused_at_the_start(copied, name):
 
 
 @pytest.mark.parametrize("name", ["news_encoder.onnx", "tokenizer.json"])
-def test_what_encodes_stories_is_checked_when_it_is_needed(copied, name):
+def test_what_encodes_news_is_checked_when_it_is_needed(copied, name):
     change_byte(copied / name)
     recommender = Recommender.load(copied, threads=1)
     assert recommender.recommend(["N1"], k=1).news_ids
@@ -535,7 +536,7 @@ def test_a_manifest_that_lacks_something_is_refused(copied, name, value):
         Recommender.load(copied)
 
 
-def test_stories_in_another_order_than_their_vectors_are_refused(copied):
+def test_news_in_another_order_than_their_vectors_are_refused(copied):
     table = pq.read_table(copied / "news.parquet")
     pq.write_table(table.take(list(range(len(table)))[::-1]), copied / "news.parquet")
     write_manifest(copied)

@@ -1,4 +1,4 @@
-"""Batches to scores, against a loop that sees one story, one reader and one candidate at a time."""
+"""Batches to scores, against a loop that sees one news item, one user and one candidate at a time."""
 
 import pytest
 import torch
@@ -72,14 +72,14 @@ def compose(samples, titles=TITLES, padding=0):
     )
 
 
-def story(recommender, n):
-    """Return the vector of one story, encoded alone."""
+def vector_of_news(recommender, n):
+    """Return the vector of one news item, encoded alone."""
     title = torch.tensor([TITLES[n]])
     return recommender.news_encoder(title, torch.tensor([title.shape[1]]))[0]
 
 
-def reader(recommender, vectors):
-    """Return the vector of one reader, encoded alone."""
+def vector_of_user(recommender, vectors):
+    """Return the vector of one user, encoded alone."""
     if not vectors:
         return recommender.user_encoder.empty
     mask = torch.ones(1, len(vectors), dtype=torch.bool)
@@ -90,11 +90,14 @@ def test_forward_equals_a_loop_over_samples(recommender):
     scores = recommender(compose(SAMPLES))
     assert scores.shape == (5, 3)
     for sample, (history, shown) in enumerate(SAMPLES):
-        user = reader(recommender, [story(recommender, n) for n in history])
+        user = vector_of_user(recommender, [vector_of_news(recommender, n) for n in history])
         for column, n in enumerate(shown):
             if n is not None:
                 torch.testing.assert_close(
-                    scores[sample, column], user @ story(recommender, n), rtol=1e-5, atol=1e-5
+                    scores[sample, column],
+                    user @ vector_of_news(recommender, n),
+                    rtol=1e-5,
+                    atol=1e-5,
                 )
 
 
@@ -110,7 +113,7 @@ def test_scores_depend_neither_on_who_shares_the_batch_nor_on_padding(recommende
             )
 
 
-def test_one_readers_score_has_no_gradient_to_the_stories_of_others(recommender):
+def test_one_users_score_has_no_gradient_to_the_news_of_others(recommender):
     vectors = torch.randn(9, DIM, generator=torch.Generator().manual_seed(0), requires_grad=True)
     history = torch.tensor([[2, 3, 0], [4, 5, 6], [0, 0, 0]])
     candidate = torch.ones(DIM)
@@ -119,7 +122,7 @@ def test_one_readers_score_has_no_gradient_to_the_stories_of_others(recommender)
     assert touched.nonzero().flatten().tolist() == [2, 3]
 
 
-def test_encode_news_gives_zeros_to_padding_and_to_the_unknown_story(recommender):
+def test_encode_news_gives_zeros_to_padding_and_to_the_unknown_news_item(recommender):
     batch = compose(SAMPLES)
     vectors = recommender.encode_news(batch.token_ids, batch.token_lengths)
     assert vectors.shape == (len(batch.token_ids), DIM)
@@ -137,11 +140,11 @@ def test_token_states_in_a_batch_replace_the_plm(recommender):
     torch.testing.assert_close(recommender(given), recommender(batch), rtol=1e-5, atol=1e-5)
 
 
-def test_a_reader_without_history_teaches_the_empty_vector(recommender):
+def test_a_user_without_history_teaches_the_empty_vector(recommender):
     recommender(compose([SAMPLES[0]])).sum().backward()
     assert (recommender.user_encoder.empty.grad == 0).all()
     recommender(compose([SAMPLES[1]]))[0, 0].backward()
-    torch.testing.assert_close(recommender.user_encoder.empty.grad, story(recommender, 6))
+    torch.testing.assert_close(recommender.user_encoder.empty.grad, vector_of_news(recommender, 6))
 
 
 def eval_batch(impressions):
@@ -163,7 +166,7 @@ def eval_batch(impressions):
 def catalogue_vectors():
     vectors = torch.randn(12, DIM, generator=torch.Generator().manual_seed(0))
     vectors[0] = 0
-    vectors[1] = vectors[2:].mean(dim=0)  # the unknown story
+    vectors[1] = vectors[2:].mean(dim=0)  # the unknown news item
     return vectors
 
 
@@ -178,7 +181,7 @@ def test_score_equals_a_loop_over_impressions(recommender, catalogue_vectors):
     scores = recommender.score(catalogue_vectors, eval_batch(impressions))
     expected = []
     for history, shown in impressions:
-        user = reader(recommender, [catalogue_vectors[row] for row in history])
+        user = vector_of_user(recommender, [catalogue_vectors[row] for row in history])
         expected += [user @ catalogue_vectors[row] for row in shown]
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores, torch.stack(expected), rtol=1e-5, atol=1e-5)

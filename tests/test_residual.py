@@ -46,7 +46,7 @@ def test_vectors_are_the_centred_means_in_the_leading_directions(dim):
     lengths = torch.randint(1, 7, (40,), generator=generator)
     mask = length_mask(lengths, 6)
     means = torch.stack([s[:n].mean(dim=0) for s, n in zip(states, lengths, strict=True)])
-    states[~mask] = torch.nan  # what lies behind a story's end is never read
+    states[~mask] = torch.nan  # what lies behind a news item's end is never read
     found = fitted(means, dim)(states, mask).double().numpy()
     expected = by_hand(means, dim)
     signs = np.sign((found * expected).sum(axis=0))  # of singular vectors are free
@@ -119,7 +119,7 @@ def test_gates_at_zero_score_as_the_baseline_cosine(tmp_path, plm_dir, tune_laye
     cut = module.eval().recommender.news_encoder.cut
     means = mean_states(cut, data.catalogue).numpy()
     expected = cosine_scores(data.data, "dev", means)
-    seen = expected != 0  # not readers without history, whom the model gives a vector
+    seen = expected != 0  # not users without history, whom the model gives a vector
     np.testing.assert_allclose(scores[seen], 10 * expected[seen], rtol=1e-4, atol=1e-5)
     auc = [
         mind_metrics(s, split.labels, split.candidates.offsets)["auc"] for s in (scores, expected)

@@ -95,7 +95,7 @@ def test_the_entropy_of_categories_needs_no_labels(data):
         assert found > 0
 
 
-def test_the_unknown_story_is_of_a_category_of_its_own(data):
+def test_the_unknown_news_item_is_of_a_category_of_its_own(data):
     codes = category_codes(data)
     assert len(codes) == data.num_news
     assert codes[1] not in codes[2:]

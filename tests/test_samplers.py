@@ -25,11 +25,11 @@ from newsrec.data.samples import TrainSamples, count_tokens, index_samples
 # TrainBatches
 
 
-def epoch_of(num_samples, batch_size, seed=42, epoch=0, world_size=1, readers=None):
+def epoch_of(num_samples, batch_size, seed=42, epoch=0, world_size=1, sample_users=None):
     """Return the batches of every rank in one epoch."""
     ranks = []
     for rank in range(world_size):
-        batches = TrainBatches(num_samples, batch_size, seed, rank, world_size, readers)
+        batches = TrainBatches(num_samples, batch_size, seed, rank, world_size, sample_users)
         batches.set_epoch(epoch)
         keys = list(batches)
         assert len(keys) == len(batches)
@@ -79,9 +79,9 @@ def flat(batches):
 
 @pytest.mark.parametrize("grouped", [False, True])
 def test_processes_take_neighbouring_pieces_of_a_step(grouped):
-    readers = made_readers(101, 7) if grouped else None
-    (alone,) = epoch_of(101, 12, readers=readers)
-    ranks = epoch_of(101, 4, world_size=3, readers=readers)
+    sample_users = made_users(101, 7) if grouped else None
+    (alone,) = epoch_of(101, 12, sample_users=sample_users)
+    ranks = epoch_of(101, 4, world_size=3, sample_users=sample_users)
     together = [flat(pieces) for pieces in zip(*ranks, strict=True)]
     assert together[:-1] == alone[:-1]
     assert flat(together) == flat(alone)[:99]
@@ -96,7 +96,7 @@ def test_the_order_of_a_run_is_that_of_earlier_versions():
 # users' blocks
 
 
-def made_readers(num_samples, num_users, seed=0, histories_per_user=1):
+def made_users(num_samples, num_users, seed=0, histories_per_user=1):
     rng = np.random.default_rng(seed)
     user = rng.integers(0, num_users, num_samples, dtype=np.int32)
     history = 100 + user * histories_per_user + rng.integers(0, histories_per_user, num_samples)
@@ -110,37 +110,37 @@ def runs(values):
 @given(st.integers(0, 60), st.integers(1, 12), st.integers(1, 3), st.integers(0, 99))
 @settings(max_examples=200, deadline=None)
 def test_samples_of_a_user_follow_each_other(num_samples, num_users, histories_per_user, epoch):
-    readers = made_readers(num_samples, num_users, epoch, histories_per_user)
-    batches = TrainBatches(num_samples, 4, 42, readers=readers)
+    sample_users = made_users(num_samples, num_users, epoch, histories_per_user)
+    batches = TrainBatches(num_samples, 4, 42, sample_users=sample_users)
     order = batches.order(epoch)
     assert sorted(order.tolist()) == list(range(num_samples))
-    users = runs(readers.user[order].tolist())
+    users = runs(sample_users.user[order].tolist())
     assert len(users) == len(set(users))
-    histories = runs(readers.history[order].tolist())
+    histories = runs(sample_users.history[order].tolist())
     assert len(histories) == len(set(histories))
 
 
 def test_users_and_the_samples_within_a_user_are_shuffled_anew_in_each_epoch():
-    readers = made_readers(2000, 100)
+    sample_users = made_users(2000, 100)
     first, second, other = (
-        TrainBatches(2000, 8, seed, readers=readers).order(epoch)
+        TrainBatches(2000, 8, seed, sample_users=sample_users).order(epoch)
         for seed, epoch in ((42, 0), (42, 1), (43, 0))
     )
     for order in (first, second, other):
-        users = runs(readers.user[order].tolist())
+        users = runs(sample_users.user[order].tolist())
         assert len(users) == 100
         assert sum(user == place for place, user in enumerate(users)) < 10
-    of_one = [order[readers.user[order] == 7].tolist() for order in (first, second, other)]
+    of_one = [order[sample_users.user[order] == 7].tolist() for order in (first, second, other)]
     assert sorted(of_one[0]) == sorted(of_one[1]) == sorted(of_one[2])
     assert of_one[0] != of_one[1] != of_one[2] != of_one[0]
     assert of_one[0] != sorted(of_one[0])
-    assert runs(readers.user[first].tolist()) != runs(readers.user[second].tolist())
+    assert runs(sample_users.user[first].tolist()) != runs(sample_users.user[second].tolist())
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("num_samples", [1, 25, 101])
 def test_an_epoch_by_user_visits_each_sample_once(num_samples, world_size):
-    ranks = epoch_of(num_samples, 4, world_size=world_size, readers=made_readers(num_samples, 9))
+    ranks = epoch_of(num_samples, 4, world_size=world_size, sample_users=made_users(num_samples, 9))
     visited = flat(flat(ranks))
     assert len(set(visited)) == len(visited) > num_samples - world_size
     sizes = [[len(batch) for batch in batches] for batches in ranks]
@@ -160,19 +160,21 @@ def token_worlds(draw):
     user = np.array(draw(st.lists(st.integers(0, num_users - 1), min_size=1, max_size=60)))
     own = np.array(draw(st.lists(st.integers(1, 20), min_size=len(user), max_size=len(user))))
     tokens = SampleTokens(own.astype(np.int32), of_history[user].astype(np.int32))
-    readers = (
+    sample_users = (
         SampleUsers(user.astype(np.int32), user.astype(np.int32)) if draw(st.booleans()) else None
     )
     bound = 2 * tokens.largest + draw(st.sampled_from([0, 1, 7, 100, 1000]))
-    return tokens, readers, bound
+    return tokens, sample_users, bound
 
 
 @given(token_worlds(), st.integers(1, 4))
 @settings(max_examples=200, deadline=None)
 def test_batches_stay_within_their_tokens_on_any_number_of_processes(world, world_size):
-    tokens, readers, bound = world
+    tokens, sample_users, bound = world
     num_samples = len(tokens.own)
-    ranks = [TokenBatches(tokens, bound, 42, r, world_size, readers) for r in range(world_size)]
+    ranks = [
+        TokenBatches(tokens, bound, 42, r, world_size, sample_users) for r in range(world_size)
+    ]
     assert len({len(rank) for rank in ranks}) == 1
     for epoch in (0, 1, 5):
         visited = []
@@ -184,8 +186,8 @@ def test_batches_stay_within_their_tokens_on_any_number_of_processes(world, worl
                 assert len(samples)
                 # In the order of users every history counts once, otherwise with every sample.
                 shared = tokens.history[samples]
-                if readers is not None:
-                    shared = shared[np.unique(readers.history[samples], return_index=True)[1]]
+                if sample_users is not None:
+                    shared = shared[np.unique(sample_users.history[samples], return_index=True)[1]]
                 assert tokens.own[samples].sum() + shared.sum() <= bound
             visited += flat(batches)
         assert len(set(visited)) == len(visited)
@@ -208,21 +210,23 @@ def test_the_bound_is_used_well():
 
 
 def test_fewer_batches_do_where_users_stay_together():
-    readers = made_readers(3000, 300)
+    sample_users = made_users(3000, 300)
     tokens = SampleTokens(np.full(3000, 60, np.int32), np.full(3000, 500, np.int32))
-    alone, together = (len(TokenBatches(tokens, 9000, 42, readers=r)) for r in (None, readers))
+    alone, together = (
+        len(TokenBatches(tokens, 9000, 42, sample_users=r)) for r in (None, sample_users)
+    )
     assert together < 0.4 * alone
 
 
 def test_a_cut_within_a_user_counts_the_history_again():
     tokens = SampleTokens(np.full(100, 10, np.int32), np.full(100, 20, np.int32))
-    readers = SampleUsers(np.zeros(100, np.int32), np.zeros(100, np.int32))
-    sizes = [len(key.samples) for key in TokenBatches(tokens, 200, 42, readers=readers)]
+    sample_users = SampleUsers(np.zeros(100, np.int32), np.zeros(100, np.int32))
+    sizes = [len(key.samples) for key in TokenBatches(tokens, 200, 42, sample_users=sample_users)]
     assert sizes == [15, 17, 17, 17, 17, 17]
     assert 20 + 10 * max(sizes) <= 200
 
 
-def test_stories_without_tokens_still_fill_batches():
+def test_news_without_tokens_still_fill_batches():
     nothing = SampleTokens(np.zeros(7, np.int32), np.zeros(7, np.int32))
     assert [len(key.samples) for key in TokenBatches(nothing, 1, 42)] == [7]
 
@@ -232,17 +236,17 @@ def test_stories_without_tokens_still_fill_batches():
 
 @st.composite
 def splits(draw):
-    """Return a small split, the lengths of its stories, and the limits of a sample."""
+    """Return a small split, the lengths of its news items, and the limits of a sample."""
     num_news = draw(st.integers(6, 30))
-    story = st.integers(FIRST_NEWS, num_news - 1)
-    histories = draw(st.lists(st.lists(story, max_size=6), min_size=1, max_size=6))
+    news = st.integers(FIRST_NEWS, num_news - 1)
+    histories = draw(st.lists(st.lists(news, max_size=6), min_size=1, max_size=6))
     impressions = draw(st.integers(1, 14))
     user = draw(
         st.lists(st.integers(0, len(histories) - 1), min_size=impressions, max_size=impressions)
     )
     shown = draw(
         st.lists(
-            st.lists(story, min_size=2, max_size=6, unique=True),
+            st.lists(news, min_size=2, max_size=6, unique=True),
             min_size=impressions,
             max_size=impressions,
         )
@@ -270,7 +274,7 @@ def ragged(rows):
 
 
 def made_dataset(split, lengths, max_history, npratio):
-    """Tokens that name their story: row ``r`` is ``r``, as often as it is long."""
+    """Tokens that name their news item: row ``r`` is ``r``, as often as it is long."""
     numbers = torch.arange(len(lengths), dtype=torch.int32)
     catalogue = Catalogue(
         numbers[:, None] * (torch.arange(8) < torch.from_numpy(lengths)[:, None]).int(),
@@ -282,14 +286,14 @@ def made_dataset(split, lengths, max_history, npratio):
 
 def made_batches(dataset, mode, rank=0, world_size=1, slack=0):
     """Return the batches of one process; ``mode`` is what the data module's options choose."""
-    readers, index, split = None, dataset.index, dataset.split
+    sample_users, index, split = None, dataset.index, dataset.split
     if "user" in mode:
-        readers = SampleUsers(split.user[index.impression], split.history[index.impression])
+        sample_users = SampleUsers(split.user[index.impression], split.history[index.impression])
     if "tokens" not in mode:
-        return TrainBatches(len(dataset), 3, 42, rank, world_size, readers)
+        return TrainBatches(len(dataset), 3, 42, rank, world_size, sample_users)
     lengths = dataset.token_lengths
     tokens = count_tokens(split, index, lengths, dataset.max_history, dataset.npratio)
-    return TokenBatches(tokens, 2 * tokens.largest + slack, 42, rank, world_size, readers)
+    return TokenBatches(tokens, 2 * tokens.largest + slack, 42, rank, world_size, sample_users)
 
 
 MODES = ["random", "by user", "tokens", "tokens by user"]
@@ -312,8 +316,8 @@ def drawn(dataset, keys):
     found = []
     for key in keys:
         batch = dataset[key]
-        stories = batch.token_ids[:, 0] if batch.token_ids.shape[1] else torch.zeros(2)
-        found += zip(key.samples.tolist(), stories[batch.candidates].tolist(), strict=True)
+        news = batch.token_ids[:, 0] if batch.token_ids.shape[1] else torch.zeros(2)
+        found += zip(key.samples.tolist(), news[batch.candidates].tolist(), strict=True)
     return found
 
 

@@ -17,7 +17,7 @@ from newsrec.data.samples import (
     TrainSamples,
     count_tokens,
     counter_uniform,
-    draw_skips,
+    draw_skipped,
     index_samples,
 )
 from newsrec.data.states import RunStates, TokenStates
@@ -31,7 +31,7 @@ def data(mind_dir):
 
 
 def made_catalogue(num_news):
-    """Tokens that name their story: row ``r`` is ``r`` two to six times."""
+    """Tokens that name their news item: row ``r`` is ``r`` two to six times."""
     lengths = torch.tensor([0, 0] + [2 + (7 * r) % 5 for r in range(FIRST_NEWS, num_news)])
     token_ids = torch.arange(num_news, dtype=torch.int32)[:, None] * (
         torch.arange(8) < lengths[:, None]
@@ -61,14 +61,14 @@ def impressions_of(split):
 
 @pytest.mark.parametrize("name", ["train", "dev"])
 def test_samples_are_the_known_clicks_of_impressions_with_a_known_skip(data, name):
-    expected, left_out = [], Counter(unknown_click=0, no_known_skip=0)
+    expected, left_out = [], Counter(unknown_click=0, no_known_skipped=0)
     for i, (_, shown, labels) in enumerate(impressions_of(data.split(name))):
         skips = [n for n, label in zip(shown, labels, strict=True) if not label and n != UNKNOWN]
         for news, label in zip(shown, labels, strict=True):
             if label and news == UNKNOWN:
                 left_out["unknown_click"] += 1
             elif label and not skips:
-                left_out["no_known_skip"] += 1
+                left_out["no_known_skipped"] += 1
             elif label:
                 expected.append((i, news))
 
@@ -86,7 +86,7 @@ def test_an_unknown_click_is_counted_once_even_if_nothing_was_skipped(data):
         labels=np.array([1, 1, 1, 0, 1, 0], dtype=np.int8),
     )
     index = index_samples(split)
-    assert index.left_out == {"unknown_click": 1, "no_known_skip": 2}
+    assert index.left_out == {"unknown_click": 1, "no_known_skipped": 2}
     assert (index.impression.tolist(), index.click.tolist()) == ([3], [7])
 
 
@@ -97,7 +97,7 @@ def test_a_split_without_impressions_has_no_samples(data):
     )
     index = index_samples(split)
     assert (len(index.impression), len(index.click)) == (0, 0)
-    assert index.left_out == {"unknown_click": 0, "no_known_skip": 0}
+    assert index.left_out == {"unknown_click": 0, "no_known_skipped": 0}
 
 
 @pytest.mark.parametrize("block", [1, 3, 40, 41])
@@ -153,7 +153,7 @@ def test_impressions_that_show_nothing_count_nothing(data):
     assert own.tolist() == [1 + 2 * 3, 4 + 2 * 2]
 
 
-# draw_skips and counter_uniform
+# draw_skipped and counter_uniform
 
 
 counts = st.lists(st.integers(0, 30), max_size=12)
@@ -163,13 +163,13 @@ seeds = st.integers(0, 2**32 - 1)
 @given(counts, st.integers(1, 9), seeds, st.integers(0, 1000), st.integers(0, 10**9))
 @settings(max_examples=300, deadline=None)
 def test_skips_are_distinct_and_missing_only_where_there_are_too_few(
-    num_skips, npratio, seed, epoch, start
+    num_skipped, npratio, seed, epoch, start
 ):
-    sample = np.arange(start, start + len(num_skips))
-    drawn = draw_skips(np.array(num_skips, dtype=np.int64), npratio, seed, epoch, sample)
-    assert drawn.shape == (len(num_skips), npratio)
+    sample = np.arange(start, start + len(num_skipped))
+    drawn = draw_skipped(np.array(num_skipped, dtype=np.int64), npratio, seed, epoch, sample)
+    assert drawn.shape == (len(num_skipped), npratio)
     assert drawn.dtype == np.int64
-    for row, number in zip(drawn.tolist(), num_skips, strict=True):
+    for row, number in zip(drawn.tolist(), num_skipped, strict=True):
         real = row[: min(number, npratio)]
         assert row[len(real) :] == [-1] * (npratio - len(real))
         assert real == sorted(set(real))
@@ -178,21 +178,21 @@ def test_skips_are_distinct_and_missing_only_where_there_are_too_few(
 
 @given(counts, st.integers(1, 5), seeds, st.randoms(use_true_random=False))
 @settings(max_examples=200, deadline=None)
-def test_skips_do_not_depend_on_who_shares_the_batch(num_skips, npratio, seed, random):
-    num_skips = np.array(num_skips, dtype=np.int64)
-    sample = np.arange(len(num_skips)) * 3
-    together = draw_skips(num_skips, npratio, seed, 1, sample)
-    order = random.sample(range(len(num_skips)), len(num_skips))
-    shuffled = draw_skips(num_skips[order], npratio, seed, 1, sample[order])
+def test_skips_do_not_depend_on_who_shares_the_batch(num_skipped, npratio, seed, random):
+    num_skipped = np.array(num_skipped, dtype=np.int64)
+    sample = np.arange(len(num_skipped)) * 3
+    together = draw_skipped(num_skipped, npratio, seed, 1, sample)
+    order = random.sample(range(len(num_skipped)), len(num_skipped))
+    shuffled = draw_skipped(num_skipped[order], npratio, seed, 1, sample[order])
     assert shuffled.tolist() == together[order].tolist()
-    for i in range(len(num_skips)):
-        alone = draw_skips(num_skips[[i]], npratio, seed, 1, sample[[i]])
+    for i in range(len(num_skipped)):
+        alone = draw_skipped(num_skipped[[i]], npratio, seed, 1, sample[[i]])
         assert alone.tolist() == together[[i]].tolist()
 
 
 def test_skips_are_those_of_earlier_versions():
     # Runs are repeated by seed: another draw here is another published number.
-    drawn = draw_skips(np.array([9, 40, 2, 0, 5]), 4, 42, 1, np.array([0, 1, 2, 3, 2**31]))
+    drawn = draw_skipped(np.array([9, 40, 2, 0, 5]), 4, 42, 1, np.array([0, 1, 2, 3, 2**31]))
     assert drawn.tolist() == [
         [0, 2, 4, 5],
         [21, 22, 23, 39],
@@ -204,13 +204,13 @@ def test_skips_are_those_of_earlier_versions():
 
 def test_skips_change_with_seed_and_epoch_and_sample():
     many, sample = np.full(1000, 50), np.arange(1000)
-    base = draw_skips(many, 4, 42, 0, sample)
-    assert (base == draw_skips(many, 4, 42, 0, sample)).all()
+    base = draw_skipped(many, 4, 42, 0, sample)
+    assert (base == draw_skipped(many, 4, 42, 0, sample)).all()
     for other in (
-        draw_skips(many, 4, 43, 0, sample),
-        draw_skips(many, 4, 42, 1, sample),
-        draw_skips(many, 4, 42, 0, sample + 1),
-        draw_skips(many, 4, 0, 42, sample),  # (seed, epoch) is not their sum
+        draw_skipped(many, 4, 43, 0, sample),
+        draw_skipped(many, 4, 42, 1, sample),
+        draw_skipped(many, 4, 42, 0, sample + 1),
+        draw_skipped(many, 4, 0, 42, sample),  # (seed, epoch) is not their sum
     ):
         assert (base == other).all(axis=1).mean() < 0.01
     assert len(np.unique(base, axis=0)) > 990
@@ -218,7 +218,7 @@ def test_skips_change_with_seed_and_epoch_and_sample():
 
 @pytest.mark.parametrize("sample", [np.arange(60_000), 60_000 - np.arange(60_000) * 64])
 def test_every_set_of_skips_is_equally_likely(sample):
-    drawn = draw_skips(np.full(60_000, 6), 3, 42, 3, np.abs(sample))
+    drawn = draw_skipped(np.full(60_000, 6), 3, 42, 3, np.abs(sample))
     seen = Counter(map(tuple, drawn.tolist()))
     sets = list(itertools.combinations(range(6), 3))
     assert set(seen) == set(sets)
@@ -261,7 +261,7 @@ def test_a_number_is_the_same_alone_and_in_an_array():
 
 
 def read_back(batch, catalogue):
-    """Return a batch's stories by catalogue row, in its order, from the tokens alone."""
+    """Return a batch's news items by catalogue row, in its order, from the tokens alone."""
     assert batch.token_ids[:FIRST_NEWS].tolist() == [[0] * batch.token_ids.shape[1]] * 2
     rows = [0, 1, *batch.token_ids[FIRST_NEWS:, 0].tolist()]
     for ids, length, row in zip(batch.token_ids, batch.token_lengths, rows, strict=True):
@@ -301,7 +301,7 @@ def test_a_batch_holds_what_a_loop_over_its_samples_finds(data, max_history, npr
     assert too_few or npratio == 1
 
 
-def test_a_batch_mentions_each_story_once_shortest_first(data):
+def test_a_batch_mentions_each_news_item_once_shortest_first(data):
     split, catalogue = data.split("train"), made_catalogue(data.num_news)
     index = index_samples(split)
     dataset = TrainSamples(split, index, catalogue, 50, 4, seed=42)
@@ -328,7 +328,7 @@ def test_a_batch_holds_each_distinct_history_once(data):
     assert len(owners) == len(batch.history)
 
 
-def test_a_batch_of_readers_without_history_has_no_history_columns(data):
+def test_a_batch_of_users_without_history_has_no_history_columns(data):
     split = data.split("train")
     index = index_samples(split)
     empty = split.histories.lengths[split.history[index.impression]] == 0
@@ -364,7 +364,7 @@ def test_a_batch_is_cut_to_its_longest_text(data):
     assert cut.token_ids.is_contiguous()  # a view would travel to the GPU in pieces
 
 
-def test_states_come_in_the_order_of_the_stories(data):
+def test_states_come_in_the_order_of_the_news(data):
     catalogue = made_catalogue(data.num_news)
     lengths = catalogue.token_lengths
     real = torch.arange(catalogue.token_ids.shape[1]) < lengths[:, None]

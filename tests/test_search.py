@@ -59,7 +59,7 @@ def test_the_best_are_found_when_they_are_neighbours_or_all_alike():
 
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), at_once=st.integers(1, 200), data=st.data())
-def test_readers_are_searched_alike_in_blocks_of_any_size(seed, at_once, data):
+def test_users_are_searched_alike_in_blocks_of_any_size(seed, at_once, data):
     rng = np.random.default_rng(seed)
     users = rng.integers(-2, 3, (data.draw(st.integers(0, 7)), 3)).astype(np.float32)
     news = rng.integers(-2, 3, (data.draw(st.integers(1, 30)), 3)).astype(np.float32)

@@ -43,7 +43,7 @@ CLOSE = 1e-4
 
 @pytest.fixture(scope="module")
 def served(plm_dir, tmp_path_factory):
-    """A run, its scores of dev by evaluate, and its export with the stories of train and dev."""
+    """A run, its scores of dev by evaluate, and its export with the news items of train and dev."""
     root = tmp_path_factory.mktemp("served")
     news, behaviors = tiny_news(), tiny_behaviors()
     mind = write_mind(root / "mind", news, behaviors)
@@ -80,7 +80,7 @@ def recommended(capsys, *argv):
     return json.loads(capsys.readouterr().out)
 
 
-def test_a_reader_and_a_story_have_one_score_everywhere(served):
+def test_a_user_and_a_news_item_have_one_score_everywhere(served):
     """Evaluate's, the exported graph's by the words of the manifest, and the recommender's."""
     with zipfile.ZipFile(served.dev / "prediction.zip") as archive:
         lines = archive.read("prediction.txt").decode().splitlines()
@@ -146,7 +146,7 @@ def test_the_manifest_names_every_file_and_how_to_feed_the_graphs(served):
             }
 
 
-def test_without_data_an_export_has_no_stories_and_says_so(served, tmp_path, capsys, monkeypatch):
+def test_without_data_an_export_has_no_news_and_says_so(served, tmp_path, capsys, monkeypatch):
     def copy_encoders(module, tokenizer_json, folder, news_encoder):  # writing takes 10 s
         assert not news_encoder
         for name in ("user_encoder.onnx", "model.safetensors", "config.json", "tokenizer.json"):
@@ -183,7 +183,7 @@ def test_a_full_disk_leaves_no_export(served, tmp_path, capsys, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_recommend_prints_the_best_stories(served, capsys):
+def test_recommend_prints_the_best_news(served, capsys):
     main(["recommend", str(served.export), "--history", "N5", "N404", "-k", "3"])
     shown = capsys.readouterr()
     assert "for 1 click" in shown.out
@@ -194,7 +194,7 @@ def test_recommend_prints_the_best_stories(served, capsys):
         assert f"{score:.3f}" in shown.out
 
 
-def test_a_click_on_an_unknown_story_is_none_however_often(served, capsys):
+def test_a_click_on_an_unknown_news_item_is_none_however_often(served, capsys):
     main(["recommend", str(served.export), "--history", "N404", "N404", "N5"])
     assert "for 1 click" in capsys.readouterr().out
 
@@ -208,8 +208,8 @@ def test_ids_may_have_commas_or_spaces_between_them(served, capsys, words):
     assert found == expected
     assert found["known_clicks"] == found["read_clicks"] == 2
     ranked = recommended(capsys, served.export, "--candidates", *words)
-    assert {story["news_id"] for story in ranked["stories"]} == {"N5", "N6", "N404"}
-    known = {story["news_id"]: story["known"] for story in ranked["stories"]}
+    assert {item["news_id"] for item in ranked["news"]} == {"N5", "N6", "N404"}
+    known = {item["news_id"]: item["known"] for item in ranked["news"]}
     assert known == {"N5": True, "N6": True, "N404": False}
 
 
@@ -249,19 +249,19 @@ def test_recommend_answers_in_json(served, capsys):
     answer = recommended(capsys, served.export, "--history", "N5", "N404", "-k", 4)
     assert answer["history"] == ["N5", "N404"]
     assert answer["unknown_history"] == ["N404"]
-    assert [story["rank"] for story in answer["stories"]] == [1, 2, 3, 4]
-    assert "N5" not in [story["news_id"] for story in answer["stories"]]
-    for story in answer["stories"]:
-        assert story["title"]
-        assert story["category"]
+    assert [item["rank"] for item in answer["news"]] == [1, 2, 3, 4]
+    assert "N5" not in [item["news_id"] for item in answer["news"]]
+    for item in answer["news"]:
+        assert item["title"]
+        assert item["category"]
     again = recommended(capsys, served.export, "--history", "N5", "-k=17", "--exclude_history=no")
-    assert "N5" in [story["news_id"] for story in again["stories"]]
+    assert "N5" in [item["news_id"] for item in again["news"]]
     sports = recommended(capsys, served.export, "--categories", "sports", "-k", 2)
-    assert {story["category"] for story in sports["stories"]} == {"sports"}
+    assert {item["category"] for item in sports["news"]} == {"sports"}
     ranked = recommended(capsys, served.export, "--candidates", "N7", "N404", "N1")
-    assert {story["news_id"] for story in ranked["stories"]} == {"N7", "N404", "N1"}
+    assert {item["news_id"] for item in ranked["news"]} == {"N7", "N404", "N1"}
     assert ranked["unknown_candidates"] == ["N404"]
-    (unknown,) = (story for story in ranked["stories"] if story["news_id"] == "N404")
+    (unknown,) = (item for item in ranked["news"] if item["news_id"] == "N404")
     assert unknown["title"] is None
 
 
@@ -318,11 +318,11 @@ def test_encoded_news_have_the_models_vectors(served, tmp_path, capsys):
     assert added["sha256"] == file_hash(news)
     assert (added["added"], added["replaced"], added["unchanged"]) == (3, 0, 12)
     assert set(manifest["files"]) == {path.name for path in output.iterdir()} - {"manifest.json"}
-    story = recommended(capsys, output, "--candidates", "N18")["stories"][0]
-    assert story["title"] == "Rates stay where they are"
+    item = recommended(capsys, output, "--candidates", "N18")["news"][0]
+    assert item["title"] == "Rates stay where they are"
 
 
-def test_a_story_with_another_text_is_encoded_again(served, tmp_path, capsys):
+def test_a_news_item_with_another_text_is_encoded_again(served, tmp_path, capsys):
     news = tmp_path / "news.tsv"
     rows = [
         news_row("N1", "sports", "football", "Cup final is postponed", ""),
@@ -337,7 +337,7 @@ def test_a_story_with_another_text_is_encoded_again(served, tmp_path, capsys):
     assert np.flatnonzero((old != new).any(axis=1)).tolist() == [1, 2]  # the mean, and N1
 
 
-def test_stories_that_cannot_be_added_leave_nothing(served, tmp_path, capsys, monkeypatch):
+def test_news_that_cannot_be_added_leave_nothing(served, tmp_path, capsys, monkeypatch):
     news, output = tmp_path / "news.tsv", tmp_path / "new"
     command = ["encode-news", served.export, "--news", news, "--output", output]
     assert "no such file" in refused(capsys, *command)
@@ -368,7 +368,7 @@ def test_bad_lines_may_be_skipped(served, tmp_path, capsys, caplog):
     assert "18 news items: 1 new" in capsys.readouterr().out
 
 
-def test_an_export_of_a_model_without_stories_can_be_given_some(served, tmp_path, capsys):
+def test_an_export_of_a_model_without_news_can_be_given_some(served, tmp_path, capsys):
     """As of a checkpoint that is exported by somebody who has no data."""
     bare = Path(shutil.copytree(served.export, tmp_path / "bare"))
     manifest = json.loads((bare / "manifest.json").read_text())
@@ -379,7 +379,7 @@ def test_an_export_of_a_model_without_stories_can_be_given_some(served, tmp_path
     news, output = served.mind / "dev" / "news.tsv", tmp_path / "new"
     main(["encode-news", str(bare), f"--news={news}", f"--output={output}"])
     assert "15 news items: 15 new" in capsys.readouterr().out
-    assert len(recommended(capsys, output, "-k", 15)["stories"]) == 15
+    assert len(recommended(capsys, output, "-k", 15)["news"]) == 15
 
 
 def test_the_lines_in_the_docs_work(served, monkeypatch, capsys):

@@ -22,7 +22,7 @@ from newsrec.simulation.impressions import _click, _draw_lists
 from newsrec.simulation.presets import PRESETS
 from newsrec.simulation.simulate import simulate, simulate_splits
 from newsrec.simulation.vocabulary import STYLES, TOPICS
-from newsrec.simulation.world import SimulatedNews, append_clicks, make_stories
+from newsrec.simulation.world import SimulatedNews, append_clicks, make_news
 
 DEMO = Path(__file__).parents[1] / "data" / "demo"
 FILES = sorted(f"{s}/{n}.tsv" for s in ("train", "dev", "test") for n in ("news", "behaviors"))
@@ -33,11 +33,11 @@ LITTLE = replace(
     PRESETS["small"],
     impressions=(3000, 1500),
     users=(1000, 1000),
-    early_stories=1000,
-    daily_stories=(350,) * 8,
+    early_news=1000,
+    daily_news=(350,) * 8,
     length_scale=0.5,
 )
-"""Like small in all but size; a day has as many stories as lists of 142 need."""
+"""Like small in all but size; a day has as many news items as lists of 142 need."""
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_times_and_ids_are_written_as_in_mind(world):
             assert re.fullmatch(r"N\d+(-[01])?( N\d+(-[01])?)+", candidates)
 
 
-def test_an_impression_shows_no_story_twice(data):
+def test_an_impression_shows_no_news_item_twice(data):
     for split in data.splits.values():
         known = split.candidates.values > 1
         pairs = np.stack([split.candidates.owners(), split.candidates.values], axis=1)[known]
@@ -167,17 +167,17 @@ def test_histories_are_oldest_first_and_grow_by_what_was_clicked(world):
         assert set(history[len(before[user]) :].split()) == clicked[user]
 
 
-def test_most_users_and_most_shown_stories_of_dev_and_test_are_new(world):
+def test_most_users_and_most_shown_news_of_dev_and_test_are_new(world):
     def shown(split):
         behaviors = rows(world / split / "behaviors.tsv")
         words = " ".join(row[4] for row in behaviors).split()
         return {row[1] for row in behaviors}, {word.split("-")[0] for word in words}
 
-    old_users, old_stories = shown("train")
+    old_users, old_news = shown("train")
     for split, least in (("dev", 0.4), ("test", 0.8)):
-        users, stories = shown(split)
+        users, news = shown(split)
         assert 0.8 < len(users - old_users) / len(users) < 1
-        assert least < len(stories - old_stories) / len(stories) < 1
+        assert least < len(news - old_news) / len(news) < 1
 
 
 def test_the_awkward_rows_of_mind_exist(world, data):
@@ -307,10 +307,10 @@ def test_the_command_prints_the_ceiling_and_the_next_command(tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def small():
-    """The stories and splits of small with seed 0, never written."""
+    """The news items and splits of small with seed 0, never written."""
     rng = np.random.default_rng(0)
-    stories = make_stories(rng, PRESETS["small"])
-    return stories, {split.name: split for split in simulate_splits(rng, PRESETS["small"], stories)}
+    news = make_news(rng, PRESETS["small"])
+    return news, {split.name: split for split in simulate_splits(rng, PRESETS["small"], news)}
 
 
 def test_small_has_minds_counts_and_like_mindsmall_no_test_split(small):
@@ -320,7 +320,7 @@ def test_small_has_minds_counts_and_like_mindsmall_no_test_split(small):
         asked = ASKED["small"][name]
         assert len(split.shown.user) == asked["impressions"]
         assert len(split.user_numbers) == asked["users"]
-        assert len(split.named) == pytest.approx(asked["stories"], rel=0.05)
+        assert len(split.named) == pytest.approx(asked["news"], rel=0.05)
     shared = np.intersect1d(splits["train"].user_numbers, splits["dev"].user_numbers)
     assert len(shared) == 5943
 
@@ -360,32 +360,32 @@ def test_candidates_and_clicks_of_small_are_as_many_as_in_mind(small):
         assert (clicks > 4).mean() == pytest.approx(0.028, abs=0.01)
 
 
-def test_a_list_of_small_shows_no_story_twice_and_only_fresh_ones(small):
-    stories, splits = small
+def test_a_list_of_small_shows_no_news_item_twice_and_only_fresh_ones(small):
+    news, splits = small
     for split in splits.values():
-        story, owner = split.shown.candidates.values, split.shown.candidates.owners()
-        pairs = np.sort(owner * len(stories.number) + story)
+        item, owner = split.shown.candidates.values, split.shown.candidates.owners()
+        pairs = np.sort(owner * len(news.number) + item)
         assert (pairs[1:] != pairs[:-1]).all()
         day = split.shown.day[owner]
-        assert ((stories.birth[story] <= day) & (day < stories.death[story])).all()
+        assert ((news.birth[item] <= day) & (day < news.death[item])).all()
 
 
-def test_stories_of_small_are_new_popular_and_short_lived_as_in_mind(small):
-    """Shares of new stories and lifetimes are defined in the benchmark's ``statistics``."""
-    stories, splits = small
+def test_news_of_small_are_new_popular_and_short_lived_as_in_mind(small):
+    """Shares of new news items and lifetimes are defined in the benchmark's ``statistics``."""
+    news, splits = small
     train, dev = splits["train"], splits["dev"]
     new_users = ~np.isin(dev.user_numbers, train.user_numbers)
     assert new_users.mean() == pytest.approx(0.89, abs=0.01)
     shown = np.intersect1d(dev.shown.candidates.values, dev.named)
-    new_stories = ~np.isin(shown, train.named)
-    assert new_stories.mean() == pytest.approx(0.71, abs=0.01)
+    new_news = ~np.isin(shown, train.named)
+    assert new_news.mean() == pytest.approx(0.71, abs=0.01)
 
     slots = np.sort(np.bincount(train.shown.candidates.values))[::-1]
     slots = slots[slots > 0]
     for part, share in ((100, 0.16), (10, 0.66)):
         assert slots[: len(slots) // part].sum() / slots.sum() == pytest.approx(share, abs=0.02)
 
-    first, last = np.full(len(stories.number), np.inf), np.full(len(stories.number), -np.inf)
+    first, last = np.full(len(news.number), np.inf), np.full(len(news.number), -np.inf)
     for split in splits.values():
         day = split.shown.day[split.shown.candidates.owners()]
         np.minimum.at(first, split.shown.candidates.values, day)
@@ -418,20 +418,20 @@ def test_days_of_small_are_in_no_order(small):
         assert rises.mean() == pytest.approx(0.5, abs=0.01)
 
 
-def stories_that_live(birth, death, exposure):
+def news_that_live(birth, death, exposure):
     nothing = np.zeros(len(birth), dtype=np.int64)
     birth, death, exposure = (np.array(a, dtype=float) for a in (birth, death, exposure))
     return SimulatedNews(nothing, nothing, exposure, exposure, birth, death, nothing == 0, nothing)
 
 
 def test_lists_are_drawn_by_exposure_without_replacement():
-    # The second place goes to a story that the first left: P(1 in the list) = sum over firsts.
+    # The second place goes to a news item that the first left: P(1 in the list) = sum over firsts.
     exposure = np.array([4, 1, 1, 1, 1]) / 8
-    stories = stories_that_live([0] * 5, [2] * 5, exposure)
+    news = news_that_live([0] * 5, [2] * 5, exposure)
     size = 40_000
     lists = _draw_lists(
         np.random.default_rng(0),
-        stories,
+        news,
         np.linspace(0, 1, size),
         np.repeat(np.arange(size), 2),
         np.arange(size + 1) * 2,
@@ -439,22 +439,22 @@ def test_lists_are_drawn_by_exposure_without_replacement():
     assert (lists[:, 0] != lists[:, 1]).all()
     first = exposure[0] + 4 * (1 / 8) * exposure[0] / (1 - 1 / 8)
     assert (lists == 0).any(axis=1).mean() == pytest.approx(first, abs=0.01)
-    # In random order: the exposed story stands as often first as last.
+    # In random order: the exposed news item stands as often first as last.
     assert (lists[:, 0] == 0).mean() == pytest.approx(first / 2, abs=0.01)
 
 
-def test_a_story_is_not_shown_before_its_birth_or_after_its_death():
-    stories = stories_that_live([0, 0, 0.5, 0, 0], [2, 2, 2, 0.5, 2], [1, 1, 9, 9, 1])
+def test_a_news_item_is_not_shown_before_its_birth_or_after_its_death():
+    news = news_that_live([0, 0, 0.5, 0, 0], [2, 2, 2, 0.5, 2], [1, 1, 9, 9, 1])
     day = np.linspace(0.01, 1, 5000)
     lists = _draw_lists(
-        np.random.default_rng(0), stories, day, np.repeat(np.arange(5000), 2), np.arange(5001) * 2
+        np.random.default_rng(0), news, day, np.repeat(np.arange(5000), 2), np.arange(5001) * 2
     ).reshape(5000, 2)
     assert day[(lists == 2).any(axis=1)].min() >= 0.5
     assert day[(lists == 3).any(axis=1)].max() < 0.5
 
 
 def test_clicks_follow_the_utilities_and_gumbel_noise():
-    # Of two stories, one is clicked with odds of exp(difference of utilities).
+    # Of two news items, one is clicked with odds of exp(difference of utilities).
     size = 40_000
     owner, offsets = np.repeat(np.arange(size), 2), np.arange(size + 1) * 2
     utility = np.tile(np.log(np.array([3, 1], dtype=np.float32)), size)
@@ -476,15 +476,15 @@ def test_grown_histories_keep_their_length_where_they_follow_mind():
         return [result.take(np.array([row])).values.tolist() for row in range(3)]
 
     assert grown(PRESETS["demo"]) == [[1, 2, 3, 6, 7], [4, 5, 10, 11, 12], [9]]
-    # The oldest fall off; who had read nothing now has one story.
+    # The oldest fall off; who had read nothing now has one news item.
     assert grown(PRESETS["small"]) == [[3, 6, 7], [11, 12], [9]]
 
 
 def test_titles_and_abstracts_are_as_long_and_as_different_as_minds():
     rng = np.random.default_rng(0)
-    stories = make_stories(rng, replace(PRESETS["small"], early_stories=8000))
-    stories = SimulatedNews(*(column[:12_000] for column in stories))
-    fields = [line.split("\t") for line in compose(rng, PRESETS["small"], stories)]
+    news = make_news(rng, replace(PRESETS["small"], early_news=8000))
+    news = SimulatedNews(*(column[:12_000] for column in news))
+    fields = [line.split("\t") for line in compose(rng, PRESETS["small"], news)]
     titles, abstracts = [f[3] for f in fields], [f[4] for f in fields]
     assert np.mean([len(t.split()) for t in titles]) == pytest.approx(11, rel=0.05)
     assert np.mean([len(a.split()) for a in abstracts if a]) == pytest.approx(43, rel=0.05)
@@ -523,19 +523,19 @@ def test_a_world_like_mind_can_be_opened_and_says_what_it_holds(monkeypatch, tmp
     assert progress == ""  # only a terminal gets a bar
     data = open_mind(tmp_path / "little")
     assert [len(split.impression_id) for split in data.splits.values()] == [3000, 1500]
-    test_an_impression_shows_no_story_twice(data)
+    test_an_impression_shows_no_news_item_twice(data)
 
 
 @pytest.mark.slow
 def test_the_files_of_small_have_minds_statistics(tmp_path):
-    """Read line by line, without our reader; the numbers asked for are MIND's own."""
+    """Read line by line, without our user; the numbers asked for are MIND's own."""
     simulate(tmp_path / "small", "small", seed=1)
     reached = BENCHMARK["statistics"](tmp_path / "small", ["train", "dev"])
-    shares = dict.fromkeys(("empty", "new_users", "new_stories", "abstracts_missing"), 0.01)
+    shares = dict.fromkeys(("empty", "new_users", "new_news", "abstracts_missing"), 0.01)
     shares |= dict.fromkeys(("titles_distinct", "titles_quoted", "candidates_in_history"), 0.01)
     shares |= dict.fromkeys(("clicks_1_2_3_4_more", "history_up_to_5", "history_over_50"), 0.01)
     shares["history_with_repeats"] = 0.015
-    shares["slots_of_top_1_and_10_percent"] = 0.07  # fewer stories share dev's day; train: .02
+    shares["slots_of_top_1_and_10_percent"] = 0.07  # fewer news items share dev's day; train: .02
     for split in ("train", "dev"):
         asked = {**EVERYWHERE, **ASKED["small"][split]}
         assert asked.keys() <= reached[split].keys()

@@ -36,7 +36,7 @@ def bin_of(value, names_and_least):
 def by_hand(data, name):
     """Return the group of each impression in each slice, one impression after the other."""
     part, train = data.splits[name], data.splits["train"]
-    known, readers = set(), set(train.user.tolist())
+    known, train_users = set(), set(train.user.tolist())
     for row in range(len(train.history)):
         known |= set(train.candidates.values[slice(*train.candidates.offsets[row : row + 2])])
         history = slice(*train.histories.offsets[train.history[row] :][:2])
@@ -45,42 +45,42 @@ def by_hand(data, name):
     first = {}
     for split in data.splits.values():
         for row, time in enumerate(split.time):
-            for story in split.candidates.values[slice(*split.candidates.offsets[row : row + 2])]:
-                first[story] = min(first.get(story, time), time)
+            for item in split.candidates.values[slice(*split.candidates.offsets[row : row + 2])]:
+                first[item] = min(first.get(item, time), time)
     categories = data.news["category"].to_pylist()
 
     rows = []
     for row in range(len(part.history)):
         shown = slice(*part.candidates.offsets[row : row + 2])
-        stories = part.candidates.values[shown].tolist()
+        news = part.candidates.values[shown].tolist()
         history = part.histories.values[slice(*part.histories.offsets[part.history[row] :][:2])]
         clicks = (
             []
             if part.labels is None
-            else [s for s, label in zip(stories, part.labels[shown], strict=True) if label]
+            else [s for s, label in zip(news, part.labels[shown], strict=True) if label]
         )
         click = clicks[0] if clicks else None
-        new = sum(story not in known for story in stories)
+        new = sum(item not in known for item in news)
         group = {
             "history_length": bin_of(
                 len(history), [("0", 0), ("1-5", 1), ("6-20", 6), ("21-50", 21), ("> 50", 51)]
             ),
             "candidates": bin_of(
-                len(stories),
+                len(news),
                 [("1", 0), ("2-10", 2), ("11-25", 11), ("26-50", 26), ("51-100", 51),
                  ("> 100", 101)],
             ),
             "day": str(part.time[row].astype("datetime64[D]")),
-            "user": "in train" if part.user[row] in readers else "new",
+            "user": "in train" if part.user[row] in train_users else "new",
             "shown_new": "none new"
             if not new
             else "all new"
-            if new == len(stories)
+            if new == len(news)
             else "some new",
             "history_new": None
             if not len(history)
             else "some new"
-            if any(story not in known for story in history)
+            if any(item not in known for item in history)
             else "none new",
         }  # fmt: skip
         if part.labels is not None:
@@ -93,7 +93,7 @@ def by_hand(data, name):
                 if click in known
                 else "new",
                 "category": categories[click - FIRST_NEWS] or "(none)" if real else None,
-                "story_age": bin_of(
+                "news_age": bin_of(
                     age,
                     [("< 1 h", 0), ("1-6 h", HOUR), ("6-24 h", 6 * HOUR), ("> 24 h", 24 * HOUR)],
                 )
@@ -105,7 +105,7 @@ def by_hand(data, name):
 
 
 def random_world(seed, num_users=6, num_news=30, with_labels=True):
-    """Train and dev of random numbers, no files: long histories, unknown stories, days of times."""
+    """Train and dev of random numbers, no files: long histories, unknown news items, days of times."""
     rng = np.random.default_rng(seed)
     histories = [
         rng.integers(FIRST_NEWS, num_news, n)
@@ -121,7 +121,7 @@ def random_world(seed, num_users=6, num_news=30, with_labels=True):
     lengths = rng.choice([1, 2, 10, 11, 25, 26, 50, 51, 100, 101], total)
     offsets = to_offsets(lengths)
     values = rng.integers(1, num_news, offsets[-1]).astype(np.int32)
-    # Train knows few stories and readers, so that others are new in dev.
+    # Train knows few news items and users, so that others are new in dev.
     cut = offsets[sizes["train"]]
     values[:cut] = np.minimum(values[:cut], num_news // 2)
     labels = (rng.random(offsets[-1]) < 0.1).astype(np.int8)
@@ -175,7 +175,7 @@ def test_groups_are_those_of_a_loop_on_random_data(seed, with_labels):
 
 def test_a_split_without_labels_says_nothing_of_clicks(mind_dir):
     found = slice_impressions(open_mind(mind_dir), "test")
-    assert not {"clicked_new", "category", "story_age"} & set(found)
+    assert not {"clicked_new", "category", "news_age"} & set(found)
 
 
 def test_a_folder_without_train_says_nothing_of_what_is_new(mind_dir):
@@ -183,7 +183,7 @@ def test_a_folder_without_train_says_nothing_of_what_is_new(mind_dir):
 
     shutil.rmtree(mind_dir / "train")
     found = slice_impressions(open_mind(mind_dir), "dev")
-    assert set(found) == {"history_length", "candidates", "day", "category", "story_age"}
+    assert set(found) == {"history_length", "candidates", "day", "category", "news_age"}
 
 
 def test_the_rarest_categories_are_one_group(monkeypatch):
@@ -194,9 +194,9 @@ def test_the_rarest_categories_are_one_group(monkeypatch):
     names = data.news["category"].to_pylist()
     found = slice_impressions(data, "dev")["category"]
     assert found.groups[2:] == ("(others)",)
-    for group, story in zip(groups_of(found), clicked, strict=True):
-        if story >= FIRST_NEWS:
-            name = names[story - FIRST_NEWS] or "(none)"
+    for group, item in zip(groups_of(found), clicked, strict=True):
+        if item >= FIRST_NEWS:
+            name = names[item - FIRST_NEWS] or "(none)"
             assert group == (name if name in found.groups[:2] else "(others)")
 
 
@@ -208,7 +208,7 @@ def test_a_year_is_grouped_by_month():
     assert groups_of(found) == [str(t)[:7] for t in times]
 
 
-def test_a_story_is_first_shown_in_whatever_split_comes_first(mind_dir):
+def test_a_news_item_is_first_shown_in_whatever_split_comes_first(mind_dir):
     data = open_mind(mind_dir)
     first = first_shown(data)
     expected = {}
@@ -216,11 +216,11 @@ def test_a_story_is_first_shown_in_whatever_split_comes_first(mind_dir):
         for (begin, end), time in zip(
             itertools.pairwise(split.candidates.offsets), split.time, strict=True
         ):
-            for story in split.candidates.values[begin:end]:
-                expected[story] = min(expected.get(story, NEVER), time.astype(int))
-    for story in range(data.num_news):
-        known = story >= FIRST_NEWS and story in expected
-        assert first[story] == (expected[story] if known else NEVER)
+            for item in split.candidates.values[begin:end]:
+                expected[item] = min(expected.get(item, NEVER), time.astype(int))
+    for item in range(data.num_news):
+        known = item >= FIRST_NEWS and item in expected
+        assert first[item] == (expected[item] if known else NEVER)
 
 
 @settings(max_examples=200, deadline=None)
@@ -252,7 +252,7 @@ def test_a_group_has_the_mean_and_the_interval_of_its_impressions(seed):
         assert found[group]["intervals"]["auc"] == interval.tolist()
 
 
-def test_readers_in_bundles_give_the_interval_of_readers_one_by_one(monkeypatch):
+def test_users_in_bundles_give_the_interval_of_users_one_by_one(monkeypatch):
     rng = np.random.default_rng(0)
     users = rng.integers(0, 9000, 20_000)
     values = rng.normal(size=9000)[users] * 0.2 + rng.normal(size=len(users)) * 0.2

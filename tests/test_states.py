@@ -38,7 +38,7 @@ def value(tokens):
 
 
 class Computer:
-    """Computes ``value`` of a catalogue's stories, and remembers of which."""
+    """Computes ``value`` of a catalogue's news items, and remembers of which."""
 
     def __init__(self, catalogue, fail_after=None):
         self.catalogue = catalogue
@@ -65,8 +65,8 @@ def assert_right(states, catalogue):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    """One story a pass, and a part for every 60 bytes: five tokens."""
-    monkeypatch.setattr(module, "STORIES_PER_PASS", 1)
+    """One news item a pass, and a part for every 60 bytes: five tokens."""
+    monkeypatch.setattr(module, "NEWS_PER_PASS", 1)
     monkeypatch.setattr(module, "PART_BYTES", 60)
 
 
@@ -140,10 +140,10 @@ def test_another_plm_or_precision_finds_nothing(tmp_path):
         assert missing.tolist() == distinct_rows(catalogue).tolist()
 
 
-def test_new_stories_are_added_and_old_ones_not_computed_again(tmp_path):
+def test_new_news_are_added_and_old_ones_not_computed_again(tmp_path):
     old = made_catalogue(TITLES)
     store_of(tmp_path).find_or_compute(old, Computer(old))
-    # stories come in between, some go, and titles may be longer now
+    # news items come in between, some go, and titles may be longer now
     new = made_catalogue([[7, 8], *TITLES[2:], [5, 6, 5]], width=30)
     compute = Computer(new)
     assert_right(store_of(tmp_path).find_or_compute(new, compute), new)
@@ -251,7 +251,7 @@ def test_too_little_disk_is_said_before_anything_is_computed(tmp_path, monkeypat
     usage = shutil.disk_usage(tmp_path)._replace(free=19 * HIDDEN * 4 - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     compute = Computer(catalogue)
-    with pytest.raises(UserError, match=r"5 stories need 0.0 MiB.*frozen_states to bf16.*none"):
+    with pytest.raises(UserError, match=r"5 news items need 0.0 MiB.*frozen_states to bf16.*none"):
         store_of(tmp_path).find_or_compute(catalogue, compute)
     assert not compute.rows
     assert not parts(tmp_path)
@@ -275,7 +275,7 @@ def test_a_read_only_folder_is_added_to_in_the_users_cache(tmp_path, monkeypatch
     assert list((tmp_path / "cache").rglob("values.npy"))
 
 
-def test_no_stories_need_no_states(tmp_path):
+def test_no_news_need_no_states(tmp_path):
     nothing = made_catalogue([])
     states = store_of(tmp_path).find_or_compute(nothing, Computer(nothing))
     for rows in ([], [0, 1], [0]):

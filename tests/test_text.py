@@ -1,13 +1,13 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import STORIES, news_row, tiny_behaviors, write_mind
+from conftest import NEWS, news_row, tiny_behaviors, write_mind
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from newsrec.data import FIRST_NEWS, text
-from newsrec.data import fields as story_fields
+from newsrec.data import fields as news_fields
 from newsrec.data.dataset import open_mind
-from newsrec.data.fields import story_texts
+from newsrec.data.fields import news_texts
 from newsrec.data.text import tokenize_catalogue
 from newsrec.errors import UserError
 
@@ -24,30 +24,30 @@ def tokenizer_json(plm_dir):
     return (plm_dir / "tokenizer.json").read_text(encoding="utf-8")
 
 
-def news_table(*stories):
-    columns = zip(*stories, strict=True)
-    return pa.table(dict(zip(story_fields.FIELDS, map(list, columns), strict=True)))
+def news_table(*news):
+    columns = zip(*news, strict=True)
+    return pa.table(dict(zip(news_fields.FIELDS, map(list, columns), strict=True)))
 
 
 def one_by_one(data, fields, max_tokens, tokenizer_json):
-    """Tokenise each story alone, rows 0 and 1 empty."""
+    """Tokenise each news item alone, rows 0 and 1 empty."""
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokens = [[], []]
     for news_id in data.news["news_id"].to_pylist():
-        story = dict(zip(story_fields.FIELDS, STORIES[news_id], strict=True))
+        item = dict(zip(news_fields.FIELDS, NEWS[news_id], strict=True))
         tokenizer.enable_truncation(max_tokens)
-        tokens.append(tokenizer.encode(" ".join(story[f] for f in fields if story[f])).ids)
+        tokens.append(tokenizer.encode(" ".join(item[f] for f in fields if item[f])).ids)
     return tokens
 
 
-# story_texts
+# news_texts
 
 
 def test_a_text_is_its_fields_in_the_order_asked_for():
     news = news_table(("sports", "tennis", "A final", "She won."))
-    assert story_texts(news, FIELDS).to_pylist() == ["sports tennis A final"]
-    assert story_texts(news, ("abstract", "title")).to_pylist() == ["She won. A final"]
-    assert story_texts(news, ["title"]).to_pylist() == ["A final"]
+    assert news_texts(news, FIELDS).to_pylist() == ["sports tennis A final"]
+    assert news_texts(news, ("abstract", "title")).to_pylist() == ["She won. A final"]
+    assert news_texts(news, ["title"]).to_pylist() == ["A final"]
 
 
 def test_empty_fields_and_spare_spaces_leave_one_space():
@@ -56,11 +56,11 @@ def test_empty_fields_and_spare_spaces_leave_one_space():
         ("", "", "  A  title\t with\u00a0space ", "x"),
         ("", "", "", ""),
     )
-    assert story_texts(news, FIELDS).to_pylist() == ["music", "A title with\u00a0space", ""]
+    assert news_texts(news, FIELDS).to_pylist() == ["music", "A title with\u00a0space", ""]
 
 
 def test_quotes_and_accents_stay_as_they_are(data):
-    titles = story_texts(data.news, ["title"]).to_pylist()
+    titles = news_texts(data.news, ["title"]).to_pylist()
     assert '"Slow trains" are back, and full' in titles
     assert "Where the café ends and the forest begins — a walk" in titles
 
@@ -70,7 +70,7 @@ def test_quotes_and_accents_stay_as_they_are(data):
 )
 def test_unknown_fields_are_refused_by_name(data, fields, named):
     with pytest.raises(UserError, match=r"data\.fields") as error:
-        story_texts(data.news, fields)
+        news_texts(data.news, fields)
     assert named in str(error.value)
     assert "category, subcategory, title, abstract" in str(error.value)
 
@@ -80,7 +80,7 @@ def test_unknown_fields_are_refused_by_name(data, fields, named):
 
 @pytest.mark.parametrize("fields", [FIELDS, ("title",), ("title", "abstract")])
 @pytest.mark.parametrize("max_tokens", [3, 8, 48])
-def test_tokens_are_those_of_the_tokenizer_one_story_at_a_time(
+def test_tokens_are_those_of_the_tokenizer_one_news_item_at_a_time(
     data, tokenizer_json, fields, max_tokens
 ):
     expected = one_by_one(data, fields, max_tokens, tokenizer_json)
@@ -142,7 +142,7 @@ def test_a_last_token_numbered_0_is_not_taken_for_padding(tmp_path):
     assert found.first.tolist() == [0, 1, 2, 3]
 
 
-def test_texts_longer_than_a_chunk_of_stories_are_all_read(data, tokenizer_json, monkeypatch):
+def test_texts_longer_than_a_chunk_of_news_are_all_read(data, tokenizer_json, monkeypatch):
     monkeypatch.setattr(text, "CHUNK", 3)
     found = tokenize_catalogue(data, FIELDS, 48, tokenizer_json)
     expected = one_by_one(data, FIELDS, 48, tokenizer_json)
@@ -168,7 +168,7 @@ def test_the_second_call_reads_files_and_tokenises_nothing(data, tokenizer_json,
         tokenize_catalogue(data, FIELDS, 17, tokenizer_json)
 
 
-def test_settings_and_stories_have_their_own_tokens(data, tokenizer_json, mind_dir):
+def test_settings_and_news_have_their_own_tokens(data, tokenizer_json, mind_dir):
     other = Tokenizer.from_str(tokenizer_json)
     other.add_tokens(["underdogs"])
     for arguments in (

@@ -14,7 +14,7 @@ from newsrec.console import is_first_process
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
 from newsrec.training.module import RecommenderModule
-from newsrec.training.processes.launch import refuse_lonely, started_by_torchrun
+from newsrec.training.processes.launch import refuse_unconnected, started_by_torchrun
 from newsrec.training.progress.parts import StepParts
 from newsrec.training.progress.throughput import Throughput, _Counts, matrix_rate, model_flop
 
@@ -54,19 +54,19 @@ def test_counts_are_those_of_a_loop(make):
     _, data = make()
     data.setup("fit")
     counts = _Counts()
-    clicks = tokens = squares = slots = mentions = stories = 0
+    clicks = tokens = squares = slots = mentions = distinct = 0
     for batch in data.train_dataloader():
         counts.add(batch)
         clicks += len(batch.labels)
         slots += batch.history.numel()
         for length in batch.token_lengths.tolist()[2:]:
-            stories += 1
+            distinct += 1
             tokens += length
             squares += length**2
         for row, user in enumerate(batch.user.tolist()):
             mentions += sum(news > 0 for news in batch.history[user].tolist())
             mentions += sum(news > 0 for news in batch.candidates[row].tolist())
-    assert (counts.clicks, counts.stories, counts.tokens) == (clicks, stories, tokens)
+    assert (counts.clicks, counts.distinct, counts.tokens) == (clicks, distinct, tokens)
     assert (counts.squares, counts.slots, float(counts.mentions)) == (squares, slots, mentions)
 
 
@@ -97,9 +97,9 @@ def test_rates_are_logged_and_said(make):
     trainer = fit(module, data, speed, max_epochs=2)
     assert 0 < speed.clicks < 2 * len(data.index.click)  # the first steps warm up
     logged = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("speed/")}
-    assert set(logged) == {f"speed/{n}" for n in ("clicks", "stories", "tokens", "repeats")}
+    assert set(logged) == {f"speed/{n}" for n in ("clicks", "distinct", "tokens", "repeats")}
     assert 0 < logged["speed/repeats"] < 1
-    assert logged["speed/tokens"] > logged["speed/stories"] > logged["speed/clicks"]
+    assert logged["speed/tokens"] > logged["speed/news"] > logged["speed/clicks"]
     said = speed.describe(trainer)
     assert f"Training: {speed.clicks:,} clicks" in said
     assert "that a matrix product reaches here (32-true)" in said
@@ -176,7 +176,7 @@ def test_torchrun_settles_devices_and_machines(monkeypatch, caplog):
 
 def test_a_process_that_knows_nothing_of_the_others_does_not_train(monkeypatch):
     alone = Trainer(accelerator="cpu", devices=1, logger=False)
-    refuse_lonely(alone)
+    refuse_unconnected(alone)
     monkeypatch.setenv("SLURM_PROCID", "3")
     with pytest.raises(UserError, match="one of several processes"):
-        refuse_lonely(alone)
+        refuse_unconnected(alone)

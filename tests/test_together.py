@@ -24,7 +24,7 @@ from newsrec.training.checkpoint.saving import Stopped
 from newsrec.training.processes import share_folder, together
 from newsrec.training.processes.launch import connection_mistakes
 from newsrec.training.processes.run_lock import RunLock
-from newsrec.training.processes.together import one_fate
+from newsrec.training.processes.together import fail_together
 
 FAILING = """
 import sys
@@ -86,7 +86,7 @@ def private(options, mind_dir, tmp_path):
 
 
 def test_one_process_needs_no_watch():
-    with pytest.raises(UserError, match="as it is"), one_fate(SimpleNamespace(world_size=1)):
+    with pytest.raises(UserError, match="as it is"), fail_together(SimpleNamespace(world_size=1)):
         raise UserError("as it is")
 
 
@@ -100,7 +100,7 @@ def test_a_failure_reaches_the_others_through_the_store(monkeypatch):
     other = together._Watch(rank=0)
     other.start()
     failing = SimpleNamespace(world_size=2, global_rank=1)
-    with pytest.raises(UserError), one_fate(failing):
+    with pytest.raises(UserError), fail_together(failing):
         raise UserError("disk full")
     other.join(10)
     assert ended == [2]
@@ -109,7 +109,7 @@ def test_a_failure_reaches_the_others_through_the_store(monkeypatch):
 def test_a_run_that_a_signal_stops_is_no_failure(monkeypatch):
     store = torch.distributed.HashStore()
     monkeypatch.setattr(together, "_connect", lambda: store)
-    with pytest.raises(Stopped), one_fate(SimpleNamespace(world_size=2, global_rank=1)):
+    with pytest.raises(Stopped), fail_together(SimpleNamespace(world_size=2, global_rank=1)):
         raise Stopped(signal.SIGTERM)
     assert not store.check([together.KEY])
 
@@ -189,12 +189,12 @@ def test_auto_goes_on_everywhere_or_nowhere(monkeypatch, tmp_path, own, theirs, 
     said = "none" if theirs is None else hashlib.sha256(theirs).hexdigest()
     monkeypatch.setattr(share_folder, "decided_by_first", lambda name, decide, num_nodes: said)
     if isinstance(expected, bool):
-        assert share_folder.goes_on(tmp_path, 2) is expected
+        assert share_folder.is_resumed(tmp_path, 2) is expected
         return
     with pytest.raises(
         UserError, match=f"{re.escape(socket.gethostname())} .*{expected}.*torchrun"
     ):
-        share_folder.goes_on(tmp_path, 2)
+        share_folder.is_resumed(tmp_path, 2)
 
 
 def test_what_each_machine_needs_on_its_disk_is_said_in_sizes(tmp_path):

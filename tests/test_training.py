@@ -444,7 +444,7 @@ def test_a_process_without_impressions_left_scores_nothing(trained):
         assert module.recommender.score(vectors, batch).isfinite().all()
 
 
-def test_the_unknown_story_is_the_mean_story(trained):
+def test_the_unknown_news_item_is_the_mean_news_item(trained):
     module, data = trained["module"], trained["data"]
     vectors = encode_catalogue(module.recommender, data.catalogue)
     assert vectors[0].tolist() == [0] * 16

@@ -19,7 +19,7 @@ COLUMNS = ("id", "title", "url")
 @pytest.fixture
 def file(tmp_path):
     def write(content):
-        path = tmp_path / "stories.tsv"
+        path = tmp_path / "news.tsv"
         path.write_bytes(content)
         return path
 
@@ -124,7 +124,7 @@ def test_a_line_may_be_longer_than_a_block(file, monkeypatch):
 def test_a_file_without_lines_is_refused_before_it_fills_the_memory(file, monkeypatch):
     monkeypatch.setattr(tsv, "BLOCK_BYTES", 64)
     monkeypatch.setattr(tsv, "LONGEST_LINE", 1000)
-    with pytest.raises(UserError, match=r"stories\.tsv cannot be read: line 2 is over"):
+    with pytest.raises(UserError, match=r"news items\.tsv cannot be read: line 2 is over"):
         read(file(b"1\ta\tb\n" + b"x" * 9999))
 
 
@@ -136,7 +136,7 @@ def test_a_blank_line_is_a_row_of_empty_fields_for_the_caller_to_refuse(file):
 
 @pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf"])
 def test_an_empty_file_is_refused(file, content):
-    with pytest.raises(UserError, match=r"stories\.tsv is empty"):
+    with pytest.raises(UserError, match=r"news items\.tsv is empty"):
         read(file(content))
 
 
@@ -163,10 +163,10 @@ def test_bytes_are_counted_and_hashed_as_they_are_read(file, monkeypatch):
 def test_a_damaged_zip_is_refused(tmp_path):
     path = tmp_path / "MINDsmall_train.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("stories.tsv", b"1\ta\tb\n" * 1000)
+        archive.writestr("news.tsv", b"1\ta\tb\n" * 1000)
     path.write_bytes(path.read_bytes().replace(b"1\ta\tb\n", b"1\tA\tb\n", 1))
-    with pytest.raises(UserError, match=r"stories\.tsv cannot be read: Bad CRC-32.*Download"):
-        for _ in TsvFile(SourceFile(path, "stories.tsv"), COLUMNS).map(lambda block: block):
+    with pytest.raises(UserError, match=r"news items\.tsv cannot be read: Bad CRC-32.*Download"):
+        for _ in TsvFile(SourceFile(path, "news.tsv"), COLUMNS).map(lambda block: block):
             pass
 
 

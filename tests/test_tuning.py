@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from test_news_encoder import FAMILIES, SIZES, stories, trainable
+from test_news_encoder import FAMILIES, SIZES, news, trainable
 
 from newsrec.errors import UserError
 from newsrec.model.fastformer import FastformerConfig
@@ -23,7 +23,7 @@ def made_plm(family, **options):
 
 
 def titles():
-    token_ids, lengths = stories([2, 5, 9, 9, 12])
+    token_ids, lengths = news([2, 5, 9, 9, 12])
     return token_ids, length_mask(lengths, 12)
 
 
@@ -66,7 +66,7 @@ def test_both_ways_give_the_tuned_layers_the_same_gradients():
     for given in (False, True):
         plm = made_plm("bert", **NO_DROPOUT)
         encoder = NewsEncoder(plm, 16, SMALL, tune_layers=2, max_tokens=12)
-        token_ids, lengths = stories([2, 5, 9, 9, 12])
+        token_ids, lengths = news([2, 5, 9, 9, 12])
         mask = length_mask(lengths, 12)
         states = encoder.cut.below(token_ids, mask)[mask] if given else None
         encoder(token_ids, lengths, states).pow(2).sum().backward()
@@ -132,7 +132,7 @@ def test_recomputed_activations_give_the_same_gradients_with_dropout(given):
         )
         runs = []
         plm.encoder.layer[2].intermediate.register_forward_hook(lambda *_: runs.append(1))  # noqa: B023
-        token_ids, lengths = stories([2, 5, 9, 9, 12])
+        token_ids, lengths = news([2, 5, 9, 9, 12])
         mask = length_mask(lengths, 12)
         states = encoder.cut.below(token_ids, mask)[mask] if given else None
         torch.manual_seed(1)
@@ -163,7 +163,7 @@ def test_every_family_recomputes_with_the_same_gradients_dropout_included(family
 
         torch.manual_seed(1)
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            vectors = encoder(*stories([2, 5, 9, 9, 12]))
+            vectors = encoder(*news([2, 5, 9, 9, 12]))
         vectors.pow(2).sum().backward()
         grads = [p.grad for p in encoder.parameters() if p.grad is not None]
         found.append([vectors, *grads])

@@ -30,7 +30,7 @@ def histories(*lengths, width=6):
 
 @pytest.mark.parametrize("encoder", ["fastformer", "transformer"])
 @pytest.mark.parametrize("positions", ["learned", "recency", "none"])
-def test_a_reader_is_encoded_alike_alone_in_any_batch_and_behind_any_padding(positions, encoder):
+def test_a_user_is_encoded_alike_alone_in_any_batch_and_behind_any_padding(positions, encoder):
     config = FastformerConfig(heads=4, layers=2, positions=positions, encoder=encoder)
     encoder = stirred(UserEncoder(DIM, config, max_history=6))
     history, mask = histories(3, 0, 6, 1)
@@ -43,7 +43,7 @@ def test_a_reader_is_encoded_alike_alone_in_any_batch_and_behind_any_padding(pos
 
 
 @SHAPES
-def test_a_readers_score_has_no_gradient_to_the_history_of_another(shape):
+def test_a_users_score_has_no_gradient_to_the_history_of_another(shape):
     encoder = stirred(UserEncoder(DIM, shape, max_history=6))
     history, mask = histories(3, 2, 6)
     history.requires_grad_()
@@ -62,13 +62,13 @@ def test_an_empty_history_gets_the_learned_vector_and_teaches_it(shape):
     assert torch.equal(users[2], encoder.empty)
     assert not torch.equal(users[1], encoder.empty)
     users[:2].sum().backward()
-    assert torch.equal(encoder.empty.grad, torch.ones(DIM))  # from the first reader alone
+    assert torch.equal(encoder.empty.grad, torch.ones(DIM))  # from the first user alone
     assert all(parameter.grad.isfinite().all() for parameter in encoder.parameters())
 
 
 @SHAPES
 @pytest.mark.parametrize("positions", ["recency", "none"])
-def test_readers_without_any_history_need_no_column(shape, positions):
+def test_users_without_any_history_need_no_column(shape, positions):
     shape = FastformerConfig(4, positions=positions, encoder=shape.encoder)
     encoder = stirred(UserEncoder(DIM, shape, max_history=6))
     users = encoder(torch.zeros(2, 0, DIM), torch.zeros(2, 0, dtype=torch.bool))
@@ -84,7 +84,7 @@ def test_recency_gives_the_newest_click_its_place_however_long_the_history():
     rows = encoder.fastformer.positions.weight.grad.abs().sum(dim=1) > 0
     assert rows.tolist() == [True, True, False, False, False, False]
 
-    # the same clicks with the older two exchanged: another reader
+    # the same clicks with the older two exchanged: another user
     mask = torch.ones(1, 3, dtype=torch.bool)
     exchanged = encoder(history[1:, [1, 0, 2]], mask)
     assert not torch.allclose(encoder(history[1:, :3], mask), exchanged)

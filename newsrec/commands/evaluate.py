@@ -84,9 +84,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Score the split, print the metrics, and write them and the leaderboard's file."""
-    from newsrec.training.processes.together import one_fate_from_the_start
+    from newsrec.training.processes.together import fail_together_from_the_start
 
-    with one_fate_from_the_start():
+    with fail_together_from_the_start():
         _run(args)
 
 

@@ -31,9 +31,9 @@ from newsrec.training.estimate.dry_run import dry_run
 from newsrec.training.lightning_internals import known_options, trainer_options
 from newsrec.training.mistakes import check_seed, trainer_mistakes
 from newsrec.training.module import RecommenderModule
-from newsrec.training.processes.launch import refuse_lonely
-from newsrec.training.processes.share_folder import goes_on, share_run_folder
-from newsrec.training.processes.together import one_fate_from_the_start
+from newsrec.training.processes.launch import refuse_unconnected
+from newsrec.training.processes.share_folder import is_resumed, share_run_folder
+from newsrec.training.processes.together import fail_together_from_the_start
 from newsrec.training.run import DEFAULTS, Run
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class FitCLI(LightningCLI):
         require_writable(self.output)
         if config.ckpt_path == "auto":
             num_nodes = int(config.trainer.num_nodes or 1)
-            config.ckpt_path = "last" if goes_on(self.output, num_nodes) else None
+            config.ckpt_path = "last" if is_resumed(self.output, num_nodes) else None
         if config.ckpt_path is not None:
             self.resumed = resume(config, self.output, self.written)
         elif is_first_process():  # the other processes start after it
@@ -162,7 +162,7 @@ class FitCLI(LightningCLI):
         self.trainer_defaults["callbacks"] = options.pop("callbacks")
         with trainer_mistakes():
             trainer = super().instantiate_trainer(**options, **kwargs)
-        refuse_lonely(trainer)
+        refuse_unconnected(trainer)
         return trainer
 
     def fit(self, model: Any, datamodule: Any, **options: Any) -> None:
@@ -193,7 +193,7 @@ def fit(argv: list[str], callbacks: Sequence[Callback] = ()) -> None:
         callbacks: Further callbacks for the run, called before those that draw and save.
     """
     disable_progress_bar()  # for reading weights, which is fast; downloads keep theirs
-    with one_fate_from_the_start():
+    with fail_together_from_the_start():
         FitCLI(callbacks, args=["fit", *argv], **cli_options())
 
 

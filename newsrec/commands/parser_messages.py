@@ -135,7 +135,7 @@ def _unknown(given: str, known: Sequence[str], command: str) -> str:
     if not word.startswith("-"):
         is_config = Path(word).suffix in (".yaml", ".yml") and command == "fit"
         near = _did_you_mean([f"--config {word}"] if is_config else [])
-        return f"{word} stands where no argument is expected.{near}"
+        return f"{word} is given where no argument is expected.{near}"
     if name == "config" and command != "fit":
         return (
             f"--config is an option of fit alone; {command} takes no configuration"

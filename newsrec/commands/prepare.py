@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--check",
         action="store_true",
         help="hash all files and arrays again, large ones too; what has changed or is damaged is "
-        "compiled anew",
+        "compiled again",
     )
 
 
@@ -30,7 +30,11 @@ def run(args: argparse.Namespace) -> None:
     seconds = time.monotonic() - start
     print_data(data)
     if changed:
-        say("Hashed again. Not as compiled, and compiled anew where needed:", *changed, sep="\n  ")
+        say(
+            "Hashed again. These changed since they were compiled, and are compiled again where needed:",
+            *changed,
+            sep="\n  ",
+        )
     elif args.check:
         say("Hashed again: all files and arrays are as compiled.")
     say(f"Compiled into {data.cache} ({seconds:.1f} s).")

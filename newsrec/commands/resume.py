@@ -105,7 +105,7 @@ def _take_unwritten(
             now = config[part][name].as_dict() if shape else config[part][name]
             if plain(now) == plain(now | stored if shape else stored):
                 continue
-            log.info("%s is %s, as in the run that goes on", key, stored)
+            log.info("%s is %s, as in the run that is resumed", key, stored)
             config[part][name] = Namespace(**now | stored) if shape else stored
     for target, source in LINKS.items():
         config[target] = config[source]

@@ -136,7 +136,7 @@ def seal(folder: Path, target: Path) -> None:
     (folder / SEAL).write_text(json.dumps(files, indent=1), encoding="utf-8")
     folder.chmod(0o755)  # mkdtemp's folders are private
     if target.exists() and not is_intact(target):
-        log.warning("%s was damaged: it is made anew", target)
+        log.warning("%s was damaged and is made again", target)
         shutil.rmtree(target)
     try:
         folder.rename(target)

@@ -150,8 +150,8 @@ class _Compilation:
             skipped = self._finish(done, rows.bad, rows.num_bad, rows.num_rows)
             own = distinct(rows.table)
             counts[split] = {
-                "skipped_news_lines": skipped,
-                "stories": len(own),
+                "dropped_news_lines": skipped,
+                "news": len(own),
                 "repeated_titles": len(own) - len(pc.unique(own["title"])),
             }
             tables.append(own)
@@ -160,7 +160,7 @@ class _Compilation:
         differs = pa.array(differs_from_first(table))
         disagreeing = len(pc.unique(table["news_id"].filter(differs)))
         if disagreeing:
-            have = "story has" if disagreeing == 1 else "stories have"
+            have = "news item has" if disagreeing == 1 else "news items have"
             log.warning(
                 "%s %s another text in a later split; the first is kept", f"{disagreeing:,}", have
             )
@@ -199,7 +199,7 @@ class _Compilation:
             counts.update(block.counts())
         del blocks  # after a bad line, stop the threads that read ahead
         skipped = self._finish(done, bad, num_bad, counts["impressions"])
-        return dict(counts) | {"skipped_lines": skipped}
+        return dict(counts) | {"dropped_lines": skipped}
 
     def _finish(self, done: Pass, bad: list[BadLine], num_bad: int, num_rows: int) -> int:
         """Refuse a file with bad lines, or log them, as ``on_bad_line`` says; return their number.
@@ -220,7 +220,7 @@ class _Compilation:
             self.bad_lines[str(done.file)] = [str(line) for line in first]
             more = [f"  and {num_bad - len(first):,} more"] if num_bad > len(first) else []
             lines = "\n".join([*(f"  {line}" for line in first), *more])
-            log.warning("%s: lines skipped: %s\n%s", done.file, f"{num_bad:,}", lines)
+            log.warning("%s: lines dropped: %s\n%s", done.file, f"{num_bad:,}", lines)
         if done.cut_off:
             self.cut_off.append(str(done.file))
             log.warning("%s: %s", done.file, CUT_OFF)

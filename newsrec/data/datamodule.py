@@ -373,16 +373,16 @@ class MindDataModule(LightningDataModule):
                 )
 
     def _train_batches(self, split: Split) -> TrainBatches:
-        readers = None
+        sample_users = None
         if self.group_by_user:
             impression = self.index.impression
-            readers = SampleUsers(split.user[impression], split.history[impression])
+            sample_users = SampleUsers(split.user[impression], split.history[impression])
         if self.tokens_per_batch is None:
             samples = len(self.index.click)
-            return TrainBatches(samples, self.batch_size, self.seed, *self._process(), readers)
+            return TrainBatches(samples, self.batch_size, self.seed, *self._process(), sample_users)
         assert self._tokens is not None, "setup('fit') comes first"
         return TokenBatches(
-            self._tokens, self.tokens_per_batch, self.seed, *self._process(), readers
+            self._tokens, self.tokens_per_batch, self.seed, *self._process(), sample_users
         )
 
     def _process(self) -> tuple[int, int]:

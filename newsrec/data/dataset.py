@@ -125,7 +125,7 @@ def open_mind(root: str | Path, on_bad_line: str = "error") -> NewsData:
     except Exception as error:  # a damaged header can raise anything: numpy evaluates it as Python
         raise UserError(
             f"{found[0]} is damaged ({error}). `python -m newsrec prepare --check --data.root "
-            f"{root}` compiles it anew."
+            f"{root}` compiles it again."
         ) from error
 
 

@@ -21,11 +21,11 @@ def check_fields(fields: Sequence[str]) -> None:
     if unknown or not fields:
         raise UserError(
             f"data.fields: {unknown[0] if unknown else 'an empty list'!r} is not a field of a "
-            f"story. Choose from {', '.join(FIELDS)}."
+            f"news item. Choose from {', '.join(FIELDS)}."
         )
 
 
-def story_texts(news: pa.Table, fields: Sequence[str]) -> pa.Array:
+def news_texts(news: pa.Table, fields: Sequence[str]) -> pa.Array:
     """Return the text of each news item: its non-empty fields joined by a space ``[news]``.
 
     Args:

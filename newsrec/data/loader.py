@@ -54,7 +54,7 @@ class TrainLoader(DataLoader[Batch]):
         if self.sampler.start and self.trained_on not in (None, self.sampler.world_size):
             raise UserError(
                 f"The checkpoint was written in the middle of an epoch by {self.trained_on} "
-                f"processes, whose batches {self.sampler.world_size} cannot go on with. Use "
+                f"processes, whose batches {self.sampler.world_size} cannot resume. Use "
                 f"{self.trained_on}, or a checkpoint from the end of an epoch."
             )
         batches = super().__iter__()

@@ -69,14 +69,14 @@ class TrainBatches(Sampler[BatchKey]):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        readers: SampleUsers | None = None,
+        sample_users: SampleUsers | None = None,
     ) -> None:
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.readers = readers
+        self.sample_users = sample_users
         self.epoch = 0
         self.start = 0
         """Batches to leave out, which a run resumed within an epoch has done already."""
@@ -107,8 +107,8 @@ class TrainBatches(Sampler[BatchKey]):
         """Return all samples in an epoch's order ``[samples]``."""
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(self.num_samples)
-        if self.readers is not None:
-            user, history = self.readers
+        if self.sample_users is not None:
+            user, history = self.sample_users
             place = rng.permutation(int(user.max(initial=-1)) + 1)  # of each user
             key = (place[user] << 32) | history
             order = order[np.argsort(key[order], kind="stable")]
@@ -152,9 +152,9 @@ class TokenBatches(TrainBatches):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        readers: SampleUsers | None = None,
+        sample_users: SampleUsers | None = None,
     ) -> None:
-        super().__init__(len(tokens.own), 1, seed, rank, world_size, readers)
+        super().__init__(len(tokens.own), 1, seed, rank, world_size, sample_users)
         assert tokens_per_batch >= 2 * tokens.largest
         self.tokens = tokens
         share = max(tokens_per_batch - tokens.largest, 1)
@@ -182,8 +182,8 @@ class TokenBatches(TrainBatches):
     def _costs(self, order: NDArray[np.int64]) -> NDArray[np.int32]:
         """Return the cost of each sample in an order ``[samples]``."""
         own, history = (counts[order] for counts in self.tokens)
-        if self.readers is not None:
-            user, shared = (numbers[order] for numbers in self.readers)
+        if self.sample_users is not None:
+            user, shared = (numbers[order] for numbers in self.sample_users)
             history[1:][(user[1:] == user[:-1]) & (shared[1:] == shared[:-1])] = 0
         return own + history
 

@@ -47,19 +47,19 @@ def index_samples(split: Split) -> SampleIndex:
     """
     assert split.labels is not None
     impressions, clicks = [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.int32)]
-    left_out = {"unknown_click": 0, "no_known_skip": 0}
+    left_out = {"unknown_click": 0, "no_known_skipped": 0}
     shown, labelled = split.candidates, Ragged(split.labels, split.candidates.offsets)
     for start in range(0, shown.num_rows, BLOCK):
         candidates, labels = (rows.between(start, start + BLOCK) for rows in (shown, labelled))
         known = candidates.values >= FIRST_NEWS
-        num_skips = np.diff(to_offsets((labels.values == 0) & known)[candidates.offsets])
+        num_skipped = np.diff(to_offsets((labels.values == 0) & known)[candidates.offsets])
         clicked = np.flatnonzero(labels.values == 1)
         impression = np.searchsorted(candidates.offsets, clicked, side="right") - 1
         unknown = ~known[clicked]
-        alone = ~unknown & (num_skips[impression] == 0)
+        alone = ~unknown & (num_skipped[impression] == 0)
         keep = ~unknown & ~alone
         left_out["unknown_click"] += int(unknown.sum())
-        left_out["no_known_skip"] += int(alone.sum())
+        left_out["no_known_skipped"] += int(alone.sum())
         impressions.append((start + impression[keep]).astype(np.int32))
         clicks.append(np.asarray(candidates.values[clicked[keep]]))
     return SampleIndex(np.concatenate(impressions), np.concatenate(clicks), left_out)
@@ -83,17 +83,17 @@ def count_tokens(
     """
     assert split.labels is not None
     lengths = token_lengths.astype(np.int32)
-    longest_skip = np.zeros(split.candidates.num_rows, dtype=np.int32)
+    longest_skipped = np.zeros(split.candidates.num_rows, dtype=np.int32)
     labelled = Ragged(split.labels, split.candidates.offsets)
-    for start in range(0, len(longest_skip), BLOCK):
+    for start in range(0, len(longest_skipped), BLOCK):
         candidates, labels = (
             rows.between(start, start + BLOCK) for rows in (split.candidates, labelled)
         )
-        of_skips = lengths[candidates.values] * (labels.values == 0)
+        skipped_lengths = lengths[candidates.values] * (labels.values == 0)
         filled = np.flatnonzero(candidates.lengths)  # reduceat cannot handle empty rows
         if len(filled):
             first = candidates.offsets[filled]
-            longest_skip[start + filled] = np.maximum.reduceat(of_skips, first)
+            longest_skipped[start + filled] = np.maximum.reduceat(skipped_lengths, first)
 
     of_history = np.zeros(split.histories.num_rows, dtype=np.int32)
     owner = np.asarray(split.history)[index.impression]
@@ -102,31 +102,31 @@ def count_tokens(
         rows = used[start : start + BLOCK]
         clicked = split.histories.take(rows, last=max_history)
         of_history[rows] = np.diff(to_offsets(lengths[clicked.values])[clicked.offsets])
-    own = lengths[index.click] + npratio * longest_skip[index.impression]
+    own = lengths[index.click] + npratio * longest_skipped[index.impression]
     return SampleTokens(own, of_history[owner])
 
 
-def draw_skips(
-    num_skips: NDArray[np.int64], npratio: int, seed: int, epoch: int, sample: NDArray[np.int64]
+def draw_skipped(
+    num_skipped: NDArray[np.int64], npratio: int, seed: int, epoch: int, sample: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Draw ``npratio`` different skipped news for each sample.
 
     Args:
-        num_skips: Number of skipped news to draw from ``[batch]``.
+        num_skipped: Number of skipped news to draw from ``[batch]``.
         npratio: How many to draw.
         seed: Seed of the run.
         epoch: Number of the epoch.
         sample: Number of each sample ``[batch]``.
 
     Returns:
-        Positions from 0 to ``num_skips - 1``, ascending in each row; a row ends in -1 if there are
+        Positions from 0 to ``num_skipped - 1``, ascending in each row; a row ends in -1 if there are
         too few ``[batch, npratio]``.
     """
     beyond = np.iinfo(np.int64).max
     uniform = counter_uniform(seed, epoch, sample[:, None], np.arange(npratio))
     chosen = np.full((len(sample), npratio), beyond)
     for draw in range(npratio):
-        left = num_skips - draw
+        left = num_skipped - draw
         place = (uniform[:, draw] * left).astype(np.int64)
         # place counts positions not drawn yet: step over the earlier draws, lowest first.
         for earlier in chosen[:, :draw].T:
@@ -189,21 +189,21 @@ class TrainSamples(Dataset[Batch]):
     def __getitem__(self, key: BatchKey) -> Batch:
         """Return one batch."""
         impression = self.index.impression[key.samples]
-        skips = self._skips(impression)
-        drawn = draw_skips(skips.lengths, self.npratio, self.seed, key.epoch, key.samples)
+        skipped = self._skipped(impression)
+        drawn = draw_skipped(skipped.lengths, self.npratio, self.seed, key.epoch, key.samples)
         candidates = np.zeros((len(impression), 1 + self.npratio), dtype=np.int64)
         candidates[:, 0] = self.index.click[key.samples]
         real = drawn >= 0
-        candidates[:, 1:][real] = skips.values[(skips.offsets[:-1, None] + drawn)[real]]
+        candidates[:, 1:][real] = skipped.values[(skipped.offsets[:-1, None] + drawn)[real]]
         labels = np.zeros_like(candidates)
         labels[:, 0] = 1
 
         owner = np.asarray(self.split.history)[impression]
         distinct, user = np.unique(owner, return_inverse=True)
         history = self.split.histories.take(distinct, last=self.max_history).pad()
-        return self._with_stories(history, user, candidates, labels)
+        return self._with_news(history, user, candidates, labels)
 
-    def _skips(self, impression: NDArray[np.integer]) -> Ragged:
+    def _skipped(self, impression: NDArray[np.integer]) -> Ragged:
         """Return the known skipped news of some impressions, in file order."""
         assert self.split.labels is not None
         places = self.split.candidates.places(impression)
@@ -211,7 +211,7 @@ class TrainSamples(Dataset[Batch]):
         labels = np.asarray(self.split.labels)[places.values]
         return shown.select((labels == 0) & (shown.values >= FIRST_NEWS))
 
-    def _with_stories(
+    def _with_news(
         self,
         history: NDArray[np.integer],
         user: NDArray[np.int64],

@@ -43,7 +43,7 @@ KEY = 16
 """Bytes of the hash that identifies a text."""
 PART_BYTES = 256 << 20
 """Size at which a part is sealed. A killed process loses at most this many bytes."""
-STORIES_PER_PASS = 1024
+NEWS_PER_PASS = 1024
 
 log = logging.getLogger(__name__)
 
@@ -210,7 +210,7 @@ class StateStore:
         if need > free:
             half = "bf16 (half as much) or " if self.dtype == torch.float32 else ""
             raise UserError(
-                f"The frozen layers' states of {len(missing):,} stories need {room}, where "
+                f"The frozen layers' states of {len(missing):,} news items need {room}, where "
                 f"{free / 2**20:,.1f} MiB are free. Free some, or set --data.frozen_states to "
                 f"{half}none (the whole PLM runs in every step)."
             )
@@ -219,7 +219,7 @@ class StateStore:
         )
         ends = lengths[missing].cumsum(0) * per_token
         with progress(
-            "Reading stories", tokens, 100_000, lambda speed: f"{speed:,.0f} word pieces/s"
+            "Reading news items", tokens, 100_000, lambda speed: f"{speed:,.0f} word pieces/s"
         ) as advance:
             for rows in missing.split(torch.bincount((ends - 1) // PART_BYTES).tolist()):
                 if not len(rows):
@@ -227,7 +227,7 @@ class StateStore:
                 keys = b"".join(text_keys(catalogue, rows))
                 with building(base) as folder:
                     values = NpyWriter(folder / "values.npy", self.bits, self.hidden)
-                    for block in rows.split(STORIES_PER_PASS):
+                    for block in rows.split(NEWS_PER_PASS):
                         found = compute(block).to(self.dtype).cpu().contiguous()
                         values.write(found.view(torch.uint8).numpy().view(self.bits))
                         advance(len(found))

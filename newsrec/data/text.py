@@ -12,7 +12,7 @@ from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Catalogue
 from newsrec.data.cache import digest, find_or_build
 from newsrec.data.dataset import NewsData
-from newsrec.data.fields import check_fields, story_texts
+from newsrec.data.fields import check_fields, news_texts
 
 TOKENS_FORMAT = 1
 CHUNK = 10_000
@@ -33,7 +33,7 @@ def tokenize_catalogue(
     key = digest(TOKENS_FORMAT, data.cache.name, list(fields), max_tokens, tokenizer_json)
 
     def build(folder: Path) -> None:
-        arrays = _tokenize(story_texts(data.news, fields), max_tokens, tokenizer_json)
+        arrays = _tokenize(news_texts(data.news, fields), max_tokens, tokenizer_json)
         for name, array in zip(Catalogue._fields, arrays, strict=True):
             np.save(folder / f"{name}.npy", array)
 
@@ -66,11 +66,11 @@ def _tokenize(
     _, first, group = np.unique(tokens, axis=0, return_index=True, return_inverse=True)
     text_row = distinct.indices.to_numpy()
     group = group.reshape(-1)[text_row]  # of each news item
-    first_story = np.full(len(first), len(texts), dtype=np.int64)
-    np.minimum.at(first_story, group, np.arange(len(texts)))
+    first_news_row = np.full(len(first), len(texts), dtype=np.int64)
+    np.minimum.at(first_news_row, group, np.arange(len(texts)))
     empty = np.zeros((FIRST_NEWS, max_tokens), dtype=np.int32)
     return (
         np.concatenate([empty, ids[text_row]]),
         np.concatenate([np.zeros(FIRST_NEWS, dtype=np.int64), lengths[text_row]]),
-        np.concatenate([np.arange(FIRST_NEWS), first_story[group] + FIRST_NEWS]),
+        np.concatenate([np.arange(FIRST_NEWS), first_news_row[group] + FIRST_NEWS]),
     )

@@ -24,12 +24,12 @@ def first_shown(data: NewsData) -> NDArray[np.int64]:
     """
     first = np.full(data.num_news, NEVER)
     bounds = np.asarray(data.arrays["candidate_offsets"])
-    stories = data.arrays["candidate_values"]
+    news = data.arrays["candidate_values"]
     time = np.asarray(data.arrays["time"]).astype(np.int64)
     for begin in range(0, len(time), STEP):
         ends = bounds[begin : begin + STEP + 1]
         times = np.repeat(time[begin : begin + STEP], np.diff(ends))
-        np.minimum.at(first, stories[ends[0] : ends[-1]], times)
+        np.minimum.at(first, news[ends[0] : ends[-1]], times)
     first[:FIRST_NEWS] = NEVER
     return first
 
@@ -46,9 +46,9 @@ def age_scores(data: NewsData, split: str) -> NDArray[np.float32]:
     bounds = np.asarray(target.candidates.offsets)
     for begin in range(0, len(target.time), STEP):
         ends = bounds[begin : begin + STEP + 1]
-        stories = target.candidates.values[ends[0] : ends[-1]]
+        news = target.candidates.values[ends[0] : ends[-1]]
         now = np.repeat(target.time[begin : begin + STEP].astype(np.int64), np.diff(ends))
-        known = stories >= FIRST_NEWS
-        hours = np.where(known, now - first[stories], 0) / 3600
+        known = news >= FIRST_NEWS
+        hours = np.where(known, now - first[news], 0) / 3600
         scores[ends[0] : ends[-1]] = known / (1 + hours)
     return scores

@@ -29,7 +29,7 @@ from newsrec.model.matching import match_pairs
 RECENT_WINDOW = 24 * 60 * 60
 """How far back from an impression ``recent`` counts clicks, in seconds."""
 WORD = re.compile(r"\b\w\w+\b")
-BLOCK_STORIES = 1 << 16
+BLOCK_NEWS = 1 << 16
 """Most history entries and candidates that one block gathers."""
 PROFILE_CELLS = 1 << 23
 """Most numbers in the dense user profiles of one block (64 MB)."""
@@ -144,18 +144,18 @@ def recent_scores(data: NewsData, split: str) -> NDArray[np.float32]:
     candidates of an impression a day or more after the last click score 0.
     """
     target = data.split(split)
-    stories, times = [], []
+    news, times = [], []
     for source in labelled_splits(data):
         assert source.labels is not None
         clicked = np.flatnonzero(source.labels)
         owner = np.searchsorted(source.candidates.offsets, clicked, side="right") - 1
-        stories.append(source.candidates.values[clicked])
+        news.append(source.candidates.values[clicked])
         times.append(source.time[owner].astype(np.int64))
-    if not stories:
+    if not news:
         raise UserError(f"{data.root} has no split with labels, so there are no clicks to count.")
-    story, time = np.concatenate(stories), np.concatenate(times)
-    known = story != UNKNOWN_NEWS
-    story, time = story[known].astype(np.int64), time[known]
+    clicked_news, time = np.concatenate(news), np.concatenate(times)
+    known = clicked_news != UNKNOWN_NEWS
+    clicked_news, time = clicked_news[known].astype(np.int64), time[known]
 
     # One sorted key orders the clicks by news item, then by second. Seconds are counted from more
     # than a window before the first, so no window reaches clicks of the previous news item.
@@ -163,7 +163,7 @@ def recent_scores(data: NewsData, split: str) -> NDArray[np.float32]:
     everything = np.concatenate([time, shown])
     start = everything.min(initial=1 << 62) - RECENT_WINDOW - 1
     span = everything.max(initial=start) - start + 1
-    clicks = np.sort(story * span + time - start)
+    clicks = np.sort(clicked_news * span + time - start)
 
     scores = np.empty(len(target.candidates.values), dtype=np.float32)
     bounds = target.candidates.offsets
@@ -232,7 +232,7 @@ def cosine_scores(
         # No history here is empty: reduceat would give it the first vector of the next history.
         users = np.add.reduceat(clicked, block.histories.offsets[:-1], axis=0)
         users /= block.histories.lengths[:, None]
-        candidates = torch.from_numpy(centred[block.stories])
+        candidates = torch.from_numpy(centred[block.news])
         owners = torch.from_numpy(users[block.owner]).unsqueeze(1)
         scores[block.positions] = match_pairs(owners, candidates).numpy()
     return scores
@@ -258,11 +258,11 @@ class _Block(NamedTuple):
 
     histories: Ragged  # catalogue rows
     owner: NDArray[np.int64]  # row of histories that each candidate belongs to [candidates]
-    stories: NDArray[np.int32]  # catalogue row of each candidate [candidates]
+    news: NDArray[np.int32]  # catalogue row of each candidate [candidates]
     positions: NDArray[np.int64]  # position of each candidate in the split [candidates]
 
 
-def _blocks(split: Split, max_stories: int, max_histories: int = 1 << 62) -> Iterator[_Block]:
+def _blocks(split: Split, max_news: int, max_histories: int = 1 << 62) -> Iterator[_Block]:
     """Divide a split into blocks that keep the impressions of one history together.
 
     A history whose impressions do not fit into one block appears in several.
@@ -276,14 +276,14 @@ def _blocks(split: Split, max_stories: int, max_histories: int = 1 << 62) -> Ite
     work = to_offsets(split.candidates.lengths[order] + first * lengths[history])
     begin = 0
     while begin < len(order):
-        by_stories = np.searchsorted(work, work[begin] + max_stories, side="right") - 1
+        by_news = np.searchsorted(work, work[begin] + max_news, side="right") - 1
         by_histories = np.searchsorted(rank, rank[begin] + max_histories)
-        end = max(begin + 1, min(by_stories, by_histories))
+        end = max(begin + 1, min(by_news, by_histories))
         places = split.candidates.places(order[begin:end])
         owner = (rank[begin:end] - rank[begin])[places.owners()]
         histories = split.histories.take(np.unique(history[begin:end]))
-        stories = split.candidates.values[places.values]
-        yield _Block(histories, owner, stories, places.values)
+        news = split.candidates.values[places.values]
+        yield _Block(histories, owner, news, places.values)
         begin = end
 
 
@@ -299,17 +299,17 @@ def _term_scores(
     scores = np.zeros(len(split.candidates.values), dtype=np.float32)
     max_histories = max(1, PROFILE_CELLS // max(1, num_terms))
     profiles = np.zeros(max_histories * num_terms)
-    for block in _blocks(split, BLOCK_STORIES, max_histories):
+    for block in _blocks(split, BLOCK_NEWS, max_histories):
         places = terms.places(block.histories.values)
         at, user = places.values, block.histories.owners()[places.owners()]
         cells = user * num_terms + terms.values[at]
         shares = weights[at] / block.histories.lengths[user]
         np.add.at(profiles, cells, shares)
 
-        places = terms.places(block.stories)
+        places = terms.places(block.news)
         at, candidate = places.values, places.owners()
         products = profiles[block.owner[candidate] * num_terms + terms.values[at]] * weights[at]
-        dots = np.bincount(candidate, products, len(block.stories))
+        dots = np.bincount(candidate, products, len(block.news))
         if cosine:
             # sum_k p_k^2, summed over the added shares only, so that no profile is read whole.
             squares = np.bincount(user, shares * profiles[cells], block.histories.num_rows)

@@ -7,11 +7,11 @@ HEADINGS = {name: metric.heading for name, metric in TABLE.items()}
 
 SLICE_NAMES = {
     "history_length": "clicks before",
-    "user": "reader",
+    "user": "user",
     "shown_new": "new candidates",
     "clicked_new": "clicked news",
     "history_new": "new in the history",
-    "story_age": "age of the click",
+    "news_age": "age of the click",
     "category": "category clicked",
     "candidates": "candidates",
     "day": "day",

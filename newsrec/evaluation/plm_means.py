@@ -41,7 +41,7 @@ def first_plm(datamodule: "MindDataModule", device: Any) -> "CutPlm":
 
 
 @contextlib.contextmanager
-def note_means(module: "RecommenderModule") -> Iterator[list["Tensor"]]:
+def record_means(module: "RecommenderModule") -> Iterator[list["Tensor"]]:
     """Record the mean last PLM state of each news item that the model encodes, in that order.
 
     The baseline ``cosine`` then needs no second pass through the PLM.
@@ -76,18 +76,18 @@ def vectors_before_training(
     Args:
         module: The model.
         datamodule: The data folder.
-        noted: Means that ``note_means`` recorded on this process while the model encoded the
+        noted: Means that ``record_means`` recorded on this process while the model encoded the
             catalogue in float32; empty after another precision, to compute them again.
         device: Where to compute.
         rank: Number of this process.
         world_size: Number of processes; all must call this.
     """
-    from newsrec.training.catalogue import gather_means, mean_states, story_blocks
+    from newsrec.training.catalogue import gather_means, mean_states, news_blocks
 
     catalogue = datamodule.catalogue
     if module.tune_layers == 0:
         cut = module.recommender.news_encoder.cut
-        own = sum(map(len, story_blocks(catalogue)[rank::world_size]))
+        own = sum(map(len, news_blocks(catalogue)[rank::world_size]))
         if noted and sum(map(len, noted)) == own:
             hidden = cut.plm.config.hidden_size
             return gather_means(noted, hidden, catalogue, device, rank, world_size).numpy()

@@ -68,7 +68,7 @@ def compute_results(
         "window": part.window,
         "impressions": len(part.history),
         "unknown_candidates": part.counts["unknown_candidates"],
-        "skipped_lines": part.counts.get("skipped_lines", 0),
+        "dropped_lines": part.counts.get("dropped_lines", 0),
         "data_fingerprint": part.fingerprint,
         ENTROPY: float(entropy.mean()),
     }

@@ -13,7 +13,7 @@ from newsrec.data.splits import LAST_DAY, choose_splits
 from newsrec.errors import UserError
 from newsrec.evaluation.baselines import clicks_of, score_baseline
 from newsrec.evaluation.ensemble import combine, merge_info
-from newsrec.evaluation.plm_means import note_means, plm_vectors, vectors_before_training
+from newsrec.evaluation.plm_means import plm_vectors, record_means, vectors_before_training
 
 if TYPE_CHECKING:
     from newsrec.data.datamodule import MindDataModule
@@ -52,11 +52,11 @@ def score_split(
         Scores in the order of the file on the first process, None on the others ``[candidates]``.
     """
     from newsrec.training.callbacks import ScoreCollector
-    from newsrec.training.processes.together import one_fate
+    from newsrec.training.processes.together import fail_together
 
     collector = next(c for c in trainer.callbacks if isinstance(c, ScoreCollector))
     datamodule.predict_on(split)
-    with one_fate(trainer):
+    with fail_together(trainer):
         trainer.predict(module, datamodule=datamodule, return_predictions=False)
         return collector.scores(trainer, datamodule.data.split(split))
 
@@ -95,7 +95,7 @@ def score_checkpoints(
     from newsrec.training.hardware.precision import TRAINERS
     from newsrec.training.hardware.settle import settle_scoring, trainer_defaults
     from newsrec.training.mistakes import trainer_mistakes
-    from newsrec.training.processes.launch import refuse_lonely, started_by_torchrun
+    from newsrec.training.processes.launch import refuse_unconnected, started_by_torchrun
     from newsrec.training.trained_run import TrainedRun
 
     def open_run(path: str | Path) -> TrainedRun:
@@ -117,7 +117,7 @@ def score_checkpoints(
             options |= {"callbacks": [ScoreCollector()], "precision": TRAINERS[precision]}
             with trainer_mistakes():
                 built = Trainer(**(options | started_by_torchrun(options)))
-            refuse_lonely(built)
+            refuse_unconnected(built)
         member = _score_run(run, split, built, precision, by_auto, with_means and not members)
         members += [member] if member is not None else []
     if not members:  # not the first process
@@ -222,7 +222,7 @@ def _score_run(
     noted: list[Any] = []
     with contextlib.ExitStack() as stack:
         if beside:
-            noted = stack.enter_context(note_means(module))
+            noted = stack.enter_context(record_means(module))
         scores = score_split(trainer, module, data, split)
     vectors = None
     if beside:  # all processes share this work

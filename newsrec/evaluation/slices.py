@@ -27,7 +27,7 @@ SLICES = {
     "shown_new": "how many of the candidates are not in train",
     "clicked_new": "whether the first clicked news item is in train",
     "history_new": "whether a news item of the history is not in train; empty histories left out",
-    "story_age": "time since the first clicked news item was first shown, in any split",
+    "news_age": "time since the first clicked news item was first shown, in any split",
     "category": "category of the first clicked news item",
     "candidates": "number of candidates",
     "day": "when it was shown",
@@ -81,7 +81,7 @@ def slice_impressions(data: NewsData, split: str) -> dict[str, Slice]:
         result["category"] = _categories(data, clicked)
         age = np.where(clicked >= FIRST_NEWS, part.time.astype(np.int64), NEVER)
         age -= first_shown(data)[np.maximum(clicked, 0)]
-        result["story_age"] = _binned(age, AGES, clicked >= FIRST_NEWS)
+        result["news_age"] = _binned(age, AGES, clicked >= FIRST_NEWS)
     if data.train in data.splits:
         result |= _newness(data.split(data.train), part, clicked, data.num_news, len(data.users))
     return {name: result[name] for name in SLICES if name in result}
@@ -137,9 +137,9 @@ def first_clicked(split: Split) -> NDArray[np.int64]:
     clicks = np.append(np.flatnonzero(split.labels), len(split.labels))
     first = clicks[np.searchsorted(clicks, offsets[:-1])]
     found = first < offsets[1:]
-    stories = np.full(len(found), -1, dtype=np.int64)
-    stories[found] = split.candidates.values[first[found]]
-    return stories
+    news = np.full(len(found), -1, dtype=np.int64)
+    news[found] = split.candidates.values[first[found]]
+    return news
 
 
 def _newness(
@@ -152,15 +152,15 @@ def _newness(
     in_train[train.history] = True
     known[train.histories.values[np.repeat(in_train, train.histories.lengths)]] = True
     known[:FIRST_NEWS] = False
-    readers = np.zeros(num_users, dtype=bool)
-    readers[train.user] = True
+    in_train = np.zeros(num_users, dtype=bool)
+    in_train[train.user] = True
 
     shown = part.candidates.lengths
     new = _count(~known[part.candidates.values], part.candidates.offsets)
     history_new = _count(~known[part.histories.values], part.histories.offsets)[part.history]
     has_history = part.histories.lengths[part.history] > 0
     result = {
-        "user": _coded(("in train", "new"), ~readers[part.user]),
+        "user": _coded(("in train", "new"), ~in_train[part.user]),
         "shown_new": _coded(
             ("none new", "some new", "all new"), (new > 0) + 1 * ((new == shown) & (new > 0))
         ),

@@ -210,7 +210,7 @@ def _not_a_permutation(ranks: list[int]) -> str:
     if above is not None:
         return f"the rank {above} of {len(ranks)} candidates, while {missing} is missing"
     twice, times = Counter(ranks).most_common(1)[0]
-    return f"the rank {twice} stands {times} times, while {missing} is missing"
+    return f"the rank {twice} occurs {times} times, and {missing} is missing"
 
 
 def _short(word: bytes) -> str:

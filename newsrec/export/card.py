@@ -32,11 +32,11 @@ def model_card(module: RecommenderModule, manifest: dict[str, Any]) -> str:
     fields, data = " + ".join(manifest["fields"]), ", ".join(windows) or "not recorded"
     return f"""# News recommender, exported by newsrec {manifest["versions"]["newsrec"]}
 
-A story's text ({fields}, at most {module.max_tokens} tokens) becomes {module.dim} numbers:
+A news item's text ({fields}, at most {module.max_tokens} tokens) becomes {module.dim} numbers:
 {module.plm} ({tuned}), then {news}.{residual}
-A reader's last {module.max_history} clicks become {vectors}: {user}.
-{_score(manifest["matching"])} ranks stories; it is no probability,
-and scores of two readers say nothing about each other.
+A user's last {module.max_history} clicks become {vectors}: {user}.
+{_score(manifest["matching"])} ranks news items; it is no probability,
+and scores of two users say nothing about each other.
 
 ## Training
 
@@ -50,11 +50,11 @@ and scores of two readers say nothing about each other.
 
 ## Limits
 
-- It knows what its clicks knew: one site, one language, the weeks above. Stories of another kind
+- It knows what its clicks knew: one site, one language, the weeks above. News items of another kind
   are encoded all the same, and nothing warns.
 - Clicks follow what was shown and where. A score is a guess at the next click, not at what is true,
-  good for a reader, or worth reading.
-- A reader without history gets one vector for all of them; what is popular is not in it.
+  good for a user, or worth reading.
+- A user without history gets one vector for all of them; what is popular is not in it.
 - Vectors of this model and of another must never be mixed: model hash {manifest["model_hash"]}.
 
 ## Licences
@@ -74,7 +74,7 @@ def _stack(config: FastformerConfig) -> str:
 def _score(matching: dict[str, Any]) -> str:
     if matching["head"] == "late":
         return (
-            "Their dot product, mixed with the mean of a story's products with the "
+            "Their dot product, mixed with the mean of a news item's products with the "
             f"{matching['clicks']} most similar clicks,"
         )
     kind = {"max": "highest", "logsumexp": "smooth maximum of the"}

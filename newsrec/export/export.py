@@ -17,7 +17,7 @@ from torch import Tensor
 from newsrec.data import FIRST_NEWS
 from newsrec.data.cache import digest
 from newsrec.data.datamodule import MindDataModule
-from newsrec.data.fields import story_texts, text_hashes
+from newsrec.data.fields import news_texts, text_hashes
 from newsrec.errors import UserError
 from newsrec.export.card import model_card
 from newsrec.export.graphs import (
@@ -28,7 +28,7 @@ from newsrec.export.graphs import (
     user_names,
     write_onnx,
 )
-from newsrec.export.verify import compare_encoders, compare_stories, evaluate_export
+from newsrec.export.verify import compare_encoders, compare_news, evaluate_export
 from newsrec.export.weights import write_model
 from newsrec.files import file_hash, publish, require_empty
 from newsrec.metrics import METRICS
@@ -58,26 +58,26 @@ SPLIT = "dev"
 """The split whose metrics go into the manifest."""
 
 INPUT_CONTRACT = (
-    "A story's text is its fields, those that are not empty, joined by a space, runs of whitespace "
+    "A news item's text is its fields, those that are not empty, joined by a space, runs of whitespace "
     "made one and none at the ends; tokenizer.json makes token ids of it, special tokens included, "
-    "and cuts them to max_tokens; stories of one batch are padded behind with 0, where mask is "
+    "and cuts them to max_tokens; news items of one batch are padded behind with 0, where mask is "
     "false, and each has at least one token (0 if it would have none). Line by line, row of "
-    "news.parquet is the story's row in news_vectors.npy, float32 [rows, dim], row 0 zeros. "
-    "history holds the news vectors of the stories that a reader clicked, oldest first, repeats "
+    "news.parquet is the news item's row in news_vectors.npy, float32 [rows, dim], row 0 zeros. "
+    "history holds the news vectors of the news items that a user clicked, oldest first, repeats "
     "included, zeros behind; mask is true where history is real. Of more than max_history clicks "
     "the newest are read. An empty history is a row whose mask is all false, with at least one "
-    "column. {score} Higher is better. A click on a story without vector is left out; a candidate "
-    "without one has row 1 of news_vectors.npy, the mean of all real stories."
+    "column. {score} Higher is better. A click on a news item without vector is left out; a candidate "
+    "without one has row 1 of news_vectors.npy, the mean of all real news items."
 )
 SCORE = {
-    "dot": "The score of a story is the dot product of user_vector and its news vector.",
+    "dot": "The score of a news item is the dot product of user_vector and its news vector.",
     "late": (
-        "The score of a story is the dot product of user_vector and its news vector, plus the mean "
+        "The score of a news item is the dot product of user_vector and its news vector, plus the mean "
         "of the {clicks} largest products of its news vector with rows of click_vectors where "
         "click_mask is true; of all such rows if there are fewer, and of 0 if there are none."
     ),
     "interests": (
-        "The score of a story is {combine} over the dot products of its news vector with the rows "
+        "The score of a news item is {combine} over the dot products of its news vector with the rows "
         "of interest_vectors; user_vector is the mean of these rows."
     ),
 }
@@ -196,11 +196,11 @@ def write_catalogue(
     vectors = _encode(module, data)
     table = data.data.news.select(["news_id", "title", "category", "subcategory"])
     rows = pa.array(np.arange(FIRST_NEWS, len(vectors)))
-    hashes = pa.array(text_hashes(story_texts(data.data.news, data.fields)), pa.string())
+    hashes = pa.array(text_hashes(news_texts(data.data.news, data.fields)), pa.string())
     table = table.add_column(0, "row", rows).append_column("text_hash", hashes)
     write_news(StoredNews(table.cast(NEWS_SCHEMA), vectors.numpy()), folder)
     if (folder / NEWS_ENCODER).is_file():
-        error = compare_stories(vectors, data.catalogue, folder / NEWS_ENCODER)
+        error = compare_news(vectors, data.catalogue, folder / NEWS_ENCODER)
         log.info("verified: %s on real news, to %.1e", NEWS_ENCODER, error)
     split = data.data.splits.get(SPLIT)
     if split is None or split.labels is None:

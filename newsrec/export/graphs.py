@@ -160,5 +160,5 @@ def _untraceable(encoder: NewsEncoder, error: Exception) -> UserError:
     return UserError(
         f"The news encoder cannot be exported: PyTorch cannot trace a PLM of the family "
         f"{encoder.plm.config.model_type} ({reason}). Leave it out by --news_encoder false: "
-        "readers and the stories of --data.root are then served, stories published later are not."
+        "users and the news items of --data.root are then served, news items published later are not."
     )

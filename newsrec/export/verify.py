@@ -70,15 +70,15 @@ def compare_encoders(module: RecommenderModule, folder: Path) -> dict[str, float
             again.users_of(*newest(history, mask, full)), news
         ),
     }
-    stories: dict[str, Encoder] = {WEIGHTS: lambda *padded: sorted_stories(again, *padded)}
+    news: dict[str, Encoder] = {WEIGHTS: lambda *padded: sorted_news(again, *padded)}
     if (folder / NEWS_ENCODER).is_file():
-        stories[NEWS_ENCODER] = onnx_encoder(folder / NEWS_ENCODER, "token_ids")
-    made = list(made_stories(module.max_tokens, recommender.news_encoder.plm.config.vocab_size))
-    vectors = torch.cat([sorted_stories(recommender, *padded) for padded in made])
+        news[NEWS_ENCODER] = onnx_encoder(folder / NEWS_ENCODER, "token_ids")
+    made = list(made_news(module.max_tokens, recommender.news_encoder.plm.config.vocab_size))
+    vectors = torch.cat([sorted_news(recommender, *padded) for padded in made])
     others = {
-        name: torch.cat([encode(*padded) for padded in made]) for name, encode in stories.items()
+        name: torch.cat([encode(*padded) for padded in made]) for name, encode in news.items()
     }
-    worst, largest = dict.fromkeys([*users, *stories], 0.0), 0.0
+    worst, largest = dict.fromkeys([*users, *news], 0.0), 0.0
     for rows, mask in made_histories(full, len(vectors)):
         history = vectors[rows] * mask[..., None]
         user = recommender.users_of(*newest(history, mask, full))
@@ -151,7 +151,7 @@ class ExportedScores:
         return Users(torch.from_numpy(found.vectors), real, self.own.combine)
 
 
-def made_histories(full: int, num_stories: int) -> Iterator[tuple[Tensor, Tensor]]:
+def made_histories(full: int, num_news: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield random histories as rows of news, and their mask, each ``[batch, history]``."""
     kinds = [0, 1, min(7, full), full, full + 11]
     generator = torch.Generator().manual_seed(0)
@@ -159,10 +159,10 @@ def made_histories(full: int, num_stories: int) -> Iterator[tuple[Tensor, Tensor
     batches += [[kinds[-1 - i % len(kinds)] for i in range(size)] for size in BATCHES]
     for lengths in batches:
         mask = torch.arange(max(*lengths, 1)) < torch.tensor(lengths)[:, None]
-        yield torch.randint(num_stories, mask.shape, generator=generator), mask
+        yield torch.randint(num_news, mask.shape, generator=generator), mask
 
 
-def made_stories(max_tokens: int, vocabulary: int) -> Iterator[tuple[Tensor, Tensor]]:
+def made_news(max_tokens: int, vocabulary: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield random tokens of news of every length, and their mask, each ``[news, tokens]``."""
     generator = torch.Generator().manual_seed(0)
     for size in (1, *BATCHES):
@@ -171,7 +171,7 @@ def made_stories(max_tokens: int, vocabulary: int) -> Iterator[tuple[Tensor, Ten
         yield torch.randint(2, vocabulary, mask.shape, generator=generator) * mask, mask
 
 
-def sorted_stories(recommender: NewsRecommender, token_ids: Tensor, mask: Tensor) -> Tensor:
+def sorted_news(recommender: NewsRecommender, token_ids: Tensor, mask: Tensor) -> Tensor:
     """Return PyTorch's vectors of padded news in any order ``[news, dim]``."""
     lengths, order = mask.sum(dim=1).sort(stable=True)
     return recommender.news_encoder(token_ids[order], lengths)[order.argsort()]
@@ -190,7 +190,7 @@ def newest(history: Tensor, mask: Tensor, max_history: int) -> tuple[Tensor, Ten
 
 
 @torch.no_grad()
-def compare_stories(vectors: Tensor, catalogue: "Catalogue", path: Path) -> float:
+def compare_news(vectors: Tensor, catalogue: "Catalogue", path: Path) -> float:
     """Compare the exported news encoder with PyTorch on real news.
 
     Args:

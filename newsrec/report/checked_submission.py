@@ -77,10 +77,10 @@ def warnings_of(report: Report, split: Split) -> list[str]:
                 f"{what.split()[0]}. {advice}: is news.tsv whole, and behaviors.tsv read by its "
                 "columns?"
             )
-    skipped = split.counts.get("skipped_lines", 0)
+    skipped = split.counts.get("dropped_lines", 0)
     if skipped:
         found.append(
-            f"lines of behaviors.tsv that could not be read and were skipped: {skipped:,}. The "
+            f"lines of behaviors.tsv that could not be read and were dropped: {skipped:,}. The "
             "leaderboard wants a line for each of them: unpack the data again."
         )
     return found

@@ -15,7 +15,7 @@ from rich.console import Console
 from newsrec.data.datamodule import MindDataModule
 from newsrec.data.splits import LAST_DAY
 from newsrec.evaluation.baselines import scores_beside
-from newsrec.evaluation.plm_means import note_means, vectors_before_training
+from newsrec.evaluation.plm_means import record_means, vectors_before_training
 from newsrec.evaluation.results import compute_results
 from newsrec.evaluation.scoring import score_split
 from newsrec.files import write_text
@@ -24,7 +24,7 @@ from newsrec.report.page import html_page
 from newsrec.report.terminal import NAMES, print_comparison, read_ceiling, read_curves
 from newsrec.training.checkpoint.read import read_checkpoint
 from newsrec.training.module import RecommenderModule
-from newsrec.training.processes.together import one_fate
+from newsrec.training.processes.together import fail_together
 from newsrec.training.progress.curves import draw_curves
 from newsrec.training.progress.ending import how_it_ended
 from newsrec.training.run import Run
@@ -44,7 +44,7 @@ def close_run(run: Run, trainer: Any, baselines: bool) -> None:
         trainer: Trainer of the run.
         baselines: Whether to compare the best checkpoint with the baselines.
     """
-    with one_fate(trainer):
+    with fail_together(trainer):
         _close(run, trainer, baselines)
 
 
@@ -112,7 +112,7 @@ def compare_best(
     datamodule, path = trained.data, trained.path
     split = datamodule.selected_on
     assert split is not None
-    with in_fp32(trainer), note_means(module) as noted:
+    with in_fp32(trainer), record_means(module) as noted:
         scores = score_split(trainer, module, datamodule, split)
     vectors = None
     if baselines:  # all processes share this work

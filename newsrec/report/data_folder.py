@@ -10,11 +10,11 @@ from newsrec.report.tables import table
 
 def print_data(data: NewsData) -> None:
     """Print the counts of each split, and the problems in its files."""
-    say(f"{data.root}: {len(data.news):,} stories, {len(data.users):,} users")
+    say(f"{data.root}: {len(data.news):,} news items, {len(data.users):,} users")
     terminal().print(counts_table(data))
     say("Unknown: not in any news.tsv. A history is empty if it has no known news.")
     for file, lines in data.bad_lines.items():
-        say(f"{file}: skipped lines, the first of them:", *lines, sep="\n  ")
+        say(f"{file}: dropped lines, the first of them:", *lines, sep="\n  ")
     for file in data.cut_off:
         say(f"{file}: {CUT_OFF}")
 
@@ -41,7 +41,7 @@ def _cells(split: Split) -> dict[str, str]:
         "impressions": f"{impressions:,}",
         "without labels": f"{0 if 'clicks' in counts else impressions:,}",
         "users": f"{counts['users']:,}",
-        "stories": f"{counts['stories']:,}",
+        "news": f"{counts['news']:,}",
         "repeated titles": f"{counts['repeated_titles']:,}",
         "candidates": f"{counts['candidates']:,}",
         "unknown candidates": share(counts["unknown_candidates"], counts["candidates"]),
@@ -51,5 +51,5 @@ def _cells(split: Split) -> dict[str, str]:
         "empty histories": share(counts["empty_histories"], impressions),
         "first day": str(first_day),
         "last day": str(last_day),
-        "lines skipped": f"{counts['skipped_lines'] + counts['skipped_news_lines']:,}",
+        "lines dropped": f"{counts['dropped_lines'] + counts['dropped_news_lines']:,}",
     }

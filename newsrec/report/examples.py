@@ -80,7 +80,7 @@ def _example(
     begin, end = map(int, part.candidates.offsets[row : row + 2])
     rank = results.ranks[begin:end]
     labels = None if part.labels is None else part.labels[begin:end]
-    stories = part.candidates.values[begin:end]
+    news = part.candidates.values[begin:end]
     listed = [
         i for i in np.argsort(rank) if rank[i] <= TOP or (labels is not None and labels[i] == 1)
     ]
@@ -88,10 +88,10 @@ def _example(
         Candidate(
             rank=int(rank[i]),
             score=float(scores[begin + i]),
-            category=_field(data, int(stories[i]), "category")
-            if stories[i] >= FIRST_NEWS
+            category=_field(data, int(news[i]), "category")
+            if news[i] >= FIRST_NEWS
             else RANKED_BLIND,
-            title=_field(data, int(stories[i]), "title") or "(no title)",
+            title=_field(data, int(news[i]), "title") or "(no title)",
             clicked=None if labels is None else bool(labels[i]),
         )
         for i in listed
@@ -104,15 +104,15 @@ def _example(
         user=data.users[int(part.user[row])].as_py(),
         time=str(part.time[row]).replace("T", " "),
         auc=None if values is None or not values.valid[row] else float(values.of("auc")[row]),
-        history=[_field(data, int(story), "title") or "(no title)" for story in history],
+        history=[_field(data, int(item), "title") or "(no title)" for item in history],
         num_history=last - first,
         candidates=candidates,
         num_candidates=end - begin,
     )
 
 
-def _field(data: NewsData, story: int, name: str) -> str:
+def _field(data: NewsData, item: int, name: str) -> str:
     """Return a text field of a catalogue row."""
-    if story < FIRST_NEWS:
+    if item < FIRST_NEWS:
         return UNKNOWN if name == "title" else ""
-    return data.news[name][story - FIRST_NEWS].as_py()
+    return data.news[name][item - FIRST_NEWS].as_py()

@@ -95,7 +95,7 @@ def _facts(metrics: Mapping[str, Any], title: str) -> dict[str, str]:
         ("single_class", "without a click or without a skip"),
         ("tied", "with tied scores"),
         ("unknown_candidates", "candidates not in news.tsv"),
-        ("skipped_lines", "lines skipped"),
+        ("dropped_lines", "lines dropped"),
     ):
         if key in metrics:
             facts[name] = f"{metrics[key]:,}"

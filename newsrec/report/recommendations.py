@@ -27,7 +27,7 @@ def print_recommendations(answer: Mapping[str, Any]) -> None:
             error=True,
         )
     rows = []
-    for news in answer["stories"]:
+    for news in answer["news"]:
         title = (news["title"] or "(no title)") if news["known"] else "(not in the export)"
         score = f"{news['score']:.3f}"
         rows.append((str(news["rank"]), news["news_id"], score, news["category"] or "?", title))

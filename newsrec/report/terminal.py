@@ -250,8 +250,8 @@ def counts(metrics: Mapping[str, Any]) -> list[str]:
             f"{metrics['split']} has no labels: {metrics['impressions']:,} impressions ranked, "
             f"{unknown}"
         ]
-    skipped = metrics["skipped_lines"]
+    skipped = metrics["dropped_lines"]
     if skipped:
         were = "line of behaviors.tsv was" if skipped == 1 else "lines of behaviors.tsv were"
-        lines.append(f"{skipped:,} {were} skipped and not ranked.")
+        lines.append(f"{skipped:,} {were} dropped and not ranked.")
     return lines

@@ -26,7 +26,7 @@ def answer(
         exclude_history: Whether clicked news are left out; ignored with ``candidates``.
 
     Returns:
-        A dictionary: ``stories`` has the news, best first; ``known_clicks`` is the number of clicks
+        A dictionary: ``news`` has the news, best first; ``known_clicks`` is the number of clicks
         whose news are in the export; ``read_clicks`` is how many of these, the newest, the model
         reads.
 
@@ -54,7 +54,7 @@ def answer(
         "read_clicks": min(clicks, manifest["max_history"]),
         "unknown_history": unknown_history,
         "unknown_candidates": unknown_candidates,
-        "stories": [
+        "news": [
             {
                 "rank": rank,
                 "news_id": news_id,

@@ -166,7 +166,7 @@ def check_news(news: StoredNews, dim: int, path: Path) -> None:
     ids = table["news_id"].to_pylist()
     if len(set(ids)) < len(ids):
         twice = next(news_id for news_id, number in Counter(ids).items() if number > 1)
-        raise UserError(f"{path.parent / NEWS}: the story {twice} is there twice. {AGAIN}")
+        raise UserError(f"{path.parent / NEWS}: the news item {twice} occurs twice. {AGAIN}")
 
 
 def write_news(news: StoredNews, folder: Path) -> None:

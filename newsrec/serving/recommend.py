@@ -28,18 +28,18 @@ from newsrec.serving.arguments import (
     require_one_user,
     require_strings,
 )
+from newsrec.serving.catalogue import (
+    Catalogue,
+    news_table,
+    of_categories,
+    require_same_number,
+    texts_of,
+)
 from newsrec.serving.folder import ExportFolder
 from newsrec.serving.matching import Users, match_all
 from newsrec.serving.results import AddedNews, Ranking, Recommendations
 from newsrec.serving.search import search
 from newsrec.serving.sessions import Encoders
-from newsrec.serving.stories import (
-    Stories,
-    of_categories,
-    require_same_number,
-    story_table,
-    texts_of,
-)
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Recommender:
     def __init__(self, folder: ExportFolder, threads: int | None = None) -> None:
         self.folder = folder
         self._encoders = Encoders(folder, threads)
-        self._stories = Stories.of(folder.read_news())
+        self._catalogue = Catalogue.of(folder.read_news())
         self._adding = threading.Lock()
 
     @classmethod
@@ -83,25 +83,25 @@ class Recommender:
     @property
     def news(self) -> pa.Table:
         """The catalogue, a table with the schema ``folder.NEWS_SCHEMA``."""
-        return self._stories.table
+        return self._catalogue.table
 
     @property
     def known_ids(self) -> Collection[str]:
         """The ids of ``news``, for fast membership tests."""
-        return self._stories.rows.keys()
+        return self._catalogue.rows.keys()
 
     @property
     def news_vectors(self) -> NDArray[np.float32]:
         """Row 0 (zeros), row 1 (the unknown news), then the rows of ``news`` ``[news, dim]``."""
-        return self._stories.vectors
+        return self._catalogue.vectors
 
     def describe(self, news_ids: Sequence[str]) -> list[dict[str, str | None]]:
         """Return ``title``, ``category`` and ``subcategory`` of each id; all None if unknown."""
-        stories = self._stories
-        texts = stories.table.select(SHOWN)
+        catalogue = self._catalogue
+        texts = catalogue.table.select(SHOWN)
         return [
-            texts.slice(stories.rows[news_id] - FIRST_NEWS, 1).to_pylist()[0]
-            if news_id in stories.rows
+            texts.slice(catalogue.rows[news_id] - FIRST_NEWS, 1).to_pylist()[0]
+            if news_id in catalogue.rows
             else dict.fromkeys(SHOWN)
             for news_id in news_ids
         ]
@@ -125,7 +125,7 @@ class Recommender:
         Raises:
             UserError: If lists differ in length, or a field that the model reads is missing.
         """
-        table = story_table(titles, categories, subcategories, abstracts)
+        table = news_table(titles, categories, subcategories, abstracts)
         return self._encoders.news(texts_of(table, self._fields).to_pylist())
 
     def add_news(
@@ -157,7 +157,7 @@ class Recommender:
             UserError: As in ``encode_news``, and if an id is given twice with different texts.
         """
         ids = require_strings(news_ids, "news_ids")
-        table = story_table(titles, categories, subcategories, abstracts)
+        table = news_table(titles, categories, subcategories, abstracts)
         require_same_number(ids, "news_ids", table["title"], "titles")
         texts = texts_of(table, self._fields)
         hashes = text_hashes(texts)
@@ -168,8 +168,8 @@ class Recommender:
                     f"news_ids holds {news_id!r} twice, with different texts. Give each item once."
                 )
         with self._adding:
-            stories = self._stories
-            known = stories.text_hashes()
+            catalogue = self._catalogue
+            known = catalogue.text_hashes()
             places = [place for i, place in first.items() if known.get(i) != hashes[place]]
             if places:
                 columns = {"news_id": pa.array(ids, pa.string())}
@@ -178,7 +178,7 @@ class Recommender:
                     columns[field] = table[field] if given else pa.array([""] * len(ids))
                 columns["text_hash"] = pa.array(hashes, pa.string())
                 vectors = self._encoders.news(texts.take(pa.array(places)).to_pylist())
-                self._stories = stories.updated(pa.table(columns).take(places), vectors)
+                self._catalogue = catalogue.updated(pa.table(columns).take(places), vectors)
         replaced = sum(ids[place] in known for place in places)
         return AddedNews(len(places) - replaced, replaced, len(first) - len(places))
 
@@ -198,8 +198,8 @@ class Recommender:
         Raises:
             UserError: If an id is not a string.
         """
-        stories = self._stories
-        found = _look_up(stories, histories)
+        catalogue = self._catalogue
+        found = _look_up(catalogue, histories)
         unknown = list(dict.fromkeys(i for history in found for i in history.unknown))
         if unknown:
             log.warning(
@@ -207,7 +207,7 @@ class Recommender:
                 len(unknown),
                 ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else ""),
             )
-        return self._encoders.user_vectors([history.rows for history in found], stories.vectors)
+        return self._encoders.user_vectors([history.rows for history in found], catalogue.vectors)
 
     def rank(self, history_ids: Sequence[str], candidate_ids: Sequence[str]) -> Ranking:
         """Score one user's candidates, and sort them by score.
@@ -231,16 +231,16 @@ class Recommender:
         self, histories: Sequence[Sequence[str]], candidates: Sequence[Sequence[str]]
     ) -> list[Ranking]:
         """Do the same as ``rank`` for several users, with a history and candidates for each."""
-        stories = self._stories
-        found = _look_up(stories, histories)
+        catalogue = self._catalogue
+        found = _look_up(catalogue, histories)
         require_list(candidates, "candidates")
         require_same_number(histories, "histories", candidates, "candidates")
-        each = (part[i : i + 1] for part in self._users(stories, found) for i in range(len(part)))
+        each = (part[i : i + 1] for part in self._users(catalogue, found) for i in range(len(part)))
         results = []
         for number, (user, ids) in enumerate(zip(each, candidates, strict=True)):
-            unknown = look_up(ids, stories.rows, f"candidates[{number}]", once=True).unknown
-            rows = [stories.rows.get(news_id, UNKNOWN_NEWS) for news_id in ids]
-            scores = match_all(user, stories.vectors[rows])[0]
+            unknown = look_up(ids, catalogue.rows, f"candidates[{number}]", once=True).unknown
+            rows = [catalogue.rows.get(news_id, UNKNOWN_NEWS) for news_id in ids]
+            scores = match_all(user, catalogue.vectors[rows])[0]
             order = np.argsort(-scores, kind="stable")
             ranked = [ids[place] for place in order]
             lacking = found[number].unknown, unknown
@@ -276,44 +276,46 @@ class Recommender:
         categories: Sequence[str] | None = None,
     ) -> list[Recommendations]:
         """Do the same as ``recommend`` for several users, with a history for each."""
-        stories = self._stories
-        if not stories.ids:
+        catalogue = self._catalogue
+        if not catalogue.ids:
             raise UserError(
                 f"{self.folder.path} holds no news. Add some by add_news, or export the "
                 "checkpoint again with --data.root."
             )
-        if not isinstance(k, int | np.integer) or not 1 <= k <= len(stories.ids):
+        if not isinstance(k, int | np.integer) or not 1 <= k <= len(catalogue.ids):
             raise UserError(
-                f"k is {k!r}; it must be a number from 1 to that of all news, {len(stories.ids):,}."
+                f"k is {k!r}; it must be a number from 1 to that of all news, {len(catalogue.ids):,}."
             )
-        allowed = None if categories is None else of_categories(stories.table, categories)
-        found = _look_up(stories, histories)
+        allowed = None if categories is None else of_categories(catalogue.table, categories)
+        found = _look_up(catalogue, histories)
         results: list[Recommendations] = []
-        for users in self._users(stories, found):
+        for users in self._users(catalogue, found):
             part, excluded = found[len(results) : len(results) + len(users)], []
             if exclude_history:
                 excluded = [[row - FIRST_NEWS for row in history.rows] for history in part]
-            best = search(users, stories.vectors[FIRST_NEWS:], k, excluded, allowed)
+            best = search(users, catalogue.vectors[FIRST_NEWS:], k, excluded, allowed)
             results += [
-                Recommendations([stories.ids[row] for row in rows], scores, history.unknown)
+                Recommendations([catalogue.ids[row] for row in rows], scores, history.unknown)
                 for (rows, scores), history in zip(best, part, strict=True)
             ]
         return results
 
-    def _users(self, stories: Stories, found: Sequence[Found]) -> Iterator[Users]:
+    def _users(self, catalogue: Catalogue, found: Sequence[Found]) -> Iterator[Users]:
         """Yield the users of these histories, in blocks that bound memory."""
         vectors = self._encoders.matching.num_vectors(self._encoders.max_history)
         at_once = max(1, VECTORS_AT_ONCE // vectors)
         for start in range(0, len(found), at_once):
             rows = [history.rows for history in found[start : start + at_once]]
-            yield self._encoders.users(rows, stories.vectors)
+            yield self._encoders.users(rows, catalogue.vectors)
 
     @property
     def _fields(self) -> list[str]:
         return list(self.folder.manifest["fields"])
 
 
-def _look_up(stories: Stories, histories: Sequence[Sequence[str]]) -> list[Found]:
+def _look_up(catalogue: Catalogue, histories: Sequence[Sequence[str]]) -> list[Found]:
     """Return each history's known rows and unknown ids."""
     require_list(histories, "histories")
-    return [look_up(ids, stories.rows, f"histories[{user}]") for user, ids in enumerate(histories)]
+    return [
+        look_up(ids, catalogue.rows, f"histories[{user}]") for user, ids in enumerate(histories)
+    ]

@@ -62,7 +62,7 @@ class Encoders:
         if not self.folder.has(NEWS_ENCODER):
             raise UserError(
                 f"{self.folder.path} was exported without {NEWS_ENCODER}, so it cannot encode "
-                "stories. Export the checkpoint again, with the news encoder."
+                "news items. Export the checkpoint again, with the news encoder."
             )
         return self._open(NEWS_ENCODER)
 
@@ -143,9 +143,9 @@ class Encoders:
             # Without special tokens an empty text has no tokens, but the PLM needs one.
             tokens = [encoding.ids or [0] for encoding in encodings]
         vectors = np.empty((len(tokens), self.dim), dtype=np.float32)
-        for stories, token_ids, mask in padded_sequences(tokens, TOKENS_PER_RUN):
+        for rows, token_ids, mask in padded_sequences(tokens, TOKENS_PER_RUN):
             feed = {"token_ids": token_ids, "mask": mask}
-            (vectors[stories],) = self._run(encoder, feed, NEWS_ENCODER)
+            (vectors[rows],) = self._run(encoder, feed, NEWS_ENCODER)
         return vectors[[distinct[text] for text in texts]]
 
     def _open(self, name: str) -> Any:

@@ -26,7 +26,7 @@ MIND_SENTENCES = (2, 4)
 """Fewest and most sentences of an abstract; 2 to 4 give MIND's mean of 43 words."""
 
 
-def compose(rng: np.random.Generator, sizes: Preset, stories: SimulatedNews) -> list[str]:
+def compose(rng: np.random.Generator, sizes: Preset, news: SimulatedNews) -> list[str]:
     """Return the news.tsv line of each news item; it is the same in all splits."""
     repeated = MIND_REPEATED_TITLES if sizes.like_mind else REPEATED_TITLES
     fewest, most = MIND_SENTENCES if sizes.like_mind else SENTENCES
@@ -62,9 +62,7 @@ def compose(rng: np.random.Generator, sizes: Preset, stories: SimulatedNews) -> 
 
     titles: dict[tuple[Topic, Style], list[str]] = {}
     lines = []
-    for number, topic_row, style_row in zip(
-        stories.number, stories.topic, stories.style, strict=True
-    ):
+    for number, topic_row, style_row in zip(news.number, news.topic, news.style, strict=True):
         topic, style = TOPICS[topic_row], STYLES[style_row]
         earlier = titles.setdefault((topic, style), [])
         again = earlier and rng.random() < repeated

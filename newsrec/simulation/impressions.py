@@ -52,7 +52,7 @@ class Impressions(NamedTuple):
 def show(
     rng: np.random.Generator,
     sizes: Preset,
-    stories: SimulatedNews,
+    news: SimulatedNews,
     tastes: NDArray[np.float32],
     users: NDArray[np.int64],
     days: tuple[int, int],
@@ -64,7 +64,7 @@ def show(
     Args:
         rng: Random number generator.
         sizes: The preset.
-        stories: All news.
+        news: All news.
         tastes: Tastes of all users ``[users, topics]``.
         users: Rows of ``tastes`` of the split's users.
         days: First day of the split, and the day after its last.
@@ -85,8 +85,8 @@ def show(
     clicks[by_length] = np.sort(clicks)
     visits = _Visits(user, day, lengths, clicks)
     if sizes.like_mind:
-        return _show_many(rng, stories, tastes, visits, advance)
-    return _show_few(rng, stories, tastes, visits, advance)
+        return _show_many(rng, news, tastes, visits, advance)
+    return _show_few(rng, news, tastes, visits, advance)
 
 
 class _Visits(NamedTuple):
@@ -103,7 +103,7 @@ class _Visits(NamedTuple):
 
 def _show_few(
     rng: np.random.Generator,
-    stories: SimulatedNews,
+    news: SimulatedNews,
     tastes: NDArray[np.float32],
     visits: _Visits,
     advance: Callable[[int], None],
@@ -112,7 +112,7 @@ def _show_few(
     blocks = []
     for begin in range(0, len(visits.user), BLOCK):
         part = visits.part(slice(begin, begin + BLOCK))
-        blocks.append(_show_all_fresh(rng, stories, tastes, part))
+        blocks.append(_show_all_fresh(rng, news, tastes, part))
         advance(len(part.user))
     values, labels, utility, lengths = (
         np.concatenate(arrays) for arrays in zip(*blocks, strict=True)
@@ -129,18 +129,18 @@ def _show_few(
 
 
 def _show_all_fresh(
-    rng: np.random.Generator, stories: SimulatedNews, tastes: NDArray[np.float32], visits: _Visits
+    rng: np.random.Generator, news: SimulatedNews, tastes: NDArray[np.float32], visits: _Visits
 ) -> tuple[NDArray, NDArray, NDArray, NDArray]:
     """Return news, labels and utilities of impressions near in time, joined, and list lengths."""
     user, day, lengths, clicks = visits
-    pool = np.flatnonzero((stories.birth <= day[-1]) & (stories.death > day[0]))
-    age = day[:, None] - stories.birth[pool]  # [impressions, pool]
-    fresh = (age >= 0) & (day[:, None] < stories.death[pool])
+    pool = np.flatnonzero((news.birth <= day[-1]) & (news.death > day[0]))
+    age = day[:, None] - news.birth[pool]  # [impressions, pool]
+    fresh = (age >= 0) & (day[:, None] < news.death[pool])
     # The smallest of independent exponential times are a weighted draw without replacement.
-    arrival = rng.standard_exponential(age.shape) / stories.exposure[pool]
+    arrival = rng.standard_exponential(age.shape) / news.exposure[pool]
     arrival[~fresh] = np.inf
     lengths = np.minimum(lengths, fresh.sum(axis=1))
-    assert lengths.min() > 1, "the preset has too few stories a day for a click and a skip"
+    assert lengths.min() > 1, "the preset has too few news items a day for a click and a skip"
     longest = int(lengths.max())
     chosen = np.argpartition(arrival, min(longest, len(pool) - 1), axis=1)[:, :longest]
     chosen = np.take_along_axis(
@@ -148,21 +148,21 @@ def _show_all_fresh(
     )
     real = np.arange(longest) < lengths[:, None]  # [impressions, longest]
 
-    story = pool[chosen]
-    utility = TASTE_SCALE * tastes[user[:, None], stories.topic[story]] + stories.appeal[story]
+    listed = pool[chosen]
+    utility = TASTE_SCALE * tastes[user[:, None], news.topic[listed]] + news.appeal[listed]
     utility -= DECAY_PER_DAY * np.take_along_axis(age, chosen, axis=1)
-    noisy = np.where(real, utility + rng.gumbel(size=story.shape), -np.inf)
+    noisy = np.where(real, utility + rng.gumbel(size=listed.shape), -np.inf)
     rank = (-noisy).argsort(axis=1).argsort(axis=1)
     label = rank < np.minimum(clicks, lengths - 1)[:, None]
     # Shuffle, since the most exposed news would be first.
-    shuffle = np.where(real, rng.random(story.shape), np.inf).argsort(axis=1)
-    flat = [np.take_along_axis(a, shuffle, axis=1)[real] for a in (story, label, utility)]
+    shuffle = np.where(real, rng.random(listed.shape), np.inf).argsort(axis=1)
+    flat = [np.take_along_axis(a, shuffle, axis=1)[real] for a in (listed, label, utility)]
     return flat[0], flat[1], flat[2], lengths
 
 
 def _show_many(
     rng: np.random.Generator,
-    stories: SimulatedNews,
+    news: SimulatedNews,
     tastes: NDArray[np.float32],
     visits: _Visits,
     advance: Callable[[int], None],
@@ -183,12 +183,12 @@ def _show_many(
         part = visits.part(slice(begin, end))
         flat = to_offsets(part.lengths)
         owner = np.repeat(np.arange(end - begin), part.lengths)
-        story = _draw_lists(rng, stories, part.day, owner, flat)
-        age = (part.day[owner] - stories.birth[story]).astype(np.float32)
-        utility = np.float32(TASTE_SCALE) * tastes[part.user[owner], stories.topic[story]]
-        utility += stories.appeal[story].astype(np.float32) - np.float32(DECAY_PER_DAY) * age
-        at = np.arange(len(story)) + (start[begin:end] - flat[:-1])[owner]
-        values[at] = story
+        listed = _draw_lists(rng, news, part.day, owner, flat)
+        age = (part.day[owner] - news.birth[listed]).astype(np.float32)
+        utility = np.float32(TASTE_SCALE) * tastes[part.user[owner], news.topic[listed]]
+        utility += news.appeal[listed].astype(np.float32) - np.float32(DECAY_PER_DAY) * age
+        at = np.arange(len(listed)) + (start[begin:end] - flat[:-1])[owner]
+        values[at] = listed
         labels[at] = _click(rng, utility, part.clicks, owner, flat)
         utilities[at] = utility
         advance(end - begin)
@@ -199,7 +199,7 @@ def _show_many(
 
 def _draw_lists(
     rng: np.random.Generator,
-    stories: SimulatedNews,
+    news: SimulatedNews,
     day: NDArray[np.float64],
     owner: NDArray[np.int64],
     offsets: NDArray[np.int64],
@@ -208,15 +208,15 @@ def _draw_lists(
 
     Args:
         rng: Random number generator.
-        stories: All news.
+        news: All news.
         day: Time of each impression, ascending ``[impressions]``.
         owner: Impression of each place ``[places]``.
         offsets: Where each impression's places begin, and the end ``[impressions + 1]``.
     """
-    pool = np.flatnonzero((stories.birth <= day[-1]) & (stories.death > day[0]))
-    assert np.diff(offsets).max() < len(pool) / 2, "the preset has too few stories a day"
-    birth, death = stories.birth[pool], stories.death[pool]
-    weight = stories.exposure[pool]
+    pool = np.flatnonzero((news.birth <= day[-1]) & (news.death > day[0]))
+    assert np.diff(offsets).max() < len(pool) / 2, "the preset has too few news items a day"
+    birth, death = news.birth[pool], news.death[pool]
+    weight = news.exposure[pool]
     table = np.repeat(np.arange(len(pool)), np.ceil(weight * (TABLE / weight.sum())).astype(int))
 
     nothing = len(pool)
@@ -239,7 +239,7 @@ def _draw_lists(
         is_open = np.zeros(len(day), dtype=bool)
         is_open[owner[redraw]] = True
         unsettled = unsettled[is_open[owner[unsettled]]]
-    assert not len(redraw), "lists of different stories could not be drawn"
+    assert not len(redraw), "lists of different news items could not be drawn"
     # Shuffle, since the most exposed news would be first.
     shuffle = owner << 40 | rng.integers(1 << 31, size=len(owner)) << PLACE_BITS
     place = np.arange(len(owner)) - offsets[owner]

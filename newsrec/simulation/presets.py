@@ -14,7 +14,7 @@ DAYS = {"train": (0, 6), "dev": (6, 7), "test": (7, 14)}
 """First day of each split and the day after its last, counted from November 9 as in MIND: train is
 on November 9 to 14, dev on the 15th, test on the 16th to 22nd."""
 FIRST_BIRTHS = -1
-"""Day of the first of ``Preset.daily_stories``: with -1, train's first morning has fresh news."""
+"""Day of the first of ``Preset.daily_news``: with -1, train's first morning has fresh news."""
 
 CANDIDATE_QUANTILES = ((0, 2), (0.05, 2), (0.5, 24), (0.9, 93), (0.99, 160), (1, 283))
 """Pairs of a share and the length that this share of the candidate lists does not exceed. The point
@@ -46,9 +46,9 @@ class Preset:
     """Share of a split's users who are also in an earlier split."""
     empty_histories: tuple[float, ...]
     """Share of a split's new users whose history is empty."""
-    early_stories: int
+    early_news: int
     """Number of news from the month before train; histories are drawn from them."""
-    daily_stories: tuple[int, ...]
+    daily_news: tuple[int, ...]
     """Number of news that appear on each day, starting on the day before train."""
     rarely_read: int = 0
     """Number of early news that almost nobody reads, so that only a large split contains all of
@@ -66,25 +66,25 @@ class Preset:
 PRESETS = {
     # An eighth of dev's users are in train, as in MIND-small.
     "demo": Preset(
-        about="the committed data/demo: 1,000 stories, lists half as long as MIND's",
+        about="the committed data/demo: 1,000 news items, lists half as long as MIND's",
         impressions=(2000, 500, 500),
         users=(650, 340, 350),
         shared_users=(0, 0.12, 0.12),
         empty_histories=(0.03, 0.03, 0.03),
-        early_stories=210,
-        daily_stories=(55,) * 15,
+        early_news=210,
+        daily_news=(55,) * 15,
         length_scale=0.5,
         like_mind=False,
     ),
     # Dev is large, so that a small difference between two models shows.
     "medium": Preset(
-        about="to compare models: 3,000 stories, 8,000 impressions in train, 10,000 in dev",
+        about="to compare models: 3,000 news items, 8,000 impressions in train, 10,000 in dev",
         impressions=(8000, 10_000, 2000),
         users=(2600, 6800, 1400),
         shared_users=(0, 0.12, 0.12),
         empty_histories=(0.03, 0.03, 0.03),
-        early_stories=640,
-        daily_stories=(160,) * 15,
+        early_news=640,
+        daily_news=(160,) * 15,
         length_scale=0.65,
         like_mind=False,
     ),
@@ -97,8 +97,8 @@ PRESETS = {
         users=(50_000, 50_000),
         shared_users=(0, 5943 / 50_000),
         empty_histories=(0.021, 0.034),
-        early_stories=32_000,
-        daily_stories=(4800,) * 6 + (550, 10_300),
+        early_news=32_000,
+        daily_news=(4800,) * 6 + (550, 10_300),
         median_life=1.45,
     ),
     "large": Preset(
@@ -108,8 +108,8 @@ PRESETS = {
         # Some of test's known users are from dev: 22 % of test's users are not in train.
         shared_users=(0, 0.85, 0.822),
         empty_histories=(0.021, 0.2, 0.067),
-        early_stories=88_000,
-        daily_stories=(6000,) * 6 + (9300, 4700) + (3250,) * 7,
+        early_news=88_000,
+        daily_news=(6000,) * 6 + (9300, 4700) + (3250,) * 7,
         rarely_read=83_000,
         median_life=1.18,
     ),

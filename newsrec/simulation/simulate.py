@@ -33,7 +33,7 @@ from newsrec.simulation.world import (
     append_clicks,
     assign_users,
     make_histories,
-    make_stories,
+    make_news,
     make_tastes,
 )
 
@@ -69,7 +69,7 @@ def simulate(
     output = Path(output)
     require_empty(output)
     world: dict[str, Any] = {
-        "world": "Simulated by `python -m newsrec simulate`: invented readers, stories and clicks. "
+        "world": "Simulated by `python -m newsrec simulate`: invented users, news items and clicks. "
         "The ceiling is what the true utilities reach.",
         "preset": preset,
         "seed": seed,
@@ -101,7 +101,7 @@ class SimulatedSplit(NamedTuple):
 def simulate_splits(
     rng: np.random.Generator,
     sizes: Preset,
-    stories: SimulatedNews,
+    news: SimulatedNews,
     advance: Advance = lambda done: None,
 ) -> Iterator[SimulatedSplit]:
     """Yield a world's splits as arrays, in order of time.
@@ -109,23 +109,23 @@ def simulate_splits(
     Args:
         rng: Random number generator.
         sizes: The preset.
-        stories: All news, from ``make_stories``.
+        news: All news, from ``make_news``.
         advance: Called with the number of impressions just simulated.
     """
     split_users = assign_users(rng, sizes)
     num_users = 1 + max(int(users.max()) for users in split_users)
     tastes = make_tastes(rng, sizes, num_users)
-    histories = make_histories(rng, sizes, stories, tastes, split_users)
+    histories = make_histories(rng, sizes, news, tastes, split_users)
     user_numbers = rng.permutation(num_users) + 1
     for name, here, num_impressions in zip(SPLITS, split_users, sizes.impressions, strict=False):
-        shown = show(rng, sizes, stories, tastes, here, DAYS[name], num_impressions, advance)
+        shown = show(rng, sizes, news, tastes, here, DAYS[name], num_impressions, advance)
         users = np.unique(shown.user)
         read = histories.take(users)
-        is_named = np.zeros(len(stories.number), dtype=bool)
+        is_named = np.zeros(len(news.number), dtype=bool)
         is_named[shown.candidates.values] = True
         is_named[read.values] = True
-        named = np.flatnonzero(is_named & stories.listed)
-        named = named[np.argsort(stories.number[named])]
+        named = np.flatnonzero(is_named & news.listed)
+        named = named[np.argsort(news.number[named])]
         user = np.searchsorted(users, shown.user)
         yield SimulatedSplit(name, shown, user, read, user_numbers[users], named)
         histories = append_clicks(rng, sizes, histories, *shown.clicks())
@@ -134,21 +134,21 @@ def simulate_splits(
 def _write_world(folder: Path, sizes: Preset, world: dict[str, Any], advance: Advance) -> None:
     """Write all files, and add the results to ``world``, which is written to ``world.json``."""
     rng = np.random.Generator(np.random.PCG64(world["seed"]))
-    stories = make_stories(rng, sizes)
+    news = make_news(rng, sizes)
     # A generator of its own for texts lets arrays be made without texts. data/demo predates this.
-    lines = compose(rng.spawn(1)[0] if sizes.like_mind else rng, sizes, stories)
+    lines = compose(rng.spawn(1)[0] if sizes.like_mind else rng, sizes, news)
     ceiling: dict[str, dict[str, float]] = {}
     counts: dict[str, dict[str, int]] = {}
-    for split in simulate_splits(rng, sizes, stories, advance):
+    for split in simulate_splits(rng, sizes, news, advance):
         name, shown = split.name, split.shown
         (folder / name).mkdir()
-        text = "".join(lines[story] for story in split.named)
+        text = "".join(lines[row] for row in split.named)
         (folder / name / "news.tsv").write_text(text, encoding="utf-8", newline="")
-        _write_behaviors(folder / name / "behaviors.tsv", split, stories.number, advance)
+        _write_behaviors(folder / name / "behaviors.tsv", split, news.number, advance)
         counts[name] = {
             "impressions": len(shown.user),
             "users": len(split.user_numbers),
-            "stories": len(split.named),
+            "news": len(split.named),
             "candidates": len(shown.candidates.values),
         }
         if name != "train":

@@ -80,35 +80,35 @@ class SimulatedNews(NamedTuple):
     """The number in the id; it is random, so it carries no information ``[news]``."""
 
 
-def make_stories(rng: np.random.Generator, sizes: Preset) -> SimulatedNews:
+def make_news(rng: np.random.Generator, sizes: Preset) -> SimulatedNews:
     """Return the news of the month before train and of the days of the splits."""
-    num_late = sum(sizes.daily_stories)
-    early = rng.uniform(-28, FIRST_BIRTHS, sizes.early_stories)
-    born = to_offsets(np.array(sizes.daily_stories)) / num_late
+    num_late = sum(sizes.daily_news)
+    early = rng.uniform(-28, FIRST_BIRTHS, sizes.early_news)
+    born = to_offsets(np.array(sizes.daily_news)) / num_late
     late = np.interp(rng.random(num_late), born, FIRST_BIRTHS + np.arange(len(born)))
     birth = np.sort(np.concatenate([early, late]))
-    num_stories = len(birth)
+    num_news = len(birth)
     # Topics have fixed shares of the early and of the late news, so that histories have all topics.
     topic = np.concatenate(
-        [_deal(rng, topic_shares(sizes), size) for size in (sizes.early_stories, num_late)]
+        [_deal(rng, topic_shares(sizes), size) for size in (sizes.early_news, num_late)]
     )
     style_shares = np.array([style.share for style in STYLES])
     if sizes.like_mind:
         style_shares[[style.name == "quote" for style in STYLES]] = MIND_QUOTES
-    style = _deal(rng, style_shares / style_shares.sum(), num_stories)
+    style = _deal(rng, style_shares / style_shares.sum(), num_news)
     style_appeal = np.array([style.appeal for style in STYLES])[style]
-    appeal = STYLE_SCALE * style_appeal + HIDDEN_SCALE * rng.normal(size=num_stories)
-    life = np.exp(rng.normal(np.log(sizes.median_life), 0.6, num_stories))
-    listed = np.arange(num_stories) % WITHDRAWN_EVERY != WITHDRAWN_EVERY // 2
-    popularity = rng.normal(0, 1.0, num_stories)
+    appeal = STYLE_SCALE * style_appeal + HIDDEN_SCALE * rng.normal(size=num_news)
+    life = np.exp(rng.normal(np.log(sizes.median_life), 0.6, num_news))
+    listed = np.arange(num_news) % WITHDRAWN_EVERY != WITHDRAWN_EVERY // 2
+    popularity = rng.normal(0, 1.0, num_news)
     if sizes.like_mind:
-        share = (popularity.argsort().argsort() + 0.5) / num_stories
+        share = (popularity.argsort().argsort() + 0.5) / num_news
         # The total number of times shown does not depend on how long a news item lives.
         exposure = interpolate_quantiles(POPULARITY_QUANTILES, share) / np.maximum(life, 0.5)
     else:
         exposure = np.exp(popularity)
     exposure *= np.where(listed, 1, 0.2)
-    number = rng.permutation(num_stories) + 1
+    number = rng.permutation(num_news) + 1
     return SimulatedNews(topic, style, appeal, exposure, birth, birth + life, listed, number)
 
 
@@ -161,7 +161,7 @@ def make_tastes(rng: np.random.Generator, sizes: Preset, num_users: int) -> NDAr
 def make_histories(
     rng: np.random.Generator,
     sizes: Preset,
-    stories: SimulatedNews,
+    news: SimulatedNews,
     tastes: NDArray[np.float32],
     split_users: list[NDArray[np.int64]],
 ) -> Ragged:
@@ -177,7 +177,7 @@ def make_histories(
     first_days = [days[0] for days in DAYS.values()]
     groups = known.tolist() if sizes.like_mind else [num_users]  # first in train, dev, test
     for day, (first, last) in zip(first_days, itertools.pairwise([0, *groups]), strict=False):
-        draw = _HistoryDraw(sizes, stories, day)
+        draw = _HistoryDraw(sizes, news, day)
         for begin in range(first, last, USER_BLOCK):
             block = slice(begin, min(begin + USER_BLOCK, last))
             places = slice(offsets[block.start], offsets[block.stop])
@@ -205,24 +205,24 @@ class _HistoryDraw:
     Histories have news of the month before train and, as in MIND, some that are still being shown.
     """
 
-    def __init__(self, sizes: Preset, stories: SimulatedNews, day: int) -> None:
+    def __init__(self, sizes: Preset, news: SimulatedNews, day: int) -> None:
         # Sorted by topic, with cumulative weights: one lookup draws a news item of a given topic.
-        fresh = (stories.birth < day) & (stories.death > day)
-        known = np.flatnonzero((stories.birth < 0) | fresh)
-        self.by_topic = known[np.argsort(stories.topic[known], kind="stable")]
-        weight = np.exp(stories.appeal[self.by_topic])
+        fresh = (news.birth < day) & (news.death > day)
+        known = np.flatnonzero((news.birth < 0) | fresh)
+        self.by_topic = known[np.argsort(news.topic[known], kind="stable")]
+        weight = np.exp(news.appeal[self.by_topic])
         if sizes.like_mind:
-            weight = weight * stories.exposure[self.by_topic]
+            weight = weight * news.exposure[self.by_topic]
             fresh = fresh[self.by_topic]
             odds = FRESH_HISTORY / (1 - FRESH_HISTORY)
             weight[fresh] *= odds * weight[~fresh].sum() / weight[fresh].sum()
             rare = np.argsort(weight)[: sizes.rarely_read]
             weight[rare] = RARE_SHARE * weight.sum()
         self.weights = np.cumsum(weight)
-        ends = np.searchsorted(stories.topic[self.by_topic], np.arange(len(TOPICS)), side="right")
+        ends = np.searchsorted(news.topic[self.by_topic], np.arange(len(TOPICS)), side="right")
         self.bounds = np.concatenate([[0], self.weights[ends - 1]])
         self.shares = topic_shares(sizes)
-        self.num_stories = len(stories.topic)
+        self.num_news = len(news.topic)
 
     def __call__(
         self, rng: np.random.Generator, tastes: NDArray[np.float32], lengths: NDArray[np.int64]
@@ -242,11 +242,11 @@ class _HistoryDraw:
                 place = low + rng.random(len(slots)) * (self.bounds[topic + 1] - low)
                 found = np.searchsorted(self.weights, place, side="right")
                 values[slots] = self.by_topic[found]
-            key = owner * self.num_stories + values
+            key = owner * self.num_news + values
             key = np.sort(key << bits | np.arange(len(key)))  # equal keys side by side, in order
             again = (key[1:] >> bits) == (key[:-1] >> bits)
             redraw = np.sort(key[1:][again] & ((1 << bits) - 1))
-        return np.sort(owner * self.num_stories + values) - owner * self.num_stories
+        return np.sort(owner * self.num_news + values) - owner * self.num_news
 
 
 def append_clicks(
@@ -254,7 +254,7 @@ def append_clicks(
     sizes: Preset,
     histories: Ragged,
     user: NDArray[np.int64],
-    story: NDArray[np.integer],
+    news: NDArray[np.integer],
     day: NDArray[np.float64],
 ) -> Ragged:
     """Return the histories for the next split: the clicks of this split are appended.
@@ -268,12 +268,12 @@ def append_clicks(
         sizes: The preset.
         histories: Histories of all users.
         user: Row of ``histories`` for each click ``[clicks]``.
-        story: Clicked news ``[clicks]``.
+        news: Clicked news ``[clicks]``.
         day: Time of each click ``[clicks]``.
     """
     order = np.lexsort((day, user))
     num_clicks = np.bincount(user, minlength=histories.num_rows)
-    clicks = Ragged(story[order], to_offsets(num_clicks))
+    clicks = Ragged(news[order], to_offsets(num_clicks))
     old = histories.lengths
     length = old + num_clicks
     if sizes.like_mind:

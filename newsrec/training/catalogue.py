@@ -9,7 +9,7 @@ from torch import Tensor
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Catalogue
-from newsrec.data.states import STORIES_PER_PASS, StateStore, TokenStates, distinct_rows
+from newsrec.data.states import NEWS_PER_PASS, StateStore, TokenStates, distinct_rows
 from newsrec.model.fastformer import masked_mean
 from newsrec.model.plm.blocks import length_mask
 from newsrec.model.plm.cut import CutPlm
@@ -18,9 +18,9 @@ from newsrec.model.recommender import NewsRecommender
 log = logging.getLogger(__name__)
 
 
-def story_blocks(catalogue: Catalogue) -> list[Tensor]:
+def news_blocks(catalogue: Catalogue) -> list[Tensor]:
     """Return distinct rows of the catalogue (by tokens), in blocks of similar length."""
-    return [block for block in distinct_rows(catalogue).split(STORIES_PER_PASS) if len(block)]
+    return [block for block in distinct_rows(catalogue).split(NEWS_PER_PASS) if len(block)]
 
 
 @torch.no_grad()
@@ -50,8 +50,8 @@ def encode_catalogue(
     device = recommender.news_encoder.project.weight.device
     shape = len(catalogue.first), recommender.dim
     vectors = torch.zeros(shape, device=device, dtype=torch.float32)
-    for rows in story_blocks(catalogue)[rank::world_size]:
-        vectors[rows] = recommender.news_encoder(*_stories(catalogue, rows, states, device)).float()
+    for rows in news_blocks(catalogue)[rank::world_size]:
+        vectors[rows] = recommender.news_encoder(*_news(catalogue, rows, states, device)).float()
     if world_size > 1:
         torch.distributed.all_reduce(vectors)  # each row is zeros on all processes except one
     vectors = vectors[catalogue.first.to(device)]
@@ -81,8 +81,8 @@ def mean_states(
     """
     device = cut.plm.device
     own = []
-    for rows in story_blocks(catalogue)[rank::world_size]:
-        blocks = cut.last_states(*_stories(catalogue, rows, states, device))
+    for rows in news_blocks(catalogue)[rank::world_size]:
+        blocks = cut.last_states(*_news(catalogue, rows, states, device))
         own.append(torch.cat([masked_mean(*block) for block in blocks]).float().cpu())
     hidden = cut.plm.config.hidden_size
     return gather_means(own, hidden, catalogue, device, rank, world_size)
@@ -96,7 +96,7 @@ def gather_means(
     rank: int,
     world_size: int,
 ) -> Tensor:
-    """Gather the means that each process has computed for its share of ``story_blocks``.
+    """Gather the means that each process has computed for its share of ``news_blocks``.
 
     Args:
         own: Means of this process's blocks, in order ``[news, hidden]`` each.
@@ -111,7 +111,7 @@ def gather_means(
     """
     means = torch.zeros(len(catalogue.first), hidden)
     if own:
-        means[torch.cat(story_blocks(catalogue)[rank::world_size])] = torch.cat(own)
+        means[torch.cat(news_blocks(catalogue)[rank::world_size])] = torch.cat(own)
     if world_size > 1:
         everywhere = means.to(device)
         torch.distributed.all_reduce(everywhere)  # each row is zeros on all processes except one
@@ -119,7 +119,7 @@ def gather_means(
     return means[catalogue.first]
 
 
-def _stories(
+def _news(
     catalogue: Catalogue, rows: Tensor, states: TokenStates | None, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return tokens, lengths and states of some news of ascending length."""

@@ -84,9 +84,9 @@ class FiniteLoss(Callback):
         samples = [name for part in names for name in part]
         more = f" and {len(samples) - SHOWN} more" if len(samples) > SHOWN else ""
         good = (
-            f"The last good checkpoint is {self.last}; go on from it by --ckpt_path last"
+            f"The last good checkpoint is {self.last}; resume from it with --ckpt_path last"
             if self.last.is_file()
-            else "There is no checkpoint yet; start anew"
+            else "There is no checkpoint yet; start a new run"
         )
         raise UserError(
             f"The loss, or a weight, is infinite or not a number since batch {batch_idx} of epoch "

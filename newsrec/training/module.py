@@ -303,7 +303,7 @@ class RecommenderModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Encode every news item once."""
-        self.encode_stories()
+        self.encode_news()
 
     def validation_step(self, batch: EvalBatch, batch_idx: int) -> None:
         """Add a batch's impressions to the metrics."""
@@ -323,14 +323,14 @@ class RecommenderModule(LightningModule):
 
     def on_predict_epoch_start(self) -> None:
         """Encode every news item once."""
-        self.encode_stories()
+        self.encode_news()
 
     def predict_step(self, batch: EvalBatch, batch_idx: int) -> Tensor:
         """Return the scores of a batch's candidates ``[candidates]``."""
         assert self.news_vectors is not None
         return self.recommender.score(self.news_vectors, batch)
 
-    def encode_stories(self) -> Tensor:
+    def encode_news(self) -> Tensor:
         """Encode the data module's catalogue, in the Trainer's precision ``[news, dim]``."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         states: TokenStates | None = data.states

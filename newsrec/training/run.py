@@ -30,7 +30,7 @@ from newsrec.training.mistakes import check_trainer, late_mistakes
 from newsrec.training.module import RecommenderModule
 from newsrec.training.processes.launch import connection_mistakes, started_by_torchrun
 from newsrec.training.processes.run_lock import RunLock
-from newsrec.training.processes.together import SameData, one_fate
+from newsrec.training.processes.together import SameData, fail_together
 from newsrec.training.progress.bar import EpochLine, SpeedBar
 from newsrec.training.progress.curves import Curves
 from newsrec.training.progress.ending import say_if_finished
@@ -209,7 +209,7 @@ class Run:
                 logger.log_hyperparams(plain(dict(options or {})))
             say_if_finished(trainer, ckpt_path)
         remedies = out_of_memory(self.model, data, trainer)
-        with one_fate(trainer), remedies, late_mistakes(), connection_mistakes():
+        with fail_together(trainer), remedies, late_mistakes(), connection_mistakes():
             trainer.fit(self.model, datamodule=data, ckpt_path=ckpt_path, **fit_options)
 
 

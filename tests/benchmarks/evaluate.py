@@ -8,7 +8,7 @@ MIND-large's dev has; memory is the whole process's, Python and the scores inclu
 is the loop that most code has (scikit-learn's AUC and the official evaluator's formulas, one
 impression after the other) over a part of them, and every value must agree. The model is the
 default one, untrained, with the default PLM in float32: dev is scored as ``evaluate`` does, from
-tokenised stories to metrics with intervals, no baselines beside them.
+tokenised news items to metrics with intervals, no baselines beside them.
 """
 
 import argparse
@@ -100,7 +100,7 @@ def measure_metrics(number: int) -> dict:
 
 
 def measure_model(root: str, split: str) -> dict:
-    """Return how long a model takes for a split: stories through the PLM, scores, metrics."""
+    """Return how long a model takes for a split: news items through the PLM, scores, metrics."""
     from lightning import Trainer
 
     from newsrec.data.datamodule import MindDataModule
@@ -112,9 +112,9 @@ def measure_model(root: str, split: str) -> dict:
     encoded = 0.0
 
     class Timed(RecommenderModule):
-        def encode_stories(self) -> torch.Tensor:
+        def encode_news(self) -> torch.Tensor:
             nonlocal encoded
-            vectors = super().encode_stories()
+            vectors = super().encode_news()
             encoded = time.perf_counter()
             return vectors
 
@@ -143,13 +143,13 @@ def measure_model(root: str, split: str) -> dict:
     return {
         "split": split,
         "threads": torch.get_num_threads(),
-        "stories": len(datamodule.catalogue.first),
+        "news": len(datamodule.catalogue.first),
         "impressions": metrics["impressions"],
         "candidates": len(scores),
-        "stories_s": round(encoded - start, 1),
+        "news_s": round(encoded - start, 1),
         "scores_s": round(scored - encoded, 2),
         "metrics_s": round(end - scored, 2),
-        "after_stories_s": round(end - encoded, 2),
+        "after_news_s": round(end - encoded, 2),
         "impressions_per_s": round(metrics["impressions"] / (end - start)),
         **{name: metrics[name] for name in METRICS},
     }

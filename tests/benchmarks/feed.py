@@ -4,7 +4,7 @@
 
 Without ``--data.root`` it simulates a world in a temporary folder. Texts are tokenised by the
 default PLM's tokenizer. The reference is what a plain Dataset does: look up one sample at a time,
-copy the tokens of each of its stories, and stack. It must give the same content as our batches, or
+copy the tokens of each of its news items, and stack. It must give the same content as our batches, or
 the benchmark fails.
 """
 
@@ -32,8 +32,8 @@ from newsrec.data.samples import SampleIndex, index_samples
 from newsrec.plm_source import DEFAULT_PLM
 from newsrec.simulation.simulate import simulate
 
-STORIES_AT = 168
-"""Batch size at which distinct stories are counted, that of the best public recipe."""
+NEWS_AT = 168
+"""Batch size at which distinct news items are counted, that of the best public recipe."""
 
 MASK = 2**64 - 1
 
@@ -117,8 +117,8 @@ def seconds_per_batch(batches: Iterable, number: int) -> tuple[float, float]:
     return (time.perf_counter() - first) / done, first - start
 
 
-def distinct_stories(data: MindDataModule, number: int) -> float:
-    """Return how many stories a batch mentions on average."""
+def distinct_news(data: MindDataModule, number: int) -> float:
+    """Return how many news items a batch mentions on average."""
     batches: Iterator[Batch] = islice(iter(data.train_dataloader()), number)
     return statistics.mean(len(batch.token_lengths) - FIRST_NEWS for batch in batches)
 
@@ -178,9 +178,9 @@ def measure(root: Path, args: argparse.Namespace) -> dict:
     passes = [seconds_per_batch(reference, len(keys))[0] for _ in range(args.passes)]
     reference_seconds = statistics.median(passes)
 
-    stories = {
-        order: distinct_stories(
-            set_up(root, args, batch_size=STORIES_AT, group_by_user=order == "by_user"),
+    news = {
+        order: distinct_news(
+            set_up(root, args, batch_size=NEWS_AT, group_by_user=order == "by_user"),
             args.batches,
         )
         for order in ("random", "by_user")
@@ -205,7 +205,7 @@ def measure(root: Path, args: argparse.Namespace) -> dict:
             "root": args.root or f"simulated {args.preset}",
             "impressions": len(split.history),
             "samples": len(index.click),
-            "stories": data.data.num_news - FIRST_NEWS,
+            "news": data.data.num_news - FIRST_NEWS,
             "tokenizer": DEFAULT_PLM,
             "mean_tokens": round(
                 float(data.catalogue.token_lengths[FIRST_NEWS:].float().mean()), 1
@@ -219,10 +219,10 @@ def measure(root: Path, args: argparse.Namespace) -> dict:
         "samples_per_second": {w: round(args.batch_size / s) for w, s in per_batch.items()},
         "ms_per_batch": {w: round(s * 1e3, 3) for w, s in per_batch.items()},
         "first_batch_seconds": {w: round(s, 3) for w, s in first_batch.items()},
-        "stories_per_batch": {
-            "batch_size": STORIES_AT,
-            **{order: round(number, 1) for order, number in stories.items()},
-            "reduction_percent": round(100 * (1 - stories["by_user"] / stories["random"]), 1),
+        "news_per_batch": {
+            "batch_size": NEWS_AT,
+            **{order: round(number, 1) for order, number in news.items()},
+            "reduction_percent": round(100 * (1 - news["by_user"] / news["random"]), 1),
         },
         "tokens_per_batch": {"bound": bound, **tokens},
         "reference": {

@@ -5,7 +5,7 @@
 
 Prints one JSON object. Each run is a process of its own that makes one step without validation. A
 step begins when the model has its first batch; how long the step itself takes is the model's affair
-and given beside it. Stories are tokenised by the first run and read by the second.
+and given beside it. News items are tokenised by the first run and read by the second.
 """
 
 import argparse

@@ -1,14 +1,14 @@
-"""How fast an exported folder answers: a user vector, a search, a start, and many readers.
+"""How fast an exported folder answers: a user vector, a search, a start, and many users.
 
     python tests/benchmarks/recommend.py
-    python tests/benchmarks/recommend.py --users 100 --stories 1000     # a quick look
+    python tests/benchmarks/recommend.py --users 100 --news 1000     # a quick look
 
 Prints one JSON object. The user encoder is the default model's with random weights, in a folder
-as ``export`` writes it; stories are random. A user vector (one reader, 50 clicks) is computed by
+as ``export`` writes it; news items are random. A user vector (one user, 50 clicks) is computed by
 one thread, beside which stand its bare matrix products, and a search beside a plain product of the
 same vectors; numpy's products go by OMP_NUM_THREADS. The start is that of a process which imports,
-loads and recommends, Python's own included; the many readers have a process of their own too, whose
-memory counts from its first breath, the readers' ids included.
+loads and recommends, Python's own included; the many users have a process of their own too, whose
+memory counts from its first breath, the users' ids included.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import numpy as np
 
 DIM, MAX_HISTORY = 256, 50
 K = 100
-"""Stories that the single search finds."""
+"""News items that the single search finds."""
 
 WEIGHTS = np.zeros((7, DIM, DIM), dtype=np.float32)
 
@@ -79,8 +79,8 @@ def write_encoder(path: Path) -> None:
     write_onnx(trace_user_encoder(encoder, MAX_HISTORY), path, USER_NAMES)
 
 
-def write_export(folder: Path, encoder: Path, stories: int) -> None:
-    """Write an export of a user encoder and random stories."""
+def write_export(folder: Path, encoder: Path, news: int) -> None:
+    """Write an export of a user encoder and random news items."""
     import pyarrow as pa
 
     from newsrec.data import FIRST_NEWS
@@ -91,14 +91,14 @@ def write_export(folder: Path, encoder: Path, stories: int) -> None:
     folder.mkdir()
     shutil.copy(encoder, folder / "user_encoder.onnx")
     rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((stories, DIM), dtype=np.float32) / np.sqrt(DIM)
+    vectors = rng.standard_normal((news, DIM), dtype=np.float32) / np.sqrt(DIM)
     columns = {
-        "row": np.arange(FIRST_NEWS, FIRST_NEWS + stories),
-        "news_id": [f"N{i}" for i in range(stories)],
-        "title": [f"What happened on day {i}, and why it matters" for i in range(stories)],
-        "category": [f"category{i % 18}" for i in range(stories)],
-        "subcategory": [f"subcategory{i % 285}" for i in range(stories)],
-        "text_hash": [f"{i:016x}" for i in range(stories)],
+        "row": np.arange(FIRST_NEWS, FIRST_NEWS + news),
+        "news_id": [f"N{i}" for i in range(news)],
+        "title": [f"What happened on day {i}, and why it matters" for i in range(news)],
+        "category": [f"category{i % 18}" for i in range(news)],
+        "subcategory": [f"subcategory{i % 285}" for i in range(news)],
+        "text_hash": [f"{i:016x}" for i in range(news)],
     }
     table = pa.table(columns, schema=NEWS_SCHEMA)
     write_news(StoredNews(table, with_unknown(vectors.astype(np.float32))), folder)
@@ -134,7 +134,7 @@ def milliseconds(call: Callable[[], object], times: int) -> dict[str, float]:
 
 
 def matrix_products() -> None:
-    """Do the matrix products of the default user encoder for one reader, and nothing else.
+    """Do the matrix products of the default user encoder for one user, and nothing else.
 
     Query, key, transform and output of the attention, two of the feed-forward part, the pooling's.
     """
@@ -177,7 +177,7 @@ def run_process(code: str, *arguments: object) -> str:
 
 
 def measure_starts(folder: Path, times: int = 5) -> dict[str, float]:
-    """Return how long a process takes that loads the stories and recommends: the median."""
+    """Return how long a process takes that loads the news items and recommends: the median."""
     walls, cpus = [], []
     for _ in range(times):
         before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
@@ -191,18 +191,18 @@ def measure_starts(folder: Path, times: int = 5) -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--users", type=int, default=100_000, help="readers of the batch")
-    parser.add_argument("--stories", type=int, default=160_000, help="of a search and a start")
-    parser.add_argument("--batch_stories", type=int, default=65_000, help="for the batch, at most")
+    parser.add_argument("--users", type=int, default=100_000, help="users of the batch")
+    parser.add_argument("--news", type=int, default=160_000, help="of a search and a start")
+    parser.add_argument("--batch_news", type=int, default=65_000, help="for the batch, at most")
     parser.add_argument("--calls", type=int, default=1000, help="user vectors that are timed")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder, batch = Path(temporary, "export"), Path(temporary, "batch")
         encoder = Path(temporary, "user_encoder.onnx")
-        batch_stories = min(args.batch_stories, args.stories)
+        batch_news = min(args.batch_news, args.news)
         write_encoder(encoder)
-        write_export(folder, encoder, args.stories)
-        write_export(batch, encoder, batch_stories)
+        write_export(folder, encoder, args.news)
+        write_export(batch, encoder, batch_news)
         starts = measure_starts(folder)
         single = measure_vector_and_search(folder, args.calls)
         many = json.loads(run_process(MANY, batch, args.users))
@@ -210,10 +210,10 @@ def main() -> None:
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "load": round(os.getloadavg()[0], 1),
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),
-        "stories": args.stories,
+        "news": args.news,
         "start_process": starts,
         **single,
-        "many_process": {"users": args.users, "stories": batch_stories, **many},
+        "many_process": {"users": args.users, "news": batch_news, **many},
     }
     print(json.dumps(result, indent=1))
 

@@ -20,21 +20,21 @@ from newsrec.simulation.simulate import simulate
 ASKED = {
     # Of MINDsmall and MINDlarge; the other statistics are the same for all splits.
     "small": {
-        "train": {"impressions": 156_965, "users": 50_000, "stories": 51_282, "empty": 0.021},
+        "train": {"impressions": 156_965, "users": 50_000, "news": 51_282, "empty": 0.021},
         "dev": {
-            **{"impressions": 73_152, "users": 50_000, "stories": 42_416, "empty": 0.030},
-            **{"new_users": 0.89, "new_stories": 0.71},
+            **{"impressions": 73_152, "users": 50_000, "news": 42_416, "empty": 0.030},
+            **{"new_users": 0.89, "new_news": 0.71},
         },
     },
     "large": {
-        "train": {"impressions": 2_232_748, "users": 711_222, "stories": 101_527, "empty": 0.021},
+        "train": {"impressions": 2_232_748, "users": 711_222, "news": 101_527, "empty": 0.021},
         "dev": {
-            **{"impressions": 376_471, "users": 255_990, "stories": 72_023, "empty": 0.030},
-            **{"new_users": 0.15, "new_stories": 0.32},
+            **{"impressions": 376_471, "users": 255_990, "news": 72_023, "empty": 0.030},
+            **{"new_users": 0.15, "new_news": 0.32},
         },
         "test": {
-            **{"impressions": 2_370_727, "users": 702_005, "stories": 120_961, "empty": 0.012},
-            **{"new_users": 0.22, "new_stories": 0.87},
+            **{"impressions": 2_370_727, "users": 702_005, "news": 120_961, "empty": 0.012},
+            **{"new_users": 0.22, "new_news": 0.87},
         },
     },
 }
@@ -113,14 +113,14 @@ def statistics(root: Path, splits: list[str]) -> dict[str, dict]:
     """Read the files of a world as plain lines, and return each split's statistics.
 
     ``new_users``: share of a split's users who have no line in train's behaviors.tsv.
-    ``new_stories``: share of the distinct stories shown in a split, of those that its news.tsv
+    ``new_news``: share of the distinct news items shown in a split, of those that its news.tsv
     lists, which train's news.tsv does not list.
-    ``life_under_2_days``: share of the stories shown in any split, listed or not, with less than
+    ``life_under_2_days``: share of the news items shown in any split, listed or not, with less than
     two days between the first and the last impression that shows them.
     """
     result: dict[str, dict] = {}
     train_users: set[str] = set()
-    train_stories: set[str] = set()
+    train_news: set[str] = set()
     first: dict[str, int] = {}
     last: dict[str, int] = {}
     for split in splits:
@@ -147,22 +147,22 @@ def statistics(root: Path, splits: list[str]) -> dict[str, dict]:
                 cand.append(len(shown))
                 clicks.append(sum(word.endswith("-1") for word in words))
                 second = _second(time_text)
-                for story in shown:
-                    slots[story] = slots.get(story, 0) + 1
-                    inside += story in read
-                    if second < first.get(story, 1 << 62):
-                        first[story] = second
-                    if second > last.get(story, -1):
-                        last[story] = second
+                for news in shown:
+                    slots[news] = slots.get(news, 0) + 1
+                    inside += news in read
+                    if second < first.get(news, 1 << 62):
+                        first[news] = second
+                    if second > last.get(news, -1):
+                        last[news] = second
         if split == "train":
-            train_users, train_stories = users, listed
+            train_users, train_news = users, listed
         lengths, sizes, chosen = np.array(hist), np.array(cand), np.array(clicks)
         counts = np.sort(list(slots.values()))[::-1]
         known = set(slots) & listed
         result[split] = {
             "impressions": len(hist),
             "users": len(users),
-            "stories": len(listed),
+            "news": len(listed),
             "empty": _round((lengths == 0).mean()),
             "history_mean": _round(lengths.mean()),
             "history_quantiles_50_90_99_100": _quantiles(lengths, (0.5, 0.9, 0.99, 1)),
@@ -190,8 +190,8 @@ def statistics(root: Path, splits: list[str]) -> dict[str, dict]:
             result[split]["clicks_none_or_all"] = int(((chosen == 0) | (chosen == sizes)).sum())
         if split != "train":
             result[split]["new_users"] = _round(len(users - train_users) / len(users))
-            result[split]["new_stories"] = _round(len(known - train_stories) / len(known))
-    lives = np.array([last[story] - first[story] for story in first])
+            result[split]["new_news"] = _round(len(known - train_news) / len(known))
+    lives = np.array([last[news] - first[news] for news in first])
     result["all"] = {"life_under_2_days": _round((lives < 2 * 86_400).mean())}
     return result
 

@@ -5,7 +5,7 @@
 
 Without ``--data.root`` it simulates a world of MIND-small's statistics in a temporary folder. Arms:
 
-- reference: the same model, its whole PLM tuned, in fp32, that encodes each real story of each
+- reference: the same model, its whole PLM tuned, in fp32, that encodes each real news item of each
   sample's history and each candidate anew, padded to the batch's longest text, and makes one user
   vector per sample. Every arm is compared with this one.
 - full: the whole PLM tuned, on our batches.
@@ -156,10 +156,10 @@ def cross_entropy(scores: Tensor, candidates: Tensor, labels: Tensor, samples: i
 
 
 def every_appearance(model: NewsRecommender, batch: Batch, samples: Tensor) -> Tensor:
-    """Score samples as if no two had a story or a history in common ``[samples, candidates]``."""
+    """Score samples as if no two had a news item or a history in common ``[samples, candidates]``."""
     history, candidates = batch.history[batch.user[samples]], batch.candidates[samples]
     shown = torch.cat([history, candidates], dim=1)
-    real = shown >= FIRST_NEWS  # neither padding nor the unknown story, which have no tokens
+    real = shown >= FIRST_NEWS  # neither padding nor the unknown news item, which have no tokens
     rows = shown[real]
     ids = batch.token_ids[rows]  # as wide as the batch's longest text
     mask = length_mask(torch.as_tensor(batch.token_lengths).to(rows.device)[rows], ids.shape[1])
@@ -308,7 +308,7 @@ def take_batches(root: str, order: str, args: argparse.Namespace) -> list[Batch]
 
 
 def first_samples(batch: Batch, number: int) -> Batch:
-    """Return a batch of fewer samples with the same stories, to warm up on."""
+    """Return a batch of fewer samples with the same news items, to warm up on."""
     kept = {name: getattr(batch, name)[:number] for name in ("user", "candidates", "labels")}
     return batch._replace(**kept)
 
@@ -322,10 +322,10 @@ def describe(batches: list[Batch]) -> dict[str, Any]:
         appearances = int(clicked.sum() + (batch.candidates >= FIRST_NEWS).sum())
         counts = {
             "distinct_histories": len(batch.history),
-            "distinct_stories": len(lengths),
+            "distinct_news": len(lengths),
             "real_tokens": int(lengths.sum()),
             "longest_text": int(lengths[-1]),
-            "reference_stories": appearances,
+            "reference_news": appearances,
             "reference_tokens": appearances * int(lengths[-1]),
         }
         for name, count in counts.items():

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import STORIES
+from conftest import NEWS
 
 from hard import TIMES
 from newsrec.export.export import describe
@@ -39,8 +39,8 @@ def export(exported_encoders, tmp_path_factory):
 
     write_manifest()
     recommender = Recommender.load(folder, threads=1)
-    categories, subcategories, titles, abstracts = zip(*STORIES.values(), strict=True)
-    recommender.add_news(list(STORIES), titles, categories, subcategories, abstracts)
+    categories, subcategories, titles, abstracts = zip(*NEWS.values(), strict=True)
+    recommender.add_news(list(NEWS), titles, categories, subcategories, abstracts)
     write_news(StoredNews(recommender.news, recommender.news_vectors), folder)
     write_manifest()
     return folder

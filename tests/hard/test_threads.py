@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import STORIES
+from conftest import NEWS
 
 from hard import TIMES
 from newsrec.export.export import describe
@@ -25,15 +25,15 @@ def test_threads_get_the_answers_of_one(exported_encoders, tmp_path):
     manifest = describe(module, ["title"], folder) | {"files": files}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     recommender = Recommender.load(folder, threads=1)
-    ids = list(STORIES)
-    recommender.add_news(ids, [story[2] for story in STORIES.values()])
+    ids = list(NEWS)
+    recommender.add_news(ids, [item[2] for item in NEWS.values()])
     rng = np.random.default_rng(0)
     histories = [rng.choice(ids, rng.integers(0, 30)).tolist() for _ in range(40)]
     shown = [rng.choice(ids, rng.integers(1, 12), replace=False).tolist() for _ in range(40)]
     scores = [
         recommender.rank(h, s).candidate_scores for h, s in zip(histories, shown, strict=True)
     ]
-    titles = [story[2] for story in STORIES.values()]
+    titles = [item[2] for item in NEWS.values()]
     vectors = recommender.encode_news(titles)
     wrong, calls = [], []
 

@@ -58,7 +58,7 @@ class Folders:
     ("rows", "most", "test"),
     [
         (GOOD, 12, test_compile.test_a_damaged_file_is_refused_or_read_as_a_loop_reads_it),
-        (NEWS, 4, test_compile.test_damaged_stories_are_refused_or_read_as_a_loop_reads_them),
+        (NEWS, 4, test_compile.test_damaged_news_are_refused_or_read_as_a_loop_reads_them),
     ],
     ids=["behaviors", "news"],
 )

@@ -56,14 +56,14 @@ class Parser:
         words, offsets = lists.flatten(), _offsets(lists)
         found = pc.index_in(words, value_set=self.words)
         missing = np.flatnonzero(_true(found.is_null()))
-        label, story = np.divmod(found.fill_null(0).to_numpy(), np.int32(max(len(self.ids), 1)))
-        story += FIRST_NEWS
+        label, news = np.divmod(found.fill_null(0).to_numpy(), np.int32(max(len(self.ids), 1)))
+        news += FIRST_NEWS
         label = label.astype(np.int8)
         strange = words.take(pa.array(missing))
         label[missing] = np.select(
             [_true(pc.ends_with(strange, "-0")), _true(pc.ends_with(strange, "-1"))], [0, 1], 2
         )
-        story[missing] = UNKNOWN_NEWS
+        news[missing] = UNKNOWN_NEWS
 
         bare = label == 2
         known = pc.index_in(pc.replace_substring_regex(strange, "-[^-]*$", ""), self.ids)
@@ -80,7 +80,7 @@ class Parser:
         ):
             if len(wrong):  # parse the remaining rows again
                 return self._candidates(_leave_out(rows, words, offsets, wrong, problem))
-        return rows, Ragged(story, offsets), label if self.labelled else None
+        return rows, Ragged(news, offsets), label if self.labelled else None
 
     def _histories(self, column: pa.Array) -> tuple[Ragged, int]:
         """Return the known news of each history, and the number of unknown news."""
@@ -89,8 +89,8 @@ class Parser:
         found = pc.index_in(words, value_set=self.ids)
         known = _true(found.is_valid())
         unknown = int((~known).sum()) - int(pc.sum(pc.equal(words, "")).as_py() or 0)
-        stories = found.fill_null(0).to_numpy() + np.int32(FIRST_NEWS)
-        return Ragged(stories, _offsets(lists)).select(known), unknown
+        news = found.fill_null(0).to_numpy() + np.int32(FIRST_NEWS)
+        return Ragged(news, _offsets(lists)).select(known), unknown
 
 
 def _leave_out(

@@ -3,7 +3,7 @@
 Since October 2025 the source is a gated dataset on the Hugging Face hub. The zips are not unpacked:
 ``prepare`` reads them as they are, they take a third of the space of their contents, and a zip that
 is not unpacked cannot write files elsewhere. A zip is downloaded into ``ROOT/.download``. If a run
-breaks off, the next run goes on from there. The zip is moved to ``ROOT`` after a check that reads
+breaks off, the next run continues from there. The zip is moved to ``ROOT`` after a check that reads
 it completely: each member's checksum, and the numbers of lines.
 """
 
@@ -236,7 +236,7 @@ def numbered(*steps: str) -> str:
 
 def _counted(name: str) -> str:
     news, behaviors = official.LINES[name]
-    return f"checked: {behaviors:,} impressions, {news:,} stories"
+    return f"checked: {behaviors:,} impressions, {news:,} news items"
 
 
 def _megabytes(size: int) -> str:

@@ -96,7 +96,7 @@ def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
             raise UserError(
                 f"{path}, {first}. Correct the line; --on_bad_line drop leaves such lines out."
             )
-        log.warning("%s: %d lines skipped, the first is %s", path, rows.num_bad, first)
+        log.warning("%s: %d lines dropped, the first is %s", path, rows.num_bad, first)
     return distinct(rows.table)
 
 

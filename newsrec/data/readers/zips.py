@@ -32,7 +32,7 @@ MEMBER_HINT = "Download or unpack it again."
 
 
 @contextmanager
-def damage_told(place: object, as_what: str = "", hint: str = MEMBER_HINT) -> Iterator[None]:
+def readable_damage(place: object, as_what: str = "", hint: str = MEMBER_HINT) -> Iterator[None]:
     """Turn the errors raised for a damaged zip into a UserError.
 
     Args:
@@ -59,7 +59,7 @@ def members_of(path: Path) -> list[zipfile.ZipInfo]:
     Raises:
         UserError: If the zip is damaged.
     """
-    with damage_told(path, " as a zip", ZIP_HINT), zipfile.ZipFile(path) as archive:
+    with readable_damage(path, " as a zip", ZIP_HINT), zipfile.ZipFile(path) as archive:
         return archive.infolist()
 
 
@@ -74,8 +74,8 @@ def open_member(path: Path, member: str, place: object) -> IO[bytes]:
     Raises:
         UserError: If the zip is damaged; the stream's methods raise it too.
     """
-    with damage_told(place), zipfile.ZipFile(path) as archive:  # the member keeps the file open
-        return io.BufferedReader(_Stream(archive.open(member), lambda: damage_told(place)))
+    with readable_damage(place), zipfile.ZipFile(path) as archive:  # the member keeps the file open
+        return io.BufferedReader(_Stream(archive.open(member), lambda: readable_damage(place)))
 
 
 class _Stream(io.RawIOBase):

@@ -19,7 +19,7 @@ from newsrec.model.plm.blocks import (
     runs,
     spare_tokens,
 )
-from newsrec.model.plm.masks import nothing_padded, tell_padding
+from newsrec.model.plm.masks import mask_by_padding, nothing_padded
 from newsrec.model.plm.packing import Groups, groups_of, join, pack, run_packed
 from newsrec.model.plm.transformers_internals import first_position
 
@@ -51,7 +51,7 @@ class CutPlm:
         self._top: _Top | None = None
         self._packs = pack(plm)
         if not self._packs:
-            tell_padding(plm)
+            mask_by_padding(plm)
         if tune_layers not in (0, -1):
             self._lists = layer_lists(plm, tune_layers)
         self.frozen = self._freeze()

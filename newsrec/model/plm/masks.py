@@ -38,7 +38,7 @@ def nothing_padded(whether: bool) -> Iterator[None]:
         _NOTHING_PADDED.reset(token)
 
 
-def _told(make: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+def _unless_unpadded(make: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
     """Wrap a function that makes masks: ``nothing_padded`` tells it whether a mask is needed."""
 
     def mask(*args: Any, allow_is_bidirectional_skip: bool = False, **kwargs: Any) -> Tensor | None:
@@ -55,11 +55,11 @@ def _own_attention(*args: Any, **kwargs: Any) -> None:
     raise NotImplementedError("the attention of a family that asks transformers for one")
 
 
-register_attention(PADDED["sdpa"], sdpa_attention_forward, _told(sdpa_mask))
-register_attention(PADDED["eager"], _own_attention, _told(eager_mask))
+register_attention(PADDED["sdpa"], sdpa_attention_forward, _unless_unpadded(sdpa_mask))
+register_attention(PADDED["eager"], _own_attention, _unless_unpadded(eager_mask))
 
 
-def tell_padding(plm: PreTrainedModel) -> bool:
+def mask_by_padding(plm: PreTrainedModel) -> bool:
     """Switch a PLM to masks that depend on ``nothing_padded``, if its states stay the same.
 
     Returns:

@@ -72,7 +72,7 @@ def attend(
             module, query, key, value, attention_mask, dropout, scaling, **kwargs
         )
     if attention_mask is not None or any(kwargs.get(name) is not None for name in NOT_PACKED):
-        raise NotImplementedError("attention that looks further than at a story's tokens")
+        raise NotImplementedError("attention that looks further than at a news item's tokens")
     return _attend_within(query, key, value, dropout, scaling, groups), None
 
 
@@ -80,13 +80,13 @@ def attend(
 def _attend_within(
     query: Tensor, key: Tensor, value: Tensor, dropout: float, scale: float | None, groups: Groups
 ) -> Tensor:
-    sizes = [stories * length for stories, length in groups.pairs]
+    sizes = [news * length for news, length in groups.pairs]
     mixed = []
     # split(), because each slice would add a full-size gradient in the backward pass.
     parts = zip(*(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
-    for (stories, length), part in zip(groups.pairs, parts, strict=True):
+    for (news, length), part in zip(groups.pairs, parts, strict=True):
         # each [news, heads, length, dim / heads]
-        q, k, v = (x.unflatten(1, (stories, length)).transpose(0, 1) for x in part)
+        q, k, v = (x.unflatten(1, (news, length)).transpose(0, 1) for x in part)
         own = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
         mixed.append(own.transpose(1, 2).flatten(0, 1))
     return torch.cat(mixed)[None]
@@ -112,7 +112,7 @@ def join(padded: Tensor, groups: Groups) -> Tensor:
         padded: One row per news item ``[news, longest]``.
         groups: News items by length.
     """
-    parts = padded.split([stories for stories, _ in groups.pairs])
+    parts = padded.split([news for news, _ in groups.pairs])
     return torch.cat(
         [p[:, :length].flatten() for p, (_, length) in zip(parts, groups.pairs, strict=True)]
     )
@@ -129,12 +129,12 @@ def run_packed(plm: PreTrainedModel, token_ids: Tensor, groups: Groups) -> Tenso
     Returns:
         Last states ``[tokens, hidden]``.
     """
-    stories = sum(number for number, _ in groups.pairs)
+    news = sum(number for number, _ in groups.pairs)
     longest = max(length for _, length in groups.pairs)
     positions = torch.arange(longest, device=token_ids.device) + first_position(plm)
     return plm(
         input_ids=token_ids.long()[None],
-        position_ids=join(positions.expand(stories, -1), groups)[None],
+        position_ids=join(positions.expand(news, -1), groups)[None],
         groups=groups,
     )[0][0]
 

@@ -58,7 +58,7 @@ def plm_sizes(name: str, layers: int | None = None) -> tuple[dict[str, Any], boo
             config = AutoConfig.from_pretrained(find_plm(name)).to_dict()
         except (OSError, ValueError) as error:
             raise UserError(
-                f"model.plm: the configuration of {name!r} is not to be had. Name a folder written "
+                f"model.plm: the configuration of {name!r} cannot be found. Name a folder written "
                 f"by save_pretrained, or one of {', '.join(KNOWN)}, whose sizes are known."
             ) from error
     if layers is not None:

@@ -123,7 +123,7 @@ def resolve_checkpoint(ckpt_path: str, output: Path) -> Path:
         near = looked_for(path)
         raise UserError(
             f"--ckpt_path {ckpt_path}: there is no {path}. {near}{' ' if near else ''}Name the run "
-            "to go on with by --output, or leave --ckpt_path out to start a new one."
+            "to resume with --output, or leave --ckpt_path out to start a new one."
         )
     return path
 

@@ -61,11 +61,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             with suppress(OSError):
                 aside.unlink(missing_ok=True)
             cause = error.__context__ if isinstance(error.__context__, OSError) else error
-            kept, on = "there is none yet", "start anew"
+            kept, on = "there is none yet", "start a new run"
             if path.is_file():
                 kept = "what was there before is whole"
             if path.with_name("last.ckpt").is_file():
-                on = "go on by --ckpt_path last"
+                on = "resume with --ckpt_path last"
             self.failed = (
                 f"{path} could not be written ({cause}); {kept}. Make room and {on}, or choose an "
                 "--output on another disk."

@@ -35,7 +35,7 @@ def started_by_torchrun(options: Mapping[str, Any]) -> dict[str, int]:
     return settled
 
 
-def refuse_lonely(trainer: Trainer) -> None:
+def refuse_unconnected(trainer: Trainer) -> None:
     """Refuse to train as one of several processes that do not form a group.
 
     Raises:

@@ -91,7 +91,7 @@ def share_run_folder(output: Path) -> None:
         store.get(f"ready/{machine}")
 
 
-def goes_on(output: Path, num_nodes: int) -> bool:
+def is_resumed(output: Path, num_nodes: int) -> bool:
     """Return whether ``--ckpt_path auto`` resumes from ``last.ckpt``, the same on all processes.
 
     The first process decides. Otherwise, on machines without a shared disk, one might resume and
@@ -130,7 +130,7 @@ def needs_on_disk(root: Path, output: Path, states: int, checkpoint: int) -> str
     return (
         f"disks: each machine needs the data at {root}{kept}. The first machine alone writes "
         f"{output}: two checkpoints of {checkpoint / 2**30:.1f} GiB, and a third while one is "
-        "written. A run that goes on needs them on each machine, where torchrun copies them."
+        "written. A resumed run needs them on each machine, where torchrun copies them."
     )
 
 

@@ -36,11 +36,11 @@ HEARD = 3 * POLL
 
 
 _shared: list[int] = []
-"""This process's rank inside ``one_fate_from_the_start``; else empty."""
+"""This process's rank inside ``fail_together_from_the_start``; else empty."""
 
 
 @contextmanager
-def one_fate(trainer: Trainer) -> Iterator[None]:
+def fail_together(trainer: Trainer) -> Iterator[None]:
     """End all processes within seconds if any of them fails, with the message of the failure.
 
     Otherwise the others wait in their next collective operation, with NCCL for half an hour. A
@@ -58,8 +58,8 @@ def one_fate(trainer: Trainer) -> Iterator[None]:
 
 
 @contextmanager
-def one_fate_from_the_start() -> Iterator[None]:
-    """Do what ``one_fate`` does from the start of a command that torchrun or SLURM launched.
+def fail_together_from_the_start() -> Iterator[None]:
+    """Do what ``fail_together`` does from the start of a command that torchrun or SLURM launched.
 
     torchrun's store exists before the Trainer, and under SLURM the first process opens a store at
     once. So wrong options or a missing file on one machine also end the other processes, which
@@ -89,7 +89,7 @@ def _fate(rank: int) -> Iterator[None]:
         raise
     except Exception as error:
         watch.stopped.set()  # this process ends by its own error, even if others fail as well
-        watch.tell(error)
+        watch.report(error)
         raise
     finally:
         watch.stopped.set()
@@ -125,7 +125,7 @@ class _Watch(threading.Thread):
                 sys.stderr.flush()
             os._exit(int(code))
 
-    def tell(self, error: Exception) -> None:
+    def report(self, error: Exception) -> None:
         """Tell the other processes that this one fails, and why."""
         store = self.connect()
         if store is None:

@@ -28,7 +28,7 @@ SHOWN = {
     "val/auc": "val AUC",
     "speed/clicks": "clicks/s",
     "speed/tokens": "tokens/s",
-    "speed/stories": "news/s",
+    "speed/news": "news/s",
     "speed/repeats": "repeated",
 }
 """Logged names -> names in the bar, the most important first."""

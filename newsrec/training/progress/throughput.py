@@ -70,7 +70,7 @@ class Throughput(Callback):
         self._window, self._start = _Counts(), None
         if start is None or not window.clicks:
             return
-        repeats = 1 - window.stories / max(float(window.mentions), 1)  # waits for the device
+        repeats = 1 - window.news / max(float(window.mentions), 1)  # waits for the device
         seconds = time.perf_counter() - start
         self.seconds += seconds
         self.clicks += window.clicks * trainer.world_size
@@ -81,7 +81,7 @@ class Throughput(Callback):
             return
         self._start = time.perf_counter()
         each_second = trainer.world_size / seconds
-        for name in ("clicks", "stories", "tokens"):
+        for name in ("clicks", "news", "tokens"):
             value = float(getattr(window, name) * each_second)
             pl_module.log(f"speed/{name}", value)
         pl_module.log("speed/repeats", repeats)
@@ -110,7 +110,7 @@ class _Counts:
     """Counts of clicks, news items and tokens in the batches of this process."""
 
     def __init__(self) -> None:
-        self.clicks = self.stories = self.tokens = self.slots = 0
+        self.clicks = self.news = self.tokens = self.slots = 0
         self.squares = 0
         self.mentions: Tensor | float = 0.0
 
@@ -118,7 +118,7 @@ class _Counts:
         """Count a batch, without waiting for the device."""
         lengths = batch.token_lengths[FIRST_NEWS:]
         self.clicks += len(batch.labels)
-        self.stories += len(lengths)
+        self.news += len(lengths)
         self.tokens += int(lengths.sum())
         self.squares += int((lengths * lengths).sum())
         self.slots += batch.history.numel()

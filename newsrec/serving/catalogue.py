@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS
-from newsrec.data.fields import FIELDS, story_texts
+from newsrec.data.fields import FIELDS, news_texts
 from newsrec.errors import UserError
 from newsrec.serving.arguments import require_strings
 from newsrec.serving.folder import NEWS_SCHEMA, StoredNews, with_unknown
@@ -25,7 +25,7 @@ ARGUMENTS = dict(zip(FIELDS, ("categories", "subcategories", "titles", "abstract
 """Field of a news item to the argument that gives it."""
 
 
-class Stories(NamedTuple):
+class Catalogue(NamedTuple):
     """News that can be recommended."""
 
     table: pa.Table
@@ -38,7 +38,7 @@ class Stories(NamedTuple):
     """Row of each id."""
 
     @classmethod
-    def of(cls, news: StoredNews) -> "Stories":
+    def of(cls, news: StoredNews) -> "Catalogue":
         """Make a catalogue from the news of a folder."""
         ids = news.table["news_id"].to_pylist()
         rows = dict(zip(ids, range(FIRST_NEWS, FIRST_NEWS + len(ids)), strict=True))
@@ -49,7 +49,7 @@ class Stories(NamedTuple):
         """Return, by id, the hash of the text that the vector was made from."""
         return dict(zip(self.ids, self.table["text_hash"].to_pylist(), strict=True))
 
-    def updated(self, table: pa.Table, vectors: NDArray[np.float32]) -> "Stories":
+    def updated(self, table: pa.Table, vectors: NDArray[np.float32]) -> "Catalogue":
         """Return a catalogue with further news, which replace those with the same id.
 
         Args:
@@ -69,10 +69,10 @@ class Stories(NamedTuple):
         rows = pa.array(range(FIRST_NEWS, FIRST_NEWS + len(order)), pa.int64())
         table = table.take(order).set_column(0, NEWS_SCHEMA.field("row"), rows).combine_chunks()
         real = np.concatenate([self.vectors[FIRST_NEWS:], vectors])[order]
-        return Stories.of(StoredNews(table, with_unknown(real)))
+        return Catalogue.of(StoredNews(table, with_unknown(real)))
 
 
-def story_table(
+def news_table(
     titles: Sequence[str],
     categories: Sequence[str] | None,
     subcategories: Sequence[str | None] | None,
@@ -98,7 +98,7 @@ def texts_of(table: pa.Table, fields: Sequence[str]) -> pa.Array:
     """Return the text that the model reads of each news item ``[news]``.
 
     Args:
-        table: A table from ``story_table``.
+        table: A table from ``news_table``.
         fields: Fields that the model reads.
 
     Raises:
@@ -110,7 +110,7 @@ def texts_of(table: pa.Table, fields: Sequence[str]) -> pa.Array:
             f"This model reads a news item's {', '.join(fields)}: give {ARGUMENTS[missing[0]]}, "
             "too, one for each title."
         )
-    return story_texts(table, fields)
+    return news_texts(table, fields)
 
 
 def require_same_number(
