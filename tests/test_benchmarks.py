@@ -53,6 +53,13 @@ def test_the_metrics_are_those_of_a_loop(monkeypatch, capsys):
     assert "model" not in result
 
 
+def test_each_way_to_make_scores_is_timed_and_gives_numpys(monkeypatch, capsys):
+    options = ("--impressions", "30", "--news", "50", "--catalogue", "40", "--calls", "2")
+    result = measure(monkeypatch, capsys, "matching.py", *options)
+    assert result["dot"]["times_dot"] == 1.0
+    assert min(result[head]["recommend_ms"] for head in ("dot", "late", "interests")) > 0
+
+
 @pytest.mark.slow
 def test_a_step_of_each_loss_is_measured(monkeypatch, capsys, demo):
     result = measure(monkeypatch, capsys, "losses.py", f"--data.root={demo}", "--steps=2")

@@ -1,5 +1,6 @@
 """What ``fit --dry_run`` says is what a step takes, and what the presets' headers say."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -74,11 +75,16 @@ def test_dropout_keeps_a_byte_an_element_as_on_cuda_and_a_number_as_on_a_cpu():
     assert kept == {"cuda": 1000, "cpu": 4000}
 
 
-@pytest.mark.parametrize("family", ["bert", "mpnet"])
-@pytest.mark.parametrize("tune_layers", [-1, 1])
-def test_activations_are_what_autograd_saves_in_a_real_step(family, tune_layers):
+@pytest.mark.parametrize(
+    ("family", "tune_layers", "matching"),
+    [
+        *itertools.product(["bert", "mpnet"], [-1, 1], ["dot"]),
+        *itertools.product(["bert"], [0], ["late", "interests"]),
+    ],
+)
+def test_activations_are_what_autograd_saves_in_a_real_step(family, tune_layers, matching):
     plm = {"model_type": family, **TINY}
-    module = tiny_module(tune_layers=tune_layers)
+    module = tiny_module(tune_layers=tune_layers, matching=matching)
     states = None if tune_layers == -1 else torch.float32
     cost = step_cost(module, plm, SHAPE, "cpu", False, states)
     model = build(module, plm, packable(plm))

@@ -69,7 +69,10 @@ DEPTH, WORDS = 3, 64
 """What the quick tests build of a PLM's layers and words; the slow ones build them all."""
 
 
-def made_model(name, encoder="fastformer", whole=False, recomputed=False):
+RECOMPUTED = {"checkpoint_activations": True}
+
+
+def made_model(name, encoder="fastformer", whole=False, **options):
     """The model with weights that nobody has drawn; nothing is computed with them."""
     plm, layers, tune_layers, dim, heads, tokens, history, _ = SHAPES[name]
     small = {} if whole else {"num_hidden_layers": min(layers, DEPTH), "vocab_size": WORDS}
@@ -78,8 +81,7 @@ def made_model(name, encoder="fastformer", whole=False, recomputed=False):
         lm = build_plm({"pad_token_id": 0} | plm | small)
     shape = FastformerConfig(heads=heads, ffn=dim, encoder=encoder)
     user = FastformerConfig(heads=heads, ffn=dim, encoder=encoder, positions="recency")
-    more = {"checkpoint_activations": recomputed}
-    return NewsRecommender(lm, dim, tune_layers, shape, user, tokens, history, **more)
+    return NewsRecommender(lm, dim, tune_layers, shape, user, tokens, history, **options)
 
 
 def made_batch(plm, tokens, history, size, news=300, states=False):
@@ -156,9 +158,9 @@ def step(gpu, model, batch, dtype):
         optimizer.zero_grad()
 
 
-def run_preset(name, dtype, states, encoder, whole=False, recomputed=False):
+def run_preset(name, dtype, states, encoder, whole=False, options=None):
     plm, _, _, dim, _, tokens, history, size = SHAPES[name]
-    model = made_model(name, encoder, whole, recomputed)
+    model = made_model(name, encoder, whole, **(options or {}))
     catalogue = made_catalogue(tokens)
     kept = made_states(catalogue, plm["hidden_size"]) if states else None
     batch = made_batch(plm, tokens, history, size, states=states)
@@ -205,7 +207,14 @@ def test_a_presets_step_and_scores_run_on_a_gpu_and_nobody_waits(name, dtype, wh
 @pytest.mark.parametrize("name", [name for name in SHAPES if SHAPES[name][2] != 0])
 def test_so_does_a_step_that_recomputes_its_activations(name):
     states = SHAPES[name][2] >= 0
-    in_own_process(run_preset, name, torch.bfloat16, states, "fastformer", True, True)
+    in_own_process(run_preset, name, torch.bfloat16, states, "fastformer", True, RECOMPUTED)
+
+
+@pytest.mark.parametrize("matching", ["late", pytest.param("interests", marks=pytest.mark.slow)])
+def test_so_does_every_way_to_make_scores(matching):
+    in_own_process(
+        run_preset, "demo", torch.bfloat16, True, "fastformer", False, {"matching": matching}
+    )
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from lightning import Callback
 from resuming import assert_same, last, run_killed
 
 from newsrec.__main__ import main
+from newsrec.model.matching import match_all
 from newsrec.serving.recommend import Recommender
 from newsrec.training.module import RecommenderModule
 
@@ -30,6 +31,7 @@ FACTORS = {
     "recompute": (False, True),
     "encoder": ("fastformer", "transformer"),
     "loss": ("cross_entropy", "in_batch", "impression"),
+    "matching": ("dot", "late", "interests"),
 }
 ON_A_GPU = FACTORS | {"precision": ("32-true", "bf16-mixed", "16-mixed")}
 IGNORED = {
@@ -166,6 +168,7 @@ def fit(root, plm_dir, still_plm, tmp_path, monkeypatch):
             "--model.dim=16",
             f"--model.news={{{stack}}}",
             f"--model.user={{{stack}}}",
+            f"--model.matching={run['matching']}",
             "--model.plm_lr=1e-3",
             "--model.lr=1e-3",
             f"--model.tune_layers={run['tune_layers']}",
@@ -287,18 +290,22 @@ def test_a_killed_run_goes_on_bit_for_bit_and_is_evaluated_and_exported(fit, run
 
 
 def assert_served(folder, best):
-    """Compare an export's user vectors with those that PyTorch makes of the checkpoint."""
-    encoder = RecommenderModule.load_from_checkpoint(best).recommender.user_encoder
+    """Compare an export's scores with those that PyTorch makes of the checkpoint."""
+    model = RecommenderModule.load_from_checkpoint(best).recommender
     recommender = Recommender.load(folder)
-    clicked = ["N3", "N1", "N16"]
+    clicked, shown = ["N3", "N1", "N16"], ["N2", "N3", "N4", "N5"]
     row_of = {
         news_id: row + 2 for row, news_id in enumerate(recommender.news["news_id"].to_pylist())
     }
-    history = torch.from_numpy(recommender.news_vectors[[row_of[n] for n in clicked]])[None]
-    assert history.abs().sum(dim=2).min() > 0
-    with torch.no_grad():
-        expected = encoder(history, torch.ones(1, 3, dtype=torch.bool))[0, 0].numpy()
-    np.testing.assert_allclose(recommender.user_vector(clicked), expected, atol=1e-5, rtol=1e-4)
+    vectors = torch.from_numpy(recommender.news_vectors.copy())
+    for history in (clicked, clicked[:1], []):
+        rows = torch.tensor([[row_of[news_id] for news_id in history]]).long()
+        candidates = vectors[[row_of[news_id] for news_id in shown]]
+        assert candidates.abs().sum(dim=1).min() > 0
+        with torch.no_grad():
+            expected = match_all(model.users(vectors, rows), candidates)[0]
+        found = recommender.rank(history, shown).candidate_scores
+        np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["16-mixed", "16"])

@@ -46,7 +46,7 @@ def in_batch(encoded: Encoded, batch: Batch) -> Tensor:
     clicked = batch.labels.argmax(dim=1)
     own = encoded.news[batch.candidates.gather(1, clicked[:, None]).squeeze(1)]
     padding = len(shared.news) - len(own)
-    vectors = gather(F.pad(own.float(), (0, 0, 0, padding))).to(encoded.users.dtype)
+    vectors = gather(F.pad(own.float(), (0, 0, 0, padding))).to(own.dtype)
     news, share = gather(shared.news), gather(shared.share)
     scores = match_all(encoded.users, vectors)[batch.user].float()  # [batch, shared clicks]
     others = (news > 0).sum() - 1

@@ -17,6 +17,7 @@ from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, EvalBatch
 from newsrec.data.states import TokenStates
 from newsrec.model.fastformer import FastformerConfig
+from newsrec.model.heads import Combine, Matching
 from newsrec.model.plm.load import build_plm, load_plm
 from newsrec.model.recommender import NewsRecommender
 from newsrec.plm_source import DEFAULT_PLM
@@ -57,12 +58,20 @@ class RecommenderModule(LightningModule):
             any number of news items and tokens. The first steps then take minutes, and a CPU needs
             a C++ compiler.
         user_encoder: Kind of user encoder: fastformer.
+        matching: How user and candidate become a score: dot, the product of their vectors; late,
+            this product mixed with the mean of the candidate's products with the most similar
+            clicks; interests, the highest product with several vectors of the user.
+        late_clicks: Number of the most similar clicks that late averages.
+        interests: Number of vectors per user that interests makes.
+        combine: How interests makes one score of its products: logsumexp, a smooth maximum with a
+            learned temperature, or max.
         loss: Training loss: cross_entropy of picking the clicked candidate among npratio skipped
             ones; in_batch, the same with other samples' clicked news as further negatives; or
             impression, cross-entropy over all candidates of an impression and all its clicks.
         lr: Peak learning rate of all parameters outside the PLM and the gates.
         plm_lr: Peak learning rate of the PLM.
-        gate_lr: Peak learning rate of the residual path's gates and scale, three numbers.
+        gate_lr: Peak learning rate of the residual path's gates and scale, three numbers, and of
+            the mix of late or the temperature of interests.
         weight_decay: Weight decay of AdamW; applies only to weight matrices.
         warmup: Share of all steps in which the learning rate rises, or the number of these steps if
             above 1.
@@ -87,6 +96,10 @@ class RecommenderModule(LightningModule):
         checkpoint_activations: bool = False,
         torch_compile: bool = False,
         user_encoder: str = "fastformer",
+        matching: Matching = "dot",
+        late_clicks: int = 5,
+        interests: int = 4,
+        combine: Combine = "logsumexp",
         loss: str = "cross_entropy",
         lr: float = 1e-4,
         plm_lr: float = 1e-5,
@@ -103,6 +116,8 @@ class RecommenderModule(LightningModule):
         self.dim, self.residual, self.user_encoder, self.loss = dim, residual, user_encoder, loss
         self.news, self.user = FastformerConfig.of(news), FastformerConfig.of(user)
         self.checkpoint_activations, self.torch_compile = checkpoint_activations, torch_compile
+        self.matching, self.late_clicks = matching, late_clicks
+        self.interests, self.combine = interests, combine
         self.lr, self.plm_lr, self.gate_lr, self.weight_decay = lr, plm_lr, gate_lr, weight_decay
         self.warmup, self.schedule, self.precision = warmup, schedule, precision
         self.max_tokens, self.max_history = max_tokens, max_history
@@ -203,7 +218,7 @@ class RecommenderModule(LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log the residual path's gates and scale."""
+        """Log the learned numbers of the residual path and of the head."""
         for name, value in self.recommender.gates().items():
             self.log(f"gate/{name}", value)
 

@@ -206,6 +206,8 @@ def _check_options(
 def _check_sizes(model: Mapping[str, Any], where: str) -> None:
     """Refuse sizes below 1 or above ``LARGEST_NUMBER``, which would take too much memory."""
     sizes = {f"{where}.{name}": model[name] for name in ("max_tokens", "max_history", "dim")}
+    later = ("late_clicks", "interests")
+    sizes |= {f"{where}.{name}": model[name] for name in later if name in model}
     for part in ("news", "user"):
         shape = dataclasses.asdict(FastformerConfig.of(model[part]))
         sizes[f"{where}.{part}.heads"] = shape["heads"]
