@@ -1,11 +1,11 @@
-"""The command ``simulate``: write a simulated world in MIND's format."""
+"""The command ``simulate``: write a simulated world."""
 
 import argparse
 
 from newsrec.commands.common import add_output
 from newsrec.console import progress
 from newsrec.simulation.presets import PRESETS
-from newsrec.simulation.simulate import simulate
+from newsrec.simulation.simulate import FORMATS, simulate
 
 SLOW_IMPRESSIONS = 100_000
 """Fewer impressions take only a second or two and need no progress bar."""
@@ -16,6 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     presets = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
     add_output(parser)
     parser.add_argument("--preset", choices=PRESETS, default="demo", help=f"size. {presets}")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="mind",
+        help="mind: news.tsv and behaviors.tsv of each split; parquet: news.parquet and "
+        "impressions.parquet, as for own data",
+    )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same files")
 
 
@@ -24,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     preset = PRESETS[args.preset]
     total = 2 * sum(preset.impressions)  # each is simulated, then written
     with progress("simulating", total, SLOW_IMPRESSIONS, _rate) as advance:
-        world = simulate(args.output, args.preset, args.seed, advance)
+        world = simulate(args.output, args.preset, args.seed, advance, args.format)
     for split, counts in world["splits"].items():
         print(f"{split:5}", "  ".join(f"{count} {name}" for name, count in counts.items()))
     ceilings = "  ".join(f"{split} {m['auc']:.4f}" for split, m in world["ceiling"].items())

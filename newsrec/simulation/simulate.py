@@ -1,4 +1,4 @@
-"""Writes a simulated world with a known answer as MIND files.
+"""Writes a simulated world with a known answer, in MIND's format or as Parquet.
 
 ``world.py`` describes how its users click. ``world.json`` has the ceiling: the metrics that the
 true utilities reach. If a model is below the ceiling, the cause is the model, not the data. The
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from newsrec.data.dataset import SPLITS
 from newsrec.data.ragged import Ragged
 from newsrec.data.readers.behaviors import TIME_FORMAT
+from newsrec.data.readers.mind_files import find_splits
+from newsrec.data.readers.to_parquet import write_parquet
 from newsrec.errors import UserError
 from newsrec.files import publish, require_empty
 from newsrec.metrics import METRICS, mind_metrics
@@ -40,13 +42,18 @@ from newsrec.simulation.world import (
 Advance = Callable[[int], None]
 """Called with the amount of work done since the last call."""
 
+FORMATS = ("mind", "parquet")
 FIRST_DAY = np.datetime64("2019-11-09T00:00:00", "s")
 WRITE_BLOCK = 1 << 14
 """Impressions or histories turned into text at a time, to bound memory."""
 
 
 def simulate(
-    output: Path, preset: str = "demo", seed: int = 0, advance: Advance = lambda done: None
+    output: Path,
+    preset: str = "demo",
+    seed: int = 0,
+    advance: Advance = lambda done: None,
+    file_format: str = "mind",
 ) -> dict[str, Any]:
     """Write a simulated world as ``{train,dev,test}/{news,behaviors}.tsv`` and ``world.json``.
 
@@ -55,13 +62,18 @@ def simulate(
         preset: Name of the sizes in ``PRESETS``; ``small`` has no test split, like MINDsmall.
         seed: The same seed gives the same bytes.
         advance: Called with the number of impressions just simulated, and again when written.
+        file_format: One of ``FORMATS``; ``parquet`` writes ``{news,impressions}.parquet`` instead,
+            with the same content.
 
     Returns:
         Contents of ``world.json``: seed, preset, ceiling of dev and test, sizes, style appeals.
 
     Raises:
-        UserError: If there is no such preset, the seed is negative, or ``output`` cannot be made.
+        UserError: If there is no such preset or format, the seed is negative, or ``output`` cannot
+            be made.
     """
+    if file_format not in FORMATS:
+        raise UserError(f"No format {file_format!r}. Choose --format from: {', '.join(FORMATS)}.")
     if preset not in PRESETS:
         raise UserError(f"No preset {preset!r}. Choose --preset from: {', '.join(PRESETS)}.")
     if seed < 0:
@@ -74,7 +86,13 @@ def simulate(
         "preset": preset,
         "seed": seed,
     }
-    publish(output, lambda folder: _write_world(folder, PRESETS[preset], world, advance))
+
+    def build(folder: Path) -> None:
+        _write_world(folder, PRESETS[preset], world, advance)
+        if file_format == "parquet":
+            _turn_into_parquet(folder)
+
+    publish(output, build)
     if not (output / "world.json").is_file():  # a mount point, for example, cannot be replaced
         raise UserError(f"{output} could not be replaced. Choose a folder inside it as --output.")
     return world
@@ -161,6 +179,13 @@ def _write_world(folder: Path, sizes: Preset, world: dict[str, Any], advance: Ad
     }
     text = json.dumps(world, indent=1) + "\n"
     (folder / "world.json").write_text(text, encoding="utf-8", newline="")
+
+
+def _turn_into_parquet(folder: Path) -> None:
+    for files in find_splits(folder).values():
+        write_parquet(files, files.news.path.parent)
+        for file in files:
+            file.path.unlink()
 
 
 def _write_behaviors(

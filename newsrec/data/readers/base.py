@@ -29,7 +29,7 @@ CUT_OFF = (
 
 
 class BadLine(NamedTuple):
-    """A line that cannot be read."""
+    """A line, or a row of a table, that cannot be read."""
 
     line: int
     column: str | None
@@ -37,7 +37,15 @@ class BadLine(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        place = f"line {self.line}, " + (f"column {self.column}: " if self.column else "")
+        return self.told("line")
+
+    def told(self, unit: str) -> str:
+        """Return the place and the problem as text.
+
+        Args:
+            unit: What the file consists of, ``line`` or ``row``.
+        """
+        place = f"{unit} {self.line}, " + (f"column {self.column}: " if self.column else "")
         shown = self.text if len(self.text) <= 80 else self.text[:77] + "..."
         return f"{place}{self.problem}: {shown!r}"
 
@@ -84,7 +92,7 @@ class Rows(NamedTuple):
             return self
         bad = []
         for row in wrong[:LISTED].tolist():
-            text = word(row) if word else self.table[column][row].as_py()
+            text = word(row) if word else str(self.table[column][row].as_py())
             bad.append(BadLine(int(self.lines[row]), column, problem, text))
         return Rows(
             self.table.filter(pa.array(good)),
@@ -110,6 +118,8 @@ class Impressions(NamedTuple):
     """Catalogue rows; ``UNKNOWN_NEWS`` for news that are not in the catalogue."""
     labels: NDArray[np.int8] | None
     """1 clicked, 0 skipped ``[candidates]``; None without labels."""
+    sampled: int = 0
+    """Number of skipped candidates that were drawn at random, not shown to the user."""
 
     def counts(self) -> dict[str, int]:
         """Return the counts that ``prepare`` reports."""
@@ -121,6 +131,8 @@ class Impressions(NamedTuple):
             "candidates": len(self.candidates.values),
             "unknown_candidates": int((self.candidates.values == UNKNOWN_NEWS).sum()),
         }
+        if self.sampled:
+            counts["sampled_candidates"] = self.sampled
         return counts if self.labels is None else counts | {"clicks": int(self.labels.sum())}
 
 
@@ -131,6 +143,10 @@ class Pass(Protocol):
     """The file that messages name."""
     cut_off: bool
     """Whether the last line has no line end; False for formats without lines."""
+    unit: str
+    """What the file consists of, for messages: ``line`` or ``row``."""
+    advice: str
+    """What to do about a bad line, for messages."""
 
     @property
     def hashes(self) -> dict[SourceFile, str]:

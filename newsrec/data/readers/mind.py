@@ -58,7 +58,7 @@ class MindReader:
     ) -> tuple[Pass, Iterator[Impressions]]:
         """Read a split's ``behaviors.tsv``."""
         file = TsvFile(files[1], BEHAVIORS_COLUMNS, on_read=on_read)
-        return file, file.map(Parser(ids, _has_labels(files[1])).parse)
+        return file, file.map(Parser(ids, has_labels(files[1])).parse)
 
 
 def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
@@ -108,7 +108,7 @@ def _parse_news(rows: Rows) -> Rows:
     return rows.require(good, "news_id", "empty or with a space")
 
 
-def _has_labels(file: SourceFile) -> bool:
+def has_labels(file: SourceFile) -> bool:
     """Return whether most of a file's first lines have candidates that end in ``-0`` or ``-1``."""
     labelled = bare = 0
     with contextlib.suppress(UserError), file.open() as stream:  # damage is reported later
