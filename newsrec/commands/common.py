@@ -23,7 +23,7 @@ def add_data_root(parser: argparse.ArgumentParser, use: str = "", required: bool
         use: What the command does with the folder, if not obvious.
         required: Whether the command needs a data folder.
     """
-    about = "data folder with train, dev and test, any of them: folders or MIND's zips"
+    about = "data folder with train, dev and test, any: MIND's files or zips, or Parquet"
     parser.add_argument(
         "--data.root", required=required, help="; ".join(filter(None, [about, use]))
     )
@@ -37,8 +37,8 @@ def add_on_bad_line(
         name,
         choices=("error", "drop"),
         default=default,
-        help="what to do with a line of the data that cannot be read: stop, or leave it out and "
-        "count it",
+        help="what to do with a line or row of the data that cannot be read: stop, or leave it "
+        "out and count it",
     )
 
 

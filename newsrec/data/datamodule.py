@@ -1,4 +1,4 @@
-"""Gives a Lightning Trainer its batches, made from MIND's files."""
+"""Gives a Lightning Trainer its batches, made from the files of a data folder."""
 
 import inspect
 import logging
@@ -50,7 +50,8 @@ class MindDataModule(LightningDataModule):
     """MIND for a Trainer: samples for training, whole impressions for evaluation.
 
     Args:
-        root: Data folder with any of train, dev and test, as folders or as MIND's zips.
+        root: Data folder with any of train, dev and test: folders with MIND's files or with
+            Parquet, or MIND's zips.
         plm: PLM whose tokenizer is used; on the command line set model.plm instead.
         fields: Fields that make up the text of a news item: category, subcategory, title, abstract.
         max_tokens: Word pieces kept of a text, special tokens included.
@@ -198,7 +199,8 @@ class MindDataModule(LightningDataModule):
                 if self.data.split(name).labels is None:
                     raise UserError(
                         f"data.{option}: the split {name!r} in {self.root} has no labels. "
-                        "Choose a split whose candidates end in -0 and -1."
+                        "Choose a split with labels: candidates that end in -0 and -1, or a column "
+                        "labels in impressions.parquet."
                     )
             self._index_samples()
         self._num_news = self._known_news(stage)
@@ -309,9 +311,12 @@ class MindDataModule(LightningDataModule):
         for name, window in self.windows().items():
             count = self.data.split(name).counts
             unknown = count["unknown_candidates"] / max(count["candidates"], 1)
+            drawn = f"{count.get('sampled_candidates', 0):,} drawn at random, not shown, "
             lines.append(
                 f"{name}: {window}, {count['impressions']:,} impressions, {count['users']:,} "
-                f"users, {count['candidates']:,} candidates ({unknown:.1%} not in news.tsv), "
+                f"users, {count['candidates']:,} candidates "
+                f"({drawn if 'sampled_candidates' in count else ''}"
+                f"{unknown:.1%} not among the news), "
                 f"{count['empty_histories'] / count['impressions']:.1%} empty histories"
             )
         largest = len(self.index.click) // self._process()[1]
@@ -357,7 +362,7 @@ class MindDataModule(LightningDataModule):
             if not len(self._index.click):
                 raise UserError(
                     f"{self.root}: no impression of {self.train!r} has a known click and a known "
-                    f"skip. Does its news.tsv belong to its behaviors.tsv?"
+                    f"skip. Do its files of news and of impressions belong together?"
                 )
             self._indexed = split
         if self.tokens_per_batch is not None:

@@ -12,7 +12,10 @@ def print_data(data: NewsData) -> None:
     """Print the counts of each split, and the problems in its files."""
     say(f"{data.root}: {len(data.news):,} news items, {len(data.users):,} users")
     terminal().print(counts_table(data))
-    say("Unknown: not in any news.tsv. A history is empty if it has no known news.")
+    say("Unknown: not in any file of news. A history is empty if it has no known news.")
+    for split in data.splits.values():
+        if "sampled_candidates" in split.counts:
+            say(sampled_note(split.name, split.counts["sampled_candidates"]))
     for file, lines in data.bad_lines.items():
         say(f"{file}: dropped lines, the first of them:", *lines, sep="\n  ")
     for file in data.cut_off:
@@ -24,6 +27,14 @@ def counts_table(data: NewsData) -> Table:
     columns = [_cells(split) for split in data.splits.values()]
     rows = [(label, *(column[label] for column in columns)) for label in columns[0]]
     return table(("", *data.splits), rows, framed=True)
+
+
+def sampled_note(split: str, number: int) -> str:
+    """Return what to know about a split whose skipped news were drawn instead of shown."""
+    return (
+        f"The {number:,} skipped news of {split} were drawn from what others clicked shortly "
+        "before; nobody was shown them. Compare its metrics only with those on the same draws."
+    )
 
 
 def share(part: int, whole: int) -> str:

@@ -15,6 +15,7 @@ from newsrec.evaluation.ceiling import read_ceiling as read_ceiling  # re-export
 from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import HEADINGS, SLICE_NAMES
 from newsrec.metrics import METRICS
+from newsrec.report.data_folder import sampled_note
 from newsrec.report.tables import Cell, bold, print_tables, table
 
 log = logging.getLogger(__name__)
@@ -139,6 +140,8 @@ def print_comparison(
     if ceiling:
         rows |= {CEILING: ceiling}
     terminal().print(comparison_table(title, rows))
+    if "sampled_candidates" in metrics:
+        say(sampled_note(split, metrics["sampled_candidates"]))
     if baselines:
         name = max(baselines, key=lambda name: baselines[name]["auc"])
         low, high = baselines[name]["auc_difference_interval"]
@@ -223,6 +226,8 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
     if split in chosen_on and split not in other and "auc" in metrics:
         which = "some of these checkpoints" if "ensemble" in metrics else "this checkpoint"
         lines.append(f"{split} chose {which}: expect less on another split.")
+    if "sampled_candidates" in metrics:
+        lines.append(sampled_note(split, metrics["sampled_candidates"]))
     clicks = [f"{name} ({window})" for name, window in metrics.get("clicks_of", {}).items()]
     if clicks:
         lines.append(f"Clicks counted: those of {' and '.join(clicks)}.")
@@ -232,7 +237,7 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
 def counts(metrics: Mapping[str, Any]) -> list[str]:
     """Return the counts that go with the metrics, as lines of text."""
     number = metrics["unknown_candidates"]
-    unknown = f"{number:,} {'candidate' if number == 1 else 'candidates'} not in news.tsv."
+    unknown = f"{number:,} {'candidate' if number == 1 else 'candidates'} not among the news."
     if "evaluated" in metrics:
         lines = [
             f"{metrics['impressions']:,} impressions, {metrics['evaluated']:,} evaluated "
@@ -252,6 +257,6 @@ def counts(metrics: Mapping[str, Any]) -> list[str]:
         ]
     dropped = metrics["dropped_lines"]
     if dropped:
-        were = "line of behaviors.tsv was" if dropped == 1 else "lines of behaviors.tsv were"
-        lines.append(f"{dropped:,} {were} dropped and not ranked.")
+        were = "impression was" if dropped == 1 else "impressions were"
+        lines.append(f"{dropped:,} {were} dropped and not ranked: the data cannot be read there.")
     return lines

@@ -188,7 +188,10 @@ def shown(rows: Rows, name: str) -> Callable[[int], str]:
             value = value.value if types.is_dictionary(value.type) else value
             raw: bytes = value.cast(pa.binary()).as_py()
             return raw[:SHOWN].decode(errors="replace")
-        return str(value.as_py())
+        try:
+            return str(value.as_py())
+        except (OverflowError, ValueError):  # a time that Python's datetime cannot hold
+            return str(value.cast(pa.int64()).as_py())
 
     return show
 

@@ -69,7 +69,9 @@ class _Parser:
         if self.numbered:
             texts = as_text(rows.column("impression_id"))
             good = as_bools(pc.fill_null(pc.match_substring_regex(texts, NUMBER), False))
-            rows = rows.require(good, "impression_id", "not a whole number")
+            rows = rows.require(
+                good, "impression_id", "not a whole number", shown(rows, "impression_id")
+            )
         good = is_short(rows.column("user_id"))
         rows = rows.require(good, "user_id", too_long(), shown(rows, "user_id"))
         good = is_filled(as_text(rows.column("user_id")))
@@ -127,6 +129,6 @@ class _Parser:
         labels = flags.values.cast(pa.float64()).fill_null(2).to_numpy()
         wrong = (labels != 0) & (labels != 1)
         if wrong.any():
-            good = ~flags.rows_with(wrong)
-            return self._candidates(rows.require(good, "labels", "a label other than 0 and 1"))
+            good, problem = ~flags.rows_with(wrong), "a label other than 0 and 1"
+            return self._candidates(rows.require(good, "labels", problem, shown(rows, "labels")))
         return rows, candidates, labels.astype(np.int8)

@@ -9,9 +9,12 @@ from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import pyarrow.types as types
 
 from newsrec.data.readers.base import Rows
+from newsrec.data.readers.parquet_checks import is_list
 from newsrec.data.readers.source import SourceFile, hash_source
 from newsrec.errors import UserError
 from newsrec.sniff import kind_of
@@ -67,6 +70,9 @@ class ParquetTable:
         for i, file in enumerate(files):
             with readable(file), _open(file) as parquet:
                 columns = _check_schema(file, parquet.schema_arrow, required, optional)
+                # Where columns are encrypted, Arrow refuses to read them, but aborts the process if
+                # it is asked for their sizes. So read a row before that.
+                next(parquet.iter_batches(1, columns=columns), None)
             if i and columns != self.columns:
                 raise UserError(
                     f"{file} has the columns {', '.join(columns)}, but {files[0]} has "
@@ -105,7 +111,9 @@ class ParquetTable:
         """Return the first values of a column."""
         with readable(self.files[0]), _open(self.files[0]) as parquet:
             batch = next(parquet.iter_batches(num_rows, columns=[column]), None)
-        return pa.nulls(0) if batch is None else batch.column(column)
+            values = pa.nulls(0) if batch is None else batch.column(column)
+            _check_codes(values)
+        return values
 
     def _blocks(self) -> Iterator[Rows]:
         row = 0
@@ -119,6 +127,8 @@ class ParquetTable:
                         row_groups=[group],
                         columns=self.columns,
                     ):
+                        for column in batch.columns:
+                            _check_codes(column)
                         lines = row + np.arange(len(batch))
                         yield Rows(pa.Table.from_batches([batch]), lines, [], 0)
                         row += len(batch)
@@ -180,6 +190,18 @@ def _open(file: SourceFile) -> pq.ParquetFile:
     return pq.ParquetFile(
         file.path, read_dictionary=texts, buffer_size=1 << 20, page_checksum_verification=True
     )
+
+
+def _check_codes(column: pa.Array) -> None:
+    """Check that codes point into their dictionary: Arrow trusts those of a damaged file."""
+    while is_list(column.type):
+        column = column.values
+    if types.is_dictionary(column.type):
+        bounds = pc.min_max(column.indices).as_py()
+        if bounds["min"] is not None and not 0 <= bounds["min"] <= bounds["max"] < len(
+            column.dictionary
+        ):
+            raise ValueError("a value lies outside of its dictionary")
 
 
 def _rows_per_block(
