@@ -74,7 +74,8 @@ class ParquetReader:
             ParquetTable(own, place, CLICKS_REQUIRED, {}, on_read)
             for own, place in part_of(files, CLICKS)
         ]
-        sampling = read_sampling([file for file in files if file.path.name == SAMPLING])
+        clicks[0].settings = [file for file in files if file.path.name == SAMPLING]
+        sampling = read_sampling(clicks[0].settings)
         return clicks[0], sample_impressions(clicks[0], clicks[1:], ids, sampling)
 
 

@@ -66,6 +66,8 @@ class ParquetTable:
         self.on_read = on_read
         self.columns: list[str] = []
         """The columns that it has, of those asked for."""
+        self.settings: Sequence[SourceFile] = ()
+        """Files that decide what is made of the table; their hashes count, too."""
         self._hashes: dict[SourceFile, str] = {}
         for i, file in enumerate(files):
             with readable(file), _open(file) as parquet:
@@ -82,8 +84,9 @@ class ParquetTable:
 
     @property
     def hashes(self) -> dict[SourceFile, str]:
-        """SHA-256 of the files."""
-        return {file: self._hashes.get(file) or hash_source(file) for file in self.files}
+        """SHA-256 of the files and of the settings."""
+        files = (*self.files, *self.settings)
+        return {file: self._hashes.get(file) or hash_source(file) for file in files}
 
     def map(self, parse: Callable[[Rows], Parsed]) -> Iterator[Parsed]:
         """Call ``parse`` on every block's rows, two blocks at once; yield results in order.
