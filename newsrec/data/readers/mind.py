@@ -13,6 +13,7 @@ from newsrec.data.readers.base import NEWS_TABLE, Impressions, Pass, Rows
 from newsrec.data.readers.behaviors import Parser
 from newsrec.data.readers.mind_files import BEHAVIORS_COLUMNS, NAMES, NEWS_COLUMNS, find_splits
 from newsrec.data.readers.news import distinct, merge_news
+from newsrec.data.readers.parquet import read_news_table
 from newsrec.data.readers.source import SourceFile
 from newsrec.data.readers.tsv import LONGEST_LINE, TsvFile
 from newsrec.errors import UserError
@@ -65,38 +66,42 @@ def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
     """Return the news of a file, each id once.
 
     Args:
-        path: A ``news.tsv``.
+        path: A ``news.tsv`` or a ``news.parquet``.
         on_bad_line: error stops at a line that cannot be read, drop leaves it out.
 
     Returns:
         Table with the columns ``NEWS_TABLE``, in the order of the file.
 
     Raises:
-        UserError: If there is no such file, it is not a news.tsv, or a line cannot be read.
+        UserError: If there is no such file, it is neither of these, or a line cannot be read.
     """
+    file = SourceFile(Path(path))
     if not Path(path).is_file():
         near = looked_for(path)
         raise UserError(
             f"{path}: there is no such file.{' ' if near else ''}{near} Name a news.tsv as MIND "
-            "has them."
+            "has them, or a news.parquet."
         )
     kind = kind_of(Path(path))
     if kind is None and is_binary(Path(path)):
         kind = "not a text file"
-    if kind is not None and kind != "an empty file":
+    if kind is not None and kind not in ("an empty file", "a Parquet file"):
         raise UserError(
             f"{path} is {kind}, not a news.tsv: lines of 8 columns with a tab "
-            "between them. Write it as such, or unpack it."
+            "between them. Write it as such or as a news.parquet, or unpack it."
         )
-    _, blocks = MindReader().news((SourceFile(Path(path)),))
+    done, blocks = (
+        read_news_table([file], file) if kind == "a Parquet file" else MindReader().news((file,))
+    )
     rows = merge_news(blocks)
     if rows.num_bad:
-        first = min(rows.bad, key=lambda line: line.line)
+        unit = done.unit
+        first = min(rows.bad, key=lambda line: line.line).told(unit)
         if on_bad_line == "error":
             raise UserError(
-                f"{path}, {first}. Correct the line; --on_bad_line drop leaves such lines out."
+                f"{path}, {first}. Correct the {unit}; --on_bad_line drop leaves such {unit}s out."
             )
-        log.warning("%s: %d lines dropped, the first is %s", path, rows.num_bad, first)
+        log.warning("%s: %d %ss dropped, the first is %s", path, rows.num_bad, unit, first)
     return distinct(rows.table)
 
 
