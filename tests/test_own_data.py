@@ -114,9 +114,10 @@ def test_an_unknown_format_is_named(tmp_path, capsys):
 
 @pytest.mark.slow  # trains and exports
 def test_ten_lines_lead_from_a_data_frame_to_a_recommendation(
-    tmp_path, plm_dir, monkeypatch, capsys
+    tmp_path, plm_dir, monkeypatch, capsys, caplog
 ):
     monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO")
     rng = np.random.default_rng(0)
     clicks = pd.DataFrame(
         {
@@ -138,7 +139,7 @@ def test_ten_lines_lead_from_a_data_frame_to_a_recommendation(
     exec(block, given)
     said = capsys.readouterr().out
     assert "skipped news of dev were drawn" in said
-    assert "drawn at random, not shown" in " ".join(said.split())
+    assert "drawn at random, not shown" in " ".join(f"{said} {caplog.text}".split())
     (found,) = re.findall(r"^\[.*\]$", said, re.MULTILINE)
     assert len(set(re.findall(r"'(N\d+)'", found))) == 5
     main(["recommend", "exports/own", "--history", "N1", "N2", "-k", "3"])
