@@ -1,5 +1,6 @@
 """The Parquet files of each split: their names, and where they are."""
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,19 +46,19 @@ def find_splits(root: Path) -> dict[str, tuple[SourceFile, ...]]:
     found = find_places(root, _in_place, WHERE_FROM)
     sampling = [SourceFile(root / SAMPLING)] if (root / SAMPLING).is_file() else []
     splits: dict[str, tuple[SourceFile, ...]] = {}
-    earlier: list[SourceFile] = []
+    clicks: list[SourceFile] = []
     for split, (news, shown) in found.items():
-        files = [file for table in (news, shown) for file in _parts(table)]
+        own = _parts(shown)
+        splits[split] = (*_parts(news), *own)
         if shown.name == CLICKS:
-            if len(splits) * bool(earlier) < len(splits):
+            before = [name for name in list(splits)[:-1] if found[name][1].name == IMPRESSIONS]
+            if before:
                 raise UserError(
                     f"{shown}: histories are made from the clicks of the splits before, too, and "
-                    f"these have {IMPRESSIONS}. Write all splits up to {split} the same way."
+                    f"{before[0]} has {IMPRESSIONS}. Write all splits up to {split} the same way."
                 )
-            own = _parts(shown)
-            files += [*earlier, *sampling]
-            earlier += own
-        splits[split] = tuple(files)
+            splits[split] += (*clicks, *sampling)
+            clicks += own
     return splits
 
 
@@ -124,22 +125,25 @@ def _near(root: Path) -> Iterator[Path]:
     """Yield what lies in a data folder, in its folders, and in theirs."""
     folders = [root]
     for _ in range(3):
-        entries = [
-            entry
-            for folder in folders
-            if folder.is_dir()
-            for entry in itertools.islice(folder.iterdir(), LOOKED_AT)
-            if is_ours(entry.name)
-        ]
+        entries = [entry for folder in folders for entry in _entries(folder)]
         yield from entries
         folders = [entry for entry in entries if entry.suffix != ".parquet"][:LOOKED_AT]
 
 
+def _entries(folder: Path) -> list[Path]:
+    """Return some of what lies in a folder; nothing if it is no folder or cannot be read."""
+    with contextlib.suppress(OSError):
+        if folder.is_dir():
+            return [e for e in itertools.islice(folder.iterdir(), LOOKED_AT) if is_ours(e.name)]
+    return []
+
+
 def _names_in(place: Path) -> list[str]:
-    """Return the names of the files in a split's folder or zip, without folders."""
-    if place.is_dir():
-        return [path.name for folder in within(place) for path in folder.iterdir()]
+    """Return the names of a split's files that its folder or zip has, without folders."""
     try:
+        if place.is_dir():
+            names = (*NAMES, *TSV_NAMES)
+            return [n for folder in within(place) for n in names if (folder / n).exists()]
         return [member.filename.rpartition("/")[2] for member in members_of(place)]
-    except UserError:  # MIND's reader says what is wrong with it
+    except (UserError, OSError):  # MIND's reader says what is wrong
         return []

@@ -111,12 +111,14 @@ class ParquetTable:
                     future.cancel()
 
     def head(self, column: str, num_rows: int) -> pa.Array:
-        """Return the first values of a column."""
-        with readable(self.files[0]), _open(self.files[0]) as parquet:
-            batch = next(parquet.iter_batches(num_rows, columns=[column]), None)
-            values = pa.nulls(0) if batch is None else batch.column(column)
-            _check_codes(values)
-        return values
+        """Return the first values of a column, of the first file that has rows."""
+        for file in self.files:
+            with readable(file), _open(file) as parquet:
+                batch = next(parquet.iter_batches(num_rows, columns=[column]), None)
+                if batch is not None and len(batch):
+                    _check_codes(batch.column(column))
+                    return batch.column(column)
+        return pa.nulls(0)
 
     def _blocks(self) -> Iterator[Rows]:
         row = 0
