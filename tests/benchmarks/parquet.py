@@ -39,7 +39,9 @@ try:
     runpy.run_module("newsrec", run_name="__main__", alter_sys=True)
 finally:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    print("used", used.ru_maxrss, used.ru_utime + used.ru_stime, file=sys.stderr)
+    with open("/proc/self/status") as status:  # ru_maxrss would take in the parent's
+        peak = next(line.split()[1] for line in status if line.startswith("VmHWM"))
+    print("used", peak, used.ru_utime + used.ru_stime, file=sys.stderr)
 """
 
 
