@@ -21,7 +21,14 @@ from newsrec.data import FIRST_NEWS, UNKNOWN_NEWS
 from newsrec.data.mixing import mix
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.readers.base import LISTED, BadLine, Impressions, Rows
-from newsrec.data.readers.parquet_columns import Lookup, as_seconds, as_text, is_filled, shown
+from newsrec.data.readers.parquet_columns import (
+    NO_TIME,
+    Lookup,
+    as_seconds,
+    as_text,
+    is_filled,
+    shown,
+)
 from newsrec.data.readers.parquet_table import ParquetTable
 from newsrec.data.readers.source import SourceFile
 from newsrec.errors import UserError
@@ -137,7 +144,7 @@ def _read(table: ParquetTable, ids: pa.Array) -> _Clicks:
             good = is_filled(as_text(rows.column(name)))
             rows = rows.require(good, name, "null, empty or not UTF-8", shown(rows, name))
         _, good = as_seconds(rows.column("time"))
-        rows = rows.require(good, "time", "not a time", shown(rows, "time"))
+        rows = rows.require(good, "time", NO_TIME, shown(rows, "time"))
         seconds = as_seconds(rows.column("time"))[0].astype(np.int64)
         user = as_text(rows.column("user_id"))
         return _Clicks(user, seconds, lookup.find(rows.column("news_id")), rows)

@@ -1,7 +1,7 @@
 """Checks the types of Parquet columns.
 
 The checks return what a column should hold if its type is wrong, as the end of a sentence and with
-the next step; None if the type is right.
+the next step, in which ``[column]`` stands for the column's name; None if the type is right.
 """
 
 import pyarrow as pa

@@ -24,6 +24,7 @@ LARGEST_IN_SECONDS = 10**11
 as seconds it is the year 5138, as milliseconds 1973."""
 LONGEST_TEXT = 1 << 20
 """Most bytes of a text or an id."""
+NO_TIME = "not a time such as 2019-11-11 09:05:58"
 SHOWN = 100
 """Most bytes of a text, and most values of a list, that a message is made from."""
 FIRST_SECOND, END_SECOND = (

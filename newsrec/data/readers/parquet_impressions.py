@@ -11,6 +11,7 @@ from newsrec.data.ragged import Ragged
 from newsrec.data.readers import parquet_checks as checks
 from newsrec.data.readers.base import Impressions, Pass, Rows
 from newsrec.data.readers.parquet_columns import (
+    NO_TIME,
     Lists,
     Lookup,
     as_bools,
@@ -77,7 +78,7 @@ class _Parser:
         good = is_filled(as_text(rows.column("user_id")))
         rows = rows.require(good, "user_id", "null, empty or not UTF-8", shown(rows, "user_id"))
         _, good = as_seconds(rows.column("time"))
-        rows = rows.require(good, "time", "not a time", shown(rows, "time"))
+        rows = rows.require(good, "time", NO_TIME, shown(rows, "time"))
         rows, candidates, labels = self._candidates(rows)
         histories, unknown = self.history.known(Lists.of(rows.column("history")))
         number = rows.lines + 1

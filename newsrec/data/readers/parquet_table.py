@@ -252,9 +252,16 @@ def _check_schema(
     for name in found:
         if names.count(name) > 1:
             raise UserError(f"{file} has the column {name} twice. Keep one of them.")
-        wanted = (required.get(name) or optional[name])(schema.field(name).type)
+        kind = schema.field(name).type
+        wanted = (required.get(name) or optional[name])(kind)
         if wanted is not None:
-            raise UserError(
-                f"{file}: the column {name} holds {schema.field(name).type}, not {wanted}"
-            )
+            wanted = wanted.replace("[column]", f"[{name!r}]")
+            raise UserError(f"{file}: the column {name} holds {_told(kind)}, not {wanted}")
     return found
+
+
+def _told(kind: pa.DataType) -> str:
+    """Return the name of a type, without the dictionary that only our reading adds."""
+    if types.is_dictionary(kind):
+        return _told(kind.value_type)
+    return f"list<{_told(kind.value_type)}>" if is_list(kind) else str(kind)
