@@ -1,4 +1,4 @@
-"""Names of metrics and slices in tables and pages; imports no PyTorch."""
+"""Words that tables and pages share: names of metrics and slices, a note; imports no PyTorch."""
 
 from newsrec.metrics import TABLE
 
@@ -17,3 +17,11 @@ SLICE_NAMES = {
     "day": "day",
 }
 """Name of each slice."""
+
+
+def sampled_note(split: str, number: int) -> str:
+    """Return what to know about a split whose skipped news were drawn instead of shown."""
+    return (
+        f"The {number:,} skipped news of {split} were drawn from what others clicked shortly "
+        "before; nobody was shown them. Compare its metrics only with those on the same draws."
+    )

@@ -7,8 +7,9 @@ from rich.table import Table
 from newsrec.console import say, terminal
 from newsrec.data.dataset import NewsData, Split
 from newsrec.evaluation.check_submission import JUDGED, Report
+from newsrec.evaluation.names import sampled_note
 from newsrec.evaluation.submission import KINDS, NAME
-from newsrec.report.data_folder import sampled_note, share
+from newsrec.report.data_folder import share
 from newsrec.report.tables import table
 
 MOST_IN_ORDER = 0.05

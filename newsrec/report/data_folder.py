@@ -5,6 +5,7 @@ from rich.table import Table
 from newsrec.console import say, terminal
 from newsrec.data.dataset import NewsData, Split
 from newsrec.data.readers.base import CUT_OFF
+from newsrec.evaluation.names import sampled_note
 from newsrec.report.tables import table
 
 
@@ -27,14 +28,6 @@ def counts_table(data: NewsData) -> Table:
     columns = [_cells(split) for split in data.splits.values()]
     rows = [(label, *(column[label] for column in columns)) for label in columns[0]]
     return table(("", *data.splits), rows, framed=True)
-
-
-def sampled_note(split: str, number: int) -> str:
-    """Return what to know about a split whose skipped news were drawn instead of shown."""
-    return (
-        f"The {number:,} skipped news of {split} were drawn from what others clicked shortly "
-        "before; nobody was shown them. Compare its metrics only with those on the same draws."
-    )
 
 
 def share(part: int, whole: int) -> str:

@@ -8,8 +8,7 @@ from rich.text import Text
 from newsrec.console import printable, terminal
 from newsrec.evaluation.compare import SEEDS, USERS
 from newsrec.evaluation.intervals import FEWEST_USERS
-from newsrec.evaluation.names import HEADINGS, SLICE_NAMES
-from newsrec.report.data_folder import sampled_note
+from newsrec.evaluation.names import HEADINGS, SLICE_NAMES, sampled_note
 from newsrec.report.tables import Cell, bold, print_tables, table
 
 GROUPS_SHOWN = 8

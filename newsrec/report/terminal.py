@@ -13,9 +13,8 @@ from rich.table import Table
 from newsrec.console import say, terminal
 from newsrec.evaluation.ceiling import read_ceiling as read_ceiling  # re-exported
 from newsrec.evaluation.intervals import FEWEST_USERS
-from newsrec.evaluation.names import HEADINGS, SLICE_NAMES
+from newsrec.evaluation.names import HEADINGS, SLICE_NAMES, sampled_note
 from newsrec.metrics import METRICS
-from newsrec.report.data_folder import sampled_note
 from newsrec.report.tables import Cell, bold, print_tables, table
 
 log = logging.getLogger(__name__)
