@@ -199,7 +199,7 @@ class _Check:
         parts = []
         for ids, what in (
             (np.setdiff1d(expected, found), "missing"),
-            (np.setdiff1d(found, expected), "not in behaviors.tsv"),
+            (np.setdiff1d(found, expected), "not in the data"),
             (distinct[times > 1], "there more than once"),
         ):
             if len(ids):
@@ -207,7 +207,7 @@ class _Check:
         if parts:
             return f"Of the ids, {', '.join(parts)}."
         if report.bad["id"]:
-            return "All ids are there, but not in the order of behaviors.tsv."
+            return "All ids are there, but not in the order of the data."
         return ""
 
 

@@ -7,6 +7,7 @@ from rich.table import Table
 from newsrec.console import say, terminal
 from newsrec.data.dataset import NewsData, Split
 from newsrec.evaluation.check_submission import JUDGED, Report
+from newsrec.evaluation.names import sampled_note
 from newsrec.evaluation.submission import KINDS, NAME
 from newsrec.report.data_folder import share
 from newsrec.report.tables import table
@@ -27,7 +28,7 @@ def print_checked(path: Path, report: Report, data: NewsData, split: Split) -> N
         f"{split.window}, in its order, each with a permutation of its candidates."
     )
     terminal().print(_data_table(data, split))
-    say("Empty: without a news item that a news.tsv has. Unknown: in no news.tsv.")
+    say("Empty: without a known news item. Unknown: in no file of news.")
     for warning in warnings_of(report, split):
         say(f"Warning: {warning}")
     if report.metrics is None:
@@ -48,7 +49,7 @@ def warnings_of(report: Report, split: Split) -> list[str]:
         if number >= max(FEWEST_IN_ORDER, MOST_IN_ORDER * report.judged):
             found.append(
                 f"{number:,} of {report.judged:,} impressions with {JUDGED} candidates or more "
-                f"({number / report.judged:.1%}) are ranked in the {order} of behaviors.tsv; by "
+                f"({number / report.judged:.1%}) are ranked in the {order} of the file; by "
                 "chance fewer than 1 % are. Equal scores do that: does every news item get a score "
                 "of its own?"
             )
@@ -67,14 +68,16 @@ def warnings_of(report: Report, split: Split) -> list[str]:
         if number > most * total:
             found.append(
                 f"{number:,} of {total:,} {what.split()[-1]} ({number / total:.1%}) are "
-                f"{what.split()[0]}. {advice}: is news.tsv whole, and behaviors.tsv read by its "
-                "columns?"
+                f"{what.split()[0]}. {advice}: are the files of news whole, and their ids those of "
+                "the impressions?"
             )
+    if "sampled_candidates" in split.counts:
+        found.append(sampled_note(split.name, split.counts["sampled_candidates"]))
     dropped = split.counts.get("dropped_lines", 0)
     if dropped:
         found.append(
-            f"lines of behaviors.tsv that could not be read and were dropped: {dropped:,}. The "
-            "leaderboard wants a line for each of them: unpack the data again."
+            f"impressions that could not be read and were dropped: {dropped:,}. The leaderboard "
+            "wants a line for each of them: unpack the data again."
         )
     return found
 
