@@ -183,7 +183,7 @@ def test_a_baseline_of_a_split_without_labels_says_whose_clicks_it_counts(
     main(["evaluate", "--scorer=recent", f"--data.root={mind_dir}", "--split=test",
           f"--output={tmp_path / 'test'}", "--trainer.accelerator=cpu"])  # fmt: skip
     said = capsys.readouterr().out
-    assert "Clicks counted: those of train (2019-11-11) and dev (2019-11-15)." in said
+    assert "The baseline counts the clicks of train (2019-11-11) and dev (2019-11-15)." in said
     names = {path.name for path in (tmp_path / "test").iterdir()}
     assert names == {"metrics.json", "prediction.zip", "report.html"}
     metrics = json.loads((tmp_path / "test" / "metrics.json").read_text())
@@ -240,9 +240,9 @@ def test_a_split_of_other_data_is_not_said_to_have_chosen_or_trained_the_checkpo
         path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
     other, said = evaluate("other", "dev")
     assert other == ["train", "dev"]
-    assert "That was other data: this folder's train and dev had no part in it." in said
+    assert "The data of training was not this folder's train and dev." in said
     assert "chose" not in said
-    assert "among what was trained on" not in evaluate("train", "train")[1]
+    assert "The model was trained on" not in evaluate("train", "train")[1]
     main(["compare", str(tmp_path / "other"), str(tmp_path / "other")])
     assert "favours" not in capsys.readouterr().out
 
@@ -270,17 +270,20 @@ def test_where_nothing_can_be_evaluated_there_is_no_metric_and_no_nan(mind_dir, 
     main(["evaluate", "--scorer=recent", f"--data.root={mind_dir}", "--split=dev",
           f"--output={output}", "--trainer.accelerator=cpu"])  # fmt: skip
     said = capsys.readouterr().out
-    assert "No impression has both a click and a skip, so there are no metrics." in said
+    assert "No impression has both a clicked and a skipped candidate: there are no metrics." in said
     metrics = json.loads((output / "metrics.json").read_text(), parse_constant=pytest.fail)
     assert metrics["evaluated"] == 0
     assert metrics["single_class"] == metrics["impressions"] > 0
     assert not {*METRICS, "intervals", "baselines"} & set(metrics)
     page = (output / "report.html").read_text()
-    assert "No impression has both a click and a skip" in page
+    assert "No impression has both a clicked and a skipped candidate" in page
     main(["check-submission", str(output / "prediction.zip"), f"--data.root={mind_dir}",
           "--split=dev"])  # fmt: skip
     checked = capsys.readouterr().out
-    assert "dev has no impression with a click and a skip, so there is no score." in checked
+    assert (
+        "dev has no impression with a clicked and a skipped candidate, so there is no score."
+        in checked
+    )
     assert "nan" not in f"{said} {checked} {page}".lower().replace("finan", "")
     assert "nothing to compare" in refused(capsys, "compare", output, output)
 
@@ -450,7 +453,7 @@ def test_a_final_model_is_trained_on_everything_and_its_last_checkpoint_kept(
           f"--output={tmp_path / 'dev'}", "--trainer.accelerator=cpu"])  # fmt: skip
     metrics = json.loads((tmp_path / "dev" / "metrics.json").read_text())
     assert metrics["selected_on"] is None
-    assert "dev is among what was trained on" in capsys.readouterr().out
+    assert "The model was trained on dev, so" in capsys.readouterr().out
     said = refused(capsys, "evaluate", last, f"--data.root={mind_week}", "--split=last_day",
                    f"--output={tmp_path / 'day'}", "--trainer.accelerator=cpu")  # fmt: skip
     assert "was trained with data.val none, so it has seen that day" in said
@@ -679,9 +682,15 @@ def test_checkpoints_of_two_seeds_make_an_ensemble(mind_dir, plm_dir, tmp_path, 
     copy = str(tmp_path / "copy.ckpt")  # as last.ckpt where the last epoch was the best
     torch.save(torch.load(best[0], weights_only=True) | {"global_step": 7}, copy)
     for options, message in (
-        (["--ckpt_path", *best, best[0], "--ensemble=mean_rank"], f"{best[0]} has the weights of"),
-        (["--ckpt_path", *best, copy, "--ensemble=mean_score"], f"{copy} has the weights of"),
-        (["--ckpt_path", *best], "Choose how to average their scores by --ensemble mean_score or"),
+        (
+            ["--ckpt_path", *best, best[0], "--ensemble=mean_rank"],
+            f"{best[0]} has the same weights as",
+        ),
+        (["--ckpt_path", *best, copy, "--ensemble=mean_score"], f"{copy} has the same weights as"),
+        (
+            ["--ckpt_path", *best],
+            "Choose how to average their scores with --ensemble mean_score or",
+        ),
         (["--ckpt_path", best[0], "--ensemble=mean_rank"], "and one checkpoint is given"),
         (["--scorer=random", "--ensemble=mean_rank"], "and a baseline is given"),
         (["--ckpt_path", *best, "--ensemble=mean_rank", "--data.max_tokens=12"], f"{best[1]} was"),

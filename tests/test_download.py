@@ -347,7 +347,7 @@ def test_a_refused_connection_names_the_host(hub, root, capsys, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", nobody)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     error = refused(capsys, root)
-    assert f"No connection to {nobody}" in error
+    assert f"no connection to {nobody}" in error
     assert "Run again: python -m newsrec download" in error
 
 

@@ -16,8 +16,8 @@ from newsrec.errors import UserError
 
 
 def add_data_root(parser: argparse.ArgumentParser, use: str = "", required: bool = True) -> None:
-    """Add ``--data.root``; ``use`` tells what the command does with the folder, if not obvious."""
-    about = "data folder with train, dev and test, any of them: folders or MIND's zips"
+    """Add ``--data.root``; ``use`` says what the command does with the folder, if not obvious."""
+    about = "data folder with any of train, dev and test, as folders or as MIND's zips"
     about += f"; {use}" if use else ""
     parser.add_argument("--data.root", required=required, help=about)
 
@@ -26,12 +26,12 @@ def add_on_bad_line(
     parser: argparse.ArgumentParser, name: str = "--data.on_bad_line", default: str | None = "error"
 ) -> None:
     """Add ``--data.on_bad_line``, or the same option under another name."""
-    use = "what to do with a line of the data that cannot be read: stop, or leave it out and count"
-    parser.add_argument(name, choices=("error", "drop"), default=default, help=f"{use} it")
+    use = "error stops at a line that cannot be read, drop leaves such lines out and counts them"
+    parser.add_argument(name, choices=("error", "drop"), default=default, help=use)
 
 
 def add_split(parser: argparse.ArgumentParser, use: str, *more: str) -> None:
-    """Add ``--split``; ``use`` tells its use, ``more`` are splits that are no folder on disk."""
+    """Add ``--split``; ``use`` is its help text, ``more`` are splits without a folder on disk."""
     parser.add_argument("--split", choices=(*SPLITS, *more), required=True, help=use)
 
 

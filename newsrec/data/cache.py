@@ -48,7 +48,7 @@ def writable_folder(root: Path) -> Path:
     names = " nor ".join(str(folder) for folder in cache_folders(root))
     raise UserError(
         f"Compiled arrays need a place: neither {names} can be written. Set XDG_CACHE_HOME to a "
-        "folder that can."
+        "writable folder."
     )
 
 
@@ -158,14 +158,14 @@ def is_intact(folder: Path) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Remove a damaged folder of arrays, or say why not, for instance as another user owns it."""
+    """Remove a damaged folder of arrays; UserError if it cannot, as if another user owns it."""
     try:
         with build_lock(folder.parent):
             shutil.rmtree(folder)
     except OSError as error:
         raise UserError(
-            f"{folder} is damaged and cannot be removed ({error}). Ask its owner to, or copy the "
-            "data folder without its .newsrec."
+            f"{folder} is damaged and cannot be removed ({error}). Ask its owner to remove it, or "
+            "copy the data folder without its .newsrec."
         ) from error
 
 

@@ -43,7 +43,7 @@ class SampleIndex(NamedTuple):
 def index_samples(split: Split) -> SampleIndex:
     """List a labelled split's samples.
 
-    Only news of ``news.tsv`` are trained on. A click on an unknown news item, or in an impression
+    Only news of ``news.tsv`` is trained on. A click on an unknown news item, or in an impression
     without known skipped news, is left out and counted.
     """
     assert split.labels is not None
@@ -73,9 +73,9 @@ def count_tokens(
     max_history: int,
     npratio: int,
 ) -> SampleTokens:
-    """Count the most word pieces that each sample can add to a batch, whatever it draws.
+    """Count the most tokens that each sample can add to a batch, whatever it draws.
 
-    ``token_lengths`` are the word pieces of each news item ``[news]``; histories are cut to their
+    ``token_lengths`` are the tokens of each news item ``[news]``; histories are cut to their
     last ``max_history`` clicks.
     """
     assert split.labels is not None
@@ -137,8 +137,8 @@ def counter_uniform(*counters: int | NDArray[np.integer]) -> NDArray[np.floating
 class TrainSamples(Dataset[Batch]):
     """Makes the training batch for a ``BatchKey``, from a split and the index of its samples.
 
-    Skipped news are drawn by ``seed``; ``states`` are those of the PLM's frozen layers, if
-    computed.
+    Skipped news is drawn by ``seed``; ``states`` are those of the PLM's frozen layers; None if they
+    are not used.
     """
 
     def __init__(

@@ -51,7 +51,7 @@ def score_baseline(
 
     ``popularity`` and ``recent`` read the clicks of the folder's other splits, only ``cosine``
     needs ``news_vectors`` ``[news, dim]``, and only ``random`` uses the seed. Raises UserError if
-    there is no such baseline or split, or the clicks are missing that it needs.
+    there is no such baseline or split, or the clicks that it needs are missing.
     """
     if name not in _SCORERS:
         raise UserError(f"There is no baseline {name!r}. Choose one of {', '.join(BASELINES)}.")
@@ -181,7 +181,7 @@ def category_scores(data: NewsData, split: str) -> NDArray[np.float32]:
 def tfidf_scores(data: NewsData, split: str) -> NDArray[np.float32]:
     """Cosine of the candidate's TF-IDF title vector and the mean vector of the history.
 
-    Words, weights and normalisation are the defaults of scikit-learn's ``TfidfVectorizer``, fitted
+    Words, weights and normalization are the defaults of scikit-learn's ``TfidfVectorizer``, fitted
     on the titles of the whole catalogue.
     """
     terms, weights, num_terms = _tfidf(data.news["title"].to_pylist())

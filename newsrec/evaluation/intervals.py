@@ -1,9 +1,9 @@
 """Confidence intervals and tests for a mean over impressions, clustered by user.
 
-The impressions of one user share a history and a taste, so they tell less than as many impressions
-of different users. The bootstrap and the test here resample whole users. They cover only the choice
-of users: not the training seed (``newsrec.evaluation.seeds`` does), and not another day or week of
-news.
+The impressions of one user share a history and a taste, so they carry less information than as many
+impressions of different users. The bootstrap and the test here resample whole users. They cover
+only the choice of users: not the training seed (``newsrec.evaluation.seeds`` does), and not another
+day or week of news.
 
 Both process users in blocks and keep only a sum for each resample, so memory does not grow with
 users times resamples.

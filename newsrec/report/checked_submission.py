@@ -23,15 +23,16 @@ MOST_UNKNOWN = 0.05
 def print_checked(path: Path, report: Report, data: NewsData, split: Split) -> None:
     """Print a summary of a submission that the leaderboard would accept, with warnings."""
     say(
-        f"{path} would be taken: {report.lines:,} lines, one for each impression of {split.name}, "
-        f"{split.window}, in its order, each with a permutation of its candidates."
+        f"{path} would be accepted: {report.lines:,} lines, one for each impression of "
+        f"{split.name}, {split.window}, in its order, each with a permutation of its candidates."
     )
     terminal().print(_data_table(data, split))
-    say("Empty: without a news item that a news.tsv has. Unknown: in no news.tsv.")
+    say("Unknown: not in any news.tsv. A history is empty if it has no known news.")
     for warning in warnings_of(report, split):
         say(f"Warning: {warning}")
     if report.metrics is None:
-        lacks = "labels" if split.labels is None else "impression with a click and a skip"
+        both = "impression with a clicked and a skipped candidate"
+        lacks = "labels" if split.labels is None else both
         say(f"{split.name} has no {lacks}, so there is no score.")
         return
     from newsrec.report.terminal import comparison_table  # imports PyTorch
@@ -49,26 +50,26 @@ def warnings_of(report: Report, split: Split) -> list[str]:
             found.append(
                 f"{number:,} of {report.judged:,} impressions with {JUDGED} candidates or more "
                 f"({number / report.judged:.1%}) are ranked in the {order} of behaviors.tsv; by "
-                "chance fewer than 1 % are. Equal scores do that: does every news item get a score "
-                "of its own?"
+                "chance it would be fewer than 1 %. Equal scores cause this: does every news item "
+                "get its own score?"
             )
     if report.carriage_returns:
         found.append(
-            f"lines that end as on Windows: {report.carriage_returns:,}. MIND's evaluator, which "
+            f"lines with Windows line ends: {report.carriage_returns:,}. MIND's evaluator, which "
             "opens the file as text, reads them; other tools may not."
         )
     shares = _unknown_shares(split.counts)
     for (what, most), advice in {
         ("empty histories", MOST_EMPTY): "A user without clicks gets the same news as any other",
-        ("unknown history clicks", MOST_UNKNOWN): "Such clicks say nothing",
-        ("unknown candidates", MOST_UNKNOWN): "Such candidates all score alike",
+        ("unknown history clicks", MOST_UNKNOWN): "A model can use none of them",
+        ("unknown candidates", MOST_UNKNOWN): "They all get the same score",
     }.items():
         number, total = shares[what]
         if number > most * total:
             found.append(
                 f"{number:,} of {total:,} {what.split()[-1]} ({number / total:.1%}) are "
-                f"{what.split()[0]}. {advice}: is news.tsv whole, and behaviors.tsv read by its "
-                "columns?"
+                f"{what.split()[0]}. {advice}. Is news.tsv complete, and are the columns of "
+                "behaviors.tsv read correctly?"
             )
     dropped = split.counts.get("dropped_lines", 0)
     if dropped:
@@ -100,7 +101,7 @@ def refusal(report: Report, data: NewsData) -> str:
         parts.append(report.ids)
     others = [s.name for s in data.splits.values() if len(s.history) == report.lines]
     if report.lines != report.expected and others:
-        parts.append(f"As many lines as {others[0]} has: is it --split {others[0]}?")
+        parts.append(f"It has as many lines as {others[0]}: is it for --split {others[0]}?")
     return "\n".join(parts)
 
 
@@ -110,7 +111,7 @@ def _data_table(data: NewsData, split: Split) -> Table:
     shares = [_unknown_shares(each.counts) for each in splits]
     rows = [("impressions", *(f"{each.counts['impressions']:,}" for each in splits))]
     rows += [(what, *(share(*each[what]) for each in shares)) for what in shares[0]]
-    title = "The data, as this program reads them"
+    title = "The data as newsrec reads it"
     return table(("", *(each.name for each in splits)), rows, title, framed=True)
 
 

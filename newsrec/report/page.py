@@ -83,7 +83,7 @@ def _facts(metrics: Mapping[str, Any], title: str) -> dict[str, str]:
     for key, name in (
         ("impressions", "impressions"),
         ("evaluated", "evaluated"),
-        ("single_class", "without a click or without a skip"),
+        ("single_class", "without a clicked or a skipped candidate"),
         ("tied", "with tied scores"),
         ("unknown_candidates", "candidates not in news.tsv"),
         ("dropped_lines", "lines dropped"),

@@ -55,7 +55,7 @@ def beside_table(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None
     rows.append(bold(scored_name(metrics), *_metric_cells(metrics)))
     if ceiling:
         rows.append((CEILING, *_metric_cells(ceiling)))
-    return table(("", *HEADINGS.values(), "above\nit, AUC", "95 % interval\nof that"), rows)
+    return table(("", *HEADINGS.values(), "AUC of\nmodel - it", "95 % interval\nof that"), rows)
 
 
 def slices_table(metrics: Mapping[str, Any]) -> Table:
@@ -107,7 +107,8 @@ def print_comparison(
     if split in (metrics["selected_on"] or "").split("+"):
         title += ", the split that chose the checkpoint"
     if not metrics["evaluated"]:
-        say(f"{title}; none has both a click and a skip, so there are no metrics.")
+        none = "none has both a clicked and a skipped candidate"
+        say(f"{title}; {none}, so there are no metrics.")
         return
     rows = baselines | {"this model": metrics}
     if ceiling:
@@ -172,17 +173,18 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
         lines.append(f"Trained on {name}, {window}.")
         if split in name.split("+") and split not in other:
             lines.append(
-                f"{split} is among what was trained on: this says nothing of new impressions."
+                f"The model was trained on {split}, so its metrics say nothing of new impressions."
             )
     if other:
-        lines.append(f"That was other data: this folder's {' and '.join(other)} had no part in it.")
+        names = " and ".join(other)
+        lines.append(f"The data of training was not this folder's {names}.")
     chosen_on = (metrics["selected_on"] or "").split("+")
     if split in chosen_on and split not in other and "auc" in metrics:
         which = "some of these checkpoints" if "ensemble" in metrics else "this checkpoint"
-        lines.append(f"{split} chose {which}: expect less on another split.")
+        lines.append(f"{split} chose {which}: expect lower metrics on another split.")
     clicks = [f"{name} ({window})" for name, window in metrics.get("clicks_of", {}).items()]
     if clicks:
-        lines.append(f"Clicks counted: those of {' and '.join(clicks)}.")
+        lines.append(f"The baseline counts the clicks of {' and '.join(clicks)}.")
     return lines
 
 
@@ -193,15 +195,15 @@ def counts(metrics: Mapping[str, Any]) -> list[str]:
     if "evaluated" in metrics:
         lines = [
             f"{metrics['impressions']:,} impressions, {metrics['evaluated']:,} evaluated "
-            f"({metrics['single_class']:,} without a click or without a skip left out);",
+            f"({metrics['single_class']:,} without a clicked or a skipped candidate left out);",
             f"{metrics['tied']:,} with tied scores; {unknown}",
             "Intervals cover the choice of users, not the training seed."
             if metrics["evaluated"]
-            else "No impression has both a click and a skip, so there are no metrics.",
+            else "No impression has both a clicked and a skipped candidate: there are no metrics.",
         ]
         if 0 < metrics["users"] < FEWEST_USERS:
             were = "user is" if metrics["users"] == 1 else "users are"
-            lines.append(f"{metrics['users']} {were} too few to trust them.")
+            lines.append(f"{metrics['users']} {were} too few for intervals that can be trusted.")
     else:
         lines = [
             f"{metrics['split']} has no labels: {metrics['impressions']:,} impressions ranked, "

@@ -100,15 +100,15 @@ def out_of_memory(module: Any = None, data: Any = None, trainer: Any = None) -> 
             raise
         raise UserError(
             f"There is too little memory ({said[:160]}). Lower data.batch_size (and raise "
-            "--trainer.accumulate_grad_batches by as much for the same steps) or bound the word "
-            "pieces of a step by data.tokens_per_batch; lower data.max_history, data.max_tokens or "
+            "--trainer.accumulate_grad_batches by as much for the same steps) or bound the tokens "
+            "of a step with data.tokens_per_batch; lower data.max_history, data.max_tokens or "
             f"data.npratio{_more_remedies(module, data, trainer)}. `fit --dry_run` estimates what "
             "a step needs."
         ) from error
 
 
 def _recomputes(module: Any) -> bool:
-    """Tell if the PLM's family can run its layers again in the backward pass."""
+    """Return whether the PLM's family can run its layers again in the backward pass."""
     recommender = getattr(module, "recommender", None)
     return recommender is None or can_recompute(recommender.news_encoder.plm)
 

@@ -105,8 +105,8 @@ class Run:
             return []
         if patience < 1 or monitor is None:
             raise UserError(
-                f"--patience is {patience} with data.val {self.datamodule.val}: it counts the "
-                "validations, at least 1, that data.val must bring."
+                f"--patience is {patience} and data.val is {self.datamodule.val}: patience is a "
+                "number of validations, at least 1, on the split that data.val names."
             )
         return [EarlyStopping(monitor, mode="max", patience=patience)]
 

@@ -100,11 +100,11 @@ class Impressions(NamedTuple):
     time: NDArray[np.datetime64]
     users: pa.DictionaryArray
     histories: Ragged
-    """Catalogue rows of the news clicked before, oldest first; unknown news are left out."""
+    """Catalogue rows of the news clicked before, oldest first; unknown news is left out."""
     unknown_history: int
     """Number of unknown news in histories."""
     candidates: Ragged
-    """Catalogue rows; ``UNKNOWN_NEWS`` for news that are not in the catalogue."""
+    """Catalogue rows; ``UNKNOWN_NEWS`` for news that is not in the catalogue."""
     labels: NDArray[np.int8] | None
     """1 clicked, 0 skipped ``[candidates]``; None without labels."""
 
@@ -144,7 +144,7 @@ class Pass(Protocol):
 
 
 class Reader(Protocol):
-    """Reads data sets of one format."""
+    """Reads datasets of one format."""
 
     name: str
     """Name of the format; folders of compiled arrays begin with it."""

@@ -69,16 +69,16 @@ def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
     if not Path(path).is_file():
         near = looked_for(path)
         raise UserError(
-            f"{path}: there is no such file.{' ' if near else ''}{near} Name a news.tsv as MIND "
-            "has them."
+            f"{path}: there is no such file.{' ' if near else ''}{near} Name a news.tsv in "
+            "MIND's format."
         )
     kind = kind_of(Path(path))
     if kind is None and is_binary(Path(path)):
         kind = "not a text file"
     if kind is not None and kind != "an empty file":
         raise UserError(
-            f"{path} is {kind}, not a news.tsv: lines of 8 columns with a tab "
-            "between them. Write it as such, or unpack it."
+            f"{path} is {kind}, not a news.tsv, which has lines of 8 columns with tabs between "
+            "them. Write it like that, or unpack it."
         )
     _, blocks = MindReader().news((SourceFile(Path(path)),))
     rows = merge_news(blocks)
@@ -95,7 +95,7 @@ def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
 def _parse_news(rows: Rows) -> Rows:
     ids = rows.column("news_id")
     header = pc.match_substring_regex(ids, "(?i)^news_?id$")
-    rows = rows.require(pc.invert(header), "news_id", "a header line, which MIND's files have not")
+    rows = rows.require(pc.invert(header), "news_id", "a header line, which MIND's files lack")
     good = pc.match_substring_regex(rows.column("news_id"), "^[^ ]+$")
     return rows.require(good, "news_id", "empty or with a space")
 

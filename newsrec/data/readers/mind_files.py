@@ -55,7 +55,7 @@ def find_splits(root: Path) -> dict[str, SplitFiles]:
             found[split] = _in_folder(place) if place.is_dir() else _in_zip(place)
     steps = misnamed(root, found)
     if steps is not None:
-        raise UserError(f"{root} has a split under a name that is not read. Mend it: {steps}.")
+        raise UserError(f"{root} has a split under a name that is not read. Correct it: {steps}.")
     if not found:
         raise UserError(
             f"{root} has no split: none of the folders {', '.join(SPLITS)}, and no MIND*_train.zip "

@@ -44,7 +44,7 @@ def set_attention(plm: PreTrainedModel, name: str | None) -> None:
 def try_attention(
     plm: PreTrainedModel, name: str, expect: Callable[[], T], works: Callable[[T], bool]
 ) -> bool:
-    """Switch a PLM to another kind of attention; tell if its states stay the same.
+    """Switch a PLM to another kind of attention; return whether its states stay the same.
 
     ``expect`` runs the PLM before the change and returns its states; ``works`` runs it after the
     change and compares. Both run in evaluation mode and full precision. If the states differ, or on

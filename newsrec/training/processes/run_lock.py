@@ -53,7 +53,7 @@ class RunLock:
             ) from None
         except (OSError, NotImplementedError) as error:
             if isinstance(error, NotImplementedError) or error.errno in NO_LOCKS:
-                said = "%s: no lock can be had there (%s); start no second run in it"
+                said = "%s cannot be locked (%s): do not start a second run in it"
                 log.warning(said, self.folder, error)
                 return
             raise UserError(

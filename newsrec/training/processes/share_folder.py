@@ -97,8 +97,8 @@ def is_resumed(output: Path, num_nodes: int) -> bool:
         if theirs == "none":
             has = f"has a {last}, which the first process does not have"
         raise UserError(
-            f"{socket.gethostname()} {has}. Without a disk that all machines share, start by "
-            "torchrun, which hands the first machine's files to the others, or copy it."
+            f"{socket.gethostname()} {has}. If the machines share no disk, start the run with "
+            "torchrun, which copies the first machine's files to the others, or copy it."
         )
     return theirs != "none"
 

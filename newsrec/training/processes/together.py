@@ -31,7 +31,7 @@ POLL = 1.0
 """Seconds between two checks for another process's failure."""
 CONNECT = timedelta(seconds=10)
 """How long one attempt to reach the store may take."""
-HEARD = 3 * POLL
+GRACE = 3 * POLL
 """Seconds that a failing process stays alive, so that the others learn of the failure."""
 
 
@@ -133,7 +133,7 @@ class _Watch(threading.Thread):
         with suppress(RuntimeError):
             # Only the first failure is kept: later ones follow from it.
             store.compare_set(KEY, "", f"{self.rank}\n{code}\n{message}")
-            time.sleep(HEARD)
+            time.sleep(GRACE)
 
 
 def _connect() -> Any:
