@@ -59,7 +59,10 @@ def _say(source: str) -> None:
 
 
 def read_plm_config(name: str, layers: int | None = None) -> "PretrainedConfig":
-    """Return the configuration of a PLM, cut to its first ``layers``, without its weights."""
+    """Return the configuration of a PLM, cut to its first ``layers`` (None: all), without weights.
+
+    UserError if it cannot be read.
+    """
     from transformers import AutoConfig
 
     changes = {} if layers is None else {"num_hidden_layers": layers}
@@ -70,7 +73,7 @@ def read_plm_config(name: str, layers: int | None = None) -> "PretrainedConfig":
 
 
 def load_tokenizer(name: str) -> str:
-    """Return a PLM's fast tokenizer as the text of its ``tokenizer.json``."""
+    """Return a PLM's fast tokenizer as the text of its ``tokenizer.json``; UserError if none."""
     source = find_plm(name)
     path = Path(source) / "tokenizer.json"
     if path.is_file():

@@ -457,7 +457,7 @@ def write_foreign(kind: str, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("state dict", "holds 2 weights alone (a state dict)"),
+        ("state dict", "holds only 2 weights (a state dict)"),
         ("another Lightning project", "is a Lightning checkpoint of another project"),
         ("another project", "another project's checkpoint (it holds epoch, model_state_dict)"),
         ("whole module", "holds Python objects (torch.nn.modules.linear.Linear)"),

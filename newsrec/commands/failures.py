@@ -76,7 +76,7 @@ def end(error: BaseException, argv: Sequence[str]) -> int:
     elif isinstance(error, OSError) and not error.filename and _stdout_is_full():
         message = _unprinted(error)
     else:
-        message = _word_os_error(error)
+        message = _os_error_message(error)
     show = os.environ.get(SHOW) not in (None, "", "0")
     if message is not None:
         with suppress(OSError):
@@ -106,7 +106,7 @@ def _print_traceback(error: BaseException) -> None:
     say("".join(traceback.format_exception(error)).rstrip("\n"), error=True)
 
 
-def _word_os_error(error: BaseException) -> str | None:
+def _os_error_message(error: BaseException) -> str | None:
     """Return a message for an error of the operating system, with what to do; None for others."""
     if isinstance(error, MemoryError):
         what = f" ({error})" if str(error) else ""

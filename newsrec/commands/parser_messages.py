@@ -126,7 +126,7 @@ def _unknown(given: str, known: Sequence[str], command: str) -> str:
         return f"{word} is given where no argument is expected.{near}"
     if name == "config" and command != "fit":
         return (
-            f"--config is an option of fit alone; {command} takes no configuration"
+            f"Only fit has the option --config; {command} takes no configuration"
             f"{', and a checkpoint brings its own options' if command == 'evaluate' else ''}."
         )
     dashed = [f"{'-' if len(key) == 1 else '--'}{key}" for key in near_options(name, known)]

@@ -99,7 +99,10 @@ def build_lock(base: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def building(base: Path) -> Iterator[Path]:
-    """Yield an empty folder to build in, and remove it afterwards unless it was renamed."""
+    """Yield an empty folder to build in, and remove it afterwards unless it was renamed.
+
+    UserError if the disk is full.
+    """
     folder = Path(tempfile.mkdtemp(prefix=ASIDE, dir=base))
     try:
         yield folder
@@ -108,8 +111,8 @@ def building(base: Path) -> Iterator[Path]:
             raise
         raise UserError(
             f"{base}: {getattr(error, 'strerror', None) or error}; nothing was kept. Free some "
-            "space there, or make the data folder read-only and set XDG_CACHE_HOME to a place with "
-            "more."
+            "space there, or make the data folder read-only and set XDG_CACHE_HOME to a folder on "
+            "another disk."
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -84,7 +84,7 @@ class MindDataModule(DataOptions, LightningDataModule):
         self._open()
 
     def setup(self, stage: str) -> None:
-        """Open the arrays; the stage ``fit`` needs splits with labels."""
+        """Open the arrays; UserError if ``stage`` is ``fit`` and a split has no labels."""
         self._open()
         if (stage == "fit" or self._eval_split == LAST_DAY) and not self._chosen:
             self._data = choose_splits(self.data, self.train, self.val, self.stale)

@@ -91,7 +91,7 @@ class NewsData(NamedTuple):
         return len(self.news) + FIRST_NEWS
 
     def split(self, name: str) -> Split:
-        """Return a split by name, or say which splits the folder has."""
+        """Return a split by name; UserError, which names the splits, if it is missing."""
         if name not in self.splits:
             raise UserError(
                 f"{self.root} has no split {name!r}, only {', '.join(self.splits)}. Put its "

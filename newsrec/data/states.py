@@ -122,7 +122,7 @@ class StateStore:
     def read(self, catalogue: Catalogue) -> tuple[TokenStates, Tensor]:
         """Return a catalogue's states, and the rows of distinct news that have no states yet.
 
-        ``take`` works only for rows that have states.
+        ``take`` works only for rows that have states. UserError if a part has another shape.
         """
         parts: list[Tensor] = [torch.zeros(0, self.hidden, dtype=self.dtype)]
         places: dict[bytes, _Place] = {}
@@ -245,7 +245,7 @@ def distinct_rows(catalogue: Catalogue) -> Tensor:
 
 
 def text_keys(catalogue: Catalogue, rows: Tensor) -> list[bytes]:
-    """Return a hash of the real tokens of each given row."""
+    """Return a hash of the real tokens of each given catalogue row ``[rows]``."""
     token_ids, lengths = catalogue.token_ids.numpy(), catalogue.token_lengths.tolist()
     return [
         hashlib.blake2b(token_ids[row, : lengths[row]].tobytes(), digest_size=KEY).digest()

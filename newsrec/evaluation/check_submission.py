@@ -212,7 +212,7 @@ class _Check:
 
 
 def open_submission(path: Path) -> tuple[IO[bytes], int]:
-    """Open the text in a submission, a zip of that text alone; return stream and size."""
+    """Return the stream and the size of a submission's text; UserError if it is no such zip."""
     with _explained(path), zipfile.ZipFile(path) as archive:  # the stream keeps the file open
         names = archive.namelist()
         if names != [NAME]:

@@ -50,6 +50,7 @@ def mean_interval(
     Values are ``[metrics, impressions]`` or ``[impressions]``; an impression with a NaN is left
     out. Users are any integers ``[impressions]``. ``level`` is the share of resamples between the
     bounds. Returns lower and upper bound, NaN if no impression is left ``[metrics, 2]`` or ``[2]``.
+    ValueError if the shapes do not fit together.
     """
     values, users = np.asarray(values, dtype=np.float64), np.asarray(users)
     if users.ndim != 1 or values.ndim not in (1, 2) or values.shape[-1] != len(users):
@@ -79,7 +80,7 @@ def paired_interval(
     The difficulty of an impression cancels out, so the interval is usually much narrower than those
     of ``a`` and ``b``, two models' values of the same impressions ``[impressions]``. It covers the
     choice of users, not the training seeds of the two models. Impressions with a NaN are left out;
-    all three numbers are NaN if there are no others.
+    all three numbers are NaN if no impression is left. ValueError if shapes differ.
     """
     a, b = (np.asarray(values, dtype=np.float64) for values in (a, b))
     users = np.asarray(users)
@@ -106,6 +107,7 @@ def sign_flip_p(
 
     p is ``(1 + c) / (resamples + 1)`` where ``c`` resamples reach the observed mean; 1 if no
     impression differs. Impressions with a NaN are left out ``[impressions]``; NaN if none is left.
+    ValueError if shapes differ.
     """
     difference, users = np.asarray(difference, dtype=np.float64), np.asarray(users)
     if difference.ndim != 1 or difference.shape != users.shape:

@@ -12,7 +12,7 @@ from newsrec.model.fastformer import (
 )
 
 START_SCALE = 10.0
-"""Initial scale of the residual path's scores; products of sentence vectors lie within about .3."""
+"""Initial scale of the residual path's scores; products of sentence vectors are within about .3."""
 
 
 class UserEncoder(nn.Module):

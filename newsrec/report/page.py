@@ -26,7 +26,10 @@ def html_page(
     examples: Sequence[Example],
     curves: Curves | None,
 ) -> str:
-    """Return the page of a split's results; without labels it has only counts and examples."""
+    """Return the page of a split's results; without labels it has only counts and examples.
+
+    ``ceiling`` and ``curves`` are left out if None.
+    """
     own = scored_name(metrics)
     heading = f"{own[:1].upper()}{own[1:]} on {metrics['split']}, {metrics['window']}"
     baselines = metrics.get("baselines", {})

@@ -46,7 +46,10 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def beside_table(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None = None) -> Table:
-    """Return a table of the scorer and the baselines, with the AUC difference to each baseline."""
+    """Return a table of the scorer and the baselines, with the AUC difference to each baseline.
+
+    ``ceiling`` is the last row, if it is known.
+    """
     rows: list[Sequence[Cell]] = []
     for name, row in metrics["baselines"].items():
         low, high = row["auc_difference_interval"]

@@ -53,7 +53,7 @@ class FiniteLoss(Callback):
         self.check(trainer)
 
     def check(self, trainer: Trainer) -> None:
-        """Stop if a loss was not finite; every process calls this at the same step."""
+        """Raise UserError if a loss was not finite; every process calls this at the same step."""
         if self._first is None:
             return
         own = int(self._first)
@@ -89,7 +89,7 @@ class FiniteLoss(Callback):
 
 @contextmanager
 def out_of_memory(module: Any = None, data: Any = None, trainer: Any = None) -> Iterator[None]:
-    """On an out-of-memory error, say which options, not set yet, lower the memory of training."""
+    """Turn an out-of-memory error into a UserError that names options which need less memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

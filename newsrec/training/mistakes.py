@@ -75,7 +75,7 @@ def check_scoring(options: Mapping[str, Any]) -> None:
 
 
 def check_seed(seed: int | bool | None) -> None:
-    """Refuse a seed that the generators do not accept."""
+    """Refuse a seed that the generators do not accept; None and True are accepted."""
     if seed is not None and not 0 <= seed < SEEDS:
         raise UserError(
             f"seed_everything is {seed}; it must be from 0 to {SEEDS - 1}, or true for a random "

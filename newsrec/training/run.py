@@ -163,7 +163,7 @@ class Run:
         ckpt_path: str | None = None,
         **fit_options: Any,
     ) -> None:
-        """Train, from ``ckpt_path`` on if given.
+        """Train a new run, or resume from ``ckpt_path``.
 
         The loggers get ``options``, those of the whole run; ``Trainer.fit`` gets ``fit_options``.
         Raises ``Stopped`` if a signal stopped the run, after it has saved, and UserError if the run

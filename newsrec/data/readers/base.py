@@ -73,7 +73,7 @@ class Rows(NamedTuple):
         """Return the good rows, and add the others to the bad lines; ``self`` if all are good.
 
         ``good`` is True for rows that can be read ``[rows]``. ``word`` returns the wrong part of a
-        row, by its number; without it the whole column is shown.
+        row, by its number; None shows the whole column.
         """
         good = np.asarray(good, dtype=bool)
         wrong = np.flatnonzero(~good)
@@ -119,7 +119,11 @@ def count(
     candidates: NDArray[np.int32],
     labels: NDArray[np.int8] | None,
 ) -> dict[str, int]:
-    """Return the counts of impressions that need only their arrays, not the files."""
+    """Return the counts of impressions that need only their arrays, not the files.
+
+    Takes the length of each history ``[impressions]``, the candidates' catalogue rows and, if there
+    are any, their labels ``[candidates]``.
+    """
     counts = {
         "impressions": len(history_lengths),
         "history_news": int(history_lengths.sum()),
@@ -171,4 +175,5 @@ class Reader(Protocol):
         """Read a split's impressions in blocks, in the order of the file.
 
         ``ids`` are the news ids of the catalogue's real news, which begin at row ``FIRST_NEWS``.
+        ``on_read`` is called with the number of bytes that were just read.
         """

@@ -64,7 +64,7 @@ class MindReader:
 def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
     """Return the news of a ``news.tsv``, each id once, with the columns ``NEWS_TABLE``.
 
-    ``on_bad_line`` error stops at a line that cannot be read, drop leaves it out.
+    ``on_bad_line`` error raises UserError for a line that cannot be read, drop leaves it out.
     """
     if not Path(path).is_file():
         near = looked_for(path)

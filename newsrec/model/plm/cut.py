@@ -93,12 +93,15 @@ class CutPlm:
             token_ids: Tokens, padded at the end ``[news, tokens]``.
             token_lengths: Number of real tokens, ascending, on the CPU ``[news]``.
             token_states: States of the real tokens below the tuned layers, all news items joined;
-                the frozen layers then do not run ``[tokens, hidden]``.
+                the frozen layers then do not run ``[tokens, hidden]``. None runs the whole PLM.
             tokens_per_pass: Padded tokens that are run at once.
 
         Yields:
             Last states of some news ``[rows, tokens, hidden]``, and a mask that is True where a
             token is real ``[rows, tokens]``.
+
+        Raises:
+            UserError: If the size of the states differs from this PLM's.
         """
         config = self.plm.config
         if token_states is not None and token_states.shape[1] != config.hidden_size:
@@ -297,7 +300,7 @@ def layer_lists(plm: PreTrainedModel, tune_layers: int) -> list[nn.ModuleList]:
             return lists
     raise UserError(
         f"model.tune_layers is {tune_layers}, but the layers of this PLM "
-        f"({plm.config.model_type}) cannot be told apart. Choose 0 (frozen) or -1 (all)."
+        f"({plm.config.model_type}) are not separate modules. Choose 0 (frozen) or -1 (all)."
     )
 
 

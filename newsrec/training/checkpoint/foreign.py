@@ -79,7 +79,7 @@ def not_ours(content: Any) -> str | None:
     tensors = sum(isinstance(value, Tensor) for value in content.values())
     if content and tensors == len(content):
         return (
-            f"holds {tensors} weights alone (a state dict), without the options that they were "
+            f"holds only {tensors} weights (a state dict), without the options that they were "
             f"trained with. {GIVE}"
         )
     keys = ", ".join(sorted(map(str, content))[:4])

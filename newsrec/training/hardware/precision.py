@@ -65,7 +65,8 @@ def trainer_device(trainer: Mapping[str, Any]) -> torch.device | None:
 def choose_auto(device: torch.device | None, maps: Callable[[], Sequence[LinearMap]]) -> Choice:
     """Choose bf16 or fp32 by their measured speed on the matrix products of the model's ``maps``.
 
-    The measurement is kept for the next run on a machine like this. fp16 is never chosen.
+    The measurement is kept for the next run on a machine like this. fp16 is never chosen. Without a
+    ``device``, on an accelerator other than CPU and CUDA for example, the choice is fp32.
     """
     if device is None:
         return Choice("fp32", "nothing was measured on this accelerator")

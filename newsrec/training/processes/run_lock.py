@@ -41,7 +41,7 @@ class RunLock:
         self._lock = FileLock(folder / LOCK, timeout=0)
 
     def take(self) -> None:
-        """Take the lock, unless another run has it, and remove partly written files of old runs."""
+        """Take the lock and remove partly written files of old runs; refuse if a run has it."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
