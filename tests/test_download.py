@@ -382,7 +382,7 @@ def test_the_next_run_resumes_where_the_last_broke_off(hub, root, capsys):
     hub.seen.clear()
     run(root)
     assert hub.gets(file) == ["bytes=100000-"]
-    assert "0.1 MB of them here from before" in capsys.readouterr().out
+    assert "0.1 MB already here" in capsys.readouterr().out
     assert tree(root) == SMALL
     assert (root / file).read_bytes() == hub.files[file]
 

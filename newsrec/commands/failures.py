@@ -43,7 +43,7 @@ NEXT_STEPS = {
     errno.ENOTDIR: "A folder is needed on the way there, not a file.",
     errno.ENAMETOOLONG: "Name a shorter path.",
     errno.EMFILE: "Too many files are open: raise `ulimit -n`, or lower data.num_workers.",
-    errno.EIO: "The disk or the network that it is on failed: look into the system's log.",
+    errno.EIO: "The disk or its network failed: look into the system's log.",
     errno.ESTALE: "The network file system lost it: run the command again.",
     errno.ELOOP: "Links lead in a circle there: correct them.",
 }

@@ -78,7 +78,7 @@ class FitCLI(LightningCLI):
         self.places = " ".join(sorted({option.place for option in written}))
         base = run_config(given, written)
         if base is not None:
-            log.info("options that are not given are those of %s", base)
+            log.info("options that are not given are taken from %s", base)
             args = given = [given[0], f"--config={base}", *given[1:]]
             written = written_options(given)
             self.written = {option.key for option in written}

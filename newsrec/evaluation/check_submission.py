@@ -84,7 +84,7 @@ class Report:
 
 
 def inspect(path: Path, split: Split) -> Report:
-    """Check a submission against the split that it ranks; refuse what cannot be read as one at all.
+    """Check a submission against the split that it ranks; refuse a file that is no submission.
 
     Memory does not grow with the file, except by the ids of bad lines.
     """

@@ -19,7 +19,7 @@ class UserEncoder(nn.Module):
     """Fastformer over clicked news, then pooling: one interest per user.
 
     Users with an empty history share one learned vector instead of zeros: 3 % of MIND's dev
-    impressions have no history, and they count in the metrics.
+    impressions have no history (``tests/benchmarks/simulate.py``), and they count in the metrics.
 
     Args:
         dim: Size of news and user vectors.

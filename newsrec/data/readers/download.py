@@ -114,7 +114,7 @@ def _ask_for(names: list[str], aside: Path) -> list[Remote]:
 
 def _fetch(remote: Remote, root: Path) -> None:
     name, partial = remote.name, remote.partial
-    resumed = f", {_megabytes(remote.done)} of them here from before" if remote.done else ""
+    resumed = f", {_megabytes(remote.done)} already here" if remote.done else ""
     print(f"{name}.zip: {_megabytes(remote.size)}{resumed}", flush=True)
     partial.parent.mkdir(exist_ok=True)
     try:

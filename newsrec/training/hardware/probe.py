@@ -27,7 +27,7 @@ ROWS = {"cuda": 8192, "mps": 4096}
 """Most vectors that are multiplied at once; more would not change the result."""
 ROWS_ON_CPU = 512
 FULL = 0.5
-"""Assumed share of histories and texts that is filled, before the data are known."""
+"""Assumed share of histories and texts that is filled, before the data is known."""
 
 
 class LinearMap(NamedTuple):

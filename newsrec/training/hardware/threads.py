@@ -1,7 +1,7 @@
 """Chooses the number of threads of a process: its share of the cores, if more than one is faster.
 
 OpenMP's threads spin while they wait for each other. On a machine with other busy processes, a step
-with two threads was 30 times slower than with one.
+with two threads can be many times slower than with one.
 """
 
 import logging
@@ -127,7 +127,7 @@ def gain_of_many(rounds: Sequence[tuple[float, float]]) -> float:
 
     This is the lower of two ratios: the median over the rounds, and the ratio of total times
     without the worst round. The median alone would miss occasional rounds in which threads spin at
-    barriers and take 30 times as long.
+    barriers and take many times as long.
     """
     ratios = sorted(((one / many, one, many) for one, many in rounds))
     _, one, many = (sum(column) for column in zip(*ratios[1:], strict=True))

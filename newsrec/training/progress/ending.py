@@ -17,7 +17,7 @@ def how_it_ended(trainer: Trainer, last: Path) -> str:
         steps = f"{trainer.global_step} step{'s' * (trainer.global_step != 1)}"
         return (
             f"A trial run (trainer.fast_dev_run): {steps} of training and validation went well. "
-            "Nothing is kept of it; leave the option out to train."
+            "It keeps nothing; leave the option out to train."
         )
     kept = f"Last checkpoint: {last}" if last.is_file() else "There is no checkpoint."
     return f"No validation was reached. {kept}"
