@@ -58,7 +58,7 @@ def beside_table(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None
     rows.append(bold(scored_name(metrics), *_metric_cells(metrics)))
     if ceiling:
         rows.append((CEILING, *_metric_cells(ceiling)))
-    return table(("", *HEADINGS.values(), "AUC of\nmodel - it", "95 % interval\nof that"), rows)
+    return table(("", *HEADINGS.values(), "AUC\ndifference", "95 % interval\nof that"), rows)
 
 
 def slices_table(metrics: Mapping[str, Any]) -> Table:
