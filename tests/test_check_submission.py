@@ -296,7 +296,7 @@ def test_a_zip_must_hold_the_text_alone_at_its_top(tmp_path):
     for name in ("predictions.txt", "Prediction.txt", "./prediction.txt"):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr(name, text)
-        assert f"holds {name!r}; the leaderboard wants prediction.txt alone" in refused(path)
+        assert f"holds {name!r}; the leaderboard wants only prediction.txt" in refused(path)
     zipped(path, text, **{f"notes{i}.txt": "" for i in range(9)})
     assert "'notes3.txt', ...; the leaderboard" in refused(path)
     with zipfile.ZipFile(path, "w"):

@@ -175,11 +175,11 @@ def test_a_comparison_reads_in_80_columns(world, capsys, monkeypatch):
     assert text.startswith("A: a1, a2\nB: b1, b2\ndev, 15 November: ")
     prose = " ".join(text.split())
     assert f"The interval {COVERS}; so does p." in prose
-    assert "This interval covers the choice of users and the training seeds" in prose
+    assert "This interval and p cover the choice of users and the training seeds" in prose
     assert "dev chose the checkpoint of A" in prose
     assert "chose the checkpoint of B" not in prose
     assert "12 groups were tested" in prose
-    assert "Groups of fewer than 20 users have neither" in prose
+    assert "Groups of fewer than 20 users have no interval and no p" in prose
     assert "and 1 more" in prose
     assert "nDCG@10" in prose
 

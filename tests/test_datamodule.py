@@ -224,7 +224,7 @@ def test_a_bound_that_one_sample_may_pass_is_refused_with_the_least_that_will_do
     data = make(tokens_per_batch=least)
     data.setup("fit")
     assert 0 < max(tokens_of(data.train_dataloader())) <= least
-    with pytest.raises(UserError, match=f"Raise it to {least} at least"):
+    with pytest.raises(UserError, match=f"Raise it to {least} or more"):
         make(tokens_per_batch=least - 1).setup("fit")
     make(tokens_per_batch=40).setup("predict")  # evaluation has batches of its own
 

@@ -244,4 +244,4 @@ def test_early_stopping_counts_validations(fit, capsys):
     assert last["epoch"] == 1
     with pytest.raises(SystemExit):
         fit(None, "--patience=1", "--data.val=none", f"--output={fit.output}2")
-    assert "--patience is 1 with data.val none" in capsys.readouterr().err
+    assert "--patience is 1 and data.val is none" in capsys.readouterr().err

@@ -131,9 +131,9 @@ def pair(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> Paired:
     number = len(np.unique(user))
     if number < 2:
         raise UserError(
-            f"{first.folder}: only {number} users have impressions with a clicked and a skipped "
-            f"candidate ({len(user):,} impressions). An interval needs two users, and some dozens "
-            "to mean anything: evaluate a larger split."
+            f"{first.folder}: the {len(user):,} impressions with a clicked and a skipped candidate "
+            f"are of {number} users. An interval needs two users, and some dozens to mean "
+            "anything: evaluate a larger split."
         )
     alike = {
         name: column
