@@ -226,7 +226,7 @@ def fit(
 
     Args:
         model: A new model, not trained yet.
-        data: The data. Its ``plm``, ``max_tokens`` and ``max_history`` must be the model's.
+        data: The data; ``plm``, ``max_tokens``, ``max_history`` and ``loss`` are as in the model.
         output: The run folder; None names one after the time, in ``runs/``.
         resume: ``last`` or ``best`` checkpoint of ``output``, or a path; ``auto`` is ``last`` where
             there is one. None starts a new run.
@@ -287,7 +287,7 @@ def fit(
         "baselines": baselines,
         "threads": settled.hardware.threads,
         "model": _without(model.hparams, "max_tokens", "max_history"),
-        "data": _without(data.hparams, "plm"),
+        "data": _without(data.hparams, "plm", "loss"),
         "trainer": {n: v for n, v in (DEFAULTS | trainer).items() if _is_plain(v)},
     }
     try:

@@ -10,6 +10,7 @@ import pytest
 from conftest import fit_options
 
 from newsrec.__main__ import main
+from newsrec.training.losses import LOSSES
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 DEMO = Path(__file__).parents[1] / "data" / "demo"
@@ -50,6 +51,20 @@ def test_the_metrics_are_those_of_a_loop(monkeypatch, capsys):
     result = measure(monkeypatch, capsys, "evaluate.py", "--impressions", "300")
     assert result["metrics"]["reference"]["equal_impressions"] == 300
     assert "model" not in result
+
+
+def test_each_way_to_make_scores_is_timed_and_gives_numpys(monkeypatch, capsys):
+    options = ("--impressions", "30", "--news", "50", "--catalogue", "40", "--calls", "2")
+    result = measure(monkeypatch, capsys, "matching.py", *options)
+    assert result["dot"]["times_dot"] == 1.0
+    assert min(result[head]["recommend_ms"] for head in ("dot", "late", "interests")) > 0
+
+
+@pytest.mark.slow
+def test_a_step_of_each_loss_is_measured(monkeypatch, capsys, demo):
+    result = measure(monkeypatch, capsys, "losses.py", f"--data.root={demo}", "--steps=2")
+    assert all(result[loss]["step_ms"] > 0 for loss in LOSSES)
+    assert result["impression"]["candidates"] > result["cross_entropy"]["candidates"] == 5
 
 
 @pytest.mark.slow

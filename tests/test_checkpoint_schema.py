@@ -84,10 +84,12 @@ def test_a_checkpoint_of_the_first_version_loads(trained, tmp_path):
         del checkpoint["hyper_parameters"][later]
     for later in ("stale", "frozen_states", "group_by_user", "tokens_per_batch", "on_bad_line"):
         del checkpoint["datamodule_hyper_parameters"][later]
+    for later in ("val_days", "val_news"):
+        del checkpoint["datamodule_hyper_parameters"][later]
     for part in ("news", "user"):
         for later in ("encoder", "share_layers", "pooling"):
             del checkpoint["hyper_parameters"][part][later]
-    for later in ("windows", "auto_precision"):
+    for later in ("windows", "auto_precision", "selected_news"):
         del checkpoint["newsrec"][later]
     torch.save(checkpoint, tmp_path / "old.ckpt")
     assert torch.equal(checkpoints.answers(tmp_path / "old.ckpt"), expected)

@@ -85,9 +85,9 @@ def test_fit_and_evaluate_in_one_go(mind_dir, plm_dir, tmp_path, capsys):
     assert page.count("<polyline") == 1  # validation; a run so short logs no loss
 
 
-def assert_reported(output, metrics, said):
+def assert_reported(output, metrics, said, *more):
     """Check that the files of a labelled split agree, and that the terminal names them."""
-    names = ["metrics.json", "prediction.zip", "per_impression.parquet", "report.html"]
+    names = ["metrics.json", "prediction.zip", "per_impression.parquet", *more, "report.html"]
     assert sorted(path.name for path in output.iterdir()) == sorted(names)
     assert said.splitlines()[-1] == f"Written to {output}: {', '.join(names)}."
     table = pq.read_table(output / "per_impression.parquet")
@@ -439,6 +439,57 @@ def test_the_last_day_of_train_chooses_and_dev_judges(mind_week, plm_dir, tmp_pa
     assert metrics["impressions"] == sum("\t11/14/" in row for row in rows)
 
 
+@pytest.mark.parametrize("val", ["dev", pytest.param("last_day", marks=pytest.mark.slow)])
+def test_unseen_news_choose_the_checkpoint_and_stand_beside_the_total(
+    val, mind_week, plm_dir, tmp_path, capsys, caplog
+):
+    caplog.set_level(logging.INFO, "newsrec")
+    output = tmp_path / "one"
+    options = [f"--data.val={val}", "--data.val_news=new"]
+    if val == "last_day":  # where only train exists; news of its last days are new by then
+        shutil.rmtree(mind_week / "dev")
+        shutil.rmtree(mind_week / "test")
+        path = mind_week / "train" / "behaviors.tsv"
+        early = "\t".join(["900", "U1", "11/8/2019 9:05:58 AM", "N1 N3", "N2-1 N5-0"])
+        path.write_text(f"{early}\n{path.read_text()}")
+        options += ["--data.val_days=2", "--data.stale=5"]
+    main([*fit_options(mind_week, plm_dir, output), *options])
+    assert f"{val} chooses by news that train has not seen: " in caplog.text
+    said = capsys.readouterr().out
+    assert "split that chose the checkpoint by unseen news alone" in " ".join(said.split())
+    best = output / "checkpoints" / "best.ckpt"
+    with (output / "metrics.csv").open() as file:
+        logged = max(float(row["val/auc"]) for row in csv.DictReader(file) if row["val/auc"])
+    main(["evaluate", f"--ckpt_path={best}", f"--data.root={mind_week}", f"--split={val}",
+          f"--output={tmp_path / 'out'}", "--trainer.accelerator=cpu"])  # fmt: skip
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["unseen"]["auc"] == pytest.approx(logged, abs=1e-6)
+    assert metrics["unseen"]["auc"] != metrics["auc"]
+    assert (metrics["selected_on"], metrics["selected_news"]) == (val, "new")
+    again = capsys.readouterr().out
+    assert f"{val} chose this checkpoint by unseen news alone: expect" in again
+    for text in (said, again):
+        assert f"AUC {metrics['unseen']['auc']:.4f}" in " ".join(text.split())
+    assert torch.load(best, weights_only=True)["newsrec"]["selected_news"] == "new"
+    assert "unseen news" in (tmp_path / "out" / "report.html").read_text()
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["unseen"] == metrics["unseen"]
+    refusal = refused(capsys, *fit_options(mind_week, plm_dir, output), "--ckpt_path=last",
+                      "--data.val_news=all")  # fmt: skip
+    assert "val_news" in refusal
+
+
+def test_days_of_last_day_belong_to_that_split(mind_week, tmp_path, capsys):
+    command = ["evaluate", "--scorer=popularity", f"--data.root={mind_week}"]
+    main([*command, "--split=last_day", "--data.val_days=3", f"--output={tmp_path / 'three'}"])
+    metrics = json.loads((tmp_path / "three" / "metrics.json").read_text())
+    assert metrics["window"] == "2019-11-12 to 2019-11-14"
+    assert metrics["trained_on"] == {"train": "2019-11-09 to 2019-11-11"}
+    said = refused(capsys, *command, "--split=dev", "--data.val_days=3",
+                   f"--output={tmp_path / 'x'}")  # fmt: skip
+    assert "--data.val_days 3 is for --split last_day, and --split is dev" in said
+
+
 def test_a_final_model_is_trained_on_everything_and_its_last_checkpoint_kept(
     mind_week, plm_dir, tmp_path, capsys, caplog
 ):
@@ -679,18 +730,34 @@ def test_checkpoints_of_two_seeds_make_an_ensemble(mind_dir, plm_dir, tmp_path, 
     main(["compare", str(tmp_path / "both"), str(tmp_path / "only0")])
     capsys.readouterr()
 
+    fitted, _ = evaluate("fitted", "--ckpt_path", *best, "--ensemble=fitted", "--scores=true")
+    said = capsys.readouterr().out
+    assert "scored with weights learned on the others" in said
+    assert_reported(tmp_path / "fitted", fitted, said, "scores.parquet")
+    weights = fitted["fitted"]["members"]
+    assert [row["name"] for row in weights] == best
+    assert sum(row["weight"] for row in weights) == pytest.approx(1)
+    for row, alone in zip(weights, (one, two), strict=True):
+        assert row["auc"] == pytest.approx(alone["auc"], abs=1e-6)
+        assert f"{row['weight']:.3f}" in said
+    main([option.replace("=dev", "=test") for option in command(
+        "hidden", "--ckpt_path", *best, "--ensemble=fitted")])  # fmt: skip
+    hidden = json.loads((tmp_path / "hidden" / "metrics.json").read_text())
+    assert hidden["fitted"]["members"] == weights  # dev's, whatever is reported
+    assert not hidden["fitted"]["cross_fitted"]
+    assert "Weights learned on dev, 2019-11-15:" in capsys.readouterr().out
+
+    final = str(tmp_path / "final.ckpt")
+    options = fit_options(mind_dir, plm_dir, tmp_path / "all")
+    main([*options, "--data.train=train+dev", "--data.val=none", "--baselines=false"])
+    shutil.copy(tmp_path / "all" / "checkpoints" / "last.ckpt", final)
     copy = str(tmp_path / "copy.ckpt")  # as last.ckpt where the last epoch was the best
     torch.save(torch.load(best[0], weights_only=True) | {"global_step": 7}, copy)
     for options, message in (
-        (
-            ["--ckpt_path", *best, best[0], "--ensemble=mean_rank"],
-            f"{best[0]} has the same weights as",
-        ),
-        (["--ckpt_path", *best, copy, "--ensemble=mean_score"], f"{copy} has the same weights as"),
-        (
-            ["--ckpt_path", *best],
-            "Choose how to average their scores with --ensemble mean_score or",
-        ),
+        (["--ckpt_path", *best, best[0], "--ensemble=mean_rank"], f"{best[0]} has the weights of"),
+        (["--ckpt_path", *best, copy, "--ensemble=mean_score"], f"{copy} has the weights of"),
+        (["--ckpt_path", *best], "Choose how to average their scores by --ensemble mean_score or"),
+        (["--ckpt_path", best[0], final, "--ensemble=fitted"], f"{final} was trained on it"),
         (["--ckpt_path", best[0], "--ensemble=mean_rank"], "and one checkpoint is given"),
         (["--scorer=random", "--ensemble=mean_rank"], "and a baseline is given"),
         (["--ckpt_path", *best, "--ensemble=mean_rank", "--data.max_tokens=12"], f"{best[1]} was"),
@@ -721,6 +788,7 @@ def test_any_number_of_processes_gives_the_metrics_of_one(mind_dir, plm_dir, tmp
         # Three take 21 together; of the two that are left, the last process gets none.
         ("model", [best, "--data.eval_batch_size=7"], (1, 2, 3)),
         ("ensemble", [best, other, "--ensemble", "mean_score"], (1, 2)),
+        ("fitted", [best, other, "--ensemble", "fitted"], (1, 2)),
     ):
         metrics, predictions = [], []
         for number in numbers:
@@ -744,3 +812,24 @@ def test_any_number_of_processes_gives_the_metrics_of_one(mind_dir, plm_dir, tmp
             assert ids[number] == ids[0]
             for name in METRICS:
                 assert metrics[number][name] == pytest.approx(metrics[0][name], abs=1e-4)
+            if case == "fitted":
+                weights = [[row["weight"] for row in m["fitted"]["members"]] for m in metrics]
+                assert weights[number] == pytest.approx(weights[0], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_choose_by_the_unseen_news_of_one(mind_dir, plm_dir, tmp_path):
+    output = tmp_path / "run"
+    options = fit_options(mind_dir, plm_dir, output)
+    options += ["--data.val_news=new", "--data.eval_batch_size=2", "--data.frozen_states=none"]
+    command = [sys.executable, "-m", "newsrec", *options, "--baselines=false"]
+    command += ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    subprocess.run(command, check=True, timeout=300)
+    with (output / "metrics.csv").open() as file:
+        logged = max(float(row["val/auc"]) for row in csv.DictReader(file) if row["val/auc"])
+    best = output / "checkpoints" / "best.ckpt"
+    main(["evaluate", f"--ckpt_path={best}", f"--data.root={mind_dir}", "--split=dev",
+          f"--output={tmp_path / 'dev'}", "--trainer.accelerator=cpu", "--trainer.devices=1",
+          "--baselines=false"])  # fmt: skip
+    metrics = json.loads((tmp_path / "dev" / "metrics.json").read_text())
+    assert metrics["unseen"]["auc"] == pytest.approx(logged, abs=1e-4)

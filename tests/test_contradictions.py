@@ -100,6 +100,17 @@ def test_a_new_model_refuses_data_that_contradict_it(root, plm_dir):
         trainer().fit(module, datamodule=data)
 
 
+@pytest.mark.parametrize("losses", [("impression", "cross_entropy"), ("cross_entropy", "in_batch")])
+def test_a_model_refuses_to_train_on_batches_of_another_loss(root, plm_dir, losses):
+    module = RecommenderModule(plm=str(plm_dir), dim=16, news=SHAPE, user=SHAPE, loss=losses[0])
+    data = MindDataModule(
+        root=str(root), plm=str(plm_dir), frozen_states="none", loss=losses[1]
+    )  # fmt: skip
+    with pytest.raises(UserError, match=f"for loss {losses[1]}, .* has loss {losses[0]}"):
+        trainer().fit(module, datamodule=data)
+    trainer().validate(module, datamodule=data)  # for which the loss does not matter
+
+
 def test_a_new_model_refuses_the_tokenizer_of_another_plm(root, plm_dir, tmp_path):
     moved = shutil.copytree(plm_dir, tmp_path / "moved")
     module = RecommenderModule(plm=str(plm_dir), dim=16, news=SHAPE, user=SHAPE)

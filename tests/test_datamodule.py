@@ -1,10 +1,13 @@
+import itertools
 import json
+import re
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
+from test_splits import seen_by_loop
 from tokenizers import Tokenizer
 
 from newsrec.data.batch import Batch, EvalBatch
@@ -77,6 +80,42 @@ def test_options_shape_the_batches(make):
     assert words == ["[CLS]", "underdogs", "win", "the", "[SEP]"]
 
 
+def test_the_loss_decides_what_a_sample_is(make):
+    made = {name: make(loss=name, max_candidates=5) for name in ("cross_entropy", "impression")}
+    for data in made.values():
+        data.setup("fit")
+    clicks, whole = (list(data.train_dataloader()) for data in made.values())
+    assert sum(len(batch.labels) for batch in clicks) > sum(len(batch.labels) for batch in whole)
+    assert max(batch.candidates.shape[1] for batch in whole) == 5
+    assert max(int(batch.labels.sum(dim=1).max()) for batch in whole) > 1
+    names = made["impression"].name_samples(0, 0)
+    assert len(names) == len(set(names)) == 8
+    data = make(loss="in_batch")
+    data.setup("fit")
+    assert all(batch.shared is not None for batch in data.train_dataloader())
+
+
+def test_a_whole_impression_with_an_npratio_is_refused_naming_both(make):
+    with pytest.raises(UserError, match=r"data\.npratio is 3, but model\.loss impression"):
+        make(loss="impression", npratio=3)
+    assert make(loss="in_batch", npratio=3).npratio == 3
+
+
+@pytest.mark.parametrize("loss", ["in_batch", "impression"])
+def test_workers_make_the_batches_of_every_loss(make, loss):
+    batches = []
+    for workers in (0, 2):
+        data = make(loss=loss, num_workers=workers)
+        data.setup("fit")
+        batches.append(list(data.train_dataloader()))
+    for one, other in zip(*batches, strict=True):
+        for a, b in zip(one[:-1], other[:-1], strict=True):
+            assert a is b is None or torch.equal(torch.as_tensor(a), torch.as_tensor(b))
+        assert (one.shared is None) == (other.shared is None) == (loss == "impression")
+        for a, b in zip(one.shared or (), other.shared or (), strict=True):
+            assert torch.equal(a, b)
+
+
 def test_hyperparameters_are_plain_values_that_rebuild_the_data_module(make, tmp_path):
     data = make(fields=("title", "abstract"), npratio=2)
     torch.save(dict(data.hparams), tmp_path / "hyperparameters.pt")
@@ -114,12 +153,14 @@ def test_the_seed_decides_order_and_negatives(make):
         ("max_tokens", 2),
         ("max_history", 0),
         ("npratio", 0),
+        ("max_candidates", 1),
         ("batch_size", 0),
         ("eval_batch_size", -1),
         ("tokens_per_batch", 0),
         ("num_workers", -1),
         ("prefetch_factor", 0),
         ("seed", -1),
+        ("val_days", 0),
     ],
 )
 def test_an_option_out_of_range_is_refused_by_name(make, option, value):
@@ -399,6 +440,61 @@ def test_a_run_may_have_no_validation(make):
     assert data.selected_on is None
     assert data.windows() == {"train+dev": "2019-11-11 to 2019-11-15"}
     assert data.describe().count("\n") == 1
+
+
+def test_a_checkpoint_may_be_chosen_by_unseen_news_alone(make):
+    data = make(val_news="new", eval_batch_size=2)
+    data.setup("fit")
+    seen = seen_by_loop(data.data.split("train"))
+    batches = list(data.val_dataloader())
+    shown = [n for batch in batches for n in batch.candidates.tolist()]
+    assert shown
+    assert not seen & set(shown)
+    for batch in batches:
+        for begin, end in itertools.pairwise(batch.offsets.tolist()):
+            assert set(batch.labels[begin:end].tolist()) == {0, 1}
+    plain = make()
+    plain.setup("fit")
+    assert "chooses by" not in plain.describe()
+    assert next(iter(plain.val_dataloader())).candidates.tolist() != batches[0].candidates.tolist()
+    line = data.describe().splitlines()[2]
+    whole, number = data.data.split("dev"), sum(len(batch.row) for batch in batches)
+    assert line.startswith(
+        f"dev chooses by news that train has not seen: {len(shown)} of "
+        f"{len(whole.candidates.values)} candidates, in {number} of 23 impressions (left out: "
+    )
+    left_out = [int(n) for n in re.findall(r"(\d+) without", line)]
+    assert sum(left_out) == 23 - number
+    data.setup("predict")  # what is reported is the whole split
+    assert sum(len(batch.row) for batch in data.predict_dataloader()) == 23
+    assert data.data.split("dev").fingerprint == plain.data.split("dev").fingerprint
+
+
+def test_processes_share_out_the_impressions_of_unseen_news(make):
+    found = []
+    for size in (1, 2):
+        rows = []
+        for rank in range(size):
+            data = make(val_news="new", eval_batch_size=2)
+            data.trainer = process(rank, size)
+            data.setup("fit")
+            rows += [row for batch in data.val_dataloader() for row in batch.row.tolist()]
+        found.append(sorted(rows))
+    assert found[0] == found[1] == list(range(len(found[0])))
+
+
+def test_unseen_news_that_cannot_judge_are_refused(make, mind_dir):
+    with pytest.raises(UserError, match=r"data.val_news is 'some'. Choose all or new"):
+        make(val_news="some")
+    with pytest.raises(UserError, match=r"data.val_news new says what data.val judges; .* none"):
+        make(val="none", val_news="new").setup("fit")
+    with pytest.raises(UserError, match=r"data.val_days 2 are those of data.val last_day"):
+        make(val_days=2).setup("fit")
+    for split in ("dev", "train"):
+        path = mind_dir / split / "behaviors.tsv"
+        path.write_text((mind_dir / "train" / "behaviors.tsv").read_text())
+    with pytest.raises(UserError, match="leaves nothing of dev to choose a checkpoint by"):
+        make(val_news="new").setup("fit")
 
 
 def test_splits_are_chosen_once_for_all_stages(make, mind_dir):

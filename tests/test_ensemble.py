@@ -149,17 +149,20 @@ def test_an_ensemble_says_all_that_its_members_saw():
     one = {
         "scorer": "checkpoint",
         "selected_on": "dev",
+        "selected_news": "all",
         "trained_on": {"train": "9 to 13"},
         "other_data": [],
         "precision": "fp32",
         "checkpoint_sha256": "a",
     }
-    two = one | {"selected_on": "last_day", "trained_on": {"train": "9 to 12"}}
+    two = one | {"selected_on": "last_day", "selected_news": "new"}
+    two |= {"trained_on": {"train": "9 to 12"}}
     three = one | {"selected_on": None, "trained_on": {"train+dev": "9 to 14"}}
     assert merge_info([one, two, three, one], "mean_rank") == {
         "scorer": "checkpoint",
         "ensemble": "mean_rank",
         "selected_on": "dev+last_day",
+        "selected_news": "all+new",
         "trained_on": {"train": "9 to 13 and 9 to 12", "train+dev": "9 to 14"},
         "other_data": [],
         "precision": "fp32",

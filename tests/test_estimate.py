@@ -1,5 +1,6 @@
 """What ``fit --dry_run`` says is what a step takes, and what the presets' headers say."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from newsrec.data.mind_statistics import mentions, text_lengths
 from newsrec.model.plm.sizes import KNOWN
 from newsrec.training.estimate.live_bytes import as_on, without_values
 from newsrec.training.estimate.step_memory import Shape, batch_of, build, packable, step_cost
+from newsrec.training.losses import LOSSES
 from newsrec.training.module import RecommenderModule
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -73,11 +75,16 @@ def test_dropout_keeps_a_byte_an_element_as_on_cuda_and_a_number_as_on_a_cpu():
     assert kept == {"cuda": 1000, "cpu": 4000}
 
 
-@pytest.mark.parametrize("family", ["bert", "mpnet"])
-@pytest.mark.parametrize("tune_layers", [-1, 1])
-def test_activations_are_what_autograd_saves_in_a_real_step(family, tune_layers):
+@pytest.mark.parametrize(
+    ("family", "tune_layers", "matching"),
+    [
+        *itertools.product(["bert", "mpnet"], [-1, 1], ["dot"]),
+        *itertools.product(["bert"], [0], ["late", "interests"]),
+    ],
+)
+def test_activations_are_what_autograd_saves_in_a_real_step(family, tune_layers, matching):
     plm = {"model_type": family, **TINY}
-    module = tiny_module(tune_layers=tune_layers)
+    module = tiny_module(tune_layers=tune_layers, matching=matching)
     states = None if tune_layers == -1 else torch.float32
     cost = step_cost(module, plm, SHAPE, "cpu", False, states)
     model = build(module, plm, packable(plm))
@@ -109,6 +116,33 @@ def test_recomputing_and_bf16_lower_what_a_step_keeps():
     recomputed = step_cost(again, plm, SHAPE, "cuda", True, None)
     assert recomputed.activations < bf16.activations < plain.activations
     assert recomputed.kernels > bf16.kernels
+
+
+def test_a_step_of_every_loss_has_a_cost():
+    plm = {"model_type": "bert", **TINY}
+    costs = {
+        loss: step_cost(tiny_module(loss=loss), plm, SHAPE, "cuda", True, None) for loss in LOSSES
+    }
+    assert costs["in_batch"].activations > costs["cross_entropy"].activations
+    excluded = SHAPE.samples * (SHAPE.history + SHAPE.candidates) * 8
+    more = costs["in_batch"].batch - costs["cross_entropy"].batch
+    assert more == excluded + SHAPE.samples * (8 + 4)
+    assert costs["impression"].batch == costs["cross_entropy"].batch
+
+
+def test_a_dry_run_without_data_counts_impressions_where_they_are_the_samples(
+    capsys, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    for loss in ("cross_entropy", "impression"):
+        said = dry_run(
+            capsys, "--data.root=mind", f"--model.loss={loss}", "--trainer.accelerator=cpu"
+        )
+        found[loss] = int(re.search(r"([\d,]+) samples,", said)[1].replace(",", ""))
+        news = int(re.search(r"64 samples, ([\d,]+) distinct", said)[1].replace(",", ""))
+        assert (news > 2000) == (loss == "impression")
+    assert found == {"cross_entropy": 237_017, "impression": 156_965}
 
 
 def test_a_batch_of_mind_mentions_what_was_counted():

@@ -10,7 +10,8 @@ from newsrec.data.dataset import open_mind
 from newsrec.errors import UserError
 from newsrec.evaluation.results import evaluate_scores
 from newsrec.metrics import METRICS
-from newsrec.report.terminal import counts, metrics_table, read_ceiling, slices_table
+from newsrec.report.notes import counts
+from newsrec.report.terminal import metrics_table, read_ceiling, slices_table
 
 
 def scores_of(split):

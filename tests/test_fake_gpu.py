@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.initialization import no_init_weights
 
-from newsrec.data.batch import Batch, Catalogue, EvalBatch
+from newsrec.data.batch import Batch, Catalogue, EvalBatch, SharedClicks
 from newsrec.data.datamodule import MindDataModule
 from newsrec.data.states import TokenStates
 from newsrec.model.fastformer import FastformerConfig
@@ -20,6 +20,7 @@ from newsrec.model.plm.load import build_plm
 from newsrec.model.plm.sizes import plm_sizes
 from newsrec.model.recommender import NewsRecommender
 from newsrec.training.catalogue import encode_catalogue
+from newsrec.training.losses import LOSSES
 from newsrec.training.module import RecommenderModule
 from newsrec.training.optimizer import parameter_groups
 
@@ -68,7 +69,10 @@ DEPTH, WORDS = 3, 64
 """What the quick tests build of a PLM's layers and words; the slow ones build them all."""
 
 
-def made_model(name, encoder="fastformer", whole=False, recomputed=False):
+RECOMPUTED = {"checkpoint_activations": True}
+
+
+def made_model(name, encoder="fastformer", whole=False, **options):
     """The model with weights that nobody has drawn; nothing is computed with them."""
     plm, layers, tune_layers, dim, heads, tokens, history, _ = SHAPES[name]
     small = {} if whole else {"num_hidden_layers": min(layers, DEPTH), "vocab_size": WORDS}
@@ -77,8 +81,7 @@ def made_model(name, encoder="fastformer", whole=False, recomputed=False):
         lm = build_plm({"pad_token_id": 0} | plm | small)
     shape = FastformerConfig(heads=heads, ffn=dim, encoder=encoder)
     user = FastformerConfig(heads=heads, ffn=dim, encoder=encoder, positions="recency")
-    more = {"checkpoint_activations": recomputed}
-    return NewsRecommender(lm, dim, tune_layers, shape, user, tokens, history, **more)
+    return NewsRecommender(lm, dim, tune_layers, shape, user, tokens, history, **options)
 
 
 def made_batch(plm, tokens, history, size, news=300, states=False):
@@ -95,6 +98,11 @@ def made_batch(plm, tokens, history, size, news=300, states=False):
         user=torch.zeros(size, dtype=torch.int64),
         candidates=torch.zeros(size, 5, dtype=torch.int64),
         labels=torch.zeros(size, 5, dtype=torch.int64),
+        shared=SharedClicks(
+            torch.zeros(size, dtype=torch.int64),
+            torch.zeros(size),
+            torch.zeros(size, history + 5, dtype=torch.int64),
+        ),
     )
 
 
@@ -133,12 +141,11 @@ def step(gpu, model, batch, dtype):
     module = RecommenderModule.__new__(RecommenderModule)
     nn.Module.__init__(module)
     module.recommender = model
-    module.loss = "cross_entropy"
     module.log = lambda *args, **kwargs: None
-    module._over_processes = lambda loss: loss.detach()
     groups = parameter_groups(model, 1e-4, 1e-5, 1e-2, 0.01)
     optimizer = torch.optim.AdamW(groups, fused=True)
-    for _ in range(2):  # the second with the optimizer's state
+    for name in LOSSES:  # from the second on with the optimizer's state
+        module.loss = name
         loss = module.training_step(batch, 0)
         assert loss.dtype == torch.float32
         assert loss.device.type == NAME
@@ -151,9 +158,9 @@ def step(gpu, model, batch, dtype):
         optimizer.zero_grad()
 
 
-def run_preset(name, dtype, states, encoder, whole=False, recomputed=False):
+def run_preset(name, dtype, states, encoder, whole=False, options=None):
     plm, _, _, dim, _, tokens, history, size = SHAPES[name]
-    model = made_model(name, encoder, whole, recomputed)
+    model = made_model(name, encoder, whole, **(options or {}))
     catalogue = made_catalogue(tokens)
     kept = made_states(catalogue, plm["hidden_size"]) if states else None
     batch = made_batch(plm, tokens, history, size, states=states)
@@ -200,7 +207,14 @@ def test_a_presets_step_and_scores_run_on_a_gpu_and_nobody_waits(name, dtype, wh
 @pytest.mark.parametrize("name", [name for name in SHAPES if SHAPES[name][2] != 0])
 def test_so_does_a_step_that_recomputes_its_activations(name):
     states = SHAPES[name][2] >= 0
-    in_own_process(run_preset, name, torch.bfloat16, states, "fastformer", True, True)
+    in_own_process(run_preset, name, torch.bfloat16, states, "fastformer", True, RECOMPUTED)
+
+
+@pytest.mark.parametrize("matching", ["late", pytest.param("interests", marks=pytest.mark.slow)])
+def test_so_does_every_way_to_make_scores(matching):
+    in_own_process(
+        run_preset, "demo", torch.bfloat16, True, "fastformer", False, {"matching": matching}
+    )
 
 
 @pytest.mark.slow

@@ -4,12 +4,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sklearn.metrics import roc_auc_score
+from test_splits import seen_by_loop
 
 from newsrec.data.dataset import open_mind
 from newsrec.evaluation.baselines import BASELINES, score_baseline
 from newsrec.evaluation.intervals import mean_interval, paired_interval
 from newsrec.evaluation.results import category_codes, compute_results, per_impression_table
 from newsrec.metrics import METRICS, impression_metrics, mind_metrics
+from newsrec.report.notes import counts, on_unseen
+from newsrec.report.terminal import metrics_table
 
 
 def scores_of(split, seed=0):
@@ -77,6 +81,60 @@ def test_baselines_stand_beside_with_paired_differences(data):
     alone = compute_results(data, "dev", scores_of(split)).metrics
     for metric in METRICS:  # what stands beside it does not move its intervals
         assert found["intervals"][metric] == pytest.approx(alone["intervals"][metric], abs=1e-12)
+
+
+def test_metrics_of_unseen_news_are_those_of_a_loop(data):
+    """With the candidates alone that train neither shows nor has in a history."""
+    split, train = data.split("dev"), data.split("train")
+    seen = seen_by_loop(train)
+    vectors = np.random.default_rng(3).normal(size=(data.num_news, 4)).astype(np.float32)
+    others = {name: score_baseline(name, data, "dev", news_vectors=vectors) for name in BASELINES}
+    found = compute_results(data, "dev", scores_of(split), others).metrics["unseen"]
+    for name, scores in ({"own": scores_of(split)} | others).items():
+        aucs, users, shown = [], [], 0
+        for row, (begin, end) in enumerate(itertools.pairwise(split.candidates.offsets)):
+            news = split.candidates.values[begin:end]
+            new = [
+                i for i, n in zip(range(begin, end), news, strict=True) if n > 1 and n not in seen
+            ]
+            if len(set(split.labels[new])) == 2:
+                shown += len(new)
+                rank = np.argsort(np.argsort(-scores[new], kind="stable"))
+                aucs.append(roc_auc_score(split.labels[new], -rank))
+                users.append(split.user[row])
+        own = found if name == "own" else found["baselines"][name]
+        assert own["auc"] == pytest.approx(np.mean(aucs))
+    assert found["impressions"] == len(aucs) > 2
+    assert found["candidates"] == shown
+    assert found["users"] == len(set(users))
+    low, high = found["intervals"]["auc"]
+    assert low <= found["auc"] <= high
+    assert found["baselines"]["popularity"]["auc"] < 0.9  # none was clicked in train: ties
+
+
+def test_where_all_news_is_seen_there_is_no_metric_of_unseen_news(data):
+    found = compute_results(data, "train", scores_of(data.split("train"))).metrics
+    assert found["unseen"] == {"impressions": 0, "candidates": 0, "users": 0}
+    assert on_unseen(found) == [
+        "No impression has a click and a skip among the news that train has not seen."
+    ]
+    assert len(metrics_table(found).columns) == 3
+    assert "unseen" not in compute_results(data, "test", scores_of(data.split("test"))).metrics
+    lone = data._replace(splits={"dev": data.split("dev")})
+    alone = compute_results(lone, "dev", scores_of(data.split("dev"))).metrics
+    assert "unseen" not in alone
+    assert on_unseen(alone) == []
+
+
+def test_the_table_has_the_metrics_of_unseen_news_beside_the_total(data):
+    found = compute_results(data, "dev", scores_of(data.split("dev"))).metrics
+    columns = [[str(cell) for cell in c.cells] for c in metrics_table(found).columns]
+    assert columns[1] == [f"{found[name]:.4f}" for name in METRICS]
+    assert columns[3] == [f"{found['unseen'][name]:.4f}" for name in METRICS]
+    assert columns[3] != columns[1]
+    (line,) = on_unseen(found)
+    assert f"{found['unseen']['candidates']} candidates that train neither shows nor" in line
+    assert line in counts(found)
 
 
 def test_the_entropy_of_categories_needs_no_labels(data):

@@ -273,7 +273,7 @@ def ragged(rows):
     return Ragged(flat_rows, to_offsets(np.array([len(row) for row in rows], dtype=int)))
 
 
-def made_dataset(split, lengths, max_history, npratio):
+def made_dataset(split, lengths, max_history, npratio, mode=""):
     """Tokens that name their news item: row ``r`` is ``r``, as often as it is long."""
     numbers = torch.arange(len(lengths), dtype=torch.int32)
     catalogue = Catalogue(
@@ -281,7 +281,10 @@ def made_dataset(split, lengths, max_history, npratio):
         torch.from_numpy(lengths),
         numbers.long(),
     )
-    return TrainSamples(split, index_samples(split), catalogue, max_history, npratio, seed=42)
+    whole = "whole" in mode
+    loss = "impression" if whole else "cross_entropy"
+    index = index_samples(split, whole)
+    return TrainSamples(split, index, catalogue, max_history, npratio, 42, None, loss, npratio + 1)
 
 
 def made_batches(dataset, mode, rank=0, world_size=1, slack=0):
@@ -292,17 +295,25 @@ def made_batches(dataset, mode, rank=0, world_size=1, slack=0):
     if "tokens" not in mode:
         return TrainBatches(len(dataset), 3, 42, rank, world_size, sample_users)
     lengths = dataset.token_lengths
-    tokens = count_tokens(split, index, lengths, dataset.max_history, dataset.npratio)
+    most = dataset.max_candidates if "whole" in mode else None
+    tokens = count_tokens(split, index, lengths, dataset.max_history, dataset.npratio, most)
     return TokenBatches(tokens, 2 * tokens.largest + slack, 42, rank, world_size, sample_users)
 
 
 MODES = ["random", "by user", "tokens", "tokens by user"]
+MODES = [*(f"{mode}, whole" for mode in MODES), *MODES]
+BY_TOKENS = [mode for mode in MODES if "tokens" in mode]
 
 
-@given(splits(), st.sampled_from(MODES[2:]), st.integers(1, 3), st.sampled_from([0, 3, 50]))
+@given(
+    splits(),
+    st.sampled_from(BY_TOKENS),
+    st.integers(1, 3),
+    st.sampled_from([0, 3, 50]),
+)
 @settings(max_examples=200, deadline=None)
 def test_the_plm_never_reads_more_tokens_than_allowed(world, mode, world_size, slack):
-    dataset = made_dataset(*world)
+    dataset = made_dataset(*world, mode)
     for rank in range(world_size):
         batches = made_batches(dataset, mode, rank, world_size, slack)
         bound = 2 * batches.tokens.largest + slack
@@ -317,14 +328,16 @@ def drawn(dataset, keys):
     for key in keys:
         batch = dataset[key]
         news = batch.token_ids[:, 0] if batch.token_ids.shape[1] else torch.zeros(2)
-        found += zip(key.samples.tolist(), news[batch.candidates].tolist(), strict=True)
+        # Padding of whole impressions depends on who shares the batch.
+        shown = [[n for n in row if n] for row in news[batch.candidates].tolist()]
+        found += zip(key.samples.tolist(), shown, strict=True)
     return found
 
 
 @given(splits(), st.sampled_from(MODES), st.integers(0, 2))
 @settings(max_examples=200, deadline=None)
 def test_a_sample_is_the_same_however_samples_are_shared_out(world, mode, epoch):
-    dataset = made_dataset(*world)
+    dataset = made_dataset(*world, mode)
     expected = dict(drawn(dataset, [BatchKey(epoch, np.arange(len(dataset)))]))
     for world_size in (1, 3):
         for rank in range(world_size):
@@ -337,7 +350,7 @@ def test_a_sample_is_the_same_however_samples_are_shared_out(world, mode, epoch)
 @given(splits(), st.sampled_from(MODES), st.integers(1, 3), st.data())
 @settings(max_examples=200, deadline=None)
 def test_a_resumed_epoch_sees_exactly_the_samples_that_are_left(world, mode, world_size, data):
-    dataset = made_dataset(*world)
+    dataset = made_dataset(*world, mode)
     done = data.draw(st.integers(0, len(made_batches(dataset, mode, 0, world_size))))
     before, after, whole = [], [], []
     for rank in range(world_size):
@@ -353,6 +366,16 @@ def test_a_resumed_epoch_sees_exactly_the_samples_that_are_left(world, mode, wor
         whole += flat(key.samples.tolist() for key in keys)
     assert not set(before) & set(after)
     assert sorted(before + after) == sorted(whole)
+
+
+@given(splits(), st.sampled_from(MODES), st.integers(1, 3))
+@settings(max_examples=200, deadline=None)
+def test_each_process_knows_the_largest_batch_of_the_step(world, mode, world_size):
+    dataset = made_dataset(*world, mode)
+    ranks = [list(made_batches(dataset, mode, rank, world_size)) for rank in range(world_size)]
+    for keys in zip(*ranks, strict=True):
+        largest = max(len(key.samples) for key in keys)
+        assert [key.largest for key in keys] == [largest] * world_size
 
 
 # EvalBatches

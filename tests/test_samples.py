@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 from newsrec.data import FIRST_NEWS, samples
 from newsrec.data.batch import Catalogue
 from newsrec.data.dataset import open_mind
+from newsrec.data.draws import counter_uniform, draw_candidates, draw_skipped
 from newsrec.data.ragged import Ragged
 from newsrec.data.samplers import BatchKey, EvalBatches, TrainBatches
 from newsrec.data.samples import (
     EvalImpressions,
     TrainSamples,
     count_tokens,
-    counter_uniform,
-    draw_skipped,
     index_samples,
 )
 from newsrec.data.states import RunStates, TokenStates
@@ -257,6 +256,44 @@ def test_a_number_is_the_same_alone_and_in_an_array():
     assert len(np.unique(grid)) == 25  # (1, 2) is not (2, 1)
 
 
+# draw_candidates
+
+
+labelled = st.lists(
+    st.lists(st.integers(0, 1), min_size=1, max_size=9).map(lambda row: [*row, 1, 0]),
+    min_size=1,
+    max_size=6,
+)
+
+
+def flat(rows):
+    return Ragged(np.array(list(itertools.chain(*rows))), np.cumsum([0, *map(len, rows)]))
+
+
+@given(labelled, st.integers(2, 14), seeds, st.integers(0, 99))
+@settings(max_examples=200, deadline=None)
+def test_candidates_are_drawn_as_by_a_loop(rows, most, seed, epoch):
+    impression = np.arange(len(rows)) * 7
+    kept = lists(Ragged(draw_candidates(flat(rows), most, seed, epoch, impression), flat(rows)[1]))
+    for number, row, keep in zip(impression, rows, kept, strict=True):
+        uniform = counter_uniform(seed, epoch, number, np.arange(len(row))).tolist()
+        order = sorted(range(len(row)), key=uniform.__getitem__)
+        clicks = [i for i in order if row[i]][: most - 1]
+        skips = [i for i in order if not row[i]][: most - len(clicks)]
+        assert [i for i, k in enumerate(keep) if k] == sorted(clicks + skips)
+
+
+def test_every_skipped_candidate_is_drawn_equally_often():
+    labels = flat([[1, 0, 0, 0, 0, 0, 0]] * 30_000)
+    keep = draw_candidates(labels, 4, 42, 1, np.arange(30_000)).reshape(-1, 7)
+    assert keep[:, 0].all()
+    assert (keep.sum(axis=1) == 4).all()
+    shares = keep[:, 1:].mean(axis=0)
+    np.testing.assert_allclose(shares, 0.5, atol=0.012)  # four standard deviations
+    again = draw_candidates(labels, 4, 42, 2, np.arange(30_000)).reshape(-1, 7)
+    assert (keep == again).all(axis=1).mean() < 0.06  # one in 20 sets is the same by chance
+
+
 # TrainSamples
 
 
@@ -378,6 +415,91 @@ def test_states_come_in_the_order_of_the_news(data):
     )
     assert batch.token_states.shape == (int(batch.token_lengths.sum()), 3)
     assert (batch.token_states == batch.token_ids[mentioned][:, None]).all()
+
+
+@pytest.mark.parametrize("most", [2, 4, 50])
+def test_a_batch_of_whole_impressions_holds_what_a_loop_finds(data, most):
+    split, catalogue = data.split("train"), made_catalogue(data.num_news)
+    index, impressions = index_samples(split, whole=True), list(impressions_of(split))
+    assert index.impression.tolist() == sorted(set(index_samples(split).impression.tolist()))
+    dataset = TrainSamples(
+        split, index, catalogue, 50, 4, 42, loss="impression", max_candidates=most
+    )
+    several = 0
+    for epoch in (0, 1):
+        for key in [BatchKey(epoch, part) for part in np.split(np.arange(len(dataset)), [9, 11])]:
+            batch = dataset[key]
+            rows = read_back(batch, catalogue)
+            for b, row in enumerate(index.impression[key.samples]):
+                clicked, shown, labels = impressions[row]
+                known = [(n, y) for n, y in zip(shown, labels, strict=True) if n != UNKNOWN]
+                uniform = counter_uniform(42, epoch, row, np.arange(len(known))).tolist()
+                order = sorted(range(len(known)), key=uniform.__getitem__)
+                clicks = [i for i in order if known[i][1]][: most - 1]
+                skips = [i for i in order if not known[i][1]][: most - len(clicks)]
+                expected = [known[i] for i in sorted(clicks + skips)]
+                real = batch.candidates[b] > 0
+                news = [rows[n] for n in batch.candidates[b].tolist() if n]
+                assert list(zip(news, batch.labels[b][real].tolist(), strict=True)) == expected
+                assert not batch.labels[b][~real].any()
+                history = batch.history[batch.user[b]]
+                assert [rows[n] for n in history.tolist() if n] == clicked
+                several += len(clicks) > 1
+                assert index.click[key.samples][b] == next(n for n, y in known if y)
+            assert batch.candidates.shape[1] <= most
+            assert batch.shared is None
+    assert several or most == 2
+
+
+@pytest.mark.parametrize("most", [2, 3, 50])
+def test_a_whole_impression_never_brings_more_tokens_than_it_counts(data, most):
+    split, catalogue = data.split("train"), made_catalogue(data.num_news)
+    index, lengths = index_samples(split, whole=True), catalogue.token_lengths.numpy()
+    dataset = TrainSamples(split, index, catalogue, 3, 4, 42, None, "impression", most)
+    tokens = count_tokens(split, index, lengths, 3, 4, most)
+    exact = 0
+    for epoch in range(4):
+        for sample in range(len(dataset)):
+            batch = dataset[BatchKey(epoch, np.array([sample]))]
+            mentioned = np.unique(batch.candidates)
+            own = batch.token_lengths[mentioned].sum()
+            assert own <= tokens.own[sample]
+            exact += own == tokens.own[sample]
+    assert exact
+
+
+def test_shared_clicks_are_what_a_loop_over_samples_finds(data):
+    split, catalogue = data.split("train"), made_catalogue(data.num_news)
+    index, impressions = index_samples(split), list(impressions_of(split))
+    dataset = TrainSamples(split, index, catalogue, 2, 1, 42, loss="in_batch")
+    clicks = Counter(index.click.tolist())
+    for key in (BatchKey(0, np.arange(9), 9), BatchKey(1, np.arange(9, 20), 14)):
+        batch = dataset[key]
+        rows = read_back(batch, catalogue)
+        news = index.click[key.samples].tolist()
+        padding = [0] * (key.largest - len(news))
+        assert batch.shared.news.tolist() == news + padding
+        expected = [clicks[n] / len(index.click) for n in news] + padding
+        assert batch.shared.share.tolist() == pytest.approx(expected)
+        for b, row in enumerate(index.impression[key.samples]):
+            clicked, shown, labels = impressions[row]  # the whole history, not its last two
+            excluded = batch.shared.excluded[b].tolist()
+            assert excluded == sorted(excluded)
+            own = rows[batch.candidates[b]].tolist()
+            others = [n for n, y in zip(shown, labels, strict=True) if y and n != UNKNOWN]
+            assert set(excluded) - {0} == {*own, *others, *clicked} - {0}
+    plain = TrainSamples(split, index, catalogue, 2, 1, 42)[key]
+    assert plain.shared is None
+    for one, other in zip(plain[:-1], batch[:-1], strict=True):
+        assert one is other is None or (np.asarray(one) == np.asarray(other)).all()
+
+
+def test_a_batch_moves_with_its_shared_clicks(data):
+    split, catalogue = data.split("train"), made_catalogue(data.num_news)
+    dataset = TrainSamples(split, index_samples(split), catalogue, 2, 1, 42, loss="in_batch")
+    moved = dataset[BatchKey(0, np.arange(3))].to("meta")
+    assert {t.device.type for t in (moved.candidates, *moved.shared)} == {"meta"}
+    assert isinstance(moved.token_lengths, np.ndarray)
 
 
 # EvalImpressions

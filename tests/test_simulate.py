@@ -18,7 +18,7 @@ from newsrec.errors import UserError
 from newsrec.evaluation.baselines import score_baseline
 from newsrec.metrics import mind_metrics
 from newsrec.simulation.headlines import compose
-from newsrec.simulation.impressions import _click, _draw_lists
+from newsrec.simulation.impressions import _draw_lists, click
 from newsrec.simulation.presets import PRESETS
 from newsrec.simulation.simulate import simulate, simulate_splits
 from newsrec.simulation.vocabulary import STYLES, TOPICS
@@ -459,7 +459,7 @@ def test_clicks_follow_the_utilities_and_gumbel_noise():
     owner, offsets = np.repeat(np.arange(size), 2), np.arange(size + 1) * 2
     utility = np.tile(np.log(np.array([3, 1], dtype=np.float32)), size)
     many = np.full(size, 5)  # cut, so that one is left
-    label = _click(np.random.default_rng(0), utility, many, owner, offsets).reshape(size, 2)
+    label = click(np.random.default_rng(0), utility, many, owner, offsets).reshape(size, 2)
     assert (label.sum(axis=1) == 1).all()
     assert label[:, 0].mean() == pytest.approx(0.75, abs=0.01)
 

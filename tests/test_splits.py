@@ -4,9 +4,16 @@ from conftest import news_row, write_mind
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_compile import contents
+from test_slices import random_world
 
 from newsrec.data.dataset import open_mind
-from newsrec.data.splits import choose_splits, labelled_splits
+from newsrec.data.splits import (
+    choose_splits,
+    cut_to_unseen,
+    judged_news,
+    labelled_splits,
+    seen_news,
+)
 from newsrec.errors import UserError
 
 NEWS = [news_row("N1", *"abcd"), news_row("N2", *"efgh")]
@@ -67,6 +74,106 @@ def test_training_ends_some_days_before_the_day_judged(data, val, stale, kept):
     assert days_of(chosen.split(val)) == ([15, 15] if val == "dev" else [14, 14])
 
 
+@pytest.mark.parametrize(
+    ("days", "stale", "train", "val"),
+    [
+        (2, 0, [9, 12, 10, 11], [14, 14, 13]),
+        (2, 3, [9, 10], [14, 14, 13]),
+        (5, 1, [9], [14, 12, 14, 10, 13, 11]),
+    ],
+)
+def test_the_last_days_may_be_several(data, days, stale, train, val):
+    chosen = choose_splits(data, val="last_day", stale=stale, days=days)
+    assert days_of(chosen.split("train")) == train
+    assert days_of(chosen.split("last_day")) == val
+    one = choose_splits(data, val="last_day", stale=stale)
+    assert one.split("last_day").fingerprint != chosen.split("last_day").fingerprint
+
+
+def test_days_without_impressions_count(tmp_path):
+    data = open_mind(write_mind(tmp_path, {"train": NEWS}, {"train": rows([9, 13, 14])}))
+    chosen = choose_splits(data, val="last_day", days=3)
+    assert days_of(chosen.split("train")) == [9]
+    with pytest.raises(UserError, match=r"data.val_days 6: train has .* 2019-11-09 to 2019-11-14"):
+        choose_splits(data, val="last_day", days=6)
+
+
+def seen_by_loop(split):
+    seen = set()
+    for row in range(len(split.history)):
+        seen |= set(split.candidates.values[slice(*split.candidates.offsets[row:][:2])].tolist())
+        history = slice(*split.histories.offsets[split.history[row] :][:2])
+        seen |= set(split.histories.values[history].tolist())
+    return seen - {0, 1}
+
+
+def cut_by_loop(split, seen):
+    """Return row, place, candidate and label of what is left of each impression."""
+    found = []
+    for row in range(len(split.history)):
+        places = range(*split.candidates.offsets[row:][:2].tolist())
+        left = [
+            (row, place, int(split.candidates.values[place]), int(split.labels[place]))
+            for place in places
+            if split.candidates.values[place] > 1 and split.candidates.values[place] not in seen
+        ]
+        if len({label for *_, label in left}) == 2:
+            found += left
+    return found
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=200, deadline=None)
+def test_what_is_left_of_unseen_news_is_that_of_a_loop(seed):
+    data = random_world(seed)
+    train, part = data.split("train"), data.split("dev")
+    seen = seen_news(train, data.num_news)
+    assert set(np.flatnonzero(seen)) == seen_by_loop(train)
+    # Histories of that world hold most news: candidates alone leave more to look at.
+    for known in (seen, np.isin(np.arange(data.num_news), train.candidates.values)):
+        found = cut_to_unseen(part, known)
+        expected = cut_by_loop(part, set(np.flatnonzero(known)))
+        cut, rows = found.split, sorted({row for row, *_ in expected})
+        assert found.places.tolist() == [place for _, place, *_ in expected]
+        assert cut.candidates.values.tolist() == [news for *_, news, _ in expected]
+        assert cut.labels.tolist() == [label for *_, label in expected]
+        assert cut.impression_id.tolist() == part.impression_id[rows].tolist()
+        assert cut.history.tolist() == part.history[rows].tolist()
+        sizes = [sum(row == each for each, *_ in expected) for row in rows]
+        assert cut.candidates.lengths.tolist() == sizes
+        assert sum(found.left_out.values()) == len(part.history) - len(rows)
+        assert (cut.name, cut.fingerprint) == (part.name, part.fingerprint)
+        assert cut.counts["candidates"] == len(expected)
+
+
+def test_of_seen_news_nothing_is_left():
+    data = random_world(0)
+    found = cut_to_unseen(data.split("train"), seen_news(data.split("train"), data.num_news))
+    assert len(found.split.history) == len(found.places) == found.split.counts["clicks"] == 0
+    with pytest.raises(UserError, match=r"data.val_news new leaves nothing of train"):
+        judged_news(data, "train", "new")
+
+
+def test_which_candidates_are_judged_does_not_depend_on_labels():
+    """Were impressions chosen by an unseen click, to rank new news above old would look good."""
+    part = random_world(3).split("dev")
+    seen = np.arange(30) < 15
+    kept = cut_to_unseen(part, seen)
+    other = part._replace(labels=1 - part.labels)
+    assert cut_to_unseen(other, seen).places.tolist() == kept.places.tolist()
+    assert len(kept.places)
+
+
+def test_all_news_judge_unless_asked_otherwise(data):
+    chosen = choose_splits(data)
+    assert judged_news(chosen, "dev", "all") is None
+    assert judged_news(chosen, "none", "all") is None
+    with pytest.raises(UserError, match=r"data.val_news new says .* data.val is none"):
+        judged_news(chosen, "none", "new")
+    with pytest.raises(UserError, match=r"no impression has both .* that train has not seen"):
+        judged_news(chosen, "dev", "new")
+
+
 def test_train_and_dev_together_are_their_rows_in_order_and_not_copied(data):
     chosen = choose_splits(data, "train+dev", "none")
     joined = chosen.split("train+dev")
@@ -98,6 +205,10 @@ def test_splits_that_are_counted_together_share_no_impression(data):
         (("train", "dev", 7), "data.stale 7 leaves nothing of train .* 2019-11-09 to 2019-11-14"),
         (("train", "dev", -1), "data.stale is -1"),
         (("train", "none", 1), "data.stale 1 counts from .* none"),
+        (("train", "dev", 0, 2), "data.val_days 2 are those of data.val last_day; .* is dev"),
+        (("train", "none", 0, 3), "data.val_days 3 are those of data.val last_day; .* is none"),
+        (("train", "last_day", 0, 0), "data.val_days is 0"),
+        (("train", "last_day", 0, 6), "data.val_days 6: train has impressions of 2019-11-09 to"),
         (("train", "week"), "has no split 'week'"),
         (("train+week", "none"), "has no split 'week'"),
         (("dev+train", "none"), "join splits in their order: train[+]dev"),

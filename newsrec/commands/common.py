@@ -23,10 +23,13 @@ def add_data_root(parser: argparse.ArgumentParser, use: str = "", required: bool
 
 
 def add_on_bad_line(
-    parser: argparse.ArgumentParser, name: str = "--data.on_bad_line", default: str | None = "error"
+    parser: argparse.ArgumentParser,
+    name: str = "--data.on_bad_line",
+    default: str | None = "error",
+    of: str = "the data",
 ) -> None:
     """Add ``--data.on_bad_line``, or the same option under another name."""
-    use = "error stops at a line that cannot be read, drop leaves such lines out and counts them"
+    use = f"what to do with a line of {of} that cannot be read: stop, or leave it out and count it"
     parser.add_argument(name, choices=("error", "drop"), default=default, help=use)
 
 

@@ -12,6 +12,7 @@ from newsrec.data.splits import LAST_DAY
 from newsrec.errors import UserError
 from newsrec.evaluation.baselines import BASELINES, describe_baselines
 from newsrec.evaluation.ensemble import ENSEMBLES
+from newsrec.evaluation.fitted import ABOUT, FITTED
 from newsrec.evaluation.scoring import QUIET, Scored, score_by_baseline, score_checkpoints
 from newsrec.report.evaluate import SCORES_FILE, evaluate
 from newsrec.report.terminal import print_results
@@ -23,6 +24,8 @@ FROM_CHECKPOINT = {
     "model.plm": str,
 }
 """Options whose values come from the checkpoint; giving another value is an error."""
+AVERAGES = ENSEMBLES | {FITTED: ABOUT}
+"""Choices of ``--ensemble``."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -32,8 +35,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
     use = "checkpoint that fit wrote: runs/NAME/.../best.ckpt; several make an ensemble"
     add("--ckpt_path", nargs="+", help=use)
-    averages = "; ".join(f"{name}: {text}" for name, text in ENSEMBLES.items())
-    add("--ensemble", choices=tuple(ENSEMBLES), help=f"average over checkpoints. {averages}")
+    averages = "; ".join(f"{name}: {text}" for name, text in AVERAGES.items())
+    add("--ensemble", choices=tuple(AVERAGES), help=f"average over checkpoints. {averages}")
     baselines = "; ".join(f"{name}: {text}" for name, text in describe_baselines().items())
     add("--scorer", choices=BASELINES, help=f"a baseline instead of a checkpoint. {baselines}")
     add_data_root(parser)
@@ -43,7 +46,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     use = "only for the baseline cosine; a checkpoint has its own value"
     for name, kind in FROM_CHECKPOINT.items():
         add(f"--{name}", type=kind | None, help=use)
-    use = "split to score; last_day is train's last day, which the checkpoint must not have seen"
+    use = "days of --split last_day, for a baseline; a checkpoint brings its own"
+    add("--data.val_days", type=int | None, help=use)
+    use = "split to score; last_day is that of train, which the checkpoint must not have seen"
     add_split(parser, use, LAST_DAY)
     add_output(parser)
     use = "compare with the baselines if there are labels; cosine runs the PLM over all news"
@@ -78,6 +83,11 @@ def _run(args: Namespace) -> None:
         raise UserError("Give either --ckpt_path CKPT or --scorer NAME.")
     paths = args.ckpt_path or []
     _check_ensemble(paths, args.ensemble)
+    if args["data.val_days"] is not None and args.split != LAST_DAY:
+        raise UserError(
+            f"--data.val_days {args['data.val_days']} is for --split {LAST_DAY}, and --split is "
+            f"{args.split}. Leave it out."
+        )
     check_scoring(args.trainer)
     if args.scorer is not None and not is_first_process():
         return  # a baseline needs only one of torchrun's processes
@@ -103,7 +113,7 @@ def _score(args: Namespace, place: dict[str, Any]) -> Scored | None:
         return {name: value for name, value in values.items() if value is not None}
 
     if args.scorer is not None:
-        options = given("data", "fields", "max_tokens", "on_bad_line")
+        options = given("data", "fields", "max_tokens", "on_bad_line", "val_days")
         from newsrec.training.hardware.precision import trainer_device
 
         device = trainer_device(args.trainer) or "cpu"
@@ -116,7 +126,7 @@ def _score(args: Namespace, place: dict[str, Any]) -> Scored | None:
         precision=args.precision,
         with_means=args.baselines,
         expected={
-            "data": given("data", "fields", "max_tokens", "max_history"),
+            "data": given("data", "fields", "max_tokens", "max_history", "val_days"),
             "model": given("model", "plm"),
         },
         **given("data", "eval_batch_size", "num_workers", "on_bad_line"),
@@ -126,8 +136,8 @@ def _score(args: Namespace, place: dict[str, Any]) -> Scored | None:
 def _check_ensemble(paths: list[str], ensemble: str | None) -> None:
     if len(paths) > 1 and ensemble is None:
         raise UserError(
-            f"--ckpt_path has {len(paths)} checkpoints. Choose how to average their scores with "
-            f"--ensemble {' or --ensemble '.join(ENSEMBLES)}, or give one checkpoint."
+            f"--ckpt_path has {len(paths)} checkpoints. Choose how to average their scores by "
+            f"--ensemble {' or --ensemble '.join(AVERAGES)}, or give one."
         )
     if len(paths) < 2 and ensemble is not None:
         given = "one checkpoint" if paths else "a baseline"

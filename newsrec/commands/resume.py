@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 LINKS = {
     "data.plm": "model.plm",
+    "data.loss": "model.loss",
     "model.max_tokens": "data.max_tokens",
     "model.max_history": "data.max_history",
 }

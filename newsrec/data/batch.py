@@ -8,6 +8,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
+class SharedClicks(NamedTuple):
+    """Clicked news that samples, of all processes, share as negatives; for the loss in_batch."""
+
+    news: Tensor
+    """Catalogue row of each sample's clicked news item, padded with 0 to the largest batch of the
+    step, so that the processes can join theirs ``[largest]``."""
+    share: Tensor
+    """Share of the training samples that click the same news item, or 0 ``[largest]``."""
+    excluded: Tensor
+    """Catalogue rows that are no further negatives of a sample: its candidates, and the news that
+    its user clicked in the whole history or in the impression; ascending, with zeros in front
+    ``[batch, rows]``."""
+
+
 class Batch(NamedTuple):
     """Training samples and the news that they mention, each news item once."""
 
@@ -27,7 +41,10 @@ class Batch(NamedTuple):
     candidates: Tensor
     """Rows of ``token_ids``; 0 if there are too few skipped news ``[batch, candidates]``."""
     labels: Tensor
-    """1 clicked, 0 skipped or padding; one click per row ``[batch, candidates]``."""
+    """1 clicked, 0 skipped or padding; one click per row, or more where a sample is a whole
+    impression ``[batch, candidates]``."""
+    shared: SharedClicks | None = None
+    """Clicked news to share as negatives; None unless the loss needs them."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """Move the tensors to a device; ``token_lengths`` stays on the CPU, where it is needed.
@@ -35,8 +52,12 @@ class Batch(NamedTuple):
         Copies from pinned memory never block, even if ``non_blocking`` is False: Lightning sets it
         only for plain tensors.
         """
+
+        def move(value: Tensor) -> Tensor:
+            return value.to(device, non_blocking=non_blocking or value.is_pinned())
+
         moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=non_blocking or value.is_pinned())
+            name: SharedClicks(*map(move, value)) if name == "shared" else move(value)
             for name, value in self._asdict().items()
             if name != "token_lengths" and value is not None
         }

@@ -24,13 +24,14 @@ from newsrec.data.samplers import (
     TrainBatches,
 )
 from newsrec.data.samples import (
+    WHOLE_IMPRESSIONS,
     EvalImpressions,
     SampleIndex,
     TrainSamples,
     count_tokens,
     index_samples,
 )
-from newsrec.data.splits import LAST_DAY, NONE, choose_splits
+from newsrec.data.splits import LAST_DAY, NONE, Unseen, choose_splits, judged_news
 from newsrec.data.states import RunStates, TokenStates
 from newsrec.data.text import tokenize_catalogue
 from newsrec.data.workers import keep_working
@@ -57,6 +58,7 @@ class MindDataModule(DataOptions, LightningDataModule):
         self._eval_split: str | None = None
         self._data: NewsData | None = None
         self._chosen = False
+        self._judged: Unseen | None = None
         self._catalogue: Catalogue | None = None
         self._num_news: int | None = None
         self._index: SampleIndex | None = None
@@ -87,7 +89,7 @@ class MindDataModule(DataOptions, LightningDataModule):
         """Open the arrays; UserError if ``stage`` is ``fit`` and a split has no labels."""
         self._open()
         if (stage == "fit" or self._eval_split == LAST_DAY) and not self._chosen:
-            self._data = choose_splits(self.data, self.train, self.val, self.stale)
+            self._data = choose_splits(self.data, self.train, self.val, self.stale, self.val_days)
             self._chosen = True
         if stage == "fit":
             for option, name in zip(("train", "val"), self.windows(), strict=False):
@@ -96,6 +98,7 @@ class MindDataModule(DataOptions, LightningDataModule):
                         f"data.{option}: the split {name!r} in {self.root} has no labels. "
                         "Choose a split whose candidates end in -0 and -1."
                     )
+            self._judged = self._judged or judged_news(self.data, self.val, self.val_news)
             self._index_samples()
         self._num_news = self._known_news(stage)
 
@@ -155,15 +158,27 @@ class MindDataModule(DataOptions, LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return shuffled training batches."""
         split = self.data.split(self.train)
-        sizes = self.max_history, self.npratio, self.seed
-        samples = TrainSamples(split, self.index, self.catalogue, *sizes, self._states)
+        samples = TrainSamples(
+            split,
+            self.index,
+            self.catalogue,
+            self.max_history,
+            self.npratio,
+            self.seed,
+            self._states,
+            self.loss,
+            self.max_candidates,
+        )
         run: dict[str, Any] = {"trainer": self.trainer, "trained_on": self._trained_on}
         kind = partial(TrainLoader, **run, ahead=self._on_gpu())
         return self._loader(samples, self._train_batches(split), kind)
 
     def val_dataloader(self) -> DataLoader[EvalBatch] | list[Any]:
         """Return the impressions that choose the checkpoint; no loader if ``val`` is none."""
-        return [] if self.selected_on is None else self._eval_loader(self.data.split(self.val))
+        if self.selected_on is None:
+            return []
+        judged = self._judged or judged_news(self.data, self.val, self.val_news)
+        return self._eval_loader(judged.split if judged else self.data.split(self.val))
 
     def predict_dataloader(self) -> DataLoader[EvalBatch]:
         """Return the impressions of ``eval_split``."""
@@ -198,6 +213,15 @@ class MindDataModule(DataOptions, LightningDataModule):
                 f"{name}: {window}, {count['impressions']:,} impressions, {count['users']:,} "
                 f"users, {count['candidates']:,} candidates ({unknown:.1%} not in news.tsv), "
                 f"{count['empty_histories'] / count['impressions']:.1%} empty histories"
+            )
+        if self._judged is not None:
+            left, whole = self._judged.split.counts, self.data.split(self.val).counts
+            lacks = ", ".join(f"{n:,} without {what}" for what, n in self._judged.left_out.items())
+            lines.append(
+                f"{self.val} chooses by news that {self.train} has not seen: "
+                f"{left['candidates']:,} of {whole['candidates']:,} candidates, in "
+                f"{left['impressions']:,} of {whole['impressions']:,} impressions (left out: "
+                f"{lacks})"
             )
         largest = len(self.index.click) // self._process()[1]
         if self.tokens_per_batch is None and self.batch_size > largest:
@@ -238,7 +262,7 @@ class MindDataModule(DataOptions, LightningDataModule):
         """List the training samples, and count their tokens if these decide the batches."""
         split = self.data.split(self.train)
         if self._indexed is not split:  # fit calls setup twice, first to report mistakes early
-            self._index = index_samples(split)
+            self._index = index_samples(split, self.loss in WHOLE_IMPRESSIONS)
             if not len(self._index.click):
                 raise UserError(
                     f"{self.root}: no impression of {self.train!r} has a clicked and a skipped "
@@ -247,14 +271,17 @@ class MindDataModule(DataOptions, LightningDataModule):
             self._indexed = split
         if self.tokens_per_batch is not None:
             lengths = self.catalogue.token_lengths.numpy()
-            self._tokens = count_tokens(split, self.index, lengths, self.max_history, self.npratio)
+            most = self.max_candidates if self.loss in WHOLE_IMPRESSIONS else None
+            self._tokens = count_tokens(
+                split, self.index, lengths, self.max_history, self.npratio, most
+            )
             largest = self._tokens.largest
             if self.tokens_per_batch < 2 * largest:
                 raise UserError(
                     f"data.tokens_per_batch is {self.tokens_per_batch}, but one sample of "
-                    f"{self.train!r} can have {largest} tokens, and a batch must hold two samples. "
-                    f"Raise it to {2 * largest} or more, or lower data.max_history, "
-                    f"data.max_tokens or data.npratio."
+                    f"{self.train!r} can bring {largest} word pieces, and a batch must hold two. "
+                    f"Raise it to {2 * largest} at least, or lower data.max_history, "
+                    f"data.max_tokens or data.{'npratio' if most is None else 'max_candidates'}."
                 )
 
     def _train_batches(self, split: Split) -> TrainBatches:

@@ -4,19 +4,28 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from newsrec.data.samples import WHOLE_IMPRESSIONS
+from newsrec.data.splits import NEWS_TO_JUDGE
 from newsrec.data.states import PRECISIONS
 from newsrec.errors import UserError
 from newsrec.plm_source import DEFAULT_PLM
 
+NPRATIO = 4
+"""Default of ``npratio``."""
 LARGEST = 2**62
 """Upper limit of every number among the options."""
-MOST = {"num_workers": 1024, "npratio": 10_000, "max_history": 100_000}
+MOST = {
+    "num_workers": 1024,
+    "npratio": 10_000,
+    "max_candidates": 10_000,
+    "max_history": 100_000,
+}
 """Stricter limits for some options: above these the machine runs out of memory or processes."""
-LEAST = {"max_tokens": 3, "stale": 0, "seed": 0, "num_workers": 0}
+LEAST = {"max_tokens": 3, "max_candidates": 2, "stale": 0, "seed": 0, "num_workers": 0}
 """Lower limits of the numbers that may be 0 or must be more than 1."""
 NUMBERS = (
-    *("max_tokens", "max_history", "npratio", "batch_size", "tokens_per_batch"),
-    *("eval_batch_size", "stale", "seed", "num_workers", "prefetch_factor"),
+    *("max_tokens", "max_history", "npratio", "max_candidates", "batch_size", "tokens_per_batch"),
+    *("eval_batch_size", "val_days", "stale", "seed", "num_workers", "prefetch_factor"),
 )
 
 
@@ -31,6 +40,10 @@ class DataOptions:
         max_tokens: Tokens kept of a text, special tokens included.
         max_history: Clicks kept of a history, the last ones.
         npratio: Skipped news per clicked news item in training.
+        loss: Loss that training batches are made for; on the command line set model.loss instead.
+        max_candidates: Candidates kept of an impression if model.loss is impression, which trains
+            on whole impressions instead of clicks with npratio skipped news: clicks first, then
+            skipped ones, drawn anew in each epoch. Ignored with other losses.
         batch_size: Samples per process and step.
         tokens_per_batch: Limit on the tokens that the PLM reads per process and step. If set,
             batch_size is ignored: each batch takes as many samples as surely fit. The number of
@@ -41,8 +54,11 @@ class DataOptions:
         train: Split to train on; train+dev joins two.
         val: Split that chooses the checkpoint. last_day takes the last day of train, which is then
             left out of training; with none the last checkpoint is kept.
-        stale: Training ends this many days before the first day of the split val, to measure how
-            news ages: 1 is the day before; 0 leaves nothing out.
+        val_days: Days of last_day.
+        val_news: Candidates that choose the checkpoint: all, or new, those that train has not seen,
+            ranked among themselves. Most news of a later week is new.
+        stale: Training ends this many days before the day on which val begins, to measure how news
+            age: 1 is the day before; 0 leaves nothing out.
         frozen_states: Precision in which the states of the PLM's frozen layers are stored beside
             the data, so that they are computed once: bf16, fp32 (twice the disk space, but the same
             losses as computing them each time), or none, which runs the whole PLM in every step.
@@ -62,13 +78,17 @@ class DataOptions:
     fields: Sequence[str] = ("category", "subcategory", "title")
     max_tokens: int = 32
     max_history: int = 50
-    npratio: int = 4
+    npratio: int = NPRATIO
+    loss: str = "cross_entropy"
+    max_candidates: int = 50
     batch_size: int = 64
     tokens_per_batch: int | None = None
     group_by_user: bool = False
     eval_batch_size: int = 512
     train: str = "train"
     val: str = "dev"
+    val_days: int = 1
+    val_news: str = "all"
     stale: int = 0
     frozen_states: str = "bf16"
     on_bad_line: str = "error"
@@ -91,4 +111,13 @@ class DataOptions:
                 f"data.frozen_states is {self.frozen_states!r}. Choose one of "
                 f"{', '.join(PRECISIONS)}."
             )
+        if self.loss in WHOLE_IMPRESSIONS and self.npratio != NPRATIO:
+            raise UserError(
+                f"data.npratio is {self.npratio}, but model.loss {self.loss} trains on all "
+                "candidates of an impression. Leave data.npratio out and set data.max_candidates, "
+                "or choose another model.loss."
+            )
+        if self.val_news not in NEWS_TO_JUDGE:
+            choices = " or ".join(NEWS_TO_JUDGE)
+            raise UserError(f"data.val_news is {self.val_news!r}. Choose {choices}.")
         self.root, self.fields = str(self.root), list(self.fields)

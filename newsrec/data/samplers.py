@@ -23,6 +23,8 @@ class BatchKey(NamedTuple):
 
     epoch: int
     samples: NDArray[np.int64]
+    largest: int = 0
+    """Samples of the largest batch that any process has in this step."""
 
 
 class SampleUsers(NamedTuple):
@@ -80,7 +82,9 @@ class TrainBatches(Sampler[BatchKey]):
         cuts = self.cuts(order)
         first = self.start * self.world_size + self.rank
         for piece in range(first, len(cuts) - 1, self.world_size):
-            yield BatchKey(self.epoch, order[cuts[piece] : cuts[piece + 1]])
+            step = piece - self.rank
+            largest = int(np.diff(cuts[step : step + self.world_size + 1]).max())
+            yield BatchKey(self.epoch, order[cuts[piece] : cuts[piece + 1]], largest)
 
     def samples(self, epoch: int, step: int) -> NDArray[np.int64]:
         """Return the samples of this process's batch at a step of an epoch ``[batch]``."""

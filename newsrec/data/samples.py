@@ -1,9 +1,10 @@
 """Turns impressions into training samples and batches, with array operations only.
 
-A sample is one clicked news item and ``npratio`` skipped ones of the same impression. The draw of
-skipped news depends only on (seed, epoch, sample), so the number of workers or processes and a
-resume do not change it. Datasets here take the key of a whole batch (see ``samplers.py``) and
-return a whole batch, so a DataLoader with ``batch_size=None`` has nothing to collate.
+A sample is one clicked news item and ``npratio`` skipped ones of the same impression, or a whole
+impression for a loss in ``WHOLE_IMPRESSIONS``. What is drawn depends only on (seed, epoch, sample),
+so the number of workers or processes and a resume do not change it. Datasets here take the key of a
+whole batch (see ``samplers.py``) and return a whole batch, so a DataLoader with ``batch_size=None``
+has nothing to collate.
 
 Only an index of two numbers per sample is held in memory. Candidates and histories are looked up in
 the memory-mapped split when a batch is made.
@@ -18,19 +19,26 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from newsrec.data import FIRST_NEWS
-from newsrec.data.batch import Batch, Catalogue, EvalBatch
+from newsrec.data.batch import Batch, Catalogue, EvalBatch, SharedClicks
 from newsrec.data.dataset import Split
-from newsrec.data.mixing import mix
+from newsrec.data.draws import draw_candidates, draw_skipped
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.samplers import BatchKey, SampleTokens
 from newsrec.data.states import RunStates
 
 BLOCK = 1 << 15
 """Impressions processed at once when going through a whole split."""
+WHOLE_IMPRESSIONS = ("impression",)
+"""Losses (``model.loss``) whose samples are whole impressions."""
+SHARING_CLICKS = ("in_batch",)
+"""Losses that need ``Batch.shared``."""
 
 
 class SampleIndex(NamedTuple):
-    """All pairs of impression and click of a split that can be trained on."""
+    """All pairs of impression and click of a split that can be trained on.
+
+    Where samples are whole impressions, only the pair of each impression's first click.
+    """
 
     impression: NDArray[np.int32]
     """Impression of each sample ``[samples]``."""
@@ -40,11 +48,15 @@ class SampleIndex(NamedTuple):
     """Number of clicks that make no sample, by reason."""
 
 
-def index_samples(split: Split) -> SampleIndex:
+def index_samples(split: Split, whole: bool = False) -> SampleIndex:
     """List a labelled split's samples.
 
     Only news of ``news.tsv`` is trained on. A click on an unknown news item, or in an impression
     without known skipped news, is left out and counted.
+
+    Args:
+        split: A labelled split.
+        whole: Whether a sample is a whole impression.
     """
     assert split.labels is not None
     impressions, clicks = [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.int32)]
@@ -63,7 +75,11 @@ def index_samples(split: Split) -> SampleIndex:
         left_out["no_known_skipped"] += int(alone.sum())
         impressions.append((start + impression[keep]).astype(np.int32))
         clicks.append(np.asarray(candidates.values[clicked[keep]]))
-    return SampleIndex(np.concatenate(impressions), np.concatenate(clicks), left_out)
+    index = SampleIndex(np.concatenate(impressions), np.concatenate(clicks), left_out)
+    if whole:
+        first = np.unique(index.impression, return_index=True)[1]
+        index = SampleIndex(index.impression[first], index.click[first], left_out)
+    return index
 
 
 def count_tokens(
@@ -72,15 +88,18 @@ def count_tokens(
     token_lengths: NDArray[np.int64],
     max_history: int,
     npratio: int,
+    most: int | None = None,
 ) -> SampleTokens:
     """Count the most tokens that each sample can add to a batch, whatever it draws.
 
-    ``token_lengths`` are the tokens of each news item ``[news]``; histories are cut to their
-    last ``max_history`` clicks.
+    ``token_lengths`` are the word pieces of each news item ``[news]``; histories are cut to their
+    last ``max_history`` clicks. If samples are whole impressions, ``most`` is the most candidates
+    of one, and ``npratio`` is ignored.
     """
     assert split.labels is not None
     lengths = token_lengths.astype(np.int32)
     longest_skipped = np.zeros(split.candidates.num_rows, dtype=np.int32)
+    of_all = np.zeros_like(longest_skipped)
     labelled = Ragged(split.labels, split.candidates.offsets)
     for start in range(0, len(longest_skipped), BLOCK):
         candidates, labels = (
@@ -91,6 +110,10 @@ def count_tokens(
         if len(filled):
             first = candidates.offsets[filled]
             longest_skipped[start + filled] = np.maximum.reduceat(skipped_lengths, first)
+            if most is not None:
+                each = lengths[candidates.values]
+                total, longest = (f.reduceat(each, first) for f in (np.add, np.maximum))
+                of_all[start + filled] = np.minimum(total, most * longest)
 
     of_history = np.zeros(split.histories.num_rows, dtype=np.int32)
     owner = np.asarray(split.history)[index.impression]
@@ -100,45 +123,17 @@ def count_tokens(
         clicked = split.histories.take(rows, last=max_history)
         of_history[rows] = np.diff(to_offsets(lengths[clicked.values])[clicked.offsets])
     own = lengths[index.click] + npratio * longest_skipped[index.impression]
+    if most is not None:
+        own = of_all[index.impression]
     return SampleTokens(own, of_history[owner])
-
-
-def draw_skipped(
-    num_skipped: NDArray[np.int64], npratio: int, seed: int, epoch: int, sample: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Draw ``npratio`` different skipped news for each ``sample`` ``[batch]``.
-
-    Returns positions from 0 to ``num_skipped - 1`` ``[batch]``, ascending in each row; a row ends
-    in -1 if there are too few ``[batch, npratio]``.
-    """
-    beyond = np.iinfo(np.int64).max
-    uniform = counter_uniform(seed, epoch, sample[:, None], np.arange(npratio))
-    chosen = np.full((len(sample), npratio), beyond)
-    for draw in range(npratio):
-        left = num_skipped - draw
-        place = (uniform[:, draw] * left).astype(np.int64)
-        # place counts positions not drawn yet: step over the earlier draws, lowest first.
-        for earlier in chosen[:, :draw].T:
-            place += place >= earlier
-        chosen[:, draw] = np.where(left > 0, place, beyond)
-        chosen[:, : draw + 1].sort(axis=1)
-    chosen[chosen == beyond] = -1
-    return chosen
-
-
-def counter_uniform(*counters: int | NDArray[np.integer]) -> NDArray[np.floating]:
-    """Return a number in [0, 1) for each tuple of counters; equal tuples give equal numbers."""
-    state = np.zeros(1, dtype=np.uint64)
-    for counter in counters:
-        state = mix(state + np.asarray(counter).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
-    return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 class TrainSamples(Dataset[Batch]):
     """Makes the training batch for a ``BatchKey``, from a split and the index of its samples.
 
-    Skipped news is drawn by ``seed``; ``states`` are those of the PLM's frozen layers; None if they
-    are not used.
+    Candidates are drawn by ``seed``; ``states`` are those of the PLM's frozen layers, if computed.
+    The batches are made for ``loss``, a name of ``model.loss``; of a whole impression they keep at
+    most ``max_candidates`` candidates, at least 2.
     """
 
     def __init__(
@@ -150,6 +145,8 @@ class TrainSamples(Dataset[Batch]):
         npratio: int,
         seed: int,
         states: RunStates | None = None,
+        loss: str = "cross_entropy",
+        max_candidates: int = 50,
     ) -> None:
         self.split = split
         self.index = index
@@ -157,6 +154,8 @@ class TrainSamples(Dataset[Batch]):
         self.npratio = npratio
         self.seed = seed
         self.states = states or RunStates()
+        self.loss = loss
+        self.max_candidates = max_candidates
         self.token_ids = catalogue.token_ids.numpy()
         self.token_lengths = catalogue.token_lengths.numpy()
         # Padding and the unknown news have no tokens, so they come first here, as in a batch.
@@ -165,32 +164,60 @@ class TrainSamples(Dataset[Batch]):
         self.place = np.empty(len(self.by_length), dtype=np.int32)
         """Position of each catalogue row in ``by_length`` ``[news]``."""
         self.place[self.by_length] = np.arange(len(self.by_length))
+        self.share: NDArray[np.float32] | None = None
+        """Share of the samples that click each news item ``[news]``; None if not needed."""
+        if loss in SHARING_CLICKS:
+            clicks = np.bincount(index.click, minlength=len(self.by_length))
+            self.share = (clicks / len(index.click)).astype(np.float32)
 
     def __len__(self) -> int:
         return len(self.index.click)
 
     def __getitem__(self, key: BatchKey) -> Batch:
         impression = self.index.impression[key.samples]
-        skipped = self._skipped(impression)
-        drawn = draw_skipped(skipped.lengths, self.npratio, self.seed, key.epoch, key.samples)
-        candidates = np.zeros((len(impression), 1 + self.npratio), dtype=np.int64)
-        candidates[:, 0] = self.index.click[key.samples]
-        real = drawn >= 0
-        candidates[:, 1:][real] = skipped.values[(skipped.offsets[:-1, None] + drawn)[real]]
-        labels = np.zeros_like(candidates)
-        labels[:, 0] = 1
+        shown, clicked = self._shown(impression)
+        known = shown.values >= FIRST_NEWS
+        if self.loss in WHOLE_IMPRESSIONS:
+            shown, labelled = shown.select(known), clicked.select(known)
+            keep = draw_candidates(labelled, self.max_candidates, self.seed, key.epoch, impression)
+            candidates = shown.select(keep).pad().astype(np.int64)
+            labels = labelled.select(keep).pad().astype(np.int64)
+        else:
+            skipped = shown.select(known & (clicked.values == 0))
+            drawn = draw_skipped(skipped.lengths, self.npratio, self.seed, key.epoch, key.samples)
+            candidates = np.zeros((len(impression), 1 + self.npratio), dtype=np.int64)
+            candidates[:, 0] = self.index.click[key.samples]
+            real = drawn >= 0
+            candidates[:, 1:][real] = skipped.values[(skipped.offsets[:-1, None] + drawn)[real]]
+            labels = np.zeros_like(candidates)
+            labels[:, 0] = 1
 
         owner = np.asarray(self.split.history)[impression]
         distinct, user = np.unique(owner, return_inverse=True)
         history = self.split.histories.take(distinct, last=self.max_history).pad()
-        return self._with_news(history, user, candidates, labels)
+        batch = self._with_news(history, user, candidates, labels)
+        if self.share is None:
+            return batch
+        clicks = shown.select(known & (clicked.values == 1)).pad()
+        excluded = [candidates, clicks, self.split.histories.take(owner).pad()]
+        click = candidates[:, 0]
+        padding = (0, max(key.largest - len(click), 0))
+        shared = SharedClicks(
+            news=torch.from_numpy(np.pad(click, padding)),
+            share=torch.from_numpy(np.pad(self.share[click], padding)),
+            excluded=torch.from_numpy(np.sort(np.hstack(excluded).astype(np.int64), axis=1)),
+        )
+        return batch._replace(shared=shared)
 
-    def _skipped(self, impression: NDArray[np.integer]) -> Ragged:
+    def _shown(self, impression: NDArray[np.integer]) -> tuple[Ragged, Ragged]:
+        """Return the candidates of some impressions and their labels, in file order."""
         assert self.split.labels is not None
         places = self.split.candidates.places(impression)
-        shown = Ragged(np.asarray(self.split.candidates.values)[places.values], places.offsets)
-        labels = np.asarray(self.split.labels)[places.values]
-        return shown.select((labels == 0) & (shown.values >= FIRST_NEWS))
+        shown, labels = (
+            Ragged(np.asarray(values)[places.values], places.offsets)
+            for values in (self.split.candidates.values, self.split.labels)
+        )
+        return shown, labels
 
     def _with_news(
         self,

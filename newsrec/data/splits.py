@@ -2,35 +2,53 @@
 
 MIND's dev is the day after train, and its test is the week after dev, with mostly new news. If dev
 chooses the checkpoint, a metric on dev is too high. If training ends on the day before, the metric
-does not show how fast news age. With the splits made here both effects can be measured.
+does not show how fast news age. With the splits made here both effects can be measured, and the
+checkpoint can be chosen on news that training has not seen, as most news of test is.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from newsrec.data import FIRST_NEWS
 from newsrec.data.cache import digest
 from newsrec.data.dataset import NewsData, Split, split_of
-from newsrec.data.ragged import Ragged
+from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.readers.base import count
 from newsrec.data.readers.source import SPLITS
 from newsrec.errors import UserError
 
 LAST_DAY = "last_day"
-"""The last day of the training split, left out of training to choose the checkpoint."""
+"""The last days of the training split, left out of training to choose the checkpoint."""
 NONE = "none"
 """No validation: the model trains on everything, and the last checkpoint is kept."""
+NEWS_TO_JUDGE = ("all", "new")
+"""Candidates by which the validation split chooses the checkpoint: all, or those that train has not
+seen."""
+
+
+class Unseen(NamedTuple):
+    """Impressions cut down to the news that training has not seen."""
+
+    split: Split
+    """The impressions that still have a clicked and a skipped candidate."""
+    places: NDArray[np.int64]
+    """Where each of its candidates stands among those of the whole split ``[candidates]``."""
+    left_out: dict[str, int]
+    """Number of impressions that are left out, by what they lack."""
 
 
 def choose_splits(
-    data: NewsData, train: str = "train", val: str = "dev", stale: int = 0
+    data: NewsData, train: str = "train", val: str = "dev", stale: int = 0, days: int = 1
 ) -> NewsData:
     """Return the data with the training split and the validation split of a run.
 
     ``train`` is a split, or several consecutive splits joined by ``+``; ``val`` is a split,
-    last_day or none. last_day makes a split of that name from the last day of ``train``, and takes
-    this day out of ``train``. Training ends ``stale`` days before the day on which ``val`` begins:
-    1 is the day before; 0 leaves nothing out. Raises UserError if a split is missing, overlaps, or
-    nothing is left to train on.
+    last_day or none. last_day makes a split of that name from the last ``days`` days of ``train``,
+    whether or not they have impressions, and takes them out of ``train``. Training ends ``stale``
+    days before the day on which ``val`` begins: 1 is the day before; 0 leaves nothing out. Raises
+    UserError if a split is missing, overlaps, or nothing is left to train on.
     """
     if val not in (LAST_DAY, NONE):
         data.split(val)
@@ -42,19 +60,24 @@ def choose_splits(
             f"data.val is {val}, which data.train {train} trains on. Choose last_day, or none to "
             "keep the last checkpoint."
         )
+    if days != 1 and val != LAST_DAY:
+        raise UserError(f"data.val_days {days} are those of data.val last_day; data.val is {val}.")
     if val == NONE:
         if stale:
             raise UserError(f"data.stale {stale} counts from the split data.val; it is none.")
     elif val == LAST_DAY:
+        if days < 1:
+            raise UserError(f"data.val_days is {days}; it must be at least 1.")
         day = learned.time.astype("datetime64[D]")
-        last = day.max()
-        if day.min() == last:
+        judged = day > day.max() - days
+        if judged.all():
+            what = f"data.val_days {days}" if days > 1 else "data.val last_day"
             raise UserError(
-                f"data.val last_day: {train} has impressions of {last} alone, so nothing is left "
-                "to train on. Choose another data.val."
+                f"{what}: {train} has impressions of {learned.window} alone, so nothing is left "
+                f"to train on. Choose {'fewer' if days > 1 else 'another data.val'}."
             )
-        splits[LAST_DAY] = _select(learned, day == last, LAST_DAY)
-        learned = _select(learned, day < last, train)
+        splits[LAST_DAY] = _select(learned, judged, LAST_DAY)
+        learned = _select(learned, ~judged, train)
     if val != NONE and stale:
         if stale < 0:
             raise UserError(f"data.stale is {stale}; it must be at least 0.")
@@ -70,6 +93,68 @@ def choose_splits(
             learned = _select(learned, kept, train)
     splits[train] = learned
     return data._replace(splits=splits, train=train)
+
+
+def judged_news(data: NewsData, val: str, news: str) -> Unseen | None:
+    """Return the impressions that choose the checkpoint, if not the whole of ``val`` does.
+
+    Args:
+        data: As ``choose_splits`` returns it.
+        val: The split that chooses the checkpoint, or ``none``.
+        news: One of ``NEWS_TO_JUDGE``.
+
+    Raises:
+        UserError: If there is no such split, or nothing is left of it.
+    """
+    if news == "all":
+        return None
+    if val == NONE:
+        raise UserError(f"data.val_news {news} says what data.val judges; data.val is none.")
+    unseen = cut_to_unseen(data.split(val), seen_news(data.split(data.train), data.num_news))
+    if not len(unseen.split.history):
+        raise UserError(
+            f"data.val_news {news} leaves nothing of {val} to choose a checkpoint by: no "
+            f"impression has both a clicked and a skipped candidate that {data.train} has not "
+            "seen. Choose a larger data.stale or data.val_days, or data.val_news all."
+        )
+    return unseen
+
+
+def seen_news(split: Split, num_news: int) -> NDArray[np.bool_]:
+    """Return which news a split shows or has in a history, unknown news left out ``[news]``."""
+    seen = np.zeros(num_news, dtype=bool)
+    seen[split.candidates.values] = True
+    used = np.zeros(split.histories.num_rows, dtype=bool)
+    used[split.history] = True
+    seen[split.histories.values[np.repeat(used, split.histories.lengths)]] = True
+    seen[:FIRST_NEWS] = False
+    return seen
+
+
+def cut_to_unseen(split: Split, seen: NDArray[np.bool_]) -> Unseen:
+    """Cut the impressions of a labelled split down to news that training has not seen.
+
+    Seen and unknown candidates are removed. Which candidates stay does not depend on the labels,
+    so nothing is gained by ranking new news above old. An impression is kept if it still has a
+    click and a skipped candidate.
+
+    Args:
+        split: A labelled split. The result has its name and fingerprint.
+        seen: Which news training has seen ``[news]``.
+    """
+    assert split.labels is not None
+    values = np.asarray(split.candidates.values)
+    new = ~seen[values] & (values >= FIRST_NEWS)
+    left = split.candidates.select(new)
+    clicked = np.diff(to_offsets(np.asarray(split.labels)[new])[left.offsets])
+    keep = (clicked > 0) & (clicked < left.lengths)
+    places = np.flatnonzero(new & np.repeat(keep, split.candidates.lengths))
+    cut = _take(split._replace(candidates=left, labels=split.labels[new]), keep)
+    left_out = {
+        "an unseen click": int((clicked == 0).sum()),
+        "an unseen skipped candidate": int(((clicked > 0) & ~keep).sum()),
+    }
+    return Unseen(cut, places, left_out)
 
 
 def labelled_splits(data: NewsData) -> list[Split]:
@@ -98,12 +183,18 @@ def _join(data: NewsData, parts: list[str]) -> Split:
 
 
 def _select(split: Split, keep: NDArray[np.bool_], name: str) -> Split:
+    """Return some impressions of a split as a split of another name."""
+    part = _take(split, keep)._replace(name=name)
+    return part._replace(fingerprint=digest(split.fingerprint, name, part.window))
+
+
+def _take(split: Split, keep: NDArray[np.bool_]) -> Split:
+    """Return some impressions of a split, possibly none."""
     rows = np.flatnonzero(keep)
     labels = split.labels
     if labels is not None:
         labels = Ragged(labels, split.candidates.offsets).take(rows).values
     part = split._replace(
-        name=name,
         impression_id=split.impression_id[rows],
         user=split.user[rows],
         time=split.time[rows],
@@ -111,8 +202,7 @@ def _select(split: Split, keep: NDArray[np.bool_], name: str) -> Split:
         candidates=split.candidates.take(rows),
         labels=labels,
     )
-    fingerprint = digest(split.fingerprint, name, part.window)
-    return part._replace(counts=_counts(part), fingerprint=fingerprint)
+    return part._replace(counts=_counts(part))
 
 
 def _counts(split: Split) -> dict[str, int]:

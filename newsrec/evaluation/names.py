@@ -1,4 +1,4 @@
-"""Names of metrics and slices in tables and pages; imports no PyTorch."""
+"""Names of metrics, slices and baselines in tables and pages; imports no PyTorch."""
 
 from newsrec.metrics import TABLE
 
@@ -17,3 +17,13 @@ SLICE_NAMES = {
     "day": "day",
 }
 """Name of each slice."""
+
+BASELINE_NAMES = {
+    "popularity": "train popularity",
+    "recent": "recent popularity",
+    "age": "news age",
+    "category": "category affinity",
+    "tfidf": "TF-IDF cosine",
+    "cosine": "centred PLM cosine",
+}
+"""Names of baselines in tables; the other baselines keep their own name."""

@@ -8,9 +8,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS
-from newsrec.data.dataset import NewsData
+from newsrec.data.dataset import NewsData, Split
+from newsrec.data.splits import cut_to_unseen, seen_news
 from newsrec.evaluation.intervals import mean_interval
-from newsrec.evaluation.slices import Slice, slice_impressions, summarize_slices
+from newsrec.evaluation.slices import Slice, clusters, slice_impressions, summarize_slices
 from newsrec.metrics import (
     METRICS,
     ImpressionMetrics,
@@ -51,7 +52,9 @@ def compute_results(
     impression was evaluated, it has the metrics with their 95 % intervals, clustered by user, and
     ``baselines``: for each its metrics, the interval of its AUC, and ``auc_difference`` with
     ``auc_difference_interval``, the AUC of these scores minus the baseline's, paired by impression.
-    Without ``baselines``, scores by name ``[candidates]``, nothing is compared.
+
+    In a labelled split of a folder with train, ``unseen`` has the same metrics of the candidates
+    that train has not seen, ranked among themselves, for the scores and for each baseline.
     """
     part = data.split(split)
     offsets = part.candidates.offsets
@@ -92,6 +95,8 @@ def compute_results(
             }
             for (name, other), interval, difference in zip(others.items(), *beside, strict=True)
         }
+    if data.train in data.splits:
+        result["unseen"] = _on_unseen(data, part, scores, baselines or {})
     result["slices"] = summarize_slices(slices, own, part.user)
     return Results(result, rank, own, slices)
 
@@ -128,6 +133,37 @@ def category_codes(data: NewsData) -> NDArray[np.int64]:
     encoded = data.news["category"].combine_chunks().dictionary_encode()
     codes = encoded.indices.to_numpy().astype(np.int64)
     return np.concatenate([np.full(FIRST_NEWS, -1), codes])
+
+
+def _on_unseen(
+    data: NewsData,
+    part: Split,
+    scores: NDArray[np.floating],
+    baselines: Mapping[str, NDArray[np.float32]],
+) -> dict[str, Any]:
+    """Return the metrics of the candidates that train has not seen, ranked among themselves."""
+    cut, places, _ = cut_to_unseen(part, seen_news(data.split(data.train), data.num_news))
+    result: dict[str, Any] = {
+        "impressions": len(cut.history),
+        "candidates": len(places),
+        "users": len(np.unique(cut.user)),
+    }
+    if not len(places):
+        return result
+    assert cut.labels is not None
+    offsets = cut.candidates.offsets
+    own, *others = (
+        impression_metrics(values[places], cut.labels, offsets)
+        for values in (scores, *baselines.values())
+    )
+    result |= {metric: summarize(own)[metric] for metric in METRICS}
+    bounds = mean_interval(own.values, clusters(cut.user)).tolist()
+    result["intervals"] = dict(zip(METRICS, bounds, strict=True))
+    result["baselines"] = {
+        name: {metric: summarize(other)[metric] for metric in METRICS}
+        for name, other in zip(baselines, others, strict=True)
+    }
+    return result
 
 
 def _intervals(

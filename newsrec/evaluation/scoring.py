@@ -13,6 +13,7 @@ from newsrec.data.splits import LAST_DAY, choose_splits
 from newsrec.errors import UserError
 from newsrec.evaluation.baselines import clicks_of, score_baseline
 from newsrec.evaluation.ensemble import combine, merge_info
+from newsrec.evaluation.fitted import FITTED, combine_fitted, learns_on
 from newsrec.evaluation.plm_means import plm_vectors, record_means, vectors_before_training
 
 if TYPE_CHECKING:
@@ -68,9 +69,10 @@ def score_checkpoints(
 ) -> Scored | None:
     """Score a split by every checkpoint, on any number of devices; average as ``ensemble`` says.
 
-    Each checkpoint must have the values of ``model`` and ``data`` in ``expected``; ``data_options``
-    do not affect scores. ``with_means`` asks for news vectors for the baseline ``cosine``. Returns
-    the scores on the first process, None on the others.
+    ``ensemble`` is one of ``ENSEMBLES``, or ``FITTED``. Each checkpoint must have the values of
+    ``model`` and ``data`` in ``expected``; ``data_options`` do not affect scores. ``with_means``
+    asks for news vectors for the baseline ``cosine``. Returns the scores on the first process, None
+    on the others.
     """
     from lightning import Trainer
 
@@ -91,11 +93,15 @@ def score_checkpoints(
     by_auto = precision == "auto"
     built: Any = None
     members: list[Scored] = []
+    lessons: list[NDArray[np.float32]] = []
     try:
         for path in ckpt_paths:
             run = open_run(path)
             data = run.data  # show a mistake in the data before the Trainer's banner
             _check_same_split(split, data.data, members)
+            source = learns_on(data.data, split) if ensemble == FITTED else split
+            if ensemble == FITTED:
+                _check_unseen(run, source)
             if built is None:
                 precision = settle_scoring(options, precision, run.checkpoint, data.eval_batch_size)
                 options |= {"logger": False, "use_distributed_sampler": False}
@@ -105,6 +111,11 @@ def score_checkpoints(
                 refuse_unconnected(built)
             member = _score_run(run, split, built, precision, by_auto, with_means and not members)
             members += [member] if member is not None else []
+            if source != split:
+                lesson = score_split(built, run.module, data, source)
+                if lesson is not None:
+                    _check_numbers(str(run.path), data.data.split(source), lesson)
+                    lessons.append(lesson)
     finally:
         forget_threads()
     if not members:  # not the first process
@@ -112,13 +123,17 @@ def score_checkpoints(
     if len(members) == 1:
         return members[0]
     assert ensemble is not None
-    offsets = members[0].data.split(split).candidates.offsets
-    scores = combine([member.scores for member in members], offsets, ensemble)
-    return members[0]._replace(
-        title=f"{ensemble} of {', '.join(map(str, ckpt_paths))}",
-        scores=scores,
-        info=merge_info([member.info for member in members], ensemble),
-    )
+    first, all_scores = members[0], [member.scores for member in members]
+    info = merge_info([member.info for member in members], ensemble)
+    if ensemble == FITTED:
+        names = [member.title for member in members]
+        scores, info[FITTED] = combine_fitted(
+            first.data, split, names, all_scores, lessons or all_scores
+        )
+    else:
+        scores = combine(all_scores, first.data.split(split).candidates.offsets, ensemble)
+    title = f"{ensemble} of {', '.join(map(str, ckpt_paths))}"
+    return first._replace(title=title, scores=scores, info=info)
 
 
 def score_by_baseline(
@@ -127,16 +142,17 @@ def score_by_baseline(
     split: str,
     plm: str | None = None,
     device: Any = "cpu",
+    val_days: int = 1,
     **data_options: Any,
 ) -> Scored:
     """Score a split by a baseline.
 
     ``cosine`` runs ``plm``, the default PLM if None, on ``device``; the other baselines use only
-    ``on_bad_line`` of the data's options.
+    ``on_bad_line`` of the data's options. ``val_days`` are the days of the split ``last_day``.
     """
     data = open_mind(root, data_options.get("on_bad_line", "error"))
     if split == LAST_DAY:
-        data = choose_splits(data, val=LAST_DAY)
+        data = choose_splits(data, val=LAST_DAY, days=val_days)
     vectors = None
     if name == "cosine":
         from newsrec.data.datamodule import MindDataModule
@@ -180,6 +196,16 @@ def _check_same_split(split: str, data: NewsData, members: list[Scored]) -> None
         raise UserError(
             f"--split {split} is not the same for all checkpoints, which were trained with other "
             "data.train. Choose a split of the data folder."
+        )
+
+
+def _check_unseen(run: "TrainedRun", source: str) -> None:
+    """Refuse a model that was trained on the split that weights are learned on."""
+    if source in run.data.train.split("+"):
+        raise UserError(
+            f"--ensemble {FITTED} learns its weights on {source}, and {run.path} was trained on it "
+            f"(data.train {run.data.train}), so its scores are better there than elsewhere. Choose "
+            "--ensemble mean_score, or leave that checkpoint out."
         )
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from newsrec.data import FIRST_NEWS
 from newsrec.data.dataset import NewsData, Split
 from newsrec.data.ragged import to_offsets
+from newsrec.data.splits import seen_news
 from newsrec.evaluation.ages import NEVER, first_shown
 from newsrec.evaluation.intervals import mean_interval
 from newsrec.metrics import METRICS, ImpressionMetrics
@@ -109,12 +110,16 @@ def summarize_slices(
             if len(chosen):
                 means = metrics.values[:, chosen].mean(axis=1).tolist()
                 summary |= dict(zip(METRICS, means, strict=True))
-                distinct, owner = np.unique(users[chosen], return_inverse=True)
-                clusters = owner if len(distinct) <= CLUSTERS else owner % CLUSTERS
-                bounds = mean_interval(metrics.of("auc")[chosen], clusters)
+                bounds = mean_interval(metrics.of("auc")[chosen], clusters(users[chosen]))
                 summary["intervals"] = {"auc": bounds.tolist()}
             result[name][group] = summary
     return result
+
+
+def clusters(users: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return the cluster of each impression: its user, or a bundle if there are too many users."""
+    distinct, owner = np.unique(users, return_inverse=True)
+    return owner if len(distinct) <= CLUSTERS else owner % CLUSTERS
 
 
 def first_clicked(split: Split) -> NDArray[np.int64]:
@@ -133,12 +138,7 @@ def _newness(
     train: Split, part: Split, clicked: NDArray[np.int64] | None, num_news: int, num_users: int
 ) -> dict[str, Slice]:
     """Return the slices that compare an impression with train."""
-    known = np.zeros(num_news, dtype=bool)
-    known[train.candidates.values] = True
-    in_train = np.zeros(train.histories.num_rows, dtype=bool)
-    in_train[train.history] = True
-    known[train.histories.values[np.repeat(in_train, train.histories.lengths)]] = True
-    known[:FIRST_NEWS] = False
+    known = seen_news(train, num_news)
     in_train = np.zeros(num_users, dtype=bool)
     in_train[train.user] = True
 

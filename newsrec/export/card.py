@@ -27,18 +27,21 @@ def model_card(module: RecommenderModule, manifest: dict[str, Any]) -> str:
         " The PLM's own sentence vector is added to a news item's." if module.residual else ""
     )
     news, user = _stack(module.news), _stack(module.user)
+    interests = manifest["matching"].get("interests")
+    vectors = "as many" if interests is None else f"{interests} vectors of as many"
     fields, data = " + ".join(manifest["fields"]), ", ".join(windows) or "not recorded"
     return f"""# News recommender, exported by newsrec {manifest["versions"]["newsrec"]}
 
 A news item's text ({fields}, at most {module.max_tokens} tokens) becomes {module.dim} numbers:
 {module.plm} ({tuned}), then {news}.{residual}
-A user's last {module.max_history} clicks become as many: {user}.
-Their dot product ranks news. It is not a probability, and scores of two users cannot be compared.
+A user's last {module.max_history} clicks become {vectors}: {user}.
+{_score(manifest["matching"])} ranks news. It is not a probability, and scores of two users cannot
+be compared.
 
 ## Training
 
 - Data: {data}; {origin["step"]:,} steps, {origin["epoch"]} epochs begun.
-- The checkpoint was chosen on: {origin["selected_on"] or "nothing (the last one was taken)"}.
+- The checkpoint was chosen on: {_chosen_on(origin) or "nothing (the last one was taken)"}.
 - Checkpoint SHA-256: {origin["sha256"]}
 
 ## Metrics
@@ -68,12 +71,31 @@ def _stack(config: FastformerConfig) -> str:
     return f"{name} ({config.layers} layer{'s' * (config.layers != 1)}) and pooling"
 
 
+def _chosen_on(origin: dict[str, Any]) -> str | None:
+    """Return the split that chose the checkpoint, and by which of its news."""
+    split: str | None = origin["selected_on"]
+    new = split and origin.get("selected_news", "all") == "new"
+    return f"{split}, by unseen news alone" if new else split
+
+
+def _score(matching: dict[str, Any]) -> str:
+    if matching["head"] == "late":
+        return (
+            "Their dot product, mixed with the mean of a news item's products with the "
+            f"{matching['clicks']} most similar clicks,"
+        )
+    kind = {"max": "highest", "logsumexp": "smooth maximum of the"}
+    if matching["head"] == "interests":
+        return f"The {kind[matching['combine']]} dot product{'s' * (matching['combine'] != 'max')}"
+    return "Their dot product"
+
+
 def _metrics(manifest: dict[str, Any]) -> str:
     found = manifest["metrics"]
     if found is None:
         said = manifest["checkpoint"]["metrics"]
         lines = [f"- {name}: {value:.4f}" for name, value in said.items()]
-        where = manifest["checkpoint"]["selected_on"]
+        where = _chosen_on(manifest["checkpoint"])
         return "\n".join(
             [
                 f"Of training's last validation, on {where}, without interval (no --data.root with "

@@ -22,10 +22,10 @@ from newsrec.errors import UserError
 from newsrec.export.card import model_card
 from newsrec.export.graphs import (
     NEWS_NAMES,
-    USER_NAMES,
     Names,
     trace_news_encoder,
     trace_user_encoder,
+    user_names,
     write_onnx,
 )
 from newsrec.export.verify import compare_encoders, compare_news, evaluate_export
@@ -38,6 +38,7 @@ from newsrec.serving.manifest import (
     CONFIG,
     MANIFEST,
     MANIFEST_FORMAT,
+    MATCHING_FORMAT,
     NEWS_ENCODER,
     PROGRAM,
     TOKENIZER,
@@ -65,10 +66,26 @@ INPUT_CONTRACT = (
     "0 is zeros. history holds the vectors of the news that a user clicked, oldest first, repeats "
     "included, padded with zeros at the end; mask is true where history is real. Of more than "
     "max_history clicks the newest are read. For an empty history, pass at least one column and a "
-    "mask that is all false. The score is the dot product of user_vector and news vector; higher "
-    "is better. Leave out clicks on news without a vector; a candidate without one gets row 1 of "
-    "news_vectors.npy, the mean of all real news."
+    "mask that is all false. {score} Higher is better. Leave out clicks on news without a vector; "
+    "a candidate without one gets row 1 of news_vectors.npy, the mean of all real news."
 )
+SCORE = {
+    "dot": "The score of a news item is the dot product of user_vector and its news vector.",
+    "late": (
+        "The score of a news item is the dot product of user_vector and its news vector, plus the "
+        "mean of the {clicks} largest products of its news vector with rows of click_vectors where "
+        "click_mask is true; of all such rows if there are fewer, and of 0 if there are none."
+    ),
+    "interests": (
+        "The score of a news item is {combine} over the dot products of its news vector with the "
+        "rows of interest_vectors; user_vector is the mean of these rows."
+    ),
+}
+"""The part of the contract that depends on how scores are made."""
+COMBINED = {
+    "max": "the maximum",
+    "logsumexp": "t log(mean(exp(product / t))), with t = {temperature},",
+}
 
 
 def export(
@@ -151,11 +168,12 @@ def write_encoders(
     tokenizer.no_padding()
     tokenizer.enable_truncation(module.max_tokens)
     tokenizer.save(str(folder / TOKENIZER))
-    user = trace_user_encoder(recommender.user_encoder, module.max_history)
+    head = recommender.head
+    user = trace_user_encoder(recommender.user_encoder, module.max_history, head)
     program = BytesIO()  # if the disk is full, PyTorch's own file writer aborts the process
     torch.export.save(user, program)
     (folder / PROGRAM).write_bytes(program.getvalue())
-    write_onnx(user, folder / USER_ENCODER, USER_NAMES)
+    write_onnx(user, folder / USER_ENCODER, user_names(head))
     if news_encoder:
         news = trace_news_encoder(recommender.news_encoder)
         write_onnx(news, folder / NEWS_ENCODER, NEWS_NAMES)
@@ -199,25 +217,34 @@ def write_catalogue(
 
 def describe(module: RecommenderModule, fields: list[str], folder: Path) -> dict[str, Any]:
     """Return the part of ``manifest.json`` on the model: how to use and how to identify it."""
-    dim = module.dim
+    dim, head = module.dim, module.recommender.head
+    settings = head.settings()
 
     def describe_graph(names: Names, first: dict[str, Any]) -> dict[str, Any]:
+        batch, length = names.axes
         mask = {"shape": names.axes, "dtype": "bool"}
-        vectors = {"shape": [names.axes[0], dim], "dtype": "float32"}
+        vectors: dict[str, Any] = {
+            names.outputs[0]: {"shape": [batch, dim], "dtype": "float32"},
+            "click_vectors": {"shape": [batch, length, dim], "dtype": "float32"},
+            "click_mask": mask,
+            "interest_vectors": {"shape": [batch, module.interests, dim], "dtype": "float32"},
+        }
         return {
             "inputs": dict(zip(names.inputs, (first, mask), strict=True)),
-            "outputs": {names.output: vectors},
+            "outputs": {name: vectors[name] for name in names.outputs},
         }
 
-    history = {"shape": [*USER_NAMES.axes, dim], "dtype": "float32"}
+    user = user_names(head)
+    history = {"shape": [*user.axes, dim], "dtype": "float32"}
     token_ids = {"shape": NEWS_NAMES.axes, "dtype": "int64"}
-    encoders = {USER_ENCODER: describe_graph(USER_NAMES, history)}
+    encoders = {USER_ENCODER: describe_graph(user, history)}
     if (folder / NEWS_ENCODER).is_file():
         encoders[NEWS_ENCODER] = describe_graph(NEWS_NAMES, token_ids)
     packages = ("newsrec", "torch", "transformers", "tokenizers", "numpy", "onnx", "onnxruntime")
     return {
-        "format": MANIFEST_FORMAT,
-        "input_contract": INPUT_CONTRACT,
+        "format": MANIFEST_FORMAT if settings["head"] == "dot" else MATCHING_FORMAT,
+        "input_contract": INPUT_CONTRACT.format(score=_score_in_words(settings)),
+        "matching": settings,
         "encoders": encoders,
         "dim": dim,
         "max_history": module.max_history,
@@ -230,6 +257,12 @@ def describe(module: RecommenderModule, fields: list[str], folder: Path) -> dict
         "plm_sha256": weights_hash(module.recommender.news_encoder.plm.state_dict()),
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
     }
+
+
+def _score_in_words(settings: dict[str, Any]) -> str:
+    """Return how a score is made, in words, with the model's numbers."""
+    combined = COMBINED[settings.get("combine", "max")].format(**settings)
+    return SCORE[settings["head"]].format(**(settings | {"combine": combined}))
 
 
 def _encode(module: RecommenderModule, data: MindDataModule) -> Tensor:
@@ -249,6 +282,7 @@ def _origin(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
         "epoch": checkpoint["epoch"] + 1,
         "step": checkpoint["global_step"],
         "selected_on": ours["selected_on"],
+        "selected_news": ours.get("selected_news", "all"),
         "windows": ours.get("windows", {}),
         "metrics": ours["metrics"],
         "data_fingerprint": ours["data_fingerprint"],

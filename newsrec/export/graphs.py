@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from newsrec.errors import UserError
+from newsrec.model.heads import DotHead
 from newsrec.model.news_encoder import NewsEncoder
 from newsrec.model.plm.cut import longest_text, run_plm
 from newsrec.model.plm.transformers_internals import attention_of, set_attention
@@ -21,16 +22,21 @@ written to a file beside it."""
 
 
 class Names(NamedTuple):
-    """Names of a graph's inputs, output and axes."""
+    """Names of a graph's inputs, outputs and axes."""
 
     inputs: list[str]
-    output: str
+    outputs: list[str]
     axes: list[str]
     """The first two axes of each input, which may have any size from 1 on."""
 
 
-USER_NAMES = Names(["history", "mask"], "user_vector", ["batch", "history"])
-NEWS_NAMES = Names(["token_ids", "mask"], "news_vector", ["news", "tokens"])
+USER_NAMES = Names(["history", "mask"], ["user_vector"], ["batch", "history"])
+NEWS_NAMES = Names(["token_ids", "mask"], ["news_vector"], ["news", "tokens"])
+
+
+def user_names(head: DotHead) -> Names:
+    """Return the names of a user encoder's graph, whose outputs are those of a head."""
+    return USER_NAMES._replace(outputs=list(head.outputs))
 
 
 class ServedUserEncoder(nn.Module):
@@ -39,26 +45,30 @@ class ServedUserEncoder(nn.Module):
     Args:
         encoder: The user encoder.
         max_history: Number of newest clicks to read, as in training.
+        head: How scores are made of the vectors.
     """
 
-    def __init__(self, encoder: UserEncoder, max_history: int) -> None:
+    def __init__(self, encoder: UserEncoder, max_history: int, head: DotHead) -> None:
         super().__init__()
         self.encoder = encoder
         self.max_history = max_history
+        self.head = head
 
-    def forward(self, history: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, history: Tensor, mask: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Encode users; arguments as in ``UserEncoder``, with padding at the end.
 
         Returns:
-            User vectors ``[batch, dim]``.
+            User vectors ``[batch, dim]``; with a head that needs more, a tuple of these and of
+            its further outputs.
         """
         clicks = mask.sum(dim=1, keepdim=True)  # [batch, 1]
         slots = torch.arange(mask.shape[1], device=mask.device)
         rows = slots + (clicks - self.max_history).clamp(min=0)  # [batch, history]
         rows = rows.clamp(max=mask.shape[1] - 1)[..., None].expand_as(history)
-        users = self.encoder(history.gather(1, rows), slots < clicks.clamp(max=self.max_history))
-        assert users.shape[1] == 1, "an exported graph gives one vector per user"
-        return users.squeeze(1)
+        history, mask = history.gather(1, rows), slots < clicks.clamp(max=self.max_history)
+        users = self.head(self.encoder(history, mask), history, mask, self.encoder.scale())
+        outputs = self.head.exported(users)
+        return outputs if len(outputs) > 1 else outputs[0]
 
 
 class ServedNewsEncoder(nn.Module):
@@ -85,14 +95,22 @@ class ServedNewsEncoder(nn.Module):
         return self.encoder.pool(run_plm(self.encoder.plm, token_ids, mask), mask)
 
 
-def trace_user_encoder(encoder: UserEncoder, max_history: int) -> ExportedProgram:
-    """Return the graph of a user encoder; batch and history may have any size from 1 on."""
+def trace_user_encoder(
+    encoder: UserEncoder, max_history: int, head: DotHead | None = None
+) -> ExportedProgram:
+    """Return the graph of a user encoder; batch and history may have any size from 1 on.
+
+    Args:
+        encoder: The user encoder.
+        max_history: Number of newest clicks to read, as in training.
+        head: How scores are made of the vectors; None is the dot product.
+    """
     sizes = {0: Dim("batch"), 1: Dim("history")}
     # Sizes of 2, since torch.export takes a size of 1 for a constant.
     inputs = torch.zeros(2, 2, encoder.dim), torch.ones(2, 2, dtype=torch.bool)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        served = ServedUserEncoder(encoder, max_history).eval()
+        served = ServedUserEncoder(encoder, max_history, head or DotHead()).eval()
         return torch.export.export(served, inputs, dynamic_shapes=(sizes, sizes))
 
 
@@ -129,7 +147,7 @@ def write_onnx(graph: ExportedProgram, path: Path, names: Names) -> None:
             (),
             str(path),
             input_names=names.inputs,
-            output_names=[names.output],
+            output_names=names.outputs,
             dynamic_shapes=(dict(enumerate(names.axes)),) * len(names.inputs),  # gives only names
             dynamo=True,
             external_data=weights > INSIDE,

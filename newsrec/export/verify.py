@@ -1,6 +1,7 @@
 """Checks that an exported folder gives the model's scores: on random inputs, then on real data."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,12 @@ from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.evaluation.results import evaluate_scores
 from newsrec.export.weights import read_model
 from newsrec.metrics import METRICS
-from newsrec.model.matching import match_all, match_impressions
+from newsrec.model.matching import Users, match_all, match_impressions
 from newsrec.model.plm.blocks import length_mask
 from newsrec.model.recommender import NewsRecommender
+from newsrec.serving import matching as serving
 from newsrec.serving.manifest import CONFIG, NEWS_ENCODER, PROGRAM, USER_ENCODER, WEIGHTS
+from newsrec.serving.matching import Matching
 from newsrec.training.module import RecommenderModule
 
 if TYPE_CHECKING:
@@ -32,8 +35,11 @@ SAMPLE = 512
 """Number of real news (about) on which the exported news encoder is tested."""
 
 Encoder = Callable[[Tensor, Tensor], Tensor]
-"""Encodes a padded array of token ids or news vectors and its mask: news vectors ``[news, dim]`` or
-user vectors."""
+"""Encodes padded token ids and their mask as news vectors ``[news, dim]``."""
+Graph = Callable[[Tensor, Tensor], list[NDArray[Any]]]
+"""Returns a graph's outputs from a padded array and its mask."""
+UserScorer = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Scores news from histories ``[users, history, dim]``, their mask and the news vectors."""
 
 
 @torch.no_grad()
@@ -56,30 +62,32 @@ def compare_encoders(module: RecommenderModule, folder: Path) -> dict[str, float
     recommender, full = module.recommender, module.max_history
     again = read_model(folder / CONFIG, folder / WEIGHTS)
     program: Any = torch.export.load(folder / PROGRAM).module()
-    users: dict[str, Encoder] = {
-        USER_ENCODER: one_interest(onnx_encoder(folder / USER_ENCODER, "history")),
-        PROGRAM: one_interest(program),
-        WEIGHTS: lambda history, mask: again.user_encoder(*newest(history, mask, full)),
+    score = ExportedScores(recommender)
+    users: dict[str, UserScorer] = {
+        USER_ENCODER: partial(score, onnx_graph(folder / USER_ENCODER, "history")),
+        PROGRAM: partial(score, lambda *inputs: as_arrays(program(*inputs))),
+        WEIGHTS: lambda history, mask, news: match_all(
+            again.users_of(*newest(history, mask, full)), news
+        ),
     }
     news: dict[str, Encoder] = {WEIGHTS: lambda *padded: sorted_news(again, *padded)}
     if (folder / NEWS_ENCODER).is_file():
         news[NEWS_ENCODER] = onnx_encoder(folder / NEWS_ENCODER, "token_ids")
     made = list(made_news(module.max_tokens, recommender.news_encoder.plm.config.vocab_size))
-    own = [sorted_news(recommender, *padded) for padded in made]
-    vectors = torch.cat(own)
-    worst, largest, own_users = dict.fromkeys([*users, *news], 0.0), 0.0, []
+    vectors = torch.cat([sorted_news(recommender, *padded) for padded in made])
+    others = {
+        name: torch.cat([encode(*padded) for padded in made]) for name, encode in news.items()
+    }
+    worst, largest = dict.fromkeys([*users, *news], 0.0), 0.0
     for rows, mask in made_histories(full, len(vectors)):
         history = vectors[rows] * mask[..., None]
-        own_users.append(recommender.user_encoder(*newest(history, mask, full)))
-        largest = max(largest, float(match_all(own_users[-1], vectors).abs().max()))
-        for name, encode in users.items():
-            difference = match_all(encode(history, mask) - own_users[-1], vectors)
-            worst[name] = max(worst[name], float(difference.abs().max()))
-    user = torch.cat(own_users)
-    for padded, expected in zip(made, own, strict=True):
-        for name, encode in news.items():
-            difference = match_all(user, encode(*padded) - expected)
-            worst[name] = max(worst[name], float(difference.abs().max()))
+        user = recommender.users_of(*newest(history, mask, full))
+        expected = match_all(user, vectors)
+        largest = max(largest, float(expected.abs().max()))
+        found = [(name, encode(history, mask, vectors)) for name, encode in users.items()]
+        found += [(name, match_all(user, encoded)) for name, encoded in others.items()]
+        for name, scores in found:
+            worst[name] = max(worst[name], float((scores - expected).abs().max()))
     errors = {name: value / largest for name, value in worst.items()}
     for name, error in errors.items():
         require_close(error, f"{name} differs from PyTorch by {error:.1e} of the largest score")
@@ -98,20 +106,49 @@ def require_close(error: float, found: str) -> None:
 
 def onnx_encoder(path: Path, name: str) -> Encoder:
     """Return the encoder in an ONNX file, whose first input is called ``name``."""
+    graph = onnx_graph(path, name)
+    return lambda values, mask: torch.from_numpy(graph(values, mask)[0])
+
+
+def onnx_graph(path: Path, name: str) -> Graph:
+    """Return the graph in an ONNX file, whose first input is called ``name``."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
-    def encode(values: Tensor, mask: Tensor) -> Tensor:
+    def run(values: Tensor, mask: Tensor) -> list[NDArray[Any]]:
         feed = {name: values.numpy(), "mask": mask.numpy()}
-        return torch.from_numpy(np.asarray(session.run(None, feed)[0]))
+        return [np.asarray(output) for output in session.run(None, feed)]
 
-    return encode
+    return run
 
 
-def one_interest(encode: Encoder) -> Encoder:
-    """Make an exported user encoder return ``[users, 1, dim]`` instead of ``[users, dim]``."""
-    return lambda history, mask: encode(history, mask).unsqueeze(1)
+def as_arrays(outputs: Tensor | tuple[Tensor, ...]) -> list[NDArray[Any]]:
+    """Return the outputs of a user encoder's program as arrays."""
+    return [output.numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+
+class ExportedScores:
+    """Scores of exported user encoders, made in the way that serving makes them.
+
+    Args:
+        recommender: The model, in evaluation mode.
+    """
+
+    def __init__(self, recommender: NewsRecommender) -> None:
+        self.own = recommender.head
+        self.served = Matching(self.own.settings())
+
+    def __call__(self, graph: Graph, history: Tensor, mask: Tensor, news: Tensor) -> Tensor:
+        """Return the scores of all news for users of these histories ``[users, news]``."""
+        users = self.served.users(graph(history, mask))
+        return torch.from_numpy(serving.match_all(users, news.numpy()))
+
+    def users(self, graph: Graph, history: Tensor, mask: Tensor) -> Users:
+        """Return users for PyTorch's functions, which score impressions faster."""
+        found = self.served.users(graph(history, mask))
+        real = None if found.mask is None else torch.from_numpy(found.mask)
+        return Users(torch.from_numpy(found.vectors), real, self.own.combine)
 
 
 def made_histories(full: int, num_news: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -200,11 +237,11 @@ def evaluate_export(
     Raises:
         RuntimeError: If a metric differs by more than ``TOLERANCE``.
     """
-    encode = one_interest(onnx_encoder(folder / USER_ENCODER, "history"))
+    score, graph = ExportedScores(recommender), onnx_graph(folder / USER_ENCODER, "history")
     split = data.data.split(data.eval_split)
     rows, exported, expected = [], [], []
     for batch in data.predict_dataloader():
-        users = encode(vectors[batch.history], batch.history > 0)
+        users = score.users(graph, vectors[batch.history], batch.history > 0)
         exported.append(match_impressions(users, vectors, batch).numpy())
         expected.append(recommender.score(vectors, batch).numpy())
         rows.append((batch.row.numpy(), batch.offsets.diff().numpy()))

@@ -16,6 +16,8 @@ from newsrec.training.checkpoint.kinds import Wrong
 from newsrec.training.checkpoint.schema import check_exported
 from newsrec.training.module import RecommenderModule
 
+MATCHING_OPTIONS = ("matching", "late_clicks", "interests", "combine")
+
 ORIGIN = ("_name_or_path", "transformers_version")
 """Keys of a PLM's configuration that tell where it comes from; they are not exported."""
 
@@ -27,17 +29,20 @@ def write_model(module: RecommenderModule, folder: Path) -> None:
     # own class.
     (folder / WEIGHTS).write_bytes(save({name: w.contiguous() for name, w in state.items()}))
     plm = plm_config(module.recommender.news_encoder.plm)
+    model = {
+        "dim": module.dim,
+        "tune_layers": module.tune_layers,
+        "news": asdict(module.news),
+        "user": asdict(module.user),
+        "max_tokens": module.max_tokens,
+        "max_history": module.max_history,
+        "residual": module.residual,
+        "user_encoder": module.user_encoder,
+    }
+    if module.matching != "dot":  # else the file stays as earlier versions can read it
+        model |= {name: getattr(module, name) for name in MATCHING_OPTIONS}
     config = {
-        "model": {
-            "dim": module.dim,
-            "tune_layers": module.tune_layers,
-            "news": asdict(module.news),
-            "user": asdict(module.user),
-            "max_tokens": module.max_tokens,
-            "max_history": module.max_history,
-            "residual": module.residual,
-            "user_encoder": module.user_encoder,
-        },
+        "model": model,
         "plm": {name: value for name, value in plm.items() if name not in ORIGIN},
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, EvalBatch
 from newsrec.model.fastformer import Fastformer, FastformerConfig
-from newsrec.model.matching import match_candidates, match_impressions
+from newsrec.model.heads import Combine, Matching, head_of
+from newsrec.model.matching import Users, match_candidates, match_impressions
 from newsrec.model.news_encoder import NewsEncoder
 from newsrec.model.user_encoders import USER_ENCODERS
 
@@ -19,12 +20,13 @@ class Encoded(NamedTuple):
 
     news: Tensor
     """News vectors, one per row of ``token_ids`` ``[news, dim]``."""
-    users: Tensor
-    """User vectors, one per row of ``history`` ``[users, interests, dim]``."""
+    users: Users
+    """Users, one per row of ``history``; ``users[batch.user]`` are those of the samples, for the
+    functions of ``newsrec.model.matching``."""
 
 
 class NewsRecommender(nn.Module):
-    """News encoder and user encoder; scores are dot products of their vectors.
+    """News encoder, user encoder, and the head that makes scores of their vectors.
 
     Args:
         plm: Any ``transformers`` encoder.
@@ -39,6 +41,11 @@ class NewsRecommender(nn.Module):
             ``dim`` of their directions.
         checkpoint_activations: Whether the PLM's tuned layers run twice to save memory.
         user_encoder: One of ``USER_ENCODERS``.
+        matching: How a score is made: ``dot``, ``late`` or ``interests``; see
+            ``newsrec.model.heads``.
+        late_clicks: With ``late``, number of the most similar clicks to average.
+        interests: With ``interests``, number of vectors per user.
+        combine: With ``interests``, ``logsumexp`` or ``max`` of the products.
     """
 
     def __init__(
@@ -53,6 +60,10 @@ class NewsRecommender(nn.Module):
         residual: bool = True,
         checkpoint_activations: bool = False,
         user_encoder: str = "fastformer",
+        matching: Matching = "dot",
+        late_clicks: int = 5,
+        interests: int = 4,
+        combine: Combine = "logsumexp",
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -65,9 +76,11 @@ class NewsRecommender(nn.Module):
             residual,
             checkpoint_activations,
         )
+        vectors = interests if matching == "interests" else None
         self.user_encoder = USER_ENCODERS[user_encoder](
-            dim, FastformerConfig.of(user), max_history, residual
+            dim, FastformerConfig.of(user), max_history, residual, vectors
         )
+        self.head = head_of(matching, dim, late_clicks, interests, combine)
 
     def compile_parts(self) -> None:
         """Compile the PLM's layers and the encoders' stacks with torch.compile.
@@ -103,27 +116,50 @@ class NewsRecommender(nn.Module):
     def encode_user(self, news_vectors: Tensor, history: Tensor) -> Tensor:
         """Encode users from the news they clicked.
 
+        With ``matching`` ``late``, a score also depends on the clicks: use ``users`` for scores.
+
         Args:
             news_vectors: News vectors; row 0 is padding ``[news, dim]``.
             history: Rows of ``news_vectors``, oldest first, padded with 0 at the end
                 ``[users, history]``.
 
         Returns:
-            User vectors ``[users, interests, dim]``.
+            User vectors ``[users, interests, dim]``; one interest unless ``matching`` is
+            ``interests``.
         """
         return self.user_encoder(news_vectors[history], history > 0)
 
+    def users(self, news_vectors: Tensor, history: Tensor) -> Users:
+        """Return all that the functions of ``newsrec.model.matching`` need to score users.
+
+        Args:
+            news_vectors: As in ``encode_user``.
+            history: As in ``encode_user``.
+        """
+        return self.users_of(news_vectors[history], history > 0)
+
+    def users_of(self, history: Tensor, mask: Tensor) -> Users:
+        """Do the same as ``users`` from the vectors of clicked news.
+
+        Args:
+            history: Vectors of clicked news, oldest first ``[users, history, dim]``.
+            mask: True where real; an all-False row is an empty history ``[users, history]``.
+        """
+        vectors = self.user_encoder(history, mask)
+        return self.head(vectors, history, mask, self.user_encoder.scale())
+
     def gates(self) -> dict[str, Tensor]:
-        """Return the residual path's gates and scale, by name; empty without a residual path."""
+        """Return the learned numbers of the residual path and of the head, by name."""
         news = self.news_encoder.gate
         gates = {} if news is None else {"news": news, **self.user_encoder.gates()}
+        gates |= self.head.numbers()
         return {name: value.detach() for name, value in gates.items()}
 
     def encode(self, batch: Batch) -> Encoded:
         """Encode the news and the users of a training batch."""
         lengths = torch.as_tensor(batch.token_lengths)
         news = self.encode_news(batch.token_ids, lengths, batch.token_states)
-        return Encoded(news, self.encode_user(news, batch.history))
+        return Encoded(news, self.users(news, batch.history))
 
     def forward(self, batch: Batch) -> Tensor:
         """Score training candidates.
@@ -144,5 +180,4 @@ class NewsRecommender(nn.Module):
         Returns:
             Scores in float32, all impressions joined ``[candidates]``.
         """
-        users = self.encode_user(news_vectors, batch.history)
-        return match_impressions(users, news_vectors, batch)
+        return match_impressions(self.users(news_vectors, batch.history), news_vectors, batch)

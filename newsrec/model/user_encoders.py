@@ -1,5 +1,7 @@
 """Turns clicked news into user vectors."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -8,15 +10,64 @@ from newsrec.model.fastformer import (
     FastformerConfig,
     init_weights,
     masked_mean,
+    masked_softmax,
     pooling_of,
 )
 
 START_SCALE = 10.0
 """Initial scale of the residual path's scores; products of sentence vectors are within about .3."""
 
+QUERY_SIZE = 1.0
+"""Standard deviation of the first logits of ``InterestAttention``."""
+
+
+class InterestAttention(nn.Module):
+    """Several learned attention queries over a sequence.
+
+    The queries start far apart, since queries that start alike would long stay alike.
+
+    Args:
+        dim: Size of each element.
+        interests: Number of queries.
+    """
+
+    def __init__(self, dim: int, interests: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)  # the stack may end without one
+        self.query = nn.Linear(dim, interests, bias=False)
+        nn.init.normal_(self.query.weight, std=QUERY_SIZE / math.sqrt(dim))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Return each query's attention.
+
+        Args:
+            x: Sequence ``[batch, length, dim]``.
+            mask: True where ``x`` is real ``[batch, length]``.
+
+        Returns:
+            Weights; all zeros in a row whose mask is all False ``[batch, length, interests]``.
+        """
+        return masked_softmax(self.query(self.norm(x)), mask)
+
+
+def weighted_sums(x: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
+    """Return one weighted sum of a sequence per interest, in float32 or better.
+
+    Args:
+        x: Sequence ``[batch, length, dim]``.
+        weights: As ``InterestAttention`` returns them ``[batch, length, interests]``.
+        mask: True where ``x`` is real ``[batch, length]``.
+
+    Returns:
+        Sums ``[batch, interests, dim]``.
+    """
+    with torch.autocast(x.device.type, enabled=False):  # which would round the products
+        x = x.to(weights.dtype).masked_fill(~mask[..., None], 0)
+        return torch.einsum("bli,bld->bid", weights, x)
+
 
 class UserEncoder(nn.Module):
-    """Fastformer over clicked news, then pooling: one interest per user.
+    """Fastformer over clicked news, then pooling: one vector per user, or one per interest.
 
     Users with an empty history share one learned vector instead of zeros: 3 % of MIND's dev
     impressions have no history (``tests/benchmarks/simulate.py``), and they count in the metrics.
@@ -28,15 +79,24 @@ class UserEncoder(nn.Module):
         max_history: Longest history; used only by positions.
         residual: Whether the mean of the history is added. Fastformer then starts behind a closed
             gate, and a learned scale turns products of vectors of length 1 into scores.
+        interests: Number of vectors per user, each pooled by a learned attention query of its own.
+            With ``residual`` the same attention takes the mean of the history. None pools to one
+            vector as ``fastformer.pooling`` says.
     """
 
     def __init__(
-        self, dim: int, fastformer: FastformerConfig, max_history: int, residual: bool = False
+        self,
+        dim: int,
+        fastformer: FastformerConfig,
+        max_history: int,
+        residual: bool = False,
+        interests: int | None = None,
     ) -> None:
         super().__init__()
         self.dim = dim
         self.fastformer = Fastformer(dim, fastformer, max_history)
-        self.pooling = pooling_of(dim, fastformer)
+        self.pooling = pooling_of(dim, fastformer) if interests is None else nn.Identity()
+        self.attention = None if interests is None else InterestAttention(dim, interests)
         self.empty = nn.Parameter(torch.zeros(dim))
         self.gate = nn.Parameter(torch.zeros(())) if residual else None
         self.log_scale = nn.Parameter(torch.tensor(START_SCALE).log()) if residual else None
@@ -52,12 +112,20 @@ class UserEncoder(nn.Module):
         Returns:
             User vectors ``[users, interests, dim]``.
         """
-        pooled = self.pooling(self.fastformer(history, mask), mask)
-        if self.gate is not None and self.log_scale is not None:
-            mean = masked_mean(history, mask)
-            pooled = self.log_scale.exp() * (mean + self.gate * pooled)
-        users = torch.where(mask.any(dim=1, keepdim=True), pooled, self.empty.to(pooled.dtype))
-        return users.unsqueeze(1)
+        mixed = self.fastformer(history, mask)
+        if self.attention is None:
+            pooled = self.pooling(mixed, mask).unsqueeze(1)
+            mean = masked_mean(history, mask).unsqueeze(1)
+        else:
+            weights = self.attention(mixed, mask)
+            pooled, mean = (weighted_sums(x, weights, mask) for x in (mixed, history))
+        if self.gate is not None:
+            pooled = self.scale() * (mean + self.gate * pooled)
+        return torch.where(mask.any(dim=1)[:, None, None], pooled, self.empty.to(pooled.dtype))
+
+    def scale(self) -> Tensor:
+        """Return the factor from a product of two news vectors to a score; 1 without residual."""
+        return self.empty.new_ones(()) if self.log_scale is None else self.log_scale.exp()
 
     def gates(self) -> dict[str, Tensor]:
         """Return the gate and the scale of scores, by name; empty without a residual path."""

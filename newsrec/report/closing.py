@@ -15,13 +15,14 @@ from rich.console import Console
 from newsrec.data.datamodule import MindDataModule
 from newsrec.data.splits import LAST_DAY
 from newsrec.evaluation.baselines import scores_beside
+from newsrec.evaluation.names import BASELINE_NAMES
 from newsrec.evaluation.plm_means import record_means, vectors_before_training
 from newsrec.evaluation.results import compute_results
 from newsrec.evaluation.scoring import score_split
 from newsrec.files import write_text
 from newsrec.report.examples import choose_examples
 from newsrec.report.page import html_page
-from newsrec.report.terminal import NAMES, print_comparison, read_ceiling, read_curves
+from newsrec.report.terminal import print_comparison, read_ceiling, read_curves
 from newsrec.training.checkpoint.read import read_checkpoint
 from newsrec.training.module import RecommenderModule
 from newsrec.training.processes.together import fail_together
@@ -130,7 +131,7 @@ def compare_best(
     write_text(output / PAGE_FILE, page)
     best = max(metrics.get("baselines", {}).items(), key=lambda row: row[1]["auc"], default=None)
     if (output / "metrics.csv").is_file():
-        line = None if best is None else (NAMES.get(best[0], best[0]), best[1]["auc"])
+        line = None if best is None else (BASELINE_NAMES.get(best[0], best[0]), best[1]["auc"])
         draw_curves(output / "metrics.csv", output / "curves.png", line)
     print_comparison(metrics, ceiling)
 

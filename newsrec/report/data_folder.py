@@ -1,7 +1,10 @@
 """Print the contents of a data folder."""
 
+from collections.abc import Mapping
+
 from newsrec.console import say, terminal
 from newsrec.data.dataset import NewsData, Split
+from newsrec.data.leaks import SUSPECT, InHistory, count_in_history
 from newsrec.data.readers.base import CUT_OFF
 from newsrec.report.tables import table
 
@@ -9,14 +12,29 @@ from newsrec.report.tables import table
 def print_data(data: NewsData) -> None:
     """Print the counts of each split, and the problems in its files."""
     say(f"{data.root}: {len(data.news):,} news items, {len(data.users):,} users")
-    columns = [_cells(split) for split in data.splits.values()]
+    inside = {name: count_in_history(split) for name, split in data.splits.items()}
+    columns = [_cells(split, inside[name]) for name, split in data.splits.items()]
     rows = [(label, *(column[label] for column in columns)) for label in columns[0]]
     terminal().print(table(("", *data.splits), rows, framed=True))
     say("Unknown: not in any news.tsv. A history is empty if it has no known news.")
+    for line in leaks(inside):
+        say(line)
     for file, lines in data.bad_lines.items():
         say(f"{file}: dropped lines, the first of them:", *lines, sep="\n  ")
     for file in data.cut_off:
         say(f"{file}: {CUT_OFF}")
+
+
+def leaks(inside: Mapping[str, InHistory]) -> list[str]:
+    """Return a warning for each split whose histories seem to hold the clicks to be predicted."""
+    return [
+        f"Warning, {name}: {count.clicks_inside / count.clicks:.1%} of the clicks stand in the "
+        f"history of their own impression, more than {SUSPECT:.0%}. Unless users often click the "
+        "same news again, the histories hold clicks made after the impression, and every metric "
+        "is too high. A history may hold earlier clicks only."
+        for name, count in inside.items()
+        if count.suspect
+    ]
 
 
 def share(part: int, whole: int) -> str:
@@ -24,7 +42,7 @@ def share(part: int, whole: int) -> str:
     return f"{part:,} {part / max(whole, 1):6.1%}"
 
 
-def _cells(split: Split) -> dict[str, str]:
+def _cells(split: Split, inside: InHistory) -> dict[str, str]:
     counts = split.counts
     impressions = counts["impressions"]
     unknown_clicks = counts["unknown_history_news"]
@@ -38,6 +56,7 @@ def _cells(split: Split) -> dict[str, str]:
         "candidates": f"{counts['candidates']:,}",
         "unknown candidates": share(counts["unknown_candidates"], counts["candidates"]),
         "clicks": f"{counts['clicks']:,}" if "clicks" in counts else "no labels",
+        "in the history": f"{inside.candidates_inside / max(inside.candidates, 1):.2%}",
         "history clicks": f"{counts['history_news'] + unknown_clicks:,}",
         "unknown history clicks": f"{unknown_clicks:,}",
         "empty histories": share(counts["empty_histories"], impressions),

@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.evaluation.intervals import FEWEST_USERS
-from newsrec.evaluation.names import HEADINGS, SLICE_NAMES
+from newsrec.evaluation.names import BASELINE_NAMES, HEADINGS, SLICE_NAMES
 from newsrec.evaluation.results import ENTROPY
 from newsrec.evaluation.slices import SLICES
 from newsrec.metrics import METRICS
 from newsrec.report.examples import Example
+from newsrec.report.notes import chosen_by, counts, notes
 from newsrec.report.pictures import Dot, dots, line, render
-from newsrec.report.terminal import CEILING, NAMES, counts, in_precision, notes, scored_name
+from newsrec.report.terminal import CEILING, in_precision, scored_name
 
 Curves = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 """Steps and values by name."""
@@ -33,19 +34,23 @@ def html_page(
     own = scored_name(metrics)
     heading = f"{own[:1].upper()}{own[1:]} on {metrics['split']}, {metrics['window']}"
     baselines = metrics.get("baselines", {})
-    beside = {NAMES.get(name, name): row for name, row in baselines.items()}
+    beside = {BASELINE_NAMES.get(name, name): row for name, row in baselines.items()}
     if baselines:
         beside |= {own: metrics} | ({CEILING: ceiling} if ceiling else {})
     rows = [
         Dot(name, row["auc"], row.get("intervals", {}).get("auc"), "strong" * (name == own))
         for name, row in beside.items()
     ]
+    unseen = metrics.get("unseen", {})
+    on_unseen = unseen.get("baselines", {}) | ({"": unseen} if "auc" in unseen else {})
+    on_unseen = {BASELINE_NAMES.get(n, n) or own: row["auc"] for n, row in on_unseen.items()}
     about = "AUC of each, with 95 % intervals"
     return render(
         "page.html.j2",
         **{"title": title, "heading": heading + in_precision(metrics), "metrics": metrics},
         **{"notes": notes(metrics), "counts": counts(metrics), "facts": _facts(metrics, title)},
         **{"own": own, "beside": beside, "examples": examples},
+        **{"unseen": unseen, "on_unseen": on_unseen},
         beside_picture=dots(rows, about, metrics["auc"]) if rows else "",
         slice_pictures=_slice_pictures(metrics),
         curves={k: line(x, y, f"{k} by step", "step") for k, (x, y) in (curves or {}).items()},
@@ -78,11 +83,14 @@ def _facts(metrics: Mapping[str, Any], title: str) -> dict[str, str]:
         "scored": title,
         "split": f"{metrics['split']}, {metrics['window']}",
         "trained on": "; ".join(trained) or "nothing",
-        "selected on": metrics["selected_on"] or "nothing",
+        "selected on": (metrics["selected_on"] or "nothing") + chosen_by(metrics),
         "precision": f"{metrics['precision']}{by_auto}" if metrics["precision"] else "-",
         "checkpoint": f"SHA-256 {', '.join(hashes)}",
         "data": f"fingerprint {metrics['data_fingerprint']}",
     }
+    if "fitted" in metrics:
+        weights = [f"{row['weight']:.3f} {row['name']}" for row in metrics["fitted"]["members"]]
+        facts["weights"] = "; ".join(weights)
     for key, name in (
         ("impressions", "impressions"),
         ("evaluated", "evaluated"),

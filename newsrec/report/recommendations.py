@@ -14,7 +14,7 @@ def print_recommendations(answer: Mapping[str, Any]) -> None:
     """Print news for one user; messages about unknown ids go to stderr."""
     clicks, read = answer["known_clicks"], answer["read_clicks"]
     _say_unknown(answer["unknown_history"], "of the history", "left out")
-    what = "given the user's mean score of all news"
+    what = "given the score of the mean of all news"
     _say_unknown(answer["unknown_candidates"], "of the candidates", what)
     if answer["history"] and not clicks:
         say(

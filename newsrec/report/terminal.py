@@ -11,19 +11,10 @@ from rich.table import Table
 from newsrec.console import say, terminal
 from newsrec.evaluation.ceiling import read_ceiling as read_ceiling  # re-exported
 from newsrec.evaluation.intervals import FEWEST_USERS
-from newsrec.evaluation.names import HEADINGS, SLICE_NAMES
+from newsrec.evaluation.names import BASELINE_NAMES, HEADINGS, SLICE_NAMES
 from newsrec.metrics import METRICS
+from newsrec.report.notes import chosen_by, counts, notes, on_unseen
 from newsrec.report.tables import Cell, bold, print_tables, table
-
-NAMES = {
-    "popularity": "train popularity",
-    "recent": "recent popularity",
-    "age": "news age",
-    "category": "category affinity",
-    "tfidf": "TF-IDF cosine",
-    "cosine": "centred PLM cosine",
-}
-"""Names of baselines in tables; the other baselines keep their own name."""
 
 CEILING = "world's ceiling"
 GROUPS_SHOWN = 8
@@ -32,17 +23,28 @@ GROUPS_SHOWN = 8
 
 def comparison_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     """Return a table with a row of the four metrics for each scorer."""
-    cells = [(NAMES.get(name, name), *_metric_cells(metrics)) for name, metrics in rows.items()]
+    cells = [
+        (BASELINE_NAMES.get(name, name), *_metric_cells(metrics)) for name, metrics in rows.items()
+    ]
     return table(("", *HEADINGS.values()), cells, title, framed=True)
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
-    """Return a table with a row for each of the four metrics: value and interval."""
+    """Return a table with a row for each of the four metrics: value and interval.
+
+    The metrics on the news that train has not seen stand beside those of all candidates.
+    """
+    unseen = metrics.get("unseen", {})
+    both = [metrics, unseen] if "auc" in unseen else [metrics]
     rows = []
     for metric, heading in HEADINGS.items():
-        low, high = metrics["intervals"][metric] if "intervals" in metrics else (np.nan, np.nan)
-        rows.append((heading, f"{metrics[metric]:.4f}", f"{low:.4f} to {high:.4f}"))
-    return table(("", "value", "95 % interval"), rows)
+        cells = [heading]
+        for part in both:
+            low, high = part["intervals"][metric] if "intervals" in part else (np.nan, np.nan)
+            cells += [f"{part[metric]:.4f}", f"{low:.4f} to {high:.4f}"]
+        rows.append(cells)
+    headings = ("", "value", "95 % interval", "unseen\nnews", "95 % interval")
+    return table(headings[: 1 + 2 * len(both)], rows)
 
 
 def beside_table(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None = None) -> Table:
@@ -54,11 +56,25 @@ def beside_table(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None
     for name, row in metrics["baselines"].items():
         low, high = row["auc_difference_interval"]
         above = f"{row['auc_difference']:+.4f}", f"{low:+.3f} to {high:+.3f}"
-        rows.append((NAMES.get(name, name), *_metric_cells(row), *above))
+        rows.append((BASELINE_NAMES.get(name, name), *_metric_cells(row), *above))
     rows.append(bold(scored_name(metrics), *_metric_cells(metrics)))
     if ceiling:
         rows.append((CEILING, *_metric_cells(ceiling)))
     return table(("", *HEADINGS.values(), "AUC\ndifference", "95 % interval\nof that"), rows)
+
+
+def weights_table(fitted: Mapping[str, Any]) -> Table:
+    """Return a table of the weight of each model of a fitted ensemble.
+
+    Args:
+        fitted: The field of that name in ``metrics.json``.
+    """
+    rows = []
+    for row in fitted["members"]:
+        over = sorted(row["fold_weights"])
+        folds = f"{over[0]:.3f} to {over[-1]:.3f}" if over else "-"
+        rows.append((row["name"], f"{row['weight']:.3f}", folds, f"{row['auc']:.4f}"))
+    return table(("model", "weight", "over folds", f"AUC alone,\n{fitted['learned_on']}"), rows)
 
 
 def slices_table(metrics: Mapping[str, Any]) -> Table:
@@ -91,7 +107,7 @@ def _metric_cells(metrics: Mapping[str, Any]) -> list[str]:
 def scored_name(metrics: Mapping[str, Any]) -> str:
     """Return the scorer's name in tables: the name of a baseline, or "this model"."""
     name = metrics.get("scorer", "checkpoint")
-    return "this model" if name == "checkpoint" else NAMES.get(name, name)
+    return "this model" if name == "checkpoint" else BASELINE_NAMES.get(name, name)
 
 
 def in_precision(metrics: Mapping[str, Any]) -> str:
@@ -108,7 +124,7 @@ def print_comparison(
     title = f"{split}, {metrics['window']}: {metrics['evaluated']:,} impressions"
     title += in_precision(metrics)
     if split in (metrics["selected_on"] or "").split("+"):
-        title += ", the split that chose the checkpoint"
+        title += f", the split that chose the checkpoint{chosen_by(metrics)}"
     if not metrics["evaluated"]:
         none = "none has both a clicked and a skipped candidate"
         say(f"{title}; {none}, so there are no metrics.")
@@ -117,11 +133,13 @@ def print_comparison(
     if ceiling:
         rows |= {CEILING: ceiling}
     terminal().print(comparison_table(title, rows))
+    for line in on_unseen(metrics):
+        say(line)
     if baselines:
         name = max(baselines, key=lambda name: baselines[name]["auc"])
         low, high = baselines[name]["auc_difference_interval"]
         say(
-            f"AUC of this model minus that of {NAMES.get(name, name)}: "
+            f"AUC of this model minus that of {BASELINE_NAMES.get(name, name)}: "
             f"{baselines[name]['auc_difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}\n"
             "(paired, clustered by user; covers the choice of users, not the training seed)."
         )
@@ -157,6 +175,8 @@ def print_results(
     say(f"{title} on {split}, {metrics['window']}{in_precision(metrics)}.")
     for note in notes(metrics):
         say(note)
+    if "fitted" in metrics:
+        print_tables(weights_table(metrics["fitted"]))
     if "auc" in metrics:
         tables = [metrics_table(metrics)]
         if metrics.get("baselines"):
@@ -165,55 +185,3 @@ def print_results(
         say(f"A group of fewer than {FEWEST_USERS} users has no interval.\n")
     say("\n".join(counts(metrics)))
     say(f"Written to {output}: {', '.join(written)}.")
-
-
-def notes(metrics: Mapping[str, Any]) -> list[str]:
-    """Return what to know before reading a split's metrics, one sentence each."""
-    split = metrics["split"]
-    other = metrics.get("other_data", [])
-    lines = []
-    for name, window in metrics["trained_on"].items():
-        lines.append(f"Trained on {name}, {window}.")
-        if split in name.split("+") and split not in other:
-            lines.append(
-                f"The model was trained on {split}, so its metrics say nothing of new impressions."
-            )
-    if other:
-        names = " and ".join(other)
-        lines.append(f"The data of training was not this folder's {names}.")
-    chosen_on = (metrics["selected_on"] or "").split("+")
-    if split in chosen_on and split not in other and "auc" in metrics:
-        which = "some of these checkpoints" if "ensemble" in metrics else "this checkpoint"
-        lines.append(f"{split} chose {which}: expect lower metrics on another split.")
-    clicks = [f"{name} ({window})" for name, window in metrics.get("clicks_of", {}).items()]
-    if clicks:
-        lines.append(f"The baseline counts the clicks of {' and '.join(clicks)}.")
-    return lines
-
-
-def counts(metrics: Mapping[str, Any]) -> list[str]:
-    """Return the counts that go with the metrics, as lines of text."""
-    number = metrics["unknown_candidates"]
-    unknown = f"{number:,} {'candidate' if number == 1 else 'candidates'} not in news.tsv."
-    if "evaluated" in metrics:
-        lines = [
-            f"{metrics['impressions']:,} impressions, {metrics['evaluated']:,} evaluated "
-            f"({metrics['single_class']:,} without a clicked or a skipped candidate left out);",
-            f"{metrics['tied']:,} with tied scores; {unknown}",
-            "Intervals cover the choice of users, not the training seed."
-            if metrics["evaluated"]
-            else "No impression has both a clicked and a skipped candidate: there are no metrics.",
-        ]
-        if 0 < metrics["users"] < FEWEST_USERS:
-            were = "user is" if metrics["users"] == 1 else "users are"
-            lines.append(f"{metrics['users']} {were} too few for intervals that can be trusted.")
-    else:
-        lines = [
-            f"{metrics['split']} has no labels: {metrics['impressions']:,} impressions ranked, "
-            f"{unknown}"
-        ]
-    dropped = metrics["dropped_lines"]
-    if dropped:
-        were = "line of behaviors.tsv was" if dropped == 1 else "lines of behaviors.tsv were"
-        lines.append(f"{dropped:,} {were} dropped and not ranked.")
-    return lines

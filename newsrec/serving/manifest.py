@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 from newsrec.data.fields import FIELDS
 from newsrec.errors import UserError
 from newsrec.places import looked_for
+from newsrec.serving.matching import COMBINE, OUTPUTS
 
-MANIFEST_FORMAT = 2
-"""Version of the folder's format; increase it when the meaning changes."""
+MANIFEST_FORMAT, MATCHING_FORMAT = 2, 3
+"""Versions of the folder's format; increase them when the meaning changes. In format 2 scores are
+dot products, in format 3 they are made in another way, which ``matching`` names."""
 
 MANIFEST = "manifest.json"
 USER_ENCODER = "user_encoder.onnx"
@@ -97,10 +99,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise UserError(f"{path} is larger than {LARGEST_MANIFEST:,} bytes. {AGAIN}")
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = manifest["format"]
-    if type(found) is not int or found != MANIFEST_FORMAT:
+    if type(found) is not int or found not in (MANIFEST_FORMAT, MATCHING_FORMAT):
         raise UserError(
-            f"{path} has format {found!r}; this version of newsrec reads format {MANIFEST_FORMAT}. "
-            "Export the checkpoint again, or use the version of newsrec that wrote it."
+            f"{path} has format {found!r}; this version of newsrec reads format "
+            f"{MANIFEST_FORMAT} or {MATCHING_FORMAT}. Export the checkpoint again, or use the "
+            "version of newsrec that wrote it."
         )
     for name, rule in RULES.items():
         value = manifest.get(name, rule.default)
@@ -109,6 +112,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                 f"{path}: {name} is {_shown(value)}, and should be {rule.words}. {AGAIN}"
             )
     _check_files(path, manifest["files"])
+    head = manifest.get("matching", {"head": "dot"})["head"]
+    if (found == MANIFEST_FORMAT) != (head == "dot"):
+        raise UserError(f"{path} has format {found}, and matching is {head}. {AGAIN}")
     if manifest.get("settings_hash", settings_hash(manifest)) != settings_hash(manifest):
         raise UserError(
             f"{path} is not as it was written: one of {', '.join(SETTINGS)} was changed. {AGAIN}"
@@ -121,7 +127,8 @@ def settings_hash(manifest: Mapping[str, Any]) -> str:
 
     Folders written before version 0.2 do not have this hash.
     """
-    text = json.dumps([manifest[name] for name in SETTINGS])
+    names = SETTINGS if manifest["format"] == MANIFEST_FORMAT else (*SETTINGS, "matching")
+    text = json.dumps([manifest[name] for name in names])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -148,6 +155,20 @@ def _are_hashes(value: Any) -> bool:
     )
 
 
+def _is_matching(value: Any) -> bool:
+    if not isinstance(value, dict) or value.get("head") not in OUTPUTS:
+        return False
+    values = {name: item for name, item in value.items() if name != "head"}
+    if value["head"] == "interests" and value.get("combine") == "logsumexp":
+        temperature = values.pop("temperature", None)
+        if type(temperature) is not float or not 0 < temperature < float("inf"):
+            return False
+    if value["head"] == "interests" and values.pop("combine", None) not in COMBINE:
+        return False
+    sizes = {"dot": [], "late": ["clicks"], "interests": ["interests"]}[value["head"]]
+    return list(values) == sizes and all(map(_is_size, values.values()))
+
+
 _SIZE = Rule(f"a number from 1 to {LARGEST_NUMBER:,}", _is_size)
 
 RULES = {
@@ -157,6 +178,7 @@ RULES = {
     "fields": Rule(f"a list of {', '.join(FIELDS)}", _are_fields),
     "model_hash": Rule("a text", lambda value: isinstance(value, str)),
     "files": Rule("names of files, each with its SHA-256", _are_hashes),
+    "matching": Rule("a way to make scores that this version knows", _is_matching, {"head": "dot"}),
     "added_news": Rule("a list", lambda value: isinstance(value, list), []),
 }
 """Rule for each value that this version reads from a manifest, besides the format."""

@@ -11,7 +11,7 @@ of the news that a user clicked, oldest first; the list is empty for a user with
 
 import logging
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,12 +36,15 @@ from newsrec.serving.catalogue import (
     texts_of,
 )
 from newsrec.serving.folder import ExportFolder
-from newsrec.serving.matching import match_all
+from newsrec.serving.matching import Users, match_all
 from newsrec.serving.results import AddedNews, Ranking, Recommendations
 from newsrec.serving.search import search
 from newsrec.serving.sessions import Encoders
 
 log = logging.getLogger(__name__)
+
+VECTORS_AT_ONCE = 2**16
+"""Vectors of users in memory at once, 64 MiB with 256 numbers each; at least those of one user."""
 
 SHOWN = ("title", "category", "subcategory")
 """Fields that ``describe`` returns."""
@@ -188,12 +191,15 @@ class Recommender:
     def user_vectors(self, histories: Sequence[Sequence[str]]) -> NDArray[np.float32]:
         """Return the user vector for each history ``[users, dim]``.
 
+        For a model with several interests it is their mean, and with ``late`` it lacks the clicks
+        that a score depends on: the product with a news vector is then not the score of ``rank``.
         Unknown ids are left out and logged. The last ``max_history`` of the known ids are used.
 
         Raises:
             UserError: If an id is not a string.
         """
-        users, found = self._encode(self._catalogue, histories)
+        catalogue = self._catalogue
+        found = _look_up(catalogue, histories)
         unknown = list(dict.fromkeys(i for history in found for i in history.unknown))
         if unknown:
             log.warning(
@@ -201,14 +207,14 @@ class Recommender:
                 len(unknown),
                 ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else ""),
             )
-        vectors: NDArray[np.float32] = users.squeeze(1)
-        return vectors
+        return self._encoders.user_vectors([history.rows for history in found], catalogue.vectors)
 
     def rank(self, history_ids: Sequence[str], candidate_ids: Sequence[str]) -> Ranking:
         """Score one user's candidates, and sort them by score.
 
-        A candidate that is not in the catalogue gets the user's mean score over the whole
-        catalogue, and is listed in ``unknown_candidates``.
+        A candidate that is not in the catalogue is scored by the mean vector of the catalogue, and
+        is listed in ``unknown_candidates``. With dot products this is the user's mean score over
+        the whole catalogue; with ``late`` and ``interests`` it is at most that.
 
         Args:
             history_ids: Ids of the news that the user clicked, oldest first; may be empty.
@@ -226,14 +232,15 @@ class Recommender:
     ) -> list[Ranking]:
         """Do the same as ``rank`` for several users, with a history and candidates for each."""
         catalogue = self._catalogue
-        users, found = self._encode(catalogue, histories)
+        found = _look_up(catalogue, histories)
         require_list(candidates, "candidates")
         require_same_number(histories, "histories", candidates, "candidates")
+        each = (part[i : i + 1] for part in self._users(catalogue, found) for i in range(len(part)))
         results = []
-        for number, (user, ids) in enumerate(zip(users, candidates, strict=True)):
+        for number, (user, ids) in enumerate(zip(each, candidates, strict=True)):
             unknown = look_up(ids, catalogue.rows, f"candidates[{number}]", once=True).unknown
             rows = [catalogue.rows.get(news_id, UNKNOWN_NEWS) for news_id in ids]
-            scores = match_all(user[None], catalogue.vectors[rows])[0]
+            scores = match_all(user, catalogue.vectors[rows])[0]
             order = np.argsort(-scores, kind="stable")
             ranked = [ids[place] for place in order]
             lacking = found[number].unknown, unknown
@@ -280,26 +287,35 @@ class Recommender:
                 f"k is {k!r}; it must be from 1 to the number of news, {len(catalogue.ids):,}."
             )
         allowed = None if categories is None else of_categories(catalogue.table, categories)
-        users, found = self._encode(catalogue, histories)
-        excluded = []
-        if exclude_history:
-            excluded = [[row - FIRST_NEWS for row in history.rows] for history in found]
-        best = search(users, catalogue.vectors[FIRST_NEWS:], k, excluded, allowed)
-        return [
-            Recommendations([catalogue.ids[row] for row in rows], scores, history.unknown)
-            for (rows, scores), history in zip(best, found, strict=True)
-        ]
+        found = _look_up(catalogue, histories)
+        results: list[Recommendations] = []
+        for users in self._users(catalogue, found):
+            part, excluded = found[len(results) : len(results) + len(users)], []
+            if exclude_history:
+                excluded = [[row - FIRST_NEWS for row in history.rows] for history in part]
+            best = search(users, catalogue.vectors[FIRST_NEWS:], k, excluded, allowed)
+            results += [
+                Recommendations([catalogue.ids[row] for row in rows], scores, history.unknown)
+                for (rows, scores), history in zip(best, part, strict=True)
+            ]
+        return results
 
-    def _encode(
-        self, catalogue: Catalogue, histories: Sequence[Sequence[str]]
-    ) -> tuple[NDArray[np.float32], list[Found]]:
-        """Return user vectors ``[users, 1, dim]``, and each history's known and unknown ids."""
-        require_list(histories, "histories")
-        found = [
-            look_up(ids, catalogue.rows, f"histories[{user}]") for user, ids in enumerate(histories)
-        ]
-        return self._encoders.users([history.rows for history in found], catalogue.vectors), found
+    def _users(self, catalogue: Catalogue, found: Sequence[Found]) -> Iterator[Users]:
+        """Yield the users of these histories, in blocks that bound memory."""
+        vectors = self._encoders.matching.num_vectors(self._encoders.max_history)
+        at_once = max(1, VECTORS_AT_ONCE // vectors)
+        for start in range(0, len(found), at_once):
+            rows = [history.rows for history in found[start : start + at_once]]
+            yield self._encoders.users(rows, catalogue.vectors)
 
     @property
     def _fields(self) -> list[str]:
         return list(self.folder.manifest["fields"])
+
+
+def _look_up(catalogue: Catalogue, histories: Sequence[Sequence[str]]) -> list[Found]:
+    """Return each history's known rows and unknown ids."""
+    require_list(histories, "histories")
+    return [
+        look_up(ids, catalogue.rows, f"histories[{user}]") for user, ids in enumerate(histories)
+    ]

@@ -31,8 +31,9 @@ class Ranking(NamedTuple):
     unknown_history: list[str]
     """Ids of the history that are not in the catalogue, each once; they were left out."""
     unknown_candidates: list[str]
-    """Candidates that are not in the catalogue. Their score is the user's mean score over the whole
-    catalogue; ``tests/benchmarks/unknown.py`` compares other rules, and none is clearly better."""
+    """Candidates that are not in the catalogue. They get the score of the catalogue's mean vector;
+    with dot products this is the user's mean score over the whole catalogue.
+    ``tests/benchmarks/unknown.py`` compares other rules, and none is clearly better."""
 
     @property
     def news_ids(self) -> list[str]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from newsrec.serving.matching import match_all
+from newsrec.serving.matching import Users, match_all
 
 SCORES_AT_ONCE = 16 * 2**20
 """Most scores in memory at once, which take 64 MiB; at least the scores of one user."""
@@ -26,7 +26,7 @@ class Best(NamedTuple):
 
 
 def search(
-    users: NDArray[np.float32],
+    users: NDArray[np.float32] | Users,
     news: NDArray[np.float32],
     k: int,
     excluded: Sequence[Sequence[int]] = (),
@@ -35,7 +35,7 @@ def search(
     """Score all news for all users, and yield each user's best.
 
     Args:
-        users: User vectors ``[users, interests, dim]``.
+        users: Users, or user vectors ``[users, interests, dim]``.
         news: News vectors ``[news, dim]``.
         k: Number of news to find for each user, from 1 to the number of all news.
         excluded: For each user, the rows that must not be found ``[users]``; empty excludes none.

@@ -22,6 +22,9 @@ from newsrec.serving.manifest import (
     USER_ENCODER,
     reading,
 )
+from newsrec.serving.matching import Matching, Users
+
+NEWS_OUTPUTS = ("news_vector",)
 
 INPUTS = {USER_ENCODER: {"history", "mask"}, NEWS_ENCODER: {"token_ids", "mask"}}
 """Names of each graph's inputs."""
@@ -51,6 +54,7 @@ class Encoders:
         self.threads = threads
         self.dim: int = folder.manifest["dim"]
         self.max_history: int = folder.manifest["max_history"]
+        self.matching = Matching(folder.manifest.get("matching"))
         self._user_encoder = self._open(USER_ENCODER)
 
     @cached_property
@@ -72,9 +76,21 @@ class Encoders:
             tokenizer.enable_truncation(self.folder.manifest["max_tokens"])
         return tokenizer
 
-    def users(
+    def user_vectors(
         self, histories: Sequence[Sequence[int]], news: NDArray[np.float32]
     ) -> NDArray[np.float32]:
+        """Return one vector per user, the first output of the graph ``[users, dim]``.
+
+        Args:
+            histories: As in ``users``.
+            news: As in ``users``.
+        """
+        vectors = np.empty((len(histories), self.dim), dtype=np.float32)
+        for members, outputs in self._encode(histories, news):
+            vectors[members] = outputs[0]
+        return vectors
+
+    def users(self, histories: Sequence[Sequence[int]], news: NDArray[np.float32]) -> Users:
         """Encode users from the last ``max_history`` clicks of each history.
 
         Args:
@@ -82,15 +98,29 @@ class Encoders:
             news: News vectors, row 0 zeros ``[news, dim]``.
 
         Returns:
-            User vectors, one per user, since an exported graph gives one interest
-            ``[users, 1, dim]``.
+            All that is needed to score the users.
         """
+        longest = max([1, *(min(len(rows), self.max_history) for rows in histories)])
+        vectors = np.zeros(
+            (len(histories), self.matching.num_vectors(longest), self.dim), dtype=np.float32
+        )
+        mask = np.zeros((len(histories), longest), dtype=np.bool_)
+        for members, outputs in self._encode(histories, news):
+            part = self.matching.users(outputs)
+            vectors[members, : part.vectors.shape[1]] = part.vectors
+            if part.mask is not None:
+                mask[members, : part.mask.shape[1]] = part.mask
+        late = self.matching.head == "late"
+        return Users(vectors, mask if late else None, self.matching.combine)
+
+    def _encode(
+        self, histories: Sequence[Sequence[int]], news: NDArray[np.float32]
+    ) -> Iterator[tuple[NDArray[np.int64], list[NDArray[Any]]]]:
+        """Run the user encoder; yield positions of a block's users, and the graph's outputs."""
         histories = [rows[-self.max_history :] for rows in histories]
-        vectors = np.empty((len(histories), self.dim), dtype=np.float32)
         for users, rows, mask in padded_sequences(histories, CLICKS_PER_RUN):
             feed = {"history": news[rows], "mask": mask}
-            vectors[users] = self._run(self._user_encoder, feed, USER_ENCODER)
-        return vectors[:, None]
+            yield users, self._run(self._user_encoder, feed, USER_ENCODER)
 
     def news(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encode news; equal texts are encoded once.
@@ -115,7 +145,7 @@ class Encoders:
         vectors = np.empty((len(tokens), self.dim), dtype=np.float32)
         for rows, token_ids, mask in padded_sequences(tokens, TOKENS_PER_RUN):
             feed = {"token_ids": token_ids, "mask": mask}
-            vectors[rows] = self._run(encoder, feed, NEWS_ENCODER)
+            (vectors[rows],) = self._run(encoder, feed, NEWS_ENCODER)
         return vectors[[distinct[text] for text in texts]]
 
     def _open(self, name: str) -> Any:
@@ -132,12 +162,17 @@ class Encoders:
                 str(path), options, providers=["CPUExecutionProvider"]
             )
             found = {node.name for node in session.get_inputs()}
-            (output,) = session.get_outputs()
-            dim = output.shape[-1]
+            outputs = tuple(node.name for node in session.get_outputs())
+            dim = session.get_outputs()[0].shape[-1]
         if found != INPUTS[name]:
             raise UserError(
                 f"{path} takes {', '.join(sorted(found)) or 'nothing'}; it should take "
                 f"{' and '.join(sorted(INPUTS[name]))}. {AGAIN}"
+            )
+        expected = self.matching.outputs if name == USER_ENCODER else NEWS_OUTPUTS
+        if outputs != expected:
+            raise UserError(
+                f"{path} gives {', '.join(outputs)}; it should give {', '.join(expected)}. {AGAIN}"
             )
         if dim != self.dim:
             raise UserError(
@@ -145,24 +180,28 @@ class Encoders:
             )
         return session
 
-    def _run(self, session: Any, feed: dict[str, NDArray[Any]], name: str) -> NDArray[np.float32]:
-        """Run an encoder, check its output and return the vectors ``[rows, dim]``."""
+    def _run(self, session: Any, feed: dict[str, NDArray[Any]], name: str) -> list[NDArray[Any]]:
+        """Run an encoder; return its outputs, after checking that shapes and values can be."""
+        rows, length = feed["mask"].shape
+        shapes: list[tuple[int, ...]] = [(rows, self.dim)]
+        if name == USER_ENCODER:
+            shapes = self.matching.shapes(rows, length, self.dim)
         path = self.folder.path / name
         with reading(path):
-            vectors: NDArray[np.float32]
-            (vectors,) = session.run(None, feed)
-            shape, finite = (len(feed["mask"]), self.dim), np.isfinite(vectors).all()
-        if vectors.shape != shape:
-            raise UserError(
-                f"{path} gave vectors of shape {list(vectors.shape)}, and not {list(shape)}. "
-                f"{AGAIN}"
-            )
+            outputs: list[NDArray[Any]] = session.run(None, feed)
+            found = [output.shape for output in outputs]
+            finite = all(np.isfinite(output).all() for output in outputs)
+        for shape, expected in zip(found, shapes, strict=True):
+            if shape != expected:
+                raise UserError(
+                    f"{path} gave vectors of shape {list(shape)}, and not {list(expected)}. {AGAIN}"
+                )
         if not finite:
             raise UserError(
                 f"{path} gave NaN or infinity. The model has gone wrong in "
                 "training; export another checkpoint."
             )
-        return vectors
+        return outputs
 
 
 def padded_sequences(

@@ -8,14 +8,15 @@ drawn at random and drawn again until no list contains a news item twice.
 
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.data.ragged import Ragged, to_offsets
-from newsrec.simulation.presets import CANDIDATE_QUANTILES, CLICK_SHARES, Preset
-from newsrec.simulation.world import DECAY_PER_DAY, TASTE_SCALE, SimulatedNews, draw_lengths
+from newsrec.simulation.presets import Preset
+from newsrec.simulation.visits import Visits, draw_visits
+from newsrec.simulation.world import DECAY_PER_DAY, TASTE_SCALE, SimulatedNews
 
 BLOCK = 8192
 """Impressions simulated at a time in a small world, to bound memory."""
@@ -26,6 +27,22 @@ TABLE = 1 << 20
 PLACE_BITS = 9
 """Bits for a position in a list; enough for the longest list."""
 MAX_ROUNDS = 1000
+
+
+class FreshNews(Protocol):
+    """What lists are drawn from."""
+
+    @property
+    def birth(self) -> NDArray[np.float64]:
+        """When a news item appears ``[news]``."""
+
+    @property
+    def death(self) -> NDArray[np.float64]:
+        """When a news item is no longer shown ``[news]``."""
+
+    @property
+    def exposure(self) -> NDArray[np.float64]:
+        """How often a news item is shown while fresh, relative to others ``[news]``."""
 
 
 class Impressions(NamedTuple):
@@ -71,41 +88,17 @@ def show(
         num_impressions: Number of impressions.
         advance: Called with the number of impressions just simulated.
     """
-    # Every user has at least one impression, if there are enough.
-    activity = np.cumsum(np.exp(rng.normal(0, 0.8, len(users))))
-    more = rng.random(max(num_impressions - len(users), 0)) * activity[-1]
-    user = np.concatenate([users, users[np.searchsorted(activity, more)]])[:num_impressions]
-    user = rng.permutation(user)
-    hour = rng.triangular(0, 14, 24, num_impressions)
-    day = np.sort(rng.integers(days[0], days[1], num_impressions) + hour / 24)
-    lengths = draw_lengths(rng, sizes, CANDIDATE_QUANTILES, num_impressions, 2)
-    clicks = 1 + np.searchsorted(np.cumsum(CLICK_SHARES[:-1]), rng.random(num_impressions))
-    # Longer lists get more clicks: short lists would limit the clicks to fewer than MIND's mean.
-    by_length = np.argsort(np.log(lengths) + rng.normal(size=num_impressions))
-    clicks[by_length] = np.sort(clicks)
-    visits = _Visits(user, day, lengths, clicks)
+    visits = draw_visits(rng, sizes, users, days, num_impressions)
     if sizes.like_mind:
         return _show_many(rng, news, tastes, visits, advance)
     return _show_few(rng, news, tastes, visits, advance)
-
-
-class _Visits(NamedTuple):
-    """Impressions without news yet, in order of time."""
-
-    user: NDArray[np.int64]  # row of the user in the tastes [impressions]
-    day: NDArray[np.float64]
-    lengths: NDArray[np.int64]
-    clicks: NDArray[np.int64]
-
-    def part(self, rows: slice) -> "_Visits":
-        return _Visits(self.user[rows], self.day[rows], self.lengths[rows], self.clicks[rows])
 
 
 def _show_few(
     rng: np.random.Generator,
     news: SimulatedNews,
     tastes: NDArray[np.float32],
-    visits: _Visits,
+    visits: Visits,
     advance: Callable[[int], None],
 ) -> Impressions:
     """Consider all fresh news for every impression; a list cannot have more news than are fresh."""
@@ -129,10 +122,41 @@ def _show_few(
 
 
 def _show_all_fresh(
-    rng: np.random.Generator, news: SimulatedNews, tastes: NDArray[np.float32], visits: _Visits
+    rng: np.random.Generator, news: SimulatedNews, tastes: NDArray[np.float32], visits: Visits
 ) -> tuple[NDArray, NDArray, NDArray, NDArray]:
     """Return news, labels and utilities of impressions near in time, joined, and list lengths."""
-    user, day, lengths, clicks = visits
+    user, day, _, clicks = visits
+    listed, real, lengths = draw_fresh_lists(rng, news, day, visits.lengths)
+    age = day[:, None] - news.birth[listed]
+    utility = TASTE_SCALE * tastes[user[:, None], news.topic[listed]] + news.appeal[listed]
+    utility -= DECAY_PER_DAY * age
+    noisy = np.where(real, utility + rng.gumbel(size=listed.shape), -np.inf)
+    rank = (-noisy).argsort(axis=1).argsort(axis=1)
+    label = rank < np.minimum(clicks, lengths - 1)[:, None]
+    # Shuffle, since the most exposed news would be first.
+    shuffle = np.where(real, rng.random(listed.shape), np.inf).argsort(axis=1)
+    flat = [np.take_along_axis(a, shuffle, axis=1)[real] for a in (listed, label, utility)]
+    return flat[0], flat[1], flat[2], lengths
+
+
+def draw_fresh_lists(
+    rng: np.random.Generator,
+    news: FreshNews,
+    day: NDArray[np.float64],
+    lengths: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
+    """Draw lists of distinct fresh news by exposure, for impressions near in time.
+
+    Args:
+        rng: Random number generator.
+        news: All news.
+        day: Time of each impression, ascending ``[impressions]``.
+        lengths: Length of each list; a list cannot have more news than are fresh ``[impressions]``.
+
+    Returns:
+        News ``[impressions, longest]``, in the order drawn, so the most exposed tend to be first;
+        True where a list has news ``[impressions, longest]``; and the lists' lengths.
+    """
     pool = np.flatnonzero((news.birth <= day[-1]) & (news.death > day[0]))
     age = day[:, None] - news.birth[pool]  # [impressions, pool]
     fresh = (age >= 0) & (day[:, None] < news.death[pool])
@@ -147,24 +171,14 @@ def _show_all_fresh(
         chosen, np.take_along_axis(arrival, chosen, axis=1).argsort(axis=1), axis=1
     )
     real = np.arange(longest) < lengths[:, None]  # [impressions, longest]
-
-    listed = pool[chosen]
-    utility = TASTE_SCALE * tastes[user[:, None], news.topic[listed]] + news.appeal[listed]
-    utility -= DECAY_PER_DAY * np.take_along_axis(age, chosen, axis=1)
-    noisy = np.where(real, utility + rng.gumbel(size=listed.shape), -np.inf)
-    rank = (-noisy).argsort(axis=1).argsort(axis=1)
-    label = rank < np.minimum(clicks, lengths - 1)[:, None]
-    # Shuffle, since the most exposed news would be first.
-    shuffle = np.where(real, rng.random(listed.shape), np.inf).argsort(axis=1)
-    flat = [np.take_along_axis(a, shuffle, axis=1)[real] for a in (listed, label, utility)]
-    return flat[0], flat[1], flat[2], lengths
+    return pool[chosen], real, lengths
 
 
 def _show_many(
     rng: np.random.Generator,
     news: SimulatedNews,
     tastes: NDArray[np.float32],
-    visits: _Visits,
+    visits: Visits,
     advance: Callable[[int], None],
 ) -> Impressions:
     """Draw lists from a pool much larger than a list, one hour of impressions at a time."""
@@ -189,7 +203,7 @@ def _show_many(
         utility += news.appeal[listed].astype(np.float32) - np.float32(DECAY_PER_DAY) * age
         at = np.arange(len(listed)) + (start[begin:end] - flat[:-1])[owner]
         values[at] = listed
-        labels[at] = _click(rng, utility, part.clicks, owner, flat)
+        labels[at] = click(rng, utility, part.clicks, owner, flat)
         utilities[at] = utility
         advance(end - begin)
     return Impressions(
@@ -247,7 +261,7 @@ def _draw_lists(
     return pool[drawn[offsets[owner] + place]]
 
 
-def _click(
+def click(
     rng: np.random.Generator,
     utility: NDArray[np.float32],
     clicks: NDArray[np.int64],

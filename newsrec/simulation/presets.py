@@ -61,6 +61,13 @@ class Preset:
     like_mind: bool = True
     """Whether to follow MIND where a small world cannot: in categories, exposure, news read twice,
     histories that keep their length, longer abstracts, and distinct titles."""
+    tastes: bool = False
+    """Whether users have interests of their own, as ``tastes.py`` describes."""
+
+    @property
+    def num_news(self) -> int:
+        """Number of all news."""
+        return self.early_news + sum(self.daily_news)
 
 
 PRESETS = {
@@ -87,6 +94,30 @@ PRESETS = {
         daily_news=(160,) * 15,
         length_scale=0.65,
         like_mind=False,
+    ),
+    "tastes-small": Preset(
+        about="users of several interests: 1,800 news items, 8,000 impressions in train",
+        impressions=(8000, 4000, 4000),
+        users=(2600, 1800, 1800),
+        shared_users=(0, 0.12, 0.12),
+        empty_histories=(0.03, 0.03, 0.03),
+        early_news=600,
+        daily_news=(80,) * 15,
+        length_scale=0.5,
+        like_mind=False,
+        tastes=True,
+    ),
+    "tastes": Preset(
+        about="the same with 5,100 news items, 20,000 impressions in train, 10,000 in dev and test",
+        impressions=(20_000, 10_000, 10_000),
+        users=(6500, 4500, 4500),
+        shared_users=(0, 0.12, 0.12),
+        empty_histories=(0.03, 0.03, 0.03),
+        early_news=1500,
+        daily_news=(240,) * 15,
+        length_scale=0.65,
+        like_mind=False,
+        tastes=True,
     ),
     # Daily numbers of news were not observed, but fitted to MIND's counts and shares of new news.
     # In small's dev 71 % of the news shown are new, so few are left of train's last day; in large's

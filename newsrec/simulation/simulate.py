@@ -7,7 +7,7 @@ titles, and impressions with news that are in no ``news.tsv``. They contain no r
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +20,16 @@ from numpy.typing import NDArray
 from newsrec.data.dataset import SPLITS
 from newsrec.data.ragged import Ragged
 from newsrec.data.readers.behaviors import TIME_FORMAT
+from newsrec.data.readers.mind import read_news
 from newsrec.errors import UserError
-from newsrec.files import publish, require_empty
+from newsrec.files import file_hash, publish, require_empty
 from newsrec.metrics import METRICS, mind_metrics
+from newsrec.simulation.effects import EFFECTS
 from newsrec.simulation.headlines import compose
 from newsrec.simulation.impressions import Impressions, show
+from newsrec.simulation.oracles import oracle_aucs
 from newsrec.simulation.presets import DAYS, PRESETS, Preset
+from newsrec.simulation.tastes import make_generators, make_world, show_splits
 from newsrec.simulation.vocabulary import STYLES
 from newsrec.simulation.world import (
     STYLE_SCALE,
@@ -46,7 +50,13 @@ WRITE_BLOCK = 1 << 14
 
 
 def simulate(
-    output: Path, preset: str = "demo", seed: int = 0, advance: Advance = lambda done: None
+    output: Path,
+    preset: str = "demo",
+    seed: int = 0,
+    advance: Advance = lambda done: None,
+    titles: Path | None = None,
+    without: Collection[str] = (),
+    on_bad_line: str = "error",
 ) -> dict[str, Any]:
     """Write a simulated world as ``{train,dev,test}/{news,behaviors}.tsv`` and ``world.json``.
 
@@ -55,26 +65,49 @@ def simulate(
         preset: Name of the sizes in ``PRESETS``; ``small`` has no test split, like MINDsmall.
         seed: The same seed gives the same bytes.
         advance: Called with the number of impressions just simulated, and again when written.
+        titles: A news.tsv whose texts a world of tastes takes instead of inventing them.
+        without: Names of the ``EFFECTS`` that a world of tastes shall not have.
+        on_bad_line: What to do with a line of ``titles`` that cannot be read: error or drop.
 
     Returns:
-        Contents of ``world.json``: seed, preset, ceiling of dev and test, sizes, style appeals.
+        Contents of ``world.json``: seed, preset, ceiling of dev and test, sizes, and style appeals
+        or, for a world of tastes, the AUC of the oracles.
 
     Raises:
-        UserError: If there is no such preset, the seed is negative, or ``output`` cannot be made.
+        UserError: If there is no such preset or effect, the seed is negative, ``output`` cannot be
+            made, or the preset cannot use ``titles`` or their content.
     """
     if preset not in PRESETS:
         raise UserError(f"No preset {preset!r}. Choose --preset from: {', '.join(PRESETS)}.")
     if seed < 0:
         raise UserError(f"Seed {seed} is negative. Give --seed a whole number from 0.")
+    sizes = PRESETS[preset]
+    if not sizes.tastes and (titles is not None or without):
+        able = ", ".join(name for name, other in PRESETS.items() if other.tastes)
+        option = "--without" if titles is None else "--titles"
+        raise UserError(f"Preset {preset!r} cannot use {option}. Choose --preset from: {able}.")
+    unknown = [name for name in without if name not in EFFECTS]
+    if unknown:
+        raise UserError(
+            f"No effect {unknown[0]!r}. Choose those of --without from: {', '.join(EFFECTS)}."
+        )
+    if titles is not None and Path(titles).is_dir():
+        raise UserError(f"--titles {titles} is a folder. Name a news.tsv as MIND has them.")
     output = Path(output)
     require_empty(output)
+    table = None if titles is None else (str(titles), read_news(titles, on_bad_line))
     world: dict[str, Any] = {
         "world": "Simulated by `python -m newsrec simulate`: invented users, news items and "
         "clicks. The ceiling is what the true utilities reach.",
         "preset": preset,
         "seed": seed,
     }
-    publish(output, lambda folder: _write_world(folder, PRESETS[preset], world, advance))
+    if sizes.tastes:
+        world["without"] = [name for name in EFFECTS if name in without]
+        world["titles"] = None if titles is None else file_hash(Path(titles))
+        publish(output, lambda folder: _write_tastes(folder, sizes, world, advance, table))
+    else:
+        publish(output, lambda folder: _write_world(folder, sizes, world, advance))
     if not (output / "world.json").is_file():  # a mount point, for example, cannot be replaced
         raise UserError(f"{output} could not be replaced. Choose a folder inside it as --output.")
     return world
@@ -119,16 +152,28 @@ def simulate_splits(
     user_numbers = rng.permutation(num_users) + 1
     for name, here, num_impressions in zip(SPLITS, split_users, sizes.impressions, strict=False):
         shown = show(rng, sizes, news, tastes, here, DAYS[name], num_impressions, advance)
-        users = np.unique(shown.user)
-        read = histories.take(users)
-        is_named = np.zeros(len(news.number), dtype=bool)
-        is_named[shown.candidates.values] = True
-        is_named[read.values] = True
-        named = np.flatnonzero(is_named & news.listed)
-        named = named[np.argsort(news.number[named])]
-        user = np.searchsorted(users, shown.user)
-        yield SimulatedSplit(name, shown, user, read, user_numbers[users], named)
+        yield _pack(name, shown, histories, user_numbers, news.number, news.listed)
         histories = append_clicks(rng, sizes, histories, *shown.clicks())
+
+
+def _pack(
+    name: str,
+    shown: Impressions,
+    histories: Ragged,
+    user_numbers: NDArray[np.int64],
+    news_numbers: NDArray[np.int64],
+    listed: NDArray[np.bool_],
+) -> SimulatedSplit:
+    """Return a split with its own users and news alone, from arrays of all users and news."""
+    users = np.unique(shown.user)
+    read = histories.take(users)
+    is_named = np.zeros(len(news_numbers), dtype=bool)
+    is_named[shown.candidates.values] = True
+    is_named[read.values] = True
+    named = np.flatnonzero(is_named & listed)
+    named = named[np.argsort(news_numbers[named])]
+    user = np.searchsorted(users, shown.user)
+    return SimulatedSplit(name, shown, user, read, user_numbers[users], named)
 
 
 def _write_world(folder: Path, sizes: Preset, world: dict[str, Any], advance: Advance) -> None:
@@ -137,38 +182,77 @@ def _write_world(folder: Path, sizes: Preset, world: dict[str, Any], advance: Ad
     news = make_news(rng, sizes)
     # A generator of its own for texts lets arrays be made without texts. data/demo predates this.
     lines = compose(rng.spawn(1)[0] if sizes.like_mind else rng, sizes, news)
-    ceiling: dict[str, dict[str, float]] = {}
-    counts: dict[str, dict[str, int]] = {}
+    world |= {"ceiling": {}, "splits": {}}
     for split in simulate_splits(rng, sizes, news, advance):
-        name, shown = split.name, split.shown
-        (folder / name).mkdir()
-        text = "".join(lines[row] for row in split.named)
-        (folder / name / "news.tsv").write_text(text, encoding="utf-8", newline="")
-        _write_behaviors(folder / name / "behaviors.tsv", split, news.number, advance)
-        counts[name] = {
-            "impressions": len(shown.user),
-            "users": len(split.user_numbers),
-            "news": len(split.named),
-            "candidates": len(shown.candidates.values),
-        }
-        if name != "train":
-            metrics = mind_metrics(shown.utility, shown.labels, shown.candidates.offsets)
-            ceiling[name] = {metric: round(metrics[metric], 6) for metric in METRICS}
-    world |= {
-        "ceiling": ceiling,
-        "splits": counts,
-        "style_appeal": {style.name: round(style.appeal * STYLE_SCALE, 3) for style in STYLES},
+        _write_split(folder, split, lines, news.number, split.name != "test", world, advance)
+    world["style_appeal"] = {s.name: round(s.appeal * STYLE_SCALE, 3) for s in STYLES}
+    _write_json(folder, world)
+
+
+def _write_tastes(
+    folder: Path,
+    sizes: Preset,
+    world: dict[str, Any],
+    advance: Advance,
+    titles: tuple[str, pa.Table] | None,
+) -> None:
+    """Write all files of a world of tastes, as ``_write_world`` does; all splits have labels."""
+    rngs = make_generators(world["seed"])
+    made = make_world(rngs, sizes, [e for e in EFFECTS if e not in world["without"]], titles)
+    news, lines = made.news, made.news.lines()
+    world |= {"ceiling": {}, "oracles": {}, "splits": {}}
+    for split in show_splits(rngs, sizes, made, advance):
+        packed = _pack(
+            split.name, split.shown, split.histories, made.user_numbers, news.number, news.listed
+        )
+        _write_split(folder, packed, lines, news.number, True, world, advance)
+        if split.name != "train":
+            aucs = oracle_aucs(made, split)
+            world["oracles"][split.name] = {name: round(auc, 6) for name, auc in aucs.items()}
+    _write_json(folder, world)
+
+
+def _write_split(
+    folder: Path,
+    split: SimulatedSplit,
+    lines: list[str],
+    news_numbers: NDArray[np.int64],
+    labelled: bool,
+    world: dict[str, Any],
+    advance: Advance,
+) -> None:
+    """Write the two files of a split, and add its counts and its ceiling to ``world``."""
+    name, shown = split.name, split.shown
+    (folder / name).mkdir()
+    text = "".join(lines[row] for row in split.named)
+    (folder / name / "news.tsv").write_text(text, encoding="utf-8", newline="")
+    _write_behaviors(folder / name / "behaviors.tsv", split, news_numbers, labelled, advance)
+    world["splits"][name] = {
+        "impressions": len(shown.user),
+        "users": len(split.user_numbers),
+        "news": len(split.named),
+        "candidates": len(shown.candidates.values),
     }
+    if name != "train":
+        metrics = mind_metrics(shown.utility, shown.labels, shown.candidates.offsets)
+        world["ceiling"][name] = {metric: round(metrics[metric], 6) for metric in METRICS}
+
+
+def _write_json(folder: Path, world: dict[str, Any]) -> None:
     text = json.dumps(world, indent=1) + "\n"
     (folder / "world.json").write_text(text, encoding="utf-8", newline="")
 
 
 def _write_behaviors(
-    path: Path, split: SimulatedSplit, news_numbers: NDArray[np.int64], advance: Advance
+    path: Path,
+    split: SimulatedSplit,
+    news_numbers: NDArray[np.int64],
+    labelled: bool,
+    advance: Advance,
 ) -> None:
-    """Write one split's impressions; those of test without labels."""
+    """Write one split's impressions."""
     ids = _prefixed("N", news_numbers)
-    ends = ("", "") if split.name == "test" else ("-0", "-1")
+    ends = ("-0", "-1") if labelled else ("", "")
     words = pa.concat_arrays([pc.binary_join_element_wise(ids, end, "") for end in ends])
     # A user's history is the same in all impressions of a split, so make its text once.
     texts = pa.chunked_array(

@@ -41,3 +41,26 @@ PLACES, TIMES, ABSTRACTS = _WORDS["places"], _WORDS["times"], _WORDS["abstracts"
 TOWNS = [start + end for start in _WORDS["town_starts"] for end in _WORDS["town_ends"]]
 STYLES = tuple(Style(**_frozen(style)) for style in _WORDS["styles"])
 TOPICS = tuple(Topic(**_frozen(topic)) for topic in _WORDS["topics"])
+
+
+class Varied(NamedTuple):
+    """The sentences of worlds of tastes, with more variety than the styles have."""
+
+    titles: tuple[str, ...]
+    teasers: tuple[str, ...]
+    """Titles that do not tell the topic."""
+    sentences: tuple[str, ...]
+    """Sentences of abstracts."""
+    openings: tuple[str, ...]
+    endings: tuple[str, ...]
+    adjectives: tuple[str, ...]
+    sources: tuple[str, ...]
+    updates: tuple[str, ...]
+    """What the title of a near-duplicate begins with."""
+
+
+VARIED = Varied(**_frozen(_WORDS["varied"]))
+MORE_TOPICS = tuple(Topic(**_frozen(topic)) for topic in _WORDS["more_topics"])
+"""Topics of worlds of tastes alone."""
+APPEAL_WORDS: dict[str, float] = _WORDS["appeal_words"]
+"""How much a word or mark of a title adds to the appeal of news in worlds of tastes."""

@@ -9,6 +9,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from newsrec.data.samples import WHOLE_IMPRESSIONS
 from newsrec.errors import UserError
 from newsrec.model.plm.recompute import can_recompute
 from newsrec.training.lightning_internals import batch_number, is_logging
@@ -93,6 +94,7 @@ def out_of_memory(module: Any = None, data: Any = None, trainer: Any = None) -> 
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        whole = getattr(data, "loss", None) in WHOLE_IMPRESSIONS
         said = " ".join(str(error).split())
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(
             words in said for words in ("DefaultCPUAllocator", "out of memory")
@@ -100,10 +102,10 @@ def out_of_memory(module: Any = None, data: Any = None, trainer: Any = None) -> 
             raise
         raise UserError(
             f"There is too little memory ({said[:160]}). Lower data.batch_size (and raise "
-            "--trainer.accumulate_grad_batches by as much for the same steps) or bound the tokens "
-            "of a step with data.tokens_per_batch; lower data.max_history, data.max_tokens or "
-            f"data.npratio{_more_remedies(module, data, trainer)}. `fit --dry_run` estimates what "
-            "a step needs."
+            "--trainer.accumulate_grad_batches by as much for the same steps) or bound the word "
+            "pieces of a step by data.tokens_per_batch; lower data.max_history, data.max_tokens or "
+            f"data.{'max_candidates' if whole else 'npratio'}"
+            f"{_more_remedies(module, data, trainer)}. `fit --dry_run` estimates what a step needs."
         ) from error
 
 

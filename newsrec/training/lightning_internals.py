@@ -5,13 +5,19 @@ in ``newsrec/data/lightning_internals.py``.
 """
 
 import inspect
+import math
 from typing import Any
 
-from lightning import Trainer
+import torch
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm, convert_inf
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import GradClipAlgorithmType
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 __all__ = ["Tqdm", "convert_inf"]
 """The class of the bar and the conversion of an infinite total, both undocumented."""
@@ -29,6 +35,42 @@ def is_logging(trainer: Trainer) -> bool:
     Lightning counts accumulated batches for this; a copy of the rule here could become outdated.
     """
     return trainer._logger_connector.should_update_logs
+
+
+def mean_if_logged(module: LightningModule, value: Tensor) -> Tensor:
+    """Return the mean of all processes' values if this step is logged, else this process's value.
+
+    ``sync_dist`` would synchronize all processes in every step.
+    """
+    many = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if many and is_logging(module.trainer):
+        value = value.clone()
+        torch.distributed.all_reduce(value)
+        value /= module.trainer.world_size
+    return value
+
+
+def total_steps(trainer: Trainer) -> float:
+    """Return the run's number of steps; infinity if neither epochs nor steps are limited."""
+    if trainer.max_epochs == -1 and trainer.max_steps == -1:
+        return math.inf  # Lightning converts this infinity to an int, which overflows
+    return max(trainer.estimated_stepping_batches, 1)
+
+
+def clip_unscaled(
+    plugin: Any, optimizer: Optimizer, clip_val: float | None, algorithm: str | None
+) -> bool:
+    """Clip gradients if they are of mixed precision without a scaler; return whether they were.
+
+    Lightning's ``MixedPrecision`` refuses to clip for a fused optimizer, because such an optimizer
+    may unscale gradients itself (Lightning #21435). Without a scaler, as under bf16, there is
+    nothing to unscale, and clipping by the base class is right.
+    """
+    unscaled = isinstance(plugin, MixedPrecision) and plugin.scaler is None
+    if unscaled:
+        kind = GradClipAlgorithmType(algorithm or "norm")
+        Precision.clip_gradients(plugin, optimizer, clip_val or 0.0, kind)
+    return unscaled
 
 
 def share_no_signals(trainer: Trainer) -> None:

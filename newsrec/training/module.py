@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import Callback, LightningModule
-from lightning.pytorch.plugins.precision import MixedPrecision, Precision
-from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
@@ -19,26 +16,25 @@ from torch.optim import Optimizer
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, EvalBatch
 from newsrec.data.states import TokenStates
-from newsrec.errors import UserError
 from newsrec.model.fastformer import FastformerConfig
-from newsrec.model.plm.load import build_plm, load_plm, plm_config
+from newsrec.model.heads import Combine, Matching
+from newsrec.model.plm.load import build_plm, load_plm
 from newsrec.model.recommender import NewsRecommender
-from newsrec.model.user_encoders import USER_ENCODERS
-from newsrec.plm_source import DEFAULT_PLM, load_tokenizer
+from newsrec.plm_source import DEFAULT_PLM
 from newsrec.training.callbacks import FrozenStates
 from newsrec.training.catalogue import encode_catalogue, mean_states
-from newsrec.training.checkpoint.contradictions import check_agreement, remembered
-from newsrec.training.checkpoint.read import CHECKPOINT_FORMAT, hyper_parameters, read_checkpoint
-from newsrec.training.checkpoint.schema import LARGEST_NUMBER, building, try_out
-from newsrec.training.lightning_internals import is_logging
+from newsrec.training.checkpoint import contradictions
+from newsrec.training.checkpoint.read import hyper_parameters, read_checkpoint
+from newsrec.training.checkpoint.saving import values_beside_weights
+from newsrec.training.checkpoint.schema import building, try_out
+from newsrec.training.lightning_internals import clip_unscaled, mean_if_logged, total_steps
 from newsrec.training.losses import LOSSES
 from newsrec.training.mind_metric import MindMetric
-from newsrec.training.optimizer import SCHEDULES, Schedule, adamw, parameter_groups
+from newsrec.training.optimizer import Schedule, adamw, parameter_groups
+from newsrec.training.options import check_options, recommender_options
 from newsrec.training.processes.together import SameData
 
 log = logging.getLogger(__name__)
-
-PRECISIONS = ("auto", "fp32", "bf16")
 
 
 class RecommenderModule(LightningModule):
@@ -62,10 +58,20 @@ class RecommenderModule(LightningModule):
             any number of news items and tokens. The first steps then take minutes, and a CPU needs
             a C++ compiler.
         user_encoder: Kind of user encoder: fastformer.
-        loss: Training loss: cross_entropy of picking the clicked candidate.
+        matching: How user and candidate become a score: dot, the product of their vectors; late,
+            this product mixed with the mean of the candidate's products with the most similar
+            clicks; interests, the highest product with several vectors of the user.
+        late_clicks: Number of the most similar clicks that late averages.
+        interests: Number of vectors per user that interests makes.
+        combine: How interests makes one score of its products: logsumexp, a smooth maximum with a
+            learned temperature, or max.
+        loss: Training loss: cross_entropy of picking the clicked candidate among npratio skipped
+            ones; in_batch, the same with other samples' clicked news as further negatives; or
+            impression, cross-entropy over all candidates of an impression and all its clicks.
         lr: Peak learning rate of all parameters outside the PLM and the gates.
         plm_lr: Peak learning rate of the PLM.
-        gate_lr: Peak learning rate of the residual path's gates and scale, three numbers.
+        gate_lr: Peak learning rate of the residual path's gates and scale, three numbers, and of
+            the mix of late or the temperature of interests.
         weight_decay: Weight decay of AdamW; applies only to weight matrices.
         warmup: Share of all steps in which the learning rate rises, or the number of these steps if
             above 1.
@@ -90,6 +96,10 @@ class RecommenderModule(LightningModule):
         checkpoint_activations: bool = False,
         torch_compile: bool = False,
         user_encoder: str = "fastformer",
+        matching: Matching = "dot",
+        late_clicks: int = 5,
+        interests: int = 4,
+        combine: Combine = "logsumexp",
         loss: str = "cross_entropy",
         lr: float = 1e-4,
         plm_lr: float = 1e-5,
@@ -102,50 +112,16 @@ class RecommenderModule(LightningModule):
         max_history: int = 50,
     ) -> None:
         super().__init__()
-        self.plm = plm
-        self.plm_layers = plm_layers
-        self.tune_layers = tune_layers
-        self.dim = dim
-        self.news = FastformerConfig.of(news)
-        self.user = FastformerConfig.of(user)
-        self.residual = residual
-        self.checkpoint_activations = checkpoint_activations
-        self.torch_compile = torch_compile
-        self.user_encoder = user_encoder
-        self.loss = loss
-        self.lr = lr
-        self.plm_lr = plm_lr
-        self.gate_lr = gate_lr
-        self.weight_decay = weight_decay
-        self.warmup = warmup
-        self.schedule = schedule
-        self.precision = precision
-        self.max_tokens = max_tokens
-        self.max_history = max_history
-        if not 1 <= dim <= LARGEST_NUMBER:
-            must = "must be at least 1" if dim < 1 else f"may be at most {LARGEST_NUMBER:,}"
-            raise UserError(f"model.dim is {dim}; it {must}.")
-        for name in ("lr", "plm_lr", "gate_lr", "weight_decay"):
-            value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise UserError(f"model.{name} is {value}; it must be 0 or more.")
-        if not 0 <= warmup < float("inf") or (warmup > 1 and warmup % 1):
-            raise UserError(
-                f"model.warmup is {warmup}; it is a share of all steps, from 0 to 1, or a number "
-                "of steps."
-            )
-        for name, allowed in (
-            ("user_encoder", USER_ENCODERS),
-            ("loss", LOSSES),
-            ("schedule", SCHEDULES),
-            ("precision", PRECISIONS),
-        ):
-            if getattr(self, name) not in allowed:
-                raise UserError(
-                    f"model.{name} is {getattr(self, name)!r}. Choose one of {', '.join(allowed)}."
-                )
-        for name, shape in (("news", self.news), ("user", self.user)):
-            shape.check(dim, f"model.{name}.")
+        self.plm, self.plm_layers, self.tune_layers = plm, plm_layers, tune_layers
+        self.dim, self.residual, self.user_encoder, self.loss = dim, residual, user_encoder, loss
+        self.news, self.user = FastformerConfig.of(news), FastformerConfig.of(user)
+        self.checkpoint_activations, self.torch_compile = checkpoint_activations, torch_compile
+        self.matching, self.late_clicks = matching, late_clicks
+        self.interests, self.combine = interests, combine
+        self.lr, self.plm_lr, self.gate_lr, self.weight_decay = lr, plm_lr, gate_lr, weight_decay
+        self.warmup, self.schedule, self.precision = warmup, schedule, precision
+        self.max_tokens, self.max_history = max_tokens, max_history
+        check_options(self)
         names = inspect.signature(RecommenderModule).parameters
         values = {name: getattr(self, name) for name in names}
         values |= {"news": asdict(self.news), "user": asdict(self.user)}  # plain, for a checkpoint
@@ -162,18 +138,16 @@ class RecommenderModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Refuse a data module that contradicts the checkpoint of this model."""
         data = getattr(self.trainer, "datamodule", None)
-        if data is None:
-            return
-        own = {"max_tokens": self.max_tokens, "max_history": self.max_history}
-        trained = own if self._trained_to_read is None else self._trained_to_read
-        if self._trained_to_read is None and getattr(data, "plm", self.plm) != self.plm:
-            trained = own | {"plm": self.plm, "tokenizer_json": load_tokenizer(self.plm)}
-        check_agreement(trained, data)
+        if data is not None:
+            trained = self._trained_to_read or contradictions.untrained(self, data)
+            contradictions.check_agreement(trained, data)
+            if stage == "fit":
+                contradictions.check_batches(self.loss, data)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a data module that contradicts the checkpoint that the Trainer loads."""
         if "newsrec" in checkpoint:
-            self._trained_to_read = remembered(checkpoint)
+            self._trained_to_read = contradictions.remembered(checkpoint)
             self.setup("")
 
     def settle_precision(self, precision: str, by_auto: bool) -> None:
@@ -196,22 +170,9 @@ class RecommenderModule(LightningModule):
         """Build the model; called after all other checks have passed."""
         if hasattr(self, "recommender"):
             return
-        if self._plm_config is None:
-            plm = load_plm(self.plm, self.plm_layers)
-        else:
-            plm = build_plm(self._plm_config)
-        self.recommender = NewsRecommender(
-            plm,
-            self.dim,
-            self.tune_layers,
-            self.news,
-            self.user,
-            self.max_tokens,
-            self.max_history,
-            self.residual,
-            self.checkpoint_activations,
-            self.user_encoder,
-        )
+        stored = self._plm_config
+        plm = build_plm(stored) if stored else load_plm(self.plm, self.plm_layers)
+        self.recommender = NewsRecommender(plm, **recommender_options(self))
 
     def on_train_start(self) -> None:
         """Compile the model if ``torch_compile`` is set; scoring runs uncompiled."""
@@ -251,32 +212,21 @@ class RecommenderModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
         loss = LOSSES[self.loss](self.recommender.encode(batch), batch)
-        size = len(batch.labels)
         # Not prog_bar: Lightning would read the loss in every step and wait for the device.
-        self.log("train/loss", self._over_processes(loss), batch_size=size)
-        return loss
-
-    def _over_processes(self, loss: Tensor) -> Tensor:
-        """Return the mean loss of all processes if the step is logged, else this process's loss.
-
-        Lightning's ``sync_dist`` would synchronize all processes in every step.
-        """
-        loss = loss.detach()
-        many = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if many and is_logging(self.trainer):
-            loss = loss.clone()
-            torch.distributed.all_reduce(loss)
-            loss /= self.trainer.world_size
+        logged = mean_if_logged(self, loss.detach())
+        self.log("train/loss", logged, batch_size=len(batch.labels))
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log the residual path's gates and scale."""
+        """Log the learned numbers of the residual path and of the head."""
         for name, value in self.recommender.gates().items():
             self.log(f"gate/{name}", value)
 
     def on_validation_epoch_start(self) -> None:
         """Encode every news item once."""
         self.encode_news()
+
+    on_predict_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: EvalBatch, batch_idx: int) -> None:
         """Add a batch's impressions to the metrics."""
@@ -293,10 +243,6 @@ class RecommenderModule(LightningModule):
             self.log(f"val/{name}", value.float(), prog_bar=name == "auc", sync_dist=True)
         self.val_metric.reset()
         self.news_vectors = None
-
-    def on_predict_epoch_start(self) -> None:
-        """Encode every news item once."""
-        self.encode_news()
 
     def predict_step(self, batch: EvalBatch, batch_idx: int) -> Tensor:
         """Return the scores of a batch's candidates ``[candidates]``."""
@@ -321,22 +267,8 @@ class RecommenderModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add all that ``load_from_checkpoint`` needs, so that the file suffices by itself."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        metrics = self.trainer.callback_metrics
-        checkpoint["newsrec"] = {
-            "format": CHECKPOINT_FORMAT,
-            "plm_config": plm_config(self.recommender.news_encoder.plm),
-            "tokenizer_json": data.tokenizer_json,
-            "monitor": "val/auc",
-            "selected_on": data.selected_on,
-            "threads": torch.get_num_threads(),
-            "auto_precision": self.precision if self._precision_by_auto else None,
-            "windows": data.windows(),
-            "metrics": {k: float(v) for k, v in metrics.items() if k.startswith("val/")},
-            "data_fingerprint": {
-                name: data.data.split(name).fingerprint for name in data.windows()
-            },
-        }
+        auto_precision = self.precision if self._precision_by_auto else None
+        checkpoint["newsrec"] = values_beside_weights(self, auto_precision)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -379,7 +311,7 @@ class RecommenderModule(LightningModule):
         """Build the model of a checkpoint without loading its weights."""
         module = cls(**hyper_parameters(checkpoint, "model"))
         module._plm_config = checkpoint["newsrec"]["plm_config"]
-        module._trained_to_read = remembered(checkpoint)
+        module._trained_to_read = contradictions.remembered(checkpoint)
         module.configure_model()
         return module
 
@@ -387,7 +319,7 @@ class RecommenderModule(LightningModule):
         """Return AdamW with a learning rate that changes after every step; log the schedule."""
         rates = {"lr": self.lr, "plm_lr": self.plm_lr, "gate_lr": self.gate_lr}
         groups = parameter_groups(self.recommender, **rates, weight_decay=self.weight_decay)
-        schedule = Schedule(self.schedule, self.warmup, self._steps())
+        schedule = Schedule(self.schedule, self.warmup, total_steps(self.trainer))
         # The fused kernel would unscale fp16 gradients itself, after clipping.
         fused = self.trainer.precision != "16-mixed"
         trained = {group["lr"] for group in groups}
@@ -405,21 +337,7 @@ class RecommenderModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip gradients as the Trainer's options say.
-
-        Lightning's ``MixedPrecision`` refuses to clip for a fused optimizer, because such an
-        optimizer may unscale gradients itself (Lightning #21435). Without a scaler, as under bf16,
-        there is nothing to unscale, and clipping by the base class is right.
-        """
-        plugin = self.trainer.precision_plugin
-        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
-            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
-            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
-            return
-        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-
-    def _steps(self) -> float:
-        """Return the run's number of steps; infinity if neither epochs nor steps are limited."""
-        if self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
-            return math.inf  # Lightning converts this infinity to an int, which overflows
-        return max(self.trainer.estimated_stepping_batches, 1)
+        """Clip gradients as the Trainer's options say, also for a fused optimizer under bf16."""
+        options = gradient_clip_val, gradient_clip_algorithm
+        if not clip_unscaled(self.trainer.precision_plugin, optimizer, *options):
+            super().configure_gradient_clipping(optimizer, *options)

@@ -70,6 +70,7 @@ class TrainedRun:
         return {
             "scorer": "checkpoint",
             "selected_on": own["selected_on"],
+            "selected_news": own.get("selected_news", "all"),
             "trained_on": {name: windows[name] for name in windows if name == self.data.train},
             "other_data": [
                 name for name in seen if name in splits and splits[name].fingerprint != seen[name]

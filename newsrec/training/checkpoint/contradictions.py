@@ -9,7 +9,9 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from newsrec.data.samples import SHARING_CLICKS, WHOLE_IMPRESSIONS
 from newsrec.errors import UserError
+from newsrec.plm_source import load_tokenizer
 from newsrec.training.checkpoint.read import hyper_parameters, plain
 
 SHARED = ("fields", "max_tokens", "max_history")
@@ -25,10 +27,24 @@ def remembered(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     return kept | {"tokenizer_json": checkpoint["newsrec"].get("tokenizer_json")}
 
 
+def untrained(module: Any, data: Any) -> dict[str, Any]:
+    """Return the same values for a new model, from its options.
+
+    Args:
+        module: The ``RecommenderModule``.
+        data: The data module, whose tokenizer is compared if it is named after another PLM.
+    """
+    own = {"max_tokens": module.max_tokens, "max_history": module.max_history}
+    if getattr(data, "plm", module.plm) == module.plm:
+        return own
+    return own | {"plm": module.plm, "tokenizer_json": load_tokenizer(module.plm)}
+
+
 def check_agreement(trained: Mapping[str, Any], data: Any) -> None:
     """Refuse data that is made differently from the data that a model was trained on.
 
-    ``trained`` is the result of ``remembered``; a data module of another class is not checked.
+    ``trained`` is the result of ``remembered`` or ``untrained``; a data module of another class is
+    not checked.
     """
     for name in SHARED:
         now = getattr(data, name, None)
@@ -45,6 +61,24 @@ def check_agreement(trained: Mapping[str, Any], data: Any) -> None:
         raise UserError(
             f"The data module has the tokenizer of {data.plm}, but the model uses that of "
             f"{trained.get('plm')}. Build both with plm={trained.get('plm')!r}."
+        )
+
+
+def check_batches(loss: str, data: Any) -> None:
+    """Refuse training batches that are made for another loss.
+
+    Args:
+        loss: The model's loss.
+        data: A data module; one of another class is not checked.
+
+    Raises:
+        UserError: If one of the losses needs batches of its own; names both.
+    """
+    made_for = getattr(data, "loss", loss)
+    if made_for != loss and {made_for, loss} & {*WHOLE_IMPRESSIONS, *SHARING_CLICKS}:
+        raise UserError(
+            f"The data module makes batches for loss {made_for}, but the model has loss {loss}. "
+            f"Build both with loss={loss!r}."
         )
 
 

@@ -25,10 +25,11 @@ CHECKPOINT_FORMAT = 1
 """Version of a checkpoint's content under ``newsrec``; increased if its meaning changes."""
 
 BEFORE: dict[str, dict[str, Any]] = {
-    "model": {"residual": False},
+    "model": {"residual": False, "matching": "dot"},
     "data": {"frozen_states": "fp32"},
 }
-"""Values for runs from before an option existed, if they differ from the option's default."""
+"""Values for runs from before an option existed, if they differ from the option's default or must
+not be contradicted."""
 
 
 BEGUN = {

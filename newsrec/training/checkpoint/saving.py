@@ -22,10 +22,35 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from newsrec.aside import put
 from newsrec.errors import UserError
+from newsrec.model.plm.load import plm_config
 from newsrec.training import lightning_internals as internals
+from newsrec.training.checkpoint.read import CHECKPOINT_FORMAT
 from newsrec.training.processes.launch import connection_mistakes
 
 log = logging.getLogger(__name__)
+
+
+def values_beside_weights(module: Any, auto_precision: str | None) -> dict[str, Any]:
+    """Return what a checkpoint holds under ``newsrec``, so that loading needs the file alone.
+
+    Args:
+        module: The ``RecommenderModule``, attached to a Trainer.
+        auto_precision: The run's precision if ``auto`` chose it.
+    """
+    data, metrics = module.trainer.datamodule, module.trainer.callback_metrics
+    return {
+        "format": CHECKPOINT_FORMAT,
+        "plm_config": plm_config(module.recommender.news_encoder.plm),
+        "tokenizer_json": data.tokenizer_json,
+        "monitor": "val/auc",
+        "selected_on": data.selected_on,
+        "selected_news": data.val_news,
+        "threads": torch.get_num_threads(),
+        "auto_precision": auto_precision,
+        "windows": data.windows(),
+        "metrics": {k: float(v) for k, v in metrics.items() if k.startswith("val/")},
+        "data_fingerprint": {name: data.data.split(name).fingerprint for name in data.windows()},
+    }
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -74,6 +74,7 @@ OURS: dict[str, Any] = {
 """Required values under ``newsrec``, besides ``format``."""
 OURS_LATER: dict[str, Any] = {
     "monitor": str | None,
+    "selected_news": str,
     "windows": dict[str, str],
     "auto_precision": str | None,
     "threads": int | None,
@@ -205,6 +206,8 @@ def _check_options(
 def _check_sizes(model: Mapping[str, Any], where: str) -> None:
     """Refuse sizes below 1 or above ``LARGEST_NUMBER``, which would take too much memory."""
     sizes = {f"{where}.{name}": model[name] for name in ("max_tokens", "max_history", "dim")}
+    later = ("late_clicks", "interests")
+    sizes |= {f"{where}.{name}": model[name] for name in later if name in model}
     for part in ("news", "user"):
         shape = dataclasses.asdict(FastformerConfig.of(model[part]))
         sizes[f"{where}.{part}.heads"] = shape["heads"]

@@ -24,6 +24,7 @@ from newsrec.data import FIRST_NEWS
 from newsrec.data import mind_statistics as mind
 from newsrec.data.datamodule import MindDataModule
 from newsrec.data.samplers import BatchKey
+from newsrec.data.samples import WHOLE_IMPRESSIONS
 from newsrec.data.states import distinct_rows
 from newsrec.model.plm.sizes import plm_sizes
 from newsrec.training.estimate.step_memory import Shape, StepCost, step_cost, step_flop
@@ -214,7 +215,8 @@ def dry_run(module: Any, data: MindDataModule, trainer: Mapping[str, Any], place
 
 
 def _published(data: MindDataModule, processes: int, size: mind.Published) -> Work:
-    candidates = 1 + data.npratio
+    whole = data.loss in WHOLE_IMPRESSIONS
+    candidates = min(data.max_candidates, round(mind.CANDIDATES)) if whole else 1 + data.npratio
     samples = data.batch_size
     bound = data.tokens_per_batch
     mean = float(mind.text_lengths(data.fields, data.max_tokens, 1000).mean())
@@ -228,7 +230,7 @@ def _published(data: MindDataModule, processes: int, size: mind.Published) -> Wo
         lengths = mind.text_lengths(data.fields, data.max_tokens, int(min(news, most)))
         return Shape(lengths, int(batch.users), data.max_history, samples, candidates)
 
-    total = int(size.train * size.clicks)
+    total = size.train if whole else int(size.train * size.clicks)
     largest = batch.distinct * (1 + LARGEST * batch.spread)
     if bound is not None:
         largest = min(largest, bound / mean)

@@ -1,6 +1,5 @@
 """Computes the memory, operations and kernels of one training step, from shapes only."""
 
-import inspect
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,13 +8,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from newsrec.data import FIRST_NEWS
-from newsrec.data.batch import Batch
+from newsrec.data.batch import Batch, SharedClicks
+from newsrec.data.samples import SHARING_CLICKS
 from newsrec.model.plm.load import build_plm
 from newsrec.model.plm.packing import ATTENTION, pack
 from newsrec.model.plm.transformers_internals import set_attention
 from newsrec.model.recommender import NewsRecommender
 from newsrec.training.estimate.live_bytes import LiveBytes, as_on, without_values
 from newsrec.training.losses import LOSSES
+from newsrec.training.options import recommender_options
 from newsrec.training.progress.throughput import model_flop
 
 WEIGHT = GRADIENT = 4
@@ -100,7 +101,8 @@ def step_cost(
     packs = packable(plm_config)
     with without_values():
         recommender = build(module, plm_config, packs)
-        batch = batch_of(shape, plm_config["hidden_size"], states)
+        shared = module.loss in SHARING_CLICKS
+        batch = batch_of(shape, plm_config["hidden_size"], states, shared)
         parameters = list(recommender.parameters())
         kept = [*parameters, *recommender.buffers()]
         with LiveBytes() as bytes_, as_on(device, bf16):
@@ -110,7 +112,8 @@ def step_cost(
                 loss.backward()
         trained = sum(p.numel() for p in parameters if p.requires_grad)
         weights = sum(x.numel() * x.element_size() for x in kept)
-        inputs = sum(x.numel() * x.element_size() for x in batch if isinstance(x, Tensor))
+        given = [x for x in (*batch, *(batch.shared or ())) if isinstance(x, Tensor)]
+        inputs = sum(x.numel() * x.element_size() for x in given)
     return StepCost(
         trained=trained,
         frozen=sum(p.numel() for p in parameters) - trained,
@@ -132,9 +135,7 @@ def step_flop(module: Any, plm_config: dict[str, Any], shape: Shape, kept_states
 
 def build(module: Any, plm_config: dict[str, Any], packs: bool) -> NewsRecommender:
     """Build a module's model, with random weights unless tensors have no values."""
-    _, *names = inspect.signature(NewsRecommender).parameters  # the first is the PLM
-    options = {name: getattr(module, name) for name in names}
-    recommender = NewsRecommender(build_plm(plm_config), **options)
+    recommender = NewsRecommender(build_plm(plm_config), **recommender_options(module))
     if packs:  # set directly, because pack() would compare values
         set_attention(recommender.news_encoder.plm, ATTENTION)
         recommender.news_encoder.cut._packs = True
@@ -149,11 +150,15 @@ def packable(plm_config: dict[str, Any]) -> bool:
         return False
 
 
-def batch_of(shape: Shape, hidden: int, states: torch.dtype | None) -> Batch:
+def batch_of(
+    shape: Shape, hidden: int, states: torch.dtype | None, shares_clicks: bool = False
+) -> Batch:
     """Return a batch of a given shape; all values but the lengths are zeros."""
     lengths = np.pad(shape.lengths, (FIRST_NEWS, 0))
     longest = int(shape.lengths.max())
     candidates = torch.zeros(shape.samples, shape.candidates, dtype=torch.int64)
+    excluded = torch.zeros(shape.samples, shape.candidates + shape.history, dtype=torch.int64)
+    shared = SharedClicks(candidates[:, 0].clone(), torch.zeros(shape.samples), excluded)
     return Batch(
         token_ids=torch.zeros(len(lengths), longest, dtype=torch.int32),
         token_lengths=lengths,
@@ -162,4 +167,5 @@ def batch_of(shape: Shape, hidden: int, states: torch.dtype | None) -> Batch:
         user=torch.zeros(shape.samples, dtype=torch.int64),
         candidates=candidates,
         labels=candidates.clone(),
+        shared=shared if shares_clicks else None,
     )

@@ -142,7 +142,8 @@ def model_flop(recommender: NewsRecommender, counts: Any, kept_states: bool) -> 
         flop += each * (counts.tokens * weights + 2 * counts.squares * hidden * layers)
     parts = nn.ModuleList([news.project, news.fastformer, news.pooling])
     flop += FORWARD_AND_BACKWARD * counts.tokens * _weights(parts)
-    return flop + FORWARD_AND_BACKWARD * counts.slots * _weights(user)
+    per_click = _weights(user) + _weights(recommender.head)
+    return flop + FORWARD_AND_BACKWARD * counts.slots * per_click
 
 
 def _weights(module: nn.Module) -> int:

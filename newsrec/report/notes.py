@@ -1,0 +1,111 @@
+"""What to know beside the metrics of a split, in sentences for the terminal and the page."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from newsrec.evaluation.intervals import FEWEST_USERS
+from newsrec.evaluation.names import BASELINE_NAMES
+
+
+def notes(metrics: Mapping[str, Any]) -> list[str]:
+    """Return what to know before reading a split's metrics, one sentence each."""
+    split = metrics["split"]
+    other = metrics.get("other_data", [])
+    lines = []
+    for name, window in metrics["trained_on"].items():
+        lines.append(f"Trained on {name}, {window}.")
+        if split in name.split("+") and split not in other:
+            lines.append(
+                f"{split} is among what was trained on: this says nothing of new impressions."
+            )
+    if other:
+        lines.append(f"That was other data: this folder's {' and '.join(other)} had no part in it.")
+    chosen_on = (metrics["selected_on"] or "").split("+")
+    if split in chosen_on and split not in other and "auc" in metrics:
+        which = "some of these checkpoints" if "ensemble" in metrics else "this checkpoint"
+        lines.append(f"{split} chose {which}{chosen_by(metrics)}: expect less on another split.")
+    elif "new" in metrics.get("selected_news", "all").split("+") and metrics["selected_on"]:
+        lines.append(f"Chosen on {metrics['selected_on']}{chosen_by(metrics)}.")
+    if "fitted" in metrics:
+        lines += _how_fitted(metrics["fitted"])
+    clicks = [f"{name} ({window})" for name, window in metrics.get("clicks_of", {}).items()]
+    if clicks:
+        lines.append(f"Clicks counted: those of {' and '.join(clicks)}.")
+    return lines
+
+
+def _how_fitted(fitted: Mapping[str, Any]) -> list[str]:
+    """Return where the weights of an ensemble come from, and which of them mean little."""
+    source, members = fitted["learned_on"], fitted["members"]
+    lines = [
+        f"Weights learned on {source}, {fitted['window']}: {fitted['impressions']:,} impressions "
+        f"of {fitted['users']:,} users."
+    ]
+    if fitted["cross_fitted"]:
+        folds = len(members[0]["fold_weights"])
+        lines.append(
+            f"{source} is also what is reported: its users are in {folds} folds, and each fold is "
+            "scored with weights learned on the others."
+        )
+    constant = [row["name"] for row in members if row["constant"]]
+    for name in constant:
+        lines.append(f"{name} gives all candidates of an impression one score: its weight is 0.")
+    if all(row["auc"] <= 0.5 for row in members):
+        lines.append(f"No model ranks the clicks of {source} better than chance.")
+    if fitted["users"] < FEWEST_USERS:
+        lines.append(f"{fitted['users']} users are too few to trust the weights.")
+    return lines
+
+
+def chosen_by(metrics: Mapping[str, Any]) -> str:
+    """Return the end of a clause on what chose a checkpoint; empty if all candidates did."""
+    news = metrics.get("selected_news", "all")
+    some = ", some" if "+" in news else ""
+    return f"{some} by unseen news alone" if "new" in news.split("+") else ""
+
+
+def on_unseen(metrics: Mapping[str, Any]) -> list[str]:
+    """Return what is known of the news that train has not seen, as lines of text."""
+    unseen = metrics.get("unseen")
+    if unseen is None:
+        return []
+    if not unseen["impressions"]:
+        return ["No impression has a click and a skip among the news that train has not seen."]
+    auc = f"AUC {unseen['auc']:.4f}"
+    best = max(unseen["baselines"].items(), key=lambda row: row[1]["auc"], default=None)
+    if best is not None:
+        auc += f" ({BASELINE_NAMES.get(best[0], best[0])}: {best[1]['auc']:.4f})"
+    return [
+        f"Unseen news, ranked among themselves: {unseen['candidates']:,} candidates that train "
+        f"neither shows nor has in a history, in {unseen['impressions']:,} impressions of "
+        f"{unseen['users']:,} users; {auc}."
+    ]
+
+
+def counts(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the counts that go with the metrics, as lines of text."""
+    number = metrics["unknown_candidates"]
+    unknown = f"{number:,} {'candidate' if number == 1 else 'candidates'} not in news.tsv."
+    if "evaluated" in metrics:
+        lines = [
+            f"{metrics['impressions']:,} impressions, {metrics['evaluated']:,} evaluated "
+            f"({metrics['single_class']:,} without a click or without a skip left out);",
+            f"{metrics['tied']:,} with tied scores; {unknown}",
+            "Intervals cover the choice of users, not the training seed."
+            if metrics["evaluated"]
+            else "No impression has both a click and a skip, so there are no metrics.",
+        ]
+        lines += on_unseen(metrics)
+        if 0 < metrics["users"] < FEWEST_USERS:
+            were = "user is" if metrics["users"] == 1 else "users are"
+            lines.append(f"{metrics['users']} {were} too few to trust them.")
+    else:
+        lines = [
+            f"{metrics['split']} has no labels: {metrics['impressions']:,} impressions ranked, "
+            f"{unknown}"
+        ]
+    dropped = metrics["dropped_lines"]
+    if dropped:
+        were = "line of behaviors.tsv was" if dropped == 1 else "lines of behaviors.tsv were"
+        lines.append(f"{dropped:,} {were} dropped and not ranked.")
+    return lines

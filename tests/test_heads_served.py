@@ -1,0 +1,168 @@
+"""Models of each head through fit, evaluate, export and recommend: one score everywhere."""
+
+import json
+import logging
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import fit_options, refused, tiny_behaviors, tiny_news, write_mind
+
+from newsrec.__main__ import main
+from newsrec.errors import UserError
+from newsrec.export.weights import load_model
+from newsrec.model.heads import InterestHead, LateHead
+from newsrec.serving import Recommender
+from newsrec.serving.manifest import read_manifest, settings_hash
+from newsrec.training.module import RecommenderModule
+
+OPTIONS = {
+    "late": ("--model.matching=late", "--model.late_clicks=2"),
+    "interests": ("--model.matching=interests", "--model.interests=3"),
+}
+
+
+@pytest.fixture(scope="module", params=["late", pytest.param("interests", marks=pytest.mark.slow)])
+def served(request, plm_dir, tmp_path_factory):
+    """A run, its scores of dev by evaluate, and its export."""
+    root = tmp_path_factory.mktemp(request.param)
+    behaviors = tiny_behaviors()
+    mind = write_mind(root / "mind", tiny_news(), behaviors)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logging, "raiseExceptions", False)
+        main([*fit_options(mind, plm_dir, root / "run"), *OPTIONS[request.param]])
+    best = root / "run" / "checkpoints" / "best.ckpt"
+    evaluate = ["evaluate", f"--ckpt_path={best}", f"--data.root={mind}", "--split=dev",
+                "--trainer.accelerator=cpu", "--baselines=false", "--scores=true"]  # fmt: skip
+    main([*evaluate, f"--output={root / 'dev'}", "--trainer.devices=1"])
+    main(["export", f"--ckpt_path={best}", f"--output={root / 'export'}", f"--data.root={mind}"])
+    return SimpleNamespace(
+        head=request.param, mind=mind, plm=plm_dir, best=best, export=root / "export",
+        run=root / "run", evaluate=evaluate, behaviors=behaviors["dev"],
+        scores=scores_of(root / "dev"),
+    )  # fmt: skip
+
+
+def scores_of(folder):
+    lists = pq.read_table(folder / "scores.parquet")["scores"].to_pylist()
+    return np.concatenate([np.array(scores) for scores in lists])
+
+
+def test_evaluate_and_the_recommender_have_one_score(served):
+    recommender = Recommender.load(served.export, threads=1)
+    histories = [line[3].split() for line in served.behaviors]
+    shown = [[word.split("-")[0] for word in line[4].split()] for line in served.behaviors]
+    found = recommender.rank_many(histories, shown)
+    scores = np.concatenate([ranking.candidate_scores for ranking in found])
+    np.testing.assert_allclose(scores, served.scores, atol=1e-4 * np.abs(served.scores).max())
+    assert 0 in {len(history) for history in histories}
+
+
+def test_the_best_news_are_those_with_the_highest_scores(served):
+    recommender = Recommender.load(served.export, threads=1)
+    ids = recommender.news["news_id"].to_pylist()
+    for history in ([], ["N1"], ["N3", "N1", "N3", "N2"]):
+        scores = recommender.rank(history, ids)
+        found = recommender.recommend(history, k=5, exclude_history=False)
+        assert found.news_ids == scores.ranked_ids[:5]
+        np.testing.assert_allclose(found.scores, scores.ranked_scores[:5], rtol=1e-5, atol=1e-5)
+    alone = recommender.recommend_many([[], ["N1"]], k=3)
+    for history, one in zip([[], ["N1"]], alone, strict=True):
+        assert one.news_ids == recommender.recommend(history, k=3).news_ids
+
+
+def test_blocks_of_users_give_what_all_at_once_gives(served, monkeypatch):
+    recommender = Recommender.load(served.export, threads=1)
+    histories = [line[3].split() for line in served.behaviors]
+    together = recommender.recommend_many(histories, k=4)
+    monkeypatch.setattr("newsrec.serving.recommend.VECTORS_AT_ONCE", 1)
+    for one, other in zip(together, recommender.recommend_many(histories, k=4), strict=True):
+        assert one.news_ids == other.news_ids
+        np.testing.assert_allclose(one.scores, other.scores, rtol=1e-5, atol=1e-5)
+
+
+def test_the_user_vector_is_the_first_output(served):
+    model = RecommenderModule.load_from_checkpoint(served.best).recommender
+    recommender = Recommender.load(served.export, threads=1)
+    vectors = torch.from_numpy(recommender.news_vectors.copy())
+    with torch.no_grad():
+        users = model.users(vectors, torch.tensor([[2, 3, 4]]))
+        expected = model.head.exported(users)[0][0]
+    ids = recommender.news["news_id"].to_pylist()[:3]
+    np.testing.assert_allclose(recommender.user_vector(ids), expected, atol=1e-5)
+
+
+def test_a_checkpoint_and_an_export_build_the_same_model(served):
+    trained = RecommenderModule.load_from_checkpoint(served.best)
+    again = load_model(served.export)
+    kind = {"late": LateHead, "interests": InterestHead}[served.head]
+    assert type(trained.recommender.head) is type(again.head) is kind
+    for name, value in trained.recommender.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value)
+    if served.head == "late":
+        assert again.head.clicks == 2
+    else:
+        assert again.user_encoder.attention.query.out_features == 3
+
+
+def test_the_manifest_and_the_card_name_the_head(served):
+    manifest = read_manifest(served.export)
+    assert manifest["format"] == 3
+    assert manifest["matching"]["head"] == served.head
+    outputs = manifest["encoders"]["user_encoder.onnx"]["outputs"]
+    assert next(iter(outputs)) == "user_vector"
+    assert len(outputs) == {"late": 3, "interests": 2}[served.head]
+    assert next(iter(outputs))[1:] in manifest["input_contract"]
+    card = (served.export / "model_card.md").read_text()
+    assert {"late": "2 most similar clicks", "interests": "smooth maximum"}[served.head] in card
+
+
+def test_news_are_added_to_a_copy_with_the_same_head(served, tmp_path, capsys):
+    news = tmp_path / "news.tsv"
+    news.write_text("X1\tsports\ttennis\tA champion\t\t\t\t\n")
+    main(
+        ["encode-news", str(served.export), "--news", str(news), "--output", str(tmp_path / "new")]
+    )
+    assert read_manifest(tmp_path / "new")["matching"] == read_manifest(served.export)["matching"]
+    main(["recommend", str(tmp_path / "new"), "--history", "N1", "X1", "--json"])
+    assert '"X1"' in capsys.readouterr().out.split("history")[1]
+
+
+def test_a_changed_number_of_the_head_is_noticed(served, tmp_path):
+    manifest = json.loads((served.export / "manifest.json").read_text())
+    name, other = {"late": ("clicks", 3), "interests": ("temperature", 9.0)}[served.head]
+    changed = manifest | {"matching": manifest["matching"] | {name: other}}
+    for made in (changed, manifest | {"matching": {"head": "dot"}}, manifest | {"format": 2}):
+        (tmp_path / "manifest.json").write_text(json.dumps(made))
+        with pytest.raises(UserError, match=r"is not as it was written|has format ., and matching"):
+            read_manifest(tmp_path)
+    for wrong in (7, {}, {"head": "cosine"}, {"head": "late"}, {"head": "late", "clicks": 0},
+                  {"head": "interests", "interests": 2, "combine": "logsumexp"},
+                  {"head": "interests", "interests": 2, "combine": "max", "temperature": 1.0},
+                  {"head": "interests", "interests": 2, "combine": "sum"}):  # fmt: skip
+        made = manifest | {"matching": wrong}
+        made["settings_hash"] = settings_hash(made)
+        (tmp_path / "manifest.json").write_text(json.dumps(made))
+        with pytest.raises(UserError, match=r"matching is .* should be a way to make scores"):
+            read_manifest(tmp_path)
+
+
+def test_another_head_than_the_checkpoints_is_refused(served, capsys):
+    said = refused(
+        capsys, *fit_options(served.mind, served.plm, served.run), *OPTIONS[served.head],
+        "--ckpt_path=last", "--model.matching=dot",
+    )  # fmt: skip
+    assert f"model.matching is dot, but {served.run}" in said
+    assert f"was trained with {served.head}" in said
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_scores_of_one(served, tmp_path):
+    ddp = ["--trainer.devices=2", "--trainer.strategy=ddp", f"--output={tmp_path / 'two'}"]
+    command = [sys.executable, "-m", "newsrec", *served.evaluate, *ddp]
+    subprocess.run(command, check=True, timeout=300)
+    np.testing.assert_allclose(scores_of(tmp_path / "two"), served.scores, rtol=1e-5, atol=1e-5)
