@@ -456,7 +456,7 @@ def test_unseen_news_choose_the_checkpoint_and_stand_beside_the_total(
     main([*fit_options(mind_week, plm_dir, output), *options])
     assert f"{val} chooses by news that train has not seen: " in caplog.text
     said = capsys.readouterr().out
-    assert "split that chose the checkpoint by unseen news alone" in " ".join(said.split())
+    assert "split that chose the checkpoint only by unseen news" in " ".join(said.split())
     best = output / "checkpoints" / "best.ckpt"
     with (output / "metrics.csv").open() as file:
         logged = max(float(row["val/auc"]) for row in csv.DictReader(file) if row["val/auc"])
@@ -467,7 +467,7 @@ def test_unseen_news_choose_the_checkpoint_and_stand_beside_the_total(
     assert metrics["unseen"]["auc"] != metrics["auc"]
     assert (metrics["selected_on"], metrics["selected_news"]) == (val, "new")
     again = capsys.readouterr().out
-    assert f"{val} chose this checkpoint by unseen news alone: expect" in again
+    assert f"{val} chose this checkpoint only by unseen news: expect" in again
     for text in (said, again):
         assert f"AUC {metrics['unseen']['auc']:.4f}" in " ".join(text.split())
     assert torch.load(best, weights_only=True)["newsrec"]["selected_news"] == "new"

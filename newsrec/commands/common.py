@@ -29,7 +29,7 @@ def add_on_bad_line(
     of: str = "the data",
 ) -> None:
     """Add ``--data.on_bad_line``, or the same option under another name."""
-    use = f"what to do with a line of {of} that cannot be read: stop, or leave it out and count it"
+    use = f"error stops at a line of {of} that cannot be read, drop leaves it out and counts it"
     parser.add_argument(name, choices=("error", "drop"), default=default, help=use)
 
 

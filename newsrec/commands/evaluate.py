@@ -48,7 +48,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         add(f"--{name}", type=kind | None, help=use)
     use = "days of --split last_day, for a baseline; a checkpoint brings its own"
     add("--data.val_days", type=int | None, help=use)
-    use = "split to score; last_day is that of train, which the checkpoint must not have seen"
+    use = "split to score; last_day is train's last day, which the checkpoint must not have seen"
     add_split(parser, use, LAST_DAY)
     add_output(parser)
     use = "compare with the baselines if there are labels; cosine runs the PLM over all news"

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     presets = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
     add_output(parser)
     parser.add_argument("--preset", choices=PRESETS, default="demo", help=f"size. {presets}")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same files")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files")
     able = " and ".join(name for name, preset in PRESETS.items() if preset.tastes)
     parser.add_argument(
         "--titles",

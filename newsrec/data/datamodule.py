@@ -279,8 +279,8 @@ class MindDataModule(DataOptions, LightningDataModule):
             if self.tokens_per_batch < 2 * largest:
                 raise UserError(
                     f"data.tokens_per_batch is {self.tokens_per_batch}, but one sample of "
-                    f"{self.train!r} can bring {largest} word pieces, and a batch must hold two. "
-                    f"Raise it to {2 * largest} at least, or lower data.max_history, "
+                    f"{self.train!r} can have {largest} tokens, and a batch must hold two samples. "
+                    f"Raise it to {2 * largest} or more, or lower data.max_history, "
                     f"data.max_tokens or data.{'npratio' if most is None else 'max_candidates'}."
                 )
 

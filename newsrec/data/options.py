@@ -43,7 +43,7 @@ class DataOptions:
         loss: Loss that training batches are made for; on the command line set model.loss instead.
         max_candidates: Candidates kept of an impression if model.loss is impression, which trains
             on whole impressions instead of clicks with npratio skipped news: clicks first, then
-            skipped ones, drawn anew in each epoch. Ignored with other losses.
+            skipped ones, drawn again in each epoch. Ignored with other losses.
         batch_size: Samples per process and step.
         tokens_per_batch: Limit on the tokens that the PLM reads per process and step. If set,
             batch_size is ignored: each batch takes as many samples as surely fit. The number of
@@ -57,8 +57,8 @@ class DataOptions:
         val_days: Days of last_day.
         val_news: Candidates that choose the checkpoint: all, or new, those that train has not seen,
             ranked among themselves. Most news of a later week is new.
-        stale: Training ends this many days before the day on which val begins, to measure how news
-            age: 1 is the day before; 0 leaves nothing out.
+        stale: Training ends this many days before the first day of the split val, to measure how
+            news ages: 1 is the day before; 0 leaves nothing out.
         frozen_states: Precision in which the states of the PLM's frozen layers are stored beside
             the data, so that they are computed once: bf16, fp32 (twice the disk space, but the same
             losses as computing them each time), or none, which runs the whole PLM in every step.

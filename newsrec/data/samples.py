@@ -92,7 +92,7 @@ def count_tokens(
 ) -> SampleTokens:
     """Count the most tokens that each sample can add to a batch, whatever it draws.
 
-    ``token_lengths`` are the word pieces of each news item ``[news]``; histories are cut to their
+    ``token_lengths`` are the tokens of each news item ``[news]``; histories are cut to their
     last ``max_history`` clicks. If samples are whole impressions, ``most`` is the most candidates
     of one, and ``npratio`` is ignored.
     """
@@ -131,9 +131,9 @@ def count_tokens(
 class TrainSamples(Dataset[Batch]):
     """Makes the training batch for a ``BatchKey``, from a split and the index of its samples.
 
-    Candidates are drawn by ``seed``; ``states`` are those of the PLM's frozen layers, if computed.
-    The batches are made for ``loss``, a name of ``model.loss``; of a whole impression they keep at
-    most ``max_candidates`` candidates, at least 2.
+    Candidates are drawn by ``seed``; ``states`` are those of the PLM's frozen layers, None if they
+    are not used. The batches are made for ``loss``, a name of ``model.loss``; of a whole impression
+    they keep at most ``max_candidates`` candidates, at least 2.
     """
 
     def __init__(

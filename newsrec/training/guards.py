@@ -102,9 +102,9 @@ def out_of_memory(module: Any = None, data: Any = None, trainer: Any = None) -> 
             raise
         raise UserError(
             f"There is too little memory ({said[:160]}). Lower data.batch_size (and raise "
-            "--trainer.accumulate_grad_batches by as much for the same steps) or bound the word "
-            "pieces of a step by data.tokens_per_batch; lower data.max_history, data.max_tokens or "
-            f"data.{'max_candidates' if whole else 'npratio'}"
+            "--trainer.accumulate_grad_batches by as much for the same steps) or bound the "
+            "tokens of a step with data.tokens_per_batch; lower data.max_history, data.max_tokens "
+            f"or data.{'max_candidates' if whole else 'npratio'}"
             f"{_more_remedies(module, data, trainer)}. `fit --dry_run` estimates what a step needs."
         ) from error
 
