@@ -354,7 +354,7 @@ def test_a_run_goes_on_without_its_options_being_written_again(copied, caplog):
     assert after["global_step"] * 2 == before["global_step"] * 3
     for part in ("hyper_parameters", "datamodule_hyper_parameters"):
         assert after[part] == before[part]
-    assert f"those of {copied / 'config.yaml'}" in caplog.text
+    assert f"taken from {copied / 'config.yaml'}" in caplog.text
     assert "trainer.max_epochs is 3, 2 in the run so far" in caplog.text
 
 
