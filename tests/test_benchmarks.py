@@ -42,6 +42,12 @@ def test_prepare_reads_what_its_reference_reads(monkeypatch, capsys, demo):
     assert result["impressions"] == 2000
 
 
+@pytest.mark.slow
+def test_parquet_gives_the_arrays_of_tsv_and_of_pandas(monkeypatch, capsys, demo):
+    result = measure(monkeypatch, capsys, "parquet.py", f"--data.root={demo}", "--rounds", "1")
+    assert result["impressions"] == result["pandas"]["rows"] == 2000
+
+
 def test_submissions_are_written_and_checked_as_a_loop_does(monkeypatch, capsys):
     result = measure(monkeypatch, capsys, "submission.py", "--impressions", "2000")
     assert result["reference"]["impressions"] == 2000

@@ -111,7 +111,7 @@ def test_windows_line_ends_are_taken_and_counted(tmp_path, last):
 @pytest.mark.parametrize(
     ("line", "kind", "said"),
     [
-        ("12 [1,2,3]", "id", "the id is 12, but behaviors.tsv has 11 there"),
+        ("12 [1,2,3]", "id", "the id is 12, but the data have 11 there"),
         ("011 [1,2,3]", "id", "the id is 011"),
         ("N11 [1,2,3]", "id", "the id is N11"),
         ("9" * 60 + " [1,2,3]", "id", "the id is 99999999999999999..., but"),
@@ -153,14 +153,14 @@ def test_a_bad_line_is_named_with_what_stands_there_and_what_should(tmp_path, li
 @pytest.mark.parametrize(
     ("order", "first", "said"),
     [
-        ([1, 0, 2, 3], 1, "All ids are there, but not in the order of behaviors.tsv."),
-        ([0, 2, 3], 2, "Wrong ids: 1 missing (12)."),
-        ([0, 1], None, "Wrong ids: 2 missing (13, ...)."),
-        ([], None, "Wrong ids: 4 missing (11, ...)."),
-        ([0, 1, 1, 2, 3], 3, "Wrong ids: 1 repeated (12)."),
-        ([0, 1, 2, 3, 3], 5, "Wrong ids: 1 repeated (14)."),
-        ([0, 0, 2, 3], 2, "Wrong ids: 1 missing (12), 1 repeated (11)."),
-        ([0, 1, 2, 3] * 40, 5, "Wrong ids: 4 repeated (11, ...)."),
+        ([1, 0, 2, 3], 1, "All ids are there, but not in the order of the data."),
+        ([0, 2, 3], 2, "Of the ids, 1 missing (12)."),
+        ([0, 1], None, "Of the ids, 2 missing (13, ...)."),
+        ([], None, "Of the ids, 4 missing (11, ...)."),
+        ([0, 1, 1, 2, 3], 3, "Of the ids, 1 there more than once (12)."),
+        ([0, 1, 2, 3, 3], 5, "Of the ids, 1 there more than once (14)."),
+        ([0, 0, 2, 3], 2, "Of the ids, 1 missing (12), 1 there more than once (11)."),
+        ([0, 1, 2, 3] * 40, 5, "Of the ids, 4 there more than once (11, ...)."),
     ],
 )
 @pytest.mark.parametrize("block", [1, 7, 1 << 20])
@@ -177,7 +177,7 @@ def test_lost_doubled_and_moved_lines_are_told_apart(
 
 def test_an_id_of_another_file_is_told(tmp_path):
     report = found(tmp_path, [*GOOD[:2], "99 [1,2]", GOOD[3]])
-    assert report.ids == "Wrong ids: 1 missing (13), 1 not in behaviors.tsv (99)."
+    assert report.ids == "Of the ids, 1 missing (13), 1 not in the data (99)."
 
 
 def test_blank_lines_at_the_end_are_extra(tmp_path):
@@ -349,8 +349,8 @@ def test_orders_that_no_model_makes_are_warned_of():
     assert warnings_of(Report(4, judged=1000, in_order=49, backwards=49), split) == []
     in_order, backwards = warnings_of(Report(4, judged=100, in_order=10, backwards=90), split)
     assert "10 of 100 impressions with 5 candidates or more (10.0%)" in in_order
-    assert "in the order of behaviors.tsv" in in_order
-    assert "in the reverse order of behaviors.tsv" in backwards
+    assert "in the order of the file" in in_order
+    assert "in the reverse order of the file" in backwards
 
 
 def test_shares_that_no_data_has_are_warned_of():
@@ -434,8 +434,8 @@ def test_a_refusal_exits_with_2_and_says_what_to_do(mind_dir, tmp_path, capsys):
         return err
 
     answer = said(path, "test")
-    assert f"{path} would be refused for test.\nprediction.txt, line 1: the id is 42" in answer
-    assert "behaviors.tsv has 65 there" in answer
+    assert f"{path} would not be taken for test.\nprediction.txt, line 1: the id is 42" in answer
+    assert "the data have 65 there" in answer
     assert "Bad lines: 23 of 23 (15 with another id than" in answer
     assert "8 beyond the last impression" in answer
     assert "It has as many lines as dev: is it for --split dev?" in answer

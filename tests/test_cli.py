@@ -524,7 +524,7 @@ def test_bad_lines_are_skipped_where_asked_and_said(mind_dir, plm_dir, tmp_path,
           "--trainer.accelerator=cpu"])  # fmt: skip
     metrics = json.loads((tmp_path / "dev" / "metrics.json").read_text())
     assert (metrics["impressions"], metrics["dropped_lines"]) == (23, 1)
-    assert "1 line of behaviors.tsv was dropped and not ranked" in capsys.readouterr().out
+    assert "1 impression was dropped and not ranked" in capsys.readouterr().out
 
 
 def test_interpolation_follows_the_command_line(mind_dir, tmp_path, monkeypatch):

@@ -425,7 +425,7 @@ def test_the_description_counts_what_is_used_and_what_is_not(make):
     assert f"{counts['candidates']} candidates" in train
     assert f"{2 / 41:.1%} empty histories" in train
     assert dev.startswith("dev: 2019-11-15, 23 impressions")
-    assert f"({1 / data.data.split('dev').counts['candidates']:.1%} not in news.tsv)" in dev
+    assert f"({1 / data.data.split('dev').counts['candidates']:.1%} not among the news)" in dev
     assert samples.startswith(f"samples: {len(data.index.click)} of train (left out: ")
     left_out = data.index.left_out
     assert sum(left_out.values()) == counts["clicks"] - len(data.index.click) > 0

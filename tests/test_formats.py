@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import pyarrow.feather as feather
 
 from newsrec.data import FIRST_NEWS, UNKNOWN_NEWS
 from newsrec.data.dataset import open_mind
@@ -16,28 +16,28 @@ from newsrec.data.readers.mind_files import BEHAVIORS_COLUMNS, NEWS_COLUMNS, fin
 from newsrec.data.readers.source import SPLITS, SourceFile, hash_source
 
 
-class ParquetReader:
-    """A format in a few lines: two Parquet files a split, with lists of ids and of clicks."""
+class ArrowReader:
+    """A format in a few lines: two Arrow files a split, with lists of ids and of clicks."""
 
-    name = "parquet"
-    file_names = "news.parquet and impressions.parquet"
+    name = "arrow"
+    file_names = "news.arrow and impressions.arrow"
 
     def recognizes(self, root):
-        return any(root.glob("*/news.parquet"))
+        return any(root.glob("*/news.arrow"))
 
     def find_splits(self, root):
-        names = ("news.parquet", "impressions.parquet")
+        names = ("news.arrow", "impressions.arrow")
         found = [split for split in SPLITS if (root / split).is_dir()]
         return {split: tuple(SourceFile(root / split / name) for name in names) for split in found}
 
     def news(self, files, on_read):
-        table = pq.read_table(files[0].path).select(NEWS_TABLE)
+        table = feather.read_table(files[0].path).select(NEWS_TABLE)
         return _read(files[0]), iter([Rows(table, np.arange(len(table)), [], 0)])
 
     def impressions(self, files, ids, on_read):
         return _read(files[1]), (
             self._block(pa.Table.from_batches([batch]), ids)
-            for batch in pq.ParquetFile(files[1].path).iter_batches(10)
+            for batch in feather.read_table(files[1].path).to_batches(10)
         )
 
     def _block(self, table, ids):
@@ -66,16 +66,18 @@ class ParquetReader:
 
 
 def _read(file):
-    return SimpleNamespace(file=file, cut_off=False, hashes={file: hash_source(file)})
+    hashes = {file: hash_source(file)}
+    return SimpleNamespace(file=file, cut_off=False, unit="row", advice="", hashes=hashes)
 
 
-def as_parquet(mind_dir, root):
-    """Write a MIND folder's splits as ``ParquetReader`` reads them."""
+def as_arrow(mind_dir, root):
+    """Write a MIND folder's splits as ``ArrowReader`` reads them."""
     for split, (news, behaviors) in find_splits(mind_dir).items():
         (root / split).mkdir(parents=True)
         lines = [line.split("\t") for line in news.path.read_text().splitlines()]
         columns = dict(zip(NEWS_COLUMNS, zip(*lines, strict=True), strict=True))
-        pq.write_table(pa.table({n: columns[n] for n in NEWS_TABLE}), root / split / "news.parquet")
+        news_table = pa.table({n: columns[n] for n in NEWS_TABLE})
+        feather.write_feather(news_table, root / split / "news.arrow")
         lines = [line.split("\t") for line in behaviors.path.read_text().splitlines()]
         columns = dict(zip(BEHAVIORS_COLUMNS, zip(*lines, strict=True), strict=True))
         shown = [text.split(" ") for text in columns["candidates"]]
@@ -92,7 +94,7 @@ def as_parquet(mind_dir, root):
         if "-" in shown[0][0]:
             clicks = [[np.int8(word.partition("-")[2]) for word in row] for row in shown]
             table["clicks"] = pa.array(clicks, pa.list_(pa.int8()))
-        pq.write_table(pa.table(table), root / split / "impressions.parquet")
+        feather.write_feather(pa.table(table), root / split / "impressions.arrow")
     return root
 
 
@@ -101,10 +103,10 @@ def test_a_folder_that_no_other_format_claims_is_minds(tmp_path):
 
 
 def test_another_format_is_one_class_and_one_line(mind_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, "READERS", (ParquetReader(), *formats.READERS))
+    monkeypatch.setattr(formats, "READERS", (ArrowReader(), *formats.READERS))
     expected = open_mind(mind_dir)
-    found = open_mind(as_parquet(mind_dir, tmp_path / "parquet"))
-    assert found.cache.name.startswith("parquet-")
+    found = open_mind(as_arrow(mind_dir, tmp_path / "arrow"))
+    assert found.cache.name.startswith("arrow-")
     assert found.cache.name != expected.cache.name
     assert found.news.equals(expected.news)
     assert found.users.equals(expected.users)

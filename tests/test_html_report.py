@@ -162,7 +162,7 @@ def test_an_example_is_what_the_file_says(mind_dir):
         assert example.num_history == len(known)
         assert example.history == known[::-1][:6]
         clicked = sorted(
-            titles.get(name, "(not in news.tsv)")
+            titles.get(name, "(not among the news)")
             for name, _, label in (word.partition("-") for word in shown.split())
             if label == "1"
         )

@@ -90,7 +90,7 @@ def test_a_file_under_another_name_is_named_with_the_command(name, command, mind
 @pytest.mark.parametrize(
     ("content", "kind"),
     [
-        (b"PAR1\0\0\0PAR1", "a Parquet file"),
+        (b"ARROW1\0\0ARROW1", "an Arrow file"),
         (gzip.compress(b"N1\tnews", mtime=0), "compressed by gzip"),
         (b"N1\tx\0\0\0\tz", "not a text file"),
         ("N1\tnews".encode("utf-16"), "text in UTF-16"),
@@ -100,6 +100,14 @@ def test_news_in_another_format_are_refused_without_their_bytes(content, kind, t
     path = tmp_path / "x.parquet"
     path.write_bytes(content)
     with pytest.raises(UserError, match=f"is {kind}, not a news.tsv") as error:
+        read_news(path)
+    assert str(error.value).isprintable()
+
+
+def test_news_in_a_damaged_parquet_file_are_refused_without_their_bytes(tmp_path):
+    path = tmp_path / "x.parquet"
+    path.write_bytes(b"PAR1\0\0\0PAR1")
+    with pytest.raises(UserError, match="cannot be read as Parquet") as error:
         read_news(path)
     assert str(error.value).isprintable()
 

@@ -16,8 +16,8 @@ from newsrec.errors import UserError
 
 
 def add_data_root(parser: argparse.ArgumentParser, use: str = "", required: bool = True) -> None:
-    """Add ``--data.root``; ``use`` says what the command does with the folder, if not obvious."""
-    about = "data folder with any of train, dev and test, as folders or as MIND's zips"
+    """Add ``--data.root``; ``use`` tells what the command does with the folder, if not obvious."""
+    about = "data folder with train, dev and test, any: MIND's files or zips, or Parquet"
     about += f"; {use}" if use else ""
     parser.add_argument("--data.root", required=required, help=about)
 
@@ -29,7 +29,8 @@ def add_on_bad_line(
     of: str = "the data",
 ) -> None:
     """Add ``--data.on_bad_line``, or the same option under another name."""
-    use = f"error stops at a line of {of} that cannot be read, drop leaves it out and counts it"
+    use = f"what to do with a line or row of {of} that cannot be read: stop, or leave it out and "
+    use += "count it"
     parser.add_argument(name, choices=("error", "drop"), default=default, help=use)
 
 

@@ -11,7 +11,9 @@ from newsrec.serving.extend import extend_export
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("export_dir", help="folder that export or encode-news wrote")
-    parser.add_argument("--news", required=True, help="new news, in the format of MIND's news.tsv")
+    parser.add_argument(
+        "--news", required=True, help="file of news: a news.tsv as MIND's, or Parquet"
+    )
     add_output(parser)
     add_on_bad_line(parser, "--on_bad_line")
 

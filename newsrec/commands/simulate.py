@@ -1,4 +1,4 @@
-"""The command ``simulate``: write a simulated world in MIND's format."""
+"""The command ``simulate``: write a simulated world."""
 
 import argparse
 
@@ -7,7 +7,7 @@ from newsrec.console import progress
 from newsrec.simulation.effects import EFFECTS
 from newsrec.simulation.oracles import ORACLES
 from newsrec.simulation.presets import PRESETS
-from newsrec.simulation.simulate import simulate
+from newsrec.simulation.simulate import FORMATS, simulate
 
 SLOW_IMPRESSIONS = 100_000
 """Fewer impressions take only a second or two and need no progress bar."""
@@ -18,7 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     presets = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
     add_output(parser)
     parser.add_argument("--preset", choices=PRESETS, default="demo", help=f"size. {presets}")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="mind",
+        help="mind: news.tsv and behaviors.tsv of each split; parquet: news.parquet and "
+        "impressions.parquet, as for own data",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same files")
     able = " and ".join(name for name, preset in PRESETS.items() if preset.tastes)
     parser.add_argument(
         "--titles",
@@ -46,6 +53,7 @@ def run(args: argparse.Namespace) -> None:
             args.preset,
             args.seed,
             advance,
+            args.format,
             titles=args.titles,
             without=args.without,
             on_bad_line=args.on_bad_line,

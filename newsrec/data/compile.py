@@ -197,21 +197,22 @@ class _Compilation:
 
         This also stores the file's hashes, and logs if the file was cut off.
         """
-        first = sorted(bad, key=lambda line: line.line)[:LISTED]
+        unit = done.unit
+        first = [line.in_words(unit) for line in sorted(bad, key=lambda line: line.line)[:LISTED]]
         if num_bad and self.on_bad_line == "error":
             raise UserError(
-                f"{done.file}, {first[0]}. Correct the line, or unpack the file again from its "
-                "zip; --data.on_bad_line drop leaves such lines out."
+                f"{done.file}, {first[0]}. {done.advice}; --data.on_bad_line drop leaves such "
+                f"{unit}s out."
             )
         if not num_rows:
-            raise UserError(f"{done.file}: none of its lines can be read, {first[0]}.")
+            raise UserError(f"{done.file}: none of its {unit}s can be read, {first[0]}.")
         self.hashes |= done.hashes
         if num_bad:
             self.num_bad += num_bad
-            self.bad_lines[str(done.file)] = [str(line) for line in first]
+            self.bad_lines[str(done.file)] = first
             more = [f"  and {num_bad - len(first):,} more"] if num_bad > len(first) else []
             lines = "\n".join([*(f"  {line}" for line in first), *more])
-            log.warning("%s: lines dropped: %s\n%s", done.file, f"{num_bad:,}", lines)
+            log.warning("%s: %ss dropped: %s\n%s", done.file, unit, f"{num_bad:,}", lines)
         if done.cut_off:
             self.cut_off.append(str(done.file))
             log.warning("%s: %s", done.file, CUT_OFF)

@@ -1,4 +1,4 @@
-"""Gives a Lightning Trainer its batches, made from MIND's files."""
+"""Gives a Lightning Trainer its batches, made from the files of a data folder."""
 
 import inspect
 import sys
@@ -96,7 +96,8 @@ class MindDataModule(DataOptions, LightningDataModule):
                 if self.data.split(name).labels is None:
                     raise UserError(
                         f"data.{option}: the split {name!r} in {self.root} has no labels. "
-                        "Choose a split whose candidates end in -0 and -1."
+                        "Choose a split with labels: candidates that end in -0 and -1, or a column "
+                        "labels in impressions.parquet."
                     )
             self._judged = self._judged or judged_news(self.data, self.val, self.val_news)
             self._index_samples()
@@ -209,9 +210,12 @@ class MindDataModule(DataOptions, LightningDataModule):
         for name, window in self.windows().items():
             count = self.data.split(name).counts
             unknown = count["unknown_candidates"] / max(count["candidates"], 1)
+            drawn = f"{count.get('sampled_candidates', 0):,} drawn at random, not shown, "
             lines.append(
                 f"{name}: {window}, {count['impressions']:,} impressions, {count['users']:,} "
-                f"users, {count['candidates']:,} candidates ({unknown:.1%} not in news.tsv), "
+                f"users, {count['candidates']:,} candidates "
+                f"({drawn if 'sampled_candidates' in count else ''}"
+                f"{unknown:.1%} not among the news), "
                 f"{count['empty_histories'] / count['impressions']:.1%} empty histories"
             )
         if self._judged is not None:
@@ -265,8 +269,8 @@ class MindDataModule(DataOptions, LightningDataModule):
             self._index = index_samples(split, self.loss in WHOLE_IMPRESSIONS)
             if not len(self._index.click):
                 raise UserError(
-                    f"{self.root}: no impression of {self.train!r} has a clicked and a skipped "
-                    "candidate that are in news.tsv. Does news.tsv belong to behaviors.tsv?"
+                    f"{self.root}: no impression of {self.train!r} has a known click and a known "
+                    f"skip. Do its files of news and of impressions belong together?"
                 )
             self._indexed = split
         if self.tokens_per_batch is not None:

@@ -34,7 +34,8 @@ class DataOptions:
     """The options of ``MindDataModule``.
 
     Args:
-        root: Data folder with any of train, dev and test, as folders or as MIND's zips.
+        root: Data folder with any of train, dev and test: folders with MIND's files or with
+            Parquet, or MIND's zips.
         plm: PLM whose tokenizer is used; on the command line set model.plm instead.
         fields: Fields that make up the text of a news item: category, subcategory, title, abstract.
         max_tokens: Tokens kept of a text, special tokens included.

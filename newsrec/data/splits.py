@@ -179,7 +179,9 @@ def _join(data: NewsData, parts: list[str]) -> Split:
     fingerprint = digest(*(split.fingerprint for split in splits))
     num_news = max(split.num_news for split in splits)
     joined = split_of(data.arrays, names, begin, end, {"clicks": 0}, fingerprint, num_news)
-    return joined._replace(counts=_counts(joined))
+    counts = _counts(joined)
+    sampled = sum(split.counts.get("sampled_candidates", 0) for split in splits)
+    return joined._replace(counts=counts | ({"sampled_candidates": sampled} if sampled else {}))
 
 
 def _select(split: Split, keep: NDArray[np.bool_], name: str) -> Split:
@@ -202,7 +204,10 @@ def _take(split: Split, keep: NDArray[np.bool_]) -> Split:
         candidates=split.candidates.take(rows),
         labels=labels,
     )
-    return part._replace(counts=_counts(part))
+    counts = _counts(part)
+    if "sampled_candidates" in split.counts:  # then all skipped candidates are
+        counts["sampled_candidates"] = counts["candidates"] - counts["clicks"]
+    return part._replace(counts=counts)
 
 
 def _counts(split: Split) -> dict[str, int]:

@@ -199,15 +199,15 @@ class _Check:
         parts = []
         for ids, what in (
             (np.setdiff1d(expected, found), "missing"),
-            (np.setdiff1d(found, expected), "not in behaviors.tsv"),
-            (distinct[times > 1], "repeated"),
+            (np.setdiff1d(found, expected), "not in the data"),
+            (distinct[times > 1], "there more than once"),
         ):
             if len(ids):
                 parts.append(f"{len(ids):,} {what} ({ids[0]}{', ...' if len(ids) > 1 else ''})")
         if parts:
             return f"Wrong ids: {', '.join(parts)}."
         if report.bad["id"]:
-            return "All ids are there, but not in the order of behaviors.tsv."
+            return "All ids are there, but not in the order of the data."
         return ""
 
 

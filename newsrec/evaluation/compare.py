@@ -46,10 +46,12 @@ def compare(
         if len(a) + len(b) > 2:
             metrics[name] |= _over_seeds(a, b, paired, row)
     first = a[0].metrics
+    sampled = {k: first[k] for k in ("sampled_candidates",) if k in first}
     return {
         "split": first["split"],
         "window": first.get("window"),
         "data_fingerprint": first.get("data_fingerprint"),
+        **sampled,
         "a": [_describe(run) for run in a],
         "b": [_describe(run) for run in b],
         "impressions": paired.impressions,

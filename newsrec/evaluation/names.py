@@ -1,4 +1,4 @@
-"""Names of metrics, slices and baselines in tables and pages; imports no PyTorch."""
+"""Words that tables and pages share: names of metrics, slices and baselines, a note. No PyTorch."""
 
 from newsrec.metrics import TABLE
 
@@ -27,3 +27,11 @@ BASELINE_NAMES = {
     "cosine": "centred PLM cosine",
 }
 """Names of baselines in tables; the other baselines keep their own name."""
+
+
+def sampled_note(split: str, number: int) -> str:
+    """Return what to know about a split whose skipped news were drawn instead of shown."""
+    return (
+        f"The {number:,} skipped news of {split} were drawn from what others clicked shortly "
+        "before; nobody was shown them. Compare its metrics only with those on the same draws."
+    )

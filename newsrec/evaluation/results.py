@@ -47,7 +47,8 @@ def compute_results(
 ) -> Results:
     """Compute the metrics of a split from its scores, in the order of the file ``[candidates]``.
 
-    ``metrics`` has counts, the data's fingerprint and the category entropy. In a labelled split it
+    ``metrics`` has counts, the data's fingerprint and the category entropy, and
+    ``sampled_candidates`` if the skipped news were drawn instead of shown. In a labelled split it
     also has the numbers of ``evaluated`` impressions and their ``users``, and ``slices``. If any
     impression was evaluated, it has the metrics with their 95 % intervals, clustered by user, and
     ``baselines``: for each its metrics, the interval of its AUC, and ``auc_difference`` with
@@ -71,6 +72,8 @@ def compute_results(
         "data_fingerprint": part.fingerprint,
         ENTROPY: float(entropy.mean()),
     }
+    if "sampled_candidates" in part.counts:
+        result["sampled_candidates"] = part.counts["sampled_candidates"]
     slices = slice_impressions(data, split)
     if part.labels is None:
         return Results(result, rank, None, slices)

@@ -1,7 +1,7 @@
 """The leaderboard's file: a zip with ``prediction.txt``, which ranks each impression's candidates.
 
 A line is ``ID [r1,r2,...]``: the impression's number, and the rank of each candidate in the order
-of ``behaviors.tsv``. Lines are written and read as arrays; a line with a mistake is read again on
+of the split's file. Lines are written and read as arrays; a line with a mistake is read again on
 its own to find what is wrong.
 """
 
@@ -30,7 +30,7 @@ smaller."""
 KINDS = {
     "form": "not like ID [r1,r2,...]",
     "blank": "blank",
-    "id": "with another id than behaviors.tsv has there",
+    "id": "with another id than the data have there",
     "count": "with another number of ranks than candidates",
     "rank": "with something that is not a rank",
     "permutation": "whose ranks are not 1 to n, each once",
@@ -103,7 +103,7 @@ def parse_lines(
     Each line must be its id ``[lines]``, a space, an opening bracket, as many ranks as its length
     ``[lines]`` with commas between, a closing bracket and a line end.
     """
-    assert (lengths > 0).all()  # a line of behaviors.tsv without candidates is not read
+    assert (lengths > 0).all()  # an impression without candidates is not read
     letters = np.frombuffer(text, dtype=np.uint8)
     ends = np.flatnonzero(letters - np.uint8(ord("0")) > 9)  # every character but digits
     offsets = to_offsets(lengths + 3)
@@ -174,7 +174,7 @@ def mistake_in(
     if not (space and ranks_word.startswith(b"[") and ranks_word.endswith(b"]")):
         return Mistake("form", f"not like {number} [r1,r2,...]", number)
     if id_word != b"%d" % number:
-        problem = f"the id is {_short(id_word)}, but behaviors.tsv has {number} there"
+        problem = f"the id is {_short(id_word)}, but the data have {number} there"
         return Mistake("id", problem, named)
     words = ranks_word[1:-1].split(b",") if ranks_word != b"[]" else []
     if len(words) != num_candidates:

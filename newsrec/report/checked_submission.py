@@ -7,6 +7,7 @@ from rich.table import Table
 from newsrec.console import say, terminal
 from newsrec.data.dataset import NewsData, Split
 from newsrec.evaluation.check_submission import JUDGED, Report
+from newsrec.evaluation.names import sampled_note
 from newsrec.evaluation.submission import KINDS, NAME
 from newsrec.report.data_folder import share
 from newsrec.report.tables import table
@@ -27,7 +28,7 @@ def print_checked(path: Path, report: Report, data: NewsData, split: Split) -> N
         f"{split.name}, {split.window}, in its order, each with a permutation of its candidates."
     )
     terminal().print(_data_table(data, split))
-    say("Unknown: not in any news.tsv. A history is empty if it has no known news.")
+    say("Empty: without a known news item. Unknown: in no file of news.")
     for warning in warnings_of(report, split):
         say(f"Warning: {warning}")
     if report.metrics is None:
@@ -49,9 +50,9 @@ def warnings_of(report: Report, split: Split) -> list[str]:
         if number >= max(FEWEST_IN_ORDER, MOST_IN_ORDER * report.judged):
             found.append(
                 f"{number:,} of {report.judged:,} impressions with {JUDGED} candidates or more "
-                f"({number / report.judged:.1%}) are ranked in the {order} of behaviors.tsv; by "
-                "chance it would be fewer than 1 %. Equal scores cause this: does every news item "
-                "get its own score?"
+                f"({number / report.judged:.1%}) are ranked in the {order} of the file; by "
+                "chance fewer than 1 % are. Equal scores do that: does every news item get a score "
+                "of its own?"
             )
     if report.carriage_returns:
         found.append(
@@ -68,14 +69,16 @@ def warnings_of(report: Report, split: Split) -> list[str]:
         if number > most * total:
             found.append(
                 f"{number:,} of {total:,} {what.split()[-1]} ({number / total:.1%}) are "
-                f"{what.split()[0]}. {advice}. Is news.tsv complete, and are the columns of "
-                "behaviors.tsv read correctly?"
+                f"{what.split()[0]}. {advice}: are the files of news whole, and their ids those of "
+                "the impressions?"
             )
+    if "sampled_candidates" in split.counts:
+        found.append(sampled_note(split.name, split.counts["sampled_candidates"]))
     dropped = split.counts.get("dropped_lines", 0)
     if dropped:
         found.append(
-            f"lines of behaviors.tsv that could not be read and were dropped: {dropped:,}. The "
-            "leaderboard wants a line for each of them: unpack the data again."
+            f"impressions that could not be read and were dropped: {dropped:,}. The leaderboard "
+            "wants a line for each of them: unpack the data again."
         )
     return found
 

@@ -6,6 +6,7 @@ from newsrec.console import say, terminal
 from newsrec.data.dataset import NewsData, Split
 from newsrec.data.leaks import SUSPECT, InHistory, count_in_history
 from newsrec.data.readers.base import CUT_OFF
+from newsrec.evaluation.names import sampled_note
 from newsrec.report.tables import table
 
 
@@ -16,7 +17,10 @@ def print_data(data: NewsData) -> None:
     columns = [_cells(split, inside[name]) for name, split in data.splits.items()]
     rows = [(label, *(column[label] for column in columns)) for label in columns[0]]
     terminal().print(table(("", *data.splits), rows, framed=True))
-    say("Unknown: not in any news.tsv. A history is empty if it has no known news.")
+    say("Unknown: not in any file of news. A history is empty if it has no known news.")
+    for split in data.splits.values():
+        if "sampled_candidates" in split.counts:
+            say(sampled_note(split.name, split.counts["sampled_candidates"]))
     for line in leaks(inside):
         say(line)
     for file, lines in data.bad_lines.items():

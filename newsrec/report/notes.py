@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from newsrec.evaluation.intervals import FEWEST_USERS
-from newsrec.evaluation.names import BASELINE_NAMES
+from newsrec.evaluation.names import BASELINE_NAMES, sampled_note
 
 
 def notes(metrics: Mapping[str, Any]) -> list[str]:
@@ -27,6 +27,8 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
         lines.append(f"{split} chose {which}{by}: expect lower metrics on another split.")
     elif "new" in metrics.get("selected_news", "all").split("+") and metrics["selected_on"]:
         lines.append(f"Chosen on {metrics['selected_on']}{chosen_by(metrics)}.")
+    if "sampled_candidates" in metrics:
+        lines.append(sampled_note(split, metrics["sampled_candidates"]))
     if "fitted" in metrics:
         lines += _how_fitted(metrics["fitted"])
     clicks = [f"{name} ({window})" for name, window in metrics.get("clicks_of", {}).items()]
@@ -86,7 +88,7 @@ def on_unseen(metrics: Mapping[str, Any]) -> list[str]:
 def counts(metrics: Mapping[str, Any]) -> list[str]:
     """Return the counts that go with the metrics, as lines of text."""
     number = metrics["unknown_candidates"]
-    unknown = f"{number:,} {'candidate' if number == 1 else 'candidates'} not in news.tsv."
+    unknown = f"{number:,} {'candidate' if number == 1 else 'candidates'} not among the news."
     if "evaluated" in metrics:
         lines = [
             f"{metrics['impressions']:,} impressions, {metrics['evaluated']:,} evaluated "
@@ -107,6 +109,6 @@ def counts(metrics: Mapping[str, Any]) -> list[str]:
         ]
     dropped = metrics["dropped_lines"]
     if dropped:
-        were = "line of behaviors.tsv was" if dropped == 1 else "lines of behaviors.tsv were"
-        lines.append(f"{dropped:,} {were} dropped and not ranked.")
+        were = "impression was" if dropped == 1 else "impressions were"
+        lines.append(f"{dropped:,} {were} dropped and not ranked: the data cannot be read there.")
     return lines

@@ -96,7 +96,8 @@ def _facts(metrics: Mapping[str, Any], title: str) -> dict[str, str]:
         ("evaluated", "evaluated"),
         ("single_class", "without a clicked or a skipped candidate"),
         ("tied", "with tied scores"),
-        ("unknown_candidates", "candidates not in news.tsv"),
+        ("unknown_candidates", "candidates not among the news"),
+        ("sampled_candidates", "skipped news that were drawn, not shown"),
         ("dropped_lines", "lines dropped"),
     ):
         if key in metrics:

@@ -23,7 +23,7 @@ def extend_export(
 
     Args:
         source: The exported folder, which is not changed.
-        news_file: A news.tsv.
+        news_file: A news.tsv or a news.parquet.
         output: Folder to write, absent or empty.
         on_bad_line: As in ``newsrec.data.readers.mind.read_news``.
 

@@ -1,4 +1,4 @@
-"""Writes a simulated world with a known answer as MIND files.
+"""Writes a simulated world with a known answer, in MIND's format or as Parquet.
 
 ``world.py`` describes how its users click. ``world.json`` has the ceiling: the metrics that the
 true utilities reach. If a model is below the ceiling, the cause is the model, not the data. The
@@ -21,6 +21,8 @@ from newsrec.data.dataset import SPLITS
 from newsrec.data.ragged import Ragged
 from newsrec.data.readers.behaviors import TIME_FORMAT
 from newsrec.data.readers.mind import read_news
+from newsrec.data.readers.mind_files import find_splits
+from newsrec.data.readers.to_parquet import write_parquet
 from newsrec.errors import UserError
 from newsrec.files import file_hash, publish, require_empty
 from newsrec.metrics import METRICS, mind_metrics
@@ -44,6 +46,7 @@ from newsrec.simulation.world import (
 Advance = Callable[[int], None]
 """Called with the amount of work done since the last call."""
 
+FORMATS = ("mind", "parquet")
 FIRST_DAY = np.datetime64("2019-11-09T00:00:00", "s")
 WRITE_BLOCK = 1 << 14
 """Impressions or histories turned into text at a time, to bound memory."""
@@ -54,6 +57,8 @@ def simulate(
     preset: str = "demo",
     seed: int = 0,
     advance: Advance = lambda done: None,
+    file_format: str = "mind",
+    *,
     titles: Path | None = None,
     without: Collection[str] = (),
     on_bad_line: str = "error",
@@ -65,7 +70,9 @@ def simulate(
         preset: Name of the sizes in ``PRESETS``; ``small`` has no test split, like MINDsmall.
         seed: The same seed gives the same bytes.
         advance: Called with the number of impressions just simulated, and again when written.
-        titles: A news.tsv whose texts a world of tastes takes instead of inventing them.
+        file_format: One of ``FORMATS``; ``parquet`` writes ``{news,impressions}.parquet`` instead,
+            with the same content.
+        titles: A file of news whose texts a world of tastes takes instead of inventing them.
         without: Names of the ``EFFECTS`` that a world of tastes shall not have.
         on_bad_line: What to do with a line of ``titles`` that cannot be read: error or drop.
 
@@ -74,9 +81,11 @@ def simulate(
         or, for a world of tastes, the AUC of the oracles.
 
     Raises:
-        UserError: If there is no such preset or effect, the seed is negative, ``output`` cannot be
-            made, or the preset cannot use ``titles`` or their content.
+        UserError: If there is no such preset, format or effect, the seed is negative, ``output``
+            cannot be made, or the preset cannot use ``titles`` or their content.
     """
+    if file_format not in FORMATS:
+        raise UserError(f"No format {file_format!r}. Choose --format from: {', '.join(FORMATS)}.")
     if preset not in PRESETS:
         raise UserError(f"No preset {preset!r}. Choose --preset from: {', '.join(PRESETS)}.")
     if seed < 0:
@@ -105,9 +114,16 @@ def simulate(
     if sizes.tastes:
         world["without"] = [name for name in EFFECTS if name in without]
         world["titles"] = None if titles is None else file_hash(Path(titles))
-        publish(output, lambda folder: _write_tastes(folder, sizes, world, advance, table))
-    else:
-        publish(output, lambda folder: _write_world(folder, sizes, world, advance))
+
+    def build(folder: Path) -> None:
+        if sizes.tastes:
+            _write_tastes(folder, sizes, world, advance, table)
+        else:
+            _write_world(folder, sizes, world, advance)
+        if file_format == "parquet":
+            _turn_into_parquet(folder)
+
+    publish(output, build)
     if not (output / "world.json").is_file():  # a mount point, for example, cannot be replaced
         raise UserError(f"{output} could not be replaced. Choose a folder inside it as --output.")
     return world
@@ -241,6 +257,13 @@ def _write_split(
 def _write_json(folder: Path, world: dict[str, Any]) -> None:
     text = json.dumps(world, indent=1) + "\n"
     (folder / "world.json").write_text(text, encoding="utf-8", newline="")
+
+
+def _turn_into_parquet(folder: Path) -> None:
+    for files in find_splits(folder).values():
+        write_parquet(files, files.news.path.parent)
+        for file in files:
+            file.path.unlink()
 
 
 def _write_behaviors(

@@ -30,7 +30,7 @@ CUT_OFF = (
 
 
 class BadLine(NamedTuple):
-    """A line that cannot be read."""
+    """A line, or a row of a table, that cannot be read."""
 
     line: int
     column: str | None
@@ -38,7 +38,11 @@ class BadLine(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        place = f"line {self.line}, " + (f"column {self.column}: " if self.column else "")
+        return self.in_words("line")
+
+    def in_words(self, unit: str) -> str:
+        """Return the place and the problem as text; ``unit`` is ``line`` or ``row``."""
+        place = f"{unit} {self.line}, " + (f"column {self.column}: " if self.column else "")
         return f"{place}{self.problem}: {clipped(self.text)!r}"
 
 
@@ -81,7 +85,7 @@ class Rows(NamedTuple):
             return self
         bad = []
         for row in wrong[:LISTED].tolist():
-            text = word(row) if word else self.table[column][row].as_py()
+            text = word(row) if word else str(self.table[column][row].as_py())
             bad.append(BadLine(int(self.lines[row]), column, problem, text))
         return Rows(
             self.table.filter(pa.array(good)),
@@ -107,10 +111,14 @@ class Impressions(NamedTuple):
     """Catalogue rows; ``UNKNOWN_NEWS`` for news that is not in the catalogue."""
     labels: NDArray[np.int8] | None
     """1 clicked, 0 skipped ``[candidates]``; None without labels."""
+    sampled: int = 0
+    """Number of skipped candidates that were drawn at random, not shown to the user."""
 
     def counts(self) -> dict[str, int]:
         """Return the counts that ``prepare`` reports."""
         counts = count(self.histories.lengths, self.candidates.values, self.labels)
+        if self.sampled:
+            counts["sampled_candidates"] = self.sampled
         return counts | {"unknown_history_news": self.unknown_history}
 
 
@@ -141,6 +149,10 @@ class Pass(Protocol):
     """The file that messages name."""
     cut_off: bool
     """Whether the last line has no line end; False for formats without lines."""
+    unit: str
+    """What the file consists of, for messages: ``line`` or ``row``."""
+    advice: str
+    """What to do about a bad line, for messages."""
 
     @property
     def hashes(self) -> dict[SourceFile, str]:

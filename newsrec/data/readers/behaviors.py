@@ -31,14 +31,14 @@ class Parser:
         rows = rows.require(good, "impression_id", "not a whole number")
         rows = rows.require(pc.not_equal(rows.column("user_id"), ""), "user_id", "empty")
         rows = rows.require(
-            _is_time(rows.column("time")), "time", "not a time like 11/11/2019 9:05:58 AM"
+            is_time(rows.column("time")), "time", "not a time like 11/11/2019 9:05:58 AM"
         )
         rows, candidates, labels = self._candidates(rows)
         histories, unknown = self._histories(rows.column("history"))
         return Impressions(
             rows,
             pc.cast(rows.column("impression_id"), pa.int64()).to_numpy(),
-            _times(rows.column("time")).to_numpy().astype("datetime64[s]"),
+            times(rows.column("time")).to_numpy().astype("datetime64[s]"),
             rows.column("user_id").dictionary_encode(),
             histories,
             unknown,
@@ -102,14 +102,16 @@ def _leave_out(
     return rows.require(good, "candidates", problem, lambda row: words[shown[row]].as_py())
 
 
-def _times(texts: pa.Array) -> pa.Array:
+def times(texts: pa.Array) -> pa.Array:
+    """Return times written as MIND does, in seconds; null where that fails."""
     return pc.strptime(texts, format=TIME_FORMAT, unit="s", error_is_null=True)
 
 
-def _is_time(texts: pa.Array) -> pa.Array:
+def is_time(texts: pa.Array) -> pa.Array:
+    """Return whether each text is a time as MIND writes it."""
     # strptime alone also accepts the year 19 and missing spaces, and turns 02/30 into 2 March.
     day = pc.struct_field(pc.extract_regex(texts, TIME), "day")
-    return pc.fill_null(pc.equal(pc.cast(day, pa.int64()), pc.day(_times(texts))), False)
+    return pc.fill_null(pc.equal(pc.cast(day, pa.int64()), pc.day(times(texts))), False)
 
 
 def _true(values: pa.BooleanArray) -> NDArray[np.bool_]:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from newsrec.data.readers.base import Reader
 from newsrec.data.readers.mind import MindReader
+from newsrec.data.readers.parquet import ParquetReader
 
-READERS: tuple[Reader, ...] = (MindReader(),)
+READERS: tuple[Reader, ...] = (ParquetReader(), MindReader())
 """Tried in this order. MIND's is last, since it accepts any folder and reports what it lacks."""
 
 

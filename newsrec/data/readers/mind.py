@@ -13,6 +13,7 @@ from newsrec.data.readers.base import NEWS_TABLE, Impressions, Pass, Rows
 from newsrec.data.readers.behaviors import Parser
 from newsrec.data.readers.mind_files import BEHAVIORS_COLUMNS, NAMES, NEWS_COLUMNS, find_splits
 from newsrec.data.readers.news import distinct, merge_news
+from newsrec.data.readers.parquet import read_news_table
 from newsrec.data.readers.source import SourceFile
 from newsrec.data.readers.tsv import LONGEST_LINE, TsvFile
 from newsrec.errors import UserError
@@ -58,37 +59,42 @@ class MindReader:
     ) -> tuple[Pass, Iterator[Impressions]]:
         """Read a split's ``behaviors.tsv``."""
         file = TsvFile(files[1], BEHAVIORS_COLUMNS, on_read=on_read)
-        return file, file.map(Parser(ids, _has_labels(files[1])).parse)
+        return file, file.map(Parser(ids, has_labels(files[1])).parse)
 
 
 def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
     """Return the news of a ``news.tsv``, each id once, with the columns ``NEWS_TABLE``.
 
-    ``on_bad_line`` error raises UserError for a line that cannot be read, drop leaves it out.
+    ``path`` is a ``news.tsv`` or a ``news.parquet``. ``on_bad_line`` error stops at a line that
+    cannot be read, drop leaves it out.
     """
+    file = SourceFile(Path(path))
     if not Path(path).is_file():
         near = looked_for(path)
         raise UserError(
-            f"{path}: there is no such file.{' ' if near else ''}{near} Name a news.tsv in "
-            "MIND's format."
+            f"{path}: there is no such file.{' ' if near else ''}{near} Name a news.tsv as MIND "
+            "has them, or a news.parquet."
         )
     kind = kind_of(Path(path))
     if kind is None and is_binary(Path(path)):
         kind = "not a text file"
-    if kind is not None and kind != "an empty file":
+    if kind is not None and kind not in ("an empty file", "a Parquet file"):
         raise UserError(
-            f"{path} is {kind}, not a news.tsv, which has lines of 8 columns with tabs between "
-            "them. Write it like that, or unpack it."
+            f"{path} is {kind}, not a news.tsv: lines of 8 columns with a tab "
+            "between them. Write it as such or as a news.parquet, or unpack it."
         )
-    _, blocks = MindReader().news((SourceFile(Path(path)),))
+    done, blocks = (
+        read_news_table([file], file) if kind == "a Parquet file" else MindReader().news((file,))
+    )
     rows = merge_news(blocks)
     if rows.num_bad:
-        first = min(rows.bad, key=lambda line: line.line)
+        unit = done.unit
+        first = min(rows.bad, key=lambda line: line.line).in_words(unit)
         if on_bad_line == "error":
             raise UserError(
-                f"{path}, {first}. Correct the line; --on_bad_line drop leaves such lines out."
+                f"{path}, {first}. Correct the {unit}; --on_bad_line drop leaves such {unit}s out."
             )
-        log.warning("%s: %d lines dropped, the first is %s", path, rows.num_bad, first)
+        log.warning("%s: %d %ss dropped, the first is %s", path, rows.num_bad, unit, first)
     return distinct(rows.table)
 
 
@@ -100,7 +106,7 @@ def _parse_news(rows: Rows) -> Rows:
     return rows.require(good, "news_id", "empty or with a space")
 
 
-def _has_labels(file: SourceFile) -> bool:
+def has_labels(file: SourceFile) -> bool:
     """Return whether most of a file's first lines have candidates that end in ``-0`` or ``-1``."""
     labelled = bare = 0
     with contextlib.suppress(UserError), file.open() as stream:  # damage is reported later

@@ -21,6 +21,8 @@ COPY = re.compile(
 )
 """Suffixes that people, browsers, file managers and wget add to the name of a copy."""
 LOOKED_AT = 200
+DATA_FILES = {"news.tsv", "behaviors.tsv", "news.parquet", "impressions.parquet", "clicks.parquet"}
+"""Names of the files of a split, of all formats."""
 
 
 def misnamed(root: Path, found: Collection[str]) -> str | None:
@@ -38,7 +40,7 @@ def instead_of(root: Path) -> str | None:
     if root.is_file():
         return f"It is a file: name the folder that it is in, --data.root {root.parent}."
     here = {entry.name for entry in root.iterdir()}
-    if here & {"news.tsv", "behaviors.tsv"}:
+    if here & DATA_FILES:
         if root.resolve().name.lower().rpartition("_")[2] in SPLIT_NAMES:
             above = root.parent if root.name else root.resolve().parent
             return f"It is one split itself: name the folder above, --data.root {above}."
@@ -58,7 +60,7 @@ def similar_file(folder: Path, name: str) -> str | None:
     if name + ".zip" in files:
         return f"Unpack {folder / (name + '.zip')}."
     zips = [file for file in files if file.lower().endswith(".zip")]
-    if len(zips) == 1 and not {"news.tsv", "behaviors.tsv"} & set(files):
+    if len(zips) == 1 and not DATA_FILES & set(files):
         return f"Unpack it: `{shlex.join(['unzip', str(folder / zips[0]), '-d', str(folder)])}`."
     near = difflib.get_close_matches(name, files, n=1, cutoff=0.75)
     return f"Rename it: `{_move(folder / near[0], folder / name)}`." if near else None
@@ -89,7 +91,9 @@ def _has_data(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     names = [entry.name.lower() for entry in folder.iterdir()]
-    return any(name.startswith(("news", "behav", "mind")) for name in names)
+    return any(
+        name.startswith(("news", "behav", "mind", "impressions", "clicks")) for name in names
+    )
 
 
 def _has_splits(folder: Path) -> bool:

@@ -48,6 +48,8 @@ class TsvFile:
         self.on_read = on_read
         self.cut_off = False
         """Whether the last line has no line end, so the file may have been cut off."""
+        self.unit = "line"
+        self.advice = "Correct the line, or unpack the file again from its zip"
         self._hash = hashlib.sha256()
 
     @property

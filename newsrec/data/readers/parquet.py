@@ -1,0 +1,115 @@
+"""Reads a user's own data from Parquet: news and impressions, or news and a log of clicks.
+
+Each split has ``news.parquet`` and either ``impressions.parquet`` or ``clicks.parquet``. Each may
+be a folder of files. ``docs/data.md`` describes the columns.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from newsrec.data.readers import parquet_checks as checks
+from newsrec.data.readers.base import NEWS_TABLE, Impressions, Pass, Rows
+from newsrec.data.readers.clicks import read_sampling, sample_impressions
+from newsrec.data.readers.parquet_columns import as_text, is_filled, is_short, shown, too_long
+from newsrec.data.readers.parquet_files import (
+    CLICKS,
+    IMPRESSIONS,
+    NEWS,
+    SAMPLING,
+    find_splits,
+    has_parquet,
+    part_of,
+)
+from newsrec.data.readers.parquet_impressions import read_impressions
+from newsrec.data.readers.parquet_table import ParquetTable
+from newsrec.data.readers.source import SourceFile
+from newsrec.errors import UserError
+
+MOST_TEXT = 1 << 31
+"""Most bytes of all texts of a column of news: Arrow keeps no more in one array."""
+REQUIRED = {"news_id": checks.an_id, "title": checks.a_text}
+OPTIONAL = {"category": checks.a_name, "subcategory": checks.a_name, "abstract": checks.a_text}
+CLICKS_REQUIRED = {"user_id": checks.an_id, "time": checks.a_time, "news_id": checks.an_id}
+
+
+def _ignore(num_bytes: int) -> None:
+    pass
+
+
+class ParquetReader:
+    """Reads Parquet; see ``newsrec.data.readers.base.Reader``."""
+
+    name = "parquet"
+    file_names = f"{NEWS} and {IMPRESSIONS} (or {CLICKS})"
+
+    def recognizes(self, root: Path) -> bool:
+        """Return whether a split has a Parquet file, or lies there under another name."""
+        return has_parquet(root)
+
+    def find_splits(self, root: Path) -> dict[str, tuple[SourceFile, ...]]:
+        """Return the files of each split; with clicks, those of the splits before it, too."""
+        return find_splits(root)
+
+    def news(
+        self, files: tuple[SourceFile, ...], on_read: Callable[[int], None] = _ignore
+    ) -> tuple[Pass, Iterator[Rows]]:
+        """Read a split's ``news.parquet``."""
+        own, place = part_of(files, NEWS)[0]
+        return read_news_table(own, place, on_read)
+
+    def impressions(
+        self,
+        files: tuple[SourceFile, ...],
+        ids: pa.Array,
+        on_read: Callable[[int], None] = _ignore,
+    ) -> tuple[Pass, Iterator[Impressions]]:
+        """Read a split's ``impressions.parquet``, or make impressions from ``clicks.parquet``."""
+        shown = part_of(files, IMPRESSIONS)
+        if shown:
+            return read_impressions(*shown[0], ids, on_read)
+        clicks = [
+            ParquetTable(own, place, CLICKS_REQUIRED, {}, on_read)
+            for own, place in part_of(files, CLICKS)
+        ]
+        clicks[0].settings = [file for file in files if file.path.name == SAMPLING]
+        sampling = read_sampling(clicks[0].settings)
+        return clicks[0], sample_impressions(clicks[0], clicks[1:], ids, sampling)
+
+
+def read_news_table(
+    files: list[SourceFile], place: SourceFile, on_read: Callable[[int], None] = _ignore
+) -> tuple[Pass, Iterator[Rows]]:
+    """Read a table of news; see ``Reader.news``."""
+    table = ParquetTable(files, place, REQUIRED, OPTIONAL, on_read)
+
+    def blocks() -> Iterator[Rows]:
+        total = dict.fromkeys(NEWS_TABLE, 0)
+        for rows in table.map(_parse_news):
+            for name in NEWS_TABLE:
+                total[name] += pc.sum(pc.binary_length(rows.column(name))).as_py() or 0
+                if total[name] >= MOST_TEXT:
+                    raise UserError(
+                        f"{place}: the column {name} has over {MOST_TEXT >> 30} GB of text. Cut "
+                        "the texts: the model reads the first words of each."
+                    )
+            yield rows
+
+    return table, blocks()
+
+
+def _parse_news(rows: Rows) -> Rows:
+    names = [name for name in NEWS_TABLE if name in rows.table.column_names]
+    for name in names:
+        rows = rows.require(is_short(rows.column(name)), name, too_long(), shown(rows, name))
+    for name in names:
+        column = rows.column(name)
+        lost = pc.and_(column.is_valid(), as_text(column).is_null())
+        rows = rows.require(pc.invert(lost), name, "not UTF-8", shown(rows, name))
+    good = is_filled(as_text(rows.column("news_id")))
+    rows = rows.require(good, "news_id", "null or empty", shown(rows, "news_id"))
+    empty = pa.array([""] * rows.num_rows, pa.string())
+    texts = {n: pc.fill_null(as_text(rows.column(n)), "") for n in names}
+    return rows._replace(table=pa.table({n: texts.get(n, empty) for n in NEWS_TABLE}))

@@ -1,0 +1,135 @@
+"""Turns rows of ``impressions.parquet`` into arrays, one block at a time."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from newsrec.data.ragged import Ragged
+from newsrec.data.readers import parquet_checks as checks
+from newsrec.data.readers.base import Impressions, Pass, Rows
+from newsrec.data.readers.parquet_columns import (
+    NO_TIME,
+    Lists,
+    Lookup,
+    as_bools,
+    as_seconds,
+    as_text,
+    is_filled,
+    is_short,
+    shown,
+    too_long,
+)
+from newsrec.data.readers.parquet_table import ParquetTable
+from newsrec.data.readers.source import SourceFile
+
+VOTERS = 100
+"""Number of first rows that decide whether a file has labels, and whether its impressions have
+numbers, since one alone may be damaged."""
+NUMBER = "^[0-9]{1,18}$"
+REQUIRED = {
+    "user_id": checks.an_id,
+    "time": checks.a_time,
+    "history": checks.ids,
+    "candidates": checks.ids,
+}
+OPTIONAL = {"impression_id": checks.an_id, "labels": checks.flags}
+
+
+def read_impressions(
+    files: list[SourceFile], place: SourceFile, ids: pa.Array, on_read: Callable[[int], None]
+) -> tuple[Pass, Iterator[Impressions]]:
+    """Read a table of impressions; see ``Reader.impressions``."""
+    table = ParquetTable(files, place, REQUIRED, OPTIONAL, on_read)
+    return table, table.map(_Parser(table, ids).parse)
+
+
+class _Parser:
+    """Turns rows of ``impressions.parquet`` into arrays.
+
+    Args:
+        table: The table, whose first rows tell whether it has labels and numbers.
+        ids: News ids of the real news.
+    """
+
+    def __init__(self, table: ParquetTable, ids: pa.Array) -> None:
+        self.history, self.candidates = Lookup(ids), Lookup(ids)
+        self.labelled = self.numbered = False
+        if "labels" in table.columns:
+            valid = as_bools(table.head("labels", VOTERS).is_valid())
+            self.labelled = 2 * int(valid.sum()) >= len(valid) and bool(valid.any())
+        if "impression_id" in table.columns:
+            texts = as_text(table.head("impression_id", VOTERS))
+            numbers = as_bools(pc.fill_null(pc.match_substring_regex(texts, NUMBER), False))
+            self.numbered = 2 * int(numbers.sum()) >= len(numbers)
+
+    def parse(self, rows: Rows) -> Impressions:
+        """Return the rows that can be read as arrays; bad rows are listed in ``rows``."""
+        if self.numbered:
+            texts = as_text(rows.column("impression_id"))
+            good = as_bools(pc.fill_null(pc.match_substring_regex(texts, NUMBER), False))
+            rows = rows.require(
+                good, "impression_id", "not a whole number", shown(rows, "impression_id")
+            )
+        good = is_short(rows.column("user_id"))
+        rows = rows.require(good, "user_id", too_long(), shown(rows, "user_id"))
+        good = is_filled(as_text(rows.column("user_id")))
+        rows = rows.require(good, "user_id", "null, empty or not UTF-8", shown(rows, "user_id"))
+        _, good = as_seconds(rows.column("time"))
+        rows = rows.require(good, "time", NO_TIME, shown(rows, "time"))
+        rows, candidates, labels = self._candidates(rows)
+        histories, unknown = self.history.known(Lists.of(rows.column("history")))
+        number = rows.lines + 1
+        if self.numbered:
+            number = as_text(rows.column("impression_id")).cast(pa.int64()).to_numpy()
+        return Impressions(
+            rows,
+            number,
+            as_seconds(rows.column("time"))[0],
+            as_text(rows.column("user_id")).dictionary_encode(),
+            histories,
+            unknown,
+            candidates,
+            labels,
+        )
+
+    def _candidates(self, rows: Rows) -> tuple[Rows, Ragged, NDArray[np.int8] | None]:
+        lists = Lists.of(rows.column("candidates"))
+        if not lists.lengths.all():
+            problem = "null or an empty list"
+            return self._candidates(rows.require(lists.lengths > 0, "candidates", problem))
+        news = self.candidates.find(lists.values)
+        if not news.all():
+            full = ~lists.rows_with(news == 0)
+            word = shown(rows, "candidates")
+            return self._candidates(rows.require(full, "candidates", "a null or empty id", word))
+        candidates = Ragged(news, lists.offsets)
+        if "labels" not in rows.table.column_names:
+            return rows, candidates, None
+        column = rows.column("labels")
+        has_labels = as_bools(column.is_valid())
+        if not self.labelled:
+            if has_labels.any():
+                problem = "labels, while most rows have none"
+                return self._candidates(rows.require(~has_labels, "labels", problem))
+            return rows, candidates, None
+        if not has_labels.all():
+            problem = "no labels, while most rows have some"
+            return self._candidates(rows.require(has_labels, "labels", problem))
+        flags = Lists.of(column)
+        agree = flags.lengths == lists.lengths
+        if not agree.all():
+            problem = "not one label for each candidate"
+
+            def both(row: int) -> str:
+                return f"{lists.lengths[row]} candidates, {flags.lengths[row]} labels"
+
+            return self._candidates(rows.require(agree, "labels", problem, both))
+        labels = flags.values.cast(pa.float64()).fill_null(2).to_numpy()
+        wrong = (labels != 0) & (labels != 1)
+        if wrong.any():
+            good, problem = ~flags.rows_with(wrong), "a label other than 0 and 1"
+            return self._candidates(rows.require(good, "labels", problem, shown(rows, "labels")))
+        return rows, candidates, labels.astype(np.int8)
