@@ -154,13 +154,13 @@ def test_a_bad_line_is_named_with_what_stands_there_and_what_should(tmp_path, li
     ("order", "first", "said"),
     [
         ([1, 0, 2, 3], 1, "All ids are there, but not in the order of the data."),
-        ([0, 2, 3], 2, "Of the ids, 1 missing (12)."),
-        ([0, 1], None, "Of the ids, 2 missing (13, ...)."),
-        ([], None, "Of the ids, 4 missing (11, ...)."),
-        ([0, 1, 1, 2, 3], 3, "Of the ids, 1 there more than once (12)."),
-        ([0, 1, 2, 3, 3], 5, "Of the ids, 1 there more than once (14)."),
-        ([0, 0, 2, 3], 2, "Of the ids, 1 missing (12), 1 there more than once (11)."),
-        ([0, 1, 2, 3] * 40, 5, "Of the ids, 4 there more than once (11, ...)."),
+        ([0, 2, 3], 2, "Wrong ids: 1 missing (12)."),
+        ([0, 1], None, "Wrong ids: 2 missing (13, ...)."),
+        ([], None, "Wrong ids: 4 missing (11, ...)."),
+        ([0, 1, 1, 2, 3], 3, "Wrong ids: 1 repeated (12)."),
+        ([0, 1, 2, 3, 3], 5, "Wrong ids: 1 repeated (14)."),
+        ([0, 0, 2, 3], 2, "Wrong ids: 1 missing (12), 1 repeated (11)."),
+        ([0, 1, 2, 3] * 40, 5, "Wrong ids: 4 repeated (11, ...)."),
     ],
 )
 @pytest.mark.parametrize("block", [1, 7, 1 << 20])
@@ -177,7 +177,7 @@ def test_lost_doubled_and_moved_lines_are_told_apart(
 
 def test_an_id_of_another_file_is_told(tmp_path):
     report = found(tmp_path, [*GOOD[:2], "99 [1,2]", GOOD[3]])
-    assert report.ids == "Of the ids, 1 missing (13), 1 not in the data (99)."
+    assert report.ids == "Wrong ids: 1 missing (13), 1 not in the data (99)."
 
 
 def test_blank_lines_at_the_end_are_extra(tmp_path):

@@ -200,7 +200,7 @@ class _Check:
         for ids, what in (
             (np.setdiff1d(expected, found), "missing"),
             (np.setdiff1d(found, expected), "not in the data"),
-            (distinct[times > 1], "there more than once"),
+            (distinct[times > 1], "repeated"),
         ):
             if len(ids):
                 parts.append(f"{len(ids):,} {what} ({ids[0]}{', ...' if len(ids) > 1 else ''})")
