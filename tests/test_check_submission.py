@@ -434,7 +434,7 @@ def test_a_refusal_exits_with_2_and_says_what_to_do(mind_dir, tmp_path, capsys):
         return err
 
     answer = said(path, "test")
-    assert f"{path} would not be taken for test.\nprediction.txt, line 1: the id is 42" in answer
+    assert f"{path} would be refused for test.\nprediction.txt, line 1: the id is 42" in answer
     assert "the data have 65 there" in answer
     assert "Bad lines: 23 of 23 (15 with another id than" in answer
     assert "8 beyond the last impression" in answer

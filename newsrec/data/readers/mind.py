@@ -80,8 +80,8 @@ def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
         kind = "not a text file"
     if kind is not None and kind not in ("an empty file", "a Parquet file"):
         raise UserError(
-            f"{path} is {kind}, not a news.tsv: lines of 8 columns with a tab "
-            "between them. Write it as such or as a news.parquet, or unpack it."
+            f"{path} is {kind}, not a news.tsv, which has lines of 8 columns with tabs between "
+            "them. Write it like that or as a news.parquet, or unpack it."
         )
     done, blocks = (
         read_news_table([file], file) if kind == "a Parquet file" else MindReader().news((file,))
