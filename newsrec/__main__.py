@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "fit": "train a recommender",
-    "evaluate": "MIND's metrics and prediction.zip of a checkpoint",
-    "check-submission": "would the leaderboard take a prediction.zip, and what looks wrong",
-    "compare": "two results of evaluate, or several seeds of each: what differs, and how surely",
-    "export": "a model in a folder that needs no PyTorch to run",
-    "recommend": "the best news for a user, from an exported folder",
-    "encode-news": "new news items, added to a copy of an exported folder",
-    "download": "MIND from its official place, checked",
+    "evaluate": "compute MIND's metrics and write prediction.zip for a checkpoint",
+    "check-submission": "check whether the leaderboard would accept a prediction.zip",
+    "compare": "compare two results of evaluate, or several seeds of each, with intervals",
+    "export": "write a model to a folder that runs without PyTorch",
+    "recommend": "recommend news for a user, from an exported folder",
+    "encode-news": "add new news items to a copy of an exported folder",
+    "download": "download MIND from its official source and check it",
     "prepare": "compile a data folder and show what is in it",
     "simulate": "write a simulated world as MIND files",
 }

@@ -256,7 +256,7 @@ def fit(
     if resume is None:
         if (folder / "checkpoints" / "last.ckpt").is_file():
             raise UserError(
-                f"{folder} has a run. Go on with it by resume='last', or choose another output."
+                f"{folder} has a run. Resume it with resume='last', or choose another output."
             )
         check_run_folder(folder)
     else:

@@ -94,7 +94,7 @@ def _made_and_locked(target: Path, make: Any) -> tuple[Path, int | None]:
     """Create a folder or file by ``make`` and lock it; the lock is None if there are no locks."""
     while True:
         path = Path(make(prefix=f".{target.name}{MARK}", dir=target.parent))
-        if fcntl is None:  # nor can Windows open a folder or rename an open file
+        if fcntl is None:  # Windows can neither open a folder nor rename an open file
             return path, None
         try:
             lock = os.open(path, os.O_RDONLY)

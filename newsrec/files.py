@@ -99,8 +99,8 @@ def publish(target: Path, build: Callable[[Path], None]) -> None:
             if isinstance(error, UserError) or not is_full(error, target.parent):
                 raise
             raise UserError(
-                f"{target}: nothing was written, for the disk is full ({error}). Free some space "
-                "there, or choose another --output."
+                f"{target}: nothing was written, because the disk is full ({error}). Free some "
+                "space there, or choose another --output."
             ) from error
 
 
@@ -119,8 +119,8 @@ def require_replaceable(target: Path) -> None:
         target.mkdir()
     except OSError as error:
         raise UserError(
-            f"{target} cannot be replaced as a whole ({error.strerror}), as a link, a mount and "
-            f"the current folder cannot. Name a folder in it: --output {target / 'new'}."
+            f"{target} cannot be replaced as a whole ({error.strerror}): it may be a link, a mount "
+            f"or the current folder. Name a folder in it: --output {target / 'new'}."
         ) from error
 
 

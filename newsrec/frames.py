@@ -21,13 +21,14 @@ def metrics_of_table(
         table: A pandas or polars data frame, a pyarrow table, a ``datasets.Dataset`` or a dict.
         score: Column of the scores, higher is better.
         label: Column of the labels, 1 clicked, 0 skipped.
-        impression: Column that tells impressions apart; not used where rows hold lists.
+        impression: Column that identifies the impression; not used if rows hold lists.
 
     Returns:
-        As ``mind_metrics``.
+        The result of ``mind_metrics``.
 
     Raises:
-        ValueError: If a column is missing, lists differ in length, or a value has no meaning.
+        ValueError: If a column is missing, lists differ in length, a score is NaN, or a label is
+            not 0 or 1.
     """
     scores, labels = _column(table, score), _column(table, label)
     if len(scores) and isinstance(scores[0], list | tuple | np.ndarray):

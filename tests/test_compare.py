@@ -136,7 +136,7 @@ def test_several_runs_are_averaged_and_their_seeds_covered(world, capsys):
 def test_a_single_checkpoint_says_nothing_of_seeds_but_a_baseline_has_none(world, capsys):
     a = [world.run(f"a{i}", 0.02) for i in range(3)]
     main(["compare", *map(str, a), "--", str(world.run("b"))])
-    assert "B is one run, so nothing is known of its seeds" in capsys.readouterr().out
+    assert "B is one run, so the effect of its seed is unknown" in capsys.readouterr().out
     assert as_json(capsys, *a, "--", world.folder / "b")["metrics"]["auc"]["over_seeds"] is None
     popular = world.run("p", scorer="popularity", checkpoint_sha256=None)
     found = as_json(capsys, popular, "--", *a)["metrics"]["auc"]
@@ -175,11 +175,11 @@ def test_a_comparison_reads_in_80_columns(world, capsys, monkeypatch):
     assert text.startswith("A: a1, a2\nB: b1, b2\ndev, 15 November: ")
     prose = " ".join(text.split())
     assert f"The interval {COVERS}; so does p." in prose
-    assert "This interval covers the choice of users and the training seeds" in prose
+    assert "This interval and p cover the choice of users and the training seeds" in prose
     assert "dev chose the checkpoint of A" in prose
     assert "chose the checkpoint of B" not in prose
     assert "12 groups were tested" in prose
-    assert "Groups of fewer than 20 users have neither" in prose
+    assert "Groups of fewer than 20 users have no interval and no p" in prose
     assert "and 1 more" in prose
     assert "nDCG@10" in prose
 
@@ -211,7 +211,7 @@ def test_slices_that_only_one_side_has_are_named(world, capsys):
     world.slices = {"half": world.slices["half"]}
     main(["compare", str(a), str(world.run("b"))])
     text = capsys.readouterr().out
-    assert "Left out, as not all runs have the same groups: day, user." in text
+    assert "Left out, because not all runs have the same groups: day, user." in text
     assert "first" in text
 
 

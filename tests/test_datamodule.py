@@ -184,7 +184,7 @@ def test_a_split_that_is_not_there_is_refused_with_those_that_are(make):
 def test_clicks_on_unknown_news_alone_are_nothing_to_train_on(make, mind_dir):
     path = mind_dir / "train" / "behaviors.tsv"
     path.write_text("1\tU1\t11/11/2019 9:05:58 AM\tN1\tN404-1 N2-0\n")
-    with pytest.raises(UserError, match="no impression of 'train' has a known click"):
+    with pytest.raises(UserError, match="no impression of 'train' has a clicked and a skipped"):
         make().setup("fit")
 
 
@@ -256,8 +256,8 @@ def test_a_bound_on_tokens_takes_the_place_of_the_batch_size(make, group_by_user
 
 def test_a_bound_that_one_sample_may_pass_is_refused_with_the_least_that_will_do(make):
     message = (
-        r"data.tokens_per_batch is 40, but one sample of 'train' can bring (\d+) word pieces.*"
-        r"Raise it to (\d+) at least, or lower data.max_history"
+        r"data.tokens_per_batch is 40, but one sample of 'train' can have (\d+) tokens.*"
+        r"Raise it to (\d+) or more, or lower data.max_history"
     )
     with pytest.raises(UserError, match=message) as refused:
         make(tokens_per_batch=40).setup("fit")
@@ -265,7 +265,7 @@ def test_a_bound_that_one_sample_may_pass_is_refused_with_the_least_that_will_do
     data = make(tokens_per_batch=least)
     data.setup("fit")
     assert 0 < max(tokens_of(data.train_dataloader())) <= least
-    with pytest.raises(UserError, match=f"Raise it to {least} at least"):
+    with pytest.raises(UserError, match=f"Raise it to {least} or more"):
         make(tokens_per_batch=least - 1).setup("fit")
     make(tokens_per_batch=40).setup("predict")  # evaluation has batches of its own
 

@@ -292,7 +292,7 @@ def test_without_acceptance_nothing_is_asked(hub, root, capsys):
         ("hf_wrong", None, ["refused the token in HF_TOKEN", "settings/tokens"]),
         ("hf_new", "not accepted", ["token is good", "click to agree", download.PAGE]),
         ("hf_fine", "fine-grained", ["fine-grained", "Please enable access", "settings/tokens"]),
-        ("hf_…", None, ["token in HF_TOKEN is not one", "settings/tokens"]),
+        ("hf_…", None, ["token in HF_TOKEN is no token", "settings/tokens"]),
     ],
 )
 def test_a_refusal_says_what_to_click_and_set(hub, root, capsys, monkeypatch, token, state, words):
@@ -347,7 +347,7 @@ def test_a_refused_connection_names_the_host(hub, root, capsys, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", nobody)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     error = refused(capsys, root)
-    assert f"No connection to {nobody}" in error
+    assert f"no connection to {nobody}" in error
     assert "Run again: python -m newsrec download" in error
 
 
@@ -382,7 +382,7 @@ def test_the_next_run_resumes_where_the_last_broke_off(hub, root, capsys):
     hub.seen.clear()
     run(root)
     assert hub.gets(file) == ["bytes=100000-"]
-    assert "0.1 MB of them here from before" in capsys.readouterr().out
+    assert "0.1 MB already here" in capsys.readouterr().out
     assert tree(root) == SMALL
     assert (root / file).read_bytes() == hub.files[file]
 
@@ -390,7 +390,7 @@ def test_the_next_run_resumes_where_the_last_broke_off(hub, root, capsys):
 def test_a_hub_that_fails_between_loses_nothing_either(hub, root, capsys):
     hub.cuts["MINDsmall_train.zip"] = [100_000]
     hub.redirect = "http://127.0.0.1:9"  # nobody listens
-    assert "No connection" in refused(capsys, root)
+    assert "no connection" in refused(capsys, root)
     hub.redirect = None
     hub.fails["GET"] = (503, {})
     assert "answered 503" in refused(capsys, root)
@@ -510,16 +510,16 @@ BAD = {
         zipped(members("MINDsmall_train") | members("MINDsmall_train", "copy/")),
         "Keep one of them",
     ),
-    "up": (with_member("../evil"), "would unpack '../evil' elsewhere"),
-    "up inside": (with_member("a/../../evil"), "would unpack 'a/../../evil' elsewhere"),
+    "up": (with_member("../evil"), "would unpack '../evil' outside its folder"),
+    "up inside": (with_member("a/../../evil"), "would unpack 'a/../../evil' outside its folder"),
     "up news": (
         zipped({f"../{name}": text for name, text in members("MINDsmall_train").items()}),
         "has no news.tsv",
     ),
-    "absolute": (with_member("/tmp/evil"), "would unpack '/tmp/evil' elsewhere"),
-    "backslash": (with_member("..\\evil"), "elsewhere"),
-    "drive": (with_member("C:\\evil"), "elsewhere"),
-    "link": (with_member("link", stat.S_IFLNK | 0o777), "would unpack 'link' elsewhere"),
+    "absolute": (with_member("/tmp/evil"), "would unpack '/tmp/evil' outside its folder"),
+    "backslash": (with_member("..\\evil"), "outside its folder"),
+    "drive": (with_member("C:\\evil"), "outside its folder"),
+    "link": (with_member("link", stat.S_IFLNK | 0o777), "would unpack 'link' outside its folder"),
 }
 
 

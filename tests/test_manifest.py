@@ -224,7 +224,7 @@ ATTENTION = "may be sdpa, eager"
         (("plm", "quantization_config"), {"quant_method": "bitsandbytes"}, "other packages"),
         (("plm", "num_hidden_layers"), 10**6, "more parts than there are weights"),
         (("plm", "num_hidden_layers"), 10**9, "which no PLM has"),
-        (("plm", "hidden_size"), 10**6, "by its options"),
+        (("plm", "hidden_size"), 10**6, "and should have"),
         (("model", "dim"), 10**9, "model.dim is 1000000000, which no model has"),
         (("model", "dim"), "16", "model.dim is '16', and should be"),
         (("model", "user", "heads"), 10**9, "which no model has"),

@@ -43,7 +43,7 @@ def test_a_constant_rate_needs_no_end():
 
 @pytest.mark.parametrize(("shape", "warmup"), [("linear", 0), ("cosine", 5), ("constant", 0.1)])
 def test_a_run_without_end_is_refused_where_its_end_counts(shape, warmup):
-    with pytest.raises(UserError, match="the run has no end"):
+    with pytest.raises(UserError, match="need the number of steps"):
         Schedule(shape, warmup, math.inf)
 
 

@@ -54,7 +54,7 @@ def test_the_same_rows_train_to_the_same_bits_and_rank_alike(mind_dir, plm_dir, 
         assert torch.equal(value, weights[1][name]), name
     assert ranks[0] == ranks[1]
     assert states[0] == states[1] != set()  # kept by the content of texts, whatever the format
-    assert capsys.readouterr().out.count("would be taken") == 2
+    assert capsys.readouterr().out.count("would be accepted") == 2
 
 
 def frames():

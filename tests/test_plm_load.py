@@ -71,7 +71,7 @@ def test_models_that_are_not_text_encoders_are_refused(tmp_path):
     gpt2 = saved(tmp_path / "gpt2", "gpt2", **SIZES)
     for kind, folder, what in (
         ("t5", t5, "an encoder with a decoder"),
-        ("vit", vit, "no model of text"),
+        ("vit", vit, "a model without token ids as input"),
         ("gpt2", gpt2, "a decoder"),
     ):
         with pytest.raises(UserError, match=rf"'{folder}' \({kind}\) is {what}.*not a text enc"):

@@ -116,7 +116,7 @@ def test_where_all_news_is_seen_there_is_no_metric_of_unseen_news(data):
     found = compute_results(data, "train", scores_of(data.split("train"))).metrics
     assert found["unseen"] == {"impressions": 0, "candidates": 0, "users": 0}
     assert on_unseen(found) == [
-        "No impression has a click and a skip among the news that train has not seen."
+        "No impression has both a clicked and a skipped candidate that train has not seen."
     ]
     assert len(metrics_table(found).columns) == 3
     assert "unseen" not in compute_results(data, "test", scores_of(data.split("test"))).metrics

@@ -128,7 +128,7 @@ def test_a_file_system_without_locks_costs_a_warning(tmp_path, monkeypatch, capl
     monkeypatch.setattr(lock._lock, "acquire", refuse)
     lock.take()
     lock.release()
-    assert "start no second run" in caplog.text
+    assert "do not start a second run" in caplog.text
     assert part.is_file()
 
 

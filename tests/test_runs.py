@@ -119,7 +119,9 @@ def test_a_split_without_labels_is_refused(tmp_path):
 def test_a_split_with_nothing_to_evaluate_is_refused(tmp_path):
     folder = some_run(tmp_path / "a")
     (folder / "metrics.json").write_text('{"split": "dev", "impressions": 4, "evaluated": 0}')
-    with pytest.raises(UserError, match=r"a: dev has no impression with a click and a skip"):
+    with pytest.raises(
+        UserError, match=r"a: dev has no impression with a clicked and a skipped candidate"
+    ):
         read_run(folder)
 
 

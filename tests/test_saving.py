@@ -91,7 +91,7 @@ def test_a_full_disk_leaves_the_checkpoint_that_was_there(tmp_path, small_disk):
     io.save_checkpoint({"weights": torch.ones(100)}, path)
     io.save_checkpoint({"weights": torch.zeros(1_000_000)}, path)
     assert "File too large" in io.failed
-    assert "what was there before is whole" in io.failed
+    assert "the previous one is whole" in io.failed
     assert torch.equal(torch.load(path)["weights"], torch.ones(100))
     assert os.listdir(tmp_path) == ["last.ckpt"]
 
@@ -118,7 +118,7 @@ def test_a_run_on_a_full_disk_stops_and_says_so(fit, monkeypatch, capsys):
 def test_a_disk_that_is_full_from_the_first_has_nothing_to_go_on_from(tmp_path, small_disk):
     io = AtomicCheckpointIO()
     io.save_checkpoint({"weights": torch.zeros(1_000_000)}, tmp_path / "last.ckpt")
-    assert "there is none yet. Make room and start a new run" in io.failed
+    assert "there is none yet. Free some space and start a new run" in io.failed
 
 
 # signals
@@ -244,4 +244,4 @@ def test_early_stopping_counts_validations(fit, capsys):
     assert last["epoch"] == 1
     with pytest.raises(SystemExit):
         fit(None, "--patience=1", "--data.val=none", f"--output={fit.output}2")
-    assert "--patience is 1 with data.val none" in capsys.readouterr().err
+    assert "--patience is 1 and data.val is none" in capsys.readouterr().err

@@ -193,7 +193,7 @@ def test_a_history_of_which_nothing_is_known_is_said_to_be_a_cold_start(served, 
     shown = capsys.readouterr()
     assert "for a user without history" in shown.out
     assert "7 of the history not in the export, left out: X0, X1, X2, X3, X4, ..." in shown.err
-    assert "Nothing of the history is in the export" in shown.err
+    assert "No news item of the history is in the export" in shown.err
     main(["recommend", str(served.export)])
     shown = capsys.readouterr()
     assert "for a user without history" in shown.out

@@ -33,7 +33,7 @@ MAPS = [LinearMap(16, 16, 1, 32, True)]
 @pytest.fixture(autouse=True)
 def clean(monkeypatch, tmp_path):
     """No variable of a launcher, a cache for each test, and the number of threads put back."""
-    monkeypatch.setattr(threads, "_told", set())
+    monkeypatch.setattr(threads, "_set_here", set())
     for name in (
         *SETTINGS,
         "TORCHELASTIC_RUN_ID",

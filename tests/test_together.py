@@ -94,7 +94,7 @@ def test_one_process_needs_no_watch():
 def test_a_failure_reaches_the_others_through_the_store(monkeypatch):
     store = torch.distributed.HashStore()
     monkeypatch.setattr(together, "_connect", lambda: store)
-    monkeypatch.setattr(together, "HEARD", 0.0)
+    monkeypatch.setattr(together, "GRACE", 0.0)
     monkeypatch.setattr(together, "POLL", 0.01)
     ended = []
     monkeypatch.setattr(together.os, "_exit", lambda code: ended.append(code) or sys.exit())
@@ -234,7 +234,7 @@ def test_slurm_without_a_shared_disk_ends_with_the_host_that_lacks_the_files(pri
     codes, said = by_slurm([*options, "--trainer.max_epochs=2"], folders)
     assert codes == [2, 2], said
     assert f"{socket.gethostname()} does not have the first process's run" in said[0], said
-    assert "start by torchrun" in said[1]
+    assert "start the run with torchrun" in said[1]
 
 
 @pytest.mark.slow

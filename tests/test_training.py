@@ -543,10 +543,10 @@ def write_foreign(kind, path):
         ("text", "cannot be read"),
         ("empty", "cannot be read"),
         ("pickle", "cannot be read"),
-        ("tensors", "holds 1 weights alone (a state dict)"),
+        ("tensors", "holds only 1 weights (a state dict)"),
         ("tensor", "holds a single tensor, not a checkpoint"),
         ("newer", "newsrec format 99; this version reads format 1"),
-        ("missing", "no such file"),
+        ("missing", "does not exist"),
     ],
 )
 def test_a_file_that_is_no_checkpoint_of_ours_is_refused(tmp_path, kind, reason):

@@ -25,6 +25,6 @@ def run(args: argparse.Namespace) -> None:
     data = open_mind(args.data.root, args.data.on_bad_line)
     split = data.split(args.split)
     report = inspect(path, split)
-    if not report.taken:
-        raise UserError(f"{path} would not be taken for {split.name}.\n{refusal(report, data)}")
+    if not report.accepted:
+        raise UserError(f"{path} would be refused for {split.name}.\n{refusal(report, data)}")
     print_checked(path, report, data, split)

@@ -35,7 +35,7 @@ def add_on_bad_line(
 
 
 def add_split(parser: argparse.ArgumentParser, use: str, *more: str) -> None:
-    """Add ``--split``; ``use`` tells its use, ``more`` are splits that are no folder on disk."""
+    """Add ``--split``; ``use`` is its help text, ``more`` are splits without a folder on disk."""
     parser.add_argument("--split", choices=(*SPLITS, *more), required=True, help=use)
 
 

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("size", choices=("small", "large"), help="MIND-small or MIND-large")
     parser.add_argument("--accept-license", action="store_true", help=f"you accept it: {LICENCE}")
     root = os.environ.get("MIND_ROOT", "data/mind")
-    use = "folder for the zips; where MIND_ROOT is set, that is the default"
+    use = "folder for the zips; default: MIND_ROOT if it is set, else data/mind"
     parser.add_argument("--data.root", default=root, help=use)
 
 

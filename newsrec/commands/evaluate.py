@@ -43,21 +43,21 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--data.eval_batch_size", type=int, help="impressions per step")
     add("--data.num_workers", type=int, help="processes that prepare batches")
     add_on_bad_line(parser, default=None)
-    use = "of the baseline cosine; a checkpoint brings its own"
+    use = "only for the baseline cosine; a checkpoint has its own value"
     for name, kind in FROM_CHECKPOINT.items():
         add(f"--{name}", type=kind | None, help=use)
     use = "days of --split last_day, for a baseline; a checkpoint brings its own"
     add("--data.val_days", type=int | None, help=use)
-    use = "split to score; last_day is that of train, which the checkpoint must not have seen"
+    use = "split to score; last_day is train's last day, which the checkpoint must not have seen"
     add_split(parser, use, LAST_DAY)
     add_output(parser)
-    use = "set the baselines beside it where there are labels; cosine costs a PLM pass"
+    use = "compare with the baselines if there are labels; cosine runs the PLM over all news"
     add("--baselines", type=bool, default=True, help=use)
     use = f"also write every candidate's raw score, into {SCORES_FILE}"
     add("--scores", type=bool, default=False, help=use)
     use = (
-        "of encoding news and users; auto takes bf16 where it is measured 1.3 times as fast; "
-        "recorded in metrics.json"
+        "precision of encoding news and users; auto takes bf16 if it is measured to be 1.3 times "
+        "as fast; recorded in metrics.json"
     )
     add("--precision", choices=("fp32", "bf16", "auto"), default="fp32", help=use)
     parser.add_class_arguments(
@@ -142,6 +142,6 @@ def _check_ensemble(paths: list[str], ensemble: str | None) -> None:
     if len(paths) < 2 and ensemble is not None:
         given = "one checkpoint" if paths else "a baseline"
         raise UserError(
-            f"--ensemble {ensemble} averages over several checkpoints, and {given} is given. Leave "
+            f"--ensemble {ensemble} averages over several checkpoints, but {given} is given. Leave "
             "it out, or give more: --ckpt_path A B."
         )

@@ -28,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     use = "checkpoint that fit wrote: runs/NAME/.../best.ckpt"
     parser.add_argument("--ckpt_path", required=True, help=use)
     add_output(parser)
-    use = "the vectors of its news are exported too, and dev is scored by what was exported"
+    use = "also export the vectors of its news, and check the scores of dev"
     add_data_root(parser, use, required=False)
-    use = "export what encodes news published later, too; it is as large as the PLM"
+    use = "also export the news encoder, for news published later; it is as large as the PLM"
     parser.add_argument("--news_encoder", type=bool, default=True, help=use)
 
 

@@ -35,17 +35,17 @@ PERMISSION = "Ask for the permission (`ls -l` shows the owner), or name another 
 NEXT_STEPS = {
     errno.EACCES: PERMISSION,
     errno.EPERM: PERMISSION,
-    errno.EROFS: "The file system is mounted for reading alone: name a place on another.",
-    errno.ENOSPC: "The disk is full: free some space, or name a place on another.",
+    errno.EROFS: "The file system is read-only: name a place on another one.",
+    errno.ENOSPC: "The disk is full: free some space, or name a place on another disk.",
     errno.EDQUOT: "Your quota is used up: free some space, or name a place on another disk.",
     errno.ENOENT: "Was it moved while the command ran?",
     errno.EISDIR: "A file is needed there, not a folder.",
     errno.ENOTDIR: "A folder is needed on the way there, not a file.",
     errno.ENAMETOOLONG: "Name a shorter path.",
     errno.EMFILE: "Too many files are open: raise `ulimit -n`, or lower data.num_workers.",
-    errno.EIO: "The disk or the network that it is on failed: look into the system's log.",
+    errno.EIO: "The disk or its network failed: look into the system's log.",
     errno.ESTALE: "The network file system lost it: run the command again.",
-    errno.ELOOP: "Links lead in a circle there: mend them.",
+    errno.ELOOP: "Links lead in a circle there: correct them.",
 }
 """What the user can do about an error of the operating system."""
 
@@ -54,7 +54,7 @@ run_folder: Path | None = None
 
 
 def flush() -> None:
-    """Flush stdout; UserError if it cannot be written, BrokenPipeError if its reader is gone."""
+    """Flush stdout; UserError if it cannot be written, BrokenPipeError if nobody reads it."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -76,7 +76,7 @@ def end(error: BaseException, argv: Sequence[str]) -> int:
     elif isinstance(error, OSError) and not error.filename and _stdout_is_full():
         message = _unprinted(error)
     else:
-        message = _word_os_error(error)
+        message = _os_error_message(error)
     show = os.environ.get(SHOW) not in (None, "", "0")
     if message is not None:
         with suppress(OSError):
@@ -106,7 +106,7 @@ def _print_traceback(error: BaseException) -> None:
     say("".join(traceback.format_exception(error)).rstrip("\n"), error=True)
 
 
-def _word_os_error(error: BaseException) -> str | None:
+def _os_error_message(error: BaseException) -> str | None:
     """Return a message for an error of the operating system, with what to do; None for others."""
     if isinstance(error, MemoryError):
         what = f" ({error})" if str(error) else ""
@@ -127,7 +127,7 @@ def _word_os_error(error: BaseException) -> str | None:
 
 
 def _pipe_is_closed() -> bool:
-    """Return whether the reader of stdout or stderr is gone, as after ``| head``."""
+    """Return whether nobody reads stdout or stderr any more, as after ``| head``."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             poll = select.poll()

@@ -78,7 +78,7 @@ class FitCLI(LightningCLI):
         self.places = " ".join(sorted({option.place for option in written}))
         base = run_config(given, written)
         if base is not None:
-            log.info("options that are not given are those of %s", base)
+            log.info("options that are not given are taken from %s", base)
             args = given = [given[0], f"--config={base}", *given[1:]]
             written = written_options(given)
             self.written = {option.key for option in written}
@@ -174,7 +174,7 @@ class FitCLI(LightningCLI):
             if not self.trainer.is_global_zero:
                 sys.exit(0)  # its starter would take another code for a crash
             print(
-                f"\nStopped by {error} after {self.trainer.global_step:,} steps. Go on by\n"
+                f"\nStopped by {error} after {self.trainer.global_step:,} steps. Resume with\n"
                 f"  python -m newsrec fit --ckpt_path last --output {self.output}",
                 file=sys.stderr,
             )
@@ -193,16 +193,16 @@ def add_run_options(parser: jsonargparse.ArgumentParser) -> None:
     add = parser.add_argument
     use = "run folder; default: runs/, the config's name and the time"
     add("--output", type=str | None, default=None, help=use)
-    use = "steps between two writes of last.ckpt within an epoch; null: at its end alone"
+    use = "steps between two writes of last.ckpt within an epoch; null: only at its end"
     add("--save_every", type=int | None, default=1000, help=use)
-    use = "stop early, after so many validations without a better val/auc"
+    use = "stop after this many validations without a better val/auc; null: never"
     add("--patience", type=int | None, default=None, help=use)
-    use = "compare with the baselines at the end; costs a PLM pass if the PLM is tuned"
+    use = "compare with the baselines at the end; runs the PLM over all news if it is tuned"
     add("--baselines", type=bool, default=True, help=use)
     use = (
-        "threads of a process; default: what OMP_NUM_THREADS says, else the cores divided by the "
-        "processes, or 1 where more are measured to be no faster. Where others compute as well, "
-        "set OMP_WAIT_POLICY=PASSIVE in the environment, or threads spin"
+        "threads of a process; default: OMP_NUM_THREADS, else the cores divided by the processes, "
+        "or 1 if more are measured to be no faster. If other programs compute on the machine, set "
+        "OMP_WAIT_POLICY=PASSIVE in the environment, so that waiting threads do not spin"
     )
     add("--threads", type=int | None, default=None, help=use)
     use = "print an estimate of the memory, disk and time that the run needs; train nothing"
@@ -210,7 +210,7 @@ def add_run_options(parser: jsonargparse.ArgumentParser) -> None:
 
 
 def cli_options(run: bool = True) -> dict[str, Any]:
-    """Return the arguments of ``FitCLI``; with ``run=False`` it builds the objects, no more."""
+    """Return the arguments of ``FitCLI``; with ``run=False`` it only builds the objects."""
     # Together with parser_mode, this lets interpolations refer to options of other files and follow
     # the command line.
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)

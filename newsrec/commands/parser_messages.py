@@ -126,7 +126,7 @@ def _unknown(given: str, known: Sequence[str], command: str) -> str:
         return f"{word} is given where no argument is expected.{near}"
     if name == "config" and command != "fit":
         return (
-            f"--config is an option of fit alone; {command} takes no configuration"
+            f"Only fit has the option --config; {command} takes no configuration"
             f"{', and a checkpoint brings its own options' if command == 'evaluate' else ''}."
         )
     dashed = [f"{'-' if len(key) == 1 else '--'}{key}" for key in near_options(name, known)]
@@ -173,7 +173,7 @@ def _wrong_value(text: str) -> WrongValue | None:
         return None
     key = found[1].split("/")[0].lstrip("-")  # argparse writes --a.b/--a.b+
     if re.fullmatch(r"expected (?:one|at least one) argument", found[2]):
-        return WrongValue(key, None, "has no value behind it.")
+        return WrongValue(key, None, "has no value after it.")
     found = re.fullmatch(r"invalid choice: (.*?) \(choose from (.*)\)", found[2])
     if not found:
         return None
@@ -239,4 +239,4 @@ def _class_problem(said: str) -> str | None:
             "lightning.pytorch.callbacks.EarlyStopping."
         )
     problem = re.search(r"Problem with given class_path '([\w.]+)': (.*?)(?: - |$)", said)
-    return f"names {problem[1]}, which cannot be made: {problem[2]}." if problem else None
+    return f"names {problem[1]}, which cannot be built: {problem[2]}." if problem else None

@@ -14,8 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     add_data_root(parser)
     add_on_bad_line(parser)
-    use = "hash all files and arrays again, large ones too; what has changed or is damaged is "
-    parser.add_argument("--check", action="store_true", help=f"{use}compiled anew")
+    use = "hash all files and arrays again, and compile again what has changed or is damaged"
+    parser.add_argument("--check", action="store_true", help=use)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -16,14 +16,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("export_dir", help="folder that export wrote")
     use = (
-        "ids of the news that the user clicked, oldest first, with spaces or commas between; none "
-        "is a new user"
+        "ids of the news that the user clicked, oldest first, with spaces or commas between; no "
+        "ids for a new user"
     )
     add("--history", nargs="*", default=[], metavar="N1", help=use)
     add("-k", type=int, default=10, help="news to recommend")
-    use = "rank these, all of them, instead of looking for the k best of the export"
+    use = "rank all of these instead of finding the k best news items of the export"
     add("--candidates", nargs="+", metavar="N2", help=use)
-    add("--categories", nargs="+", metavar="NAME", help="recommend from these categories alone")
+    add("--categories", nargs="+", metavar="NAME", help="recommend only from these categories")
     add("--exclude_history", type=bool, default=True, help="leave out what the user has clicked")
     add("--json", action="store_true", help="print JSON instead of a table")
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Rank news and print them."""
     if args.candidates is not None and args.categories is not None:
-        raise UserError("Give either --candidates, which are ranked as they are, or --categories.")
+        raise UserError("Give either --candidates, which are all ranked, or --categories.")
     recommender = Recommender.load(args.export_dir)
     known = recommender.known_ids
     history = split_ids(args.history, known)

@@ -29,7 +29,7 @@ LINKS = {
 
 
 def run_config(given: list[str], written: Sequence[Written]) -> Path | None:
-    """Return the ``config.yaml`` of the run to resume, or None.
+    """Return the ``config.yaml`` of the run to resume.
 
     None if the command line does not resume the run in ``--output``, the run has no such file, or
     the command line gives a config of its own.

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="mind: news.tsv and behaviors.tsv of each split; parquet: news.parquet and "
         "impressions.parquet, as for own data",
     )
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same files")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files")
     able = " and ".join(name for name, preset in PRESETS.items() if preset.tastes)
     parser.add_argument(
         "--titles",

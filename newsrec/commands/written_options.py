@@ -59,7 +59,7 @@ def _in_file(path: Path, prefix: str) -> Iterator[Written]:
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
-        raise UserError(f"{path} is not text in UTF-8, so no configuration.") from None
+        raise UserError(f"{path} is not UTF-8 text, so it is no configuration file.") from None
     except OSError:
         return  # the parser reports a missing file
     except yaml.YAMLError as error:
@@ -68,7 +68,7 @@ def _in_file(path: Path, prefix: str) -> Iterator[Written]:
         problem = getattr(error, "problem", None) or "cannot be read"
         raise UserError(f"{place}: not YAML: {problem}. Check quotes and brackets there.") from None
     if root is not None and not isinstance(root, yaml.MappingNode):
-        raise UserError(f"{path} holds no options, which would look like `max_history: 50`.")
+        raise UserError(f"{path} has no options. An option looks like `max_history: 50`.")
     yield from _in_node(path, root, prefix)
 
 

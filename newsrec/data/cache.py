@@ -48,7 +48,7 @@ def writable_folder(root: Path) -> Path:
     names = " nor ".join(str(folder) for folder in cache_folders(root))
     raise UserError(
         f"Compiled arrays need a place: neither {names} can be written. Set XDG_CACHE_HOME to a "
-        "folder that can."
+        "writable folder."
     )
 
 
@@ -99,7 +99,10 @@ def build_lock(base: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def building(base: Path) -> Iterator[Path]:
-    """Yield an empty folder to build in, and remove it afterwards unless it was renamed."""
+    """Yield an empty folder to build in, and remove it afterwards unless it was renamed.
+
+    UserError if the disk is full.
+    """
     folder = Path(tempfile.mkdtemp(prefix=ASIDE, dir=base))
     try:
         yield folder
@@ -108,8 +111,8 @@ def building(base: Path) -> Iterator[Path]:
             raise
         raise UserError(
             f"{base}: {getattr(error, 'strerror', None) or error}; nothing was kept. Free some "
-            "space there, or make the data folder read-only and set XDG_CACHE_HOME to a place with "
-            "more."
+            "space there, or make the data folder read-only and set XDG_CACHE_HOME to a folder on "
+            "another disk."
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -158,14 +161,14 @@ def is_intact(folder: Path) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Remove a damaged folder of arrays, or say why not, for instance as another user owns it."""
+    """Remove a damaged folder of arrays; UserError if it cannot, as if another user owns it."""
     try:
         with build_lock(folder.parent):
             shutil.rmtree(folder)
     except OSError as error:
         raise UserError(
-            f"{folder} is damaged and cannot be removed ({error}). Ask its owner to, or copy the "
-            "data folder without its .newsrec."
+            f"{folder} is damaged and cannot be removed ({error}). Ask its owner to remove it, or "
+            "copy the data folder without its .newsrec."
         ) from error
 
 

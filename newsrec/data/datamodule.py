@@ -82,11 +82,11 @@ class MindDataModule(DataOptions, LightningDataModule):
         return data
 
     def prepare_data(self) -> None:
-        """Compile the files and tokenise the news; called in one process of each machine."""
+        """Compile the files and tokenize the news; called in one process of each machine."""
         self._open()
 
     def setup(self, stage: str) -> None:
-        """Open the arrays; the stage ``fit`` needs splits with labels."""
+        """Open the arrays; UserError if ``stage`` is ``fit`` and a split has no labels."""
         self._open()
         if (stage == "fit" or self._eval_split == LAST_DAY) and not self._chosen:
             self._data = choose_splits(self.data, self.train, self.val, self.stale, self.val_days)
@@ -263,7 +263,7 @@ class MindDataModule(DataOptions, LightningDataModule):
         self._data = data
 
     def _index_samples(self) -> None:
-        """List the training samples, and count their word pieces if these decide the batches."""
+        """List the training samples, and count their tokens if these decide the batches."""
         split = self.data.split(self.train)
         if self._indexed is not split:  # fit calls setup twice, first to report mistakes early
             self._index = index_samples(split, self.loss in WHOLE_IMPRESSIONS)
@@ -283,8 +283,8 @@ class MindDataModule(DataOptions, LightningDataModule):
             if self.tokens_per_batch < 2 * largest:
                 raise UserError(
                     f"data.tokens_per_batch is {self.tokens_per_batch}, but one sample of "
-                    f"{self.train!r} can bring {largest} word pieces, and a batch must hold two. "
-                    f"Raise it to {2 * largest} at least, or lower data.max_history, "
+                    f"{self.train!r} can have {largest} tokens, and a batch must hold two samples. "
+                    f"Raise it to {2 * largest} or more, or lower data.max_history, "
                     f"data.max_tokens or data.{'npratio' if most is None else 'max_candidates'}."
                 )
 

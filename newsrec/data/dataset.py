@@ -1,9 +1,9 @@
 """Opens a data folder as arrays, which are compiled once and then memory-mapped.
 
-The news of all splits form one catalogue. Row 0 is padding, row 1 the unknown news. Real news start
-at row 2, in the order in which they first appear in train, dev and test. A split knows the news of
+The news of all splits forms one catalogue. Row 0 is padding, row 1 the unknown news. Real news
+starts at row 2, in the order of first appearance in train, dev and test. A split knows the news of
 its own files and of the splits before it, so the arrays of train and dev do not depend on test.
-Unknown news are left out of histories, and become row 1 as candidates. Both cases are counted.
+Unknown news is left out of histories, and becomes row 1 as a candidate. Both cases are counted.
 """
 
 import json
@@ -91,7 +91,7 @@ class NewsData(NamedTuple):
         return len(self.news) + FIRST_NEWS
 
     def split(self, name: str) -> Split:
-        """Return a split by name, or say which splits the folder has."""
+        """Return a split by name; UserError, which names the splits, if it is missing."""
         if name not in self.splits:
             raise UserError(
                 f"{self.root} has no split {name!r}, only {', '.join(self.splits)}. Put its "

@@ -58,7 +58,7 @@ class TrainLoader(DataLoader[Batch]):
         yield from one_ahead(batches) if self.ahead and not self.num_workers else batches
 
     def state_dict(self) -> dict[str, Any]:
-        """Return an empty dict; having this method tells Lightning that the loader can resume."""
+        """Return an empty dict; Lightning sees by this method that the loader can resume."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

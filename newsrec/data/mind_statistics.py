@@ -52,7 +52,7 @@ QUANTILES = {
         10, 24, 29, 33, 36, 39, 42, 44, 46, 49, 52, 55, 59, 65, 79, 100, 106, 112, 117, 125, 509,
     ],
 }  # fmt: skip
-"""Quantiles, in steps of 5 %, of the number of word pieces in a text (BERT's, with special tokens).
+"""Quantiles, in steps of 5 %, of the number of tokens of a text (BERT's, with special tokens).
 ``title`` is the title alone, ``category`` adds category and subcategory, and ``abstract`` adds the
 abstract to these."""
 
@@ -83,7 +83,7 @@ def mentions(samples: int, max_history: int, candidates: int, by_user: bool) -> 
 
 
 def text_lengths(fields: Sequence[str], max_tokens: int, news: int) -> NDArray[np.int64]:
-    """Return the word pieces of ``news`` typical texts, at most ``max_tokens`` each ``[news]``."""
+    """Return the lengths of ``news`` typical texts, at most ``max_tokens`` each ``[news]``."""
     kind = next((k for k in ("abstract", "category") if k in fields), "title")
     steps = np.linspace(0, 1, len(QUANTILES[kind]))
     places = (np.arange(news) + 0.5) / news

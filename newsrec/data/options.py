@@ -38,19 +38,19 @@ class DataOptions:
             Parquet, or MIND's zips.
         plm: PLM whose tokenizer is used; on the command line set model.plm instead.
         fields: Fields that make up the text of a news item: category, subcategory, title, abstract.
-        max_tokens: Word pieces kept of a text, special tokens included.
+        max_tokens: Tokens kept of a text, special tokens included.
         max_history: Clicks kept of a history, the last ones.
         npratio: Skipped news per clicked news item in training.
         loss: Loss that training batches are made for; on the command line set model.loss instead.
         max_candidates: Candidates kept of an impression if model.loss is impression, which trains
             on whole impressions instead of clicks with npratio skipped news: clicks first, then
-            skipped ones, drawn anew in each epoch. Ignored with other losses.
+            skipped ones, drawn again in each epoch. Ignored with other losses.
         batch_size: Samples per process and step.
-        tokens_per_batch: Limit on the word pieces that the PLM reads per process and step. If set,
+        tokens_per_batch: Limit on the tokens that the PLM reads per process and step. If set,
             batch_size is ignored: each batch takes as many samples as surely fit. The number of
             steps is the same in every epoch.
         group_by_user: Shuffle users, and the samples within a user, instead of all samples. A batch
-            then has fewer news to encode, but also fewer users.
+            then has fewer news items to encode, but also fewer users.
         eval_batch_size: Impressions per process and step in evaluation.
         train: Split to train on; train+dev joins two.
         val: Split that chooses the checkpoint. last_day takes the last day of train, which is then
@@ -58,8 +58,8 @@ class DataOptions:
         val_days: Days of last_day.
         val_news: Candidates that choose the checkpoint: all, or new, those that train has not seen,
             ranked among themselves. Most news of a later week is new.
-        stale: Training ends this many days before the day on which val begins, to measure how news
-            age: 1 is the day before; 0 leaves nothing out.
+        stale: Training ends this many days before the first day of the split val, to measure how
+            news ages: 1 is the day before; 0 leaves nothing out.
         frozen_states: Precision in which the states of the PLM's frozen layers are stored beside
             the data, so that they are computed once: bf16, fp32 (twice the disk space, but the same
             losses as computing them each time), or none, which runs the whole PLM in every step.

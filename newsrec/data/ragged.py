@@ -25,7 +25,7 @@ class Ragged(NamedTuple):
         return len(self.offsets) - 1
 
     def take(self, rows: NDArray[np.integer], last: int | None = None) -> "Ragged":
-        """Return some rows in the given order, each cut to its last ``last`` values if given."""
+        """Return some rows in the given order, cut to their last ``last`` values, if not None."""
         places = self.places(rows, last)
         return Ragged(np.asarray(self.values)[places.values], places.offsets)
 

@@ -37,16 +37,16 @@ class SampleUsers(NamedTuple):
 
 
 class SampleTokens(NamedTuple):
-    """The most word pieces that each sample can add to a batch."""
+    """The most tokens that each sample can add to a batch."""
 
     own: NDArray[np.int32]
-    """Word pieces of the sample's candidates ``[samples]``."""
+    """Tokens of the sample's candidates ``[samples]``."""
     history: NDArray[np.int32]
-    """Word pieces of the sample's history, which other samples may share ``[samples]``."""
+    """Tokens of the sample's history, which other samples may share ``[samples]``."""
 
     @property
     def largest(self) -> int:
-        """The most word pieces that any one sample can add, including its history."""
+        """The most tokens that any one sample can add, including its history."""
         return int((self.own + self.history).max(initial=0))
 
 
@@ -55,8 +55,8 @@ class TrainBatches(Sampler[BatchKey]):
     """Shuffled training batches: all processes get equally many, and share out the samples.
 
     In an epoch each sample is in at most one batch of one process; up to ``world_size - 1`` samples
-    are left out. The order depends on seed and epoch. With ``readers``, samples of one user stay
-    together: users are shuffled, and the samples within a user. ``batch_size`` is per process.
+    are left out. The order depends on seed and epoch. With ``sample_users``, samples of one user
+    stay together: users are shuffled, and the samples within a user. ``batch_size`` is per process.
     """
 
     num_samples: int
@@ -115,16 +115,16 @@ class TrainBatches(Sampler[BatchKey]):
 
 
 class TokenBatches(TrainBatches):
-    """Batches with about equally many word pieces, and never more than ``tokens_per_batch``.
+    """Batches with about equally many tokens, and never more than ``tokens_per_batch``.
 
-    The cost of a sample is the most word pieces that it can add. Its history counts each time, but
+    The cost of a sample is the most tokens that it can add. Its history counts each time, but
     only once for consecutive samples that share it if samples are grouped by user. The total cost
     of an epoch is always the same, and so is the number of batches, which Lightning asks for only
     once. Batches are cut so that each gets an equal share of the total cost. A batch can exceed its
     share by one sample, so a share is smaller than the bound by the cost of the largest sample, and
     the bound is at least twice that.
 
-    Only if batches have one sample each, samples are left out. Arguments as in ``TrainBatches``.
+    Samples are left out only if batches have one sample each. Arguments as in ``TrainBatches``.
     """
 
     def __init__(

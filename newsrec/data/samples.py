@@ -51,7 +51,7 @@ class SampleIndex(NamedTuple):
 def index_samples(split: Split, whole: bool = False) -> SampleIndex:
     """List a labelled split's samples.
 
-    Only news of ``news.tsv`` are trained on. A click on an unknown news item, or in an impression
+    Only news of ``news.tsv`` is trained on. A click on an unknown news item, or in an impression
     without known skipped news, is left out and counted.
 
     Args:
@@ -90,9 +90,9 @@ def count_tokens(
     npratio: int,
     most: int | None = None,
 ) -> SampleTokens:
-    """Count the most word pieces that each sample can add to a batch, whatever it draws.
+    """Count the most tokens that each sample can add to a batch, whatever it draws.
 
-    ``token_lengths`` are the word pieces of each news item ``[news]``; histories are cut to their
+    ``token_lengths`` are the tokens of each news item ``[news]``; histories are cut to their
     last ``max_history`` clicks. If samples are whole impressions, ``most`` is the most candidates
     of one, and ``npratio`` is ignored.
     """
@@ -131,9 +131,9 @@ def count_tokens(
 class TrainSamples(Dataset[Batch]):
     """Makes the training batch for a ``BatchKey``, from a split and the index of its samples.
 
-    Candidates are drawn by ``seed``; ``states`` are those of the PLM's frozen layers, if computed.
-    The batches are made for ``loss``, a name of ``model.loss``; of a whole impression they keep at
-    most ``max_candidates`` candidates, at least 2.
+    Candidates are drawn by ``seed``; ``states`` are those of the PLM's frozen layers, None if they
+    are not used. The batches are made for ``loss``, a name of ``model.loss``; of a whole impression
+    they keep at most ``max_candidates`` candidates, at least 2.
     """
 
     def __init__(

@@ -122,7 +122,7 @@ class StateStore:
     def read(self, catalogue: Catalogue) -> tuple[TokenStates, Tensor]:
         """Return a catalogue's states, and the rows of distinct news that have no states yet.
 
-        ``take`` works only for rows that have states.
+        ``take`` works only for rows that have states. UserError if a part has another shape.
         """
         parts: list[Tensor] = [torch.zeros(0, self.hidden, dtype=self.dtype)]
         places: dict[bytes, _Place] = {}
@@ -134,7 +134,7 @@ class StateStore:
             if values.ndim != 2 or values.shape[1] != self.hidden or len(values) != ends[-1]:
                 raise UserError(
                     f"{folder} holds states of shape {list(values.shape)}; this PLM's are "
-                    f"[{ends[-1]}, {self.hidden}]. Remove the folder: they are computed again."
+                    f"[{ends[-1]}, {self.hidden}]. Remove it; the states are computed again."
                 )
             parts.append(torch.from_numpy(values).view(self.dtype))
             for key, start in zip(keys, ends.tolist(), strict=False):
@@ -192,7 +192,7 @@ class StateStore:
             half = "bf16 (half as much) or " if self.dtype == torch.float32 else ""
             raise UserError(
                 f"The frozen layers' states of {len(missing):,} news items need {room}, where "
-                f"{free / 2**20:,.1f} MiB are free. Free some, or set --data.frozen_states to "
+                f"{free / 2**20:,.1f} MiB are free. Free more, or set --data.frozen_states to "
                 f"{half}none (the whole PLM runs in every step)."
             )
         log.info(
@@ -200,7 +200,7 @@ class StateStore:
         )
         ends = lengths[missing].cumsum(0) * per_token
         with progress(
-            "Reading news items", tokens, 100_000, lambda speed: f"{speed:,.0f} word pieces/s"
+            "Reading news items", tokens, 100_000, lambda speed: f"{speed:,.0f} tokens/s"
         ) as advance:
             for rows in missing.split(torch.bincount((ends - 1) // PART_BYTES).tolist()):
                 if not len(rows):
@@ -245,7 +245,7 @@ def distinct_rows(catalogue: Catalogue) -> Tensor:
 
 
 def text_keys(catalogue: Catalogue, rows: Tensor) -> list[bytes]:
-    """Return a hash of the real tokens of each given row."""
+    """Return a hash of the real tokens of each given catalogue row ``[rows]``."""
     token_ids, lengths = catalogue.token_ids.numpy(), catalogue.token_lengths.tolist()
     return [
         hashlib.blake2b(token_ids[row, : lengths[row]].tobytes(), digest_size=KEY).digest()

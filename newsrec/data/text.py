@@ -21,7 +21,7 @@ CHUNK = 10_000
 def tokenize_catalogue(
     data: NewsData, fields: Sequence[str], max_tokens: int, tokenizer_json: str
 ) -> Catalogue:
-    """Tokenise all news, or read the tokens that an earlier run with the same settings made.
+    """Tokenize all news, or read the tokens that an earlier run with the same settings made.
 
     Texts are made of ``fields`` and cut to ``max_tokens``, special tokens included;
     ``tokenizer_json`` is the text of the PLM's ``tokenizer.json``.

@@ -8,7 +8,7 @@ from contextlib import suppress
 from newsrec.parent import watch
 
 GRACE = 60.0
-"""Seconds that a worker goes on after a SIGTERM on systems that do not tell who sent it."""
+"""Seconds that a worker still works after a SIGTERM on systems that do not report its sender."""
 
 
 def keep_working(worker_id: int) -> None:
@@ -16,7 +16,7 @@ def keep_working(worker_id: int) -> None:
 
     A scheduler such as SLURM, or Ctrl-C, signals all processes of a run at once. The main process
     then finishes its step and saves, for which it still needs its workers. A worker ends when the
-    main process tells it to, or when the main process ends.
+    main process asks it to, or when the main process ends.
     """
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,7 +1,7 @@
 """When each news item was first shown, and a baseline that ranks newer news first.
 
-MIND has no dates of publication. The first impression that has a news item as a candidate stands in
-for its date, so news published before the data begin looks newer than it is.
+MIND has no dates of publication. The time of the first impression that has a news item as a
+candidate is used instead, so news published before the data begin looks newer than it is.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ def first_shown(data: NewsData) -> NDArray[np.int64]:
     """Return the second at which each news item is first a candidate in any split ``[news]``.
 
     Labels are not read, so splits without labels count too. An impression that shows a news item
-    never comes before its first time, so the times tell no more than a live system would know.
+    never comes before its first time, so the times contain no more than a live system would know.
     """
     first = np.full(data.num_news, NEVER)
     bounds = np.asarray(data.arrays["candidate_offsets"])

@@ -49,9 +49,9 @@ def score_baseline(
 ) -> NDArray[np.float32]:
     """Score every candidate of a split by one of ``BASELINES``, in file order ``[candidates]``.
 
-    ``popularity`` and ``recent`` read the clicks of the folder's other splits, only ``cosine``
-    needs ``news_vectors`` ``[news, dim]``, and only ``random`` uses the seed. Raises UserError if
-    there is no such baseline or split, or the clicks are missing that it needs.
+    ``popularity`` and ``recent`` read clicks (``clicks_of``), only ``cosine`` needs
+    ``news_vectors`` ``[news, dim]``, and only ``random`` uses the seed. Raises UserError if there
+    is no such baseline or split, or no split has the clicks that the baseline needs.
     """
     if name not in _SCORERS:
         raise UserError(f"There is no baseline {name!r}. Choose one of {', '.join(BASELINES)}.")
@@ -181,7 +181,7 @@ def category_scores(data: NewsData, split: str) -> NDArray[np.float32]:
 def tfidf_scores(data: NewsData, split: str) -> NDArray[np.float32]:
     """Cosine of the candidate's TF-IDF title vector and the mean vector of the history.
 
-    Words, weights and normalisation are the defaults of scikit-learn's ``TfidfVectorizer``, fitted
+    Words, weights and normalization are the defaults of scikit-learn's ``TfidfVectorizer``, fitted
     on the titles of the whole catalogue.
     """
     terms, weights, num_terms = _tfidf(data.news["title"].to_pylist())
@@ -195,7 +195,7 @@ def cosine_scores(
 
     To centre the vectors ``[news, dim]``, scale each to length 1, then subtract the mean over the
     catalogue; the rows of padding and of unknown news are ignored. An untrained model with a
-    residual path scores like this, centred on the news in train.
+    residual path scores like this, centred on the news of training and validation.
     """
     target = data.split(split)
     if news_vectors.ndim != 2 or len(news_vectors) != data.num_news:

@@ -78,13 +78,13 @@ class Report:
     """As in ``metrics.json``; None if a line is bad or no impression can be scored."""
 
     @property
-    def taken(self) -> bool:
+    def accepted(self) -> bool:
         """Whether the leaderboard would accept the submission and score it as intended."""
         return not self.bad and self.lines == self.expected
 
 
 def inspect(path: Path, split: Split) -> Report:
-    """Check a submission against the split that it ranks; refuse what cannot be read as one at all.
+    """Check a submission against the split that it ranks; refuse a file that is no submission.
 
     Memory does not grow with the file, except by the ids of bad lines.
     """
@@ -135,7 +135,7 @@ class _Check:
         """Complete the report and return it."""
         report = self.report
         report.ids = self._ids()
-        if self.evaluated and report.taken:
+        if self.evaluated and report.accepted:
             from newsrec.metrics import METRICS
 
             report.metrics = {
@@ -200,25 +200,25 @@ class _Check:
         for ids, what in (
             (np.setdiff1d(expected, found), "missing"),
             (np.setdiff1d(found, expected), "not in the data"),
-            (distinct[times > 1], "there more than once"),
+            (distinct[times > 1], "repeated"),
         ):
             if len(ids):
                 parts.append(f"{len(ids):,} {what} ({ids[0]}{', ...' if len(ids) > 1 else ''})")
         if parts:
-            return f"Of the ids, {', '.join(parts)}."
+            return f"Wrong ids: {', '.join(parts)}."
         if report.bad["id"]:
             return "All ids are there, but not in the order of the data."
         return ""
 
 
 def open_submission(path: Path) -> tuple[IO[bytes], int]:
-    """Open the text in a submission, a zip of that text alone; return stream and size."""
-    with _damage_told(path), zipfile.ZipFile(path) as archive:  # the stream keeps the file open
+    """Return the stream and the size of a submission's text; UserError if it is no such zip."""
+    with _explained(path), zipfile.ZipFile(path) as archive:  # the stream keeps the file open
         names = archive.namelist()
         if names != [NAME]:
             shown = ", ".join(map(repr, names[:LISTED])) + (", ..." if len(names) > LISTED else "")
             raise UserError(
-                f"{path} holds {shown or 'nothing'}; the leaderboard wants {NAME} alone, in no "
+                f"{path} holds {shown or 'nothing'}; the leaderboard wants only {NAME}, not in a "
                 f"folder. Zip the file itself: python -m zipfile -c prediction.zip {NAME}"
             )
         member = archive.getinfo(NAME)
@@ -228,7 +228,7 @@ def open_submission(path: Path) -> tuple[IO[bytes], int]:
 
 
 @contextmanager
-def _damage_told(path: Path) -> Iterator[None]:
+def _explained(path: Path) -> Iterator[None]:
     """Raise a UserError in place of the error from a file that is not a readable zip."""
     try:
         yield
@@ -243,7 +243,7 @@ def _damage_told(path: Path) -> Iterator[None]:
         elif isinstance(error, PermissionError):
             said = f"{path}: {error.strerror}. Ask for the permission to read it."
         elif not zipfile.is_zipfile(path):
-            said = f"{path} is not a zip, or is cut off. Send {NAME} zipped."
+            said = f"{path} is not a zip, or is cut off. Give a zip of {NAME}."
         else:
             said = f"{path} cannot be read: {error}. Write or copy it again."
         raise UserError(said) from None
@@ -254,7 +254,7 @@ def _blocks(path: Path, stream: IO[bytes], advance: Callable[[int], None]) -> It
     rest: list[bytes] = []
     lines = 0
     while True:
-        with _damage_told(path):
+        with _explained(path):
             chunk = stream.read(BLOCK_BYTES)
         advance(len(chunk))
         if not chunk:

@@ -49,8 +49,8 @@ def first_plm(
 def record_means(module: "RecommenderModule") -> Iterator[list["Tensor"]]:
     """Give a list that gets the mean last states of each block of news that the model encodes.
 
-    The means are ``[news, hidden]``. The baseline ``cosine`` then needs no second pass through the
-    PLM.
+    The means are ``[news, hidden]``. With them the baseline ``cosine`` needs no second pass through
+    the PLM.
     """
     from newsrec.model.fastformer import masked_mean
 
@@ -96,7 +96,7 @@ def vectors_before_training(
     except UserError as error:
         said = str(error)
     if not _everywhere(first is not None, device, world_size):  # else some would wait for others
-        log.info("baseline cosine left out, for want of the PLM before it was tuned: %s", said)
+        log.info("baseline cosine left out, because its PLM cannot be loaded: %s", said)
         return None
     assert first is not None
     states = _kept_states(module, datamodule, first)

@@ -53,6 +53,7 @@ def compute_results(
     impression was evaluated, it has the metrics with their 95 % intervals, clustered by user, and
     ``baselines``: for each its metrics, the interval of its AUC, and ``auc_difference`` with
     ``auc_difference_interval``, the AUC of these scores minus the baseline's, paired by impression.
+    Without ``baselines``, scores by name ``[candidates]``, nothing is compared.
 
     In a labelled split of a folder with train, ``unseen`` has the same metrics of the candidates
     that train has not seen, ranked among themselves, for the scores and for each baseline.

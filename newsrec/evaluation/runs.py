@@ -87,7 +87,8 @@ def read_run(folder: Path) -> EvaluatedRun:
     if "auc" not in metrics:
         lacks, advice = "labels", "that has them (--split dev)"
         if "evaluated" in metrics:
-            lacks, advice = "impression with a click and a skip", "that has some"
+            lacks = "impression with a clicked and a skipped candidate"
+            advice = "that has some"
         raise UserError(
             f"{folder}: {split} has no {lacks}, so there is nothing to compare. Evaluate on a "
             f"split {advice}."
@@ -130,9 +131,9 @@ def pair(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> Paired:
     number = len(np.unique(user))
     if number < 2:
         raise UserError(
-            f"{first.folder}: the {len(user):,} impressions that have a click and a skip are of "
-            f"{number} users. An interval needs two, and some dozens to mean anything: evaluate a "
-            "larger split."
+            f"{first.folder}: the {len(user):,} impressions with a clicked and a skipped candidate "
+            f"are of {number} users. An interval needs two users, and some dozens to mean "
+            "anything: evaluate a larger split."
         )
     alike = {
         name: column
@@ -161,7 +162,7 @@ def _check_distinct(side: Sequence[EvaluatedRun]) -> None:
         if len(side) > 1 and not has_seed(run):
             raise UserError(
                 f"{run.folder} is of the baseline {run.metrics['scorer']}, which has no training "
-                "seed. Several folders on a side are runs of one model: give this one alone."
+                "seed. Several folders on a side are runs of one model: give only this one."
             )
         keys = [run.folder.resolve(), _origin(run)]
         for key in keys:

@@ -183,8 +183,8 @@ def _check_distinct(runs: Iterable["TrainedRun"]) -> None:
         weights = weights_hash(run.checkpoint["state_dict"])
         if weights in seen:
             raise UserError(
-                f"--ckpt_path: {run.path} has the weights of {seen[weights]}, and would count "
-                "twice. Give each model once."
+                f"--ckpt_path: {run.path} has the same weights as {seen[weights]}, which would "
+                "count twice. Give each model once."
             )
         seen[weights] = run.path
 

@@ -1,8 +1,8 @@
 """Group impressions: by user, by how new the news is, by what was clicked and when.
 
 A mean over a split hides how well a model serves users without history, or users and news that
-training never saw. Each slice puts every impression into one group, or into none where its question
-has no answer (an impression without a click has no clicked news). All are array operations over the
+training never saw. Each slice puts every impression into one group, or into none if it has no such
+property (an impression without a click has no clicked news). All are array operations over the
 whole split.
 
 News is *in train* if it was shown or in a history in the training split. Unknown news, which no

@@ -75,7 +75,7 @@ def _chosen_on(origin: dict[str, Any]) -> str | None:
     """Return the split that chose the checkpoint, and by which of its news."""
     split: str | None = origin["selected_on"]
     new = split and origin.get("selected_news", "all") == "new"
-    return f"{split}, by unseen news alone" if new else split
+    return f"{split}, only by unseen news" if new else split
 
 
 def _score(matching: dict[str, Any]) -> str:

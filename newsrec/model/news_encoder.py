@@ -80,7 +80,7 @@ class NewsEncoder(nn.Module):
             token_ids: Tokens, padded at the end ``[news, tokens]``.
             token_lengths: Number of real tokens, ascending, on the CPU ``[news]``.
             token_states: States of the real tokens below the PLM's tuned layers, all news items
-                joined, so that the frozen layers need not run ``[tokens, hidden]``.
+                joined, so that the frozen layers need not run ``[tokens, hidden]``; None runs them.
 
         Returns:
             News vectors ``[news, dim]``.

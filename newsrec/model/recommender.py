@@ -101,7 +101,7 @@ class NewsRecommender(nn.Module):
             token_ids: Tokens; from row 2 on sorted by length ``[news, tokens]``.
             token_lengths: Number of real tokens, on the CPU ``[news]``.
             token_states: States of the real tokens below the PLM's tuned layers, so that the frozen
-                layers need not run ``[tokens, hidden]``.
+                layers need not run ``[tokens, hidden]``; None runs them.
 
         Returns:
             News vectors ``[news, dim]``.

@@ -15,7 +15,7 @@ from newsrec.model.fastformer import (
 )
 
 START_SCALE = 10.0
-"""Initial scale of the residual path's scores; products of sentence vectors lie within about .3."""
+"""Initial scale of the residual path's scores; products of sentence vectors are within about .3."""
 
 QUERY_SIZE = 1.0
 """Standard deviation of the first logits of ``InterestAttention``."""
@@ -70,7 +70,7 @@ class UserEncoder(nn.Module):
     """Fastformer over clicked news, then pooling: one vector per user, or one per interest.
 
     Users with an empty history share one learned vector instead of zeros: 3 % of MIND's dev
-    impressions have no history, and they count in the metrics.
+    impressions have no history (``tests/benchmarks/simulate.py``), and they count in the metrics.
 
     Args:
         dim: Size of news and user vectors.

@@ -24,15 +24,16 @@ MOST_UNKNOWN = 0.05
 def print_checked(path: Path, report: Report, data: NewsData, split: Split) -> None:
     """Print a summary of a submission that the leaderboard would accept, with warnings."""
     say(
-        f"{path} would be taken: {report.lines:,} lines, one for each impression of {split.name}, "
-        f"{split.window}, in its order, each with a permutation of its candidates."
+        f"{path} would be accepted: {report.lines:,} lines, one for each impression of "
+        f"{split.name}, {split.window}, in its order, each with a permutation of its candidates."
     )
     terminal().print(_data_table(data, split))
     say("Empty: without a known news item. Unknown: in no file of news.")
     for warning in warnings_of(report, split):
         say(f"Warning: {warning}")
     if report.metrics is None:
-        lacks = "labels" if split.labels is None else "impression with a click and a skip"
+        both = "impression with a clicked and a skipped candidate"
+        lacks = "labels" if split.labels is None else both
         say(f"{split.name} has no {lacks}, so there is no score.")
         return
     from newsrec.report.terminal import comparison_table  # imports PyTorch
@@ -55,14 +56,14 @@ def warnings_of(report: Report, split: Split) -> list[str]:
             )
     if report.carriage_returns:
         found.append(
-            f"lines that end as on Windows: {report.carriage_returns:,}. MIND's evaluator, which "
+            f"lines with Windows line ends: {report.carriage_returns:,}. MIND's evaluator, which "
             "opens the file as text, reads them; other tools may not."
         )
     shares = _unknown_shares(split.counts)
     for (what, most), advice in {
         ("empty histories", MOST_EMPTY): "A user without clicks gets the same news as any other",
-        ("unknown history clicks", MOST_UNKNOWN): "Such clicks say nothing",
-        ("unknown candidates", MOST_UNKNOWN): "Such candidates all score alike",
+        ("unknown history clicks", MOST_UNKNOWN): "A model can use none of them",
+        ("unknown candidates", MOST_UNKNOWN): "They all get the same score",
     }.items():
         number, total = shares[what]
         if number > most * total:
@@ -103,7 +104,7 @@ def refusal(report: Report, data: NewsData) -> str:
         parts.append(report.ids)
     others = [s.name for s in data.splits.values() if len(s.history) == report.lines]
     if report.lines != report.expected and others:
-        parts.append(f"As many lines as {others[0]} has: is it --split {others[0]}?")
+        parts.append(f"It has as many lines as {others[0]}: is it for --split {others[0]}?")
     return "\n".join(parts)
 
 
@@ -113,7 +114,7 @@ def _data_table(data: NewsData, split: Split) -> Table:
     shares = [_unknown_shares(each.counts) for each in splits]
     rows = [("impressions", *(f"{each.counts['impressions']:,}" for each in splits))]
     rows += [(what, *(share(*each[what]) for each in shares)) for what in shares[0]]
-    title = "The data, as this program reads them"
+    title = "The data as newsrec reads it"
     return table(("", *(each.name for each in splits)), rows, title, framed=True)
 
 

@@ -41,7 +41,7 @@ def print_differences(result: dict[str, Any]) -> None:
         say(_slices_note(result))
     if result["slices_left_out"]:
         names = ", ".join(result["slices_left_out"])
-        say(f"Left out, as not all runs have the same groups: {names}.")
+        say(f"Left out, because not all runs have the same groups: {names}.")
 
 
 def _name(run: dict[str, Any]) -> str:
@@ -54,17 +54,17 @@ def _notes(result: dict[str, Any]) -> list[str]:
     for side in "ab":
         runs = [run for run in result[side] if split not in (run["other_data"] or ())]
         if any(split in name.split("+") for run in runs for name in run["trained_on"] or ()):
-            notes.append(f"{side.upper()} was trained on {split}: this favours it.")
+            notes.append(f"{side.upper()} was trained on {split}, which favours it.")
         elif any(split in (run["selected_on"] or "").split("+") for run in runs):
             notes.append(
-                f"{split} chose the checkpoint of {side.upper()}: this favours it a little."
+                f"{split} chose the checkpoint of {side.upper()}, which favours it a little."
             )
     kinds = [sorted({run["precision"] for run in result[side]} - {None}) for side in "ab"]
     if all(kinds) and len({*kinds[0], *kinds[1]}) > 1:
         a, b = (" and ".join(kind) for kind in kinds)
         notes.append(
-            f"A was scored in {a}, B in {b}: a part of what differs is rounding. Evaluate all with "
-            "the same --precision."
+            f"A was scored in {a}, B in {b}, so part of the difference is rounding. Evaluate all "
+            "with the same --precision."
         )
     if "sampled_candidates" in result:
         notes.append(sampled_note(split, result["sampled_candidates"]))
@@ -99,10 +99,10 @@ def _seeds_note(result: dict[str, Any]) -> str:
     numbers = f"{len(result['a'])} and {len(result['b'])} runs"
     if result["metrics"]["auc"]["over_seeds"] is None:
         side = "A" if len(result["a"]) == 1 else "B"
-        return f"{side} is one run, so nothing is known of its seeds: give two of it, better three."
+        return f"{side} is one run, so the effect of its seed is unknown: give two or three runs."
     return (
-        f"This interval covers {SEEDS}; so does p: users' error and the spread of runs (Welch's t) "
-        f"are added. From {numbers} both are rough; more seeds make them surer."
+        f"This interval and p cover {SEEDS}: they add the error over users and the spread of the "
+        f"runs (Welch's t). With {numbers} both are rough; more seeds make them surer."
     )
 
 
@@ -110,11 +110,13 @@ def _slices_note(result: dict[str, Any]) -> str:
     groups = [group for slice_ in result["slices"].values() for group in slice_.values()]
     tested = sum(group["p"] is not None for group in groups)
     few = (
-        f" Groups of fewer than {FEWEST_USERS} users have neither." if tested < len(groups) else ""
+        f" Groups of fewer than {FEWEST_USERS} users have no interval and no p."
+        if tested < len(groups)
+        else ""
     )
     return (
-        f"{tested} groups were tested, and of so many some differ by chance: p is adjusted for "
-        f"their number (Holm), the intervals are not. Both cover {USERS}.{few}"
+        f"{tested} groups were tested, and some of them differ by chance: p is adjusted for their "
+        f"number (Holm), the intervals are not. Both cover {USERS}.{few}"
     )
 
 

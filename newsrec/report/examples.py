@@ -14,8 +14,8 @@ TOP = 6
 """Best-ranked candidates that are always listed; clicked ones with worse ranks are added."""
 LAST_CLICKS = 6
 UNKNOWN = "(not among the news)"
-RANKED_BLIND = "unknown: nothing of it was read"
-"""Shown as the category of an unknown candidate, which was ranked without its content."""
+RANKED_BLIND = "unknown, ranked without its content"
+"""Shown as the category of an unknown candidate."""
 
 
 class Candidate(NamedTuple):

@@ -16,14 +16,15 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
         lines.append(f"Trained on {name}, {window}.")
         if split in name.split("+") and split not in other:
             lines.append(
-                f"{split} is among what was trained on: this says nothing of new impressions."
+                f"The model was trained on {split}, so its metrics say nothing of new impressions."
             )
     if other:
-        lines.append(f"That was other data: this folder's {' and '.join(other)} had no part in it.")
+        lines.append(f"The data of training was not this folder's {' and '.join(other)}.")
     chosen_on = (metrics["selected_on"] or "").split("+")
     if split in chosen_on and split not in other and "auc" in metrics:
         which = "some of these checkpoints" if "ensemble" in metrics else "this checkpoint"
-        lines.append(f"{split} chose {which}{chosen_by(metrics)}: expect less on another split.")
+        by = chosen_by(metrics)
+        lines.append(f"{split} chose {which}{by}: expect lower metrics on another split.")
     elif "new" in metrics.get("selected_news", "all").split("+") and metrics["selected_on"]:
         lines.append(f"Chosen on {metrics['selected_on']}{chosen_by(metrics)}.")
     if "sampled_candidates" in metrics:
@@ -32,12 +33,12 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
         lines += _how_fitted(metrics["fitted"])
     clicks = [f"{name} ({window})" for name, window in metrics.get("clicks_of", {}).items()]
     if clicks:
-        lines.append(f"Clicks counted: those of {' and '.join(clicks)}.")
+        lines.append(f"The baseline counts the clicks of {' and '.join(clicks)}.")
     return lines
 
 
 def _how_fitted(fitted: Mapping[str, Any]) -> list[str]:
-    """Return where the weights of an ensemble come from, and which of them mean little."""
+    """Return on what the weights of an ensemble were learned, and which weights mean little."""
     source, members = fitted["learned_on"], fitted["members"]
     lines = [
         f"Weights learned on {source}, {fitted['window']}: {fitted['impressions']:,} impressions "
@@ -46,7 +47,7 @@ def _how_fitted(fitted: Mapping[str, Any]) -> list[str]:
     if fitted["cross_fitted"]:
         folds = len(members[0]["fold_weights"])
         lines.append(
-            f"{source} is also what is reported: its users are in {folds} folds, and each fold is "
+            f"{source} is also reported, so its users are in {folds} folds, and each fold is "
             "scored with weights learned on the others."
         )
     constant = [row["name"] for row in members if row["constant"]]
@@ -63,7 +64,7 @@ def chosen_by(metrics: Mapping[str, Any]) -> str:
     """Return the end of a clause on what chose a checkpoint; empty if all candidates did."""
     news = metrics.get("selected_news", "all")
     some = ", some" if "+" in news else ""
-    return f"{some} by unseen news alone" if "new" in news.split("+") else ""
+    return f"{some} only by unseen news" if "new" in news.split("+") else ""
 
 
 def on_unseen(metrics: Mapping[str, Any]) -> list[str]:
@@ -72,13 +73,13 @@ def on_unseen(metrics: Mapping[str, Any]) -> list[str]:
     if unseen is None:
         return []
     if not unseen["impressions"]:
-        return ["No impression has a click and a skip among the news that train has not seen."]
+        return ["No impression has both a clicked and a skipped candidate that train has not seen."]
     auc = f"AUC {unseen['auc']:.4f}"
     best = max(unseen["baselines"].items(), key=lambda row: row[1]["auc"], default=None)
     if best is not None:
         auc += f" ({BASELINE_NAMES.get(best[0], best[0])}: {best[1]['auc']:.4f})"
     return [
-        f"Unseen news, ranked among themselves: {unseen['candidates']:,} candidates that train "
+        f"Only unseen news: {unseen['candidates']:,} candidates that train "
         f"neither shows nor has in a history, in {unseen['impressions']:,} impressions of "
         f"{unseen['users']:,} users; {auc}."
     ]
@@ -91,16 +92,16 @@ def counts(metrics: Mapping[str, Any]) -> list[str]:
     if "evaluated" in metrics:
         lines = [
             f"{metrics['impressions']:,} impressions, {metrics['evaluated']:,} evaluated "
-            f"({metrics['single_class']:,} without a click or without a skip left out);",
+            f"({metrics['single_class']:,} without a clicked or a skipped candidate left out);",
             f"{metrics['tied']:,} with tied scores; {unknown}",
             "Intervals cover the choice of users, not the training seed."
             if metrics["evaluated"]
-            else "No impression has both a click and a skip, so there are no metrics.",
+            else "No impression has both a clicked and a skipped candidate: there are no metrics.",
         ]
         lines += on_unseen(metrics)
         if 0 < metrics["users"] < FEWEST_USERS:
             were = "user is" if metrics["users"] == 1 else "users are"
-            lines.append(f"{metrics['users']} {were} too few to trust them.")
+            lines.append(f"{metrics['users']} {were} too few for intervals that can be trusted.")
     else:
         lines = [
             f"{metrics['split']} has no labels: {metrics['impressions']:,} impressions ranked, "

@@ -27,7 +27,10 @@ def html_page(
     examples: Sequence[Example],
     curves: Curves | None,
 ) -> str:
-    """Return the page of a split's results; without labels it has only counts and examples."""
+    """Return the page of a split's results; without labels it has only counts and examples.
+
+    ``ceiling`` and ``curves`` are left out if None.
+    """
     own = scored_name(metrics)
     heading = f"{own[:1].upper()}{own[1:]} on {metrics['split']}, {metrics['window']}"
     baselines = metrics.get("baselines", {})
@@ -91,7 +94,7 @@ def _facts(metrics: Mapping[str, Any], title: str) -> dict[str, str]:
     for key, name in (
         ("impressions", "impressions"),
         ("evaluated", "evaluated"),
-        ("single_class", "without a click or without a skip"),
+        ("single_class", "without a clicked or a skipped candidate"),
         ("tied", "with tied scores"),
         ("unknown_candidates", "candidates not among the news"),
         ("sampled_candidates", "skipped news that were drawn, not shown"),

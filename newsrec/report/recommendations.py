@@ -18,8 +18,8 @@ def print_recommendations(answer: Mapping[str, Any]) -> None:
     _say_unknown(answer["unknown_candidates"], "of the candidates", what)
     if answer["history"] and not clicks:
         say(
-            "Nothing of the history is in the export: these are the news for a user without "
-            "history. Are the ids those of the export's news.parquet?",
+            "No news item of the history is in the export, so this is the answer for a user "
+            "without history. Are the ids in the export's news.parquet?",
             error=True,
         )
     rows = []

@@ -48,7 +48,10 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def beside_table(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None = None) -> Table:
-    """Return a table of the scorer and the baselines, with the AUC difference to each baseline."""
+    """Return a table of the scorer and the baselines, with the AUC difference to each baseline.
+
+    ``ceiling`` is the last row, if it is known.
+    """
     rows: list[Sequence[Cell]] = []
     for name, row in metrics["baselines"].items():
         low, high = row["auc_difference_interval"]
@@ -57,7 +60,7 @@ def beside_table(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None
     rows.append(bold(scored_name(metrics), *_metric_cells(metrics)))
     if ceiling:
         rows.append((CEILING, *_metric_cells(ceiling)))
-    return table(("", *HEADINGS.values(), "above\nit, AUC", "95 % interval\nof that"), rows)
+    return table(("", *HEADINGS.values(), "AUC\ndifference", "95 % interval\nof that"), rows)
 
 
 def weights_table(fitted: Mapping[str, Any]) -> Table:
@@ -123,7 +126,8 @@ def print_comparison(
     if split in (metrics["selected_on"] or "").split("+"):
         title += f", the split that chose the checkpoint{chosen_by(metrics)}"
     if not metrics["evaluated"]:
-        say(f"{title}; none has both a click and a skip, so there are no metrics.")
+        none = "none has both a clicked and a skipped candidate"
+        say(f"{title}; {none}, so there are no metrics.")
         return
     rows = baselines | {"this model": metrics}
     if ceiling:

@@ -139,7 +139,7 @@ class _RunCsvWriter(ExperimentWriter):
     def forget_after(self, step: int, validation: bool) -> None:
         """Drop rows logged after the checkpoint by a killed run; the resumed run logs them again.
 
-        The checkpoint was written after ``step`` steps. ``validation`` tells whether the validation
+        The checkpoint was written after ``step`` steps. ``validation`` is True if the validation
         after these steps is run again.
         """
         path = Path(self.metrics_file_path)
@@ -150,7 +150,7 @@ class _RunCsvWriter(ExperimentWriter):
             kept = path.with_name(DAMAGED)
             path.replace(kept)
             log.warning(
-                "%s: %s lines cannot be read and are left out; as it was, it is now %s",
+                "%s: %s lines cannot be read and are left out; the original file is now %s",
                 *(path, f"{damaged:,}", kept.name),
             )
         rows = [

@@ -35,8 +35,8 @@ def encode_catalogue(
 
     Each process encodes its share of the blocks, and then the vectors are gathered. The blocks do
     not depend on the number of processes, so the vectors do not either. With ``states`` below the
-    PLM's tuned layers, the frozen layers need not run. Row 0 is zeros; row 1, the unknown news
-    item, is the mean over the real news.
+    PLM's tuned layers, the frozen layers need not run; None runs them. Row 0 is zeros; row 1, the
+    unknown news item, is the mean over the real news.
     """
     device = recommender.news_encoder.project.weight.device
     shape = len(catalogue.first), recommender.dim
@@ -63,7 +63,8 @@ def mean_states(
     """Return the mean of each news item's last states ``[news, hidden]``; zeros for rows 0 and 1.
 
     As in ``encode_catalogue``, the processes share the work and all get the result.
-    ``states`` may be of the first news only; the whole PLM then runs for the others.
+    ``states`` may cover only the first rows; the whole PLM then runs for the others, and for all
+    news if it is None.
     """
     device, hidden = cut.plm.device, cut.plm.config.hidden_size
     known = 0 if states is None else len(states.lengths)

@@ -54,7 +54,7 @@ class FiniteLoss(Callback):
         self.check(trainer)
 
     def check(self, trainer: Trainer) -> None:
-        """Stop if a loss was not finite; every process calls this at the same step."""
+        """Raise UserError if a loss was not finite; every process calls this at the same step."""
         if self._first is None:
             return
         own = int(self._first)
@@ -90,7 +90,7 @@ class FiniteLoss(Callback):
 
 @contextmanager
 def out_of_memory(module: Any = None, data: Any = None, trainer: Any = None) -> Iterator[None]:
-    """On an out-of-memory error, say which options, not set yet, lower the memory of training."""
+    """Turn an out-of-memory error into a UserError that names options which need less memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -102,15 +102,15 @@ def out_of_memory(module: Any = None, data: Any = None, trainer: Any = None) -> 
             raise
         raise UserError(
             f"There is too little memory ({said[:160]}). Lower data.batch_size (and raise "
-            "--trainer.accumulate_grad_batches by as much for the same steps) or bound the word "
-            "pieces of a step by data.tokens_per_batch; lower data.max_history, data.max_tokens or "
-            f"data.{'max_candidates' if whole else 'npratio'}"
+            "--trainer.accumulate_grad_batches by as much for the same steps) or bound the "
+            "tokens of a step with data.tokens_per_batch; lower data.max_history, data.max_tokens "
+            f"or data.{'max_candidates' if whole else 'npratio'}"
             f"{_more_remedies(module, data, trainer)}. `fit --dry_run` estimates what a step needs."
         ) from error
 
 
 def _recomputes(module: Any) -> bool:
-    """Tell if the PLM's family can run its layers again in the backward pass."""
+    """Return whether the PLM's family can run its layers again in the backward pass."""
     recommender = getattr(module, "recommender", None)
     return recommender is None or can_recompute(recommender.news_encoder.plm)
 

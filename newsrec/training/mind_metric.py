@@ -28,7 +28,7 @@ class MindMetric(Metric):
         self.add_state("evaluated", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, scores: Tensor, labels: Tensor, offsets: Tensor) -> None:
-        """Add the impressions of one batch."""
+        """Add the impressions of one batch; scores and labels are ``[candidates]``."""
         result = impression_metrics(scores, labels, offsets)
         sums = np.rint(result.values[:, result.valid].sum(axis=1) / UNIT).astype(np.int64)
         self.total += torch.from_numpy(sums).to(self.total.device)

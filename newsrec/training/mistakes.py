@@ -51,8 +51,8 @@ def check_trainer(options: Mapping[str, Any]) -> None:
         )
     if options["barebones"]:
         raise UserError(
-            "trainer.barebones leaves out logs and checkpoints, for which fit is there. Leave it "
-            "out; --trainer.enable_progress_bar false saves some time."
+            "trainer.barebones writes no logs and no checkpoints, so the run leaves nothing. Leave "
+            "it out; --trainer.enable_progress_bar false saves some time."
         )
     if options["enable_checkpointing"] is False:
         raise UserError(
@@ -69,13 +69,13 @@ def check_scoring(options: Mapping[str, Any]) -> None:
         chosen = value is not None and (type(value) is int or value != 1) if limit else bool(value)
         if chosen:
             raise UserError(
-                f"--trainer.{name} is {value}, but evaluate scores all of a split: metrics and "
-                "prediction.zip of a part are none. Leave it out."
+                f"--trainer.{name} is {value}, but evaluate must score all of a split: metrics and "
+                "prediction.zip need every impression. Leave it out."
             )
 
 
 def check_seed(seed: int | bool | None) -> None:
-    """Refuse a seed that the generators do not accept."""
+    """Refuse a seed that the generators do not accept; None and True are accepted."""
     if seed is not None and not 0 <= seed < SEEDS:
         raise UserError(
             f"seed_everything is {seed}; it must be from 0 to {SEEDS - 1}, or true for a random "

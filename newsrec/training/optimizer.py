@@ -28,8 +28,8 @@ class Schedule:
     def __init__(self, shape: str, warmup: float, steps: float) -> None:
         if steps == math.inf and (shape != "constant" or 0 < warmup <= 1):
             raise UserError(
-                f"model.schedule is {shape} and model.warmup {warmup:g}, but the run has no end to "
-                "measure them by: set --trainer.max_epochs or --trainer.max_steps, or choose "
+                f"model.schedule is {shape} and model.warmup {warmup:g}, which need the number of "
+                "steps of the run. Set --trainer.max_epochs or --trainer.max_steps, or choose "
                 "model.schedule constant with model.warmup as a number of steps."
             )
         self.shape = shape

@@ -105,8 +105,8 @@ class Run:
             return []
         if patience < 1 or monitor is None:
             raise UserError(
-                f"--patience is {patience} with data.val {self.datamodule.val}: it counts the "
-                "validations, at least 1, that data.val must bring."
+                f"--patience is {patience} and data.val is {self.datamodule.val}: patience is a "
+                "number of validations, at least 1, on the split that data.val names."
             )
         return [EarlyStopping(monitor, mode="max", patience=patience)]
 
@@ -163,7 +163,7 @@ class Run:
         ckpt_path: str | None = None,
         **fit_options: Any,
     ) -> None:
-        """Train, from ``ckpt_path`` on if given.
+        """Train a new run, or resume from ``ckpt_path``.
 
         The loggers get ``options``, those of the whole run; ``Trainer.fit`` gets ``fit_options``.
         Raises ``Stopped`` if a signal stopped the run, after it has saved, and UserError if the run

@@ -32,8 +32,8 @@ class TrainedRun:
     ) -> "TrainedRun":
         """Read a checkpoint; model and data are built on first use.
 
-        ``root`` None uses the folder of the training, ``split`` None the split that the checkpoint
-        was selected on. ``expected`` are values under ``model`` and ``data`` that the checkpoint
+        ``root`` None uses the folder of the training, ``split`` None the split that chose the
+        checkpoint. ``expected`` are values under ``model`` and ``data`` that the checkpoint
         must have; ``data_options`` do not affect scores. The last day of train is refused if the
         model has seen it.
         """

@@ -143,7 +143,7 @@ def measure(number: int, folder: Path) -> dict:
     for numbers in result.values():
         for clock in ("wall", "cpu"):
             numbers[f"impressions_per_{clock}_s"] = round(number / numbers[f"{clock}_s"])
-    assert inspect(path, split).taken
+    assert inspect(path, split).accepted
 
     write(small, part, some)
     reference = {"impressions": len(part.impression_id)}

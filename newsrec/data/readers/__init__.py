@@ -1,1 +1,1 @@
-"""Readers for data sets, one for each file format."""
+"""Readers for datasets, one for each file format."""

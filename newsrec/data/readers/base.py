@@ -77,7 +77,7 @@ class Rows(NamedTuple):
         """Return the good rows, and add the others to the bad lines; ``self`` if all are good.
 
         ``good`` is True for rows that can be read ``[rows]``. ``word`` returns the wrong part of a
-        row, by its number; without it the whole column is shown.
+        row, by its number; None shows the whole column.
         """
         good = np.asarray(good, dtype=bool)
         wrong = np.flatnonzero(~good)
@@ -104,11 +104,11 @@ class Impressions(NamedTuple):
     time: NDArray[np.datetime64]
     users: pa.DictionaryArray
     histories: Ragged
-    """Catalogue rows of the news clicked before, oldest first; unknown news are left out."""
+    """Catalogue rows of the news clicked before, oldest first; unknown news is left out."""
     unknown_history: int
     """Number of unknown news in histories."""
     candidates: Ragged
-    """Catalogue rows; ``UNKNOWN_NEWS`` for news that are not in the catalogue."""
+    """Catalogue rows; ``UNKNOWN_NEWS`` for news that is not in the catalogue."""
     labels: NDArray[np.int8] | None
     """1 clicked, 0 skipped ``[candidates]``; None without labels."""
     sampled: int = 0
@@ -127,7 +127,11 @@ def count(
     candidates: NDArray[np.int32],
     labels: NDArray[np.int8] | None,
 ) -> dict[str, int]:
-    """Return the counts of impressions that need only their arrays, not the files."""
+    """Return the counts of impressions that need only their arrays, not the files.
+
+    Takes the length of each history ``[impressions]``, the candidates' catalogue rows and, if there
+    are any, their labels ``[candidates]``.
+    """
     counts = {
         "impressions": len(history_lengths),
         "history_news": int(history_lengths.sum()),
@@ -156,7 +160,7 @@ class Pass(Protocol):
 
 
 class Reader(Protocol):
-    """Reads data sets of one format."""
+    """Reads datasets of one format."""
 
     name: str
     """Name of the format; folders of compiled arrays begin with it."""
@@ -183,4 +187,5 @@ class Reader(Protocol):
         """Read a split's impressions in blocks, in the order of the file.
 
         ``ids`` are the news ids of the catalogue's real news, which begin at row ``FIRST_NEWS``.
+        ``on_read`` is called with the number of bytes that were just read.
         """

@@ -114,7 +114,7 @@ def _ask_for(names: list[str], aside: Path) -> list[Remote]:
 
 def _fetch(remote: Remote, root: Path) -> None:
     name, partial = remote.name, remote.partial
-    resumed = f", {_megabytes(remote.done)} of them here from before" if remote.done else ""
+    resumed = f", {_megabytes(remote.done)} already here" if remote.done else ""
     print(f"{name}.zip: {_megabytes(remote.size)}{resumed}", flush=True)
     partial.parent.mkdir(exist_ok=True)
     try:
@@ -177,7 +177,7 @@ def _mistakes_explained(root: Path, again: str) -> Iterator[None]:
 
     token = get_token()
     if token and not re.fullmatch("[!-~]+", token):
-        raise UserError(f"{_token_name()} is not one.{numbered(MAKE_TOKEN, SET_TOKEN, again)}")
+        raise UserError(f"{_token_name()} is no token.{numbered(MAKE_TOKEN, SET_TOKEN, again)}")
     try:
         yield
     except OfflineModeIsEnabled:
@@ -187,12 +187,12 @@ def _mistakes_explained(root: Path, again: str) -> Iterator[None]:
     except HTTPError as error:
         reason = str(error) or type(error).__name__
         raise UserError(
-            f"No connection to {constants.ENDPOINT}, or it broke off ({reason}). What has arrived "
-            f"is kept. Run again: {again}"
+            f"There is no connection to {constants.ENDPOINT}, or it broke off ({reason}). What has "
+            f"arrived is kept. Run again: {again}"
         ) from error
     except OSError as error:
         raise UserError(
-            f"{root} cannot be used: {error}. Mend that or choose another --data.root."
+            f"{root} cannot be used: {error}. Correct that or choose another --data.root."
         ) from error
 
 
@@ -201,7 +201,7 @@ def _refusal(error: "HfHubHTTPError", token: str | None, again: str) -> str:
     status, said = response.status_code, response.headers.get("X-Error-Message", "no reason given")
     gated = response.headers.get("X-Error-Code") == "GatedRepo"
     if status == 401 and not token:
-        why = "The hub gives MIND to those who accepted its licence; no token says who you are."
+        why = "The hub gives MIND only to users who accepted its licence, and there is no token."
         return why + numbered(AGREE, MAKE_TOKEN, SET_TOKEN, again)
     if status == 401:
         why = f"The hub refused {_token_name()}: mistyped, expired or revoked? ({said})"
@@ -215,7 +215,7 @@ def _refusal(error: "HfHubHTTPError", token: str | None, again: str) -> str:
         return why + numbered(AGREE, f"{MAKE_TOKEN}; {fine}", SET_TOKEN, again)
     if status == 404:
         return f"The hub has no {response.url} ({said}). Has the dataset moved? See {PAGE}"
-    return f"The hub answered {status} for {response.url} ({said}). Later, run again: {again}"
+    return f"The hub answered {status} for {response.url} ({said}). Run again later: {again}"
 
 
 def _token_name() -> str:

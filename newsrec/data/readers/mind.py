@@ -80,8 +80,8 @@ def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
         kind = "not a text file"
     if kind is not None and kind not in ("an empty file", "a Parquet file"):
         raise UserError(
-            f"{path} is {kind}, not a news.tsv: lines of 8 columns with a tab "
-            "between them. Write it as such or as a news.parquet, or unpack it."
+            f"{path} is {kind}, not a news.tsv, which has lines of 8 columns with tabs between "
+            "them. Write it like that or as a news.parquet, or unpack it."
         )
     done, blocks = (
         read_news_table([file], file) if kind == "a Parquet file" else MindReader().news((file,))
@@ -101,7 +101,7 @@ def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
 def _parse_news(rows: Rows) -> Rows:
     ids = rows.column("news_id")
     header = pc.match_substring_regex(ids, "(?i)^news_?id$")
-    rows = rows.require(pc.invert(header), "news_id", "a header line, which MIND's files have not")
+    rows = rows.require(pc.invert(header), "news_id", "a header line, which MIND's files lack")
     good = pc.match_substring_regex(rows.column("news_id"), "^[^ ]+$")
     return rows.require(good, "news_id", "empty or with a space")
 

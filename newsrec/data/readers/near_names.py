@@ -38,13 +38,13 @@ def misnamed(root: Path, found: Collection[str]) -> str | None:
 def instead_of(root: Path) -> str | None:
     """Return a hint which folder was meant by a file or a folder without splits, or None."""
     if root.is_file():
-        return f"It is a file: name the folder that it lies in, --data.root {root.parent}."
+        return f"It is a file: name the folder that it is in, --data.root {root.parent}."
     here = {entry.name for entry in root.iterdir()}
     if here & DATA_FILES:
         if root.resolve().name.lower().rpartition("_")[2] in SPLIT_NAMES:
             above = root.parent if root.name else root.resolve().parent
             return f"It is one split itself: name the folder above, --data.root {above}."
-        return f"Its files belong to one split: move them into {root / 'train'}, say."
+        return f"Its files belong to one split: move them, for example into {root / 'train'}."
     for name in sorted(here)[:LOOKED_AT]:
         if not name.startswith(".") and _has_splits(root / name):
             return f"Did you mean --data.root {root / name}?"
@@ -52,7 +52,7 @@ def instead_of(root: Path) -> str | None:
 
 
 def similar_file(folder: Path, name: str) -> str | None:
-    """Return how to make a missing file from another in the folder; None if there is no such."""
+    """Return how to make a missing file from another in the folder; None if no file fits."""
     files = sorted(entry.name for entry in folder.iterdir() if entry.is_file())[:LOOKED_AT]
     for packed, command in ((".gz", "gunzip"), (".bz2", "bunzip2"), (".xz", "unxz")):
         if name + packed in files:

@@ -59,7 +59,7 @@ def _read_zip(path: Path) -> dict[SourceFile, int]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             if _leads_outside(member):
-                raise UserError(f"{path} would unpack {member.filename!r} elsewhere.")
+                raise UserError(f"{path} would unpack {member.filename!r} outside its folder.")
             # zipfile compares a member's checksum when it is read to the end.
             lines[SourceFile(path, member.filename)] = _count_lines(archive.open(member))
     return lines

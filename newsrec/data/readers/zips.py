@@ -35,7 +35,7 @@ MEMBER_HINT = "Download or unpack it again."
 def readable_damage(place: object, as_what: str = "", hint: str = MEMBER_HINT) -> Iterator[None]:
     """Turn the errors raised for a damaged zip, ``DAMAGE``, into a UserError.
 
-    It names ``place`` and the next step ``hint``; ``as_what`` stands after "cannot be read".
+    It names ``place`` and the next step ``hint``; ``as_what`` follows "cannot be read".
     """
     try:
         yield
@@ -66,15 +66,17 @@ def open_member(path: Path, member: str, place: object) -> IO[bytes]:
 class _Stream(io.RawIOBase):
     """Stream of a zip's member that raises UserError if the member is damaged."""
 
-    def __init__(self, member: IO[bytes], told: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(
+        self, member: IO[bytes], explained: Callable[[], AbstractContextManager[None]]
+    ) -> None:
         self.member = member
-        self.told = told
+        self.explained = explained
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        with self.told():
+        with self.explained():
             chunk = self.member.read(len(buffer))
         buffer[: len(chunk)] = chunk
         return len(chunk)

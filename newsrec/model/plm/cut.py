@@ -21,7 +21,7 @@ from newsrec.model.plm.transformers_internals import first_position
 TOKENS_PER_PASS = 16_384
 """Padded tokens that go through a PLM at once."""
 NOT_WEIGHTS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
-"""Keys of a PLM's configuration that tell its origin and do not affect its output."""
+"""Keys of a PLM's configuration that name its origin and do not affect its output."""
 
 
 class CutPlm:
@@ -93,18 +93,21 @@ class CutPlm:
             token_ids: Tokens, padded at the end ``[news, tokens]``.
             token_lengths: Number of real tokens, ascending, on the CPU ``[news]``.
             token_states: States of the real tokens below the tuned layers, all news items joined;
-                the frozen layers then do not run ``[tokens, hidden]``.
+                the frozen layers then do not run ``[tokens, hidden]``. None runs the whole PLM.
             tokens_per_pass: Padded tokens that are run at once.
 
         Yields:
             Last states of some news ``[rows, tokens, hidden]``, and a mask that is True where a
             token is real ``[rows, tokens]``.
+
+        Raises:
+            UserError: If the size of the states differs from this PLM's.
         """
         config = self.plm.config
         if token_states is not None and token_states.shape[1] != config.hidden_size:
             raise UserError(
-                f"The states are another PLM's: their size is {token_states.shape[1]}, and that of "
-                f"{config.model_type} is {config.hidden_size}. Compute them with this one."
+                f"The states are of another PLM: their size is {token_states.shape[1]}, but that "
+                f"of {config.model_type} is {config.hidden_size}. Compute them with this PLM."
             )
         run = self._joined if self._packs else self._padded
         yield from run(token_ids, token_lengths, token_states, tokens_per_pass)
@@ -155,8 +158,8 @@ class CutPlm:
     def works(self, token_ids: Tensor, mask: Tensor) -> bool:
         """Return whether running both parts in turn gives the same states as the whole PLM.
 
-        Not in DeBERTa, where a convolution depends on the layer's number, nor in XLM, which has no
-        layer modules.
+        It does not in DeBERTa, where a convolution depends on the layer's number, nor in XLM, which
+        has no layer modules.
         """
         training = self.plm.training
         self.plm.eval()
@@ -297,7 +300,7 @@ def layer_lists(plm: PreTrainedModel, tune_layers: int) -> list[nn.ModuleList]:
             return lists
     raise UserError(
         f"model.tune_layers is {tune_layers}, but the layers of this PLM "
-        f"({plm.config.model_type}) cannot be told apart. Choose 0 (frozen) or -1 (all)."
+        f"({plm.config.model_type}) are not separate modules. Choose 0 (frozen) or -1 (all)."
     )
 
 

@@ -45,7 +45,7 @@ def load_plm(name: str, layers: int | None = None) -> PreTrainedModel:
     if missing:  # transformers would fill them with random numbers
         raise UserError(
             f"model.plm: the files of {name!r} lack {len(missing)} of the model's weights, such as "
-            f"{missing[0]}. Get them again, or name another PLM."
+            f"{missing[0]}. Download them again, or name another PLM."
         )
     return _without_pooler(plm)
 
@@ -67,7 +67,7 @@ def _other_kind(plm: PreTrainedModel) -> str | None:
     if config.is_encoder_decoder:
         return "an encoder with a decoder (seq2seq)"
     if plm.main_input_name != "input_ids":
-        return "no model of text"
+        return "a model without token ids as input"
     both_ways = {*modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, "xlnet"}
     causal = {*modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES} - both_ways
     if config.model_type in causal and not getattr(config, "use_bidirectional_attention", False):

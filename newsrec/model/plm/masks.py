@@ -32,7 +32,7 @@ def nothing_padded(whether: bool) -> Iterator[None]:
 
 
 def _unless_unpadded(make: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
-    """Wrap a function that makes masks: ``nothing_padded`` tells it whether a mask is needed."""
+    """Wrap a function that makes masks: ``nothing_padded`` decides whether a mask is needed."""
 
     def mask(*args: Any, allow_is_bidirectional_skip: bool = False, **kwargs: Any) -> Tensor | None:
         local, length = kwargs.get("local_size"), kwargs["kv_length"]
@@ -57,9 +57,9 @@ internals.register_attention(
 
 
 def mask_by_padding(plm: PreTrainedModel) -> bool:
-    """Switch a PLM to masks that depend on ``nothing_padded``; tell if its states stay the same.
+    """Switch a PLM to masks that depend on ``nothing_padded``; return if its states stay the same.
 
-    If not, it is unchanged. Families that make masks in their own way (DeBERTa, XLM) are not
+    If not, the PLM is unchanged. Families that make masks in their own way (DeBERTa, XLM) are not
     affected either way.
     """
     before = internals.attention_of(plm)

@@ -52,7 +52,7 @@ def attend(
             module, query, key, value, attention_mask, dropout, scaling, **kwargs
         )
     if attention_mask is not None or any(kwargs.get(name) is not None for name in NOT_PACKED):
-        raise NotImplementedError("attention that looks further than at a news item's tokens")
+        raise NotImplementedError("attention with a mask, or beyond one news item's tokens")
     return _attend_within(query, key, value, dropout, scaling, groups), None
 
 
@@ -102,7 +102,7 @@ def run_packed(plm: PreTrainedModel, token_ids: Tensor, groups: Groups) -> Tenso
 
 
 def pack(plm: PreTrainedModel) -> bool:
-    """Switch a PLM to attention within each joined news item; tell if its states stay the same.
+    """Switch a PLM to attention within each news item; return whether its states stay the same.
 
     If not, it is unchanged. Some families cannot: they compute positions over the whole sequence
     (DeBERTa, MPNet), or use local attention (ModernBERT).

@@ -41,7 +41,7 @@ def recompute_activations(plm: PreTrainedModel) -> None:
 
 
 def can_recompute(plm: PreTrainedModel) -> bool:
-    """Tell if ``recompute_activations`` supports a PLM's family."""
+    """Return whether ``recompute_activations`` supports a PLM's family."""
     if plm.supports_gradient_checkpointing:
         return True
     try:

@@ -32,7 +32,7 @@ KNOWN: dict[str, dict[str, Any]] = {
 def plm_sizes(name: str, layers: int | None = None) -> tuple[dict[str, Any], bool]:
     """Return the configuration of a PLM's first ``layers``, and whether it was read from its files.
 
-    They must be found if the PLM is not in ``KNOWN``.
+    None uses all layers. UserError if the files of a PLM that is not in ``KNOWN`` are not found.
     """
     known = name in KNOWN and not Path(name).is_dir()
     if known:

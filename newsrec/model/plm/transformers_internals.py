@@ -21,16 +21,17 @@ T = TypeVar("T")
 def register_attention(
     name: str, attend: Callable[..., Any], mask: Callable[..., Tensor | None]
 ) -> None:
-    """Register a kind of attention, and what makes its masks, under a name for configurations.
+    """Register a kind of attention and the function that makes its masks, under a name.
 
-    Every layer calls ``attend`` in families that look up their attention.
+    If a PLM's configuration has this name, its layers call ``attend``, in families that look up
+    their attention by name. ``mask`` returns None if no mask is needed.
     """
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, mask)
 
 
 def attention_of(plm: PreTrainedModel) -> str | None:
-    """Return the name of a PLM's attention."""
+    """Return the name of a PLM's attention; None if it has no name."""
     return plm.config._attn_implementation
 
 
@@ -44,7 +45,7 @@ def set_attention(plm: PreTrainedModel, name: str | None) -> None:
 def try_attention(
     plm: PreTrainedModel, name: str, expect: Callable[[], T], works: Callable[[T], bool]
 ) -> bool:
-    """Switch a PLM to another kind of attention; tell if its states stay the same.
+    """Switch a PLM to another kind of attention; return whether its states stay the same.
 
     ``expect`` runs the PLM before the change and returns its states; ``works`` runs it after the
     change and compares. Both run in evaluation mode and full precision. If the states differ, or on

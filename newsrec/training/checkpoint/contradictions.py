@@ -1,7 +1,7 @@
 """Checks, whenever a Trainer combines a model with data, that their options agree.
 
-If texts or histories are made differently than in training, the model scores them without an error,
-but worse, and nobody notices.
+If texts or histories are made differently from those in training, the model scores them without an
+error, but worse, and nobody notices.
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ def untrained(module: Any, data: Any) -> dict[str, Any]:
 
 
 def check_agreement(trained: Mapping[str, Any], data: Any) -> None:
-    """Refuse data that are made differently than the data a model was trained on.
+    """Refuse data that is made differently from the data that a model was trained on.
 
     ``trained`` is the result of ``remembered`` or ``untrained``; a data module of another class is
     not checked.
@@ -51,7 +51,7 @@ def check_agreement(trained: Mapping[str, Any], data: Any) -> None:
         if name not in trained or now is None or plain(now) == plain(trained[name]):
             continue
         raise UserError(
-            f"The data module has {name} {_short(now)}, but the model has, or was trained with, "
+            f"The data module has {name} {_short(now)}, but the model uses "
             f"{_short(trained[name])}. Build both with {name}={trained[name]!r}."
         )
     now, then = getattr(data, "tokenizer_json", None), trained.get("tokenizer_json")
@@ -59,9 +59,8 @@ def check_agreement(trained: Mapping[str, Any], data: Any) -> None:
         return
     if not _same_tokens(now, then, data.data.news["title"][:SAMPLE].to_pylist()):
         raise UserError(
-            f"The data module's tokenizer is that of {data.plm}, but the model has, or was trained "
-            f"with, another, that of {trained.get('plm')}. Build both with "
-            f"plm={trained.get('plm')!r}."
+            f"The data module has the tokenizer of {data.plm}, but the model uses that of "
+            f"{trained.get('plm')}. Build both with plm={trained.get('plm')!r}."
         )
 
 
@@ -84,7 +83,7 @@ def check_batches(loss: str, data: Any) -> None:
 
 
 def _same_tokens(now: str, then: str, texts: list[str]) -> bool:
-    """Return whether two tokenizers give equal tokens; releases write the same one differently."""
+    """Return whether two tokenizers give equal tokens; their files may differ between releases."""
     one, other = Tokenizer.from_str(now), Tokenizer.from_str(then)
     if one.get_vocab() != other.get_vocab():
         return False

@@ -18,18 +18,18 @@ GIVE = "Give a file that `python -m newsrec fit` wrote: runs/NAME/checkpoints/be
 def missing(path: Path) -> str:
     """Describe a path that is not a checkpoint file: it does not exist, or is a folder."""
     if not path.is_dir():
-        return " ".join(filter(None, ["is not there: no such file.", looked_for(path), GIVE]))
+        return " ".join(filter(None, ["does not exist.", looked_for(path), GIVE]))
     for inner in ("checkpoints/best.ckpt", "best.ckpt", "checkpoints/last.ckpt", "last.ckpt"):
         if (path / inner).is_file():
             return f"is a folder. Give the file in it: {path / inner}."
     if (path / "manifest.json").is_file():
         return (
-            "is a folder, as export writes it, which cannot be trained or evaluated. Give the "
+            "is a folder that export wrote, which cannot be trained or evaluated. Give the "
             "checkpoint that it was made from."
         )
     if (path / ".metadata").is_file():
         return (
-            "is a folder, as Lightning writes sharded checkpoints, which newsrec does not read. "
+            "is a sharded checkpoint of Lightning, which newsrec does not read. "
             f"Train without a sharding strategy. {GIVE}"
         )
     return f"is a folder, and there is no checkpoint in it. {GIVE}"
@@ -58,7 +58,7 @@ def _what_it_is(path: Path, said: str) -> str:
     found = re.search(r"GLOBAL ([\w.]+)|Unsupported (?:class|global) ([\w.]+)", said)
     if found:
         return (
-            f"it holds Python objects ({found[1] or found[2]}), which newsrec never loads, for "
+            f"it holds Python objects ({found[1] or found[2]}), which newsrec never loads, because "
             f"they may run code. {GIVE}"
         )
     with path.open("rb") as file:
@@ -79,7 +79,7 @@ def not_ours(content: Any) -> str | None:
     tensors = sum(isinstance(value, Tensor) for value in content.values())
     if content and tensors == len(content):
         return (
-            f"holds {tensors} weights alone (a state dict), without the options that they were "
+            f"holds only {tensors} weights (a state dict), without the options that they were "
             f"trained with. {GIVE}"
         )
     keys = ", ".join(sorted(map(str, content))[:4])

@@ -105,7 +105,7 @@ def hyper_parameters(checkpoint: dict[str, Any], part: str) -> dict[str, Any]:
 def resolve_checkpoint(ckpt_path: str, output: Path) -> Path:
     """Return the file that ``fit --ckpt_path`` names; ``last`` and ``best`` are in ``output``.
 
-    A URL is refused, and a missing file, with which Lightning would silently start a new run.
+    A URL is refused. So is a missing file, with which Lightning would silently start a new run.
     """
     _refuse_url(ckpt_path)
     path = Path(ckpt_path)
@@ -131,7 +131,7 @@ def check_run_folder(output: Path) -> None:
     names = {path.name for path in output.iterdir()} if output.is_dir() else {""}
     if {name for name in names if MARK not in name} <= BEGUN and not saved:
         return
-    on = "Go on with that run by `--ckpt_path last`, choose" if "last.ckpt" in saved else "Choose"
+    on = "Resume that run with `--ckpt_path last`, choose" if "last.ckpt" in saved else "Choose"
     require_empty(output, f"{on} another --output, or remove the folder.")
 
 

@@ -81,12 +81,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             cause = error.__context__ if isinstance(error.__context__, OSError) else error
             kept, on = "there is none yet", "start a new run"
             if path.is_file():
-                kept = "what was there before is whole"
+                kept = "the previous one is whole"
             if path.with_name("last.ckpt").is_file():
                 on = "resume with --ckpt_path last"
             self.failed = (
-                f"{path} could not be written ({cause}); {kept}. Make room and {on}, or choose an "
-                "--output on another disk."
+                f"{path} could not be written ({cause}); {kept}. Free some space and {on}, or "
+                "choose an --output on another disk."
             )
 
 
@@ -215,12 +215,12 @@ class LastCheckpoint(Checkpoint):
         """
         if self._group is None:
             return self._received
-        heard = 0
+        asked = 0
         if self._asking is not None:
             work, flag = self._asking
             work.wait()
-            heard = int(flag)
+            asked = int(flag)
         flag = torch.tensor(self._received)
         op = torch.distributed.ReduceOp.MAX
         self._asking = torch.distributed.all_reduce(flag, op, self._group, async_op=True), flag
-        return heard
+        return asked

@@ -146,14 +146,14 @@ def building(path: str | Path | None) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:  # libraries may raise anything on unexpected values
-        raise _refusal(path, f"no model can be built of it ({_reason(error)})") from error
+        raise _refusal(path, f"no model can be built from it ({_reason(error)})") from error
 
 
 def _refusal(path: str | Path | None, what: str) -> UserError:
     place = "The checkpoint" if path is None else f"--ckpt_path {path}"
     return UserError(
         f"{place} is not as `python -m newsrec fit` wrote it: {what}. Copy the file again, give "
-        "another, or train it again."
+        "another one, or train again."
     )
 
 
@@ -292,11 +292,11 @@ def _compare(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], wher
         wanted = expected[name]
         if weight.shape != wanted.shape:
             raise Wrong(
-                f"{name} has shape {list(weight.shape)}, and by its options {list(wanted.shape)}"
+                f"{name} has shape {list(weight.shape)}, and should have {list(wanted.shape)}"
             )
         same_kind = weight.is_floating_point() == wanted.is_floating_point()
         if weight.layout != torch.strided or weight.is_quantized or not same_kind:
-            raise Wrong(f"{name} holds {weight.dtype} numbers, and should {wanted.dtype}")
+            raise Wrong(f"{name} holds {weight.dtype} numbers, and should hold {wanted.dtype}")
         # A file of a few bytes can hold one number as a matrix of any size.
         if weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():
             raise Wrong(f"{name} has {weight.numel():,} numbers, and the file holds fewer")

@@ -66,7 +66,7 @@ class Work(NamedTuple):
     largest: Shape
     """The largest batch; determines the memory."""
     tokens: int
-    """Word pieces of all distinct texts."""
+    """Tokens of all distinct texts."""
     arrays: int
     """Bytes of the compiled data."""
 
@@ -95,7 +95,7 @@ class Estimate(NamedTuple):
 
     @property
     def many(self) -> str:
-        """Words for the number of processes, behind a number of steps; empty for one."""
+        """Words for the number of processes, to follow a number of steps; empty for one."""
         return f" on each of {self.run.processes} processes" if self.run.processes > 1 else ""
 
     @property
@@ -175,12 +175,12 @@ def describe(estimate: Estimate) -> str:
         "parameters": f"{cost.trained:,} trained, {cost.frozen:,} frozen: {_gib(cost.weights)}",
         "gradients": f"{_gib(cost.gradients)}, optimizer states {_gib(cost.optimizer)}",
         "batch": f"{usual.samples} samples, {len(usual.lengths):,} distinct news, "
-        f"{usual.tokens:,} word pieces; the largest {len(largest.lengths):,} and "
+        f"{usual.tokens:,} tokens; the largest {len(largest.lengths):,} and "
         f"{largest.tokens:,}",
         "activations": f"{_gib(cost.activations)} of the largest batch",
         "peak of a step": f"{_gib(cost.peak)}; {estimate.fits}",
         "states on disk": kept,
-        "data arrays": f"{_gib(work.arrays)} (on disk, read where they lie)",
+        "data arrays": f"{_gib(work.arrays)} (on disk, memory-mapped)",
         "epoch": f"{work.samples:,} samples, {work.steps:,} batches{estimate.many}",
         "work": f"{_flop(estimate.flop)} a step, "
         f"{_flop(estimate.flop * work.steps)} an epoch; {estimate.cost.kernels:,} kernels "
@@ -235,7 +235,7 @@ def _published(data: MindDataModule, processes: int, size: mind.Published) -> Wo
     if bound is not None:
         largest = min(largest, bound / mean)
     return Work(
-        f"none in {data.root}, so the sizes that {size.name} is published with",
+        f"none in {data.root}, so the published sizes of {size.name}",
         total,
         -(-(total // processes) // samples),
         shape(batch.distinct),

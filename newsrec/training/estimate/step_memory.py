@@ -29,7 +29,7 @@ class Shape(NamedTuple):
     """The sizes of a training batch that its cost depends on."""
 
     lengths: NDArray[np.int64]
-    """Word pieces of each distinct text, ascending ``[news]``."""
+    """Tokens of each distinct text, ascending ``[news]``."""
     users: int
     """Number of distinct histories."""
     history: int
@@ -40,7 +40,7 @@ class Shape(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """Word pieces of all texts."""
+        """Tokens of all texts."""
         return int(self.lengths.sum())
 
     @property

@@ -65,13 +65,14 @@ def trainer_device(trainer: Mapping[str, Any]) -> torch.device | None:
 def choose_auto(device: torch.device | None, maps: Callable[[], Sequence[LinearMap]]) -> Choice:
     """Choose bf16 or fp32 by their measured speed on the matrix products of the model's ``maps``.
 
-    The measurement is kept for the next run on a machine like this. fp16 is never chosen.
+    The measurement is kept for the next run on a machine like this. fp16 is never chosen. Without a
+    ``device``, on an accelerator other than CPU and CUDA for example, the choice is fp32.
     """
     if device is None:
         return Choice("fp32", "nothing was measured on this accelerator")
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         name = torch.cuda.get_device_name(device)
-        return Choice("fp32", f"{name} does not multiply in bf16 by itself")
+        return Choice("fp32", f"{name} has no native bf16")
     shapes = list(maps())
     found = recall_rates(device, shapes)
     earlier = found is not None
@@ -102,8 +103,8 @@ def warn_of_slow_bf16(device: torch.device | None, maps: Callable[[], Sequence[L
     found = None if device is None else recall_rates(device, maps())
     if found is not None and found.ratio < 1:
         log.info(
-            "precision: bf16, as asked, but it is the slower here: matrix products reached %.4g "
-            "GFLOP/s in bf16 and %.4g in fp32 (measured earlier).",
+            "precision: bf16, as requested, but it is slower than fp32 here: matrix products "
+            "reached %.4g GFLOP/s in bf16 and %.4g in fp32 (measured earlier).",
             found.bf16 / 1e9,
             found.fp32 / 1e9,
         )
@@ -120,7 +121,7 @@ def _describe(found: Rates, device: torch.device, earlier: bool) -> str:
     if device.type == "cpu":
         threads = torch.get_num_threads()
         where += f", {threads} {'thread' if threads == 1 else 'threads'}"
-    asked = f"bf16 is taken from {LEAST_GAIN:g} times as fast"
+    asked = f"bf16 is taken if it is at least {LEAST_GAIN:g} times as fast"
     return (
         f"matrix products of this model reach {found.bf16 / 1e9:.4g} GFLOP/s in bf16 and "
         f"{found.fp32 / 1e9:.4g} in fp32, {found.ratio:.2f} times as fast ({where}"

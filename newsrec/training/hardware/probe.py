@@ -1,7 +1,7 @@
 """Measures how fast this machine multiplies matrices of the model's shapes, in fp32 and in bf16.
 
-The features that a CPU or GPU reports do not tell: of two machines that report native bf16, one was
-2.2 times slower in bf16 and the other 2.3 times faster.
+The features that a CPU or GPU reports are no guide: of two machines that report native bf16, one
+was slower in bf16 and the other faster.
 """
 
 import statistics
@@ -27,7 +27,7 @@ ROWS = {"cuda": 8192, "mps": 4096}
 """Most vectors that are multiplied at once; more would not change the result."""
 ROWS_ON_CPU = 512
 FULL = 0.5
-"""Assumed share of histories and texts that is filled, before the data are known."""
+"""Assumed share of histories and texts that is filled, before the data is known."""
 
 
 class LinearMap(NamedTuple):

@@ -67,7 +67,7 @@ def settle_hardware(
     """Set the number of threads and choose the precision; log both.
 
     The caller writes the choice into ``config.yaml`` and checkpoints, so that a resumed run
-    computes as before, on any machine. The model is not built yet and the data are not opened.
+    computes as before, on any machine. The model is not built yet and the data is not opened.
     """
     root = Path(datamodule.root)
     reader_of(root).find_splits(root)  # raises for a wrong folder before anything is measured

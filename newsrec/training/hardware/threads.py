@@ -1,7 +1,7 @@
 """Chooses the number of threads of a process: its share of the cores, if more than one is faster.
 
 OpenMP's threads spin while they wait for each other. On a machine with other busy processes, a step
-with two threads was 30 times slower than with one.
+with two threads can be many times slower than with one.
 """
 
 import logging
@@ -33,7 +33,7 @@ BUSY = 0.5
 
 Maps = Callable[[], Sequence[LinearMap]]
 
-_told: set[str] = set()
+_set_here: set[str] = set()
 """Environment variables that this module has set, for processes that Lightning starts."""
 
 
@@ -106,9 +106,9 @@ def set_threads(threads: Threads, processes: int = 1, say: bool = True) -> None:
     These read it from the environment, until ``forget_threads``.
     """
     torch.set_num_threads(threads.number)
-    if processes > 1 and ("OMP_NUM_THREADS" not in os.environ or "OMP_NUM_THREADS" in _told):
+    if processes > 1 and ("OMP_NUM_THREADS" not in os.environ or "OMP_NUM_THREADS" in _set_here):
         os.environ["OMP_NUM_THREADS"] = str(threads.number)
-        _told.add("OMP_NUM_THREADS")
+        _set_here.add("OMP_NUM_THREADS")
     if say:
         noun = "thread" if threads.number == 1 else "threads"
         option = "--threads" if _is_torchrun() else "OMP_NUM_THREADS"  # torchrun's 1 is ignored
@@ -118,8 +118,8 @@ def set_threads(threads: Threads, processes: int = 1, say: bool = True) -> None:
 
 def forget_threads() -> None:
     """Remove the environment variables that ``set_threads`` has set; call it after the run."""
-    while _told:
-        os.environ.pop(_told.pop(), None)
+    while _set_here:
+        os.environ.pop(_set_here.pop(), None)
 
 
 def gain_of_many(rounds: Sequence[tuple[float, float]]) -> float:
@@ -127,7 +127,7 @@ def gain_of_many(rounds: Sequence[tuple[float, float]]) -> float:
 
     This is the lower of two ratios: the median over the rounds, and the ratio of total times
     without the worst round. The median alone would miss occasional rounds in which threads spin at
-    barriers and take 30 times as long.
+    barriers and take many times as long.
     """
     ratios = sorted(((one / many, one, many) for one, many in rounds))
     _, one, many = (sum(column) for column in zip(*ratios[1:], strict=True))
@@ -137,7 +137,7 @@ def gain_of_many(rounds: Sequence[tuple[float, float]]) -> float:
 def _is_not_the_users(name: str) -> bool:
     """Return whether torchrun (which does so for several processes) or we have set a variable."""
     by_torchrun = name == "OMP_NUM_THREADS" and os.environ[name] == "1" and _is_torchrun()
-    return by_torchrun or name in _told
+    return by_torchrun or name in _set_here
 
 
 def _is_torchrun() -> bool:

@@ -55,12 +55,12 @@ def decided_by_first(name: str, decide: Callable[[], str], num_nodes: int = 1) -
         value = _store(*place).get(key).decode()
     except RuntimeError as error:
         raise UserError(
-            f"The first process did not say its {name} at {place[0]}:{place[1]} "
+            f"The first process did not send its {name} through {place[0]}:{place[1]} "
             f"({str(error).splitlines()[0]}). Is that address reachable, and does every process "
             "run the same command?"
         ) from error
     if value == FAILED:
-        raise UserError(f"The first process failed before it chose the {name}; it says why.")
+        raise UserError(f"The first process failed before it chose the {name}; see its message.")
     os.environ[variable] = f"{os.getpid()}:{value}"  # for processes that Lightning starts here
     return value
 

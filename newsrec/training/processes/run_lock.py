@@ -41,7 +41,7 @@ class RunLock:
         self._lock = FileLock(folder / LOCK, timeout=0)
 
     def take(self) -> None:
-        """Take the lock, unless another run has it, and remove partly written files of old runs."""
+        """Take the lock and remove partly written files of old runs; refuse if a run has it."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -53,7 +53,7 @@ class RunLock:
             ) from None
         except (OSError, NotImplementedError) as error:
             if isinstance(error, NotImplementedError) or error.errno in NO_LOCKS:
-                said = "%s: no lock can be had there (%s); start no second run in it"
+                said = "%s cannot be locked (%s): do not start a second run in it"
                 log.warning(said, self.folder, error)
                 return
             raise UserError(

@@ -97,8 +97,8 @@ def is_resumed(output: Path, num_nodes: int) -> bool:
         if theirs == "none":
             has = f"has a {last}, which the first process does not have"
         raise UserError(
-            f"{socket.gethostname()} {has}. Without a disk that all machines share, start by "
-            "torchrun, which hands the first machine's files to the others, or copy it."
+            f"{socket.gethostname()} {has}. If the machines share no disk, start the run with "
+            "torchrun, which copies the first machine's files to the others, or copy it."
         )
     return theirs != "none"
 
@@ -107,7 +107,7 @@ def needs_on_disk(root: Path, output: Path, states: int, checkpoint: int) -> str
     """Return a text on the disk space that each machine needs; states and checkpoint in bytes."""
     kept = f", and room for {states / 2**30:.1f} GiB of states beside it" if states else ""
     return (
-        f"disks: each machine needs the data at {root}{kept}. The first machine alone writes "
+        f"disks: each machine needs the data at {root}{kept}. Only the first machine writes "
         f"{output}: two checkpoints of {checkpoint / 2**30:.1f} GiB, and a third while one is "
         "written. A resumed run needs them on each machine, where torchrun copies them."
     )

@@ -31,7 +31,7 @@ POLL = 1.0
 """Seconds between two checks for another process's failure."""
 CONNECT = timedelta(seconds=10)
 """How long one attempt to reach the store may take."""
-HEARD = 3 * POLL
+GRACE = 3 * POLL
 """Seconds that a failing process stays alive, so that the others learn of the failure."""
 
 
@@ -50,7 +50,7 @@ def fail_together(trainer: Trainer) -> Iterator[None]:
     if trainer.world_size == 1 or _shared:
         yield
         return
-    with _fate(trainer.global_rank):
+    with _end_together(trainer.global_rank):
         yield
 
 
@@ -68,14 +68,14 @@ def fail_together_from_the_start() -> Iterator[None]:
         return
     _shared.append(rank)
     try:
-        with _fate(rank):
+        with _end_together(rank):
             yield
     finally:
         _shared.clear()
 
 
 @contextmanager
-def _fate(rank: int) -> Iterator[None]:
+def _end_together(rank: int) -> Iterator[None]:
     watch = _Watch(rank)
     if rank == 0:
         watch.connect()  # under SLURM this opens the store for the others
@@ -133,7 +133,7 @@ class _Watch(threading.Thread):
         with suppress(RuntimeError):
             # Only the first failure is kept: later ones follow from it.
             store.compare_set(KEY, "", f"{self.rank}\n{code}\n{message}")
-            time.sleep(HEARD)
+            time.sleep(GRACE)
 
 
 def _connect() -> Any:

@@ -17,14 +17,17 @@ def how_it_ended(trainer: Trainer, last: Path) -> str:
         steps = f"{trainer.global_step} step{'s' * (trainer.global_step != 1)}"
         return (
             f"A trial run (trainer.fast_dev_run): {steps} of training and validation went well. "
-            "Nothing is kept of it; leave the option out to train."
+            "It keeps nothing; leave the option out to train."
         )
     kept = f"Last checkpoint: {last}" if last.is_file() else "There is no checkpoint."
     return f"No validation was reached. {kept}"
 
 
 def say_if_finished(trainer: Trainer, ckpt_path: str | None) -> None:
-    """Warn if a run to be resumed has done all its steps or epochs, and say how to train on."""
+    """Warn if a run to be resumed has done all its steps or epochs, and say how to train on.
+
+    A new run, whose ``ckpt_path`` is None, gets no warning.
+    """
     if ckpt_path is None:
         return
     checkpoint = read_checkpoint(ckpt_path)
@@ -38,8 +41,8 @@ def say_if_finished(trainer: Trainer, ckpt_path: str | None) -> None:
     else:
         return
     log.warning(
-        "This run is finished: %s are done, so no step is left. To train on, raise the number, as "
-        "by --trainer.%s; the learning rate then follows the longer schedule from there.",
+        "This run is finished: %s are done, so no step is left. To train on, raise the number, for "
+        "example --trainer.%s; the learning rate then follows the longer schedule from there.",
         done,
         option,
     )

@@ -88,7 +88,7 @@ class Throughput(Callback):
         return {"clicks": self.clicks, "seconds": seconds, **speed}
 
     def describe(self, trainer: Trainer) -> str | None:
-        """Return a line on the run's speed, compared with a matrix product on this machine."""
+        """Return a line on the speed of run and matrix product; None if nothing was timed."""
         if not self.clicks or not self.seconds:
             return None
         rate = self.flop / self.seconds
@@ -96,7 +96,7 @@ class Throughput(Callback):
         return (
             f"Training: {self.clicks:,} clicks in {self.seconds:,.0f} s, "
             f"{self.clicks / self.seconds:,.0f} clicks/s, {self.tokens / self.seconds:,.0f} "
-            f"tokens/s. Model: {rate / 1e9:,.1f} GFLOP/s a process, {rate / peak:.0%} of the "
+            f"tokens/s. Model: {rate / 1e9:,.1f} GFLOP/s per process, {rate / peak:.0%} of the "
             f"{peak / 1e9:,.1f} that a matrix product reaches here ({trainer.precision})."
         )
 
