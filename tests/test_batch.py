@@ -4,7 +4,7 @@ from lightning.pytorch.utilities import move_data_to_device
 from torch.distributed.utils import _to_kwargs
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from newsrec.data.batch import Batch, EvalBatch
+from newsrec.data.batch import Batch, EvalBatch, SharedClicks
 from newsrec.data.datamodule import MindDataModule
 
 
@@ -30,9 +30,12 @@ def devices(batch):
 
 
 def test_a_batch_moves_as_a_whole_but_for_its_lengths():
-    moved = made_batch(torch.zeros(4, 2, 3)).to("meta", non_blocking=True)
+    shared = SharedClicks(torch.ones(1), torch.ones(1), torch.ones(1, 2))
+    made = made_batch(torch.zeros(4, 2, 3))._replace(shared=shared)
+    moved = made.to("meta", non_blocking=True)
     assert isinstance(moved, Batch)
-    found = devices(moved)
+    assert set(devices(moved.shared).values()) == {"meta"}
+    found = devices(moved._replace(shared=moved.user))
     assert found.pop("token_lengths") == "cpu"
     assert found == dict.fromkeys(set(Batch._fields) - {"token_lengths"}, "meta")
     assert made_batch().to(torch.device("meta")).token_states is None

@@ -12,7 +12,7 @@ from test_benchmarks import measure
 from newsrec.__main__ import main
 from newsrec.data.mind_statistics import mentions, text_lengths
 from newsrec.model.plm.sizes import KNOWN
-from newsrec.training.estimate.live_bytes import as_on, without_values
+from newsrec.training.estimate.live_bytes import LiveBytes, as_on, without_values
 from newsrec.training.estimate.step_memory import Shape, batch_of, build, packable, step_cost
 from newsrec.training.losses import LOSSES
 from newsrec.training.module import RecommenderModule
@@ -35,9 +35,9 @@ def tiny_module(**options):
 
 
 def test_bytes_that_live_and_die_are_counted_as_by_hand():
-    with without_values() as counter:
+    with without_values():
         x = torch.zeros(1000, requires_grad=True)
-        with counter() as count:
+        with LiveBytes() as count:
             y = x.exp()  # kept for the backward pass
             assert count.live == 4000
             z = y * 2
@@ -52,9 +52,9 @@ def test_bytes_that_live_and_die_are_counted_as_by_hand():
 
 
 def test_a_view_of_what_was_there_before_counts_as_nothing():
-    with without_values() as counter:
+    with without_values():
         weight, x = torch.zeros(20, 10, requires_grad=True), torch.zeros(5, 10)
-        with counter() as count:
+        with LiveBytes() as count:
             y = torch.nn.functional.linear(x, weight)  # keeps a transposed view of the weight
             view = weight.t()
             assert count.live == count.peak == 4 * 5 * 20
@@ -67,9 +67,9 @@ def test_a_view_of_what_was_there_before_counts_as_nothing():
 def test_dropout_keeps_a_byte_an_element_as_on_cuda_and_a_number_as_on_a_cpu():
     kept = {}
     for device in ("cuda", "cpu"):
-        with without_values() as counter, as_on(device, autocast=False):
+        with without_values(), as_on(device, autocast=False):
             x = torch.zeros(1000, requires_grad=True)
-            with counter() as count:
+            with LiveBytes() as count:
                 y = torch.nn.Dropout(0.1)(x)
                 kept[device] = count.live - y.untyped_storage().nbytes()
     assert kept == {"cuda": 1000, "cpu": 4000}
@@ -139,7 +139,7 @@ def test_a_dry_run_without_data_counts_impressions_where_they_are_the_samples(
         said = dry_run(
             capsys, "--data.root=mind", f"--model.loss={loss}", "--trainer.accelerator=cpu"
         )
-        found[loss] = int(re.search(r"([\d,]+) samples,", said)[1].replace(",", ""))
+        found[loss] = int(re.search(r"epoch +([\d,]+) samples,", said)[1].replace(",", ""))
         news = int(re.search(r"64 samples, ([\d,]+) distinct", said)[1].replace(",", ""))
         assert (news > 2000) == (loss == "impression")
     assert found == {"cross_entropy": 237_017, "impression": 156_965}

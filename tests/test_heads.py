@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_export import DIM, MAX_HISTORY, made
-from test_recommender import SAMPLES, compose, eval_batch, news
+from test_recommender import SAMPLES, compose, eval_batch, vector_of_news
 
 from newsrec.data.batch import EvalBatch
 from newsrec.errors import UserError
@@ -206,10 +206,10 @@ def test_training_scores_equal_a_loop_over_samples(plm_dir, head, residual):
     scores = model(compose(SAMPLES))
     assert scores.shape == (5, 3)
     for sample, (history, shown) in enumerate(SAMPLES):
-        clicked = [news(model, n) for n in history]
+        clicked = [vector_of_news(model, n) for n in history]
         for column, n in enumerate(shown):
             if n is not None:
-                expected = score_by_hand(model, clicked, news(model, n), head)
+                expected = score_by_hand(model, clicked, vector_of_news(model, n), head)
                 torch.testing.assert_close(
                     scores[sample, column], torch.as_tensor(expected), rtol=1e-4, atol=1e-4
                 )

@@ -130,7 +130,8 @@ def test_without_data_an_export_has_no_news_and_says_so(served, tmp_path, capsys
 
 def test_an_export_whose_metrics_differ_is_refused(served, tmp_path, monkeypatch):
     run = TrainedRun.open(served.best, served.without_test, "dev")
-    monkeypatch.setattr("newsrec.export.verify.onnx_encoder", lambda *a: lambda h, m: -h.sum(dim=1))
+    wrong = lambda history, mask: [-history.sum(dim=1).numpy()]  # noqa: E731
+    monkeypatch.setattr("newsrec.export.verify.onnx_graph", lambda *a: wrong)
     with pytest.raises(RuntimeError, match="On dev the exported metrics differ"):
         write_catalogue(run.module, run.data, tmp_path)
 

@@ -260,7 +260,7 @@ def test_a_frozen_plm_has_no_group(make):
 def test_cached_states_give_the_losses_of_running_the_plm(make, trained):
     assert all(trained["recorder"].states)
     torch.manual_seed(0)
-    module, data = make()
+    module, data = make(data={"frozen_states": "none"})
     recorder = Recorder()
     trainer = trainer_of(recorder, max_epochs=2)
     trainer.fit(module, datamodule=data)
