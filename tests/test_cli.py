@@ -754,8 +754,11 @@ def test_checkpoints_of_two_seeds_make_an_ensemble(mind_dir, plm_dir, tmp_path, 
     copy = str(tmp_path / "copy.ckpt")  # as last.ckpt where the last epoch was the best
     torch.save(torch.load(best[0], weights_only=True) | {"global_step": 7}, copy)
     for options, message in (
-        (["--ckpt_path", *best, best[0], "--ensemble=mean_rank"], f"{best[0]} has the weights of"),
-        (["--ckpt_path", *best, copy, "--ensemble=mean_score"], f"{copy} has the weights of"),
+        (
+            ["--ckpt_path", *best, best[0], "--ensemble=mean_rank"],
+            f"{best[0]} has the same weights as",
+        ),
+        (["--ckpt_path", *best, copy, "--ensemble=mean_score"], f"{copy} has the same weights as"),
         (["--ckpt_path", *best], "Choose how to average their scores by --ensemble mean_score or"),
         (["--ckpt_path", best[0], final, "--ensemble=fitted"], f"{final} was trained on it"),
         (["--ckpt_path", best[0], "--ensemble=mean_rank"], "and one checkpoint is given"),

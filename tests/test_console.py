@@ -102,10 +102,10 @@ def serve(exported_encoders, tmp_path_factory):
     manifest = describe(module, ["title"], folder) | {"files": files}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     recommender = Recommender.load(folder, threads=1)
-    empty = recommender._news
+    empty = recommender._catalogue
 
     def filled(title, category, news_id):
-        recommender._news = empty
+        recommender._catalogue = empty
         recommender.add_news([news_id, "other"], [title, "Rain"], [category, "weather"])
         return recommender
 

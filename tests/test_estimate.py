@@ -202,7 +202,7 @@ def test_a_presets_header_says_what_the_estimator_says(path, capsys, monkeypatch
     monkeypatch.delenv("MIND_ROOT", raising=False)
     monkeypatch.chdir(tmp_path)  # where there is no data
     said = dry_run(capsys, f"--config={path}")
-    assert "sizes that MIND-" + path.stem.split("_")[1] in said
+    assert "published sizes of MIND-" + path.stem.split("_")[1] in said
     lines = re.findall(r"For a preset's header: (.*)", said)
     assert lines
     header = path.read_text()

@@ -246,7 +246,7 @@ def assert_losses_of_the_plain_way(fit, watch, run, device="cpu"):
     expected = losses_of_steps(fit(plain, device=device), plain)
     found = losses_of_steps(watch, run)
     # After two AdamW steps the order of sums shows: 0, 2e-6 and 1.5e-5 were seen in three steps.
-    exact = 3e-5 if run["loss"] == "in_batch" else 1e-5
+    exact = 3e-5 if run["loss"] == "in_batch" or run["matching"] == "interests" else 1e-5
     np.testing.assert_allclose(found, expected, atol=1e-2 if rounded else exact, rtol=0)
 
 

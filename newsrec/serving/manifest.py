@@ -156,7 +156,7 @@ def _are_hashes(value: Any) -> bool:
 
 
 def _is_matching(value: Any) -> bool:
-    if not isinstance(value, dict) or value.get("head") not in OUTPUTS:
+    if not isinstance(value, dict) or value.get("head") not in tuple(OUTPUTS):
         return False
     values = {name: item for name, item in value.items() if name != "head"}
     if value["head"] == "interests" and value.get("combine") == "logsumexp":
