@@ -270,7 +270,8 @@ class MindDataModule(DataOptions, LightningDataModule):
             if not len(self._index.click):
                 raise UserError(
                     f"{self.root}: no impression of {self.train!r} has a clicked and a skipped "
-                    "news item that are among the news. Do its files of news and of impressions belong together?"
+                    "news item that are among the news. Do its files of news and of impressions "
+                    "belong together?"
                 )
             self._indexed = split
         if self.tokens_per_batch is not None:
