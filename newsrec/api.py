@@ -62,9 +62,9 @@ class RunFolder:
         UserError: If the folder has no checkpoint.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, _trial: bool = False) -> None:
         self.path = Path(path)
-        if not any(self.checkpoint(name).is_file() for name in ("best", "last")):
+        if not (_trial or self._names()):
             raise UserError(f"{path} has no checkpoint. Train a run there with newsrec.fit.")
 
     def __repr__(self) -> str:
@@ -86,12 +86,16 @@ class RunFolder:
 
     @property
     def history(self) -> pd.DataFrame:
-        """What the run logged: a row for each logged step, NaN where a value was not logged."""
-        return pd.read_csv(self.path / "metrics.csv")
+        """What the run logged: a row for each logged step, NaN where a value was not logged.
+
+        Empty if the run ended before it logged anything.
+        """
+        path = self.path / "metrics.csv"
+        return pd.read_csv(path) if path.is_file() else pd.DataFrame()
 
     def load_model(self, checkpoint: str = "best") -> RecommenderModule:
         """Return the trained model, in evaluation mode on the CPU."""
-        return RecommenderModule.load_from_checkpoint(self.checkpoint(checkpoint))
+        return RecommenderModule.load_from_checkpoint(self._file(checkpoint))
 
     def evaluate(
         self,
@@ -201,8 +205,21 @@ class RunFolder:
         return Path(output)
 
     def _place(self, checkpoint: str, root: str | Path | None) -> tuple[Path, str | Path]:
-        path = resolve_checkpoint(checkpoint, self.path)
+        path = self._file(checkpoint)
         return path, root or hyper_parameters(read_checkpoint(path), "data")["root"]
+
+    def _file(self, checkpoint: str) -> Path:
+        path = self.checkpoint(checkpoint)
+        if path.is_file():
+            return path
+        if not self._names():
+            raise UserError(f"{self.path} has no checkpoint; a trial with fast_dev_run keeps none.")
+        why = " because no validation was reached" if checkpoint == "best" else ""
+        give = " or ".join(f"checkpoint={name!r}" for name in self._names())
+        raise UserError(f"{self.path} has no checkpoint {checkpoint!r}{why}. Give {give}.")
+
+    def _names(self) -> list[str]:
+        return [name for name in ("best", "last") if self.checkpoint(name).is_file()]
 
 
 def fit(
@@ -215,7 +232,7 @@ def fit(
     patience: int | None = None,
     baselines: bool = True,
     threads: int | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Callback | Sequence[Callback] | None = (),
     **trainer: Any,
 ) -> RunFolder:
     """Train a model in a run folder, as ``python -m newsrec fit`` does.
@@ -235,20 +252,27 @@ def fit(
         patience: The run stops after this many validations without a better ``val/auc``.
         baselines: Whether to compare the best checkpoint with the baselines at the end.
         threads: Threads of a process; None chooses. They stay set in this process.
-        callbacks: Further callbacks.
+        callbacks: Further callbacks, one or several.
         trainer: Options of Lightning's ``Trainer``: ``max_epochs``, ``max_steps``, ``devices``, ...
 
     Returns:
-        The run.
+        The run; it has no checkpoint after a trial with ``fast_dev_run``.
 
     Raises:
         UserError: If the run cannot work with the options, the data or the machine.
-        TypeError: If the Trainer has no such option.
+        TypeError: If the Trainer has no such option, or an argument has another type.
         Stopped: If Ctrl-C or SIGTERM stopped the run, after it has saved.
     """
+    for name, value, kind in (("model", model, RecommenderModule), ("data", data, MindDataModule)):
+        if not isinstance(value, kind):
+            given = type(value).__name__
+            raise TypeError(f"fit() takes a {kind.__name__} as {name}, not {given}.")
     folder = Path(output or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}")
     options = _trainer_options(trainer)
-    given = options["callbacks"] or []
+    listed = list(callbacks or ()) if isinstance(callbacks, Sequence | None) else [callbacks]
+    for callback in listed:
+        if not isinstance(callback, Callback):
+            raise TypeError(f"callbacks has {callback!r}, which is no Callback of Lightning.")
     require_writable(folder)
     if resume == "auto":
         resume = "last" if is_resumed(folder, int(options["num_nodes"] or 1)) else None
@@ -273,12 +297,13 @@ def fit(
         save_every=save_every,
         patience=patience,
         steps_done=begun.steps,
-        callbacks=[*callbacks, *(given if isinstance(given, list) else [given])],
+        callbacks=listed,
     )
     settled = run.settle(options, threads, begun.hardware)
     with trainer_mistakes():
         built = Trainer(**(options | settled.options))
     refuse_unconnected(built)
+    trial = bool(options["fast_dev_run"])
     config = {
         "seed_everything": data.seed,
         "output": str(folder),
@@ -292,7 +317,7 @@ def fit(
     }
     try:
         with run.folder(built):
-            if built.is_global_zero and resume is None:
+            if built.is_global_zero and resume is None and not trial:
                 folder.mkdir(parents=True, exist_ok=True)
                 write_text(folder / CONFIG_FILE, yaml.safe_dump(config, sort_keys=False))
             run.train(built, config, None if resume is None else str(resume))
@@ -301,7 +326,7 @@ def fit(
         done = f"after {built.global_step:,} steps; resume with newsrec.fit(..., resume='last')"
         error.add_note(f"The run in {folder} stopped {done}.")
         raise
-    return RunFolder(folder)
+    return RunFolder(folder, _trial=trial)
 
 
 def _trainer_options(given: dict[str, Any]) -> dict[str, Any]:

@@ -3,9 +3,12 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from newsrec.metrics import mind_metrics
+
+LISTS = (list, tuple, np.ndarray)
 
 
 def metrics_of_table(
@@ -27,11 +30,12 @@ def metrics_of_table(
         The result of ``mind_metrics``.
 
     Raises:
-        ValueError: If a column is missing, lists differ in length, a score is NaN, or a label is
-            not 0 or 1.
+        ValueError: If a column is missing, columns or lists differ in length, only some values are
+            lists, an impression is missing, a score is NaN, or a label is not 0 or 1.
     """
     scores, labels = _column(table, score), _column(table, label)
-    if len(scores) and isinstance(scores[0], list | tuple | np.ndarray):
+    _same_length({score: scores, label: labels})
+    if _has_lists({score: scores, label: labels}):
         lengths = np.array([len(row) for row in scores])
         wrong = np.flatnonzero(lengths != [len(row) for row in labels])
         if len(wrong):
@@ -42,10 +46,38 @@ def metrics_of_table(
             )
         flat = [np.concatenate([np.asarray(row) for row in rows]) for rows in (scores, labels)]
         return mind_metrics(flat[0], flat[1], np.r_[0, np.cumsum(lengths)])
-    names, owner = np.unique(_column(table, impression), return_inverse=True)
+    owners = _column(table, impression)
+    _same_length({score: scores, impression: owners})
+    owner, names = pd.factorize(owners)
+    missing = np.flatnonzero(owner < 0)
+    if len(missing):
+        raise ValueError(f"Row {missing[0]} has no value in {impression!r}.")
     order = np.argsort(owner, kind="stable")
     offsets = np.r_[0, np.cumsum(np.bincount(owner, minlength=len(names)))]
     return mind_metrics(scores[order].astype(np.float64), labels[order].astype(float), offsets)
+
+
+def _same_length(columns: dict[str, NDArray[Any]]) -> None:
+    (one, a), (other, b) = columns.items()
+    if len(a) != len(b):
+        raise ValueError(f"{one!r} has {len(a)} rows and {other!r} has {len(b)}.")
+
+
+def _has_lists(columns: dict[str, NDArray[Any]]) -> bool:
+    """Return whether all values are lists; refuse columns in which only some are."""
+    if all(column.ndim == 1 and column.dtype != object for column in columns.values()):
+        return False
+    kinds = {name: [isinstance(row, LISTS) for row in column] for name, column in columns.items()}
+    found = next(iter(kinds.values()))[:1] == [True]
+    for name, column in kinds.items():
+        if (not found) in column:
+            row = column.index(not found)
+            what = "a list" if not found else "no list"
+            raise ValueError(
+                f"Row {row} has {what} in {name!r}. Give lists in all rows of both columns, or in "
+                "none."
+            )
+    return found
 
 
 def _column(table: Any, name: str) -> NDArray[Any]:
@@ -53,6 +85,8 @@ def _column(table: Any, name: str) -> NDArray[Any]:
     try:
         column = table[name]
     except Exception as error:  # each library raises its own type
+        if table is None or isinstance(table, str):
+            raise TypeError(f"{table!r} is no table. Give a data frame or a dict.") from error
         for names in ("column_names", "columns"):
             table = getattr(table, names, table)
         names = ", ".join(map(repr, table))
@@ -60,8 +94,9 @@ def _column(table: Any, name: str) -> NDArray[Any]:
     if hasattr(column, "__array__"):
         return np.asarray(column)
     values = list(column)
-    if values and isinstance(values[0], list | tuple | np.ndarray):
+    if any(isinstance(value, LISTS) for value in values):
         array = np.empty(len(values), dtype=object)
         array[:] = values
         return array
-    return np.asarray(values)
+    array = np.asarray(values)
+    return np.asarray(values, dtype=object) if array.dtype.kind == "U" else array

@@ -34,7 +34,7 @@ def made(mind_dir, plm_dir, **more):
 
 
 def fit(mind_dir, plm_dir, output, **more):
-    return nr.fit(*made(mind_dir, plm_dir), output, max_epochs=2, **(TRAINER | more))
+    return nr.fit(*made(mind_dir, plm_dir), output, **({"max_epochs": 2} | TRAINER | more))
 
 
 def weights(path):
@@ -154,6 +154,58 @@ def test_mistakes_are_named(world, plm_dir, tmp_path, mind_dir):
     assert not (tmp_path / "y").exists()
 
 
+def test_one_callback_needs_no_list_and_anything_else_is_named(world, plm_dir, tmp_path):
+    class Steps(Callback):
+        done = 0
+
+        def on_train_batch_end(self, *_):
+            self.done += 1
+
+    mind, _, _ = world
+    steps = Steps()
+    for callbacks in (steps, None):
+        fit(mind, plm_dir, tmp_path / str(callbacks is None), callbacks=callbacks, max_steps=1)
+    assert steps.done == 1
+    for wrong in ("x", Steps, [Steps]):
+        with pytest.raises(TypeError, match="no Callback of Lightning"):
+            fit(mind, plm_dir, tmp_path / "x", callbacks=wrong)
+    model, data = made(mind, plm_dir)
+    with pytest.raises(TypeError, match="takes a RecommenderModule as model, not MindDataModule"):
+        nr.fit(data, model)
+    with pytest.raises(TypeError, match="takes a MindDataModule as data, not str"):
+        nr.fit(model, "data/demo")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_run_without_validation_says_which_checkpoint_there_is(world, plm_dir, tmp_path):
+    mind, _, _ = world
+    run = fit(mind, plm_dir, tmp_path / "run", limit_val_batches=0, max_steps=1, max_epochs=-1)
+    uses = (run.evaluate, run.scores, run.load_model, lambda: run.export(tmp_path / "export"))
+    for use in uses:
+        with pytest.raises(
+            nr.UserError, match=r"no validation was reached\. Give checkpoint='last'"
+        ):
+            use()
+    assert not run.load_model("last").training
+    assert run.history.empty
+    with pytest.raises(nr.UserError, match=r"'fp8'\. Choose one of fp32, bf16, auto"):
+        run.evaluate(checkpoint="last", precision="fp8", **TRAINER)
+
+
+def test_a_trial_keeps_nothing_and_leaves_its_folder_for_the_run(world, plm_dir, tmp_path):
+    mind, _, _ = world
+    folder = tmp_path / "run"
+    trial = fit(mind, plm_dir, folder, fast_dev_run=True)
+    assert [path.name for path in folder.iterdir()] == [".lock"]
+    assert trial.history.empty
+    with pytest.raises(nr.UserError, match="a trial with fast_dev_run keeps none"):
+        trial.evaluate()
+    run = fit(mind, plm_dir, folder, max_steps=2)
+    before = run.checkpoint("last").read_bytes()
+    fit(mind, plm_dir, folder, resume="last", fast_dev_run=True)
+    assert run.checkpoint("last").read_bytes() == before
+
+
 def test_the_public_names_are_there_and_importing_them_is_lazy():
     for name in nr.__all__:
         assert getattr(nr, name).__name__ == name
@@ -227,3 +279,20 @@ def test_wrong_tables_are_named():
         nr.metrics_of_table(table)
     with pytest.raises(ValueError, match=r"no column 'click'\. It has 'score', 'label'"):
         nr.metrics_of_table(table, label="click")
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"impression_id": [1, 1]}, "'score' has 3 rows and 'impression_id' has 2"),
+        ({"label": [1, 0]}, "'score' has 3 rows and 'label' has 2"),
+        ({"impression_id": [1, 1, None]}, "Row 2 has no value in 'impression_id'"),
+        ({"impression_id": ["a", float("nan"), "b"]}, "Row 1 has no value in 'impression_id'"),
+        ({"label": [[1], [0], [0]]}, "Row 0 has a list in 'label'"),
+        ({"score": [[1.0], None, [2.0]], "label": [[1], [0], [0]]}, "Row 1 has no list in 'score'"),
+    ],
+)
+def test_columns_that_do_not_belong_together_are_named(columns, said):
+    table = {"impression_id": [1, 1, 1], "score": [0.5, 0.1, 0.2], "label": [1, 0, 0]} | columns
+    with pytest.raises(ValueError, match=said):
+        nr.metrics_of_table(table)

@@ -7,6 +7,7 @@ from collections import Counter
 from datetime import datetime, timedelta
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -268,3 +269,18 @@ def test_every_report_says_that_news_were_drawn(tmp_path, capsys):
     submission = outputs[0] / "prediction.zip"
     main(["check-submission", str(submission), "--data.root", str(root), "--split", "dev"])
     assert said in " ".join(capsys.readouterr().out.split())
+
+
+def test_prepare_says_what_repeated_clicks_do_to_drawn_news(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    users, news, hours = rng.integers(0, 3, 90), rng.integers(0, 20, 90), np.arange(90)
+    clicks = pd.DataFrame({"user_id": users, "time": 1_573_000_000 + hours * 3600, "news_id": news})
+    folder = tmp_path / "train"
+    folder.mkdir()
+    pd.DataFrame({"news_id": range(40), "title": "a title"}).to_parquet(folder / "news.parquet")
+    for log, warned in ((clicks, True), (clicks.drop_duplicates(["user_id", "news_id"]), False)):
+        log.to_parquet(folder / "clicks.parquet")
+        main(["prepare", f"--data.root={tmp_path}"])
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("Keep each user's first click on a news item" in said) == warned
+        assert "made after the impression" not in said

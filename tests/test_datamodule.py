@@ -168,6 +168,12 @@ def test_an_option_out_of_range_is_refused_by_name(make, option, value):
         make(**{option: value})
 
 
+@pytest.mark.parametrize(("option", "value"), [("val_days", 1.5), ("batch_size", "2")])
+def test_an_option_that_counts_is_a_whole_number(make, option, value):
+    with pytest.raises(UserError, match=rf"data\.{option} is {value!r}; give a whole number"):
+        make(**{option: value})
+
+
 @pytest.mark.parametrize(("option", "split"), [("train", "test"), ("val", "test")])
 def test_training_and_validation_need_labels(make, option, split):
     data = make(**{option: split})

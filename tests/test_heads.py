@@ -379,6 +379,15 @@ def test_the_graph_has_what_serving_needs_for_any_batch_and_history(plm_dir, hea
     [
         ({"matching": "cosine"}, r"model\.matching is 'cosine'\. Choose one of dot, late, inter"),
         ({"combine": "mean"}, r"model\.combine is 'mean'\. Choose one of logsumexp, max\."),
+        ({"late_clicks": "3"}, r"model\.late_clicks is '3'; give a whole number"),
+        (
+            {"late_clicks": 3},
+            r"model\.late_clicks is 3, but model\.matching is dot.*Set model\.matching late",
+        ),
+        (
+            {"matching": "late", "combine": "max"},
+            r"model\.combine is max, but model\.matching is late.*Set model\.matching interests",
+        ),
         ({"late_clicks": 0}, r"model\.late_clicks is 0; it must be at least 1"),
         ({"interests": 2**40}, r"model\.interests is 1099511627776; it must be at least 1, and at"),
         (

@@ -269,8 +269,9 @@ class MindDataModule(DataOptions, LightningDataModule):
             self._index = index_samples(split, self.loss in WHOLE_IMPRESSIONS)
             if not len(self._index.click):
                 raise UserError(
-                    f"{self.root}: no impression of {self.train!r} has a known click and a known "
-                    f"skip. Do its files of news and of impressions belong together?"
+                    f"{self.root}: no impression of {self.train!r} has a clicked and a skipped "
+                    "news item that are among the news. Do its files of news and of impressions "
+                    "belong together?"
                 )
             self._indexed = split
         if self.tokens_per_batch is not None:

@@ -4,6 +4,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from newsrec.data.samples import WHOLE_IMPRESSIONS
 from newsrec.data.splits import NEWS_TO_JUDGE
 from newsrec.data.states import PRECISIONS
@@ -103,6 +105,8 @@ class DataOptions:
             self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         for name in NUMBERS:
             value, least, most = getattr(self, name), LEAST.get(name, 1), MOST.get(name, LARGEST)
+            if not isinstance(value, int | np.integer | None):
+                raise UserError(f"data.{name} is {value!r}; give a whole number.")
             if value is not None and value < least:
                 raise UserError(f"data.{name} is {value}; it must be at least {least}.")
             if value is not None and value > most:

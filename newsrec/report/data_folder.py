@@ -1,6 +1,6 @@
 """Print the contents of a data folder."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from newsrec.console import say, terminal
 from newsrec.data.dataset import NewsData, Split
@@ -21,7 +21,8 @@ def print_data(data: NewsData) -> None:
     for split in data.splits.values():
         if "sampled_candidates" in split.counts:
             say(sampled_note(split.name, split.counts["sampled_candidates"]))
-    for line in leaks(inside):
+    drawn = [name for name, split in data.splits.items() if "sampled_candidates" in split.counts]
+    for line in leaks(inside, drawn):
         say(line)
     for file, lines in data.bad_lines.items():
         say(f"{file}: dropped lines, the first of them:", *lines, sep="\n  ")
@@ -29,13 +30,25 @@ def print_data(data: NewsData) -> None:
         say(f"{file}: {CUT_OFF}")
 
 
-def leaks(inside: Mapping[str, InHistory]) -> list[str]:
-    """Return a warning for each split whose histories seem to hold the clicks to be predicted."""
+def leaks(inside: Mapping[str, InHistory], drawn: Collection[str]) -> list[str]:
+    """Return a warning for each split in which many clicks stand in their impression's history.
+
+    Args:
+        inside: The counts of each split.
+        drawn: Splits whose histories and skipped news were made from clicks alone.
+    """
+    shown = (
+        "Unless users often click the same news again, the histories hold clicks made after the "
+        "impression, and every metric is too high. A history may hold earlier clicks only."
+    )
+    repeated = (
+        "Skipped news are drawn from what the user never clicks, so news in the history is always "
+        "the click, and every metric is too high. Keep each user's first click on a news item."
+    )
     return [
         f"Warning, {name}: {count.clicks_inside / count.clicks:.1%} of the clicks stand in the "
-        f"history of their own impression, more than {SUSPECT:.0%}. Unless users often click the "
-        "same news again, the histories hold clicks made after the impression, and every metric "
-        "is too high. A history may hold earlier clicks only."
+        f"history of their own impression, more than {SUSPECT:.0%}. "
+        f"{repeated if name in drawn else shown}"
         for name, count in inside.items()
         if count.suspect
     ]

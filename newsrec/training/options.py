@@ -3,6 +3,8 @@
 import inspect
 from typing import Any, get_args
 
+import numpy as np
+
 from newsrec.errors import UserError
 from newsrec.model.heads import Combine, Matching
 from newsrec.model.recommender import NewsRecommender
@@ -22,6 +24,9 @@ CHOICES = {
 }
 """Allowed values of the options that name one of several."""
 
+USED_BY = {"late_clicks": "late", "interests": "interests", "combine": "interests"}
+"""The matching that uses an option; others ignore it."""
+
 
 def check_options(module: Any) -> None:
     """Refuse options that no model can be built or trained with.
@@ -32,6 +37,9 @@ def check_options(module: Any) -> None:
     Raises:
         UserError: For the first wrong value; names it and what is allowed.
     """
+    for name in ("dim", "late_clicks", "interests"):
+        if not isinstance(getattr(module, name), int | np.integer):
+            raise UserError(f"model.{name} is {getattr(module, name)!r}; give a whole number.")
     if not 1 <= module.dim <= LARGEST_NUMBER:
         must = "must be at least 1" if module.dim < 1 else f"may be at most {LARGEST_NUMBER:,}"
         raise UserError(f"model.dim is {module.dim}; it {must}.")
@@ -55,6 +63,7 @@ def check_options(module: Any) -> None:
         value = getattr(module, name)
         if value not in allowed:
             raise UserError(f"model.{name} is {value!r}. Choose one of {', '.join(allowed)}.")
+    _refuse_unused(module)
     module.news.check(module.dim, "model.news.")
     module.user.check(module.dim, "model.user.")
     if module.matching == "interests" and module.user.pooling == "mean":
@@ -63,6 +72,18 @@ def check_options(module: Any) -> None:
             "only by their attention. Leave model.user.pooling at attention, or choose another "
             "model.matching."
         )
+
+
+def _refuse_unused(module: Any) -> None:
+    """Refuse an option of one matching that was given with another, where it has no effect."""
+    defaults = inspect.signature(NewsRecommender).parameters
+    for name, matching in USED_BY.items():
+        value = getattr(module, name)
+        if value != defaults[name].default and module.matching != matching:
+            raise UserError(
+                f"model.{name} is {value}, but model.matching is {module.matching}, which does not "
+                f"use it. Set model.matching {matching}, or leave model.{name} out."
+            )
 
 
 def recommender_options(module: Any) -> dict[str, Any]:

@@ -189,6 +189,8 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         self.check(trainer)
+        if getattr(trainer, "fast_dev_run", False):  # a trial keeps nothing
+            return
         io: Any = trainer.strategy.checkpoint_io
         trainer.save_checkpoint(self.path, weights_only=False)
         failed = trainer.strategy.broadcast(getattr(io, "failed", None))

@@ -12,9 +12,11 @@ import torch
 from transformers import AutoConfig
 
 from newsrec.data.readers.formats import reader_of
+from newsrec.errors import UserError
 from newsrec.plm_source import read_plm_config
 from newsrec.training.checkpoint.read import hyper_parameters
 from newsrec.training.hardware.precision import (
+    TRAINERS,
     choose_auto,
     trainer_device,
     trainer_precision,
@@ -102,6 +104,8 @@ def settle_scoring(
     trainer: Mapping[str, Any], precision: str, checkpoint: dict[str, Any], batch_size: int
 ) -> str:
     """Set the threads for ``evaluate``, and return its precision, fp32 or bf16; log both."""
+    if precision not in ("auto", *TRAINERS):
+        raise UserError(f"--precision is {precision!r}. Choose one of fp32, bf16, auto.")
 
     @cache
     def maps() -> Sequence[LinearMap]:
