@@ -761,10 +761,10 @@ def test_checkpoints_of_two_seeds_make_an_ensemble(mind_dir, plm_dir, tmp_path, 
         (["--ckpt_path", *best, copy, "--ensemble=mean_score"], f"{copy} has the same weights as"),
         (["--ckpt_path", *best], "Choose how to average their scores by --ensemble mean_score or"),
         (["--ckpt_path", best[0], final, "--ensemble=fitted"], f"{final} was trained on it"),
-        (["--ckpt_path", best[0], "--ensemble=mean_rank"], "and one checkpoint is given"),
-        (["--scorer=random", "--ensemble=mean_rank"], "and a baseline is given"),
+        (["--ckpt_path", best[0], "--ensemble=mean_rank"], "but one checkpoint is given"),
+        (["--scorer=random", "--ensemble=mean_rank"], "but a baseline is given"),
         (["--ckpt_path", *best, "--ensemble=mean_rank", "--data.max_tokens=12"], f"{best[1]} was"),
-        (["--ckpt_path", best[0], "no.ckpt", "--ensemble=mean_rank"], "no.ckpt is not there"),
+        (["--ckpt_path", best[0], "no.ckpt", "--ensemble=mean_rank"], "no.ckpt does not exist"),
     ):
         assert message in refused(capsys, *command("refused", *options))
     assert not (tmp_path / "refused").exists()
