@@ -70,7 +70,7 @@ def test_a_group_of_few_users_has_no_interval_in_the_table(mind_dir):
     data = open_mind(mind_dir)
     result = evaluate_scores(data, "dev", scores_of(data.split("dev")))
     assert result["users"] == 7
-    assert "7 users are too few to trust them." in counts(result)
+    assert "7 users are too few for intervals that can be trusted." in counts(result)
     assert not any("too few" in line for line in counts(result | {"users": 20}))
 
 

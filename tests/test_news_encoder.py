@@ -140,7 +140,7 @@ def test_given_states_stand_in_for_what_is_frozen(plm, tune_layers):
 
 def test_states_of_another_plm_are_refused(plm):
     encoder = NewsEncoder(plm, DIM, SMALL, tune_layers=0, max_tokens=12)
-    with pytest.raises(UserError, match=r"another PLM's.*48.*bert is 32"):
+    with pytest.raises(UserError, match=r"another PLM: .*48.*bert is 32"):
         encoder(*news([1, 2]), torch.zeros(3, 48))
 
 
