@@ -130,7 +130,7 @@ def expected_users(world):
     ]
 
 
-# Readers
+# Users
 
 
 def test_user_vectors_are_those_of_the_model_one_user_at_a_time(world, recommender):
@@ -380,17 +380,17 @@ def test_a_reader_sees_the_old_or_the_new_catalogue_while_news_are_added(world, 
                 failures.append(found)
             seen.add(round(float(ranking.ranked_scores[0]), 3))
 
-    readers = [threading.Thread(target=read) for _ in range(2)]
-    for thread in readers:
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
         thread.start()
     for turn in range(60):
         recommender.add_news(["A", "B"], [titles[turn % 2]] * 2, abstracts=[""] * 2)
     done.set()
-    for thread in readers:
+    for thread in threads:
         thread.join()
     assert not failures
-    reader = recommender.user_vector([])
-    possible = [vector @ reader for vector in vectors]
+    user = recommender.user_vector([])
+    possible = [vector @ user for vector in vectors]
     of_news = [score for score in seen if min(abs(score - p) for p in possible) < 1e-3]
     assert len(of_news) == 2
     assert len(seen) <= 3  # and the unknown news item's, before the first were added

@@ -287,7 +287,7 @@ def test_a_failure_leaves_nothing_behind(monkeypatch, tmp_path):
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("newsrec.simulation.simulate._write_behaviors", fail)
+    monkeypatch.setattr("newsrec.simulation.files._write_behaviors", fail)
     with pytest.raises(OSError, match="disk full"):
         simulate(tmp_path / "world")
     assert not list(tmp_path.iterdir())
@@ -501,7 +501,7 @@ def test_a_world_like_mind_has_the_same_bytes_for_a_seed_however_it_is_written(
     monkeypatch.setitem(PRESETS, "little", LITTLE)
     done = []
     simulate(tmp_path / "one", "little", 3, done.append)
-    monkeypatch.setattr("newsrec.simulation.simulate.WRITE_BLOCK", 100)
+    monkeypatch.setattr("newsrec.simulation.files.WRITE_BLOCK", 100)
     simulate(tmp_path / "two", "little", 3)
     simulate(tmp_path / "other", "little", 4)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")

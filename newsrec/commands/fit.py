@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from newsrec.commands import failures
 from newsrec.commands.parser_messages import explain
-from newsrec.commands.resume import LINKS, resume, run_config
+from newsrec.commands.resume import resume, run_config
 from newsrec.commands.written_options import written_options
 from newsrec.console import is_first_process
 from newsrec.data.datamodule import MindDataModule
@@ -34,7 +34,7 @@ from newsrec.training.module import RecommenderModule
 from newsrec.training.processes.launch import refuse_unconnected
 from newsrec.training.processes.share_folder import is_resumed, share_run_folder
 from newsrec.training.processes.together import fail_together_from_the_start
-from newsrec.training.resume import Resumed
+from newsrec.training.resume import LINKS, Resumed
 from newsrec.training.run import DEFAULTS, Run
 
 log = logging.getLogger(__name__)

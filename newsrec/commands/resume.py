@@ -15,17 +15,9 @@ from newsrec.training.checkpoint.read import (
     read_checkpoint,
     resolve_checkpoint,
 )
-from newsrec.training.resume import Resumed, resumed
+from newsrec.training.resume import LINKS, Resumed, resumed
 
 log = logging.getLogger(__name__)
-
-LINKS = {
-    "data.plm": "model.plm",
-    "data.loss": "model.loss",
-    "model.max_tokens": "data.max_tokens",
-    "model.max_history": "data.max_history",
-}
-"""Values that data and model share: each first key is filled in from its second key."""
 
 
 def run_config(given: list[str], written: Sequence[Written]) -> Path | None:

@@ -33,6 +33,7 @@ from newsrec.data.samples import (
 )
 from newsrec.data.splits import LAST_DAY, NONE, Unseen, choose_splits, judged_news
 from newsrec.data.states import RunStates, TokenStates
+from newsrec.data.summary import describe_split, describe_unseen
 from newsrec.data.text import tokenize_catalogue
 from newsrec.data.workers import keep_working
 from newsrec.errors import UserError
@@ -159,16 +160,9 @@ class MindDataModule(DataOptions, LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return shuffled training batches."""
         split = self.data.split(self.train)
+        news = self.index, self.catalogue, self.max_history
         samples = TrainSamples(
-            split,
-            self.index,
-            self.catalogue,
-            self.max_history,
-            self.npratio,
-            self.seed,
-            self._states,
-            self.loss,
-            self.max_candidates,
+            split, *news, self.npratio, self.seed, self._states, self.loss, self.max_candidates
         )
         run: dict[str, Any] = {"trainer": self.trainer, "trained_on": self._trained_on}
         kind = partial(TrainLoader, **run, ahead=self._on_gpu())
@@ -206,27 +200,9 @@ class MindDataModule(DataOptions, LightningDataModule):
 
     def describe(self) -> str:
         """Return a few lines on the splits in use, the training samples and what is left out."""
-        lines = []
-        for name, window in self.windows().items():
-            count = self.data.split(name).counts
-            unknown = count["unknown_candidates"] / max(count["candidates"], 1)
-            drawn = f"{count.get('sampled_candidates', 0):,} drawn at random, not shown, "
-            lines.append(
-                f"{name}: {window}, {count['impressions']:,} impressions, {count['users']:,} "
-                f"users, {count['candidates']:,} candidates "
-                f"({drawn if 'sampled_candidates' in count else ''}"
-                f"{unknown:.1%} not among the news), "
-                f"{count['empty_histories'] / count['impressions']:.1%} empty histories"
-            )
+        lines = [describe_split(self.data.split(name)) for name in self.windows()]
         if self._judged is not None:
-            left, whole = self._judged.split.counts, self.data.split(self.val).counts
-            lacks = ", ".join(f"{n:,} without {what}" for what, n in self._judged.left_out.items())
-            lines.append(
-                f"{self.val} chooses by news that {self.train} has not seen: "
-                f"{left['candidates']:,} of {whole['candidates']:,} candidates, in "
-                f"{left['impressions']:,} of {whole['impressions']:,} impressions (left out: "
-                f"{lacks})"
-            )
+            lines.append(describe_unseen(self.train, self.data.split(self.val), self._judged))
         largest = len(self.index.click) // self._process()[1]
         if self.tokens_per_batch is None and self.batch_size > largest:
             lines.append(
@@ -290,17 +266,15 @@ class MindDataModule(DataOptions, LightningDataModule):
                 )
 
     def _train_batches(self, split: Split) -> TrainBatches:
-        sample_users = None
+        users = None
         if self.group_by_user:
             impression = self.index.impression
-            sample_users = SampleUsers(split.user[impression], split.history[impression])
+            users = SampleUsers(split.user[impression], split.history[impression])
+        place = self.seed, *self._process()
         if self.tokens_per_batch is None:
-            samples = len(self.index.click)
-            return TrainBatches(samples, self.batch_size, self.seed, *self._process(), sample_users)
+            return TrainBatches(len(self.index.click), self.batch_size, *place, users)
         assert self._tokens is not None, "setup('fit') comes first"
-        return TokenBatches(
-            self._tokens, self.tokens_per_batch, self.seed, *self._process(), sample_users
-        )
+        return TokenBatches(self._tokens, self.tokens_per_batch, *place, users)
 
     def _process(self) -> tuple[int, int]:
         """Return this process's number and how many there are."""
@@ -315,8 +289,7 @@ class MindDataModule(DataOptions, LightningDataModule):
         return trainer.global_rank, trainer.world_size
 
     def _eval_loader(self, split: Split) -> DataLoader[EvalBatch]:
-        rank, world_size = self._process()
-        sampler = EvalBatches(split, self.eval_batch_size, rank, world_size)
+        sampler = EvalBatches(split, self.eval_batch_size, *self._process())
         return self._loader(EvalImpressions(split, self.max_history), sampler)
 
     def _loader(

@@ -118,21 +118,29 @@ def score_checkpoints(
                     lessons.append(lesson)
     finally:
         forget_threads()
-    if not members:  # not the first process
-        return None
-    if len(members) == 1:
-        return members[0]
+    if len(members) < 2:  # none on all processes but the first
+        return members[0] if members else None
     assert ensemble is not None
+    return _combined(members, lessons, split, ensemble)
+
+
+def _combined(
+    members: list[Scored], lessons: list[NDArray[np.float32]], split: str, ensemble: str
+) -> Scored:
+    """Combine the scores of several models; ``lessons`` are those that weights are learned from.
+
+    Without lessons the weights are learned from the scores themselves, by folds of the users.
+    """
     first, all_scores = members[0], [member.scores for member in members]
+    names = [member.title for member in members]
     info = merge_info([member.info for member in members], ensemble)
     if ensemble == FITTED:
-        names = [member.title for member in members]
         scores, info[FITTED] = combine_fitted(
             first.data, split, names, all_scores, lessons or all_scores
         )
     else:
         scores = combine(all_scores, first.data.split(split).candidates.offsets, ensemble)
-    title = f"{ensemble} of {', '.join(map(str, ckpt_paths))}"
+    title = f"{ensemble} of {', '.join(names)}"
     return first._replace(title=title, scores=scores, info=info)
 
 

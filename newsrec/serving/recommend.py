@@ -45,7 +45,6 @@ log = logging.getLogger(__name__)
 
 VECTORS_AT_ONCE = 2**16
 """Vectors of users in memory at once, 64 MiB with 256 numbers each; at least those of one user."""
-
 SHOWN = ("title", "category", "subcategory")
 """Fields that ``describe`` returns."""
 

@@ -6,27 +6,27 @@ files have the same difficulties as MIND's: empty histories, missing abstracts, 
 titles, and impressions with news that are in no ``news.tsv``. They contain no row of MIND.
 """
 
-import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as csv
 from numpy.typing import NDArray
 
 from newsrec.data.dataset import SPLITS
 from newsrec.data.ragged import Ragged
-from newsrec.data.readers.behaviors import TIME_FORMAT
 from newsrec.data.readers.mind import read_news
-from newsrec.data.readers.mind_files import find_splits
-from newsrec.data.readers.to_parquet import write_parquet
 from newsrec.errors import UserError
 from newsrec.files import file_hash, publish, require_empty
-from newsrec.metrics import METRICS, mind_metrics
 from newsrec.simulation.effects import EFFECTS
+from newsrec.simulation.files import (
+    Advance,
+    SimulatedSplit,
+    turn_into_parquet,
+    write_json,
+    write_split,
+)
 from newsrec.simulation.headlines import compose
 from newsrec.simulation.impressions import Impressions, show
 from newsrec.simulation.oracles import oracle_aucs
@@ -43,13 +43,7 @@ from newsrec.simulation.world import (
     make_tastes,
 )
 
-Advance = Callable[[int], None]
-"""Called with the amount of work done since the last call."""
-
 FORMATS = ("mind", "parquet")
-FIRST_DAY = np.datetime64("2019-11-09T00:00:00", "s")
-WRITE_BLOCK = 1 << 14
-"""Impressions or histories turned into text at a time, to bound memory."""
 
 
 def simulate(
@@ -84,24 +78,7 @@ def simulate(
         UserError: If there is no such preset, format or effect, the seed is negative, ``output``
             cannot be made, or the preset cannot use ``titles`` or their content.
     """
-    if file_format not in FORMATS:
-        raise UserError(f"No format {file_format!r}. Choose --format from: {', '.join(FORMATS)}.")
-    if preset not in PRESETS:
-        raise UserError(f"No preset {preset!r}. Choose --preset from: {', '.join(PRESETS)}.")
-    if seed < 0:
-        raise UserError(f"Seed {seed} is negative. Give --seed a whole number from 0.")
-    sizes = PRESETS[preset]
-    if not sizes.tastes and (titles is not None or without):
-        able = ", ".join(name for name, other in PRESETS.items() if other.tastes)
-        option = "--without" if titles is None else "--titles"
-        raise UserError(f"Preset {preset!r} cannot use {option}. Choose --preset from: {able}.")
-    unknown = [name for name in without if name not in EFFECTS]
-    if unknown:
-        raise UserError(
-            f"No effect {unknown[0]!r}. Choose those of --without from: {', '.join(EFFECTS)}."
-        )
-    if titles is not None and Path(titles).is_dir():
-        raise UserError(f"--titles {titles} is a folder. Name a news.tsv as MIND has them.")
+    sizes = _checked_preset(preset, seed, file_format, titles, without)
     output = Path(output)
     require_empty(output)
     table = None if titles is None else (str(titles), read_news(titles, on_bad_line))
@@ -121,7 +98,7 @@ def simulate(
         else:
             _write_world(folder, sizes, world, advance)
         if file_format == "parquet":
-            _turn_into_parquet(folder)
+            turn_into_parquet(folder)
 
     publish(output, build)
     if not (output / "world.json").is_file():  # a mount point, for example, cannot be replaced
@@ -129,22 +106,29 @@ def simulate(
     return world
 
 
-class SimulatedSplit(NamedTuple):
-    """One split of a simulated world, before it is written."""
-
-    name: str
-    """``train``, ``dev`` or ``test``."""
-    shown: Impressions
-    """The impressions, in the order of the file."""
-    user: NDArray[np.int64]
-    """Row of each impression's user in ``histories`` ``[impressions]``."""
-    histories: Ragged
-    """News that each of the split's users clicked before, oldest first."""
-    user_numbers: NDArray[np.int64]
-    """The number in each user's id ``[users]``."""
-    named: NDArray[np.int64]
-    """News in the split's news.tsv, in order of their number: listed news that are shown or in a
-    history."""
+def _checked_preset(
+    preset: str, seed: int, file_format: str, titles: Path | None, without: Collection[str]
+) -> Preset:
+    """Return the preset, after refusing options that cannot work."""
+    if file_format not in FORMATS:
+        raise UserError(f"No format {file_format!r}. Choose --format from: {', '.join(FORMATS)}.")
+    if preset not in PRESETS:
+        raise UserError(f"No preset {preset!r}. Choose --preset from: {', '.join(PRESETS)}.")
+    if seed < 0:
+        raise UserError(f"Seed {seed} is negative. Give --seed a whole number from 0.")
+    sizes = PRESETS[preset]
+    if not sizes.tastes and (titles is not None or without):
+        able = ", ".join(name for name, other in PRESETS.items() if other.tastes)
+        option = "--without" if titles is None else "--titles"
+        raise UserError(f"Preset {preset!r} cannot use {option}. Choose --preset from: {able}.")
+    unknown = [name for name in without if name not in EFFECTS]
+    if unknown:
+        raise UserError(
+            f"No effect {unknown[0]!r}. Choose those of --without from: {', '.join(EFFECTS)}."
+        )
+    if titles is not None and Path(titles).is_dir():
+        raise UserError(f"--titles {titles} is a folder. Name a news.tsv as MIND has them.")
+    return sizes
 
 
 def simulate_splits(
@@ -200,9 +184,9 @@ def _write_world(folder: Path, sizes: Preset, world: dict[str, Any], advance: Ad
     lines = compose(rng.spawn(1)[0] if sizes.like_mind else rng, sizes, news)
     world |= {"ceiling": {}, "splits": {}}
     for split in simulate_splits(rng, sizes, news, advance):
-        _write_split(folder, split, lines, news.number, split.name != "test", world, advance)
+        write_split(folder, split, lines, news.number, split.name != "test", world, advance)
     world["style_appeal"] = {s.name: round(s.appeal * STYLE_SCALE, 3) for s in STYLES}
-    _write_json(folder, world)
+    write_json(folder, world)
 
 
 def _write_tastes(
@@ -221,105 +205,8 @@ def _write_tastes(
         packed = _pack(
             split.name, split.shown, split.histories, made.user_numbers, news.number, news.listed
         )
-        _write_split(folder, packed, lines, news.number, True, world, advance)
+        write_split(folder, packed, lines, news.number, True, world, advance)
         if split.name != "train":
             aucs = oracle_aucs(made, split)
             world["oracles"][split.name] = {name: round(auc, 6) for name, auc in aucs.items()}
-    _write_json(folder, world)
-
-
-def _write_split(
-    folder: Path,
-    split: SimulatedSplit,
-    lines: list[str],
-    news_numbers: NDArray[np.int64],
-    labelled: bool,
-    world: dict[str, Any],
-    advance: Advance,
-) -> None:
-    """Write the two files of a split, and add its counts and its ceiling to ``world``."""
-    name, shown = split.name, split.shown
-    (folder / name).mkdir()
-    text = "".join(lines[row] for row in split.named)
-    (folder / name / "news.tsv").write_text(text, encoding="utf-8", newline="")
-    _write_behaviors(folder / name / "behaviors.tsv", split, news_numbers, labelled, advance)
-    world["splits"][name] = {
-        "impressions": len(shown.user),
-        "users": len(split.user_numbers),
-        "news": len(split.named),
-        "candidates": len(shown.candidates.values),
-    }
-    if name != "train":
-        metrics = mind_metrics(shown.utility, shown.labels, shown.candidates.offsets)
-        world["ceiling"][name] = {metric: round(metrics[metric], 6) for metric in METRICS}
-
-
-def _write_json(folder: Path, world: dict[str, Any]) -> None:
-    text = json.dumps(world, indent=1) + "\n"
-    (folder / "world.json").write_text(text, encoding="utf-8", newline="")
-
-
-def _turn_into_parquet(folder: Path) -> None:
-    for files in find_splits(folder).values():
-        write_parquet(files, files.news.path.parent)
-        for file in files:
-            file.path.unlink()
-
-
-def _write_behaviors(
-    path: Path,
-    split: SimulatedSplit,
-    news_numbers: NDArray[np.int64],
-    labelled: bool,
-    advance: Advance,
-) -> None:
-    """Write one split's impressions."""
-    ids = _prefixed("N", news_numbers)
-    ends = ("-0", "-1") if labelled else ("", "")
-    words = pa.concat_arrays([pc.binary_join_element_wise(ids, end, "") for end in ends])
-    # A user's history is the same in all impressions of a split, so make its text once.
-    texts = pa.chunked_array(
-        [_join(ids, split.histories.take(rows)) for rows in _blocks(split.histories.num_rows)]
-    ).combine_chunks()
-    user_ids = _prefixed("U", split.user_numbers)
-    shown = split.shown
-    labels = Ragged(shown.labels, shown.candidates.offsets)
-    options = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
-    with path.open("wb") as file:
-        for rows in _blocks(len(split.user)):
-            user = pa.array(split.user[rows])
-            candidates = shown.candidates.take(rows)
-            word = candidates.values + len(ids) * labels.take(rows).values
-            table = pa.table(
-                {
-                    "impression_id": pa.array(rows + 1),
-                    "user_id": user_ids.take(user),
-                    "time": _time_strings(shown.day[rows]),
-                    "history": texts.take(user),
-                    "candidates": _join(words, Ragged(word, candidates.offsets)),
-                }
-            )
-            csv.write_csv(table, file, options)
-            advance(len(rows))
-
-
-def _blocks(num_rows: int) -> Iterator[NDArray[np.int64]]:
-    for begin in range(0, num_rows, WRITE_BLOCK):
-        yield np.arange(begin, min(begin + WRITE_BLOCK, num_rows))
-
-
-def _prefixed(letter: str, numbers: NDArray[np.int64]) -> pa.Array:
-    return pc.binary_join_element_wise(letter, pc.cast(pa.array(numbers), pa.string()), "")
-
-
-def _join(words: pa.Array, rows: Ragged) -> pa.Array:
-    """Return the words of each row, joined by spaces."""
-    offsets = pa.array(rows.offsets.astype(np.int32))
-    return pc.binary_join(pa.ListArray.from_arrays(offsets, words.take(pa.array(rows.values))), " ")
-
-
-def _time_strings(days: NDArray[np.float64]) -> pa.Array:
-    """Return times as MIND writes them, without zero padding: ``11/9/2019 9:05:58 AM``."""
-    seconds = FIRST_DAY + (days * 86400).astype("timedelta64[s]")
-    padded = pc.strftime(pa.array(seconds), format=TIME_FORMAT)
-    return pc.replace_substring_regex(padded, r"(^|[/ ])0", r"\1")
+    write_json(folder, world)

@@ -7,6 +7,14 @@ from typing import Any, NamedTuple
 from newsrec.training.checkpoint.read import check_same_options
 from newsrec.training.hardware.settle import Kept
 
+LINKS = {
+    "data.plm": "model.plm",
+    "data.loss": "model.loss",
+    "model.max_tokens": "data.max_tokens",
+    "model.max_history": "data.max_history",
+}
+"""Values that data and model share: each first key is filled in from its second key."""
+
 FREE_ON_RESUME = ("root", "num_workers", "prefetch_factor", "pin_memory", "eval_batch_size")
 """Data options that may change when a run is resumed, because they do not affect results."""
 

@@ -63,7 +63,6 @@ FROM_THE_FIRST = {
 
 EXPORTED = ("tune_layers", "dim", "news", "user", "max_tokens", "max_history", "residual")
 """Required options of the model in an export's ``config.json``."""
-
 OURS: dict[str, Any] = {
     "plm_config": dict[str, Any],
     "tokenizer_json": str,

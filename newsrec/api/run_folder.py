@@ -1,0 +1,188 @@
+"""A trained run in its folder: evaluate it, export it, look at what it logged."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from newsrec.data import FIRST_NEWS
+from newsrec.errors import UserError
+from newsrec.evaluation.scoring import score_checkpoints
+from newsrec.export.export import export
+from newsrec.report.closing import SUMMARY_FILE
+from newsrec.report.evaluate import evaluate
+from newsrec.training.checkpoint.read import hyper_parameters, read_checkpoint
+from newsrec.training.module import RecommenderModule
+
+
+class RunFolder:
+    """A trained run in its folder; ``fit`` returns one, and any run can be opened later.
+
+    Args:
+        path: The run folder, written by ``fit`` or ``python -m newsrec fit``.
+
+    Raises:
+        UserError: If the folder has no checkpoint.
+    """
+
+    def __init__(self, path: str | Path, *, _trial: bool = False) -> None:
+        self.path = Path(path)
+        if not (_trial or self._names()):
+            raise UserError(f"{path} has no checkpoint. Train a run there with newsrec.fit.")
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    def checkpoint(self, name: str = "best") -> Path:
+        """Return the file of a checkpoint, ``best`` or ``last``."""
+        return self.path / "checkpoints" / f"{name}.ckpt"
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Metrics of the best checkpoint on the split that chose it, steps and speed.
+
+        Empty if no split chose it.
+        """
+        path = self.path / SUMMARY_FILE
+        found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        return found
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """What the run logged: a row for each logged step, NaN where a value was not logged.
+
+        Empty if the run ended before it logged anything.
+        """
+        path = self.path / "metrics.csv"
+        return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+
+    def load_model(self, checkpoint: str = "best") -> RecommenderModule:
+        """Return the trained model, in evaluation mode on the CPU."""
+        return RecommenderModule.load_from_checkpoint(self._file(checkpoint))
+
+    def evaluate(
+        self,
+        split: str = "dev",
+        output: str | Path | None = None,
+        *,
+        root: str | Path | None = None,
+        checkpoint: str = "best",
+        baselines: bool = True,
+        precision: str = "fp32",
+        **trainer: Any,
+    ) -> dict[str, Any]:
+        """Score a split and return MIND's metrics, as ``python -m newsrec evaluate`` does.
+
+        Args:
+            split: Split to score.
+            output: Folder for all results, among them ``prediction.zip`` and ``report.html``;
+                None writes nothing.
+            root: Data folder; None is that of the training.
+            checkpoint: ``best`` or ``last``.
+            baselines: Whether to compare with the baselines.
+            precision: fp32, bf16 or auto.
+            trainer: Options of the Trainer.
+
+        Returns:
+            The content of ``metrics.json``; empty on all processes but the first.
+
+        Raises:
+            UserError: If the data or the options cannot be used.
+        """
+        path, root = self._place(checkpoint, root)
+        score = partial(
+            score_checkpoints,
+            [path],
+            root,
+            split,
+            trainer=trainer,
+            precision=precision,
+            with_means=baselines,
+        )
+        found = evaluate(score, root, split, output, ckpt_path=path, baselines=baselines)
+        return {} if found is None else found.metrics
+
+    def scores(
+        self,
+        split: str = "dev",
+        *,
+        root: str | Path | None = None,
+        checkpoint: str = "best",
+        **trainer: Any,
+    ) -> pd.DataFrame:
+        """Return a split's scores, a row for each candidate in the order of the file.
+
+        Args:
+            split: Split to score.
+            root: Data folder; None is that of the training.
+            checkpoint: ``best`` or ``last``.
+            trainer: Options of the Trainer.
+
+        Returns:
+            Columns ``impression_id``, ``user_id``, ``news_id`` (None where ``news.tsv`` lacks the
+            id), ``score`` and, where the split has labels, ``label``. No rows on all processes but
+            the first.
+        """
+        path, root = self._place(checkpoint, root)
+        scored = score_checkpoints([path], root, split, trainer=trainer, with_means=False)
+        if scored is None:
+            return pd.DataFrame()
+        part = scored.data.split(split)
+        owner = part.candidates.owners()
+        ids = np.array([None] * FIRST_NEWS + scored.data.news["news_id"].to_pylist(), dtype=object)
+        users = np.array(scored.data.users.to_pylist(), dtype=object)
+        columns = {
+            "impression_id": np.asarray(part.impression_id)[owner],
+            "user_id": users[np.asarray(part.user)[owner]],
+            "news_id": ids[part.candidates.values],
+            "score": scored.scores,
+        }
+        if part.labels is not None:
+            columns["label"] = np.asarray(part.labels)
+        return pd.DataFrame(columns)
+
+    def export(
+        self,
+        output: str | Path,
+        *,
+        root: str | Path | None = None,
+        checkpoint: str = "best",
+        news_encoder: bool = True,
+    ) -> Path:
+        """Write a folder that runs without PyTorch, for ``Recommender.load``.
+
+        Args:
+            output: Folder to write, absent or empty.
+            root: Data folder whose news can be recommended; None is that of the training.
+            checkpoint: ``best`` or ``last``.
+            news_encoder: Whether the export can also encode news that is published later.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UserError: If a package is missing, or the output or the data cannot be used.
+        """
+        path, root = self._place(checkpoint, root)
+        export(str(path), Path(output), str(root), news_encoder)
+        return Path(output)
+
+    def _place(self, checkpoint: str, root: str | Path | None) -> tuple[Path, str | Path]:
+        path = self._file(checkpoint)
+        return path, root or hyper_parameters(read_checkpoint(path), "data")["root"]
+
+    def _file(self, checkpoint: str) -> Path:
+        path = self.checkpoint(checkpoint)
+        if path.is_file():
+            return path
+        if not self._names():
+            raise UserError(f"{self.path} has no checkpoint; a trial with fast_dev_run keeps none.")
+        why = " because no validation was reached" if checkpoint == "best" else ""
+        give = " or ".join(f"checkpoint={name!r}" for name in self._names())
+        raise UserError(f"{self.path} has no checkpoint {checkpoint!r}{why}. Give {give}.")
+
+    def _names(self) -> list[str]:
+        return [name for name in ("best", "last") if self.checkpoint(name).is_file()]
