@@ -71,7 +71,7 @@ def match_candidates(users: Tensor | Users, candidates: Tensor) -> Tensor:
         Scores ``[batch, candidates]``.
     """
     users = Users.of(users)
-    return users.scores(torch.einsum("bid,bcd->bic", users.vectors, candidates))
+    return users.scores(torch.einsum("bid,bcd->bic", *_of_one_type(users.vectors, candidates)))
 
 
 def match_pairs(users: Tensor | Users, news: Tensor) -> Tensor:
@@ -202,4 +202,11 @@ def with_clicks(products: Tensor, mask: Tensor, clicks: int) -> Tensor:
 
 def _products(vectors: Tensor, news: Tensor) -> Tensor:
     """Return products of all news with all users' vectors ``[users, vectors, news]``."""
+    vectors, news = _of_one_type(vectors, news)
     return (vectors.flatten(0, 1) @ news.T).unflatten(0, vectors.shape[:2])
+
+
+def _of_one_type(vectors: Tensor, news: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both in the wider type: sums over clicks are in float32 where weights are narrower."""
+    dtype = torch.promote_types(vectors.dtype, news.dtype)
+    return vectors.to(dtype), news.to(dtype)
