@@ -11,7 +11,7 @@ from newsrec.errors import UserError
 from newsrec.evaluation.results import evaluate_scores
 from newsrec.metrics import METRICS
 from newsrec.report.notes import counts
-from newsrec.report.terminal import metrics_table, read_ceiling, slices_table
+from newsrec.report.terminal import metrics_table, read_ceiling, read_oracles, slices_table
 
 
 def scores_of(split):
@@ -80,6 +80,20 @@ def test_only_a_simulated_world_has_a_ceiling(mind_dir):
     (mind_dir / "world.json").write_text(json.dumps({"ceiling": {"dev": ceiling}}))
     assert read_ceiling(mind_dir, "dev") == ceiling
     assert read_ceiling(mind_dir, "test") is None
+    assert read_oracles(mind_dir, "dev") == {}
+
+
+def test_a_worlds_oracles_are_shown(mind_dir, tmp_path, capsys):
+    oracles = {"mean_click": 0.7, "no_drift": 0.75, "no": "text", "yes": True}
+    (mind_dir / "world.json").write_text(json.dumps({"oracles": {"dev": oracles}}))
+    assert read_oracles(mind_dir, "dev") == {"mean_click": 0.7, "no_drift": 0.75}
+    assert read_oracles(mind_dir, "test") == {}
+    main(["evaluate", "--scorer=random", f"--data.root={mind_dir}", "--split=dev",
+          f"--output={tmp_path / 'x'}", "--trainer.accelerator=cpu",
+          "--baselines=false"])  # fmt: skip
+    said = "no_drift 0.7500, mean_click 0.7000."
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert said in " ".join((tmp_path / "x" / "report.html").read_text(encoding="utf-8").split())
 
 
 MALFORMED = {

@@ -103,8 +103,8 @@ def _run(args: Namespace) -> None:
         raw_scores=args.scores,
     )
     if found is not None:
-        title, metrics, ceiling, written = found
-        print_results(title, metrics, ceiling, Path(args.output), written)
+        title, metrics, ceiling, oracles, written = found
+        print_results(title, metrics, ceiling, oracles, Path(args.output), written)
 
 
 def _score(args: Namespace, place: dict[str, Any]) -> Scored | None:

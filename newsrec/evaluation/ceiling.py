@@ -1,4 +1,4 @@
-"""The best metrics that a simulated world allows.
+"""The best metrics that a simulated world allows, and what its oracles reach.
 
 Reports show them as an extra, so a file that cannot be read is a warning and never an error.
 """
@@ -21,25 +21,49 @@ def read_ceiling(root: Path, split: str) -> dict[str, float] | None:
     """
     path = root / "world.json"
     try:
-        if not path.is_file():
-            return None
-        world = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        problem = getattr(error, "strerror", None) or "not JSON"
-        log.warning("%s cannot be read (%s): no ceiling is shown", path, problem)
+        found = _read(path, "ceiling", split)
+    except ValueError as error:
+        log.warning("%s %s: no ceiling is shown", path, error)
         return None
-    found: Any = world
-    for name in ("ceiling", split):
-        if not isinstance(found, dict):
-            log.warning("%s is no description of a world: no ceiling is shown", path)
-            return None
-        if name not in found:
-            return None
-        found = found[name]
+    if found is None:
+        return None
     if not isinstance(found, dict) or not all(_is_share(found.get(name)) for name in METRICS):
         log.warning("%s has no four metrics as ceiling of %s: none is shown", path, split)
         return None
     return {name: float(found[name]) for name in METRICS}
+
+
+def read_oracles(root: Path, split: str) -> dict[str, float]:
+    """Return the AUC of each oracle of a simulated world on a split, by the oracle's name.
+
+    Empty where ``world.json`` has none or cannot be read; ``read_ceiling`` warns of that.
+    """
+    try:
+        found = _read(root / "world.json", "oracles", split)
+    except ValueError:
+        return {}
+    values = found if isinstance(found, dict) else {}
+    return {str(name): float(auc) for name, auc in values.items() if _is_share(auc)}
+
+
+def _read(path: Path, *places: str) -> Any:
+    """Return what ``world.json`` has at a place, None if the file or the place is absent.
+
+    Raises:
+        ValueError: If the file is not a description of a world; its text follows the path's.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        problem = getattr(error, "strerror", None) or "not JSON"
+        raise ValueError(f"cannot be read ({problem})") from error
+    for name in places:
+        if not isinstance(found, dict):
+            raise ValueError("is no description of a world")
+        if name not in found:
+            return None
+        found = found[name]
+    return found
 
 
 def _is_share(value: Any) -> bool:

@@ -17,7 +17,7 @@ from newsrec.evaluation.submission import write_predictions
 from newsrec.files import publish, require_empty, require_replaceable
 from newsrec.report.examples import choose_examples
 from newsrec.report.page import html_page
-from newsrec.report.terminal import read_ceiling, read_curves
+from newsrec.report.terminal import read_ceiling, read_curves, read_oracles
 
 PREDICTION_FILE = "prediction.zip"
 SCORES_FILE = "scores.parquet"
@@ -33,6 +33,8 @@ class Evaluation(NamedTuple):
     """Content of ``metrics.json``."""
     ceiling: dict[str, float] | None
     """Metrics that the true click probabilities of a simulated world reach, None elsewhere."""
+    oracles: dict[str, float]
+    """AUC of a simulated world's oracles, which know all but one thing; empty elsewhere."""
     written: list[str]
     """Names of the files in the folder."""
 
@@ -61,7 +63,7 @@ def evaluate(
         if is_first_process():  # the process that writes at the end
             require_replaceable(folder)
     # Read the extras of the report first, so that an error in them does not lose the scores.
-    ceiling = read_ceiling(Path(root), split)
+    ceiling, oracles = read_ceiling(Path(root), split), read_oracles(Path(root), split)
     curves = None if ckpt_path is None else read_curves(Path(ckpt_path))
     scored = score()
     if scored is None:
@@ -74,7 +76,7 @@ def evaluate(
     results = compute_results(data, split, scores, others)
     metrics = results.metrics | info
     if folder is None:
-        return Evaluation(title, metrics, ceiling, [])
+        return Evaluation(title, metrics, ceiling, oracles, [])
 
     def build(folder: Path) -> None:
         text = json.dumps(metrics, indent=1)
@@ -87,9 +89,10 @@ def evaluate(
         if raw_scores:
             write_scores(folder / SCORES_FILE, data, split, scores)
         examples = choose_examples(data, split, scores, results)
-        page = html_page(title, metrics, ceiling, examples, curves)
+        page = html_page(title, metrics, ceiling, examples, curves, oracles)
         (folder / PAGE_FILE).write_text(page, encoding="utf-8")
 
     publish(folder, build)
     names = [METRICS_FILE, PREDICTION_FILE, IMPRESSIONS_FILE, SCORES_FILE, PAGE_FILE]
-    return Evaluation(title, metrics, ceiling, [n for n in names if (folder / n).is_file()])
+    written = [name for name in names if (folder / name).is_file()]
+    return Evaluation(title, metrics, ceiling, oracles, written)

@@ -112,3 +112,12 @@ def counts(metrics: Mapping[str, Any]) -> list[str]:
         were = "impression was" if dropped == 1 else "impressions were"
         lines.append(f"{dropped:,} {were} dropped and not ranked: the data cannot be read there.")
     return lines
+
+
+def oracles_note(oracles: Mapping[str, float]) -> str:
+    """Return what a simulated world's oracles reach, the best first."""
+    ordered = sorted(oracles.items(), key=lambda pair: -pair[1])
+    return (
+        "AUC of this world's oracles, each of which knows all but one thing (docs/data.md, Worlds "
+        f"of tastes): {', '.join(f'{name} {auc:.4f}' for name, auc in ordered)}."
+    )

@@ -12,7 +12,7 @@ from newsrec.evaluation.results import ENTROPY
 from newsrec.evaluation.slices import SLICES
 from newsrec.metrics import METRICS
 from newsrec.report.examples import Example
-from newsrec.report.notes import chosen_by, counts, notes
+from newsrec.report.notes import chosen_by, counts, notes, oracles_note
 from newsrec.report.pictures import Dot, dots, line, render
 from newsrec.report.terminal import CEILING, in_precision, scored_name
 
@@ -26,10 +26,11 @@ def html_page(
     ceiling: Mapping[str, float] | None,
     examples: Sequence[Example],
     curves: Curves | None,
+    oracles: Mapping[str, float] | None = None,
 ) -> str:
     """Return the page of a split's results; without labels it has only counts and examples.
 
-    ``ceiling`` and ``curves`` are left out if None.
+    ``ceiling``, ``curves`` and ``oracles`` are left out if None.
     """
     own = scored_name(metrics)
     heading = f"{own[:1].upper()}{own[1:]} on {metrics['split']}, {metrics['window']}"
@@ -45,10 +46,11 @@ def html_page(
     on_unseen = unseen.get("baselines", {}) | ({"": unseen} if "auc" in unseen else {})
     on_unseen = {BASELINE_NAMES.get(n, n) or own: row["auc"] for n, row in on_unseen.items()}
     about = "AUC of each, with 95 % intervals"
+    under = [*notes(metrics), *([oracles_note(oracles)] if oracles and "auc" in metrics else [])]
     return render(
         "page.html.j2",
         **{"title": title, "heading": heading + in_precision(metrics), "metrics": metrics},
-        **{"notes": notes(metrics), "counts": counts(metrics), "facts": _facts(metrics, title)},
+        **{"notes": under, "counts": counts(metrics), "facts": _facts(metrics, title)},
         **{"own": own, "beside": beside, "examples": examples},
         **{"unseen": unseen, "on_unseen": on_unseen},
         beside_picture=dots(rows, about, metrics["auc"]) if rows else "",

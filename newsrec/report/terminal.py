@@ -10,10 +10,11 @@ from rich.table import Table
 
 from newsrec.console import say, terminal
 from newsrec.evaluation.ceiling import read_ceiling as read_ceiling  # re-exported
+from newsrec.evaluation.ceiling import read_oracles as read_oracles
 from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import BASELINE_NAMES, HEADINGS, SLICE_NAMES, sampled_note
 from newsrec.metrics import METRICS
-from newsrec.report.notes import chosen_by, counts, notes, on_unseen
+from newsrec.report.notes import chosen_by, counts, notes, on_unseen, oracles_note
 from newsrec.report.tables import Cell, bold, print_tables, table
 
 CEILING = "world's ceiling"
@@ -169,6 +170,7 @@ def print_results(
     title: str,
     metrics: Mapping[str, Any],
     ceiling: Mapping[str, float] | None,
+    oracles: Mapping[str, float],
     output: Path,
     written: Sequence[str],
 ) -> None:
@@ -185,5 +187,7 @@ def print_results(
             tables.append(beside_table(metrics, ceiling))
         print_tables(*tables, slices_table(metrics))
         say(f"A group of fewer than {FEWEST_USERS} users has no interval.\n")
+        if oracles:
+            say(f"{oracles_note(oracles)}\n")
     say("\n".join(counts(metrics)))
     say(f"Written to {output}: {', '.join(written)}.")

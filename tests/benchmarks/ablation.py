@@ -4,11 +4,14 @@
 
 Makes the A/B table of docs/design.md: ``table.md`` and ``table.json`` in the output
 folder, renewed after every run; the JSON also on standard output. Every arm trains for as many
-steps and is scored on dev as it is at the end: dev chooses nothing. Differences are of AUC averaged
+steps and is scored as it is at the end, so no split chooses anything. It is scored on every split
+with labels: dev is the next day, test the week after. Differences are of AUC averaged
 over seeds, impression by impression. Their 95 % interval is paired and covers the choice of users,
-not of seeds: the seeds' range stands beside it. "Gates at zero" is the AUC of the same checkpoint
-with what it has learned behind its gates taken away. Training time is that of the steps alone, on
-the run's share of the cores (``--jobs`` runs at a time).
+not of seeds: the seeds' range stands beside it. "Gates at zero" is dev's AUC of the same checkpoint
+with what it has learned behind its gates taken away, about what an untrained model reaches. Time is
+that of the training steps alone, on the run's share of the cores (``--jobs`` runs at a time), and
+memory the peak of the whole process. Below the table stand the best baseline and, where the folder
+has a ``world.json``, the ceiling.
 
 Finished runs are kept, so the same command goes on where it was killed, and arms or seeds may be
 added. After a change of the code use another folder: nothing here notices.
@@ -24,7 +27,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
@@ -38,25 +41,15 @@ from newsrec.evaluation.intervals import paired_interval
 from newsrec.metrics import METRICS, impression_metrics
 
 BASE = {
-    "model.residual": "true",
-    "model.tune_layers": "0",
-    "model.dim": "128",
-    **{f"model.{part}.heads": "8" for part in ("news", "user")},
-    **{f"model.{part}.ffn": "128" for part in ("news", "user")},
-    **{f"model.{part}.dropout": "0.3" for part in ("news", "user")},
-    "model.user.positions": "none",
-    "model.lr": "5e-4",
-    "model.weight_decay": "0.1",
-    "data.fields": "[category,subcategory,title]",
-    "data.max_tokens": "32",
+    "config": str(Path(__file__).parents[2] / "configs" / "demo.yaml"),
     "data.val": "none",
     "trainer.max_epochs": "-1",  # max_steps alone says when to stop
 }
-"""Options of ``fit`` that all arms share: those of configs/demo.yaml."""
+"""Options of ``fit`` that all arms share."""
 
 CPU = ("--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.enable_progress_bar=false")
 TIMER = "{class_path: lightning.pytorch.callbacks.Timer, init_args: {interval: epoch}}"
-SPLIT = "dev"
+SCORERS = ("popularity", "recent", "category", "tfidf", "cosine")
 RUNNING: set[subprocess.Popen] = set()
 
 
@@ -77,19 +70,26 @@ NO_NEWS = {"model.news.layers": "0"}
 NO_NORM = {"model.news.norm": "none", "model.user.norm": "none"}
 ABSTRACT = {"data.fields": "[category,subcategory,title,abstract]", "data.max_tokens": "64"}
 TUNE = {"model.tune_layers": "2", "model.plm_lr": "5e-5"}
+LATE = {"model.matching": "late"}
+INTERESTS = {"model.matching": "interests"}
 
 ARMS = {
     "base": Arm("What are all others compared with?", {}),
+    "late": Arm("Must a candidate see the clicks most like it?", LATE),
+    "interests": Arm("Has a user several interests?", INTERESTS),
+    "in-batch": Arm("Are other users' clicks good negatives?", {"model.loss": "in_batch"}),
+    "impression": Arm("Is a softmax over all candidates better?", {"model.loss": "impression"}),
     "no-residual": Arm("Do the PLM's sentence vectors help, past the encoders?", PLAIN),
     "transformer-user": Arm("Is softmax attention over the history better?", SOFTMAX),
     "no-user-attention": Arm("Must clicks see each other?", NO_USER),
     "no-news-fastformer": Arm("Must tokens see each other once more?", NO_NEWS),
     "norm-none": Arm("Is LayerNorm of use?", NO_NORM),
-    "positions-recency": Arm("Does recency matter?", {"model.user.positions": "recency"}),
+    "positions-none": Arm("Does recency matter?", {"model.user.positions": "none"}),
     "positions-learned": Arm("Does the order matter?", {"model.user.positions": "learned"}),
     "title": Arm("Are categories of use?", {"data.fields": "[title]"}),
-    "abstract": Arm("Are abstracts of use?", ABSTRACT),
+    "abstract-joined": Arm("Are abstracts of use behind the title?", ABSTRACT),
     "tune-2": Arm("Is tuning two layers of the PLM of use?", TUNE),
+    "tune-2-late": Arm("Do tuned layers and the clicks add up?", TUNE | LATE),
     "no-residual-transformer": Arm("Softmax, in the plain model?", PLAIN | SOFTMAX, "no-residual"),
     "no-residual-no-user-attention": Arm("Clicks, likewise?", PLAIN | NO_USER, "no-residual"),
     "no-residual-no-news-fastformer": Arm("Tokens, likewise?", PLAIN | NO_NEWS, "no-residual"),
@@ -99,25 +99,30 @@ ARMS = {
 class Run(NamedTuple):
     """What one arm reached with one seed."""
 
-    values: NDArray[np.float64]
-    """Metrics of each impression ``[4, impressions]``."""
+    values: dict[str, NDArray[np.float64]]
+    """Metrics of each impression ``[4, impressions]``, by split."""
     gates_at_zero: float | None
     seconds: float
     """Of training alone, on the cores that the run had."""
+    memory_mib: float
+    """Peak of the training process."""
 
 
-def newsrec(log: Path, threads: int, *command: str) -> None:
-    """Run a command of newsrec on some cores; what it says goes to a file."""
+def newsrec(log: Path, threads: int, *command: str) -> float:
+    """Run a command on some cores; what it says goes to a file. Returns its peak memory in MiB."""
     env = os.environ | {"OMP_NUM_THREADS": str(threads)}
     with log.open("a", encoding="utf-8") as file:
         words = (sys.executable, "-m", "newsrec", *command, *CPU)
         process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, env=env)
     RUNNING.add(process)
-    if process.wait():
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    RUNNING.discard(process)
+    if process.returncode:
         raise SystemExit(
             f"{' '.join(words)}\nfailed. {log} ends in:\n{log.read_text(encoding='utf-8')[-2000:]}"
         )
-    RUNNING.discard(process)
+    return usage.ru_maxrss / 1024
 
 
 def zero_gates(checkpoint_path: Path) -> Path:
@@ -132,7 +137,9 @@ def zero_gates(checkpoint_path: Path) -> Path:
     return path
 
 
-def train_and_score(root: str, folder: Path, shape: Mapping[str, str], threads: int) -> None:
+def train_and_score(
+    root: str, splits: Iterable[str], folder: Path, shape: Mapping[str, str], threads: int
+) -> None:
     """Make one run; its folder appears once all of it is there, without the checkpoints."""
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # of a killed process
@@ -140,20 +147,35 @@ def train_and_score(root: str, folder: Path, shape: Mapping[str, str], threads: 
     data, log = f"--data.root={root}", part / "log.txt"
     options = [f"--{name}={value}" for name, value in shape.items() if "fingerprint" not in name]
     quiet = ("--baselines=false", f"--trainer.callbacks={TIMER}", f"--output={part / 'fit'}")
-    newsrec(log, threads, "fit", data, *options, *quiet)
+    memory = newsrec(log, threads, "fit", *options, data, *quiet)
     last = part / "fit" / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(last, map_location="cpu", weights_only=True)
     assert checkpoint["global_step"] == int(shape["trainer.max_steps"])
     seconds = checkpoint["callbacks"]["Timer"]["time_elapsed"]["train"]
-    scored = {"results": last}
-    if shape["model.residual"] == "true":
-        scored["gates_at_zero"] = zero_gates(last)
-    for name, path in scored.items():
-        where = (f"--ckpt_path={path}", f"--split={SPLIT}", f"--output={part / name}")
+    scored = [(split, split, last) for split in splits]
+    if checkpoint["hyper_parameters"]["residual"]:
+        scored.append(("gates_at_zero", "dev", zero_gates(last)))
+    for name, split, path in scored:
+        where = (f"--ckpt_path={path}", f"--split={split}", f"--output={part / name}")
         newsrec(log, threads, "evaluate", data, *where)
-    (part / "run.json").write_text(json.dumps({"shape": dict(shape), "seconds": seconds}, indent=1))
+    made = {"shape": dict(shape), "seconds": seconds, "memory_mib": memory}
+    (part / "run.json").write_text(json.dumps(made, indent=1))
     shutil.rmtree(last.parent)
     part.rename(folder)
+
+
+def score_baselines(root: str, splits: Iterable[str], folder: Path) -> dict[str, dict[str, float]]:
+    """Return the AUC of each baseline on each split; kept in the folder."""
+    found = {}
+    for split in splits:
+        for scorer in SCORERS:
+            output = folder / f"{scorer}-{split}"
+            if not output.exists():
+                where = (f"--data.root={root}", f"--split={split}", f"--output={output}")
+                newsrec(folder / "log.txt", 1, "evaluate", f"--scorer={scorer}", *where)
+            auc = json.loads((output / "metrics.json").read_text())["auc"]
+            found.setdefault(scorer, {})[split] = auc
+    return found
 
 
 def check_same(folder: Path, shape: Mapping[str, str]) -> None:
@@ -167,10 +189,19 @@ def check_same(folder: Path, shape: Mapping[str, str]) -> None:
             )
 
 
-def read_run(folder: Path, split: Split) -> Run:
+def read_run(folder: Path, splits: Mapping[str, Split]) -> Run:
     """Return a finished run, its metrics computed anew from the ranks that it wrote."""
-    reported = json.loads((folder / "results" / "metrics.json").read_text())
-    with zipfile.ZipFile(folder / "results" / "prediction.zip") as archive:
+    values = {name: read_values(folder / name, split) for name, split in splits.items()}
+    zero = folder / "gates_at_zero" / "metrics.json"
+    gates_at_zero = json.loads(zero.read_text())["auc"] if zero.exists() else None
+    made = json.loads((folder / "run.json").read_text())
+    return Run(values, gates_at_zero, made["seconds"], made["memory_mib"])
+
+
+def read_values(folder: Path, split: Split) -> NDArray[np.float64]:
+    """Return each impression's metrics, from the ranks in an output of ``evaluate``."""
+    reported = json.loads((folder / "metrics.json").read_text())
+    with zipfile.ZipFile(folder / "prediction.zip") as archive:
         lines = archive.read("prediction.txt").decode().splitlines()
     ids, ranks = zip(*(line.split(" ", 1) for line in lines), strict=True)
     assert list(map(int, ids)) == split.impression_id.tolist()
@@ -178,36 +209,43 @@ def read_run(folder: Path, split: Split) -> Run:
     metrics = impression_metrics(scores, split.labels, split.candidates.offsets)
     means = metrics.values[:, metrics.valid].mean(axis=1)
     assert np.allclose(means, [reported[name] for name in METRICS], rtol=0, atol=1e-9)
-    zero = folder / "gates_at_zero" / "metrics.json"
-    gates_at_zero = json.loads(zero.read_text())["auc"] if zero.exists() else None
-    seconds = json.loads((folder / "run.json").read_text())["seconds"]
-    return Run(metrics.values, gates_at_zero, seconds)
+    return metrics.values
 
 
-def compare(a: dict[int, Run], b: dict[int, Run], split: Split) -> dict[str, float]:
-    """Return the difference in AUC and its interval, over the seeds that both arms have."""
-    seeds = a.keys() & b.keys()
-    auc = (np.mean([runs[seed].values[0] for seed in seeds], axis=0) for runs in (a, b))
-    return dict(zip(("auc", "low", "high"), paired_interval(*auc, split.user), strict=True))
+def compare(
+    a: dict[int, Run], b: dict[int, Run], splits: Mapping[str, Split]
+) -> dict[str, dict[str, float]]:
+    """Return the difference in AUC and its interval by split, over the seeds that both have."""
+    seeds, found = a.keys() & b.keys(), {}
+    for name, split in splits.items():
+        auc = [np.mean([runs[seed].values[name][0] for seed in seeds], axis=0) for runs in (a, b)]
+        interval = paired_interval(*auc, split.user)
+        found[name] = dict(zip(("auc", "low", "high"), interval, strict=True))
+    return found
 
 
-def summarize(done: dict[str, dict[int, Run]], split: Split) -> dict[str, dict]:
+def summarize(done: dict[str, dict[int, Run]], splits: Mapping[str, Split]) -> dict[str, dict]:
     """Return what the table says of every arm that has a run."""
     result = {}
     for name, runs in done.items():
-        means = {seed: np.nanmean(run.values, axis=1) for seed, run in sorted(runs.items())}
         zero = [run.gates_at_zero for run in runs.values() if run.gates_at_zero is not None]
         others = {"base", ARMS[name].plain} - {name}
+        by_split = {}
+        for split in splits:
+            means = {s: np.nanmean(run.values[split], axis=1) for s, run in sorted(runs.items())}
+            mean = np.mean(list(means.values()), axis=0).tolist()
+            by_seed = {seed: float(values[0]) for seed, values in means.items()}
+            by_split[split] = {"auc_by_seed": by_seed, **dict(zip(METRICS, mean, strict=True))}
         result[name] = ARMS[name]._asdict() | {
-            "auc_by_seed": {seed: float(mean[0]) for seed, mean in means.items()},
-            **dict(zip(METRICS, np.mean(list(means.values()), axis=0).tolist(), strict=True)),
+            **by_split,
             "difference_to": {
-                other: compare(runs, done[other], split)
+                other: compare(runs, done[other], splits)
                 for other in sorted(others)
                 if runs.keys() & done.get(other, {}).keys()
             },
             "gates_at_zero": float(np.mean(zero)) if zero else None,
             "train_seconds": round(float(np.mean([run.seconds for run in runs.values()])), 1),
+            "memory_mib": round(max(run.memory_mib for run in runs.values())),
         }
     return result
 
@@ -217,27 +255,44 @@ def number(value: float | None, sign: str = "") -> str:
     return "" if value is None else f"{value:{sign}.4f}".replace("0.", ".", 1)
 
 
-def markdown(arms: dict[str, dict]) -> str:
-    """Return the table, and under it what is compared with another arm than ``base``."""
-    lines = [
-        "| arm | what differs | AUC (mean of seeds) | min to max over seeds | difference to base "
-        "| 95 % interval | gates at zero | train time |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+def markdown(arms: dict[str, dict], splits: Iterable[str], bounds: dict[str, dict]) -> str:
+    """Return the table, what is compared with another arm than ``base``, and the bounds."""
+    heads = ["arm", "what differs"]
+    for split in splits:
+        heads += [f"{split} AUC", "seeds", "less base", "95 % interval"]
+    heads += ["gates at zero", "train time", "memory"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     below = []
     for name, arm in arms.items():
-        options = ", ".join(f"`{key}={value}`" for key, value in arm["options"].items())
-        by_seed = arm["auc_by_seed"].values()
-        over_seeds = f"{number(min(by_seed))} to {number(max(by_seed))} ({len(by_seed)})"
-        said = {"base": ("", "")}
-        for other, found in arm["difference_to"].items():
-            interval = f"{number(found['low'], '+')} to {number(found['high'], '+')}"
-            said[other] = (number(found["auc"], "+"), interval)
-        cells = (name, options, number(arm["auc"]), over_seeds, *said.pop("base"))
-        cells += (number(arm["gates_at_zero"]), f"{arm['train_seconds']:.0f} s")
-        lines.append(f"| {' | '.join(cells)} |")
-        below += [f"- {name} less {o}: {mean}, {bounds}" for o, (mean, bounds) in said.items()]
+        cells = [name, ", ".join(f"`{key}={value}`" for key, value in arm["options"].items())]
+        for split in splits:
+            by_seed = arm[split]["auc_by_seed"].values()
+            over_seeds = f"{number(min(by_seed))} to {number(max(by_seed))} ({len(by_seed)})"
+            cells += [number(arm[split]["auc"]), over_seeds]
+            said = {"base": ("", "")}
+            for other, found in arm["difference_to"].items():
+                low, high = (number(found[split][end], "+") for end in ("low", "high"))
+                said[other] = (number(found[split]["auc"], "+"), f"{low} to {high}")
+            cells += said.pop("base")
+            below += [f"- {split}: {name} less {o}: {m}, {b}" for o, (m, b) in said.items()]
+        cells += [number(arm["gates_at_zero"]), f"{arm['train_seconds']:.0f} s"]
+        lines.append(f"| {' | '.join([*cells, str(arm['memory_mib']) + ' MiB'])} |")
+    for name, by_split in bounds.items():
+        values = ", ".join(f"{split} {number(auc)}" for split, auc in by_split.items())
+        below.append(f"- {name}: {values}")
     return "\n".join([*lines, "", *below]).rstrip() + "\n"
+
+
+def find_bounds(root: str, splits: Iterable[str], folder: Path) -> dict[str, dict[str, float]]:
+    """Return the AUC by split of the best baseline and of a simulated world's oracles."""
+    baselines = score_baselines(root, splits, folder)
+    best = max(baselines, key=lambda name: np.mean(list(baselines[name].values())))
+    bounds = {f"best baseline, {best}": baselines[best]}
+    world = Path(root) / "world.json"
+    if world.exists():
+        said = json.loads(world.read_text(encoding="utf-8"))
+        bounds["ceiling"] = {split: said["ceiling"][split]["auc"] for split in splits}
+    return bounds
 
 
 def main() -> None:
@@ -248,16 +303,17 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED")
     parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, which share the cores")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     data = open_mind(args.root)
-    split = data.split(SPLIT)
+    named = {name: data.split(name) for name in data.splits if name != "train"}
+    splits = {name: split for name, split in named.items() if split.labels is not None}
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     common = BASE | {"data.batch_size": str(args.batch_size), "trainer.max_steps": str(args.steps)}
-    marks = {f"fingerprint of {name}": data.split(name).fingerprint for name in ("train", SPLIT)}
+    marks = {f"fingerprint of {name}": data.split(name).fingerprint for name in ("train", *splits)}
     shapes = {  # seeds outermost, so that a table cut short compares all arms on fewer seeds
         (name, seed): common | ARMS[name].options | {"seed_everything": str(seed)} | marks
         for seed in args.seeds
@@ -269,7 +325,7 @@ def main() -> None:
         "threads": threads,
         "seeds": args.seeds,
         "base": common,
-        "split": {"name": SPLIT, "impressions": len(split.history)} | marks,
+        "splits": {name: len(split.history) for name, split in splits.items()} | marks,
     }
     finished = [key for key, folder in folders.items() if folder.exists()]
     for key in finished:
@@ -279,18 +335,19 @@ def main() -> None:
     def add(*keys: tuple[str, int]) -> str:
         """Read finished runs and write both tables; return the JSON."""
         for name, seed in keys:
-            done[name][seed] = read_run(folders[name, seed], split)
-        arms = summarize({name: runs for name, runs in done.items() if runs}, split)
-        text = json.dumps({"settings": settings, "arms": arms}, indent=1)
+            done[name][seed] = read_run(folders[name, seed], splits)
+        arms = summarize({name: runs for name, runs in done.items() if runs}, splits)
+        text = json.dumps({"settings": settings, "arms": arms, "bounds": bounds}, indent=1)
         (args.output / "table.json").write_text(text + "\n")
-        (args.output / "table.md").write_text(markdown(arms))
+        (args.output / "table.md").write_text(markdown(arms, splits, bounds))
         return text
 
-    args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / "baselines").mkdir(parents=True, exist_ok=True)
+    bounds = find_bounds(args.root, splits, args.output / "baselines")
     text = add(*finished)
     start, pool = time.monotonic(), ThreadPoolExecutor(args.jobs)
     waiting = {
-        pool.submit(train_and_score, args.root, folders[key], shape, threads): key
+        pool.submit(train_and_score, args.root, splits, folders[key], shape, threads): key
         for key, shape in shapes.items()
         if key not in finished
     }
@@ -299,8 +356,9 @@ def main() -> None:
             future.result()
             name, seed = waiting[future]
             text = add((name, seed))
-            auc, minutes = done[name][seed].values[0], (time.monotonic() - start) / 60
-            said = f"{count} of {len(shapes)}: {name}, seed {seed}: AUC {number(np.nanmean(auc))}"
+            minutes, values = (time.monotonic() - start) / 60, done[name][seed].values
+            aucs = ", ".join(f"{k} {number(np.nanmean(v[0]))}" for k, v in values.items())
+            said = f"{count} of {len(shapes)}: {name}, seed {seed}: AUC {aucs}"
             print(f"{said}; {minutes:.1f} min so far", file=sys.stderr, flush=True)
     finally:  # also when a run has failed, or this process is asked to end
         pool.shutdown(wait=False, cancel_futures=True)
