@@ -262,6 +262,7 @@ def mutations(draw, rows, most):
     return bytes(data)
 
 
+@pytest.mark.slow
 @given(mutations(GOOD, 12), st.sampled_from([64, 300, 1 << 20]))
 @settings(max_examples=200, deadline=None)
 def test_a_damaged_file_is_refused_or_read_as_a_loop_reads_it(tmp_path_factory, content, block):
@@ -285,6 +286,7 @@ def test_a_damaged_file_is_refused_or_read_as_a_loop_reads_it(tmp_path_factory, 
         assert data.split("train").counts["dropped_lines"] == len(bad)
 
 
+@pytest.mark.slow
 @given(mutations(NEWS, 4), st.sampled_from([64, 1 << 20]))
 @settings(max_examples=200, deadline=None)
 def test_damaged_news_are_refused_or_read_as_a_loop_reads_them(tmp_path_factory, content, block):

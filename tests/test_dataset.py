@@ -255,6 +255,7 @@ def worlds(draw):
     return news, behaviors
 
 
+@pytest.mark.slow
 @given(worlds(), st.sampled_from(["\n", "\r\n"]), st.booleans())
 @settings(max_examples=200, deadline=None)
 def test_any_world_is_as_a_loop_over_lines_reads_it(world, line_end, last_line_end):

@@ -108,6 +108,7 @@ def test_activations_are_what_autograd_saves_in_a_real_step(family, tune_layers,
     assert cost.peak > cost.weights + cost.optimizer + cost.gradients
 
 
+@pytest.mark.slow
 def test_recomputing_and_bf16_lower_what_a_step_keeps():
     plm = {"model_type": "bert", **TINY}
     plain = step_cost(tiny_module(tune_layers=-1), plm, SHAPE, "cuda", False, None)
@@ -118,6 +119,7 @@ def test_recomputing_and_bf16_lower_what_a_step_keeps():
     assert recomputed.kernels > bf16.kernels
 
 
+@pytest.mark.slow
 def test_a_step_of_every_loss_has_a_cost():
     plm = {"model_type": "bert", **TINY}
     costs = {
@@ -130,6 +132,7 @@ def test_a_step_of_every_loss_has_a_cost():
     assert costs["impression"].batch == costs["cross_entropy"].batch
 
 
+@pytest.mark.slow
 def test_a_dry_run_without_data_counts_impressions_where_they_are_the_samples(
     capsys, monkeypatch, tmp_path
 ):

@@ -60,7 +60,7 @@ def test_every_form_gives_pytorchs_scores(exported):
         {"layers": 0},
     ],
 )
-@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("residual", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_every_shape_of_user_encoder_reads_the_newest_clicks(user, residual, plm_dir):
     module = made(plm_dir, user={"heads": 2, "ffn": 16} | user, residual=residual)
     encoder = module.recommender.user_encoder
@@ -190,6 +190,7 @@ def test_the_tokenizer_cuts_and_does_not_pad(exported):
     assert tokenizer["padding"] is None
 
 
+@pytest.mark.slow
 def test_weights_too_large_for_one_file_lie_beside_it(plm_dir, tmp_path, monkeypatch):
     module = made(plm_dir, user={"layers": 0})
     monkeypatch.setattr(graphs, "INSIDE", 0)

@@ -182,7 +182,7 @@ def run_preset(name, dtype, states, encoder, whole=False, options=None):
 
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-BY_DEFAULT = [("demo", "fp32"), ("demo", "bf16"), ("mind_small_top2", "bf16")]
+BY_DEFAULT = [("demo", "bf16"), ("mind_small_top2", "bf16")]
 CASES = [pytest.param(name, DTYPES[kind], False, id=f"{name}-{kind}") for name, kind in BY_DEFAULT]
 CASES += [
     pytest.param(name, DTYPES[kind], True, id=f"{name}-{kind}-whole", marks=pytest.mark.slow)
@@ -213,7 +213,8 @@ def test_so_does_a_step_that_recomputes_its_activations(name):
     )
 
 
-@pytest.mark.parametrize("matching", ["late", pytest.param("interests", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("matching", ["late", "interests"])
 def test_so_does_every_way_to_make_scores(matching):
     assert (
         failure_of(

@@ -28,6 +28,7 @@ HEADS = {
     "logsumexp": {"matching": "interests", "interests": 3},
     "max": {"matching": "interests", "interests": 2, "combine": "max"},
 }
+SLOW = dict.fromkeys(["all clicks", "max"], pytest.mark.slow)
 EACH = pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 
 
@@ -346,7 +347,10 @@ def test_attention_ignores_padding_and_its_weights_sum_to_one():
 
 @pytest.mark.parametrize(
     ("head", "residual"),
-    [*((head, True) for head in HEADS.values()), (HEADS["late"], False)],
+    [
+        *(pytest.param(head, True, marks=SLOW.get(name, ())) for name, head in HEADS.items()),
+        pytest.param(HEADS["late"], False, marks=pytest.mark.slow),
+    ],
     ids=[*HEADS, "late without residual"],
 )
 def test_the_graph_has_what_serving_needs_for_any_batch_and_history(plm_dir, head, residual):

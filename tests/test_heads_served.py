@@ -20,13 +20,14 @@ from newsrec.serving import Recommender
 from newsrec.serving.manifest import read_manifest, settings_hash
 from newsrec.training.module import RecommenderModule
 
+pytestmark = pytest.mark.slow
 OPTIONS = {
     "late": ("--model.matching=late", "--model.late_clicks=2"),
     "interests": ("--model.matching=interests", "--model.interests=3"),
 }
 
 
-@pytest.fixture(scope="module", params=["late", pytest.param("interests", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["late", "interests"])
 def served(request, plm_dir, tmp_path_factory):
     """A run, its scores of dev by evaluate, and its export."""
     root = tmp_path_factory.mktemp(request.param)
@@ -160,7 +161,6 @@ def test_another_head_than_the_checkpoints_is_refused(served, capsys):
     assert f"was trained with {served.head}" in said
 
 
-@pytest.mark.slow
 def test_two_processes_give_the_scores_of_one(served, tmp_path):
     ddp = ["--trainer.devices=2", "--trainer.strategy=ddp", f"--output={tmp_path / 'two'}"]
     command = [sys.executable, "-m", "newsrec", *served.evaluate, *ddp]

@@ -102,6 +102,7 @@ def assert_same_loss_and_gradient(found, expected, world):
 sizes = st.integers(0, 2**32), st.integers(1, 7), st.integers(6, 14), st.integers(1, 2)
 
 
+@pytest.mark.slow
 @given(*sizes, st.integers(0, 9))
 @settings(max_examples=200, deadline=None)
 def test_in_batch_is_what_a_loop_over_samples_finds(seed, number, num_news, interests, largest):

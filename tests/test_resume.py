@@ -125,6 +125,7 @@ def test_a_killed_run_goes_on_bit_for_bit(fit, tmp_path, kill, options):
     assert shown(whole) == shown(killed)
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_its_last_validation_ends_as_finished(fit, tmp_path):
     """Its file must not say that a validation was begun, which the next resume would run again."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -221,6 +221,7 @@ def test_what_cannot_be_is_named(data, options, message):
         choose_splits(data, *options)
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(9, 14), min_size=2, max_size=12), st.integers(0, 5))
 @settings(max_examples=200, deadline=None)
 def test_no_impression_is_lost_or_in_two_splits(tmp_path_factory, days, stale):

@@ -95,6 +95,7 @@ def test_states_in_many_parts_are_taken_as_from_one(tmp_path):
     assert torch.equal(states.take(rows), torch.cat([value(t) for t in tokens]))
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=4), max_size=12),

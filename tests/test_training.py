@@ -25,6 +25,7 @@ from newsrec.training.checkpoint.read import (
 from newsrec.training.module import RecommenderModule
 from newsrec.training.optimizer import parameter_groups
 
+SLOW_LAYERS = [pytest.param(layers, marks=pytest.mark.slow) for layers in (0, 1)]
 SMALL = {"heads": 2, "ffn": 16, "dropout": 0.0}
 
 
@@ -148,7 +149,7 @@ def test_two_epochs_see_every_sample_twice_in_another_order(trained):
     assert epochs[0] != epochs[1]
 
 
-@pytest.mark.parametrize("tune_layers", [0, 1, -1])
+@pytest.mark.parametrize("tune_layers", [*SLOW_LAYERS, -1])
 def test_a_few_samples_are_learned_by_heart(make, tune_layers):
     module, data = make(tune_layers=tune_layers, lr=1e-2, plm_lr=1e-3, data={"npratio": 2})
     recorder = Recorder()
@@ -315,7 +316,7 @@ def test_a_fused_optimizer_gets_gradients_clipped_as_asked_in_every_precision(
     torch.testing.assert_close(gradients.after, expected)
 
 
-@pytest.mark.parametrize("tune_layers", [0, 1, 2])
+@pytest.mark.parametrize("tune_layers", [*SLOW_LAYERS, 2])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_states_below_the_tuned_layers_give_the_losses_of_the_whole_plm(
     make, tune_layers, precision

@@ -42,7 +42,7 @@ def steps(monkeypatch):
     return counted
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "more",
     [pytest.param([], marks=pytest.mark.slow), ["--model.tune_layers=1"]],
