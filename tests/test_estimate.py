@@ -220,7 +220,6 @@ def test_every_presets_plm_has_known_sizes_and_packs():
 
 @pytest.mark.slow
 def test_the_estimate_is_near_what_a_process_takes(monkeypatch, capsys):
-    cases = measure(
-        monkeypatch, capsys, "memory.py", "--cases", "tiny-full-fp32", "tiny-recomputed-fp32"
-    )["cases"]
+    names = ["tiny-full-fp32", "tiny-recomputed-fp32", "tiny-lora8-fp32"]
+    cases = measure(monkeypatch, capsys, "memory.py", "--cases", *names)["cases"]
     assert all(0.75 < case["ratio"] < 1.25 for case in cases)
