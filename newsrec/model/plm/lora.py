@@ -154,6 +154,15 @@ def describe(cut: CutPlm, config: LoraConfig) -> str:
     )
 
 
+def lowest_adapted(cut: CutPlm) -> set[Tensor]:
+    """Return the PLM's own weights that have adapters in the lowest adapted layer.
+
+    By default they multiply what comes from below, which is constant and gets no gradient.
+    """
+    parts: list[Any] = list(_adapted_layers(cut)[0].modules())
+    return {part.base_layer.weight for part in parts if hasattr(part, "base_layer")}
+
+
 def merged_state(module: nn.Module) -> dict[str, Tensor]:
     """Return a model's weights under the names that they have without adapters.
 
