@@ -15,14 +15,14 @@ from newsrec.training.module import RecommenderModule
 SMALL = {"heads": 2, "ffn": 16}
 
 
-def train(folder, plm_dir):
+def train(folder, plm_dir, **options):
     """Train for one step; return the checkpoint that was written."""
     root = write_mind(folder / "mind", tiny_news(), tiny_behaviors())
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # few workers, no logger: Lightning's advice
         torch.manual_seed(0)
         user = SMALL | {"positions": "recency"}
-        module = RecommenderModule(str(plm_dir), dim=16, news=SMALL, user=user)
+        module = RecommenderModule(str(plm_dir), dim=16, news=SMALL, user=user, **options)
         data = MindDataModule(str(root), str(plm_dir), seed=1)
         trainer = Trainer(
             accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False,

@@ -119,7 +119,7 @@ def test_the_ablation_trains_scores_and_compares(monkeypatch, capsys, demo, tmp_
 
 @pytest.mark.slow
 def test_a_training_step_gives_the_loss_of_encoding_every_appearance(monkeypatch, capsys, demo):
-    arms = ("full-fp32", "top2-bf16")
+    arms = ("full-fp32", "top2-bf16", "lora8-fp32")
     options = ("--plm_config", "tiny", "--batches", "random:8", "--steps", "1", "--arms", *arms)
     result = measure(monkeypatch, capsys, "train.py", f"--data.root={demo}", *options)
     assert isinstance(result["hardware"]["native_bf16"], bool)

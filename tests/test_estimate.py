@@ -76,15 +76,16 @@ def test_dropout_keeps_a_byte_an_element_as_on_cuda_and_a_number_as_on_a_cpu():
 
 
 @pytest.mark.parametrize(
-    ("family", "tune_layers", "matching"),
+    ("family", "tune_layers", "matching", "rank"),
     [
-        *itertools.product(["bert", "mpnet"], [-1, 1], ["dot"]),
-        *itertools.product(["bert"], [0], ["late", "interests"]),
+        *itertools.product(["bert", "mpnet"], [-1, 1], ["dot"], [0]),
+        *itertools.product(["bert"], [0], ["late", "interests"], [0]),
+        *itertools.product(["bert"], [-1, 1], ["dot"], [2]),
     ],
 )
-def test_activations_are_what_autograd_saves_in_a_real_step(family, tune_layers, matching):
+def test_activations_are_what_autograd_saves_in_a_real_step(family, tune_layers, matching, rank):
     plm = {"model_type": family, **TINY}
-    module = tiny_module(tune_layers=tune_layers, matching=matching)
+    module = tiny_module(tune_layers=tune_layers, matching=matching, lora={"rank": rank})
     states = None if tune_layers == -1 else torch.float32
     cost = step_cost(module, plm, SHAPE, "cpu", False, states)
     model = build(module, plm, packable(plm))
@@ -222,7 +223,6 @@ def test_every_presets_plm_has_known_sizes_and_packs():
 
 @pytest.mark.slow
 def test_the_estimate_is_near_what_a_process_takes(monkeypatch, capsys):
-    cases = measure(
-        monkeypatch, capsys, "memory.py", "--cases", "tiny-full-fp32", "tiny-recomputed-fp32"
-    )["cases"]
+    names = ["tiny-full-fp32", "tiny-recomputed-fp32", "tiny-lora8-fp32"]
+    cases = measure(monkeypatch, capsys, "memory.py", "--cases", *names)["cases"]
     assert all(0.75 < case["ratio"] < 1.25 for case in cases)

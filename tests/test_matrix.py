@@ -32,6 +32,7 @@ FACTORS = {
     "encoder": ("fastformer", "transformer"),
     "loss": ("cross_entropy", "in_batch", "impression"),
     "matching": ("dot", "late", "interests"),
+    "lora": (0, 2),
 }
 ON_A_GPU = FACTORS | {"precision": ("32-true", "bf16-mixed", "16-mixed")}
 IGNORED = {
@@ -40,6 +41,8 @@ IGNORED = {
     (("tune_layers", 0), ("recompute", True)): {"recompute": False},
 }
 """Pairs of which the second value does nothing, by its --help, and what they are the same as."""
+REFUSED = {(("tune_layers", 0), ("lora", 2))}
+"""Pairs that contradict each other."""
 CLIP_AT = 1e-2
 SAMPLES = {"cross_entropy": 16, "in_batch": 16, "impression": 8}
 """Samples of a step; three steps of whole impressions are less than the tiny data have."""
@@ -51,24 +54,27 @@ def pairs(run):
 
 
 def cover(factors):
-    """Return few runs that have every pair of values but the ignored ones.
+    """Return few runs that have every pair of values but the ignored and the refused ones.
 
     Each run is, of all that are possible, the one with most pairs that the earlier ones lack.
     """
     products = itertools.product(*factors.values())
     possible = [dict(zip(factors, values, strict=True)) for values in products]
-    possible = [run for run in possible if not pairs(run) & set(IGNORED)]
-    missing = set().union(*map(pairs, possible))
+    possible = [
+        (run, pairs(run)) for run in possible if not pairs(run) & (IGNORED.keys() | REFUSED)
+    ]
+    missing = set().union(*(there for _, there in possible))
     runs = []
     while missing:
-        runs.append(max(possible, key=lambda run: len(pairs(run) & missing)))
-        missing -= pairs(runs[-1])
+        best, there = max(possible, key=lambda run: len(run[1] & missing))
+        runs.append(best)
+        missing -= there
     return runs
 
 
 def name_of(run):
-    words = [str(v) for v in run.values() if not isinstance(v, bool)]
-    return "-".join([*words, *(["recompute"] if run["recompute"] else [])])
+    words = [str(v) for name, v in run.items() if name not in ("recompute", "lora")]
+    return "-".join([*words, *(name for name in ("recompute", "lora") if run[name])])
 
 
 RUNS = cover(FACTORS)
@@ -87,7 +93,8 @@ def test_every_pair_of_values_is_in_a_run_or_known_to_be_ignored(factors):
     for (one, one_values), (other, other_values) in itertools.combinations(factors.items(), 2):
         for a, b in itertools.product(one_values, other_values):
             met = any(run[one] == a and run[other] == b for run in runs)
-            assert met != (((one, a), (other, b)) in IGNORED), (one, a, other, b)
+            pair = (one, a), (other, b)
+            assert met != (pair in IGNORED or pair in REFUSED), pair
 
 
 def test_the_six_deep_runs_have_every_value():
@@ -160,6 +167,8 @@ def fit(root, plm_dir, still_plm, tmp_path, monkeypatch):
                       "--trainer.gradient_clip_algorithm=value"],
             "off": ["--trainer.gradient_clip_val=null"],
         }  # fmt: skip
+        lora = [f"--model.lora.rank={run['lora']}", "--model.lora.learning_rate=1e-3",
+                f"--model.lora.dropout={dropout}"]  # fmt: skip
         given = [
             "fit",
             f"--data.root={root}",
@@ -172,6 +181,7 @@ def fit(root, plm_dir, still_plm, tmp_path, monkeypatch):
             "--model.plm_lr=1e-3",
             "--model.lr=1e-3",
             f"--model.tune_layers={run['tune_layers']}",
+            *(lora if run["lora"] else []),
             f"--model.checkpoint_activations={str(run['recompute']).lower()}",
             f"--data.frozen_states={run['frozen_states']}",
             f"--data.batch_size={SAMPLES[run['loss']] // run['accumulation']}",
@@ -217,8 +227,10 @@ def assert_trained_as_asked(watch, run, steps):
         elif run["clipping"] == "value":
             expected = before.clamp(-CLIP_AT, CLIP_AT)
         torch.testing.assert_close(after, expected)
-    tuned = {0: set(), 1: {"1"}, -1: {"0", "1", "embeddings"}}
+    tuned = {0: set(), 1: {"1"}, -1: {"0", "1"} | (set() if run["lora"] else {"embeddings"})}
     assert watch.layers() == tuned[run["tune_layers"]]
+    of_plm = {name for name in watch.moved if ".plm." in name}
+    assert {name for name in of_plm if "lora_" in name} == (of_plm if run["lora"] else set())
     assert len(watch.moved - {n for n in watch.moved if "plm." in n}) > 10  # both stacks, too
 
 

@@ -62,10 +62,11 @@ def test_every_option_of_fit_is_described():
     from newsrec.data.datamodule import MindDataModule
     from newsrec.data.options import DataOptions
     from newsrec.model.fastformer import FastformerConfig
+    from newsrec.model.plm.lora import LoraConfig
     from newsrec.training.module import RecommenderModule
 
     assert inspect.signature(MindDataModule) == inspect.signature(DataOptions)
-    for part in (DataOptions, FastformerConfig, RecommenderModule):
+    for part in (DataOptions, FastformerConfig, LoraConfig, RecommenderModule):
         described = re.findall(r"^    (\w+): ", inspect.getdoc(part), re.M)
         assert described == list(inspect.signature(part).parameters)
 

@@ -105,6 +105,7 @@ def cases(*kinds):
         (("on_train_batch_end", 8), ("--data.val=none",)),
         (("on_train_epoch_start", 2), ("--data.val=none",)),
         (("on_train_batch_end", 8), ("--data.tokens_per_batch=300", "--data.group_by_user=true")),
+        (("on_train_batch_end", 9), (EMA, "--model.lora.rank=2", "--model.lora.dropout=0.3")),
     ),
 )
 def test_a_killed_run_goes_on_bit_for_bit(fit, tmp_path, kill, options):

@@ -14,6 +14,7 @@ from test_tuning import made_plm
 from newsrec.__main__ import main
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
+from newsrec.model.plm.lora import LoraConfig
 from newsrec.training.checkpoint.saving import AtomicCheckpointIO, LastCheckpoint
 from newsrec.training.guards import out_of_memory
 from newsrec.training.module import RecommenderModule
@@ -213,9 +214,11 @@ def test_what_is_set_already_is_no_advice_against_too_little_memory(plm_dir):
     told = advice("32-true", False, tune_layers=2)
     for option in ("checkpoint_activations", "model.precision bf16", "tune_layers", "group_by"):
         assert option in told
-    told = advice("bf16-mixed", True, tune_layers=-1, checkpoint_activations=True)
-    assert "fewer model.tune_layers." in told
-    for option in ("checkpoint_activations", "model.precision", "group_by_user"):
+    assert "model.lora.rank 8" in told
+    lora = {"rank": 8}
+    told = advice("bf16-mixed", True, tune_layers=-1, checkpoint_activations=True, lora=lora)
+    assert "set fewer model.tune_layers." in told
+    for option in ("checkpoint_activations", "model.precision", "group_by_user", "lora"):
         assert option not in told
     told = advice("bf16-mixed", True, tune_layers=0)  # nothing is kept for the backward pass
     assert "tune_layers" not in told
@@ -226,7 +229,8 @@ def test_what_is_set_already_is_no_advice_against_too_little_memory(plm_dir):
 @pytest.mark.parametrize(("family", "possible"), [("bert", True), ("mpnet", True), ("xlm", False)])
 def test_a_plm_that_cannot_recompute_is_not_advised_to(family, possible):
     encoder = SimpleNamespace(plm=made_plm(family))
-    module = SimpleNamespace(tune_layers=2, recommender=SimpleNamespace(news_encoder=encoder))
+    recommender = SimpleNamespace(news_encoder=encoder)
+    module = SimpleNamespace(tune_layers=2, lora=LoraConfig(), recommender=recommender)
     trainer = SimpleNamespace(precision="32-true")
     with pytest.raises(UserError) as error, out_of_memory(module, None, trainer):
         raise MemoryError

@@ -70,10 +70,10 @@ def test_counts_are_those_of_a_loop(make):
     assert (counts.squares, counts.slots, float(counts.mentions)) == (squares, slots, mentions)
 
 
-@pytest.mark.parametrize("tune_layers", [-1, 1])
-def test_the_models_work_is_what_torch_counts(make, tune_layers):
+@pytest.mark.parametrize(("tune_layers", "rank"), [(-1, 0), (1, 0), (-1, 4), (1, 4)])
+def test_the_models_work_is_what_torch_counts(make, tune_layers, rank):
     """But for what is outside matrix products of weights: scores, and Fastformer's own sums."""
-    module, data = make(tune_layers=tune_layers)
+    module, data = make(tune_layers=tune_layers, lora={"rank": rank})
     data.setup("fit")
     module.configure_model()
     module.log = lambda *args, **kwargs: None

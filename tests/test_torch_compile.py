@@ -56,7 +56,7 @@ def test_without_the_care_for_small_sizes_dynamo_would_give_up():
     assert kernels.frame_count > 3
 
 
-def made_recommender():
+def made_recommender(rank):
     """A model of two tuned layers, with stacks of one code that Dynamo counts together."""
     plm = build_plm({
         "model_type": "bert", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2,
@@ -64,7 +64,7 @@ def made_recommender():
     })  # fmt: skip
     shape = FastformerConfig(heads=2, ffn=16, dropout=0.1)
     user = FastformerConfig(heads=2, ffn=16, dropout=0.1, positions="recency")
-    return NewsRecommender(plm, 16, -1, shape, user, 12, 10)
+    return NewsRecommender(plm, 16, -1, shape, user, 12, 10, lora={"rank": rank})
 
 
 def made_batch(news, users, samples, tokens=12, history=10):
@@ -82,13 +82,13 @@ def made_batch(news, users, samples, tokens=12, history=10):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("precision", "rank"), [("fp32", 0), ("bf16", 0), ("bf16", 2)])
 @torch._dynamo.config.patch(fail_on_recompile_limit_hit=True)
-def test_training_validation_and_closing_stay_within_dynamos_limit(monkeypatch, precision):
+def test_training_validation_and_closing_stay_within_dynamos_limit(monkeypatch, precision, rank):
     torch._dynamo.reset()
     kernels, plain = CompileCounter(), torch.compile
     monkeypatch.setattr(torch, "compile", lambda *a, **k: plain(*a, **k | {"backend": kernels}))
-    model = made_recommender()
+    model = made_recommender(rank)
     model.compile_parts()
     batches = [made_batch(*sizes) for sizes in ((30, 6, 8), (41, 1, 8), (23, 2, 2), (2, 1, 1))]
     half = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")

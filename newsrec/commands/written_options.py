@@ -9,7 +9,7 @@ import yaml
 
 from newsrec.errors import UserError
 
-GROUPS = ("data", "model", "model.news", "model.user", "trainer")
+GROUPS = ("data", "model", "model.news", "model.user", "model.lora", "trainer")
 """Options whose value may be a file with further options."""
 
 

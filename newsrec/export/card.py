@@ -21,6 +21,8 @@ def model_card(module: RecommenderModule, manifest: dict[str, Any]) -> str:
     tuned = {0: "frozen", -1: "all layers tuned"}.get(
         module.tune_layers, f"{module.tune_layers} top layers tuned"
     )
+    if module.lora.rank:
+        tuned += f" by adapters of rank {module.lora.rank}, merged into its weights"
     windows = [f"{split} ({window})" for split, window in origin["windows"].items()]
     licence = PLM_LICENCES.get(module.plm, "see where it came from")
     residual = (

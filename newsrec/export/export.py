@@ -18,7 +18,7 @@ from newsrec.data import FIRST_NEWS
 from newsrec.data.cache import digest
 from newsrec.data.datamodule import MindDataModule
 from newsrec.data.fields import news_texts, text_hashes
-from newsrec.errors import UserError
+from newsrec.errors import MissingPackage
 from newsrec.export.card import model_card
 from newsrec.export.graphs import (
     NEWS_NAMES,
@@ -29,7 +29,7 @@ from newsrec.export.graphs import (
     write_onnx,
 )
 from newsrec.export.verify import compare_encoders, compare_news, evaluate_export
-from newsrec.export.weights import write_model
+from newsrec.export.weights import read_model, write_model
 from newsrec.files import file_hash, publish, require_empty
 from newsrec.metrics import METRICS
 from newsrec.serving.folder import NEWS_SCHEMA, StoredNews, write_news
@@ -110,10 +110,7 @@ def export(
         try:
             version(package)
         except ImportError as error:
-            raise UserError(
-                f'export needs the package {package}: run `pip install "newsrec[export]"`, in a '
-                'clone `pip install -c constraints.txt -e ".[export]"`.'
-            ) from error
+            raise MissingPackage("export", package, "export") from error
     trained = TrainedRun.open(ckpt_path, data_root, SPLIT)
     # Open the data now, so that a mistake in them is reported before the long work.
     data = None if data_root is None else trained.data
@@ -164,6 +161,8 @@ def write_encoders(
     """
     recommender = module.recommender.eval()
     write_model(module, folder)
+    if module.lora.rank:  # the files have a plain PLM, and are compared with the adapted one
+        recommender = read_model(folder / CONFIG, folder / WEIGHTS)
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.no_padding()
     tokenizer.enable_truncation(module.max_tokens)

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save
 
 from newsrec.errors import UserError
 from newsrec.model.plm.load import build_plm, plm_config
+from newsrec.model.plm.lora import merged_state
 from newsrec.model.recommender import NewsRecommender
 from newsrec.model.residual import rename_weights, renamed
 from newsrec.serving.folder import ExportFolder
@@ -23,8 +24,11 @@ ORIGIN = ("_name_or_path", "transformers_version")
 
 
 def write_model(module: RecommenderModule, folder: Path) -> None:
-    """Write ``model.safetensors``, with PyTorch's names of weights, and ``config.json``."""
-    state = module.recommender.state_dict()
+    """Write ``model.safetensors``, with PyTorch's names of weights, and ``config.json``.
+
+    Adapters of the PLM are merged into its weights.
+    """
+    state = merged_state(module.recommender)
     # Not save_file: only the owner can read its files, and on a full disk it raises an error of its
     # own class.
     (folder / WEIGHTS).write_bytes(save({name: w.contiguous() for name, w in state.items()}))

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from newsrec.errors import UserError
 from newsrec.model.fastformer import Fastformer, FastformerConfig, init_weights, pooling_of
 from newsrec.model.plm.cut import TOKENS_PER_PASS, CutPlm, longest_text
+from newsrec.model.plm.lora import LoraConfig, add_adapters
 from newsrec.model.plm.recompute import recompute_activations
 from newsrec.model.residual import ResidualPath, rename_weights
 
@@ -35,6 +36,7 @@ class NewsEncoder(nn.Module):
         checkpoint_activations: Whether the tuned layers run again in the backward pass instead of
             keeping their activations: less memory, more time, the same gradients.
         tokens_per_pass: Padded tokens that go through the PLM at once.
+        lora: Adapters of the tuned layers, trained in place of the layers' own weights.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class NewsEncoder(nn.Module):
         residual: bool = False,
         checkpoint_activations: bool = False,
         tokens_per_pass: int = TOKENS_PER_PASS,
+        lora: LoraConfig = LoraConfig(),  # noqa: B008
     ) -> None:
         super().__init__()
         limit = longest_text(plm)
@@ -56,7 +59,9 @@ class NewsEncoder(nn.Module):
                 f"Choose up to {limit}, or a PLM for longer texts."
             )
         self.plm = plm
-        self.cut = CutPlm(plm, tune_layers)
+        self.cut, self.lora = CutPlm(plm, tune_layers), lora
+        if lora.rank:
+            add_adapters(self.cut, lora)
         if checkpoint_activations:
             recompute_activations(plm)
         self.tokens_per_pass = tokens_per_pass

@@ -12,6 +12,7 @@ from newsrec.model.fastformer import Fastformer, FastformerConfig
 from newsrec.model.heads import Combine, Matching, head_of
 from newsrec.model.matching import Users, match_candidates, match_impressions
 from newsrec.model.news_encoder import NewsEncoder
+from newsrec.model.plm.lora import LoraConfig
 from newsrec.model.user_encoders import USER_ENCODERS
 
 
@@ -46,6 +47,7 @@ class NewsRecommender(nn.Module):
         late_clicks: With ``late``, number of the most similar clicks to average.
         interests: With ``interests``, number of vectors per user.
         combine: With ``interests``, ``logsumexp`` or ``max`` of the products.
+        lora: Adapters of the PLM's tuned layers, trained in place of the layers' own weights.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class NewsRecommender(nn.Module):
         late_clicks: int = 5,
         interests: int = 4,
         combine: Combine = "logsumexp",
+        lora: LoraConfig | dict[str, Any] = LoraConfig(),  # noqa: B008
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -75,6 +78,7 @@ class NewsRecommender(nn.Module):
             max_tokens,
             residual,
             checkpoint_activations,
+            lora=LoraConfig.of(lora),
         )
         vectors = interests if matching == "interests" else None
         self.user_encoder = USER_ENCODERS[user_encoder](

@@ -123,6 +123,8 @@ def _more_remedies(module: Any, data: Any, trainer: Any) -> str:
         options.append("--model.checkpoint_activations true")
     if trainer is None or str(trainer.precision) == "32-true":
         options.append("--model.precision bf16")
+    if tuned and module is not None and not module.lora.rank:
+        options.append("--model.lora.rank 8, which trains few weights")
     if tuned:
         options.append("fewer model.tune_layers")
     if not getattr(data, "group_by_user", False):

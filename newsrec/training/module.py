@@ -19,6 +19,7 @@ from newsrec.data.states import TokenStates
 from newsrec.model.fastformer import FastformerConfig
 from newsrec.model.heads import Combine, Matching
 from newsrec.model.plm.load import build_plm, load_plm
+from newsrec.model.plm.lora import LoraConfig, describe
 from newsrec.model.recommender import NewsRecommender
 from newsrec.plm_source import DEFAULT_PLM
 from newsrec.training.callbacks import FrozenStates
@@ -30,7 +31,7 @@ from newsrec.training.checkpoint.schema import building, try_out
 from newsrec.training.lightning_internals import clip_unscaled, mean_if_logged, total_steps
 from newsrec.training.losses import LOSSES
 from newsrec.training.mind_metric import MindMetric
-from newsrec.training.optimizer import Schedule, adamw, parameter_groups
+from newsrec.training.optimizer import Schedule, adamw, parameter_groups, peak_rates
 from newsrec.training.options import check_options, recommender_options
 from newsrec.training.processes.together import SameData
 
@@ -51,6 +52,7 @@ class RecommenderModule(LightningModule):
         residual: Whether the PLM's own sentence vectors bypass the encoders. Training then starts
             from the centred cosine of these vectors, in dim directions of the PLM's, and gates that
             are closed at first let in the output of the encoders.
+        lora: Small adapters that are trained in place of the tuned layers' own weights.
         checkpoint_activations: Whether the PLM's tuned layers run again in the backward pass
             instead of keeping their activations: less memory, more time, the same gradients.
             Ignored when no layer is tuned.
@@ -93,6 +95,7 @@ class RecommenderModule(LightningModule):
         news: FastformerConfig = FastformerConfig(),  # noqa: B008, shows its defaults in --help
         user: FastformerConfig = FastformerConfig(positions="recency"),  # noqa: B008
         residual: bool = True,
+        lora: LoraConfig = LoraConfig(),  # noqa: B008
         checkpoint_activations: bool = False,
         torch_compile: bool = False,
         user_encoder: str = "fastformer",
@@ -115,6 +118,7 @@ class RecommenderModule(LightningModule):
         self.plm, self.plm_layers, self.tune_layers = plm, plm_layers, tune_layers
         self.dim, self.residual, self.user_encoder, self.loss = dim, residual, user_encoder, loss
         self.news, self.user = FastformerConfig.of(news), FastformerConfig.of(user)
+        self.lora = LoraConfig.of(lora)
         self.checkpoint_activations, self.torch_compile = checkpoint_activations, torch_compile
         self.matching, self.late_clicks = matching, late_clicks
         self.interests, self.combine = interests, combine
@@ -124,7 +128,8 @@ class RecommenderModule(LightningModule):
         check_options(self)
         names = inspect.signature(RecommenderModule).parameters
         values = {name: getattr(self, name) for name in names}
-        values |= {"news": asdict(self.news), "user": asdict(self.user)}  # plain, for a checkpoint
+        for name in ("news", "user", "lora"):
+            values[name] = asdict(values[name])  # plain, for a checkpoint
         self.save_hyperparameters(values, logger=False)
         self._precision_by_auto = False
         self._plm_config: dict[str, Any] | None = None
@@ -317,14 +322,15 @@ class RecommenderModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW with a learning rate that changes after every step; log the schedule."""
-        rates = {"lr": self.lr, "plm_lr": self.plm_lr, "gate_lr": self.gate_lr}
-        groups = parameter_groups(self.recommender, **rates, weight_decay=self.weight_decay)
+        rates = self.lr, self.plm_lr, self.gate_lr, self.weight_decay, self.lora.learning_rate
+        groups = parameter_groups(self.recommender, *rates)
         schedule = Schedule(self.schedule, self.warmup, total_steps(self.trainer))
         # The fused kernel would unscale fp16 gradients itself, after clipping.
         fused = self.trainer.precision != "16-mixed"
-        trained = {group["lr"] for group in groups}
-        said = ", ".join(f"model.{n} {rate:g}" for n, rate in rates.items() if rate in trained)
-        log.info("learning rate: %s; at its peak %s", schedule.describe(), said)
+        peak = peak_rates(groups)
+        log.info("learning rate: %s; at its peak %s", schedule.describe(), peak)
+        if self.lora.rank:
+            log.info("model.lora: %s", describe(self.recommender.news_encoder.cut, self.lora))
         optimizer, scheduler = adamw(groups, schedule, fused)
         return {
             "optimizer": optimizer,

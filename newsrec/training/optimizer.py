@@ -8,10 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from newsrec.errors import UserError
+from newsrec.model.plm.lora import LoraConfig
 from newsrec.model.recommender import NewsRecommender
 
 SCHEDULES = ("linear", "cosine", "constant")
 """Learning rate after the warm-up: falls to 0 linearly, falls to 0 as half a cosine, or stays."""
+RATES = {
+    "encoders": "lr",
+    "plm": "plm_lr",
+    "lora": "lora.learning_rate",
+    "gates": "gate_lr",
+}
+"""Part of the model -> the option with its learning rate."""
 FUSED_ON = ("cpu", "cuda", "mps", "xpu")
 """Devices on which AdamW updates all parameters in one kernel."""
 
@@ -54,18 +62,25 @@ class Schedule:
 
 
 def parameter_groups(
-    recommender: NewsRecommender, lr: float, plm_lr: float, gate_lr: float, weight_decay: float
+    recommender: NewsRecommender,
+    lr: float,
+    plm_lr: float,
+    gate_lr: float,
+    weight_decay: float,
+    lora_lr: float = LoraConfig.learning_rate,
 ) -> list[dict[str, Any]]:
-    """Split trainable parameters by learning rate (PLM, gates, all others) and decay.
+    """Split trainable parameters by learning rate (PLM or its adapters, gates, others) and decay.
 
     Gates are the scalar parameters outside the PLM. Weight matrices decay; biases, norms, gates and
     embeddings do not. Each group has a name, under which its rate is logged.
     """
+    news = recommender.news_encoder
     rates = {
         parameter: ("encoders", lr) if parameter.ndim else ("gates", gate_lr)
         for parameter in recommender.parameters()
     }
-    rates |= dict.fromkeys(recommender.news_encoder.plm.parameters(), ("plm", plm_lr))
+    of_plm = ("lora", lora_lr) if news.lora.rank else ("plm", plm_lr)
+    rates |= dict.fromkeys(news.plm.parameters(), of_plm)
     tables = {m.weight for m in recommender.modules() if isinstance(m, nn.Embedding)}
     groups: dict[tuple[float, float], list[Tensor]] = {}
     names: dict[tuple[float, float], list[str]] = {}
@@ -85,6 +100,16 @@ def parameter_groups(
         }
         for (rate, decay), parameters in groups.items()
     ]
+
+
+def peak_rates(groups: list[dict[str, Any]]) -> str:
+    """Describe the peak learning rate of each part that is trained, by its option."""
+    rates = {
+        name.removesuffix("_no_decay"): group["lr"]
+        for group in groups
+        for name in group["name"].split("+")
+    }
+    return ", ".join(f"model.{RATES[part]} {rates[part]:g}" for part in RATES if part in rates)
 
 
 def adamw(

@@ -64,6 +64,7 @@ def check_options(module: Any) -> None:
         if value not in allowed:
             raise UserError(f"model.{name} is {value!r}. Choose one of {', '.join(allowed)}.")
     _refuse_unused(module)
+    module.lora.check(module.tune_layers)
     module.news.check(module.dim, "model.news.")
     module.user.check(module.dim, "model.user.")
     if module.matching == "interests" and module.user.pooling == "mean":

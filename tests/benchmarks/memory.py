@@ -20,6 +20,7 @@ import torch
 from torch.nn import functional as F
 
 from newsrec.data.batch import Batch
+from newsrec.model.plm.lora import LoraConfig
 from newsrec.model.plm.sizes import KNOWN
 from newsrec.plm_source import DEFAULT_PLM
 from newsrec.training.estimate.step_memory import Shape, batch_of, build, packable, step_cost
@@ -38,15 +39,15 @@ BASES = {
 PLMS = {"tiny": TINY, "mpnet": MPNET, "mini": MINI} | BASES
 NEWS = {"tiny": 400, "mpnet": 400, "mini": 822} | dict.fromkeys(BASES, 24)
 """Distinct news of a batch; 32 samples of MIND mention 822."""
-TUNED = {"full": -1, "top1": 1, "top2": 2, "frozen": 0, "recomputed": -1}
+TUNED = {"full": -1, "top1": 1, "top2": 2, "frozen": 0, "recomputed": -1, "lora8": -1}
 CASES = [
     *("tiny-full-fp32", "tiny-top1-fp32", "tiny-recomputed-fp32", "mpnet-full-fp32"),
     *("mini-frozen-fp32", "mini-top2-fp32", "mini-full-fp32"),
-    *("mini-full-bf16", "mini-recomputed-fp32"),
+    *("mini-full-bf16", "mini-recomputed-fp32", "tiny-lora8-fp32", "mini-lora8-fp32"),
     *(
         f"{name}-{tuned}-{precision}"
         for name in BASES
-        for tuned in ("full", "top2", "recomputed")
+        for tuned in ("full", "top2", "recomputed", "lora8")
         for precision in ("fp32", "bf16")
     ),
 ]
@@ -87,8 +88,10 @@ def main() -> None:
 def parts(case: str) -> tuple[Any, dict[str, Any], Shape, bool, torch.dtype | None]:
     """Return a case's model, PLM, batch, precision, and the kind of its kept states."""
     name, tuned, precision = case.split("-")
-    recomputed = tuned == "recomputed"
-    module = RecommenderModule(tune_layers=TUNED[tuned], checkpoint_activations=recomputed)
+    recomputed, rank = tuned == "recomputed", 8 if tuned == "lora8" else 0
+    module = RecommenderModule(
+        tune_layers=TUNED[tuned], checkpoint_activations=recomputed, lora=LoraConfig(rank=rank)
+    )
     lengths = np.sort(np.random.default_rng(0).integers(8, 28, NEWS[name]))
     shape = Shape(lengths, users=32, history=50, samples=32, candidates=5)
     states = torch.float32 if TUNED[tuned] != -1 else None

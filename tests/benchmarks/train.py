@@ -11,6 +11,7 @@ Without ``--data.root`` it simulates a world of MIND-small's statistics in a tem
 - full: the whole PLM tuned, on our batches.
 - top2: the PLM's two top layers tuned, on kept states of those below; what it takes to read them
   belongs to the feed and is not in the step.
+- lora8: adapters of rank 8 in all layers of the PLM, whose own weights are frozen.
 
 A step is forward, backward, AdamW and ``zero_grad``, with dropout off and a learning rate of 0:
 all arms then do all the work and stay at the same weights, gates open, so their losses must agree
@@ -47,6 +48,7 @@ from newsrec.model.matching import match_candidates
 from newsrec.model.plm.blocks import length_mask
 from newsrec.model.plm.cut import run_plm
 from newsrec.model.plm.load import build_plm, load_plm
+from newsrec.model.plm.lora import LoraConfig
 from newsrec.model.recommender import NewsRecommender
 from newsrec.plm_source import DEFAULT_PLM
 from newsrec.simulation.simulate import simulate
@@ -58,6 +60,7 @@ REQUIRED = {
     "by_user:168": {"full-fp32": 3, "full-bf16": 5, "top2-fp32": 9, "top2-bf16": 16},
 }
 """How many times as fast as the reference each arm should be."""
+ARMS = [*REQUIRED["random:32"], "lora8-fp32", "lora8-bf16"]
 SHARE_AIMS = {"fp32": 0.6, "bf16": 0.4}
 """Of the matmul rate that the PLM should reach."""
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.1}
@@ -81,6 +84,11 @@ class Arm(NamedTuple):
         return 2 if self.name.startswith("top2") else -1
 
     @property
+    def lora(self) -> LoraConfig:
+        """Adapters of the tuned layers."""
+        return LoraConfig(rank=8 if self.name.startswith("lora8") else 0)
+
+    @property
     def precision(self) -> str:
         """Precision of the matrix products."""
         return "bf16" if self.name.endswith("bf16") else "fp32"
@@ -100,7 +108,7 @@ class Runner:
         self.samples_at_once = args.samples_at_once
         torch.manual_seed(0)
         self.model = recommender(arm, args).to(self.device)
-        groups = parameter_groups(self.model, 0.0, 0.0, 0.0, 0.01)
+        groups = parameter_groups(self.model, 0.0, 0.0, 0.0, 0.01, 0.0)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0)
 
     def prepare(self, batch: Batch) -> Batch:
@@ -185,7 +193,12 @@ def recommender(arm: Arm, args: argparse.Namespace) -> NewsRecommender:
         plm = build_plm({"model_type": "bert", "num_attention_heads": heads, **shape})
     dim = min(256, plm.config.hidden_size)
     model = NewsRecommender(
-        plm, dim, arm.tune_layers, max_tokens=args.max_tokens, max_history=args.max_history
+        plm,
+        dim,
+        arm.tune_layers,
+        max_tokens=args.max_tokens,
+        max_history=args.max_history,
+        lora=arm.lora,
     )
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -202,11 +215,12 @@ def matrix_products(runner: Runner, lengths: Tensor) -> Callable[[], None]:
     dtype = torch.bfloat16 if runner.arm.precision == "bf16" else torch.float32
     tokens, (hidden, heads) = int(lengths.sum()), plm_shape(plm)
     pairs = []
-    for linear in tuned_linears(plm):
+    for linear in tuned_linears(runner):
         out, into = linear.weight.shape
-        weight = linear.weight.detach().to(dtype)
-        pairs.append((weight, torch.randn(tokens, into, device=device).to(dtype), out))
-    gradients = {out: torch.randn(tokens, out, device=device).to(dtype) for *_, out in pairs}
+        weight, trained = linear.weight.detach().to(dtype), linear.weight.requires_grad
+        pairs.append((weight, torch.randn(tokens, into, device=device).to(dtype), out, trained))
+    outputs = {out for _, _, out, _ in pairs}
+    gradients = {out: torch.randn(tokens, out, device=device).to(dtype) for out in outputs}
     layers = tuned_layers(runner)
     blocks = []
     for length, number in zip(*lengths.unique(return_counts=True), strict=True):
@@ -215,9 +229,9 @@ def matrix_products(runner: Runner, lengths: Tensor) -> Callable[[], None]:
         blocks.append((x, x @ x.mT))
 
     def run() -> None:
-        for weight, x, out in pairs:
+        for weight, x, out, trained in pairs:
             gradient = gradients[out]
-            _ = x @ weight.T, gradient @ weight, gradient.T @ x
+            _ = x @ weight.T, gradient @ weight, gradient.T @ x if trained else None
         for _ in range(layers):
             for x, weights in blocks:
                 _ = x @ x.mT, x @ x.mT, weights @ x, weights.mT @ x, weights @ x, weights.mT @ x
@@ -229,14 +243,16 @@ def matmul_flops(runner: Runner, lengths: Tensor) -> int:
     """Return the floating-point operations of ``matrix_products``."""
     plm = runner.model.news_encoder.plm
     hidden, _ = plm_shape(plm)
-    linear = sum(linear.weight.numel() for linear in tuned_linears(plm))
+    weights = [linear.weight for linear in tuned_linears(runner)]
+    linear = sum((6 if w.requires_grad else 4) * w.numel() for w in weights)
     attention = tuned_layers(runner) * hidden * int(lengths.square().sum())
-    return 6 * linear * int(lengths.sum()) + 12 * attention
+    return linear * int(lengths.sum()) + 12 * attention
 
 
-def tuned_linears(plm: nn.Module) -> list[nn.Linear]:
-    """Return a PLM's linear maps that are trained."""
-    return [m for m in plm.modules() if isinstance(m, nn.Linear) and m.weight.requires_grad]
+def tuned_linears(runner: Runner) -> list[nn.Linear]:
+    """Return the linear maps of a PLM's tuned layers; with adapters, only theirs are trained."""
+    layers = runner.model.news_encoder.cut.layers
+    return [m for layer in layers for m in layer.modules() if isinstance(m, nn.Linear)]
 
 
 def tuned_layers(runner: Runner) -> int:
@@ -498,8 +514,8 @@ def main() -> None:
     add(
         "--arms",
         nargs="+",
-        choices=list(REQUIRED["random:32"]),
-        help="by default what there is",
+        choices=ARMS,
+        help="by default what there is, without lora8",
     )
     add("--reference", action=yes_or_no, default=True)
     add("--memory", action=yes_or_no, default=True, help="also measure each arm's peak memory")

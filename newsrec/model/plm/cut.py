@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
@@ -178,8 +178,9 @@ class CutPlm:
         config = {k: v for k, v in self.plm.config.to_dict().items() if k not in NOT_WEIGHTS}
         found = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
         found.update(f"tune_layers {self.tune_layers}".encode())
+        tuned = {parameter for layer in self.layers for parameter in layer.parameters()}
         for name, parameter in sorted(self.plm.named_parameters()):
-            if not parameter.requires_grad:
+            if parameter not in tuned:
                 found.update(f"{name} {parameter.dtype}".encode())
                 values = parameter.detach().cpu().contiguous()
                 found.update(values.flatten().view(torch.uint8).numpy().data)
@@ -191,9 +192,12 @@ class CutPlm:
         self.plm.requires_grad_(False)
         if self.tune_layers == 0:
             return [self.plm]
-        tuned = set(nn.ModuleList(self.layers).requires_grad_(True).modules())
-        above = {module for module in self.plm.modules() if tuned & set(module.modules())}
-        return [m for m in self.plm.modules() if m not in tuned and m not in above]
+        return self.outside(nn.ModuleList(self.layers).requires_grad_(True))
+
+    def outside(self, layers: Iterable[nn.Module]) -> list[nn.Module]:
+        """Return the modules of the PLM that share no submodule with these layers."""
+        inside = {module for layer in layers for module in layer.modules()}
+        return [m for m in self.plm.modules() if not inside & set(m.modules())]
 
 
 class _Reached(Exception):

@@ -1,5 +1,6 @@
 """Checks that values read from a file have the annotated types."""
 
+import dataclasses
 import math
 import types
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from torch import Tensor
 
 from newsrec.console import clipped
-from newsrec.model.fastformer import FastformerConfig
 
 
 class Wrong(Exception):
@@ -39,11 +39,13 @@ def check_known(values: Mapping[str, Any], known: Mapping[str, Any], where: str)
 
 def check_kind(value: Any, kind: Any, where: str) -> None:
     """Refuse a value that is not of the annotated type; a float must be finite."""
-    if kind is FastformerConfig:
+    if dataclasses.is_dataclass(kind):
         check_kind(value, dict[str, Any], where)
-        hints = get_type_hints(FastformerConfig)
+        hints = get_type_hints(kind)
         check_known(value, hints, where)
         return check_table(value, {}, hints, f"{where}.")
+    if isinstance(value, list) and isinstance(kind, types.UnionType):
+        kind = next((one for one in get_args(kind) if get_origin(one) is list), kind)
     if isinstance(value, Mapping) and get_origin(kind) is dict:
         for key, item in value.items():
             inner = f"{where}.{key}" if isinstance(key, str) else where

@@ -15,6 +15,7 @@ from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
 from newsrec.files import require_empty
 from newsrec.model.fastformer import FastformerConfig
+from newsrec.model.plm.lora import LoraConfig
 from newsrec.model.residual import rename_weights, renamed
 from newsrec.places import looked_for
 from newsrec.training.checkpoint import foreign
@@ -25,7 +26,7 @@ CHECKPOINT_FORMAT = 1
 """Version of a checkpoint's content under ``newsrec``; increased if its meaning changes."""
 
 BEFORE: dict[str, dict[str, Any]] = {
-    "model": {"residual": False, "matching": "dot"},
+    "model": {"residual": False, "matching": "dot", "lora": {}},
     "data": {"frozen_states": "fp32"},
 }
 """Values for runs from before an option existed, if they differ from the option's default or must
@@ -144,8 +145,9 @@ def check_same_options(
         if part == "data":  # in runs of earlier versions, later options had their defaults
             known = inspect.signature(MindDataModule).parameters
             stored = {name: known[name].default for name in known if name in given} | stored
-        else:  # the same for later options of the Fastformer shapes
+        else:  # the same for later options of the groups
             stored |= {n: asdict(FastformerConfig.of(stored[n])) for n in ("news", "user")}
+            stored["lora"] = asdict(LoraConfig.of(stored["lora"]))
         for name, value in given.items():
             if name not in stored or plain(value) == plain(stored[name]):
                 continue

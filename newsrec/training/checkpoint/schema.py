@@ -18,9 +18,10 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from newsrec.errors import UserError
+from newsrec.errors import MissingPackage, UserError
 from newsrec.model.fastformer import FastformerConfig
 from newsrec.model.plm.load import build_plm
+from newsrec.model.plm.lora import LoraConfig
 from newsrec.model.plm.masks import PADDED
 from newsrec.model.plm.packing import ATTENTION
 from newsrec.model.recommender import NewsRecommender
@@ -134,12 +135,15 @@ def try_out(recommender: Any) -> None:
 def building(path: str | Path | None) -> Iterator[None]:
     """Turn any error from building a checkpoint's model, except MemoryError, into a UserError.
 
-    It names the file, if ``path`` is known, and what is wrong.
+    It names the file, if ``path`` is known, and what is wrong. A missing package is not the file's
+    fault, so that error passes.
     """
     try:
         yield
     except Wrong as wrong:
         raise _refusal(path, str(wrong)) from wrong.__cause__
+    except MissingPackage:
+        raise
     except UserError as error:  # its message names the option, but not the file
         raise _refusal(path, str(error).removesuffix(".")) from error
     except MemoryError:
@@ -212,6 +216,7 @@ def _check_sizes(model: Mapping[str, Any], where: str) -> None:
         sizes[f"{where}.{part}.heads"] = shape["heads"]
         sizes[f"{where}.{part}.ffn"] = shape["ffn"] or 1
         sizes[f"{where}.{part}.layers"] = shape["layers"] + 1  # 0 layers are allowed
+    sizes[f"{where}.lora.rank"] = LoraConfig.of(model.get("lora", {})).rank + 1  # 0 is allowed
     for name, size in sizes.items():
         if not 1 <= size <= LARGEST_NUMBER:
             raise Wrong(f"{name} is {shown(size)}, which no model has")

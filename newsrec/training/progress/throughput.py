@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch
+from newsrec.model.plm.lora import lowest_adapted
 from newsrec.model.recommender import NewsRecommender
 from newsrec.training.lightning_internals import is_logging
 
@@ -129,17 +130,24 @@ def model_flop(recommender: NewsRecommender, counts: Any, kept_states: bool) -> 
     batches. With ``kept_states``, the states of frozen layers are read instead of computed.
     """
     news, user = recommender.news_encoder, recommender.user_encoder
-    linear = [m.weight for m in news.plm.modules() if isinstance(m, nn.Linear)]
+    linear = {m.weight for m in news.plm.modules() if isinstance(m, nn.Linear)}
     depth, hidden = news.plm.config.num_hidden_layers, news.plm.config.hidden_size
     tuned = depth if news.cut.tune_layers == -1 else news.cut.tune_layers
+    below = linear & {w for module in news.cut.frozen for w in module.parameters()}
+    constant = lowest_adapted(news.cut) if news.lora.rank else set()
     flop = 0.0
-    for trained, layers in ((True, tuned), (False, depth - tuned)):
-        if not trained and kept_states:
+    for above, weights in ((True, linear - below), (False, below)):
+        if not above and kept_states:
             continue
-        each = FORWARD_AND_BACKWARD if trained else FORWARD
-        weights = sum(w.numel() for w in linear if w.requires_grad == trained)
+        each = FORWARD_AND_BACKWARD if above else FORWARD
         # Attention's scores and weighted sums: two products of length x length x hidden.
-        flop += each * (counts.tokens * weights + 2 * counts.squares * hidden * layers)
+        layers = tuned if above else depth - tuned
+        flop += each * 2 * counts.squares * hidden * layers
+        for weight in weights:
+            products = each
+            if above and not weight.requires_grad:  # beside adapters, which get the gradients
+                products = FORWARD if weight in constant else FORWARD_AND_BACKWARD - FORWARD
+            flop += products * counts.tokens * weight.numel()
     parts = nn.ModuleList([news.project, news.fastformer, news.pooling])
     flop += FORWARD_AND_BACKWARD * counts.tokens * _weights(parts)
     per_click = _weights(user) + _weights(recommender.head)
