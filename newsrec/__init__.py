@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from newsrec.console import show_our_messages
     from newsrec.data.datamodule import MindDataModule
     from newsrec.data.dataset import open_mind
-    from newsrec.errors import UserError
+    from newsrec.errors import HubError, UserError
+    from newsrec.export.pretrained import PretrainedRecommender
     from newsrec.frames import metrics_of_table
     from newsrec.metrics import mind_metrics
     from newsrec.model.recommender import NewsRecommender
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from newsrec.training.module import RecommenderModule
 
 _HOMES = {
+    "HubError": "errors",
     "MindDataModule": "data.datamodule",
     "NewsRecommender": "model.recommender",
+    "PretrainedRecommender": "export.pretrained",
     "Recommender": "serving.recommend",
     "RecommenderModule": "training.module",
     "RunFolder": "api",
@@ -45,8 +48,10 @@ _HOMES = {
 """Module of each public name."""
 
 __all__ = [
+    "HubError",
     "MindDataModule",
     "NewsRecommender",
+    "PretrainedRecommender",
     "Recommender",
     "RecommenderModule",
     "RunFolder",

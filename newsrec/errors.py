@@ -1,4 +1,4 @@
-"""The one exception that the command line turns into a message."""
+"""Exceptions for mistakes of the user; the command line turns them into a message."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     ``python -m newsrec`` prints it without a traceback and exits with code 2.
     """
+
+
+class HubError(UserError, ConnectionError):
+    """The Hugging Face hub cannot be reached, or does not have or take what was asked for."""
