@@ -1,5 +1,6 @@
 """The Hugging Face hub: find a folder there or on the disk, and publish one."""
 
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,6 +115,7 @@ def _asking(said: str) -> Iterator[None]:
         errors.LocalEntryNotFoundError,
         errors.LocalTokenNotFoundError,
         errors.OfflineModeIsEnabled,
+        json.JSONDecodeError,  # something between us and the hub answered in its place
     ) as error:
         causes: list[BaseException] = [error]
         while causes[-1].__cause__ is not None:

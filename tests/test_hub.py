@@ -269,10 +269,8 @@ def test_an_export_serves_from_the_hub_without_the_news_of_its_training(hub, exp
     own.push_to_hub("me/served")
     assert not {"news.parquet", "news_vectors.npy"} & set(hub.files("me/served"))
     again = nr.Recommender.from_pretrained("me/served")
-    titles, categories = TITLES[:2], ["weather", "food"]
-    np.testing.assert_array_equal(
-        again.encode_news(titles, categories), own.encode_news(titles, categories)
-    )
+    news = TITLES[:2], ["weather", "food"], ["storms", ""]
+    np.testing.assert_array_equal(again.encode_news(*news), own.encode_news(*news))
     assert len(again.news) == 0
     assert "model.safetensors" not in hub.downloaded
     own.push_to_hub("me/whole", news=True)
@@ -283,9 +281,9 @@ def test_an_export_serves_from_the_hub_without_the_news_of_its_training(hub, exp
 def test_an_export_is_a_pretrained_model_too(export, served, tmp_path):
     model = nr.PretrainedRecommender.from_pretrained(export)
     assert same_model(model, nr.PretrainedRecommender.from_checkpoint(served.best))
-    titles, categories = TITLES * 2, ["weather"] * 10
-    expected = nr.Recommender.load(export).encode(titles, categories, batch_size=3)
-    np.testing.assert_allclose(model.encode(titles, categories), expected, atol=1e-5)
+    news = TITLES * 2, ["weather"] * 10, ["storms"] * 10
+    expected = nr.Recommender.load(export).encode(*news, batch_size=3)
+    np.testing.assert_allclose(model.encode(*news), expected, atol=1e-5)
     folder = model.save_pretrained(tmp_path / "again")
     split = ModelCard.load(folder / "README.md").data.eval_results[0].dataset_split
     assert split == "dev"
@@ -322,7 +320,7 @@ def encoder(request):
     if request.param == "torch":
         return request.getfixturevalue("pretrained"), {}
     served = request.getfixturevalue("served")
-    return nr.Recommender.load(served.export), {"categories": ["food"]}
+    return nr.Recommender.load(served.export), {"categories": ["food"], "subcategories": ["recipes"]}
 
 
 def test_titles_come_back_in_their_order_whatever_the_batch(encoder):
