@@ -46,6 +46,8 @@ _HOMES = {
     "simulate": "simulation.simulate",
 }
 """Module of each public name."""
+_SHARED = ("open_mind", "simulate")
+"""Functions that commands call, too."""
 
 __all__ = [
     "HubError",
@@ -70,6 +72,10 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'newsrec' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"newsrec.{_HOMES[name]}"), name)
+    if name in _SHARED:
+        from newsrec.spoken import in_python
+
+        value = in_python(value)
     globals()[name] = value
     return value
 

@@ -320,7 +320,10 @@ def encoder(request):
     if request.param == "torch":
         return request.getfixturevalue("pretrained"), {}
     served = request.getfixturevalue("served")
-    return nr.Recommender.load(served.export), {"categories": ["food"], "subcategories": ["recipes"]}
+    return nr.Recommender.load(served.export), {
+        "categories": ["food"],
+        "subcategories": ["recipes"],
+    }
 
 
 def test_titles_come_back_in_their_order_whatever_the_batch(encoder):

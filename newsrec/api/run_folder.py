@@ -18,6 +18,7 @@ from newsrec.hub import checked_id
 from newsrec.report.closing import SUMMARY_FILE
 from newsrec.report.evaluate import evaluate
 from newsrec.serving.publish import push
+from newsrec.spoken import in_python
 from newsrec.training.checkpoint.read import hyper_parameters, read_checkpoint
 from newsrec.training.module import RecommenderModule
 
@@ -63,10 +64,12 @@ class RunFolder:
         path = self.path / "metrics.csv"
         return pd.read_csv(path) if path.is_file() else pd.DataFrame()
 
+    @in_python
     def load_model(self, checkpoint: str = "best") -> RecommenderModule:
         """Return the trained model, in evaluation mode on the CPU."""
         return RecommenderModule.load_from_checkpoint(self._file(checkpoint))
 
+    @in_python
     def evaluate(
         self,
         split: str = "dev",
@@ -109,6 +112,7 @@ class RunFolder:
         found = evaluate(score, root, split, output, ckpt_path=path, baselines=baselines)
         return {} if found is None else found.metrics
 
+    @in_python
     def scores(
         self,
         split: str = "dev",
@@ -148,6 +152,7 @@ class RunFolder:
             columns["label"] = np.asarray(part.labels)
         return pd.DataFrame(columns)
 
+    @in_python
     def export(
         self,
         output: str | Path,
@@ -174,10 +179,12 @@ class RunFolder:
         export(str(path), Path(output), str(root), news_encoder)
         return Path(output)
 
+    @in_python
     def pretrained(self, checkpoint: str = "best") -> PretrainedRecommender:
         """Return the trained model with its tokenizer, which encodes titles and saves itself."""
         return PretrainedRecommender.from_checkpoint(self._file(checkpoint))
 
+    @in_python
     def push_to_hub(
         self,
         repo_id: str,

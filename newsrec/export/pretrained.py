@@ -24,6 +24,7 @@ from newsrec.serving.encoding import TextEncoder
 from newsrec.serving.folder import ExportFolder
 from newsrec.serving.manifest import CONFIG, TOKENIZER, TORCH_FILES, WEIGHTS, reading
 from newsrec.serving.publish import push
+from newsrec.spoken import in_python
 from newsrec.training.checkpoint.read import hyper_parameters, read_checkpoint, weights_hash
 from newsrec.training.module import RecommenderModule
 
@@ -81,6 +82,7 @@ class PretrainedRecommender(TextEncoder):
         return self._tokenizer
 
     @classmethod
+    @in_python
     def from_checkpoint(cls, path: str | Path) -> "PretrainedRecommender":
         """Read a checkpoint that ``fit`` wrote.
 
@@ -95,6 +97,7 @@ class PretrainedRecommender(TextEncoder):
         return cls(module, tokenizer_json, data["fields"], about, data.get("root", "data"))
 
     @classmethod
+    @in_python
     def from_pretrained(
         cls, name: str | Path, revision: str | None = None
     ) -> "PretrainedRecommender":
@@ -126,6 +129,7 @@ class PretrainedRecommender(TextEncoder):
             model_card(module, found._described())  # so that it can be saved again
             return found
 
+    @in_python
     def save_pretrained(
         self, folder: str | Path, *, metrics: Mapping[str, Any] | str | Path | None = None
     ) -> Path:
