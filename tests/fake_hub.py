@@ -107,11 +107,12 @@ class Handler(BaseHTTPRequestHandler):
             repo_id = asked["name"] if asked.get("organization") is None else None
             repo_id = repo_id or f"{asked['organization']}/{asked['name']}"
             repo_id = repo_id if "/" in repo_id else f"me/{repo_id}"
-            if repo_id in self.server.repos:
-                self.answer(409, {"error": "exists"})
-                return
-            self.server.commit(repo_id, {".gitattributes": b""}, private=bool(asked.get("private")))
-            self.answer(200, {"url": f"{self.server.endpoint}/{repo_id}", "name": repo_id})
+            exists = repo_id in self.server.repos
+            private = bool(asked.get("private")) or asked.get("visibility") == "private"
+            if not exists:
+                self.server.commit(repo_id, {".gitattributes": b""}, private=private)
+            url = f"{self.server.endpoint}/{repo_id}"
+            self.answer(409 if exists else 200, {"url": url, "name": repo_id})
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/(.+)", path):
             asked = json.loads(body)["files"]
             modes = {"uploadMode": "regular", "shouldIgnore": False}

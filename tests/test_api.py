@@ -247,7 +247,7 @@ def test_an_argument_of_another_type_is_named_with_what_is_allowed(plm_dir, tmp_
         ("by --ckpt_path last, not --ckpt_path X", "by resume='last', not checkpoint X"),
         ("--trainer.max_steps or --model.dim", "max_steps or model.dim"),
         ("Leave it out by --news_encoder false: x", "Leave it out by news_encoder=False: x"),
-        ("`fit --ckpt_path last`, or --data.val none.", "`fit --ckpt_path last`, or data.val none."),
+        ("`fit --ckpt_path last` or --data.val none.", "`fit --ckpt_path last` or data.val none."),
     ],
 )  # fmt: skip
 def test_messages_for_python_name_no_option_of_the_command_line(said, expected):

@@ -88,7 +88,7 @@ def test_the_manifest_has_the_metrics_that_evaluate_gives(served):
     assert manifest["metrics"]["split"] == "dev"
     assert manifest["metrics"]["data_fingerprint"] == metrics["data_fingerprint"]
     assert manifest["checkpoint"]["sha256"] == metrics["checkpoint_sha256"]
-    card = (served.export / "model_card.md").read_text()
+    card = (served.export / "README.md").read_text()
     assert f"| auc | {metrics['auc']:.4f} |" in card
     assert "The same split chose the checkpoint" in card
 
@@ -122,7 +122,7 @@ def test_without_data_an_export_has_no_news_and_says_so(served, tmp_path, capsys
     assert "--data.root" in capsys.readouterr().out
     names = {path.name for path in output.iterdir()}
     assert not names & {"news_vectors.npy", "news.parquet", "news_encoder.onnx"}
-    card = (output / "model_card.md").read_text()
+    card = (output / "README.md").read_text()
     assert "without interval" in card
     assert "val/auc" in card
     assert "holds no news" in refused(capsys, "recommend", output)
