@@ -132,6 +132,8 @@ def test_changed_weights_have_no_metrics(plm_dir, saved, tmp_path):
     model = nr.PretrainedRecommender.from_pretrained(saved)
     with torch.no_grad():
         model.model.user_encoder.empty += 1
+    with pytest.raises(nr.UserError, match="the weights were changed since"):
+        model.save_pretrained(tmp_path / "changed", metrics=EVALUATED)
     folder = model.save_pretrained(tmp_path / "changed")
     card = ModelCard.load(folder / "README.md")
     assert card.data.eval_results is None

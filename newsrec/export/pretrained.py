@@ -225,7 +225,8 @@ class PretrainedRecommender(TextEncoder):
         """Return origin and quality of the model as it is now."""
         about = dict(self._about)
         origin = about["checkpoint"]
-        if weights_hash(self.model.state_dict()) != self._trained:
+        changed = weights_hash(self.model.state_dict()) != self._trained
+        if changed:
             about = {"checkpoint": origin | {"metrics": {}, "changed": True}, "metrics": None}
         if metrics is None:
             return about
@@ -242,6 +243,11 @@ class PretrainedRecommender(TextEncoder):
             raise UserError(
                 f"metrics are those of the checkpoint {metrics.get('checkpoint_sha256')}, and the "
                 f"model is from {origin['sha256']}. Give the metrics of this model."
+            )
+        if changed:
+            raise UserError(
+                "metrics are those of the checkpoint, but the weights were changed since. Leave "
+                "metrics out."
             )
         if "auc" not in metrics:
             raise UserError(

@@ -109,19 +109,22 @@ def as_sentence_transformer(
             "with model.residual true."
         )
     closed = encoder.gate is not None and not encoder.gate.item()
-    hidden, dim = encoder.project.in_features, encoder.project.out_features
-    modules: list[nn.Module] = [_transformer(pretrained)]
-    if path is not None and (residual_only or closed):
-        weight, bias = path.projection.clone(), -(path.projection @ path.centre)
-        modules += [
-            Pooling(hidden, "mean"),
-            Normalize(),
-            Dense(hidden, dim, activation_function=None, init_weight=weight, init_bias=bias),
-        ]
-    else:
-        modules.append(_pooling(encoder, pretrained))
-    model = SentenceTransformer(modules=modules, device="cpu", similarity_fn_name="dot")
-    return model.eval()
+    with torch.random.fork_rng(devices=[]):  # building draws numbers; only a pooler keeps them
+        torch.manual_seed(0)
+        modules: list[nn.Module] = [_transformer(pretrained)]
+        if path is not None and (residual_only or closed):
+            modules += _residual(path)
+        else:
+            modules.append(_pooling(encoder, pretrained))
+    return SentenceTransformer(modules=modules, device="cpu", similarity_fn_name="dot").eval()
+
+
+def _residual(path: ResidualPath) -> list[nn.Module]:
+    """Return the residual path in modules of the package."""
+    dim, hidden = path.projection.shape
+    weight, bias = path.projection.clone(), -(path.projection @ path.centre)
+    dense = Dense(hidden, dim, activation_function=None, init_weight=weight, init_bias=bias)
+    return [Pooling(hidden, "mean"), Normalize(), dense]
 
 
 def _pooling(encoder: NewsEncoder, pretrained: "PretrainedRecommender") -> NewsPooling:
@@ -146,11 +149,10 @@ def _transformer(pretrained: "PretrainedRecommender") -> Transformer:
         model_max_length=pretrained.max_tokens,
     )
     said = hf_logging.get_verbosity()
-    with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+    with TemporaryDirectory() as folder:
         plm.save_pretrained(folder)
         fast.save_pretrained(folder)
-        torch.manual_seed(0)  # of the pooler, which the files lack and nothing uses
-        hf_logging.set_verbosity_error()
+        hf_logging.set_verbosity_error()  # the pooler is missing in the files, and unused
         try:
             return Transformer(folder, max_seq_length=pretrained.max_tokens)
         finally:

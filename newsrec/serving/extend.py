@@ -48,7 +48,7 @@ def extend_export(
         for name in files.keys() - {VECTORS, NEWS}:
             shutil.copy2(recommender.folder.file(name), folder / name)
         card = source / CARD
-        if card.is_file() and not card.is_symlink():
+        if CARD not in files and card.is_file() and not card.is_symlink():
             shutil.copy2(card, folder / CARD)
         write_news(StoredNews(recommender.news, recommender.news_vectors), folder)
         files |= {name: file_hash(folder / name) for name in (VECTORS, NEWS)}

@@ -38,11 +38,11 @@ WEIGHTS_BESIDE = ".data"
 """Suffix of the file with an ONNX graph's weights, if they are too large for the graph's file."""
 
 KNOWN_FILES = frozenset(
-    {USER_ENCODER, NEWS_ENCODER, PROGRAM, WEIGHTS, CONFIG, TOKENIZER, VECTORS, NEWS, OLD_CARD}
+    {USER_ENCODER, NEWS_ENCODER, PROGRAM, WEIGHTS, CONFIG, TOKENIZER, VECTORS, NEWS, CARD, OLD_CARD}
     | {USER_ENCODER + WEIGHTS_BESIDE, NEWS_ENCODER + WEIGHTS_BESIDE}
 )
 """File names that a manifest may list."""
-SERVED_FILES = KNOWN_FILES - {PROGRAM, WEIGHTS, CONFIG, OLD_CARD}
+SERVED_FILES = KNOWN_FILES - {PROGRAM, WEIGHTS, CONFIG, CARD, OLD_CARD}
 """Those that serving reads."""
 TORCH_FILES = frozenset({WEIGHTS, CONFIG, TOKENIZER, CARD})
 """Files from which PyTorch builds the model."""

@@ -44,7 +44,7 @@ def push(
     with TemporaryDirectory() as copy:
         for name in kept:
             shutil.copyfile(exported.file(name), Path(copy) / name)
-        if (exported.path / CARD).is_file():
+        if CARD not in kept and (exported.path / CARD).is_file():
             shutil.copyfile(exported.path / CARD, Path(copy) / CARD)
         text = json.dumps(exported.manifest | {"files": kept}, indent=1)
         (Path(copy) / MANIFEST).write_text(text + "\n", encoding="utf-8")
