@@ -115,6 +115,8 @@ def _asking(said: str) -> Iterator[None]:
         errors.LocalEntryNotFoundError,
         errors.LocalTokenNotFoundError,
         errors.OfflineModeIsEnabled,
+        errors.FileMetadataError,
+        getattr(errors, "XetDownloadError", errors.FileMetadataError),  # not in all versions
         json.JSONDecodeError,  # something between us and the hub answered in its place
     ) as error:
         causes: list[BaseException] = [error]

@@ -1,6 +1,7 @@
 """The news encoder as a model of ``sentence_transformers``: the same vectors, whatever loads it."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from test_export import made
 from test_hub import ORIGIN, TITLES
+from transformers import AutoConfig, AutoModel
 
 import newsrec as nr
 from newsrec.export.pretrained import PretrainedRecommender
@@ -95,6 +97,30 @@ def test_the_residual_path_needs_nothing_of_ours(model, saved):
 )
 def test_every_shape_of_news_encoder_gives_our_vectors(plm_dir, options):
     model = pretrained(plm_dir, **options)
+    close(model.sentence_transformer().encode(TEXTS), model.encode(TEXTS))
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [("roberta", {"pad_token_id": 1, "type_vocab_size": 1}), ("mpnet", {"pad_token_id": 1})],
+)
+def test_a_plm_that_pads_with_another_token_gives_our_vectors(plm_dir, tmp_path, family, options):
+    tokenizer_json = (plm_dir / "tokenizer.json").read_text(encoding="utf-8")
+    size = len(json.loads(tokenizer_json)["model"]["vocab"])
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=size,
+        intermediate_size=64,
+        max_position_embeddings=66,
+        **shape,
+        **options,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AutoModel.from_config(config).save_pretrained(tmp_path)
+    shutil.copy(plm_dir / "tokenizer.json", tmp_path)
+    model = pretrained(tmp_path)
     close(model.sentence_transformer().encode(TEXTS), model.encode(TEXTS))
 
 
