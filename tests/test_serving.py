@@ -281,7 +281,9 @@ def test_encoded_news_have_the_models_vectors(served, tmp_path, capsys):
     (added,) = manifest["added_news"]
     assert added["sha256"] == file_hash(news)
     assert (added["added"], added["replaced"], added["unchanged"]) == (3, 0, 12)
-    assert set(manifest["files"]) == {path.name for path in output.iterdir()} - {"manifest.json"}
+    names = {path.name for path in output.iterdir()}
+    assert set(manifest["files"]) == names - {"manifest.json", "README.md"}
+    assert (output / "README.md").read_text() == (served.export / "README.md").read_text()
     item = recommended(capsys, output, "--candidates", "N18")["news"][0]
     assert item["title"] == "Rates stay where they are"
 

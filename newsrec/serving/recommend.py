@@ -283,7 +283,7 @@ class Recommender(TextEncoder):
         if not catalogue.ids:
             raise UserError(
                 f"{self.folder.path} holds no news. Add some by add_news, or export the "
-                "checkpoint again with a data folder."
+                "checkpoint again with its data (`export --data.root`)."
             )
         if not isinstance(k, int | np.integer) or not 1 <= k <= len(catalogue.ids):
             raise UserError(
