@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from newsrec.console import show_our_messages
     from newsrec.data.datamodule import MindDataModule
     from newsrec.data.dataset import open_mind
-    from newsrec.errors import UserError
+    from newsrec.errors import HubError, UserError
+    from newsrec.export.pretrained import PretrainedRecommender
     from newsrec.frames import metrics_of_table
     from newsrec.metrics import mind_metrics
     from newsrec.model.recommender import NewsRecommender
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from newsrec.training.module import RecommenderModule
 
 _HOMES = {
+    "HubError": "errors",
     "MindDataModule": "data.datamodule",
     "NewsRecommender": "model.recommender",
+    "PretrainedRecommender": "export.pretrained",
     "Recommender": "serving.recommend",
     "RecommenderModule": "training.module",
     "RunFolder": "api",
@@ -43,10 +46,14 @@ _HOMES = {
     "simulate": "simulation.simulate",
 }
 """Module of each public name."""
+_SHARED = ("open_mind", "simulate")
+"""Functions that commands call, too."""
 
 __all__ = [
+    "HubError",
     "MindDataModule",
     "NewsRecommender",
+    "PretrainedRecommender",
     "Recommender",
     "RecommenderModule",
     "RunFolder",
@@ -65,6 +72,10 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'newsrec' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"newsrec.{_HOMES[name]}"), name)
+    if name in _SHARED:
+        from newsrec.spoken import in_python
+
+        value = in_python(value)
     globals()[name] = value
     return value
 

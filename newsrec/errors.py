@@ -1,4 +1,4 @@
-"""The one exception that the command line turns into a message."""
+"""Exceptions for mistakes of the user; the command line turns them into a message."""
 
 
 class UserError(ValueError):
@@ -22,3 +22,7 @@ class MissingPackage(UserError):
             f'{what} needs the package {package}: run `pip install "newsrec[{extra}]"`, in a clone '
             f'`pip install -c constraints.txt -e ".[{extra}]"`.'
         )
+
+
+class HubError(UserError, ConnectionError):
+    """The Hugging Face hub cannot be reached, or does not have or take what was asked for."""

@@ -1,9 +1,11 @@
 """The Python API does what the commands do: the same weights, metrics and files."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from operator import attrgetter
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,7 @@ from lightning import Callback, Trainer, seed_everything
 
 import newsrec as nr
 from newsrec.__main__ import main
+from newsrec.spoken import in_python
 from newsrec.training.run import DEFAULTS
 
 SHAPE = {"heads": 2, "ffn": 16}
@@ -215,6 +218,103 @@ def test_the_public_names_are_there_and_importing_them_is_lazy():
     heavy = "{'torch', 'lightning', 'pandas', 'numpy'} & set(sys.modules)"
     code = f"import sys, newsrec; dir(newsrec); newsrec.UserError; assert not {heavy}"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"patience": "x"}, "patience='x'; give a number of validations, 1 or more, or None"),
+        ({"patience": 0}, "patience=0; give a number of validations"),
+        ({"save_every": 1.5}, r"save_every=1\.5; give a number of steps"),
+        ({"threads": True}, "threads=True; give a number of threads"),
+        ({"baselines": None}, "baselines=None; give True or False"),
+        ({"resume": True}, "resume=True; give 'last', 'best', 'auto', the path of a checkpoint"),
+        ({"output": 3}, "output=3; give a folder, or None"),
+        ({"logger": "tb"}, "logger='tb'; give a Logger of Lightning"),
+        ({"logger": ["tb"]}, r"logger=\['tb'\]; give a Logger of Lightning"),
+    ],
+)
+def test_an_argument_of_another_type_is_named_with_what_is_allowed(plm_dir, tmp_path, given, said):
+    with pytest.raises(TypeError, match=said):
+        nr.fit(*made(tmp_path, plm_dir), **({"output": tmp_path / "x"} | TRAINER | given))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("--output x is full. Try another --output.", "output x is full. Try another output."),
+        ("by --ckpt_path last, not --ckpt_path X", "by resume='last', not checkpoint X"),
+        ("--trainer.max_steps or --model.dim", "max_steps or model.dim"),
+        ("Leave it out by --news_encoder false: x", "Leave it out by news_encoder=False: x"),
+        ("`fit --ckpt_path last` or --data.val none.", "`fit --ckpt_path last` or data.val none."),
+    ],
+)  # fmt: skip
+def test_messages_for_python_name_no_option_of_the_command_line(said, expected):
+    class Special(nr.UserError):
+        pass
+
+    @in_python
+    def refuse(value, *, more):
+        raise Special(value + more)
+
+    with pytest.raises(Special) as error:
+        refuse(said, more="")
+    assert str(error.value) == expected
+    assert refuse.__name__ == "refuse"
+
+
+def test_public_functions_speak_python(world, tmp_path):
+    _, run, _ = world
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    mistakes = [
+        lambda: run.export(tmp_path / "full"),
+        lambda: run.evaluate("last_day", **TRAINER),
+        lambda: run.evaluate("dev", precision="fp8", **TRAINER),
+        lambda: nr.simulate(tmp_path / "full"),
+        lambda: nr.simulate(tmp_path / "new", preset="demoo"),
+        lambda: nr.open_mind(tmp_path / "full"),
+        lambda: nr.PretrainedRecommender.from_checkpoint(tmp_path / "no.ckpt"),
+        lambda: run.pretrained().save_pretrained(tmp_path / "full"),
+    ]
+    for mistake in mistakes:
+        with pytest.raises(nr.UserError) as error:
+            mistake()
+        assert "--" not in re.sub("`[^`]*`", "", str(error.value))
+
+
+@pytest.mark.parametrize("library", ["polars", "datasets"])
+def test_tables_of_the_real_libraries_give_the_same_metrics(library):
+    module = pytest.importorskip(library)
+    table = module.DataFrame if library == "polars" else module.Dataset.from_dict
+    nested = {"score": [[0.9, 0.2, 0.4], [0.3, 0.8]], "label": [[1, 0, 0], [True, False]]}
+    nested["label"][1] = [1, 0]
+    flat = {name: [v for row in rows for v in row] for name, rows in nested.items()}
+    expected = nr.mind_metrics(np.array(flat["score"]), np.array(flat["label"]), [0, 3, 5])
+    assert same(nr.metrics_of_table(table(nested)), expected)
+    order = [3, 0, 1, 4, 2]  # interleaved
+    mixed = {name: [values[i] for i in order] for name, values in flat.items()}
+    for ids in ([7, 5, 5, 7, 5], ["b", "a", "a", "b", "a"]):
+        assert same(nr.metrics_of_table(table(mixed | {"impression_id": ids})), expected)
+    narrow = pa.table(mixed | {"impression_id": ["b", "a", "a", "b", "a"]})
+    types = {"score": pa.float32(), "label": pa.bool_(), "impression_id": pa.string()}
+    narrow = narrow.cast(pa.schema(types))
+    cast = module.from_arrow(narrow) if library == "polars" else module.Dataset(narrow)
+    assert nr.metrics_of_table(cast)["auc"] == pytest.approx(expected["auc"])
+    with pytest.raises(ValueError, match=r"no column 'click'\. It has 'score', 'label'"):
+        nr.metrics_of_table(table(nested), label="click")
+    with pytest.raises(ValueError, match="Row 2 has no value in 'impression_id'"):
+        nr.metrics_of_table(table(mixed | {"impression_id": ["b", "a", None, "b", "a"]}))
+
+
+def test_a_runs_scores_may_pass_through_other_tables(world):
+    _, run, _ = world
+    scores = run.scores("dev", **TRAINER)
+    expected = nr.metrics_of_table(scores)
+    for library, build in (("polars", "from_pandas"), ("datasets", "Dataset.from_pandas")):
+        module = pytest.importorskip(library)
+        assert same(nr.metrics_of_table(attrgetter(build)(module)(scores)), expected)
 
 
 class Plain:

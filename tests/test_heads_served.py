@@ -118,7 +118,7 @@ def test_the_manifest_and_the_card_name_the_head(served):
     assert next(iter(outputs)) == "user_vector"
     assert len(outputs) == {"late": 3, "interests": 2}[served.head]
     assert next(iter(outputs))[1:] in manifest["input_contract"]
-    card = (served.export / "model_card.md").read_text()
+    card = (served.export / "README.md").read_text()
     assert {"late": "2 most similar clicks", "interests": "smooth maximum"}[served.head] in card
 
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import refused
 
+from newsrec.__main__ import main
 from newsrec.errors import UserError
 from newsrec.export.export import describe
 from newsrec.export.weights import load_model
@@ -59,6 +60,15 @@ def test_encode_news_writes_nothing_outside_of_its_output(export, tmp_path, caps
     assert f"files names {name!r}"[:70] in said
     assert sorted(tmp_path.rglob("*")) == before
     assert (tmp_path / ".bashrc").read_text() == "mine"
+
+
+def test_a_card_that_is_a_link_is_not_copied(export, tmp_path):
+    (tmp_path / "secret").write_text("A key.\n")
+    (export / "README.md").symlink_to(tmp_path / "secret")
+    news, output = tmp_path / "news.tsv", tmp_path / "new"
+    news.write_text("N1\tsports\ttennis\tA champion\t\t\t\t\n")
+    main(["encode-news", str(export), f"--news={news}", f"--output={output}"])
+    assert not (output / "README.md").exists()
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "model_card.md", "user_encoder.onnx"])

@@ -88,7 +88,7 @@ def test_the_manifest_has_the_metrics_that_evaluate_gives(served):
     assert manifest["metrics"]["split"] == "dev"
     assert manifest["metrics"]["data_fingerprint"] == metrics["data_fingerprint"]
     assert manifest["checkpoint"]["sha256"] == metrics["checkpoint_sha256"]
-    card = (served.export / "model_card.md").read_text()
+    card = (served.export / "README.md").read_text()
     assert f"| auc | {metrics['auc']:.4f} |" in card
     assert "The same split chose the checkpoint" in card
 
@@ -96,7 +96,7 @@ def test_the_manifest_has_the_metrics_that_evaluate_gives(served):
 def test_the_manifest_names_every_file_and_how_to_feed_the_graphs(served):
     manifest = json.loads((served.export / "manifest.json").read_text())
     names = {path.name for path in served.export.iterdir()} - {"manifest.json"}
-    assert set(manifest["files"]) == names
+    assert set(manifest["files"]) == names - {"README.md"}  # whose text may be edited
     assert len(names) == 9
     for name, found in manifest["files"].items():
         assert file_hash(served.export / name) == found
@@ -122,7 +122,7 @@ def test_without_data_an_export_has_no_news_and_says_so(served, tmp_path, capsys
     assert "--data.root" in capsys.readouterr().out
     names = {path.name for path in output.iterdir()}
     assert not names & {"news_vectors.npy", "news.parquet", "news_encoder.onnx"}
-    card = (output / "model_card.md").read_text()
+    card = (output / "README.md").read_text()
     assert "without interval" in card
     assert "val/auc" in card
     assert "holds no news" in refused(capsys, "recommend", output)
@@ -281,7 +281,9 @@ def test_encoded_news_have_the_models_vectors(served, tmp_path, capsys):
     (added,) = manifest["added_news"]
     assert added["sha256"] == file_hash(news)
     assert (added["added"], added["replaced"], added["unchanged"]) == (3, 0, 12)
-    assert set(manifest["files"]) == {path.name for path in output.iterdir()} - {"manifest.json"}
+    names = {path.name for path in output.iterdir()}
+    assert set(manifest["files"]) == names - {"manifest.json", "README.md"}
+    assert (output / "README.md").read_text() == (served.export / "README.md").read_text()
     item = recommended(capsys, output, "--candidates", "N18")["news"][0]
     assert item["title"] == "Rates stay where they are"
 

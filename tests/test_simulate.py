@@ -85,12 +85,12 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_others(world, tmp_path)
 def test_the_committed_demo_is_what_simulate_writes_with_its_seed(world):
     demo, fresh = contents(DEMO), contents(world)
     assert json.loads(demo["world.json"])["seed"] == 0
-    for name in (*FILES, "world.json"):
+    for name in (*FILES, "world.json", "README.md"):
         assert demo[name] == fresh[name], name
 
 
 def test_the_demo_is_small_enough_to_commit(world):
-    assert sorted(contents(world)) == sorted([*FILES, "world.json"])
+    assert sorted(contents(world)) == sorted([*FILES, "world.json", "README.md"])
     assert sum(map(len, contents(world).values())) < 3_000_000
 
 
@@ -506,7 +506,7 @@ def test_a_world_like_mind_has_the_same_bytes_for_a_seed_however_it_is_written(
     simulate(tmp_path / "other", "little", 4)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     names = {"train/news.tsv", "train/behaviors.tsv", "dev/news.tsv", "dev/behaviors.tsv"}
-    assert set(contents(tmp_path / "one")) == {*names, "world.json"}
+    assert set(contents(tmp_path / "one")) == {*names, "world.json", "README.md"}
     other = contents(tmp_path / "other")
     assert all(other[name] != contents(tmp_path / "one")[name] for name in names)
     assert sum(done) == 2 * (3000 + 1500)  # simulated, and written

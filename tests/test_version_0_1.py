@@ -15,6 +15,7 @@ from conftest import tiny_behaviors, tiny_news, write_mind
 
 from newsrec.__main__ import main
 from newsrec.data.datamodule import MindDataModule
+from newsrec.export.pretrained import PretrainedRecommender
 from newsrec.export.weights import load_model
 from newsrec.serving import Recommender
 from newsrec.training.catalogue import encode_catalogue
@@ -70,6 +71,8 @@ def test_an_export_gives_the_scores_of_the_version_that_wrote_it(old, checkpoint
     module = RecommenderModule.from_checkpoint(checkpoint)
     found = scores_of(load_model(old / "export"), data)
     np.testing.assert_array_equal(found, scores_of(module.recommender, data))
+    again = PretrainedRecommender.from_pretrained(old / "export")
+    np.testing.assert_array_equal(found, scores_of(again.model, data))
     served = Recommender.load(old / "export")
     assert served.user_vector(["N1", "N3"]).shape == (8,)
     history = torch.tensor(

@@ -9,11 +9,13 @@ from typing import Any
 import yaml
 from lightning import Callback, Trainer, seed_everything
 
+from newsrec.api.arguments import check_arguments, listed
 from newsrec.api.run_folder import RunFolder
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
 from newsrec.files import require_writable, write_text
 from newsrec.report.closing import close_run
+from newsrec.spoken import in_python
 from newsrec.training.checkpoint.read import (
     check_run_folder,
     plain,
@@ -32,6 +34,7 @@ from newsrec.training.run import DEFAULTS, Run
 CONFIG_FILE = "config.yaml"
 
 
+@in_python
 def fit(
     model: RecommenderModule,
     data: MindDataModule,
@@ -73,10 +76,12 @@ def fit(
         TypeError: If the Trainer has no such option, or an argument has another type.
         Stopped: If Ctrl-C or SIGTERM stopped the run, after it has saved.
     """
-    _check_types(model, data)
+    own = {"output": output, "resume": resume, "save_every": save_every, "patience": patience}
+    own |= {"threads": threads, "baselines": baselines}
+    check_arguments(model, data, own | trainer)
     folder = Path(output or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}")
     options = _trainer_options(trainer)
-    further = _listed(callbacks)
+    further = listed(callbacks)
     require_writable(folder)
     if resume == "auto":
         resume = "last" if is_resumed(folder, int(options["num_nodes"] or 1)) else None
@@ -121,22 +126,6 @@ def fit(
         error.add_note(f"The run in {folder} stopped {done}.")
         raise
     return RunFolder(folder, _trial=trial)
-
-
-def _check_types(model: Any, data: Any) -> None:
-    for name, value, kind in (("model", model, RecommenderModule), ("data", data, MindDataModule)):
-        if not isinstance(value, kind):
-            given = type(value).__name__
-            raise TypeError(f"fit() takes a {kind.__name__} as {name}, not {given}.")
-
-
-def _listed(callbacks: Callback | Sequence[Callback] | None) -> list[Callback]:
-    """Return the callbacks as a list, after refusing what is none."""
-    listed = list(callbacks or ()) if isinstance(callbacks, Sequence | None) else [callbacks]
-    for callback in listed:
-        if not isinstance(callback, Callback):
-            raise TypeError(f"callbacks has {callback!r}, which is no Callback of Lightning.")
-    return listed
 
 
 def _begin(

@@ -3,6 +3,7 @@
 import json
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,12 @@ from newsrec.data import FIRST_NEWS
 from newsrec.errors import UserError
 from newsrec.evaluation.scoring import score_checkpoints
 from newsrec.export.export import export
+from newsrec.export.pretrained import PretrainedRecommender
+from newsrec.hub import checked_id
 from newsrec.report.closing import SUMMARY_FILE
 from newsrec.report.evaluate import evaluate
+from newsrec.serving.publish import push
+from newsrec.spoken import in_python
 from newsrec.training.checkpoint.read import hyper_parameters, read_checkpoint
 from newsrec.training.module import RecommenderModule
 
@@ -59,10 +64,12 @@ class RunFolder:
         path = self.path / "metrics.csv"
         return pd.read_csv(path) if path.is_file() else pd.DataFrame()
 
+    @in_python
     def load_model(self, checkpoint: str = "best") -> RecommenderModule:
         """Return the trained model, in evaluation mode on the CPU."""
         return RecommenderModule.load_from_checkpoint(self._file(checkpoint))
 
+    @in_python
     def evaluate(
         self,
         split: str = "dev",
@@ -105,6 +112,7 @@ class RunFolder:
         found = evaluate(score, root, split, output, ckpt_path=path, baselines=baselines)
         return {} if found is None else found.metrics
 
+    @in_python
     def scores(
         self,
         split: str = "dev",
@@ -144,6 +152,7 @@ class RunFolder:
             columns["label"] = np.asarray(part.labels)
         return pd.DataFrame(columns)
 
+    @in_python
     def export(
         self,
         output: str | Path,
@@ -169,6 +178,46 @@ class RunFolder:
         path, root = self._place(checkpoint, root)
         export(str(path), Path(output), str(root), news_encoder)
         return Path(output)
+
+    @in_python
+    def pretrained(self, checkpoint: str = "best") -> PretrainedRecommender:
+        """Return the trained model with its tokenizer, which encodes titles and saves itself."""
+        return PretrainedRecommender.from_checkpoint(self._file(checkpoint))
+
+    @in_python
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        root: str | Path | None = None,
+        checkpoint: str = "best",
+        news: bool = False,
+    ) -> str:
+        """Publish the run's export on the Hugging Face hub, with its metrics on dev.
+
+        Args:
+            repo_id: The repository, which is made if there is none.
+            private: Whether a new repository is private; None leaves it to the account.
+            revision: Branch, which is made if there is none; None is the main branch.
+            commit_message: The commit's message.
+            root: As in ``export``.
+            checkpoint: ``best`` or ``last``.
+            news: Whether to publish the titles and the vectors of the data's news, too.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            HubError: If the hub cannot be reached, or does not allow it.
+            UserError: As in ``export``.
+        """
+        checked_id(repo_id)  # before the long work
+        with TemporaryDirectory() as folder:
+            exported = self.export(Path(folder) / "export", root=root, checkpoint=checkpoint)
+            return push(exported, repo_id, private, revision, commit_message, news)
 
     def _place(self, checkpoint: str, root: str | Path | None) -> tuple[Path, str | Path]:
         path = self._file(checkpoint)

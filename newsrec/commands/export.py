@@ -5,8 +5,11 @@ from pathlib import Path
 
 from newsrec.commands.common import add_data_root, add_output
 from newsrec.console import say
+from newsrec.errors import HubError
 from newsrec.export.export import export
+from newsrec.hub import checked_id
 from newsrec.serving import manifest
+from newsrec.serving.publish import push
 
 FILES = {
     manifest.USER_ENCODER: "vectors of clicked news to a user vector",
@@ -17,7 +20,7 @@ FILES = {
     manifest.TOKENIZER: "the PLM's",
     manifest.VECTORS: "the vector of every news item",
     manifest.NEWS: "which news item a row is",
-    manifest.CARD: "what this is, and how good",
+    manifest.CARD: "the card: what this is, and how good",
     manifest.MANIFEST: "shapes, hashes, origin",
 }
 """Description that the command prints for each file."""
@@ -32,11 +35,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_root(parser, use, required=False)
     use = "also export the news encoder, for news published later; it is as large as the PLM"
     parser.add_argument("--news_encoder", type=bool, default=True, help=use)
+    use = "also publish the folder as this repository of the Hugging Face hub, such as me/news, "
+    use += "without the news of --data.root"
+    parser.add_argument("--push", metavar="REPO", help=use)
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
 
 
 def run(args: argparse.Namespace) -> None:
     """Export the model and list the files."""
     output = Path(args.output)
+    if args.push is not None:
+        checked_id(args.push)
     export(args.ckpt_path, output, args.data.root, args.news_encoder)
     say(f"Exported to {output}:")
     for path in sorted(output.iterdir()):
@@ -44,3 +53,11 @@ def run(args: argparse.Namespace) -> None:
         say(f"  {path.name:<20} {size:10,.0f} KiB  {FILES.get(path.name, '')}")
     if args.data.root is None:
         say("No news vectors were exported: add --data.root ROOT to export those of a folder.")
+    if args.push is not None:
+        try:
+            say(f"Published: {push(output, args.push, args.private or None)}")
+        except HubError as error:
+            raise HubError(
+                f"{error} The export is in {output}: newsrec.Recommender.load({str(output)!r})"
+                f".push_to_hub({args.push!r}) publishes it later."
+            ) from error

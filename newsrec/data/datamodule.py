@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, Catalogue, EvalBatch
 from newsrec.data.dataset import NewsData, Split, open_mind
+from newsrec.data.doubts import doubts
 from newsrec.data.lightning_internals import replaces_samplers
 from newsrec.data.loader import TrainLoader
 from newsrec.data.options import DataOptions
@@ -211,7 +212,7 @@ class MindDataModule(DataOptions, LightningDataModule):
             )
         left_out = ", ".join(f"{n:,} {reason}" for reason, n in self.index.left_out.items())
         lines.append(f"samples: {len(self.index.click):,} of {self.train} (left out: {left_out})")
-        return "\n".join(lines)
+        return "\n".join([*lines, *doubts([self.data.split(name) for name in self.windows()])])
 
     def name_samples(self, epoch: int, step: int) -> list[str]:
         """Return ids by which a person finds the samples of this process's batch in the files."""

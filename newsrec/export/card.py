@@ -1,17 +1,28 @@
-"""Writes ``model_card.md``: the model, its metrics, its limits and its licences."""
+"""Writes ``README.md``, which the hub shows: the model, its metrics, its limits, its licences."""
 
+import math
+import re
+from pathlib import Path
 from typing import Any
 
 from newsrec.metrics import METRICS
 from newsrec.model.fastformer import FastformerConfig
 from newsrec.plm_source import DEFAULT_PLM
+from newsrec.serving.catalogue import ARGUMENTS
 from newsrec.training.module import RecommenderModule
 
+HUB_METRICS = {
+    "auc": ("auc", "AUC"),
+    "mrr": ("mrr", "MRR"),
+    "ndcg@5": ("ndcg_at_5", "nDCG@5"),
+    "ndcg@10": ("ndcg_at_10", "nDCG@10"),
+}
+"""Type and name on the hub of each metric."""
 PLM_LICENCES = {DEFAULT_PLM: "Apache-2.0"}
 
 
 def model_card(module: RecommenderModule, manifest: dict[str, Any]) -> str:
-    """Return the text of the model card.
+    """Return the text of the card, with the front matter that the hub reads.
 
     Args:
         module: The model.
@@ -24,7 +35,9 @@ def model_card(module: RecommenderModule, manifest: dict[str, Any]) -> str:
     if module.lora.rank:
         tuned += f" by adapters of rank {module.lora.rank}, merged into its weights"
     windows = [f"{split} ({window})" for split, window in origin["windows"].items()]
-    licence = PLM_LICENCES.get(module.plm, "see where it came from")
+    place = Path(module.plm)  # a folder's path says nothing elsewhere
+    plm = place.name if place.is_absolute() or place.is_dir() else module.plm
+    licence = PLM_LICENCES.get(plm, "see where it came from")
     residual = (
         " The PLM's own sentence vector is added to a news item's." if module.residual else ""
     )
@@ -32,13 +45,19 @@ def model_card(module: RecommenderModule, manifest: dict[str, Any]) -> str:
     interests = manifest["matching"].get("interests")
     vectors = "as many" if interests is None else f"{interests} vectors of as many"
     fields, data = " + ".join(manifest["fields"]), ", ".join(windows) or "not recorded"
-    return f"""# News recommender, exported by newsrec {manifest["versions"]["newsrec"]}
+    return f"""---
+{_front_matter(plm, manifest)}
+---
+
+# News recommender, exported by newsrec {manifest["versions"]["newsrec"]}
 
 A news item's text ({fields}, at most {module.max_tokens} tokens) becomes {module.dim} numbers:
-{module.plm} ({tuned}), then {news}.{residual}
+{plm} ({tuned}), then {news}.{residual}
 A user's last {module.max_history} clicks become {vectors}: {user}.
 {_score(manifest["matching"])} ranks news. It is not a probability, and scores of two users cannot
 be compared.
+
+{_usage(manifest)}
 
 ## Training
 
@@ -62,10 +81,59 @@ be compared.
 ## Licences
 
 - Code: Apache-2.0.
-- PLM {module.plm}: {licence}.
+- PLM {plm}: {licence}.
 - Where it was trained on MIND: Microsoft Research License Terms, for non-commercial research only.
   Titles in news.parquet are that data.
 """
+
+
+def _front_matter(plm: str, manifest: dict[str, Any]) -> str:
+    """Return what the hub reads: tags, the PLM, and the metrics as a ``model-index``."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    found, origin = manifest["metrics"], manifest["checkpoint"]
+    split, dataset = origin["selected_on"], origin.get("dataset", "unknown")
+    values = {name.removeprefix("val/"): v for name, v in origin.get("metrics", {}).items()}
+    if split and origin.get("selected_news", "all") == "new":
+        split = f"{split} (unseen news)"
+    if found is not None:
+        split, dataset = found["split"], found.get("dataset", "unknown")
+        values = {name: found[name] for name in METRICS}
+    results = [
+        EvalResult(
+            task_type="news-recommendation",
+            task_name="News recommendation",
+            dataset_type=re.sub(r"[^a-z0-9]+", "-", dataset.lower()).strip("-") or "unknown",
+            dataset_name=dataset,
+            dataset_split=split,
+            metric_type=kind,
+            metric_name=shown,
+            metric_value=round(values[name], 6),
+        )
+        for name, (kind, shown) in HUB_METRICS.items()
+        if math.isfinite(values.get(name, math.nan))
+    ]
+    data = ModelCardData(
+        library_name="newsrec",
+        tags=["news-recommendation", "recommender-system", "fastformer"],
+        base_model=plm if plm.count("/") == 1 else None,
+        model_name="newsrec" if results else None,
+        eval_results=results or None,
+    )
+    return str(data.to_yaml()).strip()
+
+
+def _usage(manifest: dict[str, Any]) -> str:
+    """Return how to load the folder; without ONNX only PyTorch reads it."""
+    served = manifest["encoders"]
+    name = "Recommender" if served else "PretrainedRecommender"
+    given = ", ".join(f'{ARGUMENTS[field]}=["..."]' for field in manifest["fields"])
+    return f"""```python
+import newsrec as nr
+
+model = nr.{name}.from_pretrained("...")  # this folder, or this repository's id
+vectors = model.encode({given})
+```"""
 
 
 def _stack(config: FastformerConfig) -> str:
@@ -94,14 +162,16 @@ def _score(matching: dict[str, Any]) -> str:
 
 def _metrics(manifest: dict[str, Any]) -> str:
     found = manifest["metrics"]
+    if found is None and manifest["checkpoint"].get("changed"):
+        return "None: the weights were changed after the training above."
     if found is None:
         said = manifest["checkpoint"]["metrics"]
         lines = [f"- {name}: {value:.4f}" for name, value in said.items()]
         where = _chosen_on(manifest["checkpoint"])
         return "\n".join(
             [
-                f"Of training's last validation, on {where}, without interval (no --data.root with "
-                "a labelled dev was given):"
+                f"Of training's last validation, on {where}, without interval (no data folder "
+                "with a labelled dev was given):"
                 if lines
                 else "None: no labelled dev was at hand.",
                 "",

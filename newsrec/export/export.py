@@ -1,9 +1,11 @@
 """Exports a checkpoint as a folder that needs no PyTorch to run."""
 
+import contextlib
 import json
 import logging
 import platform
-from importlib.metadata import version
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,7 @@ from newsrec.training.trained_run import TrainedRun
 
 log = logging.getLogger(__name__)
 
+ONNX = ("onnx", "onnxruntime", "onnxscript")
 SPLIT = "dev"
 """The split whose metrics go into the manifest."""
 
@@ -106,17 +109,17 @@ def export(
         RuntimeError: If the exported model does not give PyTorch's scores.
     """
     require_empty(output)
-    for package in ("onnx", "onnxruntime", "onnxscript"):
+    for package in ONNX:
         try:
             version(package)
-        except ImportError as error:
+        except PackageNotFoundError as error:
             raise MissingPackage("export", package, "export") from error
     trained = TrainedRun.open(ckpt_path, data_root, SPLIT)
     # Open the data now, so that a mistake in them is reported before the long work.
     data = None if data_root is None else trained.data
     set_threads(choose_threads(processes=1), say=False)
     module, checkpoint = trained.module, trained.checkpoint
-    origin = _origin(checkpoint, trained.path)
+    origin = origin_of(checkpoint, trained.path)
 
     def build(folder: Path) -> None:
         tokenizer_json = checkpoint["newsrec"]["tokenizer_json"]
@@ -128,17 +131,18 @@ def export(
         if metrics is not None:  # dev of another folder did not choose the checkpoint
             same = origin["data_fingerprint"].get(SPLIT) == metrics["data_fingerprint"]
             metrics["selected"] = same and origin["selected_on"] == SPLIT
-        manifest = describe(module, fields, folder) | {
-            "checkpoint": origin,
-            "metrics": metrics,
-            "largest_errors": errors,
-        }
-        manifest["settings_hash"] = settings_hash(manifest)
-        (folder / CARD).write_text(model_card(module, manifest), encoding="utf-8")
-        manifest["files"] = {path.name: file_hash(path) for path in sorted(folder.iterdir())}
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        more = {"checkpoint": origin, "metrics": metrics, "largest_errors": errors}
+        seal(module, describe(module, fields, folder) | more, folder)
 
     publish(output, build)
+
+
+def seal(module: RecommenderModule, manifest: dict[str, Any], folder: Path) -> None:
+    """Write the card and the manifest, after all other files."""
+    manifest["files"] = {path.name: file_hash(path) for path in sorted(folder.iterdir())}
+    manifest["settings_hash"] = settings_hash(manifest)
+    (folder / CARD).write_text(model_card(module, manifest), encoding="utf-8")
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
 def write_encoders(
@@ -163,10 +167,7 @@ def write_encoders(
     write_model(module, folder)
     if module.lora.rank:  # the files have a plain PLM, and are compared with the adapted one
         recommender = read_model(folder / CONFIG, folder / WEIGHTS)
-    tokenizer = Tokenizer.from_str(tokenizer_json)
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(module.max_tokens)
-    tokenizer.save(str(folder / TOKENIZER))
+    write_tokenizer(module, tokenizer_json, folder)
     head = recommender.head
     user = trace_user_encoder(recommender.user_encoder, module.max_history, head)
     program = BytesIO()  # if the disk is full, PyTorch's own file writer aborts the process
@@ -177,6 +178,14 @@ def write_encoders(
         news = trace_news_encoder(recommender.news_encoder)
         write_onnx(news, folder / NEWS_ENCODER, NEWS_NAMES)
     return compare_encoders(module, folder)
+
+
+def write_tokenizer(module: RecommenderModule, tokenizer_json: str, folder: Path) -> None:
+    """Write the PLM's tokenizer, which cuts texts where the model does."""
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(module.max_tokens)
+    tokenizer.save(str(folder / TOKENIZER))
 
 
 def write_catalogue(
@@ -208,10 +217,14 @@ def write_catalogue(
     if not found["evaluated"]:
         return None
     log.info("verified: AUC on %s is %.4f through %s", SPLIT, found["auc"], USER_ENCODER)
+    return reported(found, data.root) | {"selected": data.selected_on == SPLIT}
+
+
+def reported(found: Mapping[str, Any], root: str | Path) -> dict[str, Any]:
+    """Return what the manifest says of the metrics of a split of a data folder."""
     names = ("split", "window", "impressions", "evaluated", *METRICS, "intervals")
-    return {name: found[name] for name in (*names, "data_fingerprint")} | {
-        "selected": data.selected_on == SPLIT
-    }
+    kept = {name: found[name] for name in (*names, "data_fingerprint")}
+    return kept | {"dataset": Path(root).resolve().name}
 
 
 def describe(module: RecommenderModule, fields: list[str], folder: Path) -> dict[str, Any]:
@@ -239,7 +252,6 @@ def describe(module: RecommenderModule, fields: list[str], folder: Path) -> dict
     encoders = {USER_ENCODER: describe_graph(user, history)}
     if (folder / NEWS_ENCODER).is_file():
         encoders[NEWS_ENCODER] = describe_graph(NEWS_NAMES, token_ids)
-    packages = ("newsrec", "torch", "transformers", "tokenizers", "numpy", "onnx", "onnxruntime")
     return {
         "format": MANIFEST_FORMAT if settings["head"] == "dot" else MATCHING_FORMAT,
         "input_contract": INPUT_CONTRACT.format(score=_score_in_words(settings)),
@@ -254,8 +266,16 @@ def describe(module: RecommenderModule, fields: list[str], folder: Path) -> dict
         ),
         "plm": module.plm,
         "plm_sha256": weights_hash(module.recommender.news_encoder.plm.state_dict()),
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+        "versions": _versions(),
     }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("newsrec", "torch", "transformers", "tokenizers", "numpy", *ONNX):
+        with contextlib.suppress(PackageNotFoundError):  # ONNX is optional
+            found[package] = version(package)
+    return found
 
 
 def _score_in_words(settings: dict[str, Any]) -> str:
@@ -273,7 +293,7 @@ def _encode(module: RecommenderModule, data: MindDataModule) -> Tensor:
     return vectors
 
 
-def _origin(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+def origin_of(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return the part of the manifest on the checkpoint."""
     ours = checkpoint["newsrec"]
     return {
@@ -285,4 +305,5 @@ def _origin(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
         "windows": ours.get("windows", {}),
         "metrics": ours["metrics"],
         "data_fingerprint": ours["data_fingerprint"],
+        "dataset": Path(hyper_parameters(checkpoint, "data").get("root", "data")).resolve().name,
     }

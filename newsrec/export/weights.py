@@ -55,7 +55,8 @@ def write_model(module: RecommenderModule, folder: Path) -> None:
 def load_model(folder: str | Path) -> NewsRecommender:
     """Build the model of an exported folder, in evaluation mode.
 
-    This needs neither training data nor the original PLM.
+    This needs neither training data nor the original PLM. ``newsrec.PretrainedRecommender`` has the
+    tokenizer, too.
 
     Args:
         folder: Folder that ``export`` wrote.

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 
 from newsrec.console import say, terminal
 from newsrec.data.dataset import NewsData, Split
+from newsrec.data.doubts import doubts
 from newsrec.data.leaks import SUSPECT, InHistory, count_in_history
 from newsrec.data.readers.base import CUT_OFF
 from newsrec.evaluation.names import sampled_note
@@ -22,7 +23,7 @@ def print_data(data: NewsData) -> None:
         if "sampled_candidates" in split.counts:
             say(sampled_note(split.name, split.counts["sampled_candidates"]))
     drawn = [name for name, split in data.splits.items() if "sampled_candidates" in split.counts]
-    for line in leaks(inside, drawn):
+    for line in (*leaks(inside, drawn), *doubts([*data.splits.values()])):
         say(line)
     for file, lines in data.bad_lines.items():
         say(f"{file}: dropped lines, the first of them:", *lines, sep="\n  ")

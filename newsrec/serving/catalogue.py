@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from newsrec.data import FIRST_NEWS
 from newsrec.data.fields import FIELDS, news_texts
 from newsrec.errors import UserError
-from newsrec.serving.arguments import require_strings
+from newsrec.serving.arguments import Found, look_up, require_list, require_strings
 from newsrec.serving.folder import NEWS_SCHEMA, StoredNews, with_unknown
 
 MAY_BE_NONE = ("subcategory", "abstract")
@@ -44,6 +44,11 @@ class Catalogue(NamedTuple):
         rows = dict(zip(ids, range(FIRST_NEWS, FIRST_NEWS + len(ids)), strict=True))
         # A plain array view, since indexing a memmap object is slow; the data stay memory-mapped.
         return cls(news.table, np.asarray(news.vectors), ids, rows)
+
+    def look_up_all(self, histories: Sequence[Sequence[str]]) -> list[Found]:
+        """Return each history's known rows and unknown ids."""
+        require_list(histories, "histories")
+        return [look_up(ids, self.rows, f"histories[{user}]") for user, ids in enumerate(histories)]
 
     def text_hashes(self) -> dict[str, str]:
         """Return, by id, the hash of the text that the vector was made from."""

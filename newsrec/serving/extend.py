@@ -8,7 +8,7 @@ from newsrec.data.readers.mind import read_news
 from newsrec.errors import UserError
 from newsrec.files import file_hash, publish, require_empty
 from newsrec.serving.folder import StoredNews, write_news
-from newsrec.serving.manifest import MANIFEST, NEWS, VECTORS
+from newsrec.serving.manifest import CARD, MANIFEST, NEWS, VECTORS
 from newsrec.serving.recommend import Recommender
 from newsrec.serving.results import AddedNews
 
@@ -47,6 +47,9 @@ def extend_export(
         files = dict(manifest["files"])
         for name in files.keys() - {VECTORS, NEWS}:
             shutil.copy2(recommender.folder.file(name), folder / name)
+        card = source / CARD
+        if CARD not in files and card.is_file() and not card.is_symlink():
+            shutil.copy2(card, folder / CARD)
         write_news(StoredNews(recommender.news, recommender.news_vectors), folder)
         files |= {name: file_hash(folder / name) for name in (VECTORS, NEWS)}
         line = {"file": news_file.name, "sha256": file_hash(news_file), **added._asdict()}

@@ -5,6 +5,7 @@ so a file that was changed or cut off is refused.
 """
 
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 from newsrec.data import FIRST_NEWS
 from newsrec.errors import UserError
 from newsrec.files import file_hash
+from newsrec.hub import find_folder
 from newsrec.serving.manifest import (
     AGAIN,
+    KNOWN_FILES,
     MANIFEST,
     NEWS,
     VECTORS,
@@ -54,14 +57,33 @@ class ExportFolder:
 
     Args:
         path: The folder.
+        within: Its files may be links into this folder; None is the folder itself.
 
     Raises:
         UserError: If it is not an exported folder, or has another format.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, within: Path | None = None) -> None:
         self.path = Path(path)
+        self._within = (within or self.path).resolve()
         self.manifest = read_manifest(self.path)
+
+    @classmethod
+    def find(
+        cls, name: str | Path, revision: str | None = None, files: Collection[str] = KNOWN_FILES
+    ) -> "ExportFolder":
+        """Return a folder, or one of the hub, of which only ``files`` are downloaded.
+
+        Args:
+            name: A folder, or the id of a repository on the Hugging Face hub.
+            revision: Branch, tag or commit of the repository.
+            files: Files of ``KNOWN_FILES`` that are needed, if the folder has them.
+
+        Raises:
+            HubError: If the hub cannot be read.
+            UserError: As for the class.
+        """
+        return cls(*find_folder(name, revision, {*files, MANIFEST}))
 
     def has(self, name: str) -> bool:
         """Return whether the manifest lists this file."""
@@ -80,7 +102,7 @@ class ExportFolder:
             with reading(path):
                 if not path.is_file():
                     raise UserError(f"{path} is missing. {AGAIN}")
-                if not path.resolve().is_relative_to(self.path.resolve()):
+                if not path.resolve().is_relative_to(self._within):
                     raise UserError(
                         f"{path} is a link to {path.resolve()}, outside of the folder. "
                         "`cp -rL FOLDER COPY` makes a copy without links."

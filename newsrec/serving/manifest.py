@@ -30,15 +30,22 @@ CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 VECTORS = "news_vectors.npy"
 NEWS = "news.parquet"
-CARD = "model_card.md"
+CARD = "README.md"
+"""The card, which the hub shows. Its text may be edited, so the manifest does not name it."""
+OLD_CARD = "model_card.md"
+"""Name of the card before version 0.2."""
 WEIGHTS_BESIDE = ".data"
 """Suffix of the file with an ONNX graph's weights, if they are too large for the graph's file."""
 
 KNOWN_FILES = frozenset(
-    {USER_ENCODER, NEWS_ENCODER, PROGRAM, WEIGHTS, CONFIG, TOKENIZER, VECTORS, NEWS, CARD}
+    {USER_ENCODER, NEWS_ENCODER, PROGRAM, WEIGHTS, CONFIG, TOKENIZER, VECTORS, NEWS, CARD, OLD_CARD}
     | {USER_ENCODER + WEIGHTS_BESIDE, NEWS_ENCODER + WEIGHTS_BESIDE}
 )
 """File names that a manifest may list."""
+SERVED_FILES = KNOWN_FILES - {PROGRAM, WEIGHTS, CONFIG, CARD, OLD_CARD}
+"""Those that serving reads."""
+TORCH_FILES = frozenset({WEIGHTS, CONFIG, TOKENIZER, CARD})
+"""Files from which PyTorch builds the model."""
 
 SETTINGS = ("format", "dim", "max_history", "max_tokens", "fields", "model_hash")
 """Values that affect answers and are in no other file; ``settings_hash`` is made from them."""
@@ -89,7 +96,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     with reading(path):
         if not folder.exists():
             said = f"There is no {folder}. {looked_for(folder)}".strip()
-            raise UserError(f"{said} Give a folder that export wrote (its --output).")
+            raise UserError(f"{said} Give a folder that export wrote.")
         if not path.is_file():
             raise UserError(
                 f"{folder} has no {MANIFEST}, so it is no exported folder. `python -m newsrec "

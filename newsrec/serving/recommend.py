@@ -35,8 +35,11 @@ from newsrec.serving.catalogue import (
     require_same_number,
     texts_of,
 )
+from newsrec.serving.encoding import TextEncoder
 from newsrec.serving.folder import ExportFolder
+from newsrec.serving.manifest import SERVED_FILES
 from newsrec.serving.matching import Users, match_all
+from newsrec.serving.publish import push
 from newsrec.serving.results import AddedNews, Ranking, Recommendations
 from newsrec.serving.search import search
 from newsrec.serving.sessions import Encoders
@@ -49,7 +52,7 @@ SHOWN = ("title", "category", "subcategory")
 """Fields that ``describe`` returns."""
 
 
-class Recommender:
+class Recommender(TextEncoder):
     """Scores news for users; ``Recommender.load`` makes one from an exported folder.
 
     Threads may share a recommender: each call uses the catalogue as it was when the call began.
@@ -71,13 +74,37 @@ class Recommender:
 
         Args:
             folder: Folder that ``python -m newsrec export`` wrote.
-            threads: Threads of the encoders; with None onnxruntime uses all cores. For numpy's
-                matrix products, set the environment variable OMP_NUM_THREADS.
+            threads: Threads of the encoders; None: all cores. Numpy's follow OMP_NUM_THREADS.
 
         Raises:
             UserError: If it is not an exported folder, has another format, or was changed.
         """
         return cls(ExportFolder(folder), threads)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, revision: str | None = None, threads: int | None = None
+    ) -> "Recommender":
+        """Do the same as ``load`` for a folder, or a repository on the Hugging Face hub.
+
+        Args:
+            name: The folder, or the repository's id, such as ``me/news``.
+            revision: Branch, tag or commit of the repository.
+            threads: As in ``load``.
+        """
+        return cls(ExportFolder.find(name, revision, SERVED_FILES), threads)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        news: bool = False,
+    ) -> str:
+        """Publish the folder on the hub, as it is on the disk; see ``publish.push``."""
+        return push(self.folder, repo_id, private, revision, commit_message, news)
 
     @property
     def news(self) -> pa.Table:
@@ -96,36 +123,13 @@ class Recommender:
 
     def describe(self, news_ids: Sequence[str]) -> list[dict[str, str | None]]:
         """Return ``title``, ``category`` and ``subcategory`` of each id; all None if unknown."""
-        catalogue = self._catalogue
-        texts = catalogue.table.select(SHOWN)
+        catalogue, texts = self._catalogue, self._catalogue.table.select(SHOWN)
         return [
             texts.slice(catalogue.rows[news_id] - FIRST_NEWS, 1).to_pylist()[0]
             if news_id in catalogue.rows
             else dict.fromkeys(SHOWN)
             for news_id in news_ids
         ]
-
-    def encode_news(
-        self,
-        titles: Sequence[str],
-        categories: Sequence[str] | None = None,
-        subcategories: Sequence[str | None] | None = None,
-        abstracts: Sequence[str | None] | None = None,
-    ) -> NDArray[np.float32]:
-        """Return the vectors of news, which need not be in the catalogue ``[news, dim]``.
-
-        Args:
-            titles: Titles; may be empty strings.
-            categories: Category for each title. This and the following lists are required only if
-                the model reads the field.
-            subcategories: Subcategory for each title; None counts as empty.
-            abstracts: Abstract for each title; None counts as empty.
-
-        Raises:
-            UserError: If lists differ in length, or a field that the model reads is missing.
-        """
-        table = news_table(titles, categories, subcategories, abstracts)
-        return self._encoders.news(texts_of(table, self._fields).to_pylist())
 
     def add_news(
         self,
@@ -158,7 +162,7 @@ class Recommender:
         ids = require_strings(news_ids, "news_ids")
         table = news_table(titles, categories, subcategories, abstracts)
         require_same_number(ids, "news_ids", table["title"], "titles")
-        texts = texts_of(table, self._fields)
+        texts = texts_of(table, self.fields)
         hashes = text_hashes(texts)
         first: dict[str, int] = {}
         for place, news_id in enumerate(ids):
@@ -198,7 +202,7 @@ class Recommender:
             UserError: If an id is not a string.
         """
         catalogue = self._catalogue
-        found = _look_up(catalogue, histories)
+        found = catalogue.look_up_all(histories)
         unknown = list(dict.fromkeys(i for history in found for i in history.unknown))
         if unknown:
             log.warning(
@@ -231,7 +235,7 @@ class Recommender:
     ) -> list[Ranking]:
         """Do the same as ``rank`` for several users, with a history and candidates for each."""
         catalogue = self._catalogue
-        found = _look_up(catalogue, histories)
+        found = catalogue.look_up_all(histories)
         require_list(candidates, "candidates")
         require_same_number(histories, "histories", candidates, "candidates")
         each = (part[i : i + 1] for part in self._users(catalogue, found) for i in range(len(part)))
@@ -279,14 +283,14 @@ class Recommender:
         if not catalogue.ids:
             raise UserError(
                 f"{self.folder.path} holds no news. Add some by add_news, or export the "
-                "checkpoint again with --data.root."
+                "checkpoint again with its data (`export --data.root`)."
             )
         if not isinstance(k, int | np.integer) or not 1 <= k <= len(catalogue.ids):
             raise UserError(
                 f"k is {k!r}; it must be from 1 to the number of news, {len(catalogue.ids):,}."
             )
         allowed = None if categories is None else of_categories(catalogue.table, categories)
-        found = _look_up(catalogue, histories)
+        found = catalogue.look_up_all(histories)
         results: list[Recommendations] = []
         for users in self._users(catalogue, found):
             part, excluded = found[len(results) : len(results) + len(users)], []
@@ -308,13 +312,9 @@ class Recommender:
             yield self._encoders.users(rows, catalogue.vectors)
 
     @property
-    def _fields(self) -> list[str]:
+    def fields(self) -> list[str]:
+        """Fields of a news item that the model reads."""
         return list(self.folder.manifest["fields"])
 
-
-def _look_up(catalogue: Catalogue, histories: Sequence[Sequence[str]]) -> list[Found]:
-    """Return each history's known rows and unknown ids."""
-    require_list(histories, "histories")
-    return [
-        look_up(ids, catalogue.rows, f"histories[{user}]") for user, ids in enumerate(histories)
-    ]
+    def _encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return self._encoders.news(texts)

@@ -55,6 +55,12 @@ class Encoders:
         self.dim: int = folder.manifest["dim"]
         self.max_history: int = folder.manifest["max_history"]
         self.matching = Matching(folder.manifest.get("matching"))
+        if not folder.has(USER_ENCODER):
+            raise UserError(
+                f"{folder.path} has no {USER_ENCODER}: save_pretrained writes only what PyTorch "
+                "needs, and newsrec.PretrainedRecommender reads it. `python -m newsrec export` "
+                "writes all."
+            )
         self._user_encoder = self._open(USER_ENCODER)
 
     @cached_property

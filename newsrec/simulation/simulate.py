@@ -19,6 +19,7 @@ from newsrec.data.ragged import Ragged
 from newsrec.data.readers.mind import read_news
 from newsrec.errors import UserError
 from newsrec.files import file_hash, publish, require_empty
+from newsrec.simulation.dataset_card import write_card
 from newsrec.simulation.effects import EFFECTS
 from newsrec.simulation.files import (
     Advance,
@@ -58,6 +59,8 @@ def simulate(
     on_bad_line: str = "error",
 ) -> dict[str, Any]:
     """Write a simulated world as ``{train,dev,test}/{news,behaviors}.tsv`` and ``world.json``.
+
+    ``README.md`` is a card, with which ``datasets.load_dataset(output)`` reads the files.
 
     Args:
         output: A folder that is absent or empty; it is written completely or not at all.
@@ -99,6 +102,8 @@ def simulate(
             _write_world(folder, sizes, world, advance)
         if file_format == "parquet":
             turn_into_parquet(folder)
+        unlabelled = [] if sizes.tastes else [name for name in world["splits"] if name == "test"]
+        write_card(folder, world, file_format, titles, without, unlabelled)
 
     publish(output, build)
     if not (output / "world.json").is_file():  # a mount point, for example, cannot be replaced

@@ -1,0 +1,36 @@
+"""Signs that splits were cut or written wrongly: repeated ids, and splits not in order of time."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from newsrec.data.dataset import Split
+
+
+def doubts(splits: Sequence[Split]) -> list[str]:
+    """Return a warning for each split with repeated ids, and for two splits out of order.
+
+    Args:
+        splits: Splits in the order in which they should follow each other: train, dev, test.
+    """
+    found = []
+    for split in splits:
+        ids, counts = np.unique(split.impression_id, return_counts=True)
+        more = len(split.impression_id) - len(ids)
+        if more:
+            who = "1 impression has" if more == 1 else f"{more:,} impressions have"
+            found.append(
+                f"Warning, {split.name}: {who} an id that an earlier one has, "
+                f"such as {ids[counts > 1][0]}. If rows were written twice, remove them, since "
+                "each counts in every metric; otherwise give each impression its own id."
+            )
+    for earlier, later in itertools.pairwise(splits):
+        last, first = earlier.time.max(), later.time.min()
+        if first < last:
+            found.append(
+                f"Warning: {later.name} begins at {first}, before {earlier.name} ends at {last}. "
+                f"{earlier.name} then has clicks made after impressions of {later.name}, and the "
+                f"metrics on {later.name} are too high. Cut the splits by time, as MIND's are."
+            )
+    return found

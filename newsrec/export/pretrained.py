@@ -1,0 +1,278 @@
+"""A trained model with its tokenizer: from a folder, from the hub, and back."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from newsrec import __version__
+from newsrec.errors import UserError
+from newsrec.export.card import model_card
+from newsrec.export.export import describe, origin_of, reported, seal, write_tokenizer
+from newsrec.export.weights import read_model, write_model
+from newsrec.files import publish, require_empty
+from newsrec.model.plm.blocks import length_mask
+from newsrec.model.recommender import NewsRecommender
+from newsrec.model.residual import renamed
+from newsrec.serving.encoding import TextEncoder
+from newsrec.serving.folder import ExportFolder
+from newsrec.serving.manifest import CONFIG, TOKENIZER, TORCH_FILES, WEIGHTS, reading
+from newsrec.serving.publish import push
+from newsrec.spoken import in_python
+from newsrec.training.checkpoint.read import hyper_parameters, read_checkpoint, weights_hash
+from newsrec.training.module import RecommenderModule
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+class PretrainedRecommender(TextEncoder):
+    """A trained model in PyTorch, with its tokenizer, as a folder or the hub keeps it.
+
+    ``PretrainedRecommender.from_checkpoint`` and ``from_pretrained`` make one.
+
+    Args:
+        module: The model, in evaluation mode.
+        tokenizer_json: Text of the PLM's ``tokenizer.json``.
+        fields: Fields of a news item that the model reads.
+        about: ``checkpoint`` and ``metrics`` of a manifest: origin and quality.
+        root: Data folder of the training, if known.
+    """
+
+    def __init__(
+        self,
+        module: RecommenderModule,
+        tokenizer_json: str,
+        fields: Sequence[str],
+        about: Mapping[str, Any],
+        root: str | Path = "data",
+    ) -> None:
+        self.module = module
+        self._tokenizer_json, self._fields, self._about = tokenizer_json, list(fields), dict(about)
+        self._root = root
+        self._trained = weights_hash(module.recommender.state_dict())
+        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(module.max_tokens)
+
+    @property
+    def model(self) -> NewsRecommender:
+        """The model without a Trainer: news encoder, user encoder and scores."""
+        return self.module.recommender
+
+    @property
+    def fields(self) -> list[str]:
+        """Fields of a news item that the model reads."""
+        return list(self._fields)
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest text, in tokens."""
+        return self.module.max_tokens
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The PLM's tokenizer, which cuts texts to ``max_tokens``."""
+        return self._tokenizer
+
+    @classmethod
+    @in_python
+    def from_checkpoint(cls, path: str | Path) -> "PretrainedRecommender":
+        """Read a checkpoint that ``fit`` wrote.
+
+        Raises:
+            UserError: If there is no such file, or ``fit`` did not write it.
+        """
+        checkpoint = read_checkpoint(path)
+        data = hyper_parameters(checkpoint, "data")
+        module = RecommenderModule.from_checkpoint(checkpoint, path)
+        about = {"checkpoint": origin_of(checkpoint, Path(path)), "metrics": None}
+        tokenizer_json = checkpoint["newsrec"]["tokenizer_json"]
+        return cls(module, tokenizer_json, data["fields"], about, data.get("root", "data"))
+
+    @classmethod
+    @in_python
+    def from_pretrained(
+        cls, name: str | Path, revision: str | None = None
+    ) -> "PretrainedRecommender":
+        """Read a folder that ``save_pretrained`` or ``export`` wrote, or a repository on the hub.
+
+        No code of the folder is run, and no other file of a repository is downloaded than those
+        that are read.
+
+        Args:
+            name: The folder, or the id of a repository on the Hugging Face hub, such as
+                ``me/news``.
+            revision: Branch, tag or commit of the repository.
+
+        Raises:
+            HubError: If the hub cannot be read.
+            UserError: If it is not such a folder, has another format, or was changed.
+        """
+        folder = ExportFolder.find(name, revision, TORCH_FILES)
+        config, weights = folder.file(CONFIG), folder.file(WEIGHTS)
+        with reading(folder.path):
+            recommender = read_model(config, weights)
+            options = renamed(json.loads(config.read_text(encoding="utf-8"))["model"])
+            module = RecommenderModule(plm=folder.manifest["plm"], **options)
+            module.recommender = recommender
+            module.eval()
+            about = {part: folder.manifest.get(part) for part in ("checkpoint", "metrics")}
+            tokenizer_json = folder.file(TOKENIZER).read_text(encoding="utf-8")
+            found = cls(module, tokenizer_json, folder.manifest["fields"], about)
+            model_card(module, found._described())  # so that it can be saved again
+            return found
+
+    @in_python
+    def save_pretrained(
+        self, folder: str | Path, *, metrics: Mapping[str, Any] | str | Path | None = None
+    ) -> Path:
+        """Write ``model.safetensors``, ``config.json``, the tokenizer, a card and a manifest.
+
+        Args:
+            folder: Folder to write, absent or empty.
+            metrics: Result of ``evaluate``, or its ``metrics.json``, for the card; None keeps those
+                that the model came with.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UserError: If the folder cannot be written, or the metrics are of another model.
+        """
+        require_empty(Path(folder))
+        about = self._about_with(metrics)
+        publish(Path(folder), self._writer(about))
+        return Path(folder)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        metrics: Mapping[str, Any] | str | Path | None = None,
+    ) -> str:
+        """Publish what ``save_pretrained`` writes on the Hugging Face hub.
+
+        Args:
+            repo_id: The repository, which is made if there is none.
+            private: Whether a new repository is private; None leaves it to the account.
+            revision: Branch, which is made if there is none; None is the main branch.
+            commit_message: The commit's message.
+            metrics: As in ``save_pretrained``.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            HubError: If the hub cannot be reached, or does not allow it.
+            UserError: As in ``save_pretrained``.
+        """
+        about = self._about_with(metrics)
+        with TemporaryDirectory() as folder:
+            self._writer(about)(Path(folder))
+            return push(folder, repo_id, private, revision, commit_message)
+
+    def sentence_transformer(self, residual_only: bool = False) -> "SentenceTransformer":
+        """Return the news encoder as a model of ``sentence_transformers``.
+
+        Its ``save_pretrained`` writes a folder that ``SentenceTransformer(folder)`` loads without
+        newsrec if the news vector is the residual path alone; else the folder names a class of
+        newsrec, and ``trust_remote_code=True`` is needed, although it has no code. Its input is a
+        text of all ``fields``, joined by spaces.
+
+        Args:
+            residual_only: Whether to leave out what the encoder adds to the residual path. The
+                vectors are then the PLM's sentence vectors, centred and cut, not the model's.
+
+        Raises:
+            UserError: If the package is missing, or there is no residual path to be left.
+        """
+        try:
+            from newsrec.export.sentences import as_sentence_transformer
+        except ImportError as error:
+            raise UserError(
+                "This needs the package sentence-transformers, version 6 or later: run `pip "
+                "install sentence-transformers`."
+            ) from error
+        return as_sentence_transformer(self, residual_only)
+
+    @torch.no_grad()
+    def _encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        encoder = self.model.news_encoder
+        training, device = self.module.training, encoder.project.weight.device
+        tokens = [e.ids or [0] for e in self._tokenizer.encode_batch_fast(list(texts))]
+        lengths = torch.tensor([len(ids) for ids in tokens], dtype=torch.int64)
+        lengths, order = lengths.sort(stable=True)
+        mask = length_mask(lengths, int(lengths.max()) if tokens else 1)
+        token_ids = torch.zeros(mask.shape, dtype=torch.int32)
+        token_ids[mask] = torch.tensor([i for row in order for i in tokens[row]], dtype=torch.int32)
+        self.module.eval()
+        vectors = encoder(token_ids.to(device), lengths).float().cpu()
+        self.module.train(training)
+        found: NDArray[np.float32] = vectors[order.argsort()].numpy()
+        return found
+
+    def _about_with(self, metrics: Mapping[str, Any] | str | Path | None) -> dict[str, Any]:
+        """Return origin and quality of the model as it is now."""
+        about = dict(self._about)
+        origin = about["checkpoint"]
+        changed = weights_hash(self.model.state_dict()) != self._trained
+        if changed:
+            about = {"checkpoint": origin | {"metrics": {}, "changed": True}, "metrics": None}
+        if metrics is None:
+            return about
+        if isinstance(metrics, str | Path):
+            try:
+                metrics = json.loads(Path(metrics).read_text(encoding="utf-8"))
+                assert isinstance(metrics, dict)
+            except (OSError, ValueError, AssertionError) as error:
+                raise UserError(
+                    f"metrics is {str(metrics)!r}, which is no metrics.json that evaluate wrote. "
+                    "Give its path, or the result of evaluate."
+                ) from error
+        if metrics.get("checkpoint_sha256") != origin["sha256"]:
+            raise UserError(
+                f"metrics are those of the checkpoint {metrics.get('checkpoint_sha256')}, and the "
+                f"model is from {origin['sha256']}. Give the metrics of this model."
+            )
+        if changed:
+            raise UserError(
+                "metrics are those of the checkpoint, but the weights were changed since. Leave "
+                "metrics out."
+            )
+        if "auc" not in metrics:
+            raise UserError(
+                f"metrics has no auc: {metrics.get('split')} has no labels, or no impression that "
+                "could be evaluated. Evaluate a split with labels."
+            )
+        own = origin["data_fingerprint"].get(metrics["split"]) == metrics["data_fingerprint"]
+        selected = own and origin["selected_on"] == metrics["split"]
+        return about | {"metrics": reported(metrics, self._root) | {"selected": selected}}
+
+    def _described(self) -> dict[str, Any]:
+        """Return the values of a manifest that the card shows."""
+        return self._about | {
+            "versions": {"newsrec": __version__},
+            "matching": self.model.head.settings(),
+            "fields": self.fields,
+            "encoders": {},
+            "model_hash": self._trained,
+        }
+
+    def _writer(self, about: dict[str, Any]) -> Callable[[Path], None]:
+        def write(folder: Path) -> None:
+            write_model(self.module, folder)
+            write_tokenizer(self.module, self._tokenizer_json, folder)
+            manifest = describe(self.module, self.fields, folder)
+            seal(self.module, manifest | {"encoders": {}} | about, folder)
+
+        return write
