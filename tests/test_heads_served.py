@@ -21,7 +21,7 @@ from newsrec.serving.manifest import read_manifest, settings_hash
 from newsrec.training.module import RecommenderModule
 
 OPTIONS = {
-    "late": ("--model.matching=late", "--model.late_clicks=2"),
+    "late": ("--model.matching=late", "--model.late_clicks=2", "--model.appeal=true"),
     "interests": ("--model.matching=interests", "--model.interests=3"),
 }
 
@@ -105,6 +105,7 @@ def test_a_checkpoint_and_an_export_build_the_same_model(served):
         assert torch.equal(again.state_dict()[name], value)
     if served.head == "late":
         assert again.head.clicks == 2
+        assert again.head.appeal.norm() > 0
     else:
         assert again.user_encoder.attention.query.out_features == 3
 

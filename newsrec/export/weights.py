@@ -41,6 +41,8 @@ def write_model(module: RecommenderModule, folder: Path) -> None:
     }
     if module.matching != "dot":  # else the file stays as earlier versions can read it
         model |= {name: getattr(module, name) for name in MATCHING_OPTIONS}
+    if module.appeal:
+        model["appeal"] = True
     config = {
         "model": model,
         "plm": {name: value for name, value in plm.items() if name not in ORIGIN},

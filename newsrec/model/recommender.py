@@ -46,6 +46,8 @@ class NewsRecommender(nn.Module):
         late_clicks: With ``late``, number of the most similar clicks to average.
         interests: With ``interests``, number of vectors per user.
         combine: With ``interests``, ``logsumexp`` or ``max`` of the products.
+        appeal: Whether a learned vector is added to every user's, so that news which all users
+            like are ranked higher for all, also for users without clicks.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class NewsRecommender(nn.Module):
         late_clicks: int = 5,
         interests: int = 4,
         combine: Combine = "logsumexp",
+        appeal: bool = False,
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -80,7 +83,7 @@ class NewsRecommender(nn.Module):
         self.user_encoder = USER_ENCODERS[user_encoder](
             dim, FastformerConfig.of(user), max_history, residual, vectors
         )
-        self.head = head_of(matching, dim, late_clicks, interests, combine)
+        self.head = head_of(matching, dim, late_clicks, interests, combine, appeal)
 
     def compile_parts(self) -> None:
         """Compile the PLM's layers and the encoders' stacks with torch.compile.
@@ -148,11 +151,20 @@ class NewsRecommender(nn.Module):
         vectors = self.user_encoder(history, mask)
         return self.head(vectors, history, mask, self.user_encoder.scale())
 
+    def open_from_zero(self) -> list[nn.Parameter]:
+        """Return the vectors that start at zero and, like gates, need a large learning rate."""
+        return [] if self.head.appeal is None else [self.head.appeal]
+
     def gates(self) -> dict[str, Tensor]:
-        """Return the learned numbers of the residual path and of the head, by name."""
+        """Return the learned numbers of the residual path and of the head, by name.
+
+        Of the appeal it is the length.
+        """
         news = self.news_encoder.gate
         gates = {} if news is None else {"news": news, **self.user_encoder.gates()}
         gates |= self.head.numbers()
+        if self.head.appeal is not None:
+            gates["appeal"] = self.head.appeal.norm()
         return {name: value.detach() for name, value in gates.items()}
 
     def encode(self, batch: Batch) -> Encoded:

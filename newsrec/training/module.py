@@ -65,13 +65,15 @@ class RecommenderModule(LightningModule):
         interests: Number of vectors per user that interests makes.
         combine: How interests makes one score of its products: logsumexp, a smooth maximum with a
             learned temperature, or max.
+        appeal: Whether a learned vector is added to every user's vector: what all users like. News
+            then differ in score for users without clicks, too.
         loss: Training loss: cross_entropy of picking the clicked candidate among npratio skipped
             ones; in_batch, the same with other samples' clicked news as further negatives; or
             impression, cross-entropy over all candidates of an impression and all its clicks.
         lr: Peak learning rate of all parameters outside the PLM and the gates.
         plm_lr: Peak learning rate of the PLM.
         gate_lr: Peak learning rate of the residual path's gates and scale, three numbers, and of
-            the mix of late or the temperature of interests.
+            the mix of late, the temperature of interests and the vector of appeal.
         weight_decay: Weight decay of AdamW; applies only to weight matrices.
         warmup: Share of all steps in which the learning rate rises, or the number of these steps if
             above 1.
@@ -100,6 +102,7 @@ class RecommenderModule(LightningModule):
         late_clicks: int = 5,
         interests: int = 4,
         combine: Combine = "logsumexp",
+        appeal: bool = False,
         loss: str = "cross_entropy",
         lr: float = 1e-4,
         plm_lr: float = 1e-5,
@@ -117,7 +120,7 @@ class RecommenderModule(LightningModule):
         self.news, self.user = FastformerConfig.of(news), FastformerConfig.of(user)
         self.checkpoint_activations, self.torch_compile = checkpoint_activations, torch_compile
         self.matching, self.late_clicks = matching, late_clicks
-        self.interests, self.combine = interests, combine
+        self.interests, self.combine, self.appeal = interests, combine, appeal
         self.lr, self.plm_lr, self.gate_lr, self.weight_decay = lr, plm_lr, gate_lr, weight_decay
         self.warmup, self.schedule, self.precision = warmup, schedule, precision
         self.max_tokens, self.max_history = max_tokens, max_history

@@ -58,11 +58,15 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Split trainable parameters by learning rate (PLM, gates, all others) and decay.
 
-    Gates are the scalar parameters outside the PLM. Weight matrices decay; biases, norms, gates and
-    embeddings do not. Each group has a name, under which its rate is logged.
+    Gates are the scalar parameters outside the PLM, and the vectors that start at zero like them
+    (``NewsRecommender.open_from_zero``). Weight matrices decay; biases, norms, gates and embeddings
+    do not. Each group has a name, under which its rate is logged.
     """
+    opening = recommender.open_from_zero()
     rates = {
-        parameter: ("encoders", lr) if parameter.ndim else ("gates", gate_lr)
+        parameter: ("gates", gate_lr)
+        if not parameter.ndim or any(parameter is one for one in opening)
+        else ("encoders", lr)
         for parameter in recommender.parameters()
     }
     rates |= dict.fromkeys(recommender.news_encoder.plm.parameters(), ("plm", plm_lr))

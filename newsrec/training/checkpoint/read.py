@@ -25,7 +25,7 @@ CHECKPOINT_FORMAT = 1
 """Version of a checkpoint's content under ``newsrec``; increased if its meaning changes."""
 
 BEFORE: dict[str, dict[str, Any]] = {
-    "model": {"residual": False, "matching": "dot"},
+    "model": {"residual": False, "matching": "dot", "appeal": False},
     "data": {"frozen_states": "fp32"},
 }
 """Values for runs from before an option existed, if they differ from the option's default or must
