@@ -21,7 +21,10 @@ from newsrec.serving.manifest import read_manifest, settings_hash
 from newsrec.training.module import RecommenderModule
 
 OPTIONS = {
-    "late": ("--model.matching=late", "--model.late_clicks=2", "--model.appeal=true"),
+    "late": (
+        *("--model.matching=late", "--model.late_clicks=2"),
+        *("--model.appeal=true", "--data.abstract_tokens=9"),
+    ),
     "interests": ("--model.matching=interests", "--model.interests=3"),
 }
 
@@ -150,6 +153,27 @@ def test_a_changed_number_of_the_head_is_noticed(served, tmp_path):
         (tmp_path / "manifest.json").write_text(json.dumps(made))
         with pytest.raises(UserError, match=r"matching is .* should be a way to make scores"):
             read_manifest(tmp_path)
+
+
+def test_evaluate_lowers_the_scores_of_what_repeats_a_click(served, tmp_path):
+    options = [f"--output={tmp_path / 'lower'}", "--trainer.devices=1"]
+    main([*served.evaluate, *options, "--repeat_threshold=0.5", "--repeat_penalty=3"])
+    recommender = Recommender.load(served.export, threads=1)
+    row_of = {i: row + 2 for row, i in enumerate(recommender.news["news_id"].to_pylist())}
+    vectors = recommender.news_vectors.copy()
+    vectors[2:] /= np.linalg.norm(vectors[2:], axis=1)[:, None]
+    repeated = []
+    for line in served.behaviors:
+        clicks = [row_of[i] for i in line[3].split() if i in row_of]
+        for word in line[4].split():
+            row = row_of.get(word.split("-")[0])
+            cosines = [0.0] if row is None else [vectors[row] @ vectors[click] for click in clicks]
+            repeated.append(max(cosines, default=0.0) >= 0.5)
+    assert 0 < sum(repeated) < len(repeated)
+    expected = served.scores - 3 * np.array(repeated)
+    np.testing.assert_allclose(scores_of(tmp_path / "lower"), expected, atol=1e-5)
+    metrics = json.loads((tmp_path / "lower" / "metrics.json").read_text())
+    assert metrics["repeats"] == {"threshold": 0.5, "penalty": 3.0, "candidates": sum(repeated)}
 
 
 def test_another_head_than_the_checkpoints_is_refused(served, capsys):

@@ -46,6 +46,8 @@ class NewsRecommender(nn.Module):
         late_clicks: With ``late``, number of the most similar clicks to average.
         interests: With ``interests``, number of vectors per user.
         combine: With ``interests``, ``logsumexp`` or ``max`` of the products.
+        abstract_tokens: Longest abstract, in tokens, that is read as a text of its own; 0 reads
+            none.
         appeal: Whether a learned vector is added to every user's, so that news which all users
             like are ranked higher for all, also for users without clicks.
     """
@@ -67,6 +69,7 @@ class NewsRecommender(nn.Module):
         interests: int = 4,
         combine: Combine = "logsumexp",
         appeal: bool = False,
+        abstract_tokens: int = 0,
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -78,6 +81,7 @@ class NewsRecommender(nn.Module):
             max_tokens,
             residual,
             checkpoint_activations,
+            abstract_tokens=abstract_tokens,
         )
         vectors = interests if matching == "interests" else None
         self.user_encoder = USER_ENCODERS[user_encoder](
@@ -96,15 +100,21 @@ class NewsRecommender(nn.Module):
             module.compile(dynamic=True)
 
     def encode_news(
-        self, token_ids: Tensor, token_lengths: Tensor, token_states: Tensor | None = None
+        self,
+        token_ids: Tensor,
+        token_lengths: Tensor,
+        token_states: Tensor | None = None,
+        views: Tensor | None = None,
     ) -> Tensor:
         """Encode a batch's news; rows 0 and 1 have no tokens and get zeros.
 
         Args:
-            token_ids: Tokens; from row 2 on sorted by length ``[news, tokens]``.
-            token_lengths: Number of real tokens, on the CPU ``[news]``.
+            token_ids: Tokens of texts; from row 2 on sorted by length ``[texts, tokens]``.
+            token_lengths: Number of real tokens, on the CPU ``[texts]``.
             token_states: States of the real tokens below the PLM's tuned layers, so that the frozen
                 layers need not run ``[tokens, hidden]``; None runs them.
+            views: Rows of the title and the abstract of each news item, 0 for no abstract
+                ``[news, 2]``; None if a text is a news item.
 
         Returns:
             News vectors ``[news, dim]``.
@@ -114,7 +124,16 @@ class NewsRecommender(nn.Module):
             token_lengths[FIRST_NEWS:],
             token_states,
         )
-        return torch.cat([vectors.new_zeros(FIRST_NEWS, self.dim), vectors])
+        vectors = torch.cat([vectors.new_zeros(FIRST_NEWS, self.dim), vectors])
+        return self.pool_views(vectors, views)
+
+    def pool_views(self, texts: Tensor, views: Tensor | None) -> Tensor:
+        """Return news vectors ``[news, dim]`` from those of texts; ``views`` as above."""
+        if views is None:
+            return texts
+        assert self.news_encoder.views is not None, "built without abstract_tokens"
+        pooled: Tensor = self.news_encoder.views(texts, views)
+        return pooled
 
     def encode_user(self, news_vectors: Tensor, history: Tensor) -> Tensor:
         """Encode users from the news they clicked.
@@ -153,24 +172,28 @@ class NewsRecommender(nn.Module):
 
     def open_from_zero(self) -> list[nn.Parameter]:
         """Return the vectors that start at zero and, like gates, need a large learning rate."""
-        return [] if self.head.appeal is None else [self.head.appeal]
+        views = self.news_encoder.views
+        found = [self.head.appeal, None if views is None else views.query]
+        return [parameter for parameter in found if parameter is not None]
 
     def gates(self) -> dict[str, Tensor]:
         """Return the learned numbers of the residual path and of the head, by name.
 
-        Of the appeal it is the length.
+        Of the appeal it is the length, of abstracts what is added to their logit.
         """
         news = self.news_encoder.gate
         gates = {} if news is None else {"news": news, **self.user_encoder.gates()}
         gates |= self.head.numbers()
         if self.head.appeal is not None:
             gates["appeal"] = self.head.appeal.norm()
+        if self.news_encoder.views is not None:
+            gates["abstract"] = self.news_encoder.views.lean
         return {name: value.detach() for name, value in gates.items()}
 
     def encode(self, batch: Batch) -> Encoded:
         """Encode the news and the users of a training batch."""
         lengths = torch.as_tensor(batch.token_lengths)
-        news = self.encode_news(batch.token_ids, lengths, batch.token_states)
+        news = self.encode_news(batch.token_ids, lengths, batch.token_states, batch.views)
         return Encoded(news, self.users(news, batch.history))
 
     def forward(self, batch: Batch) -> Tensor:

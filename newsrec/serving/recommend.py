@@ -19,8 +19,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS, UNKNOWN_NEWS
-from newsrec.data.fields import text_hashes
 from newsrec.errors import UserError
+from newsrec.reranking import check_threshold
 from newsrec.serving.arguments import (
     Found,
     look_up,
@@ -38,7 +38,7 @@ from newsrec.serving.catalogue import (
 from newsrec.serving.folder import ExportFolder
 from newsrec.serving.matching import Users, match_all
 from newsrec.serving.results import AddedNews, Ranking, Recommendations
-from newsrec.serving.search import search
+from newsrec.serving.search import excluded_rows, search
 from newsrec.serving.sessions import Encoders
 
 log = logging.getLogger(__name__)
@@ -97,13 +97,9 @@ class Recommender:
     def describe(self, news_ids: Sequence[str]) -> list[dict[str, str | None]]:
         """Return ``title``, ``category`` and ``subcategory`` of each id; all None if unknown."""
         catalogue = self._catalogue
-        texts = catalogue.table.select(SHOWN)
-        return [
-            texts.slice(catalogue.rows[news_id] - FIRST_NEWS, 1).to_pylist()[0]
-            if news_id in catalogue.rows
-            else dict.fromkeys(SHOWN)
-            for news_id in news_ids
-        ]
+        texts, rows = catalogue.table.select(SHOWN), catalogue.rows
+        known = (texts.slice(rows[i] - FIRST_NEWS, 1) if i in rows else None for i in news_ids)
+        return [dict.fromkeys(SHOWN) if one is None else one.to_pylist()[0] for one in known]
 
     def encode_news(
         self,
@@ -125,7 +121,7 @@ class Recommender:
             UserError: If lists differ in length, or a field that the model reads is missing.
         """
         table = news_table(titles, categories, subcategories, abstracts)
-        return self._encoders.news(texts_of(table, self._fields).to_pylist())
+        return self._encoders.news(texts_of(table, self.folder.manifest))
 
     def add_news(
         self,
@@ -158,8 +154,8 @@ class Recommender:
         ids = require_strings(news_ids, "news_ids")
         table = news_table(titles, categories, subcategories, abstracts)
         require_same_number(ids, "news_ids", table["title"], "titles")
-        texts = texts_of(table, self._fields)
-        hashes = text_hashes(texts)
+        texts = texts_of(table, self.folder.manifest)
+        hashes = texts.hashes()
         first: dict[str, int] = {}
         for place, news_id in enumerate(ids):
             if hashes[first.setdefault(news_id, place)] != hashes[place]:
@@ -176,7 +172,7 @@ class Recommender:
                     given = field in table.column_names
                     columns[field] = table[field] if given else pa.array([""] * len(ids))
                 columns["text_hash"] = pa.array(hashes, pa.string())
-                vectors = self._encoders.news(texts.take(pa.array(places)).to_pylist())
+                vectors = self._encoders.news(texts.take(places))
                 self._catalogue = catalogue.updated(pa.table(columns).take(places), vectors)
         replaced = sum(ids[place] in known for place in places)
         return AddedNews(len(places) - replaced, replaced, len(first) - len(places))
@@ -252,6 +248,7 @@ class Recommender:
         k: int = 10,
         exclude_history: bool = True,
         categories: Sequence[str] | None = None,
+        skip_repeats: float | None = None,
     ) -> Recommendations:
         """Score the whole catalogue for one user, and return the ``k`` best news.
 
@@ -260,12 +257,15 @@ class Recommender:
             k: Number of news; fewer are returned if fewer are allowed.
             exclude_history: Whether news of the history are left out.
             categories: Categories to recommend from; None allows all.
+            skip_repeats: Leave out news whose vector has at least this cosine with that of a
+                clicked one, such as near-duplicates; None leaves out none.
 
         Raises:
-            UserError: If the catalogue is empty, or ``k``, a category or an id is invalid.
+            UserError: If the catalogue is empty, or an argument is invalid.
         """
         require_one_user(history_ids, "history_ids", "recommend_many")
-        return self.recommend_many([history_ids], k, exclude_history, categories)[0]
+        rules = exclude_history, categories, skip_repeats
+        return self.recommend_many([history_ids], k, *rules)[0]
 
     def recommend_many(
         self,
@@ -273,6 +273,7 @@ class Recommender:
         k: int = 10,
         exclude_history: bool = True,
         categories: Sequence[str] | None = None,
+        skip_repeats: float | None = None,
     ) -> list[Recommendations]:
         """Do the same as ``recommend`` for several users, with a history for each."""
         catalogue = self._catalogue
@@ -285,17 +286,20 @@ class Recommender:
             raise UserError(
                 f"k is {k!r}; it must be from 1 to the number of news, {len(catalogue.ids):,}."
             )
+        if skip_repeats is not None:
+            check_threshold(skip_repeats, "skip_repeats")
         allowed = None if categories is None else of_categories(catalogue.table, categories)
         found = _look_up(catalogue, histories)
         results: list[Recommendations] = []
+        news = catalogue.vectors[FIRST_NEWS:]
         for users in self._users(catalogue, found):
-            part, excluded = found[len(results) : len(results) + len(users)], []
-            if exclude_history:
-                excluded = [[row - FIRST_NEWS for row in history.rows] for history in part]
-            best = search(users, catalogue.vectors[FIRST_NEWS:], k, excluded, allowed)
+            part = found[len(results) : len(results) + len(users)]
+            clicks = [[row - FIRST_NEWS for row in history.rows] for history in part]
+            excluded = excluded_rows(news, clicks, exclude_history, skip_repeats)
+            best = search(users, news, k, excluded, allowed)
             results += [
-                Recommendations([catalogue.ids[row] for row in rows], scores, history.unknown)
-                for (rows, scores), history in zip(best, part, strict=True)
+                Recommendations([catalogue.ids[row] for row in top], scores, history.unknown)
+                for (top, scores), history in zip(best, part, strict=True)
             ]
         return results
 
@@ -306,10 +310,6 @@ class Recommender:
         for start in range(0, len(found), at_once):
             rows = [history.rows for history in found[start : start + at_once]]
             yield self._encoders.users(rows, catalogue.vectors)
-
-    @property
-    def _fields(self) -> list[str]:
-        return list(self.folder.manifest["fields"])
 
 
 def _look_up(catalogue: Catalogue, histories: Sequence[Sequence[str]]) -> list[Found]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from newsrec.data import FIRST_NEWS
@@ -83,6 +83,8 @@ class RecommenderModule(LightningModule):
             it is at least 1.3 times as fast. Weights, softmaxes and the loss are always fp32. A
             resumed run keeps its precision.
         max_tokens: Longest text, in tokens; on the command line set data.max_tokens instead.
+        abstract_tokens: Longest abstract, in tokens, that is read as a text of its own; on the
+            command line set data.abstract_tokens instead.
         max_history: Longest history, in clicks; on the command line set data.max_history instead.
     """
 
@@ -113,6 +115,7 @@ class RecommenderModule(LightningModule):
         precision: str = "auto",
         max_tokens: int = 32,
         max_history: int = 50,
+        abstract_tokens: int = 0,
     ) -> None:
         super().__init__()
         self.plm, self.plm_layers, self.tune_layers = plm, plm_layers, tune_layers
@@ -124,6 +127,7 @@ class RecommenderModule(LightningModule):
         self.lr, self.plm_lr, self.gate_lr, self.weight_decay = lr, plm_lr, gate_lr, weight_decay
         self.warmup, self.schedule, self.precision = warmup, schedule, precision
         self.max_tokens, self.max_history = max_tokens, max_history
+        self.abstract_tokens = abstract_tokens
         check_options(self)
         names = inspect.signature(RecommenderModule).parameters
         values = {name: getattr(self, name) for name in names}
@@ -195,9 +199,12 @@ class RecommenderModule(LightningModule):
         place = self.trainer.global_rank, self.trainer.world_size  # the processes share the work
         means = mean_states(encoder.cut, data.catalogue, data.states, *place)
         encoder.train()
-        encoder.residual.fit(means[FIRST_NEWS:])
-        state = {name: value.cpu() for name, value in encoder.residual.state_dict().items()}
-        encoder.residual.load_state_dict(self.trainer.strategy.broadcast(state))
+        encoder.fit_residual(
+            data.catalogue.of_titles(means)[FIRST_NEWS:], data.catalogue.of_abstracts(means)
+        )
+        fitted = nn.ModuleList(filter(None, [encoder.residual, encoder.views]))
+        state = {name: value.cpu() for name, value in fitted.state_dict().items()}
+        fitted.load_state_dict(self.trainer.strategy.broadcast(state))
 
     def forward(self, batch: Batch) -> Tensor:
         """Return raw scores of a training batch ``[batch, candidates]``."""
