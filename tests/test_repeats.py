@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from newsrec.data import FIRST_NEWS
 from newsrec.data.dataset import open_mind
 from newsrec.errors import UserError
+from newsrec.evaluation import scoring
 from newsrec.evaluation.repeats import Repeats
 from newsrec.report.notes import notes
 from newsrec.reranking import lower, repeats
@@ -88,6 +89,27 @@ def test_a_split_is_lowered_impression_by_impression(mind_dir, penalty):
             expected += [s - less * r for s, r in zip(own, is_repeat, strict=True)]
         np.testing.assert_allclose(found, expected, rtol=1e-12)
         assert repeated.sum() == total > 0
+
+
+def test_an_ensemble_lowers_what_half_of_its_models_find(mind_dir):
+    data = open_mind(mind_dir)
+    offsets = data.split("dev").candidates.offsets
+    rng = np.random.default_rng(0)
+    info = {"selected_on": "dev", "selected_news": "all", "trained_on": {}, "other_data": []}
+    masks = rng.random((4, offsets[-1])) < 0.4
+    members = [
+        scoring.Scored(str(i), data, rng.normal(size=offsets[-1]), None,
+                       info | {"checkpoint_sha256": str(i)}, mask)
+        for i, mask in enumerate(masks)
+    ]  # fmt: skip
+    combined = scoring._combined(members, [], "dev", "mean_rank")
+    expected = masks.sum(axis=0) >= 2
+    assert combined.repeated.tolist() == expected.tolist()
+    found = scoring._lowered(combined, "dev", Repeats(0.9, 2.0))
+    np.testing.assert_allclose(found.scores, combined.scores - 2.0 * expected)
+    assert found.info["repeats"]["candidates"] == expected.sum()
+    assert scoring._combined([m._replace(repeated=None) for m in members], [], "dev",
+                             "mean_rank").repeated is None  # fmt: skip
 
 
 @pytest.mark.parametrize(
