@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import fit_options, refused, tiny_behaviors, tiny_news, write_mind
+from conftest import NEWS, fit_options, refused, tiny_behaviors, tiny_news, write_mind
 
 from newsrec.__main__ import main
 from newsrec.errors import UserError
@@ -22,7 +22,10 @@ from newsrec.training.module import RecommenderModule
 
 pytestmark = pytest.mark.slow
 OPTIONS = {
-    "late": ("--model.matching=late", "--model.late_clicks=2"),
+    "late": (
+        *("--model.matching=late", "--model.late_clicks=2"),
+        *("--model.appeal=true", "--data.abstract_tokens=9"),
+    ),
     "interests": ("--model.matching=interests", "--model.interests=3"),
 }
 
@@ -106,6 +109,7 @@ def test_a_checkpoint_and_an_export_build_the_same_model(served):
         assert torch.equal(again.state_dict()[name], value)
     if served.head == "late":
         assert again.head.clicks == 2
+        assert again.head.appeal.norm() > 0
     else:
         assert again.user_encoder.attention.query.out_features == 3
 
@@ -118,7 +122,14 @@ def test_the_manifest_and_the_card_name_the_head(served):
     assert next(iter(outputs)) == "user_vector"
     assert len(outputs) == {"late": 3, "interests": 2}[served.head]
     assert next(iter(outputs))[1:] in manifest["input_contract"]
+    inputs = manifest["encoders"]["news_encoder.onnx"]["inputs"]
     card = (served.export / "README.md").read_text()
+    if served.head == "late":
+        assert inputs["views"]["shape"] == ["news", 2]
+        assert "cut to 9 tokens" in manifest["input_contract"]
+        assert "its abstract, at most 9" in card
+    else:
+        assert "views" not in inputs
     assert {"late": "2 most similar clicks", "interests": "smooth maximum"}[served.head] in card
 
 
@@ -137,7 +148,8 @@ def test_a_changed_number_of_the_head_is_noticed(served, tmp_path):
     manifest = json.loads((served.export / "manifest.json").read_text())
     name, other = {"late": ("clicks", 3), "interests": ("temperature", 9.0)}[served.head]
     changed = manifest | {"matching": manifest["matching"] | {name: other}}
-    for made in (changed, manifest | {"matching": {"head": "dot"}}, manifest | {"format": 2}):
+    others = [{"matching": {"head": "dot"}}, {"format": 2}, {"abstract_tokens": 8}]
+    for made in (changed, *(manifest | other for other in others)):
         (tmp_path / "manifest.json").write_text(json.dumps(made))
         with pytest.raises(UserError, match=r"is not as it was written|has format ., and matching"):
             read_manifest(tmp_path)
@@ -150,6 +162,47 @@ def test_a_changed_number_of_the_head_is_noticed(served, tmp_path):
         (tmp_path / "manifest.json").write_text(json.dumps(made))
         with pytest.raises(UserError, match=r"matching is .* should be a way to make scores"):
             read_manifest(tmp_path)
+
+
+def test_news_that_are_encoded_again_have_the_same_vectors(served, monkeypatch):
+    monkeypatch.setattr("newsrec.serving.sessions.TOKENS_PER_RUN", 40)
+    recommender = Recommender.load(served.export, threads=1)
+    ids = recommender.news["news_id"].to_pylist()
+    category, subcategory, title, abstract = map(list, zip(*map(NEWS.get, ids), strict=True))
+    found = recommender.encode_news(title, category, subcategory, abstract)
+    np.testing.assert_allclose(found, recommender.news_vectors[2:], atol=1e-5)
+    added = recommender.add_news(ids, title, category, subcategory, abstract)
+    assert added == (0, 0, len(ids))
+    if served.head == "late":  # which reads abstracts
+        assert (
+            recommender.add_news(*(c[:1] for c in (ids, title, category, subcategory)), ["Other"])[
+                1
+            ]
+            == 1
+        )
+        with pytest.raises(UserError, match="give abstracts"):
+            recommender.encode_news(title, category, subcategory)
+
+
+def test_evaluate_lowers_the_scores_of_what_repeats_a_click(served, tmp_path):
+    options = [f"--output={tmp_path / 'lower'}", "--trainer.devices=1"]
+    main([*served.evaluate, *options, "--repeat_threshold=0.5", "--repeat_penalty=3"])
+    recommender = Recommender.load(served.export, threads=1)
+    row_of = {i: row + 2 for row, i in enumerate(recommender.news["news_id"].to_pylist())}
+    vectors = recommender.news_vectors.copy()
+    vectors[2:] /= np.linalg.norm(vectors[2:], axis=1)[:, None]
+    repeated = []
+    for line in served.behaviors:
+        clicks = [row_of[i] for i in line[3].split() if i in row_of]
+        for word in line[4].split():
+            row = row_of.get(word.split("-")[0])
+            cosines = [0.0] if row is None else [vectors[row] @ vectors[click] for click in clicks]
+            repeated.append(max(cosines, default=0.0) >= 0.5)
+    assert 0 < sum(repeated) < len(repeated)
+    expected = served.scores - 3 * np.array(repeated)
+    np.testing.assert_allclose(scores_of(tmp_path / "lower"), expected, atol=1e-5)
+    metrics = json.loads((tmp_path / "lower" / "metrics.json").read_text())
+    assert metrics["repeats"] == {"threshold": 0.5, "penalty": 3.0, "candidates": sum(repeated)}
 
 
 def test_another_head_than_the_checkpoints_is_refused(served, capsys):

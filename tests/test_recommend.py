@@ -21,7 +21,7 @@ import torch
 from conftest import NEWS
 from tokenizers import Tokenizer
 
-from newsrec.data.fields import news_texts, text_hashes
+from newsrec.data.fields import Texts, news_texts
 from newsrec.errors import UserError
 from newsrec.files import file_hash
 from newsrec.serving import Recommender
@@ -83,7 +83,7 @@ def world(exported_encoders, plm_dir, tmp_path_factory):
     texts = news_texts(pa.table(columns), FIELDS)
     world.texts = dict(zip(IDS, texts.to_pylist(), strict=True))
     table = {name: columns[name] for name in ("title", "category", "subcategory")}
-    table |= {"row": range(2, 2 + len(IDS)), "news_id": IDS, "text_hash": text_hashes(texts)}
+    table |= {"row": range(2, 2 + len(IDS)), "news_id": IDS, "text_hash": Texts(texts).hashes()}
     vectors = np.stack([encode_text(world, text) for text in texts.to_pylist()])
     stored = StoredNews(
         pa.table({n: pa.array(table[n]) for n in NEWS_SCHEMA.names}, NEWS_SCHEMA),

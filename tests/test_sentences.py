@@ -129,6 +129,33 @@ def test_without_a_residual_path_nothing_of_it_can_be_left(plm_dir):
         pretrained(plm_dir, residual=False).sentence_transformer(residual_only=True)
 
 
+def test_adapters_are_part_of_it(plm_dir):
+    model = pretrained(plm_dir, tune_layers=1, lora={"rank": 2})
+    for name, weight in model.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(1))
+    close(model.sentence_transformer().encode(TEXTS), model.encode(TEXTS))
+
+
+def test_a_model_that_reads_abstracts_encodes_both_texts_and_is_no_sentence_transformer(plm_dir):
+    model = pretrained(plm_dir, abstract_tokens=9)
+    titles, abstracts = ["Ten quiet streets", LONG, "x", "x"], ["Walk them at dawn.", "", LONG, "x"]
+    found = model.encode(titles, abstracts=abstracts)
+    apart = model._encode_tokens(
+        [*model._tokens(titles, 12), *model._tokens([abstracts[i] for i in (0, 2, 3)], 9)]
+    )
+    views = torch.tensor([[0, 4], [1, -1], [2, 5], [3, 6]]) + 1
+    texts = torch.cat([torch.zeros(1, 16), apart])
+    close(found, model.model.news_encoder.views(texts, views).detach().numpy())
+    close(found[1], apart[1].detach().numpy())  # no abstract: the title alone
+    close(model.encode_news(titles, abstracts=abstracts), found)
+    with pytest.raises(nr.UserError, match="abstracts"):
+        model.encode(titles)
+    with pytest.raises(nr.UserError, match=r"one\. Use encode"):
+        model.sentence_transformer()
+    model.sentence_transformer(residual_only=True)
+
+
 def test_making_one_draws_no_random_number_and_two_are_equal(model):
     before = torch.get_rng_state()
     first, second = model.sentence_transformer(), model.sentence_transformer()

@@ -161,7 +161,8 @@ def test_the_second_call_reads_files_and_tokenises_nothing(data, tokenizer_json,
 
     monkeypatch.setattr(text, "_tokenize", refuse)
     second = tokenize_catalogue(data, list(FIELDS), 16, tokenizer_json)
-    for a, b in zip(first, second, strict=True):
+    assert first.views is second.views is None
+    for a, b in zip(first[:3], second[:3], strict=True):
         assert a.dtype == b.dtype
         assert a.tolist() == b.tolist()
     with pytest.raises(AssertionError, match="tokenised again"):

@@ -215,7 +215,8 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_almost_nothing(make, e
 
 
 def test_parameters_are_grouped_by_rate_and_decay(make):
-    module, _ = make(tune_layers=1, user=SMALL | {"positions": "learned"})
+    module, _ = make(tune_layers=1, user=SMALL | {"positions": "learned"}, appeal=True,
+                     abstract_tokens=9)  # fmt: skip
     module.configure_model()
     recommender = module.recommender
     rates = {"lr": 1e-3, "plm_lr": 1e-5, "gate_lr": 1e-2}
@@ -244,7 +245,7 @@ def test_parameters_are_grouped_by_rate_and_decay(make):
         plain = name.endswith("bias") or id(parameter) in norms
         plain |= name in ("user_encoder.empty", "user_encoder.fastformer.positions.weight")
         expected = (1e-5 if in_plm else 1e-3, 0.0 if plain else 0.01)
-        if name.endswith(("gate", "log_scale")):
+        if name.endswith(("gate", "log_scale", "appeal", "views.query", "views.lean")):
             expected = (1e-2, 0.0)
         assert settings.pop(id(parameter)) == expected, name
     assert not settings

@@ -11,6 +11,7 @@ import pandas as pd
 
 from newsrec.data import FIRST_NEWS
 from newsrec.errors import UserError
+from newsrec.evaluation.repeats import Repeats
 from newsrec.evaluation.scoring import score_checkpoints
 from newsrec.export.export import export
 from newsrec.export.pretrained import PretrainedRecommender
@@ -79,6 +80,8 @@ class RunFolder:
         checkpoint: str = "best",
         baselines: bool = True,
         precision: str = "fp32",
+        repeat_threshold: float | None = None,
+        repeat_penalty: float | None = None,
         **trainer: Any,
     ) -> dict[str, Any]:
         """Score a split and return MIND's metrics, as ``python -m newsrec evaluate`` does.
@@ -91,6 +94,9 @@ class RunFolder:
             checkpoint: ``best`` or ``last``.
             baselines: Whether to compare with the baselines.
             precision: fp32, bf16 or auto.
+            repeat_threshold: Smallest cosine with a clicked news item at which a candidate repeats
+                it and is ranked lower; None lowers none.
+            repeat_penalty: What is subtracted from the score of a repeat; None ranks it last.
             trainer: Options of the Trainer.
 
         Returns:
@@ -108,6 +114,7 @@ class RunFolder:
             trainer=trainer,
             precision=precision,
             with_means=baselines,
+            repeats=Repeats.of(repeat_threshold, repeat_penalty),
         )
         found = evaluate(score, root, split, output, ckpt_path=path, baselines=baselines)
         return {} if found is None else found.metrics

@@ -13,6 +13,7 @@ from newsrec.errors import UserError
 from newsrec.evaluation.baselines import BASELINES, describe_baselines
 from newsrec.evaluation.ensemble import ENSEMBLES
 from newsrec.evaluation.fitted import ABOUT, FITTED
+from newsrec.evaluation.repeats import Repeats
 from newsrec.evaluation.scoring import QUIET, Scored, score_by_baseline, score_checkpoints
 from newsrec.report.evaluate import SCORES_FILE, evaluate
 from newsrec.report.terminal import print_results
@@ -57,6 +58,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     use = f"also write every candidate's raw score, into {SCORES_FILE}"
     add("--scores", type=bool, default=False, help=use)
     use = (
+        "rank lower what repeats a click: candidates whose vector has at least this cosine, up to "
+        "1, with that of a news item in the history"
+    )
+    add("--repeat_threshold", type=float, help=use)
+    use = "what is subtracted from the score of a repeat; if left out, repeats are ranked last"
+    add("--repeat_penalty", type=float, help=use)
+    use = (
         "precision of encoding news and users; auto takes bf16 if it is measured to be 1.3 times "
         "as fast; recorded in metrics.json"
     )
@@ -88,6 +96,11 @@ def _run(args: Namespace) -> None:
         raise UserError(
             f"--data.val_days {args['data.val_days']} is for --split {LAST_DAY}, and --split is "
             f"{args.split}. Leave it out."
+        )
+    if args.scorer is not None and Repeats.of(args.repeat_threshold, args.repeat_penalty):
+        raise UserError(
+            f"--repeat_threshold compares the news vectors of a model, and the baseline "
+            f"{args.scorer} has none. Leave it out, or give --ckpt_path."
         )
     check_scoring(args.trainer)
     if args.scorer is not None and not is_first_process():
@@ -126,6 +139,7 @@ def _score(args: Namespace, place: dict[str, Any]) -> Scored | None:
         ensemble=args.ensemble,
         precision=args.precision,
         with_means=args.baselines,
+        repeats=Repeats.of(args.repeat_threshold, args.repeat_penalty),
         expected={
             "data": given("data", "fields", "max_tokens", "max_history", "val_days"),
             "model": given("model", "plm"),

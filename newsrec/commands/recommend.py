@@ -25,6 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--candidates", nargs="+", metavar="N2", help=use)
     add("--categories", nargs="+", metavar="NAME", help="recommend only from these categories")
     add("--exclude_history", type=bool, default=True, help="leave out what the user has clicked")
+    use = (
+        "leave out news whose vector has at least this cosine, up to 1, with that of a clicked one"
+    )
+    add("--skip_repeats", type=float, metavar="COSINE", help=use)
     add("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -32,11 +36,14 @@ def run(args: argparse.Namespace) -> None:
     """Rank news and print them."""
     if args.candidates is not None and args.categories is not None:
         raise UserError("Give either --candidates, which are all ranked, or --categories.")
+    if args.candidates is not None and args.skip_repeats is not None:
+        raise UserError("Give either --candidates, which are all ranked, or --skip_repeats.")
     recommender = Recommender.load(args.export_dir)
     known = recommender.known_ids
     history = split_ids(args.history, known)
     candidates = None if args.candidates is None else split_ids(args.candidates, known)
-    found = answer(recommender, history, args.k, candidates, args.categories, args.exclude_history)
+    rules = args.categories, args.exclude_history, args.skip_repeats
+    found = answer(recommender, history, args.k, candidates, *rules)
     if args.json:
         print(json.dumps(found, indent=1))
     else:

@@ -23,28 +23,39 @@ class SharedClicks(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Training samples and the news that they mention, each news item once."""
+    """Training samples and the news that they mention, each news item once.
+
+    A news item has one text, or a title and an abstract: then ``views`` tells their rows.
+    """
 
     token_ids: Tensor
-    """Tokens of each news item; rows 0 and 1 empty, then sorted by length ``[news, tokens]``."""
+    """Tokens of each text; rows 0 and 1 empty, then sorted by length ``[texts, tokens]``."""
     token_lengths: NDArray[np.int64]
-    """Real tokens of each news item ``[news]``. Not a tensor: DDP looks into named tuples and would
+    """Real tokens of each text ``[texts]``. Not a tensor: DDP looks into named tuples and would
     move it to the GPU, but it is needed on the CPU, where texts are cut by length."""
     token_states: Tensor | None
-    """States below the PLM's tuned layers, of the real tokens of all news joined
+    """States below the PLM's tuned layers, of the real tokens of all texts joined
     ``[tokens, hidden]``; with them the frozen layers need not run."""
     history: Tensor
-    """Rows of ``token_ids`` in each distinct history, oldest first, padded with 0
-    ``[users, history]``."""
+    """News in each distinct history, oldest first, padded with 0 ``[users, history]``. They are
+    rows of ``views``; of ``token_ids`` if that is None."""
     user: Tensor
     """Row of ``history`` that belongs to each sample ``[batch]``."""
     candidates: Tensor
-    """Rows of ``token_ids``; 0 if there are too few skipped news ``[batch, candidates]``."""
+    """News, as in ``history``; 0 if there are too few skipped news ``[batch, candidates]``."""
     labels: Tensor
     """1 clicked, 0 skipped or padding; one click per row, or more where a sample is a whole
     impression ``[batch, candidates]``."""
     shared: SharedClicks | None = None
     """Clicked news to share as negatives; None unless the loss needs them."""
+    views: Tensor | None = None
+    """Rows of ``token_ids`` with the title and the abstract of each news item, 0 for no abstract
+    ``[news, 2]``; None where a news item has one text, whose row is its own."""
+
+    @property
+    def num_news(self) -> int:
+        """Number of news, rows 0 and 1 included."""
+        return len(self.token_lengths if self.views is None else self.views)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """Move the tensors to a device; ``token_lengths`` stays on the CPU, where it is needed.
@@ -82,15 +93,45 @@ class EvalBatch(NamedTuple):
 
 
 class Catalogue(NamedTuple):
-    """Tokens of all news; row 0 is padding, row 1 the unknown news, both without tokens."""
+    """Tokens of all texts; row 0 is padding, row 1 the unknown news, both without tokens.
+
+    A news item has one text, whose row is that of the news item, or a title and an abstract. These
+    are neighbours, in the order of the news, so the first news have the first texts.
+    """
 
     token_ids: Tensor
-    """Tokens, padded with 0 ``[news, max_tokens]``."""
+    """Tokens, padded with 0 ``[texts, max_tokens]``."""
     token_lengths: Tensor
-    """Real tokens, on the CPU ``[news]``."""
+    """Real tokens, on the CPU ``[texts]``."""
     first: Tensor
-    """Lowest row with the same tokens; news with equal tokens are encoded once ``[news]``."""
+    """Lowest row with the same tokens; equal texts are encoded once ``[texts]``."""
+    views: Tensor | None = None
+    """Rows of each news item's title and abstract, 0 for no abstract ``[news, 2]``; None where a
+    news item has one text."""
 
-    def head(self, rows: int) -> "Catalogue":
-        """Return the first ``rows`` rows; they are shared, not copied."""
-        return Catalogue(*(values[:rows] for values in self))
+    @property
+    def num_news(self) -> int:
+        """Number of news, padding and the unknown news included."""
+        return len(self.first if self.views is None else self.views)
+
+    @property
+    def news_lengths(self) -> Tensor:
+        """Real tokens of all texts of each news item ``[news]``."""
+        lengths = self.token_lengths
+        return lengths if self.views is None else lengths[self.views].sum(dim=1)
+
+    def of_titles(self, values: Tensor) -> Tensor:
+        """Return the values of the news items' titles, of values of texts ``[news, ...]``."""
+        return values if self.views is None else values[self.views[:, 0]]
+
+    def of_abstracts(self, values: Tensor) -> Tensor:
+        """Return the values of the abstracts that there are ``[abstracts, ...]``."""
+        rows = torch.zeros(0, dtype=torch.int64) if self.views is None else self.views[:, 1]
+        return values[rows[rows > 0]]
+
+    def head(self, news: int) -> "Catalogue":
+        """Return the catalogue of the first ``news`` news; arrays are shared, not copied."""
+        views = None if self.views is None else self.views[:news]
+        texts = news if views is None else int(views.max()) + 1
+        token_ids, token_lengths, first = (values[:texts] for values in self[:3])
+        return Catalogue(token_ids, token_lengths, first, views)

@@ -141,7 +141,7 @@ class MindDataModule(DataOptions, LightningDataModule):
     def news_ends(self) -> list[int]:
         """Distinct ``num_news`` of the splits, ascending, those beyond ``catalogue`` left out."""
         ends = {split.num_news for split in self.data.splits.values()}
-        return sorted(end for end in ends if end <= len(self.catalogue.first))
+        return sorted(end for end in ends if end <= self.catalogue.num_news)
 
     @property
     def index(self) -> SampleIndex:
@@ -235,7 +235,7 @@ class MindDataModule(DataOptions, LightningDataModule):
         if self.tokenizer_json is None:
             self.tokenizer_json = load_tokenizer(self.plm)
         self._catalogue = tokenize_catalogue(
-            data, self.fields, self.max_tokens, self.tokenizer_json
+            data, self.fields, self.max_tokens, self.tokenizer_json, self.abstract_tokens
         )
         self._data = data
 
@@ -252,7 +252,7 @@ class MindDataModule(DataOptions, LightningDataModule):
                 )
             self._indexed = split
         if self.tokens_per_batch is not None:
-            lengths = self.catalogue.token_lengths.numpy()
+            lengths = self.catalogue.news_lengths.numpy()
             most = self.max_candidates if self.loss in WHOLE_IMPRESSIONS else None
             self._tokens = count_tokens(
                 split, self.index, lengths, self.max_history, self.npratio, most

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,6 +30,39 @@ def news_texts(news: pa.Table, fields: Sequence[str]) -> pa.Array:
     return pc.utf8_trim_whitespace(pc.replace_substring_regex(joined, r"\s+", " "))
 
 
-def text_hashes(texts: pa.Array) -> list[str]:
-    """Return 16 hexadecimal digits of each text's SHA-256; news with equal texts share a vector."""
-    return [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts.to_pylist()]
+class Texts(NamedTuple):
+    """What a model reads of news."""
+
+    titles: pa.Array
+    """Text made of the model's fields ``[news]``."""
+    abstracts: pa.Array | None = None
+    """Abstract, empty if there is none ``[news]``; None if the model reads none of its own."""
+
+    def take(self, rows: Sequence[int]) -> "Texts":
+        """Return the texts of some news."""
+        places = pa.array(rows, pa.int64())
+        return Texts(*(None if column is None else column.take(places) for column in self))
+
+    def pairs(self) -> list[tuple[str, ...]]:
+        """Return the texts of each news item: its title and, if the model reads it, abstract."""
+        return list(zip(*(c.to_pylist() for c in self if c is not None), strict=True))
+
+    def hashes(self) -> list[str]:
+        """Return 16 hexadecimal digits of the SHA-256 of each news item's texts.
+
+        News with equal hashes share a vector. A line ends the title, which holds no line end.
+        """
+        texts = map("\n".join, self.pairs())
+        return [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
+
+
+def read_texts(news: pa.Table, fields: Sequence[str], abstracts: bool) -> Texts:
+    """Return what a model reads of news.
+
+    Args:
+        news: Table with the columns that are read.
+        fields: Fields that make up the title's text.
+        abstracts: Whether the model reads the abstract as a text of its own.
+    """
+    own = news_texts(news, ["abstract"]) if abstracts else None
+    return Texts(news_texts(news, fields), own)

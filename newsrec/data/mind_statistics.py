@@ -90,9 +90,23 @@ def text_lengths(fields: Sequence[str], max_tokens: int, news: int) -> NDArray[n
     return np.interp(places, steps, QUANTILES[kind]).round().astype(np.int64).clip(3, max_tokens)
 
 
-def array_bytes(size: Published, max_tokens: int) -> int:
+def abstract_lengths(max_tokens: int, news: int) -> NDArray[np.int64]:
+    """Return the lengths of the abstracts of ``news`` typical news ``[abstracts]``.
+
+    An abstract takes what it adds to category and title, and two special tokens.
+    """
+    steps = np.linspace(0, 1, len(QUANTILES["abstract"]))
+    places = (np.arange(news) + 0.5) / news
+    joined, title = (np.interp(places, steps, QUANTILES[k]) for k in ("abstract", "category"))
+    own = np.sort((joined - title).round().astype(np.int64))
+    return (own[own > 0] + 2).clip(3, max_tokens)
+
+
+def array_bytes(size: Published, max_tokens: int, abstract_tokens: int = 0) -> int:
     """Return the size in bytes of the compiled arrays and the tokens (see ``compile.py``)."""
     impression = 8 + 4 + 8 + 4 + 8 + CANDIDATES * (4 + 1)
     history = 8 + HISTORY * 4
     news = 4 * (max_tokens + 1)
+    if abstract_tokens:
+        news = 8 * (max(max_tokens, abstract_tokens) + 1)
     return int(size.impressions * impression + size.users * history + size.news * news)

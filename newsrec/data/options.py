@@ -23,10 +23,14 @@ MOST = {
     "max_history": 100_000,
 }
 """Stricter limits for some options: above these the machine runs out of memory or processes."""
-LEAST = {"max_tokens": 3, "max_candidates": 2, "stale": 0, "seed": 0, "num_workers": 0}
+LEAST = {
+    **{"max_tokens": 3, "abstract_tokens": 0, "max_candidates": 2, "stale": 0, "seed": 0},
+    "num_workers": 0,
+}
 """Lower limits of the numbers that may be 0 or must be more than 1."""
 NUMBERS = (
-    *("max_tokens", "max_history", "npratio", "max_candidates", "batch_size", "tokens_per_batch"),
+    *("max_tokens", "abstract_tokens", "max_history", "npratio", "max_candidates"),
+    *("batch_size", "tokens_per_batch"),
     *("eval_batch_size", "val_days", "stale", "seed", "num_workers", "prefetch_factor"),
 )
 
@@ -41,6 +45,9 @@ class DataOptions:
         plm: PLM whose tokenizer is used; on the command line set model.plm instead.
         fields: Fields that make up the text of a news item: category, subcategory, title, abstract.
         max_tokens: Tokens kept of a text, special tokens included.
+        abstract_tokens: Tokens kept of an abstract that is read as a text of its own, beside the
+            text made of fields; 0 reads none. The vectors of both texts are attended. To join the
+            abstract to the title as one text instead, name it in fields.
         max_history: Clicks kept of a history, the last ones.
         npratio: Skipped news per clicked news item in training.
         loss: Loss that training batches are made for; on the command line set model.loss instead.
@@ -80,6 +87,7 @@ class DataOptions:
     plm: str = DEFAULT_PLM
     fields: Sequence[str] = ("category", "subcategory", "title")
     max_tokens: int = 32
+    abstract_tokens: int = 0
     max_history: int = 50
     npratio: int = NPRATIO
     loss: str = "cross_entropy"
@@ -111,6 +119,16 @@ class DataOptions:
                 raise UserError(f"data.{name} is {value}; it must be at least {least}.")
             if value is not None and value > most:
                 raise UserError(f"data.{name} is {value}; it must be at most {most}.")
+        if self.abstract_tokens in (1, 2):
+            raise UserError(
+                f"data.abstract_tokens is {self.abstract_tokens}; it must be 0, or at least 3."
+            )
+        if self.abstract_tokens and "abstract" in self.fields:
+            raise UserError(
+                f"data.abstract_tokens is {self.abstract_tokens}, and data.fields names the "
+                "abstract, which would then be read twice. Leave it out of data.fields, or set "
+                "data.abstract_tokens to 0."
+            )
         if self.frozen_states not in PRECISIONS:
             raise UserError(
                 f"data.frozen_states is {self.frozen_states!r}. Choose one of "

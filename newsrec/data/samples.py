@@ -158,16 +158,17 @@ class TrainSamples(Dataset[Batch]):
         self.max_candidates = max_candidates
         self.token_ids = catalogue.token_ids.numpy()
         self.token_lengths = catalogue.token_lengths.numpy()
+        self.views = None if catalogue.views is None else catalogue.views.numpy()
         # Padding and the unknown news have no tokens, so they come first here, as in a batch.
         self.by_length = np.argsort(self.token_lengths, kind="stable")
-        """Catalogue rows: 0 and 1, then the others, shortest text first ``[news]``."""
+        """Rows of texts: 0 and 1, then the others, shortest text first ``[texts]``."""
         self.place = np.empty(len(self.by_length), dtype=np.int32)
-        """Position of each catalogue row in ``by_length`` ``[news]``."""
+        """Position of each row of texts in ``by_length`` ``[texts]``."""
         self.place[self.by_length] = np.arange(len(self.by_length))
         self.share: NDArray[np.float32] | None = None
         """Share of the samples that click each news item ``[news]``; None if not needed."""
         if loss in SHARING_CLICKS:
-            clicks = np.bincount(index.click, minlength=len(self.by_length))
+            clicks = np.bincount(index.click, minlength=catalogue.num_news)
             self.share = (clicks / len(index.click)).astype(np.float32)
 
     def __len__(self) -> int:
@@ -226,18 +227,16 @@ class TrainSamples(Dataset[Batch]):
         candidates: NDArray[np.int64],
         labels: NDArray[np.int64],
     ) -> Batch:
-        """Return a batch with each news item once, sorted by length and numbered in that order."""
-        # Setting a flag per news item, in order of length, sorts the news and drops repeats in one
-        # go. Sorting all mentions would take longer than the rest of this method.
-        clicked, shown = self.place[history], self.place[candidates]
-        mentioned = np.zeros(len(self.place), dtype=np.bool_)
-        mentioned[:FIRST_NEWS] = True
-        mentioned[clicked] = True
-        mentioned[shown] = True
-        news = np.flatnonzero(mentioned)
-        number = np.empty(len(self.place), dtype=np.int64)  # read only where it was written
-        number[news] = np.arange(len(news))
-        rows = self.by_length[news]
+        """Return a batch with each text once, sorted by length and numbered in that order."""
+        if self.views is None:
+            texts, clicked, shown = _numbered(
+                len(self.place), self.place[history], self.place[candidates]
+            )
+            views = None
+        else:
+            news, clicked, shown = _numbered(len(self.views), history, candidates)
+            texts, views = _numbered(len(self.place), self.place[self.views[news]])
+        rows = self.by_length[texts]
         # NumPy, since torch would split these small copies among threads and wait for the slowest.
         lengths = self.token_lengths.take(rows)
         token_ids = self.token_ids.take(rows, axis=0)[:, : lengths[-1]]
@@ -246,11 +245,29 @@ class TrainSamples(Dataset[Batch]):
             token_ids=torch.from_numpy(np.ascontiguousarray(token_ids)),
             token_lengths=lengths,
             token_states=None if states is None else states.take(torch.from_numpy(rows)),
-            history=torch.from_numpy(number[clicked]),
+            history=torch.from_numpy(clicked),
             user=torch.from_numpy(user),
-            candidates=torch.from_numpy(number[shown]),
+            candidates=torch.from_numpy(shown),
             labels=torch.from_numpy(labels),
+            views=None if views is None else torch.from_numpy(views),
         )
+
+
+def _numbered(size: int, *mentions: NDArray[np.integer]) -> list[NDArray[np.int64]]:
+    """Number what is mentioned of ``size`` rows, in their order; rows 0 and 1 always are.
+
+    Returns the rows, and the mentions with each row replaced by its number.
+    """
+    # Setting a flag per row sorts the mentions and drops repeats in one go. Sorting them would take
+    # longer than the rest of making a batch.
+    mentioned = np.zeros(size, dtype=np.bool_)
+    mentioned[:FIRST_NEWS] = True
+    for rows in mentions:
+        mentioned[rows] = True
+    found = np.flatnonzero(mentioned)
+    number = np.empty(size, dtype=np.int64)  # read only where it was written
+    number[found] = np.arange(len(found))
+    return [found, *(number[rows] for rows in mentions)]
 
 
 @dataclass(eq=False)

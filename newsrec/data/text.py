@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from tokenizers import Tokenizer
 
@@ -12,39 +13,86 @@ from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Catalogue
 from newsrec.data.cache import digest, find_or_build
 from newsrec.data.dataset import NewsData
-from newsrec.data.fields import check_fields, news_texts
+from newsrec.data.fields import check_fields, read_texts
 
 TOKENS_FORMAT = 1
 CHUNK = 10_000
 
 
 def tokenize_catalogue(
-    data: NewsData, fields: Sequence[str], max_tokens: int, tokenizer_json: str
+    data: NewsData,
+    fields: Sequence[str],
+    max_tokens: int,
+    tokenizer_json: str,
+    abstract_tokens: int = 0,
 ) -> Catalogue:
     """Tokenize all news, or read the tokens that an earlier run with the same settings made.
 
     Texts are made of ``fields`` and cut to ``max_tokens``, special tokens included;
-    ``tokenizer_json`` is the text of the PLM's ``tokenizer.json``.
+    ``tokenizer_json`` is the text of the PLM's ``tokenizer.json``. With ``abstract_tokens`` an
+    abstract is a text of its own and is cut to so many.
     """
     check_fields(fields)
-    key = digest(TOKENS_FORMAT, data.cache.name, list(fields), max_tokens, tokenizer_json)
+    settings = [data.cache.name, list(fields), max_tokens, tokenizer_json]
+    key = digest(TOKENS_FORMAT, *settings, *([abstract_tokens] if abstract_tokens else []))
 
     def build(folder: Path) -> None:
-        arrays = _tokenize(news_texts(data.news, fields), max_tokens, tokenizer_json)
-        for name, array in zip(Catalogue._fields, arrays, strict=True):
+        titles, abstracts = read_texts(data.news, fields, bool(abstract_tokens))
+        ids, lengths = _tokenize(titles, max_tokens, tokenizer_json)
+        arrays = {}
+        if abstracts is not None:
+            some = np.flatnonzero(pc.not_equal(abstracts, "").to_numpy(zero_copy_only=False))
+            tokens = _tokenize(abstracts.take(pa.array(some)), abstract_tokens, tokenizer_json)
+            ids, lengths, arrays["views"] = _with_abstracts(ids, lengths, some, *tokens)
+        empty = np.zeros((FIRST_NEWS, ids.shape[1]), dtype=np.int32)
+        arrays["first"] = np.concatenate([np.arange(FIRST_NEWS), _first(ids, lengths) + FIRST_NEWS])
+        arrays["token_ids"] = np.concatenate([empty, ids])
+        arrays["token_lengths"] = np.pad(lengths, (FIRST_NEWS, 0))
+        for name, array in arrays.items():
             np.save(folder / f"{name}.npy", array)
 
     return _read(find_or_build(data.root, f"tokens-{key}", build))
 
 
 def _read(folder: Path) -> Catalogue:
-    arrays = (np.load(folder / f"{name}.npy") for name in Catalogue._fields)
-    return Catalogue(*map(torch.from_numpy, arrays))
+    paths = (folder / f"{name}.npy" for name in Catalogue._fields)
+    return Catalogue(*(torch.from_numpy(np.load(path)) for path in paths if path.is_file()))
+
+
+def _with_abstracts(
+    ids: np.ndarray,
+    lengths: np.ndarray,
+    news: np.ndarray,
+    abstract_ids: np.ndarray,
+    abstract_lengths: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the tokens of titles and abstracts, each title before its abstract, and the views.
+
+    ``news`` is the number of the news item of each abstract, ascending ``[abstracts]``.
+    """
+    width = max(ids.shape[1], abstract_ids.shape[1])
+    both = [np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in (ids, abstract_ids)]
+    order = np.argsort(np.concatenate([np.arange(len(ids)), news]), kind="stable")
+    row = np.argsort(order) + FIRST_NEWS  # of each text
+    views = np.zeros((FIRST_NEWS + len(ids), 2), dtype=np.int64)
+    views[:, 0] = np.concatenate([np.arange(FIRST_NEWS), row[: len(ids)]])
+    views[FIRST_NEWS + news, 1] = row[len(ids) :]
+    return np.concatenate(both)[order], np.concatenate([lengths, abstract_lengths])[order], views
+
+
+def _first(ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return the place of the first text with the same tokens ``[texts]``."""
+    # Different texts may give equal tokens (case, cuts), so compare the tokens themselves. Compare
+    # the lengths too, since 0 may be a token or padding.
+    tokens = np.column_stack([lengths.astype(np.int32), ids])
+    _, first, group = np.unique(tokens, axis=0, return_index=True, return_inverse=True)
+    return np.asarray(first[group.reshape(-1)])
 
 
 def _tokenize(
     texts: pa.Array, max_tokens: int, tokenizer_json: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tokens of texts, padded with 0 ``[texts, max_tokens]``, and their numbers."""
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_tokens)
@@ -57,17 +105,5 @@ def _tokenize(
             ids[row, : len(encoding.ids)] = encoding.ids
             # Without special tokens an empty text has no tokens, but the PLM needs one.
             lengths[row] = max(len(encoding.ids), 1)
-    # Different texts may give equal tokens (case, cuts), so compare the tokens themselves. Compare
-    # the lengths too, since 0 may be a token or padding.
-    tokens = np.column_stack([lengths.astype(np.int32), ids])
-    _, first, group = np.unique(tokens, axis=0, return_index=True, return_inverse=True)
     text_row = distinct.indices.to_numpy()
-    group = group.reshape(-1)[text_row]  # of each news item
-    first_news_row = np.full(len(first), len(texts), dtype=np.int64)
-    np.minimum.at(first_news_row, group, np.arange(len(texts)))
-    empty = np.zeros((FIRST_NEWS, max_tokens), dtype=np.int32)
-    return (
-        np.concatenate([empty, ids[text_row]]),
-        np.concatenate([np.zeros(FIRST_NEWS, dtype=np.int64), lengths[text_row]]),
-        np.concatenate([np.arange(FIRST_NEWS), first_news_row[group] + FIRST_NEWS]),
-    )
+    return ids[text_row], lengths[text_row]

@@ -22,10 +22,15 @@ log = logging.getLogger(__name__)
 
 
 def plm_vectors(datamodule: "MindDataModule", device: Any = "cpu") -> NDArray[np.float32]:
-    """Return the mean PLM state of every catalogue row, before any training ``[news, hidden]``."""
+    """Return the mean PLM state of every news item, before any training ``[news, hidden]``.
+
+    Of a news item with an abstract of its own it is that of the title.
+    """
     from newsrec.training.catalogue import mean_states
 
-    return mean_states(first_plm(datamodule, device), datamodule.catalogue).numpy()
+    catalogue = datamodule.catalogue
+    means = mean_states(first_plm(datamodule, device), catalogue)
+    return catalogue.of_titles(means).numpy()
 
 
 def first_plm(
@@ -87,9 +92,10 @@ def vectors_before_training(
         own = sum(map(len, news_blocks(catalogue)[rank::world_size]))
         if noted and sum(map(len, noted)) == own:
             hidden = cut.plm.config.hidden_size
-            return gather_means(noted, hidden, catalogue, device, rank, world_size).numpy()
+            means = gather_means(noted, hidden, catalogue, device, rank, world_size)
+            return catalogue.of_titles(means).numpy()
         cut.plm.to(device).eval()
-        return mean_states(cut, catalogue, None, rank, world_size).numpy()
+        return catalogue.of_titles(mean_states(cut, catalogue, None, rank, world_size)).numpy()
     first, said = None, ""
     try:
         first = first_plm(datamodule, device, module.plm_layers, max(module.tune_layers, 0))
@@ -100,7 +106,7 @@ def vectors_before_training(
         return None
     assert first is not None
     states = _kept_states(module, datamodule, first)
-    return mean_states(first, catalogue, states, rank, world_size).numpy()
+    return catalogue.of_titles(mean_states(first, catalogue, states, rank, world_size)).numpy()
 
 
 def _kept_states(

@@ -15,6 +15,7 @@ from newsrec.evaluation.baselines import clicks_of, score_baseline
 from newsrec.evaluation.ensemble import combine, merge_info
 from newsrec.evaluation.fitted import FITTED, combine_fitted, learns_on
 from newsrec.evaluation.plm_means import plm_vectors, record_means, vectors_before_training
+from newsrec.evaluation.repeats import Repeats
 
 if TYPE_CHECKING:
     from newsrec.data.datamodule import MindDataModule
@@ -36,6 +37,8 @@ class Scored(NamedTuple):
     """Mean PLM states for the baseline ``cosine``, None if not available ``[news, hidden]``."""
     info: dict[str, Any]
     """Fields of ``metrics.json`` that describe the scorer."""
+    repeated: NDArray[np.bool_] | None = None
+    """Whether each candidate repeats a click; None if nobody asked ``[candidates]``."""
 
 
 def score_split(
@@ -65,14 +68,16 @@ def score_checkpoints(
     precision: str = "fp32",
     with_means: bool = True,
     expected: Mapping[str, dict[str, Any]] | None = None,
+    repeats: Repeats | None = None,
     **data_options: Any,
 ) -> Scored | None:
     """Score a split by every checkpoint, on any number of devices; average as ``ensemble`` says.
 
     ``ensemble`` is one of ``ENSEMBLES``, or ``FITTED``. Each checkpoint must have the values of
     ``model`` and ``data`` in ``expected``; ``data_options`` do not affect scores. ``with_means``
-    asks for news vectors for the baseline ``cosine``. Returns the scores on the first process, None
-    on the others.
+    asks for news vectors for the baseline ``cosine``; ``repeats`` lowers the scores of candidates
+    that repeat a click, of several checkpoints those that half of them find. Returns the scores on
+    the first process, None on the others.
     """
     from lightning import Trainer
 
@@ -109,7 +114,8 @@ def score_checkpoints(
                 with trainer_mistakes():
                     built = Trainer(**(options | started_by_torchrun(options)))
                 refuse_unconnected(built)
-            member = _score_run(run, split, built, precision, by_auto, with_means and not members)
+            beside = with_means and not members
+            member = _score_run(run, split, built, precision, by_auto, beside, repeats)
             members += [member] if member is not None else []
             if source != split:
                 lesson = score_split(built, run.module, data, source)
@@ -118,10 +124,13 @@ def score_checkpoints(
                     lessons.append(lesson)
     finally:
         forget_threads()
-    if len(members) < 2:  # none on all processes but the first
-        return members[0] if members else None
-    assert ensemble is not None
-    return _combined(members, lessons, split, ensemble)
+    if not members:  # on all processes but the first
+        return None
+    found = members[0]
+    if len(members) > 1:
+        assert ensemble is not None
+        found = _combined(members, lessons, split, ensemble)
+    return found if repeats is None else _lowered(found, split, repeats)
 
 
 def _combined(
@@ -141,7 +150,18 @@ def _combined(
     else:
         scores = combine(all_scores, first.data.split(split).candidates.offsets, ensemble)
     title = f"{ensemble} of {', '.join(names)}"
-    return first._replace(title=title, scores=scores, info=info)
+    masks = [member.repeated for member in members if member.repeated is not None]
+    repeated = np.mean(masks, axis=0) >= 0.5 if masks else None
+    return first._replace(title=title, scores=scores, info=info, repeated=repeated)
+
+
+def _lowered(scored: Scored, split: str, repeats: Repeats) -> Scored:
+    """Return the scores with those of candidates that repeat a click lowered."""
+    assert scored.repeated is not None
+    offsets = scored.data.split(split).candidates.offsets
+    scores = repeats.apply(scored.scores, scored.repeated, offsets)
+    found = {"repeats": repeats.described(int(scored.repeated.sum()))}
+    return scored._replace(scores=scores, info=scored.info | found)
 
 
 def score_by_baseline(
@@ -230,7 +250,13 @@ def _check_numbers(path: str, split: Split, scores: NDArray[np.float32]) -> None
 
 
 def _score_run(
-    run: "TrainedRun", split: str, trainer: Any, precision: str, by_auto: bool, with_means: bool
+    run: "TrainedRun",
+    split: str,
+    trainer: Any,
+    precision: str,
+    by_auto: bool,
+    with_means: bool,
+    repeats: Repeats | None,
 ) -> Scored | None:
     """Score the split by a trained model; None on all processes but the first."""
     module, data = run.module, run.data
@@ -249,5 +275,10 @@ def _score_run(
     if scores is None:
         return None
     _check_numbers(str(run.path), data.data.split(split), scores)
+    repeated = None
+    if repeats is not None:
+        news = module.news_vectors
+        assert news is not None
+        repeated = repeats.find(data.data.split(split), news.cpu().numpy())
     info = run.provenance(precision, by_auto)
-    return Scored(str(run.path), data.data, scores, vectors, info)
+    return Scored(str(run.path), data.data, scores, vectors, info, repeated)

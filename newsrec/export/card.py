@@ -41,6 +41,10 @@ def model_card(module: RecommenderModule, manifest: dict[str, Any]) -> str:
     residual = (
         " The PLM's own sentence vector is added to a news item's." if module.residual else ""
     )
+    appeal = " A vector for what all users like is added to them." if module.appeal else ""
+    own = ""
+    if module.abstract_tokens:
+        own = f"; its abstract, at most {module.abstract_tokens}, is a text of its own"
     news, user = _stack(module.news), _stack(module.user)
     interests = manifest["matching"].get("interests")
     vectors = "as many" if interests is None else f"{interests} vectors of as many"
@@ -51,9 +55,9 @@ def model_card(module: RecommenderModule, manifest: dict[str, Any]) -> str:
 
 # News recommender, exported by newsrec {manifest["versions"]["newsrec"]}
 
-A news item's text ({fields}, at most {module.max_tokens} tokens) becomes {module.dim} numbers:
+A news item's text ({fields}, at most {module.max_tokens} tokens{own}) becomes {module.dim} numbers:
 {plm} ({tuned}), then {news}.{residual}
-A user's last {module.max_history} clicks become {vectors}: {user}.
+A user's last {module.max_history} clicks become {vectors}: {user}.{appeal}
 {_score(manifest["matching"])} ranks news. It is not a probability, and scores of two users cannot
 be compared.
 

@@ -19,12 +19,12 @@ from torch import Tensor
 from newsrec.data import FIRST_NEWS
 from newsrec.data.cache import digest
 from newsrec.data.datamodule import MindDataModule
-from newsrec.data.fields import news_texts, text_hashes
+from newsrec.data.fields import read_texts
 from newsrec.errors import MissingPackage
 from newsrec.export.card import model_card
 from newsrec.export.graphs import (
-    NEWS_NAMES,
     Names,
+    news_names,
     trace_news_encoder,
     trace_user_encoder,
     user_names,
@@ -39,13 +39,12 @@ from newsrec.serving.manifest import (
     CARD,
     CONFIG,
     MANIFEST,
-    MANIFEST_FORMAT,
-    MATCHING_FORMAT,
     NEWS_ENCODER,
     PROGRAM,
     TOKENIZER,
     USER_ENCODER,
     WEIGHTS,
+    format_of,
     settings_hash,
 )
 from newsrec.training.catalogue import encode_catalogue
@@ -64,14 +63,21 @@ INPUT_CONTRACT = (
     "The text of a news item is its non-empty fields joined by spaces, with each run of whitespace "
     "replaced by one space and none at the ends. tokenizer.json turns it into token ids, special "
     "tokens included, and cuts them to max_tokens. In a batch, shorter texts are padded at the end "
-    "with 0, where mask is false; each text has at least one token (0 if it would have none). Each "
-    "line of news.parquet has in column row its row in news_vectors.npy, float32 [rows, dim]; row "
-    "0 is zeros. history holds the vectors of the news that a user clicked, oldest first, repeats "
-    "included, padded with zeros at the end; mask is true where history is real. Of more than "
-    "max_history clicks the newest are read. For an empty history, pass at least one column and a "
-    "mask that is all false. {score} Higher is better. Leave out clicks on news without a vector; "
-    "a candidate without one gets row 1 of news_vectors.npy, the mean of all real news."
+    "with 0, where mask is false; each text has at least one token (0 if it would have none)."
+    "{abstract} Each line of news.parquet has in column row its row in news_vectors.npy, float32 "
+    "[rows, dim]; row 0 is zeros. history holds the vectors of the news that a user clicked, "
+    "oldest first, repeats included, padded with zeros at the end; mask is true where history is "
+    "real. Of more than max_history clicks the newest are read. For an empty history, pass at "
+    "least one column and a mask that is all false. {score} Higher is better. Leave out clicks on "
+    "news without a vector; a candidate without one gets row 1 of news_vectors.npy, the mean of "
+    "all real news."
 )
+ABSTRACT = (
+    " The abstract of a news item is a text of its own, cut to {abstract_tokens} tokens, where it "
+    "is not empty. views has for each news item the number of its title and of its abstract among "
+    "the texts of token_ids, counted from 1, and 0 for no abstract."
+)
+"""The part of the contract of a model that reads abstracts as texts of their own."""
 SCORE = {
     "dot": "The score of a news item is the dot product of user_vector and its news vector.",
     "late": (
@@ -176,7 +182,7 @@ def write_encoders(
     write_onnx(user, folder / USER_ENCODER, user_names(head))
     if news_encoder:
         news = trace_news_encoder(recommender.news_encoder)
-        write_onnx(news, folder / NEWS_ENCODER, NEWS_NAMES)
+        write_onnx(news, folder / NEWS_ENCODER, news_names(recommender.news_encoder))
     return compare_encoders(module, folder)
 
 
@@ -204,7 +210,8 @@ def write_catalogue(
     vectors = _encode(module, data)
     table = data.data.news.select(["news_id", "title", "category", "subcategory"])
     rows = pa.array(np.arange(FIRST_NEWS, len(vectors)))
-    hashes = pa.array(text_hashes(news_texts(data.data.news, data.fields)), pa.string())
+    texts = read_texts(data.data.news, data.fields, module.abstract_tokens > 0)
+    hashes = pa.array(texts.hashes(), pa.string())
     table = table.add_column(0, "row", rows).append_column("text_hash", hashes)
     write_news(StoredNews(table.cast(NEWS_SCHEMA), vectors.numpy()), folder)
     if (folder / NEWS_ENCODER).is_file():
@@ -231,35 +238,45 @@ def describe(module: RecommenderModule, fields: list[str], folder: Path) -> dict
     """Return the part of ``manifest.json`` on the model: how to use and how to identify it."""
     dim, head = module.dim, module.recommender.head
     settings = head.settings()
+    abstracts = {"abstract_tokens": module.abstract_tokens} if module.abstract_tokens else {}
 
     def describe_graph(names: Names, first: dict[str, Any]) -> dict[str, Any]:
-        batch, length = names.axes
-        mask = {"shape": names.axes, "dtype": "bool"}
+        name, axes = next(iter(names.inputs.items()))
+        batch, length = axes
+        mask = {"shape": axes, "dtype": "bool"}
+        views = {"shape": ["news", 2], "dtype": "int64"}
+        described = {name: first | {"shape": [*axes, *first["shape"]]}, "mask": mask}
         vectors: dict[str, Any] = {
-            names.outputs[0]: {"shape": [batch, dim], "dtype": "float32"},
+            "user_vector": {"shape": [batch, dim], "dtype": "float32"},
+            "news_vector": {"shape": ["news", dim], "dtype": "float32"},
             "click_vectors": {"shape": [batch, length, dim], "dtype": "float32"},
             "click_mask": mask,
             "interest_vectors": {"shape": [batch, module.interests, dim], "dtype": "float32"},
         }
         return {
-            "inputs": dict(zip(names.inputs, (first, mask), strict=True)),
+            "inputs": described | ({"views": views} if "views" in names.inputs else {}),
             "outputs": {name: vectors[name] for name in names.outputs},
         }
 
     user = user_names(head)
-    history = {"shape": [*user.axes, dim], "dtype": "float32"}
-    token_ids = {"shape": NEWS_NAMES.axes, "dtype": "int64"}
+    history = {"shape": [dim], "dtype": "float32"}
+    token_ids = {"shape": [], "dtype": "int64"}
     encoders = {USER_ENCODER: describe_graph(user, history)}
     if (folder / NEWS_ENCODER).is_file():
-        encoders[NEWS_ENCODER] = describe_graph(NEWS_NAMES, token_ids)
+        news = news_names(module.recommender.news_encoder)
+        encoders[NEWS_ENCODER] = describe_graph(news, token_ids)
     return {
-        "format": MANIFEST_FORMAT if settings["head"] == "dot" else MATCHING_FORMAT,
-        "input_contract": INPUT_CONTRACT.format(score=_score_in_words(settings)),
+        "format": format_of(settings, abstracts.get("abstract_tokens", 0)),
+        "input_contract": INPUT_CONTRACT.format(
+            abstract=ABSTRACT.format(**abstracts) if abstracts else "",
+            score=_score_in_words(settings),
+        ),
         "matching": settings,
         "encoders": encoders,
         "dim": dim,
         "max_history": module.max_history,
         "max_tokens": module.max_tokens,
+        **abstracts,
         "fields": list(fields),
         "model_hash": digest(
             *(file_hash(folder / name) for name in (WEIGHTS, CONFIG, TOKENIZER)), list(fields)

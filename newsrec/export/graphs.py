@@ -24,14 +24,21 @@ written to a file beside it."""
 class Names(NamedTuple):
     """Names of a graph's inputs, outputs and axes."""
 
-    inputs: list[str]
+    inputs: dict[str, list[str]]
+    """The axes of each input that may have any size from 1 on."""
     outputs: list[str]
-    axes: list[str]
-    """The first two axes of each input, which may have any size from 1 on."""
 
 
-USER_NAMES = Names(["history", "mask"], ["user_vector"], ["batch", "history"])
-NEWS_NAMES = Names(["token_ids", "mask"], ["news_vector"], ["news", "tokens"])
+HISTORY, NEWS, TEXTS = ["batch", "history"], ["news", "tokens"], ["texts", "tokens"]
+USER_NAMES = Names({"history": HISTORY, "mask": HISTORY}, ["user_vector"])
+NEWS_NAMES = Names({"token_ids": NEWS, "mask": NEWS}, ["news_vector"])
+TEXTS_NAMES = Names({"token_ids": TEXTS, "mask": TEXTS, "views": ["news"]}, ["news_vector"])
+"""Names of a news encoder's graph that reads titles and abstracts."""
+
+
+def news_names(encoder: NewsEncoder) -> Names:
+    """Return the names of a news encoder's graph."""
+    return NEWS_NAMES if encoder.views is None else TEXTS_NAMES
 
 
 def user_names(head: DotHead) -> Names:
@@ -82,17 +89,23 @@ class ServedNewsEncoder(nn.Module):
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, token_ids: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, token_ids: Tensor, mask: Tensor, views: Tensor | None = None) -> Tensor:
         """Encode news.
 
         Args:
-            token_ids: Tokens, padded at the end ``[news, tokens]``.
-            mask: True where real; at least one token in each row ``[news, tokens]``.
+            token_ids: Tokens of texts, padded at the end ``[texts, tokens]``.
+            mask: True where real; at least one token in each row ``[texts, tokens]``.
+            views: Numbers of the title and of the abstract of each news item, counted from 1; 0
+                for no abstract ``[news, 2]``. None if a text is a news item.
 
         Returns:
             News vectors ``[news, dim]``.
         """
-        return self.encoder.pool(run_plm(self.encoder.plm, token_ids, mask), mask)
+        texts = self.encoder.pool(run_plm(self.encoder.plm, token_ids, mask), mask)
+        if views is None or self.encoder.views is None:
+            return texts
+        pooled: Tensor = self.encoder.views(torch.cat([torch.zeros_like(texts[:1]), texts]), views)
+        return pooled
 
 
 def trace_user_encoder(
@@ -115,13 +128,17 @@ def trace_user_encoder(
 
 
 def trace_news_encoder(encoder: NewsEncoder) -> ExportedProgram:
-    """Return the graph of a news encoder with its PLM; both axes may have any size from 1 on.
+    """Return the graph of a news encoder with its PLM; all axes may have any size from 1 on.
 
     Raises:
         UserError: If the PLM's family cannot be traced.
     """
-    sizes = {0: Dim("news"), 1: Dim("tokens", max=longest_text(encoder.plm))}
-    inputs = torch.ones(2, 2, dtype=torch.int64), torch.ones(2, 2, dtype=torch.bool)
+    texts = {0: Dim("texts"), 1: Dim("tokens", max=longest_text(encoder.plm))}
+    ones = torch.ones(2, 2, dtype=torch.int64)
+    inputs, sizes = [ones, ones.bool()], [texts, texts]
+    if encoder.views is not None:
+        inputs.append(torch.ones(3, 2, dtype=torch.int64))
+        sizes.append({0: Dim("news")})
     attention = attention_of(encoder.plm)
     if attention not in ("eager", "sdpa"):  # others need packed news, but the graph gets padded
         set_attention(encoder.plm, "sdpa")
@@ -129,7 +146,7 @@ def trace_news_encoder(encoder: NewsEncoder) -> ExportedProgram:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             served = ServedNewsEncoder(encoder).eval()
-            return torch.export.export(served, inputs, dynamic_shapes=(sizes, sizes))
+            return torch.export.export(served, tuple(inputs), dynamic_shapes=tuple(sizes))
     except Exception as error:  # a PLM's code can fail to be traced in many ways
         raise _untraceable(encoder, error) from error
     finally:
@@ -146,9 +163,9 @@ def write_onnx(graph: ExportedProgram, path: Path, names: Names) -> None:
             graph,
             (),
             str(path),
-            input_names=names.inputs,
+            input_names=list(names.inputs),
             output_names=names.outputs,
-            dynamic_shapes=(dict(enumerate(names.axes)),) * len(names.inputs),  # gives only names
+            dynamic_shapes=tuple(dict(enumerate(axes)) for axes in names.inputs.values()),  # names
             dynamo=True,
             external_data=weights > INSIDE,
             verbose=False,

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from newsrec import __version__
+from newsrec.data.fields import Texts
 from newsrec.errors import UserError
 from newsrec.export.card import model_card
 from newsrec.export.export import describe, origin_of, reported, seal, write_tokenizer
@@ -68,8 +70,13 @@ class PretrainedRecommender(TextEncoder):
 
     @property
     def fields(self) -> list[str]:
-        """Fields of a news item that the model reads."""
+        """Fields of a news item that make up its title's text."""
         return list(self._fields)
+
+    @property
+    def reads_abstracts(self) -> bool:
+        """Whether the model reads the abstract as a text of its own."""
+        return self.module.abstract_tokens > 0
 
     @property
     def max_tokens(self) -> int:
@@ -206,20 +213,45 @@ class PretrainedRecommender(TextEncoder):
         return as_sentence_transformer(self, residual_only)
 
     @torch.no_grad()
-    def _encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def _encode_texts(self, texts: Texts) -> NDArray[np.float32]:
+        training = self.module.training
+        self.module.eval()
+        tokens = self._tokens(texts.titles.to_pylist(), self.module.max_tokens)
+        pooling, views = self.model.news_encoder.views, None
+        if pooling is not None and texts.abstracts is not None:
+            abstracts = texts.abstracts.to_pylist()
+            views = torch.zeros(len(tokens), 2, dtype=torch.int64)  # row 0 of the vectors is none
+            views[:, 0] = torch.arange(1, 1 + len(tokens))
+            there = torch.tensor([bool(text) for text in abstracts], dtype=torch.bool)
+            views[there, 1] = torch.arange(1, 1 + int(there.sum())) + len(tokens)
+            tokens += self._tokens(
+                [text for text in abstracts if text], self.module.abstract_tokens
+            )
+        vectors = self._encode_tokens(tokens)
+        if pooling is not None and views is not None:
+            vectors = torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors])
+            vectors = pooling(vectors, views.to(vectors.device))
+        self.module.train(training)
+        found: NDArray[np.float32] = vectors.float().cpu().numpy()
+        return found
+
+    def _tokens(self, texts: list[str], longest: int) -> list[list[int]]:
+        """Return the tokens of each text; at least one, which the PLM needs."""
+        self._tokenizer.enable_truncation(longest)
+        found = [e.ids or [0] for e in self._tokenizer.encode_batch_fast(texts)]
+        self._tokenizer.enable_truncation(self.module.max_tokens)
+        return found
+
+    def _encode_tokens(self, tokens: list[list[int]]) -> Tensor:
+        """Return the vectors of texts in any order ``[texts, dim]``."""
         encoder = self.model.news_encoder
-        training, device = self.module.training, encoder.project.weight.device
-        tokens = [e.ids or [0] for e in self._tokenizer.encode_batch_fast(list(texts))]
         lengths = torch.tensor([len(ids) for ids in tokens], dtype=torch.int64)
         lengths, order = lengths.sort(stable=True)
         mask = length_mask(lengths, int(lengths.max()) if tokens else 1)
         token_ids = torch.zeros(mask.shape, dtype=torch.int32)
         token_ids[mask] = torch.tensor([i for row in order for i in tokens[row]], dtype=torch.int32)
-        self.module.eval()
-        vectors = encoder(token_ids.to(device), lengths).float().cpu()
-        self.module.train(training)
-        found: NDArray[np.float32] = vectors[order.argsort()].numpy()
-        return found
+        vectors: Tensor = encoder(token_ids.to(encoder.project.weight.device), lengths)
+        return vectors[order.argsort().to(vectors.device)]
 
     def _about_with(self, metrics: Mapping[str, Any] | str | Path | None) -> dict[str, Any]:
         """Return origin and quality of the model as it is now."""

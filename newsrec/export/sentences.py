@@ -14,6 +14,7 @@ from transformers.utils import logging as hf_logging
 from newsrec.errors import UserError
 from newsrec.model.fastformer import Fastformer, FastformerConfig, pooling_of
 from newsrec.model.news_encoder import NewsEncoder
+from newsrec.model.plm.lora import merged_state
 from newsrec.model.residual import ResidualPath
 
 if TYPE_CHECKING:
@@ -108,6 +109,11 @@ def as_sentence_transformer(
             "residual_only is True, but the model has no residual path. Leave it out, or train "
             "with model.residual true."
         )
+    if pretrained.reads_abstracts and not residual_only:
+        raise UserError(
+            "The model reads title and abstract as two texts, and sentence_transformers gives it "
+            "one. Use encode(titles, abstracts=...) instead."
+        )
     closed = encoder.gate is not None and not encoder.gate.item()
     with torch.random.fork_rng(devices=[]):  # building draws numbers; only a pooler keeps them
         torch.manual_seed(0)
@@ -150,7 +156,7 @@ def _transformer(pretrained: "PretrainedRecommender") -> Transformer:
     )
     said = hf_logging.get_verbosity()
     with TemporaryDirectory() as folder:
-        plm.save_pretrained(folder)
+        plm.save_pretrained(folder, state_dict=merged_state(plm))
         fast.save_pretrained(folder)
         hf_logging.set_verbosity_error()  # the pooler is missing in the files, and unused
         try:

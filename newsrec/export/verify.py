@@ -34,10 +34,11 @@ BATCHES = (2, 9, 256)
 SAMPLE = 512
 """Number of real news (about) on which the exported news encoder is tested."""
 
-Encoder = Callable[[Tensor, Tensor], Tensor]
-"""Encodes padded token ids and their mask as news vectors ``[news, dim]``."""
-Graph = Callable[[Tensor, Tensor], list[NDArray[Any]]]
-"""Returns a graph's outputs from a padded array and its mask."""
+Encoder = Callable[..., Tensor]
+"""Encodes padded token ids, their mask and, for news of two texts, the views of
+``graphs.ServedNewsEncoder`` as news vectors ``[news, dim]``."""
+Graph = Callable[..., list[NDArray[Any]]]
+"""Returns a graph's outputs from a padded array, its mask and any views."""
 UserScorer = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Scores news from histories ``[users, history, dim]``, their mask and the news vectors."""
 
@@ -73,7 +74,9 @@ def compare_encoders(module: RecommenderModule, folder: Path) -> dict[str, float
     news: dict[str, Encoder] = {WEIGHTS: lambda *padded: sorted_news(again, *padded)}
     if (folder / NEWS_ENCODER).is_file():
         news[NEWS_ENCODER] = onnx_encoder(folder / NEWS_ENCODER, "token_ids")
-    made = list(made_news(module.max_tokens, recommender.news_encoder.plm.config.vocab_size))
+    longest = max(module.max_tokens, module.abstract_tokens)
+    vocabulary = recommender.news_encoder.plm.config.vocab_size
+    made = list(made_news(longest, vocabulary, module.abstract_tokens > 0))
     vectors = torch.cat([sorted_news(recommender, *padded) for padded in made])
     others = {
         name: torch.cat([encode(*padded) for padded in made]) for name, encode in news.items()
@@ -107,7 +110,7 @@ def require_close(error: float, found: str) -> None:
 def onnx_encoder(path: Path, name: str) -> Encoder:
     """Return the encoder in an ONNX file, whose first input is called ``name``."""
     graph = onnx_graph(path, name)
-    return lambda values, mask: torch.from_numpy(graph(values, mask)[0])
+    return lambda *inputs: torch.from_numpy(graph(*inputs)[0])
 
 
 def onnx_graph(path: Path, name: str) -> Graph:
@@ -116,8 +119,8 @@ def onnx_graph(path: Path, name: str) -> Graph:
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
-    def run(values: Tensor, mask: Tensor) -> list[NDArray[Any]]:
-        feed = {name: values.numpy(), "mask": mask.numpy()}
+    def run(*inputs: Tensor) -> list[NDArray[Any]]:
+        feed = dict(zip((name, "mask", "views"), (x.numpy() for x in inputs), strict=False))
         return [np.asarray(output) for output in session.run(None, feed)]
 
     return run
@@ -162,19 +165,33 @@ def made_histories(full: int, num_news: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield torch.randint(num_news, mask.shape, generator=generator), mask
 
 
-def made_news(max_tokens: int, vocabulary: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield random tokens of news of every length, and their mask, each ``[news, tokens]``."""
+def made_news(
+    max_tokens: int, vocabulary: int, abstracts: bool = False
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield random tokens of texts of every length, and their mask, each ``[texts, tokens]``.
+
+    With ``abstracts`` also the texts of news: two of three have an abstract ``[texts, 2]``.
+    """
     generator = torch.Generator().manual_seed(0)
     for size in (1, *BATCHES):
         lengths = torch.arange(size) % max_tokens + 1
         mask = length_mask(lengths, int(lengths.max()))
-        yield torch.randint(2, vocabulary, mask.shape, generator=generator) * mask, mask
+        token_ids = torch.randint(2, vocabulary, mask.shape, generator=generator) * mask
+        title = torch.arange(size)
+        abstract = torch.where(title % 3 < 2, (7 * title + 1) % size + 1, 0)
+        views = [torch.stack([title + 1, abstract], dim=1)] if abstracts else []
+        yield token_ids, mask, *views
 
 
-def sorted_news(recommender: NewsRecommender, token_ids: Tensor, mask: Tensor) -> Tensor:
-    """Return PyTorch's vectors of padded news in any order ``[news, dim]``."""
+def sorted_news(
+    recommender: NewsRecommender, token_ids: Tensor, mask: Tensor, views: Tensor | None = None
+) -> Tensor:
+    """Return PyTorch's vectors of news, of padded texts in any order ``[news, dim]``."""
     lengths, order = mask.sum(dim=1).sort(stable=True)
-    return recommender.news_encoder(token_ids[order], lengths)[order.argsort()]
+    texts = recommender.news_encoder(token_ids[order], lengths)[order.argsort()]
+    if views is None:
+        return texts
+    return recommender.pool_views(torch.cat([torch.zeros_like(texts[:1]), texts]), views)
 
 
 def newest(history: Tensor, mask: Tensor, max_history: int) -> tuple[Tensor, Tensor]:
@@ -206,13 +223,21 @@ def compare_news(vectors: Tensor, catalogue: "Catalogue", path: Path) -> float:
         RuntimeError: If this is above ``TOLERANCE``.
     """
     encode = onnx_encoder(path, "token_ids")
-    rows = catalogue.first.unique()[2:]
+    rows = (
+        catalogue.first.unique()[2:] if catalogue.views is None else torch.arange(2, len(vectors))
+    )
     rows = rows[:: max(1, len(rows) // SAMPLE)]
     worst = 0.0
-    for block in rows[catalogue.token_lengths[rows].argsort()].split(64):
-        lengths = catalogue.token_lengths[block]
+    for block in rows[catalogue.news_lengths[rows].argsort()].split(64):
+        texts, views = block, []
+        if catalogue.views is not None:
+            pairs = catalogue.views[block]
+            texts = pairs[pairs > 0]
+            views = [(pairs > 0).flatten().cumsum(0).view_as(pairs) * (pairs > 0)]
+        lengths = catalogue.token_lengths[texts]
         tokens = int(lengths.max())
-        found = encode(catalogue.token_ids[block, :tokens].long(), length_mask(lengths, tokens))
+        token_ids = catalogue.token_ids[texts, :tokens].long()
+        found = encode(token_ids, length_mask(lengths, tokens), *views)
         worst = max(worst, float((found - vectors[block]).norm(dim=1).max()))
     error = worst / max(float(vectors.norm(dim=1).max()), torch.finfo(torch.float32).tiny)
     require_close(error, f"{path.name} differs from PyTorch on real news by {error:.1e}")

@@ -19,6 +19,9 @@ from newsrec.training.module import RecommenderModule
 
 MATCHING_OPTIONS = ("matching", "late_clicks", "interests", "combine")
 
+LATER_OPTIONS = ("appeal", "abstract_tokens")
+"""Options that are written only if they are used, for earlier versions to read the file."""
+
 ORIGIN = ("_name_or_path", "transformers_version")
 """Keys of a PLM's configuration that tell where it comes from; they are not exported."""
 
@@ -45,6 +48,7 @@ def write_model(module: RecommenderModule, folder: Path) -> None:
     }
     if module.matching != "dot":  # else the file stays as earlier versions can read it
         model |= {name: getattr(module, name) for name in MATCHING_OPTIONS}
+    model |= {name: getattr(module, name) for name in LATER_OPTIONS if getattr(module, name)}
     config = {
         "model": model,
         "plm": {name: value for name, value in plm.items() if name not in ORIGIN},

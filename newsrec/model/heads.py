@@ -5,6 +5,7 @@ To add one, write a class, add its name to ``Matching`` and ``head_of``, and wri
 ``newsrec.serving.matching``.
 """
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -22,8 +23,16 @@ class DotHead(nn.Module):
     outputs: tuple[str, ...] = ("user_vector",)
     """Names of what ``exported`` returns, which are the exported graph's outputs."""
 
+    appeal: nn.Parameter | None
+    """What all users like, a vector that is added to every user's; None without appeal ``[dim]``.
+    The product with a news vector is then ``(user vector + appeal) . news vector``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_parameter("appeal", None)
+
     def forward(self, vectors: Tensor, history: Tensor, mask: Tensor, scale: Tensor) -> Users:
-        """Make users from the user encoder's vectors.
+        """Make users from the user encoder's vectors, and add the appeal.
 
         Args:
             vectors: User vectors ``[users, interests, dim]``.
@@ -31,7 +40,17 @@ class DotHead(nn.Module):
             mask: True where a click is real ``[users, history]``.
             scale: Factor from a product of two news vectors to a score.
         """
-        return Users(vectors)
+        return self.with_appeal(Users(vectors))
+
+    def with_appeal(self, users: Users) -> Users:
+        """Add the appeal to the vectors of users, with ``late`` to their own alone."""
+        if self.appeal is None:
+            return users
+        appeal = self.appeal.to(users.vectors.dtype)
+        if users.mask is None:
+            return replace(users, vectors=users.vectors + appeal)
+        own, clicks = users.vectors.tensor_split([1], dim=1)
+        return replace(users, vectors=torch.cat([own + appeal, clicks], dim=1))
 
     def combine(self, products: Tensor, mask: Tensor | None = None) -> Tensor:
         """Turn products ``[users, vectors, ...]`` into scores; the same as ``Users.combine``."""
@@ -88,7 +107,8 @@ class LateHead(DotHead):
         own = torch.where(clicked, (1 - share) * vectors, vectors)
         clicks = share * scale * (history + self.change(history))
         clicks = clicks.masked_fill(~mask[..., None], 0)
-        return Users(torch.cat([own, clicks.to(own.dtype)], dim=1), mask, self.combine)
+        vectors = torch.cat([own, clicks.to(own.dtype)], dim=1)
+        return self.with_appeal(Users(vectors, mask, self.combine))
 
     def combine(self, products: Tensor, mask: Tensor | None = None) -> Tensor:
         """Add the mean of the largest products with clicks to the product with the user vector."""
@@ -129,7 +149,7 @@ class InterestHead(DotHead):
 
     def forward(self, vectors: Tensor, history: Tensor, mask: Tensor, scale: Tensor) -> Users:
         """Make users; arguments as in ``DotHead``."""
-        return Users(vectors, None, self.combine)
+        return self.with_appeal(Users(vectors, None, self.combine))
 
     def combine(self, products: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the maximum of a user's products, plain or smooth."""
@@ -155,9 +175,19 @@ class InterestHead(DotHead):
 
 
 def head_of(
-    name: Matching, dim: int, late_clicks: int, interests: int, combine: Combine
+    name: Matching,
+    dim: int,
+    late_clicks: int,
+    interests: int,
+    combine: Combine,
+    appeal: bool = False,
 ) -> DotHead:
     """Return the head that ``model.matching`` names, with the options of its kind."""
+    head = DotHead()
     if name == "late":
-        return LateHead(dim, late_clicks)
-    return InterestHead(interests, combine) if name == "interests" else DotHead()
+        head = LateHead(dim, late_clicks)
+    elif name == "interests":
+        head = InterestHead(interests, combine)
+    if appeal:
+        head.appeal = nn.Parameter(torch.zeros(dim))
+    return head

@@ -10,13 +10,57 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from newsrec.errors import UserError
-from newsrec.model.fastformer import Fastformer, FastformerConfig, init_weights, pooling_of
+from newsrec.model.fastformer import (
+    Fastformer,
+    FastformerConfig,
+    init_weights,
+    masked_softmax,
+    pooling_of,
+)
 from newsrec.model.plm.cut import TOKENS_PER_PASS, CutPlm, longest_text
 from newsrec.model.plm.lora import LoraConfig, add_adapters
 from newsrec.model.plm.recompute import recompute_activations
 from newsrec.model.residual import ResidualPath, rename_weights
 
 StatesHook = Callable[[Tensor, Tensor], None]
+
+
+class ViewPooling(nn.Module):
+    """Attention over a news item's texts: its title and, if it has one, its abstract.
+
+    The query starts at zero, so that title and abstract count alike at first.
+
+    Args:
+        dim: Size of the vectors.
+    """
+
+    offset: Tensor
+    """What to subtract from abstracts: with a residual path, the mean of their residual vectors,
+    which are centred by the mean of the titles ``[dim]``."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.zeros(dim))
+        self.lean = nn.Parameter(torch.zeros(()))
+        """What is added to the logit of an abstract."""
+        self.register_buffer("offset", torch.zeros(dim))
+
+    def forward(self, texts: Tensor, views: Tensor) -> Tensor:
+        """Pool the texts of news, in float32 or better.
+
+        Args:
+            texts: Vectors of texts; row 0 is not read ``[texts, dim]``.
+            views: Rows of the title and of the abstract, 0 for none ``[news, 2]``.
+
+        Returns:
+            News vectors; zeros for a news item without texts ``[news, dim]``.
+        """
+        with torch.autocast(texts.device.type, enabled=False):
+            title, abstract = texts.to(self.offset.dtype)[views].unbind(dim=1)
+            pair = torch.stack([title, abstract - self.offset], dim=1)
+            lean = torch.stack([torch.zeros_like(self.lean), self.lean])
+            weights = masked_softmax(((pair * self.query).sum(dim=2) + lean)[..., None], views > 0)
+            return (pair * weights).sum(dim=1)
 
 
 class NewsEncoder(nn.Module):
@@ -37,6 +81,8 @@ class NewsEncoder(nn.Module):
             keeping their activations: less memory, more time, the same gradients.
         tokens_per_pass: Padded tokens that go through the PLM at once.
         lora: Adapters of the tuned layers, trained in place of the layers' own weights.
+        abstract_tokens: Longest abstract, in tokens, that is encoded as a text of its own; 0 if
+            none is.
     """
 
     def __init__(
@@ -50,14 +96,16 @@ class NewsEncoder(nn.Module):
         checkpoint_activations: bool = False,
         tokens_per_pass: int = TOKENS_PER_PASS,
         lora: LoraConfig = LoraConfig(),  # noqa: B008
+        abstract_tokens: int = 0,
     ) -> None:
         super().__init__()
         limit = longest_text(plm)
-        if limit is not None and max_tokens > limit:
-            raise UserError(
-                f"data.max_tokens is {max_tokens}, but the PLM reads at most {limit} tokens. "
-                f"Choose up to {limit}, or a PLM for longer texts."
-            )
+        for name, tokens in (("max_tokens", max_tokens), ("abstract_tokens", abstract_tokens)):
+            if limit is not None and tokens > limit:
+                raise UserError(
+                    f"data.{name} is {tokens}, but the PLM reads at most {limit} tokens. "
+                    f"Choose up to {limit}, or a PLM for longer texts."
+                )
         self.plm = plm
         self.cut, self.lora = CutPlm(plm, tune_layers), lora
         if lora.rank:
@@ -66,10 +114,11 @@ class NewsEncoder(nn.Module):
             recompute_activations(plm)
         self.tokens_per_pass = tokens_per_pass
         self.project = nn.Linear(plm.config.hidden_size, dim)
-        self.fastformer = Fastformer(dim, fastformer, max_tokens)
+        self.fastformer = Fastformer(dim, fastformer, max(max_tokens, abstract_tokens))
         self.pooling = pooling_of(dim, fastformer)
         self.residual = ResidualPath(plm.config.hidden_size, dim) if residual else None
         self.gate = nn.Parameter(torch.zeros(())) if residual else None
+        self.views = ViewPooling(dim) if abstract_tokens else None
         self._states_hooks: OrderedDict[int, StatesHook] = OrderedDict()
         self.register_load_state_dict_pre_hook(_rename_weights)  # type: ignore[no-untyped-call]
         self.project.apply(init_weights)
@@ -79,16 +128,17 @@ class NewsEncoder(nn.Module):
     def forward(
         self, token_ids: Tensor, token_lengths: Tensor, token_states: Tensor | None = None
     ) -> Tensor:
-        """Encode news sorted by length, each with at least one token.
+        """Encode texts sorted by length, each with at least one token.
 
         Args:
-            token_ids: Tokens, padded at the end ``[news, tokens]``.
-            token_lengths: Number of real tokens, ascending, on the CPU ``[news]``.
-            token_states: States of the real tokens below the PLM's tuned layers, all news items
+            token_ids: Tokens, padded at the end ``[texts, tokens]``.
+            token_lengths: Number of real tokens, ascending, on the CPU ``[texts]``.
+            token_states: States of the real tokens below the PLM's tuned layers, all texts
                 joined, so that the frozen layers need not run ``[tokens, hidden]``; None runs them.
 
         Returns:
-            News vectors ``[news, dim]``.
+            Vectors of the texts ``[texts, dim]``, which are news vectors unless ``views`` pools
+            those of title and abstract.
 
         Raises:
             UserError: If the size of the states differs from this PLM's.
@@ -122,6 +172,18 @@ class NewsEncoder(nn.Module):
         """
         x = self.pooling(self.fastformer(self.project(states), mask), mask)
         return x if self.residual is None else self.residual(states, mask) + self.gate * x
+
+    @torch.no_grad()
+    def fit_residual(self, titles: Tensor, abstracts: Tensor) -> None:
+        """Fit the residual path to the means of last states ``[titles, hidden]`` and so on.
+
+        Its centre and directions are those of the titles; abstracts get a centre of their own.
+        """
+        assert self.residual is not None
+        self.residual.fit(titles)
+        if self.views is not None and len(abstracts):
+            vectors = self.residual.of_means(abstracts.to(self.residual.centre))
+            self.views.offset.copy_(vectors.mean(dim=0))
 
     def train(self, mode: bool = True) -> "NewsEncoder":
         """Set training mode; frozen parts of the PLM stay in evaluation mode, without dropout."""

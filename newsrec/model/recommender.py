@@ -48,6 +48,10 @@ class NewsRecommender(nn.Module):
         interests: With ``interests``, number of vectors per user.
         combine: With ``interests``, ``logsumexp`` or ``max`` of the products.
         lora: Adapters of the PLM's tuned layers, trained in place of the layers' own weights.
+        abstract_tokens: Longest abstract, in tokens, that is read as a text of its own; 0 reads
+            none.
+        appeal: Whether a learned vector is added to every user's, so that news which all users
+            like are ranked higher for all, also for users without clicks.
     """
 
     def __init__(
@@ -66,6 +70,8 @@ class NewsRecommender(nn.Module):
         late_clicks: int = 5,
         interests: int = 4,
         combine: Combine = "logsumexp",
+        appeal: bool = False,
+        abstract_tokens: int = 0,
         lora: LoraConfig | dict[str, Any] = LoraConfig(),  # noqa: B008
     ) -> None:
         super().__init__()
@@ -79,12 +85,13 @@ class NewsRecommender(nn.Module):
             residual,
             checkpoint_activations,
             lora=LoraConfig.of(lora),
+            abstract_tokens=abstract_tokens,
         )
         vectors = interests if matching == "interests" else None
         self.user_encoder = USER_ENCODERS[user_encoder](
             dim, FastformerConfig.of(user), max_history, residual, vectors
         )
-        self.head = head_of(matching, dim, late_clicks, interests, combine)
+        self.head = head_of(matching, dim, late_clicks, interests, combine, appeal)
 
     def compile_parts(self) -> None:
         """Compile the PLM's layers and the encoders' stacks with torch.compile.
@@ -97,15 +104,21 @@ class NewsRecommender(nn.Module):
             module.compile(dynamic=True)
 
     def encode_news(
-        self, token_ids: Tensor, token_lengths: Tensor, token_states: Tensor | None = None
+        self,
+        token_ids: Tensor,
+        token_lengths: Tensor,
+        token_states: Tensor | None = None,
+        views: Tensor | None = None,
     ) -> Tensor:
         """Encode a batch's news; rows 0 and 1 have no tokens and get zeros.
 
         Args:
-            token_ids: Tokens; from row 2 on sorted by length ``[news, tokens]``.
-            token_lengths: Number of real tokens, on the CPU ``[news]``.
+            token_ids: Tokens of texts; from row 2 on sorted by length ``[texts, tokens]``.
+            token_lengths: Number of real tokens, on the CPU ``[texts]``.
             token_states: States of the real tokens below the PLM's tuned layers, so that the frozen
                 layers need not run ``[tokens, hidden]``; None runs them.
+            views: Rows of the title and the abstract of each news item, 0 for no abstract
+                ``[news, 2]``; None if a text is a news item.
 
         Returns:
             News vectors ``[news, dim]``.
@@ -115,7 +128,16 @@ class NewsRecommender(nn.Module):
             token_lengths[FIRST_NEWS:],
             token_states,
         )
-        return torch.cat([vectors.new_zeros(FIRST_NEWS, self.dim), vectors])
+        vectors = torch.cat([vectors.new_zeros(FIRST_NEWS, self.dim), vectors])
+        return self.pool_views(vectors, views)
+
+    def pool_views(self, texts: Tensor, views: Tensor | None) -> Tensor:
+        """Return news vectors ``[news, dim]`` from those of texts; ``views`` as above."""
+        if views is None:
+            return texts
+        assert self.news_encoder.views is not None, "built without abstract_tokens"
+        pooled: Tensor = self.news_encoder.views(texts, views)
+        return pooled
 
     def encode_user(self, news_vectors: Tensor, history: Tensor) -> Tensor:
         """Encode users from the news they clicked.
@@ -152,17 +174,30 @@ class NewsRecommender(nn.Module):
         vectors = self.user_encoder(history, mask)
         return self.head(vectors, history, mask, self.user_encoder.scale())
 
+    def open_from_zero(self) -> list[nn.Parameter]:
+        """Return the vectors that start at zero and, like gates, need a large learning rate."""
+        views = self.news_encoder.views
+        found = [self.head.appeal, None if views is None else views.query]
+        return [parameter for parameter in found if parameter is not None]
+
     def gates(self) -> dict[str, Tensor]:
-        """Return the learned numbers of the residual path and of the head, by name."""
+        """Return the learned numbers of the residual path and of the head, by name.
+
+        Of the appeal it is the length, of abstracts what is added to their logit.
+        """
         news = self.news_encoder.gate
         gates = {} if news is None else {"news": news, **self.user_encoder.gates()}
         gates |= self.head.numbers()
+        if self.head.appeal is not None:
+            gates["appeal"] = self.head.appeal.norm()
+        if self.news_encoder.views is not None:
+            gates["abstract"] = self.news_encoder.views.lean
         return {name: value.detach() for name, value in gates.items()}
 
     def encode(self, batch: Batch) -> Encoded:
         """Encode the news and the users of a training batch."""
         lengths = torch.as_tensor(batch.token_lengths)
-        news = self.encode_news(batch.token_ids, lengths, batch.token_states)
+        news = self.encode_news(batch.token_ids, lengths, batch.token_states, batch.views)
         return Encoded(news, self.users(news, batch.history))
 
     def forward(self, batch: Batch) -> Tensor:

@@ -61,8 +61,11 @@ class ResidualPath(nn.Module):
         is real.
         """
         with torch.autocast(states.device.type, enabled=False):
-            mean = masked_mean(states.to(self.centre.dtype), mask)
-            return F.linear(F.normalize(mean, dim=1) - self.centre, self.projection)
+            return self.of_means(masked_mean(states.to(self.centre.dtype), mask))
+
+    def of_means(self, means: Tensor) -> Tensor:
+        """Return residual vectors ``[news, dim]``, from the mean of the last states of each."""
+        return F.linear(F.normalize(means, dim=1) - self.centre, self.projection)
 
 
 OLD_NAME = "skip"

@@ -68,7 +68,7 @@ def evaluate(
     scored = score()
     if scored is None:
         return None
-    title, data, scores, vectors, info = scored
+    title, data, scores, vectors, info, _ = scored
     part = data.split(split)
     others = {}
     if baselines and part.labels is not None:

@@ -31,10 +31,23 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
         lines.append(sampled_note(split, metrics["sampled_candidates"]))
     if "fitted" in metrics:
         lines += _how_fitted(metrics["fitted"])
+    if "repeats" in metrics:
+        lines.append(_repeats(metrics["repeats"]))
     clicks = [f"{name} ({window})" for name, window in metrics.get("clicks_of", {}).items()]
     if clicks:
         lines.append(f"The baseline counts the clicks of {' and '.join(clicks)}.")
     return lines
+
+
+def _repeats(found: Mapping[str, Any]) -> str:
+    """Return how candidates that repeat a click were ranked, and how many there are."""
+    how = "ranked last"
+    if found["penalty"] != "last":
+        how = f"scored {found['penalty']:g} lower"
+    return (
+        f"{found['candidates']:,} candidates repeat a click (cosine of at least "
+        f"{found['threshold']:g}) and were {how}."
+    )
 
 
 def _how_fitted(fitted: Mapping[str, Any]) -> list[str]:

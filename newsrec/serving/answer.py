@@ -13,6 +13,7 @@ def answer(
     candidates: list[str] | None = None,
     categories: Sequence[str] | None = None,
     exclude_history: bool = True,
+    skip_repeats: float | None = None,
 ) -> dict[str, Any]:
     """Return news for one user, with scores and texts.
 
@@ -24,6 +25,7 @@ def answer(
             the export.
         categories: Categories to recommend from; None allows all. Ignored with ``candidates``.
         exclude_history: Whether clicked news are left out; ignored with ``candidates``.
+        skip_repeats: As in ``Recommender.recommend``; ignored with ``candidates``.
 
     Returns:
         A dictionary: ``news`` has the news, best first; ``known_clicks`` is the number of clicks
@@ -40,7 +42,7 @@ def answer(
         unknown_history, unknown_candidates = ranking.unknown_history, ranking.unknown_candidates
     else:
         ids, scores, unknown_history = recommender.recommend(
-            history, k, exclude_history, categories
+            history, k, exclude_history, categories, skip_repeats
         )
     known = recommender.known_ids
     found = zip(ids, scores, recommender.describe(ids), strict=True)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS
-from newsrec.data.fields import FIELDS, news_texts
+from newsrec.data.fields import FIELDS, Texts, read_texts
 from newsrec.errors import UserError
 from newsrec.serving.arguments import Found, look_up, require_list, require_strings
 from newsrec.serving.folder import NEWS_SCHEMA, StoredNews, with_unknown
@@ -99,23 +99,25 @@ def news_table(
     return pa.table({field: pa.array(column, pa.string()) for field, column in columns.items()})
 
 
-def texts_of(table: pa.Table, fields: Sequence[str]) -> pa.Array:
-    """Return the text that the model reads of each news item ``[news]``.
+def texts_of(table: pa.Table, fields: Sequence[str], abstracts: bool) -> Texts:
+    """Return what a model reads of news.
 
     Args:
         table: A table from ``news_table``.
-        fields: Fields that the model reads.
+        fields: Fields that make up the title's text.
+        abstracts: Whether the model reads the abstract as a text of its own.
 
     Raises:
         UserError: If a field is not in the table.
     """
-    missing = [field for field in fields if field not in table.column_names]
+    read = [*fields, "abstract"] if abstracts else fields
+    missing = [field for field in read if field not in table.column_names]
     if missing:
         raise UserError(
-            f"This model reads a news item's {', '.join(fields)}: give {ARGUMENTS[missing[0]]}, "
+            f"This model reads a news item's {', '.join(read)}: give {ARGUMENTS[missing[0]]}, "
             "too, one for each title."
         )
-    return news_texts(table, fields)
+    return read_texts(table, fields, abstracts)
 
 
 def require_same_number(

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.console import progress
+from newsrec.data.fields import Texts
 from newsrec.errors import UserError
 from newsrec.serving.catalogue import news_table, texts_of
 
@@ -17,11 +18,16 @@ class TextEncoder(ABC):
     @property
     @abstractmethod
     def fields(self) -> list[str]:
-        """Fields of a news item that the model reads."""
+        """Fields of a news item that make up its title's text."""
+
+    @property
+    @abstractmethod
+    def reads_abstracts(self) -> bool:
+        """Whether the model reads the abstract as a text of its own."""
 
     @abstractmethod
-    def _encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return the vectors of some texts ``[news, dim]``."""
+    def _encode_texts(self, texts: Texts) -> NDArray[np.float32]:
+        """Return the vectors of some news ``[news, dim]``."""
 
     def encode(
         self,
@@ -54,17 +60,19 @@ class TextEncoder(ABC):
         one = isinstance(titles, str)
         given = (titles, categories, subcategories, abstracts)
         lists = [[column] if one and column is not None else column for column in given]
-        texts = texts_of(news_table(*lists), self.fields).to_pylist()  # type: ignore[arg-type]
-        distinct = sorted(dict.fromkeys(texts), key=len)
+        texts = self._texts(*lists)  # type: ignore[arg-type]
+        pairs = texts.pairs()
+        places = {pair: place for place, pair in enumerate(pairs)}
+        distinct = sorted(places, key=lambda pair: max(map(len, pair)))
         parts = []
         slow = 1 if show_progress_bar else len(distinct) + 1
         with progress("encoding", len(distinct), slow, _rate) as advance:
             for start in range(0, len(distinct), batch_size):
                 part = distinct[start : start + batch_size]
-                parts.append(self._encode_texts(part))
+                parts.append(self._encode_texts(texts.take([places[pair] for pair in part])))
                 advance(len(part))
-        rows = {text: row for row, text in enumerate(distinct)}
-        vectors = np.concatenate(parts or [self._encode_texts([])])[[rows[t] for t in texts]]
+        rows = {pair: row for row, pair in enumerate(distinct)}
+        vectors = np.concatenate(parts or [self._encode_texts(texts)])[[rows[p] for p in pairs]]
         if normalize_embeddings:
             length = np.linalg.norm(vectors, axis=1, keepdims=True)
             vectors = vectors / np.maximum(length, np.finfo(np.float32).tiny)
@@ -90,8 +98,11 @@ class TextEncoder(ABC):
         Raises:
             UserError: If lists differ in length, or a field that the model reads is missing.
         """
-        table = news_table(titles, categories, subcategories, abstracts)
-        return self._encode_texts(texts_of(table, self.fields).to_pylist())
+        return self._encode_texts(self._texts(titles, categories, subcategories, abstracts))
+
+    def _texts(self, *columns: Sequence[str] | None) -> Texts:
+        """Return what the model reads of some news; arguments as in ``encode_news``."""
+        return texts_of(news_table(*columns), self.fields, self.reads_abstracts)
 
 
 def _rate(done_per_second: float) -> str:

@@ -19,7 +19,8 @@ from newsrec.serving.matching import COMBINE, OUTPUTS
 
 MANIFEST_FORMAT, MATCHING_FORMAT = 2, 3
 """Versions of the folder's format; increase them when the meaning changes. In format 2 scores are
-dot products, in format 3 they are made in another way, which ``matching`` names."""
+dot products and a news item has one text. In format 3 ``matching`` names how scores are made, and
+``abstract_tokens``, if given, says that a news item has an abstract of its own."""
 
 MANIFEST = "manifest.json"
 USER_ENCODER = "user_encoder.onnx"
@@ -119,9 +120,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                 f"{path}: {name} is {_shown(value)}, and should be {rule.words}. {AGAIN}"
             )
     _check_files(path, manifest["files"])
-    head = manifest.get("matching", {"head": "dot"})["head"]
-    if (found == MANIFEST_FORMAT) != (head == "dot"):
-        raise UserError(f"{path} has format {found}, and matching is {head}. {AGAIN}")
+    matching = manifest.get("matching", {"head": "dot"})
+    if found != format_of(matching, manifest.get("abstract_tokens", 0)):
+        raise UserError(f"{path} has format {found}, and matching is {matching['head']}. {AGAIN}")
     if manifest.get("settings_hash", settings_hash(manifest)) != settings_hash(manifest):
         raise UserError(
             f"{path} is not as it was written: one of {', '.join(SETTINGS)} was changed. {AGAIN}"
@@ -135,8 +136,16 @@ def settings_hash(manifest: Mapping[str, Any]) -> str:
     Folders written before version 0.2 do not have this hash.
     """
     names = SETTINGS if manifest["format"] == MANIFEST_FORMAT else (*SETTINGS, "matching")
+    if "abstract_tokens" in manifest:
+        names = (*names, "abstract_tokens")
     text = json.dumps([manifest[name] for name in names])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def format_of(matching: Mapping[str, Any], abstract_tokens: int) -> int:
+    """Return the format of a folder whose model makes scores and reads abstracts in this way."""
+    plain = matching["head"] == "dot" and not abstract_tokens
+    return MANIFEST_FORMAT if plain else MATCHING_FORMAT
 
 
 class Rule(NamedTuple):
@@ -182,6 +191,9 @@ RULES = {
     "dim": _SIZE,
     "max_history": _SIZE,
     "max_tokens": _SIZE,
+    "abstract_tokens": Rule(
+        f"a number up to {LARGEST_NUMBER:,}", lambda v: _is_size(v) or (type(v) is int and not v), 0
+    ),
     "fields": Rule(f"a list of {', '.join(FIELDS)}", _are_fields),
     "model_hash": Rule("a text", lambda value: isinstance(value, str)),
     "files": Rule("names of files, each with its SHA-256", _are_hashes),

@@ -19,8 +19,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS, UNKNOWN_NEWS
-from newsrec.data.fields import text_hashes
+from newsrec.data.fields import Texts
 from newsrec.errors import UserError
+from newsrec.reranking import check_threshold
 from newsrec.serving.arguments import (
     Found,
     look_up,
@@ -41,7 +42,7 @@ from newsrec.serving.manifest import SERVED_FILES
 from newsrec.serving.matching import Users, match_all
 from newsrec.serving.publish import push
 from newsrec.serving.results import AddedNews, Ranking, Recommendations
-from newsrec.serving.search import search
+from newsrec.serving.search import excluded_rows, search
 from newsrec.serving.sessions import Encoders
 
 log = logging.getLogger(__name__)
@@ -123,13 +124,10 @@ class Recommender(TextEncoder):
 
     def describe(self, news_ids: Sequence[str]) -> list[dict[str, str | None]]:
         """Return ``title``, ``category`` and ``subcategory`` of each id; all None if unknown."""
-        catalogue, texts = self._catalogue, self._catalogue.table.select(SHOWN)
-        return [
-            texts.slice(catalogue.rows[news_id] - FIRST_NEWS, 1).to_pylist()[0]
-            if news_id in catalogue.rows
-            else dict.fromkeys(SHOWN)
-            for news_id in news_ids
-        ]
+        catalogue = self._catalogue
+        texts, rows = catalogue.table.select(SHOWN), catalogue.rows
+        known = (texts.slice(rows[i] - FIRST_NEWS, 1) if i in rows else None for i in news_ids)
+        return [dict.fromkeys(SHOWN) if one is None else one.to_pylist()[0] for one in known]
 
     def add_news(
         self,
@@ -162,8 +160,8 @@ class Recommender(TextEncoder):
         ids = require_strings(news_ids, "news_ids")
         table = news_table(titles, categories, subcategories, abstracts)
         require_same_number(ids, "news_ids", table["title"], "titles")
-        texts = texts_of(table, self.fields)
-        hashes = text_hashes(texts)
+        texts = texts_of(table, self.fields, self.reads_abstracts)
+        hashes = texts.hashes()
         first: dict[str, int] = {}
         for place, news_id in enumerate(ids):
             if hashes[first.setdefault(news_id, place)] != hashes[place]:
@@ -180,7 +178,7 @@ class Recommender(TextEncoder):
                     given = field in table.column_names
                     columns[field] = table[field] if given else pa.array([""] * len(ids))
                 columns["text_hash"] = pa.array(hashes, pa.string())
-                vectors = self._encoders.news(texts.take(pa.array(places)).to_pylist())
+                vectors = self._encoders.news(texts.take(places))
                 self._catalogue = catalogue.updated(pa.table(columns).take(places), vectors)
         replaced = sum(ids[place] in known for place in places)
         return AddedNews(len(places) - replaced, replaced, len(first) - len(places))
@@ -256,6 +254,7 @@ class Recommender(TextEncoder):
         k: int = 10,
         exclude_history: bool = True,
         categories: Sequence[str] | None = None,
+        skip_repeats: float | None = None,
     ) -> Recommendations:
         """Score the whole catalogue for one user, and return the ``k`` best news.
 
@@ -264,12 +263,15 @@ class Recommender(TextEncoder):
             k: Number of news; fewer are returned if fewer are allowed.
             exclude_history: Whether news of the history are left out.
             categories: Categories to recommend from; None allows all.
+            skip_repeats: Leave out news whose vector has at least this cosine with that of a
+                clicked one, such as near-duplicates; None leaves out none.
 
         Raises:
-            UserError: If the catalogue is empty, or ``k``, a category or an id is invalid.
+            UserError: If the catalogue is empty, or an argument is invalid.
         """
         require_one_user(history_ids, "history_ids", "recommend_many")
-        return self.recommend_many([history_ids], k, exclude_history, categories)[0]
+        rules = exclude_history, categories, skip_repeats
+        return self.recommend_many([history_ids], k, *rules)[0]
 
     def recommend_many(
         self,
@@ -277,6 +279,7 @@ class Recommender(TextEncoder):
         k: int = 10,
         exclude_history: bool = True,
         categories: Sequence[str] | None = None,
+        skip_repeats: float | None = None,
     ) -> list[Recommendations]:
         """Do the same as ``recommend`` for several users, with a history for each."""
         catalogue = self._catalogue
@@ -289,17 +292,20 @@ class Recommender(TextEncoder):
             raise UserError(
                 f"k is {k!r}; it must be from 1 to the number of news, {len(catalogue.ids):,}."
             )
+        if skip_repeats is not None:
+            check_threshold(skip_repeats, "skip_repeats")
         allowed = None if categories is None else of_categories(catalogue.table, categories)
         found = catalogue.look_up_all(histories)
         results: list[Recommendations] = []
+        news = catalogue.vectors[FIRST_NEWS:]
         for users in self._users(catalogue, found):
-            part, excluded = found[len(results) : len(results) + len(users)], []
-            if exclude_history:
-                excluded = [[row - FIRST_NEWS for row in history.rows] for history in part]
-            best = search(users, catalogue.vectors[FIRST_NEWS:], k, excluded, allowed)
+            part = found[len(results) : len(results) + len(users)]
+            clicks = [[row - FIRST_NEWS for row in history.rows] for history in part]
+            excluded = excluded_rows(news, clicks, exclude_history, skip_repeats)
+            best = search(users, news, k, excluded, allowed)
             results += [
-                Recommendations([catalogue.ids[row] for row in rows], scores, history.unknown)
-                for (rows, scores), history in zip(best, part, strict=True)
+                Recommendations([catalogue.ids[row] for row in top], scores, history.unknown)
+                for (top, scores), history in zip(best, part, strict=True)
             ]
         return results
 
@@ -313,8 +319,13 @@ class Recommender(TextEncoder):
 
     @property
     def fields(self) -> list[str]:
-        """Fields of a news item that the model reads."""
+        """Fields of a news item that make up its title's text."""
         return list(self.folder.manifest["fields"])
 
-    def _encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    @property
+    def reads_abstracts(self) -> bool:
+        """Whether the model reads the abstract as a text of its own."""
+        return self._encoders.abstract_tokens > 0
+
+    def _encode_texts(self, texts: Texts) -> NDArray[np.float32]:
         return self._encoders.news(texts)

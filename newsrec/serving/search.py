@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from newsrec.reranking import repeats
 from newsrec.serving.matching import Users, match_all
 
 SCORES_AT_ONCE = 16 * 2**20
@@ -23,6 +24,27 @@ class Best(NamedTuple):
     """Rows of the news, best first ``[found]``."""
     scores: NDArray[np.float32]
     """Score of each of these ``[found]``."""
+
+
+def excluded_rows(
+    news: NDArray[np.float32],
+    clicks: Sequence[list[int]],
+    history: bool = True,
+    repeated: float | None = None,
+) -> list[list[int]]:
+    """Return, for each user, the rows that ``search`` must not find.
+
+    Args:
+        news: News vectors ``[news, dim]``.
+        clicks: Rows that each user clicked ``[users]``.
+        history: Whether to leave these out.
+        repeated: Smallest cosine with one of them that leaves out other news; None leaves out none.
+    """
+    excluded = [list(rows) if history else [] for rows in clicks]
+    if repeated is not None:
+        for found, rows in zip(excluded, clicks, strict=True):
+            found += np.flatnonzero(repeats(news, slice(None), rows, repeated)).tolist()
+    return excluded
 
 
 def search(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from newsrec.data.fields import Texts
 from newsrec.errors import UserError
 from newsrec.serving.folder import ExportFolder
 from newsrec.serving.manifest import (
@@ -27,7 +28,7 @@ from newsrec.serving.matching import Matching, Users
 NEWS_OUTPUTS = ("news_vector",)
 
 INPUTS = {USER_ENCODER: {"history", "mask"}, NEWS_ENCODER: {"token_ids", "mask"}}
-"""Names of each graph's inputs."""
+"""Names of each graph's inputs; a news encoder that reads abstracts has ``views``, too."""
 
 CLICKS_PER_RUN = 3200
 """Clicked news, padding included, that the user encoder reads at once."""
@@ -54,6 +55,7 @@ class Encoders:
         self.threads = threads
         self.dim: int = folder.manifest["dim"]
         self.max_history: int = folder.manifest["max_history"]
+        self.abstract_tokens: int = folder.manifest.get("abstract_tokens", 0)
         self.matching = Matching(folder.manifest.get("matching"))
         if not folder.has(USER_ENCODER):
             raise UserError(
@@ -73,14 +75,18 @@ class Encoders:
         return self._open(NEWS_ENCODER)
 
     @cached_property
-    def _tokenizer(self) -> Any:
-        tokenizers = require_package("tokenizers")
+    def _tokenizers(self) -> list[Any]:
+        """The tokenizer of titles and, if they are read, that of abstracts."""
+        tokenizers, found = require_package("tokenizers"), []
         path = self.folder.file(TOKENIZER)
-        with reading(path):
-            tokenizer = tokenizers.Tokenizer.from_file(str(path))
-            tokenizer.no_padding()
-            tokenizer.enable_truncation(self.folder.manifest["max_tokens"])
-        return tokenizer
+        for longest in (self.folder.manifest["max_tokens"], self.abstract_tokens):
+            if longest:
+                with reading(path):
+                    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+                    tokenizer.no_padding()
+                    tokenizer.enable_truncation(longest)
+                found.append(tokenizer)
+        return found
 
     def user_vectors(
         self, histories: Sequence[Sequence[int]], news: NDArray[np.float32]
@@ -128,11 +134,11 @@ class Encoders:
             feed = {"history": news[rows], "mask": mask}
             yield users, self._run(self._user_encoder, feed, USER_ENCODER)
 
-    def news(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Encode news; equal texts are encoded once.
+    def news(self, texts: Texts) -> NDArray[np.float32]:
+        """Encode news; news with equal texts are encoded once.
 
         Args:
-            texts: Text of each news item ``[news]``.
+            texts: What the model reads of each news item.
 
         Returns:
             News vectors ``[news, dim]``.
@@ -141,18 +147,42 @@ class Encoders:
             UserError: If the folder has no news encoder, a file was changed, or the package
                 tokenizers is missing.
         """
-        encoder = self._news_encoder
-        distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        tokenizer = self._tokenizer
-        with reading(self.folder.path / TOKENIZER):
-            encodings = tokenizer.encode_batch_fast(list(distinct))
-            # Without special tokens an empty text has no tokens, but the PLM needs one.
-            tokens = [encoding.ids or [0] for encoding in encodings]
-        vectors = np.empty((len(tokens), self.dim), dtype=np.float32)
-        for rows, token_ids, mask in padded_sequences(tokens, TOKENS_PER_RUN):
-            feed = {"token_ids": token_ids, "mask": mask}
+        encoder, pairs = self._news_encoder, texts.pairs()
+        distinct = {pair: row for row, pair in enumerate(dict.fromkeys(pairs))}
+        views = []
+        for tokenizer, column in zip(self._tokenizers, zip(*distinct, strict=True), strict=False):
+            with reading(self.folder.path / TOKENIZER):
+                # Without special tokens a text may have no tokens, but the PLM needs one.
+                views.append([e.ids or [0] for e in tokenizer.encode_batch_fast(list(column))])
+        vectors = np.empty((len(distinct), self.dim), dtype=np.float32)
+        for rows, feed in self._blocks(list(distinct), views):
             (vectors[rows],) = self._run(encoder, feed, NEWS_ENCODER)
-        return vectors[[distinct[text] for text in texts]]
+        return vectors[[distinct[pair] for pair in pairs]]
+
+    def _blocks(
+        self, pairs: Sequence[tuple[str, ...]], views: Sequence[Sequence[Sequence[int]]]
+    ) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]]]]:
+        """Yield places of news, and the news encoder's inputs for them.
+
+        Args:
+            pairs: Title and, if they are read, abstract of each news item ``[news]``.
+            views: Their tokens: of all titles, then of all abstracts.
+        """
+        if not views:
+            return
+        longest = [max(texts, key=len) for texts in zip(*views, strict=True)]
+        for rows, token_ids, mask in padded_sequences(longest, TOKENS_PER_RUN // len(views)):
+            if not self.abstract_tokens:
+                yield rows, {"token_ids": token_ids, "mask": mask}
+                continue
+            there = np.array([[True, bool(pairs[row][1])] for row in rows])
+            texts = [view[row] for row, has in zip(rows, there, strict=True)
+                     for view, real in zip(views, has, strict=True) if real]  # fmt: skip
+            ((order, token_ids, mask),) = padded_sequences(texts, len(texts) * mask.shape[1])
+            number = 1 + np.argsort(order)  # of each text; 0 is none
+            numbers = np.zeros(there.shape, dtype=np.int64)
+            numbers[there] = number
+            yield rows, {"token_ids": token_ids, "mask": mask, "views": numbers}
 
     def _open(self, name: str) -> Any:
         """Return an onnxruntime session for one encoder."""
@@ -170,10 +200,13 @@ class Encoders:
             found = {node.name for node in session.get_inputs()}
             outputs = tuple(node.name for node in session.get_outputs())
             dim = session.get_outputs()[0].shape[-1]
-        if found != INPUTS[name]:
+        needed = INPUTS[name]
+        if name == NEWS_ENCODER and self.abstract_tokens:
+            needed = needed | {"views"}
+        if found != needed:
             raise UserError(
                 f"{path} takes {', '.join(sorted(found)) or 'nothing'}; it should take "
-                f"{' and '.join(sorted(INPUTS[name]))}. {AGAIN}"
+                f"{' and '.join(sorted(needed))}. {AGAIN}"
             )
         expected = self.matching.outputs if name == USER_ENCODER else NEWS_OUTPUTS
         if outputs != expected:
@@ -189,7 +222,7 @@ class Encoders:
     def _run(self, session: Any, feed: dict[str, NDArray[Any]], name: str) -> list[NDArray[Any]]:
         """Run an encoder; return its outputs, after checking that shapes and values can be."""
         rows, length = feed["mask"].shape
-        shapes: list[tuple[int, ...]] = [(rows, self.dim)]
+        shapes: list[tuple[int, ...]] = [(len(feed.get("views", feed["mask"])), self.dim)]
         if name == USER_ENCODER:
             shapes = self.matching.shapes(rows, length, self.dim)
         path = self.folder.path / name

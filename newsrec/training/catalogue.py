@@ -18,8 +18,12 @@ from newsrec.model.recommender import NewsRecommender
 log = logging.getLogger(__name__)
 
 
+VIEWS_AT_ONCE = 2**15
+"""News whose texts' vectors are pooled at once."""
+
+
 def news_blocks(catalogue: Catalogue) -> list[Tensor]:
-    """Return distinct rows of the catalogue (by tokens), in blocks of similar length."""
+    """Return distinct texts of the catalogue (by tokens), in blocks of similar length."""
     return [block for block in distinct_rows(catalogue).split(NEWS_PER_PASS) if len(block)]
 
 
@@ -39,7 +43,7 @@ def encode_catalogue(
     unknown news item, is the mean over the real news.
     """
     device = recommender.news_encoder.project.weight.device
-    shape = len(catalogue.first), recommender.dim
+    shape = len(catalogue.first), recommender.dim  # vectors of texts, at first
     vectors = torch.zeros(shape, device=device, dtype=torch.float32)
     for rows in news_blocks(catalogue)[rank::world_size]:
         part = recommender.news_encoder(*_news(catalogue, rows, states, device)).float()
@@ -47,6 +51,9 @@ def encode_catalogue(
     if world_size > 1:
         torch.distributed.all_reduce(vectors)  # each row is zeros on all processes except one
     vectors = vectors[catalogue.first.to(device, non_blocking=True)]
+    if catalogue.views is not None:
+        blocks = catalogue.views.to(device, non_blocking=True).split(VIEWS_AT_ONCE)
+        vectors = torch.cat([recommender.pool_views(vectors, block) for block in blocks])
     if len(vectors) > FIRST_NEWS:
         vectors[FIRST_NEWS - 1] = vectors[FIRST_NEWS:].mean(dim=0)
     return vectors
@@ -60,11 +67,11 @@ def mean_states(
     rank: int = 0,
     world_size: int = 1,
 ) -> Tensor:
-    """Return the mean of each news item's last states ``[news, hidden]``; zeros for rows 0 and 1.
+    """Return the mean of each text's last states ``[texts, hidden]``; zeros for rows 0 and 1.
 
     As in ``encode_catalogue``, the processes share the work and all get the result.
     ``states`` may cover only the first rows; the whole PLM then runs for the others, and for all
-    news if it is None.
+    texts if it is None. ``catalogue.of_titles`` has those of news.
     """
     device, hidden = cut.plm.device, cut.plm.config.hidden_size
     known = 0 if states is None else len(states.lengths)
@@ -87,7 +94,7 @@ def gather_means(
     rank: int,
     world_size: int,
 ) -> Tensor:
-    """Return the means of all news ``[news, hidden]``, from the processes' shares.
+    """Return the means of all texts ``[texts, hidden]``, from the processes' shares.
 
     ``own`` are the means of this process's blocks of ``news_blocks``, in order; the processes
     exchange tensors on ``device``.

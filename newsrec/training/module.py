@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from newsrec.data import FIRST_NEWS
@@ -67,13 +67,15 @@ class RecommenderModule(LightningModule):
         interests: Number of vectors per user that interests makes.
         combine: How interests makes one score of its products: logsumexp, a smooth maximum with a
             learned temperature, or max.
+        appeal: Whether a learned vector is added to every user's vector: what all users like. News
+            then differ in score for users without clicks, too.
         loss: Training loss: cross_entropy of picking the clicked candidate among npratio skipped
             ones; in_batch, the same with other samples' clicked news as further negatives; or
             impression, cross-entropy over all candidates of an impression and all its clicks.
         lr: Peak learning rate of all parameters outside the PLM and the gates.
         plm_lr: Peak learning rate of the PLM.
         gate_lr: Peak learning rate of the residual path's gates and scale, three numbers, and of
-            the mix of late or the temperature of interests.
+            the mix of late, the temperature of interests and the vector of appeal.
         weight_decay: Weight decay of AdamW; applies only to weight matrices.
         warmup: Share of all steps in which the learning rate rises, or the number of these steps if
             above 1.
@@ -83,6 +85,8 @@ class RecommenderModule(LightningModule):
             it is at least 1.3 times as fast. Weights, softmaxes and the loss are always fp32. A
             resumed run keeps its precision.
         max_tokens: Longest text, in tokens; on the command line set data.max_tokens instead.
+        abstract_tokens: Longest abstract, in tokens, that is read as a text of its own; on the
+            command line set data.abstract_tokens instead.
         max_history: Longest history, in clicks; on the command line set data.max_history instead.
     """
 
@@ -103,6 +107,7 @@ class RecommenderModule(LightningModule):
         late_clicks: int = 5,
         interests: int = 4,
         combine: Combine = "logsumexp",
+        appeal: bool = False,
         loss: str = "cross_entropy",
         lr: float = 1e-4,
         plm_lr: float = 1e-5,
@@ -113,6 +118,7 @@ class RecommenderModule(LightningModule):
         precision: str = "auto",
         max_tokens: int = 32,
         max_history: int = 50,
+        abstract_tokens: int = 0,
     ) -> None:
         super().__init__()
         self.plm, self.plm_layers, self.tune_layers = plm, plm_layers, tune_layers
@@ -121,10 +127,11 @@ class RecommenderModule(LightningModule):
         self.lora = LoraConfig.of(lora)
         self.checkpoint_activations, self.torch_compile = checkpoint_activations, torch_compile
         self.matching, self.late_clicks = matching, late_clicks
-        self.interests, self.combine = interests, combine
+        self.interests, self.combine, self.appeal = interests, combine, appeal
         self.lr, self.plm_lr, self.gate_lr, self.weight_decay = lr, plm_lr, gate_lr, weight_decay
         self.warmup, self.schedule, self.precision = warmup, schedule, precision
         self.max_tokens, self.max_history = max_tokens, max_history
+        self.abstract_tokens = abstract_tokens
         check_options(self)
         names = inspect.signature(RecommenderModule).parameters
         values = {name: getattr(self, name) for name in names}
@@ -197,9 +204,12 @@ class RecommenderModule(LightningModule):
         place = self.trainer.global_rank, self.trainer.world_size  # the processes share the work
         means = mean_states(encoder.cut, data.catalogue, data.states, *place)
         encoder.train()
-        encoder.residual.fit(means[FIRST_NEWS:])
-        state = {name: value.cpu() for name, value in encoder.residual.state_dict().items()}
-        encoder.residual.load_state_dict(self.trainer.strategy.broadcast(state))
+        encoder.fit_residual(
+            data.catalogue.of_titles(means)[FIRST_NEWS:], data.catalogue.of_abstracts(means)
+        )
+        fitted = nn.ModuleList(filter(None, [encoder.residual, encoder.views]))
+        state = {name: value.cpu() for name, value in fitted.state_dict().items()}
+        fitted.load_state_dict(self.trainer.strategy.broadcast(state))
 
     def forward(self, batch: Batch) -> Tensor:
         """Return raw scores of a training batch ``[batch, candidates]``."""

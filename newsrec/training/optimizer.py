@@ -71,12 +71,16 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Split trainable parameters by learning rate (PLM or its adapters, gates, others) and decay.
 
-    Gates are the scalar parameters outside the PLM. Weight matrices decay; biases, norms, gates and
-    embeddings do not. Each group has a name, under which its rate is logged.
+    Gates are the scalar parameters outside the PLM, and the vectors that start at zero like them
+    (``NewsRecommender.open_from_zero``). Weight matrices decay; biases, norms, gates and embeddings
+    do not. Each group has a name, under which its rate is logged.
     """
     news = recommender.news_encoder
+    opening = recommender.open_from_zero()
     rates = {
-        parameter: ("encoders", lr) if parameter.ndim else ("gates", gate_lr)
+        parameter: ("gates", gate_lr)
+        if not parameter.ndim or any(parameter is one for one in opening)
+        else ("encoders", lr)
         for parameter in recommender.parameters()
     }
     of_plm = ("lora", lora_lr) if news.lora.rank else ("plm", plm_lr)

@@ -12,6 +12,7 @@ LINKS = {
     "data.loss": "model.loss",
     "model.max_tokens": "data.max_tokens",
     "model.max_history": "data.max_history",
+    "model.abstract_tokens": "data.abstract_tokens",
 }
 """Values that data and model share: each first key is filled in from its second key."""
 

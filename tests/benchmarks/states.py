@@ -2,6 +2,7 @@
 
     python tests/benchmarks/states.py                       # data/demo
     python tests/benchmarks/states.py --data.root DIR --tune_layers 2 --batch_size 168
+    python tests/benchmarks/states.py --tune_layers 0 --abstract_tokens 0 64  # what abstracts cost
 
 The same batches go through the same model, forward and backward, dropout off, once with the whole
 PLM and once on the kept states, turn by turn in one process. Losses must agree: exactly but for the
@@ -41,17 +42,21 @@ def step(recommender: NewsRecommender, batch: Batch) -> tuple[float, float]:
     return float(loss), time.perf_counter() - start
 
 
-def measure(root: str, tune_layers: int, batch_size: int, steps: int) -> dict[str, Any]:
-    """Return what both ways take, for one number of tuned layers."""
-    sources = {way: MindDataModule(root, batch_size=batch_size, seed=0) for way in WAYS}
+def measure(
+    root: str, tune_layers: int, batch_size: int, steps: int, abstracts: int
+) -> dict[str, Any]:
+    """Return what both ways take, for one number of tuned layers and of an abstract's tokens."""
+    options: dict[str, Any] = {"batch_size": batch_size, "seed": 0, "abstract_tokens": abstracts}
+    sources = {way: MindDataModule(root, **options) for way in WAYS}
     for data in sources.values():
         data.setup("fit")
     torch.manual_seed(0)
-    recommender = NewsRecommender(load_plm(sources["none"].plm), tune_layers=tune_layers)
+    plm = load_plm(sources["none"].plm)
+    recommender = NewsRecommender(plm, tune_layers=tune_layers, abstract_tokens=abstracts)
     for module in recommender.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    result: dict[str, Any] = {"tune_layers": tune_layers}
+    result: dict[str, Any] = {"tune_layers": tune_layers, "abstract_tokens": abstracts}
     for way in TOLERANCE:
         start, data = time.perf_counter(), sources[way]
         data.use_states(frozen_states(recommender.news_encoder.cut, data.catalogue, root, way))
@@ -77,6 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data.root", dest="root", help="data folder; default: a copy of the demo")
     parser.add_argument("--tune_layers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--abstract_tokens", type=int, nargs="+", default=[0])
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=10)
     args = parser.parse_args()
@@ -85,7 +91,11 @@ def main() -> None:
         if root is None:
             ignore = shutil.ignore_patterns(".newsrec")
             root = str(shutil.copytree(DEMO, Path(folder) / "demo", ignore=ignore))
-        runs = [measure(root, n, args.batch_size, args.steps) for n in args.tune_layers]
+        runs = [
+            measure(root, layers, args.batch_size, args.steps, abstracts)
+            for layers in args.tune_layers
+            for abstracts in args.abstract_tokens
+        ]
     print(
         json.dumps(
             {"batch_size": args.batch_size, "threads": torch.get_num_threads(), "runs": runs}

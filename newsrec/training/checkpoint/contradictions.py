@@ -14,7 +14,7 @@ from newsrec.errors import UserError
 from newsrec.plm_source import load_tokenizer
 from newsrec.training.checkpoint.read import hyper_parameters, plain
 
-SHARED = ("fields", "max_tokens", "max_history")
+SHARED = ("fields", "max_tokens", "abstract_tokens", "max_history")
 """Options of the data that shape the model's input."""
 SAMPLE = 200
 """Number of texts on which two tokenizers with equal vocabularies are compared."""
@@ -34,7 +34,7 @@ def untrained(module: Any, data: Any) -> dict[str, Any]:
         module: The ``RecommenderModule``.
         data: The data module, whose tokenizer is compared if it is named after another PLM.
     """
-    own = {"max_tokens": module.max_tokens, "max_history": module.max_history}
+    own = {name: getattr(module, name) for name in SHARED if name != "fields"}
     if getattr(data, "plm", module.plm) == module.plm:
         return own
     return own | {"plm": module.plm, "tokenizer_json": load_tokenizer(module.plm)}

@@ -26,8 +26,11 @@ CHECKPOINT_FORMAT = 1
 """Version of a checkpoint's content under ``newsrec``; increased if its meaning changes."""
 
 BEFORE: dict[str, dict[str, Any]] = {
-    "model": {"residual": False, "matching": "dot", "lora": {}},
-    "data": {"frozen_states": "fp32"},
+    "model": {
+        **{"residual": False, "matching": "dot", "lora": {}},
+        **{"appeal": False, "abstract_tokens": 0},
+    },
+    "data": {"frozen_states": "fp32", "abstract_tokens": 0},
 }
 """Values for runs from before an option existed, if they differ from the option's default or must
 not be contradicted."""

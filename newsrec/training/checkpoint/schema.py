@@ -188,12 +188,10 @@ def _check_values(checkpoint: dict[str, Any]) -> None:
             raise Wrong(f"{name} is {checkpoint[name]}, and should be 0 or more")
     model, data = checkpoint["hyper_parameters"], checkpoint["datamodule_hyper_parameters"]
     _check_sizes(model, "hyper_parameters")
-    for name in ("max_tokens", "max_history"):
-        if data[name] > model[name]:
-            raise Wrong(
-                f"datamodule_hyper_parameters.{name} is {data[name]}, and the model's is "
-                f"{model[name]}"
-            )
+    for name in ("max_tokens", "max_history", "abstract_tokens"):
+        read, own = data.get(name, 0), model.get(name, 0)
+        if read > own or bool(read) != bool(own):
+            raise Wrong(f"datamodule_hyper_parameters.{name} is {read}, and the model's is {own}")
     _check_plm(checkpoint["newsrec"]["plm_config"], "newsrec.plm_config")
 
 
@@ -209,8 +207,8 @@ def _check_options(
 def _check_sizes(model: Mapping[str, Any], where: str) -> None:
     """Refuse sizes below 1 or above ``LARGEST_NUMBER``, which would take too much memory."""
     sizes = {f"{where}.{name}": model[name] for name in ("max_tokens", "max_history", "dim")}
-    later = ("late_clicks", "interests")
-    sizes |= {f"{where}.{name}": model[name] for name in later if name in model}
+    sizes |= {f"{where}.{n}": model[n] for n in ("late_clicks", "interests") if n in model}
+    sizes[f"{where}.abstract_tokens"] = model.get("abstract_tokens", 0) + 1  # 0 reads none
     for part in ("news", "user"):
         shape = dataclasses.asdict(FastformerConfig.of(model[part]))
         sizes[f"{where}.{part}.heads"] = shape["heads"]

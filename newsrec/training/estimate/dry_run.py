@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data import mind_statistics as mind
@@ -174,8 +175,8 @@ def describe(estimate: Estimate) -> str:
     rows = {
         "parameters": f"{cost.trained:,} trained, {cost.frozen:,} frozen: {_gib(cost.weights)}",
         "gradients": f"{_gib(cost.gradients)}, optimizer states {_gib(cost.optimizer)}",
-        "batch": f"{usual.samples} samples, {len(usual.lengths):,} distinct news, "
-        f"{usual.tokens:,} tokens; the largest {len(largest.lengths):,} and "
+        "batch": f"{usual.samples} samples, {usual.news:,} distinct news, "
+        f"{usual.tokens:,} tokens; the largest {largest.news:,} and "
         f"{largest.tokens:,}",
         "activations": f"{_gib(cost.activations)} of the largest batch",
         "peak of a step": f"{_gib(cost.peak)}; {estimate.fits}",
@@ -219,7 +220,15 @@ def _published(data: MindDataModule, processes: int, size: mind.Published) -> Wo
     candidates = min(data.max_candidates, round(mind.CANDIDATES)) if whole else 1 + data.npratio
     samples = data.batch_size
     bound = data.tokens_per_batch
-    mean = float(mind.text_lengths(data.fields, data.max_tokens, 1000).mean())
+    abstract = data.abstract_tokens
+
+    def lengths_of(news: int) -> NDArray[np.int64]:
+        titles = mind.text_lengths(data.fields, data.max_tokens, news)
+        if not abstract:
+            return titles
+        return np.sort(np.concatenate([titles, mind.abstract_lengths(abstract, news)]))
+
+    mean = float(lengths_of(1000).sum()) / 1000  # tokens of a news item
     if bound is not None:  # each sample counts with all of its news
         one = mind.mentions(1, data.max_history, candidates, False).distinct
         samples = max(int(bound / (one * mean)), 1)
@@ -227,8 +236,9 @@ def _published(data: MindDataModule, processes: int, size: mind.Published) -> Wo
     most = samples * (data.max_history + candidates)
 
     def shape(news: float) -> Shape:
-        lengths = mind.text_lengths(data.fields, data.max_tokens, int(min(news, most)))
-        return Shape(lengths, int(batch.users), data.max_history, samples, candidates)
+        titles = int(min(news, most))
+        sizes = int(batch.users), data.max_history, samples, candidates
+        return Shape(lengths_of(titles), *sizes, titles if abstract else None)
 
     total = size.train if whole else int(size.train * size.clicks)
     largest = batch.distinct * (1 + LARGEST * batch.spread)
@@ -241,7 +251,7 @@ def _published(data: MindDataModule, processes: int, size: mind.Published) -> Wo
         shape(batch.distinct),
         shape(largest),
         int(mean * size.news),
-        mind.array_bytes(size, data.max_tokens),
+        mind.array_bytes(size, data.max_tokens, abstract),
     )
 
 
@@ -261,7 +271,7 @@ def _of_folder(data: MindDataModule, processes: int) -> Work:
     arrays = sum(int(array.nbytes) for array in data.data.arrays.values())
     return Work(
         f"{data.root}, {len(shapes)} batches of {len(sampler):,}, "
-        f"{len(catalogue.first) - FIRST_NEWS:,} news",
+        f"{catalogue.num_news - FIRST_NEWS:,} news",
         len(data.index.click),
         -(-len(sampler) // processes),
         shapes[len(shapes) // 2],

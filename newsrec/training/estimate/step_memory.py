@@ -29,7 +29,7 @@ class Shape(NamedTuple):
     """The sizes of a training batch that its cost depends on."""
 
     lengths: NDArray[np.int64]
-    """Tokens of each distinct text, ascending ``[news]``."""
+    """Tokens of each distinct text, ascending ``[texts]``."""
     users: int
     """Number of distinct histories."""
     history: int
@@ -37,6 +37,13 @@ class Shape(NamedTuple):
     samples: int
     candidates: int
     """Candidates of a sample, including the clicked one."""
+    titles: int | None = None
+    """Number of distinct news if some have two texts; None if each has one."""
+
+    @property
+    def news(self) -> int:
+        """Number of distinct news."""
+        return len(self.lengths) if self.titles is None else self.titles
 
     @property
     def tokens(self) -> int:
@@ -58,7 +65,8 @@ class Shape(NamedTuple):
         """Return the shape of a batch."""
         users, history = batch.history.shape
         samples, candidates = batch.candidates.shape
-        return cls(batch.token_lengths[FIRST_NEWS:], users, history, samples, candidates)
+        titles = None if batch.views is None else batch.num_news - FIRST_NEWS
+        return cls(batch.token_lengths[FIRST_NEWS:], users, history, samples, candidates, titles)
 
 
 class StepCost(NamedTuple):
@@ -158,6 +166,7 @@ def batch_of(
     longest = int(shape.lengths.max())
     candidates = torch.zeros(shape.samples, shape.candidates, dtype=torch.int64)
     excluded = torch.zeros(shape.samples, shape.candidates + shape.history, dtype=torch.int64)
+    views = torch.zeros(FIRST_NEWS + shape.news, 2, dtype=torch.int64)
     shared = SharedClicks(candidates[:, 0].clone(), torch.zeros(shape.samples), excluded)
     return Batch(
         token_ids=torch.zeros(len(lengths), longest, dtype=torch.int32),
@@ -168,4 +177,5 @@ def batch_of(
         candidates=candidates,
         labels=candidates.clone(),
         shared=shared if shares_clicks else None,
+        views=None if shape.titles is None else views,
     )

@@ -114,7 +114,7 @@ class _Counts:
         """Count a batch, without waiting for the device."""
         lengths = batch.token_lengths[FIRST_NEWS:]
         self.clicks += len(batch.labels)
-        self.news += len(lengths)
+        self.news += batch.num_news - FIRST_NEWS
         self.tokens += int(lengths.sum())
         self.squares += int((lengths * lengths).sum())
         self.slots += batch.history.numel()
