@@ -6,7 +6,7 @@ from newsrec.console import say, terminal
 from newsrec.data.dataset import NewsData, Split
 from newsrec.data.leaks import SUSPECT, InHistory, count_in_history
 from newsrec.data.readers.base import CUT_OFF
-from newsrec.evaluation.names import sampled_note
+from newsrec.evaluation.names import data_notes
 from newsrec.report.tables import table
 
 
@@ -19,8 +19,8 @@ def print_data(data: NewsData) -> None:
     terminal().print(table(("", *data.splits), rows, framed=True))
     say("Unknown: not in any file of news. A history is empty if it has no known news.")
     for split in data.splits.values():
-        if "sampled_candidates" in split.counts:
-            say(sampled_note(split.name, split.counts["sampled_candidates"]))
+        for line in data_notes(split.name, split.counts):
+            say(line)
     drawn = [name for name, split in data.splits.items() if "sampled_candidates" in split.counts]
     for line in leaks(inside, drawn):
         say(line)

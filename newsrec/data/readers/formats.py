@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from newsrec.data.readers.base import Reader
+from newsrec.data.readers.ebnerd import EbnerdReader
 from newsrec.data.readers.mind import MindReader
 from newsrec.data.readers.parquet import ParquetReader
 
-READERS: tuple[Reader, ...] = (ParquetReader(), MindReader())
+READERS: tuple[Reader, ...] = (EbnerdReader(), ParquetReader(), MindReader())
 """Tried in this order. MIND's is last, since it accepts any folder and reports what it lacks."""
 
 
