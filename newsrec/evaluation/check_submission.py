@@ -57,10 +57,10 @@ class WrongLine(NamedTuple):
 class Report:
     """Findings about a submission."""
 
-    name: str
-    """Name of the text in the zip."""
     expected: int
     """Impressions of the split."""
+    name: str = NAME
+    """Name of the text in the zip."""
     lines: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     """Number of bad lines of each of ``KINDS``."""
@@ -108,7 +108,7 @@ class _Check:
 
     def __init__(self, split: Split, name: str) -> None:
         self.split = split
-        self.report = Report(name, expected=len(split.impression_id))
+        self.report = Report(len(split.impression_id), name)
         self.wrong_rows = array("q")  # positions of the lines with a mistake
         self.wrong_ids = array("q")  # ids of the impressions that these lines seem to be for
         self.sums = np.zeros(())  # becomes the sum of each metric

@@ -45,16 +45,18 @@ def find_splits(root: Path) -> dict[str, SplitFiles]:
     return find_places(root, lambda place: SplitFiles(*files_in(place)), WHERE_FROM)
 
 
-def files_in(place: Path, names: Sequence[str] = NAMES) -> list[SourceFile]:
+def files_in(
+    place: Path, names: Sequence[str] = NAMES, where_from: str = WHERE_FROM
+) -> list[SourceFile]:
     """Return the file of each name in a split's folder or zip; refuse none and several."""
     if not place.is_dir():
-        return _in_zip(place, names)
+        return _in_zip(place, names, where_from)
     inner = within(place)
     files = {name: [SourceFile(f / name) for f in inner if (f / name).is_file()] for name in names}
-    return one_each(place, files, WHERE_FROM)
+    return one_each(place, files, where_from)
 
 
-def _in_zip(path: Path, names: Sequence[str]) -> list[SourceFile]:
+def _in_zip(path: Path, names: Sequence[str], where_from: str) -> list[SourceFile]:
     files: dict[str, list[SourceFile]] = {name: [] for name in names}
     for member in members_of(path):
         parts = member.filename.split("/")
@@ -62,4 +64,4 @@ def _in_zip(path: Path, names: Sequence[str]) -> list[SourceFile]:
             if member.flag_bits & 1:
                 raise UserError(f"{path} is encrypted. Unpack it into {path.with_suffix('')}.")
             files[parts[-1]].append(SourceFile(path, member.filename))
-    return one_each(path, files, WHERE_FROM)
+    return one_each(path, files, where_from)
