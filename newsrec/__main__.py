@@ -28,7 +28,8 @@ COMMANDS = {
     "encode-news": "add new news items to a copy of an exported folder",
     "download": "download MIND from its official source and check it",
     "prepare": "compile a data folder and show what is in it",
-    "simulate": "write a simulated world as MIND files",
+    "inspect": "say what a data folder is, what is odd in it, and what comes next",
+    "simulate": "write a simulated world as MIND, Parquet or EB-NeRD files",
 }
 """Summary of each command; its module in ``newsrec.commands`` has the same name."""
 

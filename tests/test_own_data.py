@@ -1,5 +1,6 @@
 """Own data as Parquet through every command, and the recipes of docs/data.md."""
 
+import json
 import re
 import zipfile
 from datetime import datetime, timedelta
@@ -110,6 +111,58 @@ def test_the_lines_for_mind_turn_it_into_parquet(tmp_path, monkeypatch):
 
 def test_an_unknown_format_is_named(tmp_path, capsys):
     assert "mind" in refused(capsys, "simulate", "--output", tmp_path / "x", "--format", "csv")
+
+
+def test_the_recipe_for_adressa_makes_clicks(tmp_path):
+    day = 1483225200  # seconds, as Adressa has them
+    events = [
+        {"eventId": 1, "userId": "cx:a", "id": "n1", "title": "En", "category1": "sport|fotball"},
+        {"eventId": 2, "userId": "cx:a", "url": "http://adressa.no"},  # the front page
+        {"eventId": 3, "userId": "cx:b", "id": "n2", "title": "To", "category1": "nyheter"},
+        {"eventId": 4, "userId": "cx:b", "id": "n1", "title": "En", "category1": "sport|fotball"},
+        {"eventId": 5, "userId": "cx:b", "id": "n1", "title": "En", "category1": "sport|fotball"},
+        {"eventId": 6, "userId": "cx:a", "id": "n2", "title": "To", "category1": "nyheter"},
+    ]
+    (tmp_path / "log").mkdir()
+    for i, event in enumerate(events):
+        line = json.dumps(event | {"time": day + 60 * i + 86400 * (i == 5)})
+        with (tmp_path / "log" / f"2017010{1 + (i == 5)}").open("a") as file:
+            file.write(line + "\n")
+    given = {"pd": pd, "Path": Path, "source": tmp_path / "log", "root": tmp_path / "own"}
+    exec(recipe('"category1"'), given)
+    data = open_mind(tmp_path / "own")
+    clicked = {
+        split: [(user, row[-2:]) for _, user, _, *row in contents(data, split)]
+        for split in ("train", "dev")
+    }
+    assert [user for user, _ in clicked["train"]] == ["cx:a", "cx:b", "cx:b"]
+    assert [user for user, _ in clicked["dev"]] == ["cx:a"]
+    assert contents(data, "dev")[0][3] == ["n1"]
+    assert data.news.to_pylist()[0] == {
+        "news_id": "n1", "category": "sport", "subcategory": "fotball", "title": "En",
+        "abstract": "",
+    }  # fmt: skip
+
+
+def test_the_recipe_for_pens_makes_impressions(tmp_path):
+    heading = "News ID\tCategory\tTopic\tHeadline\tNews body\tTitle entity\tEntity content\n"
+    news = "".join(f'N{i}\tc\tt\t"Head {i}\tBody {i}\t{{}}\t{{}}\n' for i in range(1, 6))
+    (tmp_path / "news.tsv").write_text(heading + news)
+    rows = [
+        ("U1", "6/19/2019 5:10:01 AM", "N1 N2", "N3 N4 N5", "N5 N4"),
+        ("U2", "6/19/2019 6:10:01 PM", "N3", "N1", ""),
+    ]
+    text = "".join("\t".join(row) + "\n" for row in [("uID", "tmp", "clk", "uclk", "his"), *rows])
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}.tsv").write_text(text)
+    exec(recipe("rng.permutation"), {"pd": pd, "np": np, "source": tmp_path, "root": tmp_path})
+    data = open_mind(tmp_path)
+    for found, (user, _, clicked, skipped, history) in zip(contents(data), rows, strict=True):
+        assert (found[1], found[3]) == (user, history.split())
+        labels = dict(zip(found[4], found[5], strict=True))
+        assert labels == dict.fromkeys(clicked.split(), 1) | dict.fromkeys(skipped.split(), 0)
+    assert contents(data)[1][2] == datetime(2019, 6, 19, 18, 10, 1)
+    assert data.news["title"][0].as_py() == '"Head 1'
 
 
 @pytest.mark.slow  # trains and exports

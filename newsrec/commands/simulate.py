@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=FORMATS,
         default="mind",
         help="mind: news.tsv and behaviors.tsv of each split; parquet: news.parquet and "
-        "impressions.parquet, as for own data",
+        "impressions.parquet, as for own data; ebnerd: the files of EB-NeRD",
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files")
     able = " and ".join(name for name, preset in PRESETS.items() if preset.tastes)

@@ -52,6 +52,14 @@ class Split(NamedTuple):
     the unknown news."""
 
     @property
+    def beyond_accuracy(self) -> NDArray[np.bool_]:
+        """Which impressions are EB-NeRD's lists that no metric counts ``[impressions]``."""
+        if "beyond_accuracy" not in self.counts:
+            return np.zeros(len(self.impression_id), dtype=bool)
+        beyond: NDArray[np.bool_] = np.asarray(self.impression_id) == 0
+        return beyond
+
+    @property
     def days(self) -> tuple[np.datetime64, np.datetime64]:
         """First and last day of the split's impressions."""
         first, last = self.time.min(), self.time.max()
@@ -89,6 +97,11 @@ class NewsData(NamedTuple):
     def num_news(self) -> int:
         """Rows of the catalogue, including padding and the unknown news."""
         return len(self.news) + FIRST_NEWS
+
+    @property
+    def submission(self) -> str:
+        """Name of the text file that the format's leaderboard takes, in a zip of that name."""
+        return reader_of(self.root).submission
 
     def split(self, name: str) -> Split:
         """Return a split by name; UserError, which names the splits, if it is missing."""

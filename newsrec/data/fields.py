@@ -10,11 +10,23 @@ import pyarrow.compute as pc
 from newsrec.errors import UserError
 
 FIELDS = ("category", "subcategory", "title", "abstract")
+FROM_THE_FUTURE = (
+    *("total_inviews", "total_pageviews", "total_read_time"),
+    *("read_time", "scroll_percentage", "next_read_time", "next_scroll_percentage"),
+)
+"""Columns of EB-NeRD that are known only after the impression, so they are never read: the totals
+of an article count its whole life, and the others are measured when the user leaves the page."""
 
 
 def check_fields(fields: Sequence[str]) -> None:
     """Refuse names that are not fields of news, or an empty list."""
     unknown = [field for field in fields if field not in FIELDS]
+    if unknown and unknown[0] in FROM_THE_FUTURE:
+        raise UserError(
+            f"data.fields: {unknown[0]} is known only after the impression, so a model that reads "
+            f"it predicts clicks from the future. It is never read. Choose from "
+            f"{', '.join(FIELDS)}."
+        )
     if unknown or not fields:
         raise UserError(
             f"data.fields: {unknown[0] if unknown else 'an empty list'!r} is not a field of a "

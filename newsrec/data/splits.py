@@ -207,6 +207,8 @@ def _take(split: Split, keep: NDArray[np.bool_]) -> Split:
     counts = _counts(part)
     if "sampled_candidates" in split.counts:  # then all skipped candidates are
         counts["sampled_candidates"] = counts["candidates"] - counts["clicks"]
+    if "beyond_accuracy" in split.counts:
+        counts["beyond_accuracy"] = int(part.beyond_accuracy.sum())
     return part._replace(counts=counts)
 
 

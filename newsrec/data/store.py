@@ -143,7 +143,7 @@ def _known_hashes(root: Path, base: Path, splits: Splits) -> Hashes | None:
 
 def _key(root: Path, file: SourceFile) -> str:
     """Return a file's path relative to the root, so that a moved folder keeps its arrays."""
-    name = file.path.relative_to(root).as_posix()
+    name = Path(os.path.relpath(file.path, root)).as_posix()  # xMIND's may lie beside the root
     return name if file.member is None else f"{name}:{file.member}"
 
 

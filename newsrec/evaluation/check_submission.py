@@ -25,7 +25,7 @@ from newsrec.data.dataset import Split
 from newsrec.data.ragged import Ragged
 from newsrec.data.readers.zips import DAMAGE
 from newsrec.errors import UserError
-from newsrec.evaluation.submission import NAME, mistake_in, parse_lines
+from newsrec.evaluation.submission import NAME, mistake_in, parse_lines, zip_name
 from newsrec.places import looked_for
 
 BLOCK_BYTES = 2 << 20
@@ -59,6 +59,8 @@ class Report:
 
     expected: int
     """Impressions of the split."""
+    name: str = NAME
+    """Name of the text in the zip."""
     lines: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     """Number of bad lines of each of ``KINDS``."""
@@ -83,18 +85,20 @@ class Report:
         return not self.bad and self.lines == self.expected
 
 
-def inspect(path: Path, split: Split) -> Report:
+def inspect(path: Path, split: Split, name: str = NAME) -> Report:
     """Check a submission against the split that it ranks; refuse a file that is no submission.
+
+    ``name`` is that of the text in the zip.
 
     Memory does not grow with the file, except by the ids of bad lines.
     """
-    check = _Check(split)
-    stream, size = open_submission(path)
+    check = _Check(split, name)
+    stream, size = open_submission(path, name)
     with (
         stream,
         progress("checking", size, SLOW_BYTES, lambda rate: f"{rate / 1e6:.0f} MB/s") as advance,
     ):
-        for block in _blocks(path, stream, advance):
+        for block in _blocks(path, name, stream, advance):
             check.add(block)
     return check.finish()
 
@@ -102,9 +106,9 @@ def inspect(path: Path, split: Split) -> Report:
 class _Check:
     """Checks a submission block by block against the split that it ranks."""
 
-    def __init__(self, split: Split) -> None:
+    def __init__(self, split: Split, name: str) -> None:
         self.split = split
-        self.report = Report(expected=len(split.impression_id))
+        self.report = Report(len(split.impression_id), name)
         self.wrong_rows = array("q")  # positions of the lines with a mistake
         self.wrong_ids = array("q")  # ids of the impressions that these lines seem to be for
         self.sums = np.zeros(())  # becomes the sum of each metric
@@ -196,11 +200,14 @@ class _Check:
         kept[wrong[wrong < report.expected]] = False
         found = np.concatenate([expected[kept], found[found >= 0]])
         distinct, times = np.unique(found, return_counts=True)
+        ids, wanted = np.unique(expected, return_counts=True)  # EB-NeRD repeats the id 0
+        place = np.searchsorted(ids, distinct).clip(max=len(ids) - 1)
+        most = np.where(ids[place] == distinct, wanted[place], 1)
         parts = []
         for ids, what in (
             (np.setdiff1d(expected, found), "missing"),
             (np.setdiff1d(found, expected), "not in the data"),
-            (distinct[times > 1], "repeated"),
+            (distinct[times > most], "repeated"),
         ):
             if len(ids):
                 parts.append(f"{len(ids):,} {what} ({ids[0]}{', ...' if len(ids) > 1 else ''})")
@@ -211,24 +218,24 @@ class _Check:
         return ""
 
 
-def open_submission(path: Path) -> tuple[IO[bytes], int]:
+def open_submission(path: Path, name: str = NAME) -> tuple[IO[bytes], int]:
     """Return the stream and the size of a submission's text; UserError if it is no such zip."""
-    with _explained(path), zipfile.ZipFile(path) as archive:  # the stream keeps the file open
+    with _explained(path, name), zipfile.ZipFile(path) as archive:  # the stream keeps the file open
         names = archive.namelist()
-        if names != [NAME]:
+        if names != [name]:
             shown = ", ".join(map(repr, names[:LISTED])) + (", ..." if len(names) > LISTED else "")
             raise UserError(
-                f"{path} holds {shown or 'nothing'}; the leaderboard wants only {NAME}, not in a "
-                f"folder. Zip the file itself: python -m zipfile -c prediction.zip {NAME}"
+                f"{path} holds {shown or 'nothing'}; the leaderboard wants only {name}, not in a "
+                f"folder. Zip the file itself: python -m zipfile -c {zip_name(name)} {name}"
             )
-        member = archive.getinfo(NAME)
+        member = archive.getinfo(name)
         if member.flag_bits & 1:
-            raise UserError(f"{path} is encrypted. Zip {NAME} again without a password.")
-        return archive.open(NAME), member.file_size
+            raise UserError(f"{path} is encrypted. Zip {name} again without a password.")
+        return archive.open(name), member.file_size
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: Path, name: str) -> Iterator[None]:
     """Raise a UserError in place of the error from a file that is not a readable zip."""
     try:
         yield
@@ -237,24 +244,26 @@ def _explained(path: Path) -> Iterator[None]:
     except DAMAGE as error:
         if isinstance(error, FileNotFoundError):
             said = f"There is no {path}. {looked_for(path)}".strip()
-            said += " evaluate writes prediction.zip into its --output."
+            said += f" evaluate writes {zip_name(name)} into its --output."
         elif isinstance(error, IsADirectoryError):
-            said = f"{path} is a folder. Give the prediction.zip in it."
+            said = f"{path} is a folder. Give the {zip_name(name)} in it."
         elif isinstance(error, PermissionError):
             said = f"{path}: {error.strerror}. Ask for the permission to read it."
         elif not zipfile.is_zipfile(path):
-            said = f"{path} is not a zip, or is cut off. Give a zip of {NAME}."
+            said = f"{path} is not a zip, or is cut off. Give a zip of {name}."
         else:
             said = f"{path} cannot be read: {error}. Write or copy it again."
         raise UserError(said) from None
 
 
-def _blocks(path: Path, stream: IO[bytes], advance: Callable[[int], None]) -> Iterator[bytes]:
+def _blocks(
+    path: Path, name: str, stream: IO[bytes], advance: Callable[[int], None]
+) -> Iterator[bytes]:
     """Yield whole lines, about ``BLOCK_BYTES`` at a time; the last line gets a missing line end."""
     rest: list[bytes] = []
     lines = 0
     while True:
-        with _explained(path):
+        with _explained(path, name):
             chunk = stream.read(BLOCK_BYTES)
         advance(len(chunk))
         if not chunk:
@@ -268,7 +277,7 @@ def _blocks(path: Path, stream: IO[bytes], advance: Callable[[int], None]) -> It
             yield block
         elif sum(map(len, rest)) > LONGEST_LINE:
             raise UserError(
-                f"{path}, {NAME}, line {lines + 1:,} is over {LONGEST_LINE >> 20} MB long. "
+                f"{path}, {name}, line {lines + 1:,} is over {LONGEST_LINE >> 20} MB long. "
                 "Write a line for each impression."
             )
     last = b"".join(rest)

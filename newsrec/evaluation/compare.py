@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from newsrec.console import progress
 from newsrec.evaluation.intervals import FEWEST_USERS, holm, mean_interval, sign_flip_p
+from newsrec.evaluation.names import COUNTS
 from newsrec.evaluation.runs import EvaluatedRun, Paired, has_seed, pair
 from newsrec.evaluation.seeds import seed_interval
 from newsrec.metrics import METRICS
@@ -46,12 +47,12 @@ def compare(
         if len(a) + len(b) > 2:
             metrics[name] |= _over_seeds(a, b, paired, row)
     first = a[0].metrics
-    sampled = {k: first[k] for k in ("sampled_candidates",) if k in first}
+    noted = {name: first[name] for name in COUNTS if name in first}
     return {
         "split": first["split"],
         "window": first.get("window"),
         "data_fingerprint": first.get("data_fingerprint"),
-        **sampled,
+        **noted,
         "a": [_describe(run) for run in a],
         "b": [_describe(run) for run in b],
         "impressions": paired.impressions,

@@ -1,5 +1,8 @@
 """Words that tables and pages share: names of metrics, slices and baselines, a note. No PyTorch."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from newsrec.metrics import TABLE
 
 HEADINGS = {name: metric.heading for name, metric in TABLE.items()}
@@ -29,9 +32,19 @@ BASELINE_NAMES = {
 """Names of baselines in tables; the other baselines keep their own name."""
 
 
-def sampled_note(split: str, number: int) -> str:
-    """Return what to know about a split whose skipped news were drawn instead of shown."""
-    return (
-        f"The {number:,} skipped news of {split} were drawn from what others clicked shortly "
-        "before; nobody was shown them. Compare its metrics only with those on the same draws."
-    )
+COUNTS = {
+    "sampled_candidates": "The {:,} skipped news of {} were drawn from what others clicked shortly "
+    "before; nobody was shown them. Compare its metrics only with those on the same draws.",
+    "beyond_accuracy": "{:,} rows of {} are beyond-accuracy lists (impression id 0): they are "
+    "ranked and stand in the submission, but count in no metric.",
+    "clicks_not_shown": "{:,} clicks of {} are on news that their impression did not show; they "
+    "are left out.",
+    "users_without_history": "{:,} impressions of {} have a user whom the file of histories lacks; "
+    "their histories are empty.",
+}
+"""What to know about counts that only some data have: the number, then the split."""
+
+
+def data_notes(split: str, counts: Mapping[str, Any]) -> list[str]:
+    """Return what to know about a split, from its counts or its ``metrics.json``."""
+    return [text.format(counts[name], split) for name, text in COUNTS.items() if name in counts]

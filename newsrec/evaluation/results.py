@@ -11,6 +11,7 @@ from newsrec.data import FIRST_NEWS
 from newsrec.data.dataset import NewsData, Split
 from newsrec.data.splits import cut_to_unseen, seen_news
 from newsrec.evaluation.intervals import mean_interval
+from newsrec.evaluation.names import COUNTS
 from newsrec.evaluation.slices import Slice, clusters, slice_impressions, summarize_slices
 from newsrec.metrics import (
     METRICS,
@@ -47,8 +48,8 @@ def compute_results(
 ) -> Results:
     """Compute the metrics of a split from its scores, in the order of the file ``[candidates]``.
 
-    ``metrics`` has counts, the data's fingerprint and the category entropy, and
-    ``sampled_candidates`` if the skipped news were drawn instead of shown. In a labelled split it
+    ``metrics`` has counts, the data's fingerprint and the category entropy, and those of ``COUNTS``
+    that the data have. In a labelled split it
     also has the numbers of ``evaluated`` impressions and their ``users``, and ``slices``. If any
     impression was evaluated, it has the metrics with their 95 % intervals, clustered by user, and
     ``baselines``: for each its metrics, the interval of its AUC, and ``auc_difference`` with
@@ -61,6 +62,7 @@ def compute_results(
     part = data.split(split)
     offsets = part.candidates.offsets
     rank = ranks(scores, offsets)
+    beyond = part.beyond_accuracy
     entropy = category_entropy(rank, category_codes(data)[part.candidates.values], offsets)
     result: dict[str, Any] = {
         "format": RESULTS_FORMAT,
@@ -70,15 +72,15 @@ def compute_results(
         "unknown_candidates": part.counts["unknown_candidates"],
         "dropped_lines": part.counts.get("dropped_lines", 0),
         "data_fingerprint": part.fingerprint,
-        ENTROPY: float(entropy.mean()),
+        ENTROPY: float(entropy[~beyond].mean()) if not beyond.all() else 0.0,
     }
-    if "sampled_candidates" in part.counts:
-        result["sampled_candidates"] = part.counts["sampled_candidates"]
+    result |= {name: part.counts[name] for name in COUNTS if name in part.counts}
     slices = slice_impressions(data, split)
     if part.labels is None:
         return Results(result, rank, None, slices)
     own = impression_metrics(scores, part.labels, offsets)
     result |= summarize(own)
+    result["single_class"] -= int(beyond.sum())
     result["users"] = len(np.unique(part.user[own.valid]))
     if not result["evaluated"]:
         for metric in METRICS:

@@ -1,4 +1,4 @@
-"""The leaderboard's file: a zip with ``prediction.txt``, which ranks each impression's candidates.
+"""A leaderboard's file: a zip of a text, ``prediction.txt``, that ranks all candidates.
 
 A line is ``ID [r1,r2,...]``: the impression's number, and the rank of each candidate in the order
 of the split's file. Lines are written and read as arrays; a line with a mistake is read again on
@@ -20,7 +20,7 @@ from newsrec.data.ragged import to_offsets
 from newsrec.data.readers.tsv import BOM
 
 NAME = "prediction.txt"
-"""The only file in the zip."""
+"""The only file in the zip for MIND's leaderboard; ``Reader.submission`` names other formats'."""
 CHUNK = 1 << 20
 """Candidates written at once; memory depends on this, not on the size of the split."""
 LEVEL = 4
@@ -55,18 +55,24 @@ class Mistake(NamedTuple):
     """The impression that the line seems to be for, -1 if unclear."""
 
 
+def zip_name(name: str) -> str:
+    """Return the name of the zip of a leaderboard's text file."""
+    return Path(name).with_suffix(".zip").name
+
+
 def write_predictions(
     path: Path,
     impression_id: NDArray[np.int64],
     ranks: NDArray[np.integer],
     offsets: NDArray[np.int64],
+    name: str = NAME,
 ) -> None:
-    """Write ``prediction.zip``: only ``prediction.txt``, with one line per impression.
+    """Write a zip with one file, ``name``, which has one line per impression.
 
-    The bytes depend only on MIND's number of each impression ``[impressions]``, the ranks, 1 the
-    best ``[candidates]``, and the offsets.
+    The bytes depend only on the id of each impression ``[impressions]``, the ranks, 1 the best
+    ``[candidates]``, the offsets and the name.
     """
-    entry = zipfile.ZipInfo(NAME)  # its date is fixed: 1980-01-01
+    entry = zipfile.ZipInfo(name)  # its date is fixed: 1980-01-01
     entry.compress_type = zipfile.ZIP_DEFLATED
     entry.external_attr = 0o644 << 16
     # Public as compress_level since Python 3.13, which keeps this name as an alias.

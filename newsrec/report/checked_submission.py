@@ -7,8 +7,8 @@ from rich.table import Table
 from newsrec.console import say, terminal
 from newsrec.data.dataset import NewsData, Split
 from newsrec.evaluation.check_submission import JUDGED, Report
-from newsrec.evaluation.names import sampled_note
-from newsrec.evaluation.submission import KINDS, NAME
+from newsrec.evaluation.names import data_notes
+from newsrec.evaluation.submission import KINDS
 from newsrec.report.data_folder import share
 from newsrec.report.tables import table
 
@@ -72,8 +72,7 @@ def warnings_of(report: Report, split: Split) -> list[str]:
                 f"{what.split()[0]}. {advice}: are the files of news whole, and their ids those of "
                 "the impressions?"
             )
-    if "sampled_candidates" in split.counts:
-        found.append(sampled_note(split.name, split.counts["sampled_candidates"]))
+    found += data_notes(split.name, split.counts)
     dropped = split.counts.get("dropped_lines", 0)
     if dropped:
         found.append(
@@ -91,13 +90,13 @@ def refusal(report: Report, data: NewsData) -> str:
     """
     parts = []
     if report.first is not None:
-        parts.append(f"{NAME}, {report.first}.")
+        parts.append(f"{report.name}, {report.first}.")
         kinds = ", ".join(f"{n:,} {KINDS[kind]}" for kind, n in report.bad.most_common())
         parts.append(f"Bad lines: {report.bad.total():,} of {report.lines:,} ({kinds}).")
     if report.lines < report.expected:
         missing = report.expected - report.lines
         parts.append(
-            f"{NAME} ends after line {report.lines:,}; {missing:,} of {report.expected:,} "
+            f"{report.name} ends after line {report.lines:,}; {missing:,} of {report.expected:,} "
             "impressions have no line."
         )
     if report.ids:

@@ -19,6 +19,7 @@ from newsrec.evaluation.names import BASELINE_NAMES
 from newsrec.evaluation.plm_means import record_means, vectors_before_training
 from newsrec.evaluation.results import compute_results
 from newsrec.evaluation.scoring import score_split
+from newsrec.evaluation.submission import zip_name
 from newsrec.files import write_text
 from newsrec.report.examples import choose_examples
 from newsrec.report.page import html_page
@@ -160,7 +161,7 @@ def next_commands(datamodule: MindDataModule, path: str, name: str) -> str:
         for split in (*labelled, *hidden)
     ]
     for split in hidden:
-        submission = f"results/{name}-{split}/prediction.zip"
+        submission = f"results/{name}-{split}/{zip_name(data.submission)}"
         commands.append(["check-submission", submission, *root, "--split", split])
     commands.append(["export", *ckpt, *root, "--output", f"exports/{name}"])
     return "\n".join(f"  python -m newsrec {shlex.join(command)}" for command in commands)

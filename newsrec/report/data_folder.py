@@ -7,21 +7,19 @@ from newsrec.data.dataset import NewsData, Split
 from newsrec.data.doubts import doubts
 from newsrec.data.leaks import SUSPECT, InHistory, count_in_history
 from newsrec.data.readers.base import CUT_OFF
-from newsrec.evaluation.names import sampled_note
+from newsrec.evaluation.names import data_notes
 from newsrec.report.tables import table
 
 
-def print_data(data: NewsData) -> None:
-    """Print the counts of each split, and the problems in its files."""
+def print_data(data: NewsData, notes: bool = True) -> None:
+    """Print the counts of each split, and the problems in its files; ``notes`` on odd counts."""
     say(f"{data.root}: {len(data.news):,} news items, {len(data.users):,} users")
     inside = {name: count_in_history(split) for name, split in data.splits.items()}
-    columns = [_cells(split, inside[name]) for name, split in data.splits.items()]
-    rows = [(label, *(column[label] for column in columns)) for label in columns[0]]
-    terminal().print(table(("", *data.splits), rows, framed=True))
+    terminal().print(table(("", *data.splits), table_of(data, inside), framed=True))
     say("Unknown: not in any file of news. A history is empty if it has no known news.")
-    for split in data.splits.values():
-        if "sampled_candidates" in split.counts:
-            say(sampled_note(split.name, split.counts["sampled_candidates"]))
+    for split in data.splits.values() if notes else ():
+        for line in data_notes(split.name, split.counts):
+            say(line)
     drawn = [name for name, split in data.splits.items() if "sampled_candidates" in split.counts]
     for line in (*leaks(inside, drawn), *doubts([*data.splits.values()])):
         say(line)
@@ -29,6 +27,18 @@ def print_data(data: NewsData) -> None:
         say(f"{file}: dropped lines, the first of them:", *lines, sep="\n  ")
     for file in data.cut_off:
         say(f"{file}: {CUT_OFF}")
+
+
+def table_of(
+    data: NewsData, inside: Mapping[str, InHistory] | None = None
+) -> list[tuple[str, ...]]:
+    """Return the rows of the table of counts: a name, then a text for each split.
+
+    ``inside`` has the counts of ``count_in_history``; they are made if it is None.
+    """
+    inside = inside or {name: count_in_history(split) for name, split in data.splits.items()}
+    columns = [_cells(split, inside[name]) for name, split in data.splits.items()]
+    return [(label, *(column[label] for column in columns)) for label in columns[0]]
 
 
 def leaks(inside: Mapping[str, InHistory], drawn: Collection[str]) -> list[str]:

@@ -8,7 +8,7 @@ from rich.text import Text
 from newsrec.console import printable, terminal
 from newsrec.evaluation.compare import SEEDS, USERS
 from newsrec.evaluation.intervals import FEWEST_USERS
-from newsrec.evaluation.names import HEADINGS, SLICE_NAMES, sampled_note
+from newsrec.evaluation.names import HEADINGS, SLICE_NAMES, data_notes
 from newsrec.report.tables import Cell, bold, print_tables, table
 
 GROUPS_SHOWN = 8
@@ -66,9 +66,7 @@ def _notes(result: dict[str, Any]) -> list[str]:
             f"A was scored in {a}, B in {b}, so part of the difference is rounding. Evaluate all "
             "with the same --precision."
         )
-    if "sampled_candidates" in result:
-        notes.append(sampled_note(split, result["sampled_candidates"]))
-    return notes
+    return notes + data_notes(split, result)
 
 
 def _seeds_table(result: dict[str, Any]) -> Table:

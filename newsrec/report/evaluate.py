@@ -13,13 +13,12 @@ from newsrec.evaluation.raw_scores import write_scores
 from newsrec.evaluation.results import compute_results, per_impression_table
 from newsrec.evaluation.runs import IMPRESSIONS_FILE, METRICS_FILE
 from newsrec.evaluation.scoring import Scored
-from newsrec.evaluation.submission import write_predictions
+from newsrec.evaluation.submission import write_predictions, zip_name
 from newsrec.files import publish, require_empty, require_replaceable
 from newsrec.report.examples import choose_examples
 from newsrec.report.page import html_page
 from newsrec.report.terminal import read_ceiling, read_curves, read_oracles
 
-PREDICTION_FILE = "prediction.zip"
 SCORES_FILE = "scores.parquet"
 PAGE_FILE = "report.html"
 
@@ -78,11 +77,15 @@ def evaluate(
     if folder is None:
         return Evaluation(title, metrics, ceiling, oracles, [])
 
+    prediction = zip_name(data.submission)
+
     def build(folder: Path) -> None:
         text = json.dumps(metrics, indent=1)
         (folder / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
         offsets = part.candidates.offsets
-        write_predictions(folder / PREDICTION_FILE, part.impression_id, results.ranks, offsets)
+        write_predictions(
+            folder / prediction, part.impression_id, results.ranks, offsets, data.submission
+        )
         if part.labels is not None:
             table = per_impression_table(data, split, results)
             pq.write_table(table, folder / IMPRESSIONS_FILE)
@@ -93,6 +96,6 @@ def evaluate(
         (folder / PAGE_FILE).write_text(page, encoding="utf-8")
 
     publish(folder, build)
-    names = [METRICS_FILE, PREDICTION_FILE, IMPRESSIONS_FILE, SCORES_FILE, PAGE_FILE]
+    names = [METRICS_FILE, prediction, IMPRESSIONS_FILE, SCORES_FILE, PAGE_FILE]
     written = [name for name in names if (folder / name).is_file()]
     return Evaluation(title, metrics, ceiling, oracles, written)

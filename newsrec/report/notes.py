@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from newsrec.evaluation.intervals import FEWEST_USERS
-from newsrec.evaluation.names import BASELINE_NAMES, sampled_note
+from newsrec.evaluation.names import BASELINE_NAMES, data_notes
 
 
 def notes(metrics: Mapping[str, Any]) -> list[str]:
@@ -27,8 +27,7 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
         lines.append(f"{split} chose {which}{by}: expect lower metrics on another split.")
     elif "new" in metrics.get("selected_news", "all").split("+") and metrics["selected_on"]:
         lines.append(f"Chosen on {metrics['selected_on']}{chosen_by(metrics)}.")
-    if "sampled_candidates" in metrics:
-        lines.append(sampled_note(split, metrics["sampled_candidates"]))
+    lines += data_notes(split, metrics)
     if "fitted" in metrics:
         lines += _how_fitted(metrics["fitted"])
     if "repeats" in metrics:

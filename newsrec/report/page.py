@@ -100,6 +100,7 @@ def _facts(metrics: Mapping[str, Any], title: str) -> dict[str, str]:
         ("tied", "with tied scores"),
         ("unknown_candidates", "candidates not among the news"),
         ("sampled_candidates", "skipped news that were drawn, not shown"),
+        ("beyond_accuracy", "beyond-accuracy lists, which no metric counts"),
         ("dropped_lines", "lines dropped"),
     ):
         if key in metrics:

@@ -12,7 +12,7 @@ from newsrec.console import say, terminal
 from newsrec.evaluation.ceiling import read_ceiling as read_ceiling  # re-exported
 from newsrec.evaluation.ceiling import read_oracles as read_oracles
 from newsrec.evaluation.intervals import FEWEST_USERS
-from newsrec.evaluation.names import BASELINE_NAMES, HEADINGS, SLICE_NAMES, sampled_note
+from newsrec.evaluation.names import BASELINE_NAMES, HEADINGS, SLICE_NAMES, data_notes
 from newsrec.metrics import METRICS
 from newsrec.report.notes import chosen_by, counts, notes, on_unseen, oracles_note
 from newsrec.report.tables import Cell, bold, print_tables, table
@@ -136,8 +136,8 @@ def print_comparison(
     terminal().print(comparison_table(title, rows))
     for line in on_unseen(metrics):
         say(line)
-    if "sampled_candidates" in metrics:
-        say(sampled_note(split, metrics["sampled_candidates"]))
+    for line in data_notes(split, metrics):
+        say(line)
     if baselines:
         name = max(baselines, key=lambda name: baselines[name]["auc"])
         low, high = baselines[name]["auc_difference_interval"]

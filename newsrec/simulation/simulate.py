@@ -1,4 +1,4 @@
-"""Writes a simulated world with a known answer, in MIND's format or as Parquet.
+"""Writes a simulated world with a known answer, in MIND's format, as Parquet, or in EB-NeRD's.
 
 ``world.py`` describes how its users click. ``world.json`` has the ceiling: the metrics that the
 true utilities reach. If a model is below the ceiling, the cause is the model, not the data. The
@@ -6,7 +6,7 @@ files have the same difficulties as MIND's: empty histories, missing abstracts, 
 titles, and impressions with news that are in no ``news.tsv``. They contain no row of MIND.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from newsrec.data.readers.mind import read_news
 from newsrec.errors import UserError
 from newsrec.files import file_hash, publish, require_empty
 from newsrec.simulation.dataset_card import write_card
+from newsrec.simulation.ebnerd_files import turn_into_ebnerd
 from newsrec.simulation.effects import EFFECTS
 from newsrec.simulation.files import (
     Advance,
@@ -44,7 +45,12 @@ from newsrec.simulation.world import (
     make_tastes,
 )
 
-FORMATS = ("mind", "parquet")
+FORMATS: dict[str, Callable[[Path], None]] = {
+    "mind": lambda folder: None,
+    "parquet": turn_into_parquet,
+    "ebnerd": turn_into_ebnerd,
+}
+"""What each format does with the folder of MIND's files that is written first."""
 
 
 def simulate(
@@ -67,8 +73,8 @@ def simulate(
         preset: Name of the sizes in ``PRESETS``; ``small`` has no test split, like MINDsmall.
         seed: The same seed gives the same bytes.
         advance: Called with the number of impressions just simulated, and again when written.
-        file_format: One of ``FORMATS``; ``parquet`` writes ``{news,impressions}.parquet`` instead,
-            with the same content.
+        file_format: One of ``FORMATS``: ``parquet`` writes ``{news,impressions}.parquet`` and
+            ``ebnerd`` the files of EB-NeRD instead, with the same content.
         titles: A file of news whose texts a world of tastes takes instead of inventing them.
         without: Names of the ``EFFECTS`` that a world of tastes shall not have.
         on_bad_line: What to do with a line of ``titles`` that cannot be read: error or drop.
@@ -100,10 +106,10 @@ def simulate(
             _write_tastes(folder, sizes, world, advance, table)
         else:
             _write_world(folder, sizes, world, advance)
-        if file_format == "parquet":
-            turn_into_parquet(folder)
-        unlabelled = [] if sizes.tastes else [name for name in world["splits"] if name == "test"]
-        write_card(folder, world, file_format, titles, without, unlabelled)
+        FORMATS[file_format](folder)
+        if file_format != "ebnerd":  # whose splits are not files that `datasets` reads alike
+            unlabelled = [] if sizes.tastes else [n for n in world["splits"] if n == "test"]
+            write_card(folder, world, file_format, titles, without, unlabelled)
 
     publish(output, build)
     if not (output / "world.json").is_file():  # a mount point, for example, cannot be replaced

@@ -4,8 +4,9 @@ To add a format, write a file in this folder with a class that has the methods o
 add a line in ``formats.py``. The rest of ``newsrec`` sees only blocks of news and of impressions.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -111,15 +112,13 @@ class Impressions(NamedTuple):
     """Catalogue rows; ``UNKNOWN_NEWS`` for news that is not in the catalogue."""
     labels: NDArray[np.int8] | None
     """1 clicked, 0 skipped ``[candidates]``; None without labels."""
-    sampled: int = 0
-    """Number of skipped candidates that were drawn at random, not shown to the user."""
+    more: Mapping[str, int] = MappingProxyType({})
+    """Further counts that only some formats have, by name; ``prepare`` reports them."""
 
     def counts(self) -> dict[str, int]:
         """Return the counts that ``prepare`` reports."""
         counts = count(self.histories.lengths, self.candidates.values, self.labels)
-        if self.sampled:
-            counts["sampled_candidates"] = self.sampled
-        return counts | {"unknown_history_news": self.unknown_history}
+        return counts | dict(self.more) | {"unknown_history_news": self.unknown_history}
 
 
 def count(
@@ -166,6 +165,8 @@ class Reader(Protocol):
     """Name of the format; folders of compiled arrays begin with it."""
     file_names: str
     """Names of a split's files, for messages."""
+    submission: str
+    """Name of the text file that the leaderboard takes, in a zip of the same name."""
 
     def recognizes(self, root: Path) -> bool:
         """Return whether a data folder has this format."""

@@ -244,7 +244,7 @@ def _block(
         int((history.values == UNKNOWN_NEWS).sum()),
         Ragged(news[order], to_offsets(counts)),
         label[order],
-        sampled=len(drawn),
+        more={"sampled_candidates": len(drawn)} if len(drawn) else {},
     )
 
 

@@ -53,10 +53,10 @@ def find_places(root: Path, read: Callable[[Path], Found], where_from: str) -> d
     return found
 
 
-def places_of(root: Path, split: str) -> list[Path]:
+def places_of(root: Path, split: str, prefix: str = "MIND") -> list[Path]:
     """Return the folders of a split, or its zips if there is no folder."""
-    names = [root / split, *sorted(root.glob(f"MIND*_{split}"))]
-    zips = [root / f"{split}.zip", *sorted(root.glob(f"MIND*_{split}.zip"))]
+    names = [root / split, *sorted(root.glob(f"{prefix}*_{split}"))]
+    zips = [root / f"{split}.zip", *sorted(root.glob(f"{prefix}*_{split}.zip"))]
     return [p for p in names if p.is_dir()] or [p for p in zips if p.is_file()]
 
 

@@ -3,10 +3,17 @@
 from pathlib import Path
 
 from newsrec.data.readers.base import Reader
+from newsrec.data.readers.ebnerd import EbnerdReader
 from newsrec.data.readers.mind import MindReader
 from newsrec.data.readers.parquet import ParquetReader
+from newsrec.data.readers.xmind import XmindReader
 
-READERS: tuple[Reader, ...] = (ParquetReader(), MindReader())
+READERS: tuple[Reader, ...] = (
+    EbnerdReader(),
+    XmindReader(),
+    ParquetReader(),
+    MindReader(),
+)
 """Tried in this order. MIND's is last, since it accepts any folder and reports what it lacks."""
 
 

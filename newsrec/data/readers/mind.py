@@ -35,6 +35,7 @@ class MindReader:
 
     name = "mind"
     file_names = " and ".join(NAMES)
+    submission = "prediction.txt"
 
     def recognizes(self, root: Path) -> bool:
         """Accept any folder; ``find_splits`` reports what it lacks."""

@@ -1,5 +1,6 @@
 """The two files of each split of MIND: their names, their columns, and where they are."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,21 +42,26 @@ def find_splits(root: Path) -> dict[str, SplitFiles]:
     the folder is read, since it was probably unpacked from the zip. No split, an incomplete one and
     two places of one split are refused.
     """
-    return find_places(root, lambda p: _in_folder(p) if p.is_dir() else _in_zip(p), WHERE_FROM)
+    return find_places(root, lambda place: SplitFiles(*files_in(place)), WHERE_FROM)
 
 
-def _in_folder(folder: Path) -> SplitFiles:
-    inner = within(folder)
-    files = {name: [SourceFile(f / name) for f in inner if (f / name).is_file()] for name in NAMES}
-    return SplitFiles(*one_each(folder, files, WHERE_FROM))
+def files_in(
+    place: Path, names: Sequence[str] = NAMES, where_from: str = WHERE_FROM
+) -> list[SourceFile]:
+    """Return the file of each name in a split's folder or zip; refuse none and several."""
+    if not place.is_dir():
+        return _in_zip(place, names, where_from)
+    inner = within(place)
+    files = {name: [SourceFile(f / name) for f in inner if (f / name).is_file()] for name in names}
+    return one_each(place, files, where_from)
 
 
-def _in_zip(path: Path) -> SplitFiles:
-    files: dict[str, list[SourceFile]] = {name: [] for name in NAMES}
+def _in_zip(path: Path, names: Sequence[str], where_from: str) -> list[SourceFile]:
+    files: dict[str, list[SourceFile]] = {name: [] for name in names}
     for member in members_of(path):
         parts = member.filename.split("/")
         if parts[-1] in files and all(map(is_ours, parts)):
             if member.flag_bits & 1:
                 raise UserError(f"{path} is encrypted. Unpack it into {path.with_suffix('')}.")
             files[parts[-1]].append(SourceFile(path, member.filename))
-    return SplitFiles(*one_each(path, files, WHERE_FROM))
+    return one_each(path, files, where_from)

@@ -21,7 +21,10 @@ COPY = re.compile(
 )
 """Suffixes that people, browsers, file managers and wget add to the name of a copy."""
 LOOKED_AT = 200
-DATA_FILES = {"news.tsv", "behaviors.tsv", "news.parquet", "impressions.parquet", "clicks.parquet"}
+DATA_FILES = {
+    *("news.tsv", "behaviors.tsv", "news.parquet", "impressions.parquet", "clicks.parquet"),
+    *("behaviors.parquet", "history.parquet"),
+}
 """Names of the files of a split, of all formats."""
 
 

@@ -4,7 +4,8 @@ Each split has ``news.parquet`` and either ``impressions.parquet`` or ``clicks.p
 be a folder of files. ``docs/data.md`` describes the columns.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,6 +33,8 @@ MOST_TEXT = 1 << 31
 """Most bytes of all texts of a column of news: Arrow keeps no more in one array."""
 REQUIRED = {"news_id": checks.an_id, "title": checks.a_text}
 OPTIONAL = {"category": checks.a_name, "subcategory": checks.a_name, "abstract": checks.a_text}
+OWN_COLUMNS = {name: name for name in NEWS_TABLE}
+"""Column of each field of ``NEWS_TABLE`` in own data."""
 CLICKS_REQUIRED = {"user_id": checks.an_id, "time": checks.a_time, "news_id": checks.an_id}
 
 
@@ -44,6 +47,7 @@ class ParquetReader:
 
     name = "parquet"
     file_names = f"{NEWS} and {IMPRESSIONS} (or {CLICKS})"
+    submission = "prediction.txt"
 
     def recognizes(self, root: Path) -> bool:
         """Return whether a split has a Parquet file, or lies there under another name."""
@@ -80,14 +84,21 @@ class ParquetReader:
 
 
 def read_news_table(
-    files: list[SourceFile], place: SourceFile, on_read: Callable[[int], None] = _ignore
+    files: list[SourceFile],
+    place: SourceFile,
+    on_read: Callable[[int], None] = _ignore,
+    columns: Mapping[str, str] = OWN_COLUMNS,
 ) -> tuple[Pass, Iterator[Rows]]:
-    """Read a table of news; see ``Reader.news``."""
-    table = ParquetTable(files, place, REQUIRED, OPTIONAL, on_read)
+    """Read a table of news, ``columns`` naming the column of each field; see ``Reader.news``."""
+    required, optional = (
+        {columns[name]: check for name, check in checked.items() if name in columns}
+        for checked in (REQUIRED, OPTIONAL)
+    )
+    table = ParquetTable(files, place, required, optional, on_read)
 
     def blocks() -> Iterator[Rows]:
         total = dict.fromkeys(NEWS_TABLE, 0)
-        for rows in table.map(_parse_news):
+        for rows in table.map(partial(_parse_news, columns)):
             for name in NEWS_TABLE:
                 total[name] += pc.sum(pc.binary_length(rows.column(name))).as_py() or 0
                 if total[name] >= MOST_TEXT:
@@ -100,16 +111,17 @@ def read_news_table(
     return table, blocks()
 
 
-def _parse_news(rows: Rows) -> Rows:
-    names = [name for name in NEWS_TABLE if name in rows.table.column_names]
-    for name in names:
+def _parse_news(columns: Mapping[str, str], rows: Rows) -> Rows:
+    names = {field: name for field, name in columns.items() if name in rows.table.column_names}
+    for name in names.values():
         rows = rows.require(is_short(rows.column(name)), name, too_long(), shown(rows, name))
-    for name in names:
+    for name in names.values():
         column = rows.column(name)
         lost = pc.and_(column.is_valid(), as_text(column).is_null())
         rows = rows.require(pc.invert(lost), name, "not UTF-8", shown(rows, name))
-    good = is_filled(as_text(rows.column("news_id")))
-    rows = rows.require(good, "news_id", "null or empty", shown(rows, "news_id"))
+    name = names["news_id"]
+    good = is_filled(as_text(rows.column(name)))
+    rows = rows.require(good, name, "null or empty", shown(rows, name))
     empty = pa.array([""] * rows.num_rows, pa.string())
-    texts = {n: pc.fill_null(as_text(rows.column(n)), "") for n in names}
+    texts = {field: pc.fill_null(as_text(rows.column(name)), "") for field, name in names.items()}
     return rows._replace(table=pa.table({n: texts.get(n, empty) for n in NEWS_TABLE}))

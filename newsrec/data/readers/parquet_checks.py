@@ -92,6 +92,25 @@ def ids(kind: pa.DataType) -> str | None:
     return f"lists of ids (text or whole numbers).{step}"
 
 
+def a_number(kind: pa.DataType) -> str | None:
+    """Check a column of whole numbers."""
+    right = types.is_integer(kind)
+    return None if right else "whole numbers. df[column].astype('int64') makes them."
+
+
+def a_flag(kind: pa.DataType) -> str | None:
+    """Check a column of true and false."""
+    return None if types.is_boolean(kind) or types.is_null(kind) else "true and false."
+
+
+def numbers(kind: pa.DataType) -> str | None:
+    """Check a column of lists of whole numbers."""
+    right = types.is_null(kind) or (
+        is_list(kind) and (types.is_integer(kind.value_type) or types.is_null(kind.value_type))
+    )
+    return None if right else "lists of whole numbers, such as int32."
+
+
 def flags(kind: pa.DataType) -> str | None:
     """Check a column of lists of labels."""
     if types.is_null(kind):

@@ -77,8 +77,7 @@ class _Parser:
         rows = rows.require(good, "user_id", too_long(), shown(rows, "user_id"))
         good = is_filled(as_text(rows.column("user_id")))
         rows = rows.require(good, "user_id", "null, empty or not UTF-8", shown(rows, "user_id"))
-        _, good = as_seconds(rows.column("time"))
-        rows = rows.require(good, "time", NO_TIME, shown(rows, "time"))
+        rows = require_times(rows, "time")
         rows, candidates, labels = self._candidates(rows)
         histories, unknown = self.history.known(Lists.of(rows.column("history")))
         number = rows.lines + 1
@@ -96,16 +95,7 @@ class _Parser:
         )
 
     def _candidates(self, rows: Rows) -> tuple[Rows, Ragged, NDArray[np.int8] | None]:
-        lists = Lists.of(rows.column("candidates"))
-        if not lists.lengths.all():
-            problem = "null or an empty list"
-            return self._candidates(rows.require(lists.lengths > 0, "candidates", problem))
-        news = self.candidates.find(lists.values)
-        if not news.all():
-            full = ~lists.rows_with(news == 0)
-            word = shown(rows, "candidates")
-            return self._candidates(rows.require(full, "candidates", "a null or empty id", word))
-        candidates = Ragged(news, lists.offsets)
+        rows, lists, candidates = require_candidates(rows, "candidates", self.candidates)
         if "labels" not in rows.table.column_names:
             return rows, candidates, None
         column = rows.column("labels")
@@ -133,3 +123,24 @@ class _Parser:
             good, problem = ~flags.rows_with(wrong), "a label other than 0 and 1"
             return self._candidates(rows.require(good, "labels", problem, shown(rows, "labels")))
         return rows, candidates, labels.astype(np.int8)
+
+
+def require_times(rows: Rows, name: str) -> Rows:
+    """Return the rows with a time in the column ``name``; the others are bad."""
+    _, good = as_seconds(rows.column(name))
+    return rows.require(good, name, NO_TIME, shown(rows, name))
+
+
+def require_candidates(rows: Rows, name: str, lookup: Lookup) -> tuple[Rows, Lists, Ragged]:
+    """Return the rows with candidates, their ids in the column ``name``, and catalogue rows."""
+    lists = Lists.of(rows.column(name))
+    if not lists.lengths.all():
+        return require_candidates(
+            rows.require(lists.lengths > 0, name, "null or an empty list"), name, lookup
+        )
+    news = lookup.find(lists.values)
+    if not news.all():
+        full, word = ~lists.rows_with(news == 0), shown(rows, name)
+        rows = rows.require(full, name, "a null or empty id", word)
+        return require_candidates(rows, name, lookup)
+    return rows, lists, Ragged(news, lists.offsets)

@@ -56,15 +56,18 @@ def write_parquet(files: SplitFiles, folder: Path) -> None:
         UserError: If a line cannot be read.
     """
     labelled = has_labels(files.behaviors)
-    _write(TsvFile(files.news, NEWS_COLUMNS, NEWS_TABLE), folder / NEWS, lambda rows: rows.table)
-    _write(
+    write_blocks(
+        TsvFile(files.news, NEWS_COLUMNS, NEWS_TABLE), folder / NEWS, lambda rows: rows.table
+    )
+    write_blocks(
         TsvFile(files.behaviors, BEHAVIORS_COLUMNS),
         folder / IMPRESSIONS,
-        lambda rows: _impressions(rows, labelled),
+        lambda rows: impressions_table(rows, labelled),
     )
 
 
-def _write(file: TsvFile, path: Path, table_of: Callable[[Rows], pa.Table]) -> None:
+def write_blocks(file: TsvFile, path: Path, table_of: Callable[[Rows], pa.Table]) -> None:
+    """Write a file as Parquet, block by block; ``table_of`` makes a block's table."""
     writer = None
     try:
         for rows in file.map(lambda rows: rows):
@@ -78,7 +81,8 @@ def _write(file: TsvFile, path: Path, table_of: Callable[[Rows], pa.Table]) -> N
             writer.close()
 
 
-def _impressions(rows: Rows, labelled: bool) -> pa.Table:
+def impressions_table(rows: Rows, labelled: bool) -> pa.Table:
+    """Return lines of ``behaviors.tsv`` with the columns of ``impressions.parquet``."""
     history, words = _lists(rows.column("history")), _lists(rows.column("candidates"))
     columns = {
         "impression_id": rows.column("impression_id").cast(pa.int64()),

@@ -1,0 +1,99 @@
+"""What ``inspect`` says about a data folder: its format, oddities, gaps and the next command."""
+
+import shlex
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from newsrec.data.dataset import NewsData
+from newsrec.data.readers.formats import reader_of
+from newsrec.data.readers.source import SPLITS
+from newsrec.data.readers.xmind import LANGUAGES
+from newsrec.evaluation.names import data_notes
+
+FORMATS = {
+    "mind": "MIND's format",
+    "parquet": "own data as Parquet",
+    "ebnerd": "EB-NeRD",
+    "xmind": "xMIND, MIND's impressions with translated news",
+}
+MULTILINGUAL = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
+"""The PLM that is proposed for news that are not English; its name says how it was made."""
+FOREIGN = 0.01
+"""Share of letters outside of ASCII above which titles are taken to be not English."""
+SMALL = 20_000
+"""Impressions of train up to which the quick preset is proposed."""
+LOOKED_AT = 5000
+"""Titles that are looked at."""
+
+
+def describe(data: NewsData) -> list[str]:
+    """Return what to know about a folder, beside its counts: format, gaps, language, next step."""
+    reader = reader_of(data.root)
+    lines = [f"Format: {FORMATS[reader.name]}; {data.cache.name} has the arrays."]
+    missing = [name for name in SPLITS if name not in data.splits]
+    if missing:
+        lines.append(f"Missing: {', '.join(missing)}. {_without(missing)}")
+    hidden = [split.name for split in data.splits.values() if split.labels is None]
+    if hidden:
+        lines.append(f"Without clicks: {', '.join(hidden)}, to be ranked for a leaderboard.")
+    for split in data.splits.values():
+        lines += data_notes(split.name, split.counts)
+    lines.append(_language(data, reader.name))
+    return lines
+
+
+def next_command(data: NewsData) -> str:
+    """Return the command that comes next for a folder."""
+    labelled = [split.name for split in data.splits.values() if split.labels is not None]
+    root = shlex.quote(str(data.root))
+    if "train" not in labelled:
+        split, output = (labelled or list(data.splits))[0], "results/recent"
+        options = f"--scorer recent --data.root {root} --split {split} --output {output}"
+        return f"python -m newsrec evaluate {options}"
+    small = data.split("train").counts["impressions"] <= SMALL
+    config = "demo" if small else "mind_small_top2"
+    plm = f" --model.plm {MULTILINGUAL}" if _is_foreign(data, reader_of(data.root).name) else ""
+    val = "" if "dev" in labelled else " --data.val last_day"
+    return f"python -m newsrec fit --config configs/{config}.yaml --data.root {root}{plm}{val}"
+
+
+def _without(missing: list[str]) -> str:
+    if "train" in missing:
+        return "Without train, only baselines and checkpoints from elsewhere can be evaluated."
+    if "dev" in missing:
+        return "Without dev, --data.val last_day chooses the checkpoint on the last day of train."
+    return "Test is only needed for a submission or a last judgement."
+
+
+def _language(data: NewsData, name: str) -> str:
+    share = f"{foreign_letters(data.news['title']):.1%} of the letters of titles are not in ASCII"
+    told = ", ".join(_languages(data)) if name == "xmind" else ""
+    if told.count(",") > 0:
+        told += ", each news item in one of them, drawn by its id"
+    told = "Danish" if name == "ebnerd" else told
+    said = f"Language: {told}; {share}" if told else f"Language: {share}"
+    if not _is_foreign(data, name):
+        return f"{said}, as in English, which the default PLM reads."
+    return f"{said}. The default PLM reads English: set --model.plm {MULTILINGUAL}."
+
+
+def _is_foreign(data: NewsData, name: str) -> bool:
+    return name in ("ebnerd", "xmind") or foreign_letters(data.news["title"]) > FOREIGN
+
+
+def _languages(data: NewsData) -> list[str]:
+    """Return the names of the languages whose folders xMIND's files are in."""
+    splits = reader_of(data.root).find_splits(data.root).values()
+    parts = (file.path.absolute().parts for files in splits for file in files[2:])
+    codes = [code for part in parts for code in map(str.lower, part[-3:]) if code in LANGUAGES]
+    return [LANGUAGES[code] for code in dict.fromkeys(codes)]
+
+
+def foreign_letters(titles: pa.ChunkedArray) -> float:
+    """Return the share of letters that ASCII does not have."""
+    count: Counter[bool] = Counter()
+    for title in pc.drop_null(titles.slice(0, LOOKED_AT)).to_pylist():
+        count.update(letter.isascii() for letter in title if letter.isalpha())
+    return count[False] / max(count.total(), 1)
