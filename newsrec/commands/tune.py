@@ -5,10 +5,11 @@ import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning import Callback
 
 from newsrec.commands.fit import FitCLI, cli_options, fit
@@ -16,7 +17,7 @@ from newsrec.commands.parser_messages import near_options
 from newsrec.console import say, show_our_messages
 from newsrec.errors import UserError
 from newsrec.files import write_text
-from newsrec.training.lightning_internals import known_options
+from newsrec.training.lightning_internals import known_options, parser_of_fit
 from newsrec.training.resume import LINKS
 from newsrec.tuning.report import draw_tuning, print_tuning, write_trials
 from newsrec.tuning.space import Space, read_space
@@ -65,7 +66,7 @@ def own_first(args: Sequence[str]) -> list[str]:
 def run(args: argparse.Namespace) -> None:
     """Check everything against the parser of fit, then search, and report."""
     given, output = [str(option) for option in args.fit_options], Path(args.output)
-    base = _Options(given)
+    base = Options(given)
     base.check()
     space, place = read_space(args.space or ("tuned" if base["model.tune_layers"] else "frozen"))
     base.check_space(space, place)
@@ -92,19 +93,19 @@ def run(args: argparse.Namespace) -> None:
         pruner=args.pruner,
         keep=args.keep,
         first={name: base[name] for name in space},
-        about=base.options(),
+        about=base.plain(),
     )
     _report(tuning, space, base)
 
 
-def _report(tuning: Tuning, space: Space, base: "_Options") -> None:
+def _report(tuning: Tuning, space: Space, base: "Options") -> None:
     output, best, split = tuning.output, tuning.best, base["data.val"]
     head = (
         f"# Trial {best.number}, the best of {len(tuning.trials)} in {output}: val/auc "
         f"{best.auc:.4f} on {split}.\n# python -m newsrec fit --config {output / 'best.yaml'}\n"
     )
     words = [*base.given, *map(_word, best.options, best.options.values())]
-    write_text(output / "best.yaml", head + _Options(words).dump())
+    write_text(output / "best.yaml", head + Options(words).dump())
     write_trials(tuning, output / "trials.csv")
     draw_tuning(tuning, space, output / "tuning.png")
     print_tuning(tuning)
@@ -116,31 +117,33 @@ def _report(tuning: Tuning, space: Space, base: "_Options") -> None:
     )
 
 
-class _Options(FitCLI):
-    """The options of a run, read by the parser of fit; nothing is built."""
+class _Parsed(Exception):
+    """The options have been read."""
+
+
+class Options(FitCLI):
+    """The options of a run, read by the parser of ``fit``; nothing is built."""
 
     def __init__(self, given: Sequence[str]) -> None:
         self.given = list(given)
-        super().__init__(args=self.given, **cli_options(run=False))
+        with suppress(_Parsed):
+            super().__init__(args=["fit", *self.given], **cli_options())
 
-    def instantiate_classes(self) -> None:
-        """Build nothing."""
-
-    def _set_seed(self) -> None:
-        """Leave the generators alone."""
+    def _parse_ckpt_path(self) -> None:
+        raise _Parsed
 
     def __getitem__(self, name: str) -> Any:
-        return self.config.get(name)
+        return self.subcommand_config.get(name)
 
-    def options(self) -> dict[str, Any]:
-        """Return all options as plain values."""
-        found = {key: value for key, value in self.config.items() if key != "config"}
-        return {key: value if value is None else _plain(value) for key, value in found.items()}
+    def plain(self) -> dict[str, Any]:
+        """Return all options as plain values by dotted name, without those that follow others."""
+        return dict(_flat(yaml.safe_load(self.dump())))
 
     def dump(self) -> str:
         """Return the options as a file for ``fit --config``."""
-        self.config.output = None
-        text: str = self.parser.dump(self.config, skip_link_targets=True, skip_none=False)
+        self.subcommand_config.output = None
+        parser = parser_of_fit(self, self.parser)
+        text: str = parser.dump(self.subcommand_config, skip_link_targets=True, skip_none=False)
         return text
 
     def check(self) -> None:
@@ -149,9 +152,9 @@ class _Options(FitCLI):
             raise UserError(
                 "data.val is none, but tune chooses by val/auc. Name a split with labels."
             )
-        for name in ("dry_run", "trainer.fast_dev_run"):
+        for name in ("ckpt_path", "dry_run", "trainer.fast_dev_run"):
             if self[name]:
-                raise UserError(f"{name} is set, but tune must train. Leave it out.")
+                raise UserError(f"{name} is set, but each trial trains a new model. Leave it out.")
         devices, nodes = self["trainer.devices"], self["trainer.num_nodes"]
         if nodes > 1 or (devices not in (1, "1", "auto") and _number_of(devices) != 1):
             raise UserError(
@@ -176,7 +179,7 @@ class _Options(FitCLI):
                 name: _values(entry)[i % len(_values(entry))] for name, entry in space.items()
             }
             try:
-                _Options([*self.given, *map(_word, values, values.values())])
+                Options([*self.given, *map(_word, values, values.values())])
             except UserError as error:
                 raise UserError(f"{place}: {error}") from error
 
@@ -190,14 +193,16 @@ def _number_of(devices: Any) -> int | None:
     return len(devices) if isinstance(devices, list) else None
 
 
+def _flat(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in options.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
 def _word(name: str, value: Any) -> str:
     return f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(
-        json.dumps(value.as_dict() if hasattr(value, "as_dict") else value, default=str)
-    )
 
 
 @contextmanager
