@@ -309,6 +309,7 @@ def test_options_of_the_command_and_of_fit_may_be_mixed():
         ("model.dim: [16]", ["--trainer.devices=2"], "tune trains in one process"),
         ("model.dim: [16]", ["--trainer.fast_dev_run=true"], "trainer.fast_dev_run is set"),
         ("model.dim: [16]", ["--trials=0"], "--trials is 0"),
+        ("model.dim: [16]", ["--trails", "3"], "Did you mean --trials?"),
         ("model.dim: [16]", ["--pruner=meadian"], "Did you mean median?"),
     ],
 )

@@ -1,6 +1,7 @@
 """The command ``tune``: search for the options of ``fit`` with the best ``val/auc``."""
 
 import argparse
+import difflib
 import json
 import logging
 import sys
@@ -24,7 +25,7 @@ from newsrec.tuning.space import Space, read_space
 from newsrec.tuning.study import PRUNERS, tune
 from newsrec.tuning.trial import Tuning
 
-OWN = ("trials", "output", "space", "pruner", "seed", "keep")
+OWN = ("--trials", "--output", "--space", "--pruner", "--seed", "--keep")
 """Options of this command; all others are options of ``fit``."""
 QUIET = ("--baselines=false", "--trainer.enable_progress_bar=false")
 """Options of all trials, so that they do no more than they must."""
@@ -44,20 +45,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="seed of the draws; trials train with seed_everything")
     add("--keep", choices=("best", "all"), default="best", help="whose checkpoints to keep")
     use = "options of fit for all trials, such as --config configs/demo.yaml --data.root DIR"
-    add("fit_options", nargs="*", metavar="OPTION OF FIT", help=use)
+    add("fit_options", nargs="*", default=[], metavar="OPTION OF FIT", help=use)
 
 
 def own_first(args: Sequence[str]) -> list[str]:
-    """Put the options of fit behind the command's own, after ``--``."""
+    """Put the options of fit behind the command's own, after ``--``; refuse misspelt ones."""
     own: list[str] = []
     others: list[str] = []
     rest = iter(args)
     for arg in rest:
-        name, equals, _ = arg.removeprefix("--").partition("=")
+        name, equals, _ = arg.partition("=")
+        near = difflib.get_close_matches(name, OWN, n=1, cutoff=0.75)
         if arg in ("-h", "--help"):
             own.append(arg)
-        elif arg.startswith("--") and name in OWN:
+        elif name in OWN:
             own += [arg] if equals else [arg, *([value] if (value := next(rest, None)) else [])]
+        elif name.startswith("--") and near:
+            raise UserError(f"{name}: there is no such option. Did you mean {near[0]}?")
         elif arg != "--":
             others.append(arg)
     return [*own, "--", *others]

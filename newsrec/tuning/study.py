@@ -272,9 +272,8 @@ def _tidy() -> Iterator[None]:
 
 def _delete_checkpoints(output: Path, found: list[Trial]) -> None:
     best = best_of(found)
-    for trial in found:
-        if best is not None and trial.number != best.number:
-            folder = trial_folder(output, trial.number) / "checkpoints"
+    for folder in (output / TRIALS).glob("*/checkpoints"):
+        if best is not None and folder.parent != trial_folder(output, best.number):
             shutil.rmtree(folder, ignore_errors=True)
 
 
