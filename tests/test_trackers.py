@@ -137,6 +137,7 @@ def test_both_trackers_get_options_metrics_checkpoint_and_report(
     import wandb
 
     wandb.finish()
+    wandb.teardown()  # its process has written all when it is gone
     summary = json.loads(Path("run/summary.json").read_text(encoding="utf-8"))
     kept = list(records(tmp_path))
     config = {item.key: json.loads(item.value_json) for one in kept for item in one.config.update}
