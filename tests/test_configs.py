@@ -74,7 +74,7 @@ def test_a_logger_whose_package_is_missing_names_it(name, plm_dir, tmp_path, cap
     with pytest.raises(SystemExit) as stop:
         main(options)
     assert stop.value.code == 2
-    assert name in capsys.readouterr().err
+    assert f'run `pip install "newsrec[{name}]"`' in capsys.readouterr().err
 
 
 def test_print_config_prints_what_fit_takes_again(plm_dir, tmp_path, capsys):
