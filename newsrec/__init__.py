@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from newsrec.simulation.simulate import simulate
     from newsrec.training.checkpoint.saving import Stopped
     from newsrec.training.module import RecommenderModule
+    from newsrec.tuning.study import tune
 
 _HOMES = {
     "HubError": "errors",
@@ -44,6 +45,7 @@ _HOMES = {
     "open_mind": "data.dataset",
     "show_our_messages": "console",
     "simulate": "simulation.simulate",
+    "tune": "tuning.study",
 }
 """Module of each public name."""
 _SHARED = ("open_mind", "simulate")
@@ -65,6 +67,7 @@ __all__ = [
     "open_mind",
     "show_our_messages",
     "simulate",
+    "tune",
 ]
 
 

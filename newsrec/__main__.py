@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "fit": "train a recommender",
+    "tune": "search for the options of fit with the best val/auc",
     "evaluate": "compute MIND's metrics and write prediction.zip for a checkpoint",
     "check-submission": "check whether the leaderboard would accept a prediction.zip",
     "compare": "compare two results of evaluate, or several seeds of each, with intervals",
@@ -92,6 +93,8 @@ def _run(given: list[str], callbacks: Sequence["Callback"]) -> None:
         return
     if name == "compare":  # a parser would drop the -- between its two sides
         rest = module.name_separator(rest)
+    if name == "tune":  # its other options are those of fit
+        rest = module.own_first(rest)
     module.run(common.parse(module, name, COMMANDS[name], rest))
 
 

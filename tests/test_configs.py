@@ -74,4 +74,20 @@ def test_a_logger_whose_package_is_missing_names_it(name, plm_dir, tmp_path, cap
     with pytest.raises(SystemExit) as stop:
         main(options)
     assert stop.value.code == 2
-    assert name in capsys.readouterr().err
+    assert f'run `pip install "newsrec[{name}]"`' in capsys.readouterr().err
+
+
+def test_print_config_prints_what_fit_takes_again(plm_dir, tmp_path, capsys):
+    from newsrec.commands.tune import Options
+
+    given = [f"--config={CONFIGS / 'demo.yaml'}", f"--model.plm={plm_dir}", "--model.user.heads=4"]
+    given += ["--data.max_history=30", "--trainer.callbacks=LearningRateFinder"]
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *given, "--print_config"])
+    assert stop.value.code == 0
+    printed = tmp_path / "all.yaml"
+    printed.write_text(capsys.readouterr().out)
+    assert yaml.safe_load(printed.read_text())["model"]["user"]["heads"] == 4
+    direct, again = Options(given), Options([f"--config={printed}"])
+    assert again.plain() == direct.plain()
+    assert again["model.max_history"] == 30

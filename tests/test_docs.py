@@ -4,6 +4,7 @@ Python blocks are run. Commands are read by their own parsers. A block below the
 ``<!-- run: .ci/fit -->`` is also run whole, by that script.
 """
 
+import ast
 import importlib
 import json
 import re
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
+import newsrec as nr
 from newsrec.__main__ import main
 from newsrec.export.export import describe
 from newsrec.files import file_hash
@@ -157,3 +159,21 @@ def test_a_python_block_runs_and_prints_what_it_says(block, recommender, monkeyp
     assert len(printed) == len(promised) > 0
     for line, comment in zip(printed, promised, strict=True):
         assert line == comment or not re.fullmatch(r"[\d.]+", comment)
+
+
+def test_the_notebook_is_kept_without_outputs_and_uses_public_names_only():
+    notebook = json.loads((ROOT / "docs" / "tour.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert len(cells) > 10
+    assert not [cell for cell in cells if cell["outputs"] or cell["execution_count"]]
+    sources = ["".join(cell["source"]) for cell in cells]
+    for source in sources:
+        ast.parse(source)
+        assert set(re.findall(r"\bnr\.(\w+)", source)) <= set(nr.__all__)
+    text = "".join("".join(cell["source"]) for cell in notebook["cells"])
+    linked = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    assert linked
+    assert all((ROOT / "docs" / name).is_file() for name in linked)
+    install = re.search(r'pip install "newsrec\[([\w,]+)\]"', text)[1].split(",")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(install) <= project["optional-dependencies"].keys()

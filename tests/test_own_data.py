@@ -4,6 +4,7 @@ import json
 import re
 import zipfile
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import SMALL, fit_options, refused
+from conftest import fit_options, refused
 from test_parquet import NEWS, contents
 
+import newsrec as nr
 from newsrec.__main__ import main
 from newsrec.data.dataset import open_mind
 from newsrec.data.readers.mind import read_news
@@ -186,8 +188,14 @@ def test_ten_lines_lead_from_a_data_frame_to_a_recommendation(
         "news": news,
         "day": pd.Timestamp("2019-11-11"),
         "root": tmp_path / "own",
-        "options": [f"--model.plm={plm_dir}", "--trainer.max_epochs=1", *SMALL],
     }
+    read = {"plm": str(plm_dir), "max_tokens": 12}
+    shape = {"heads": 2, "ffn": 16}
+    small = read | {"dim": 16, "news": shape, "user": shape, "precision": "fp32"}
+    trainer = {"max_epochs": 1, "accelerator": "cpu", "devices": 1, "enable_progress_bar": False}
+    monkeypatch.setattr(nr, "RecommenderModule", partial(nr.RecommenderModule, **small))
+    monkeypatch.setattr(nr, "MindDataModule", partial(nr.MindDataModule, **read))
+    monkeypatch.setattr(nr, "fit", partial(nr.fit, **trainer))
     block = recipe("Recommender.load")
     exec(block, given)
     said = capsys.readouterr().out

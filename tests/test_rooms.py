@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "newsrec"
 ROOMS = [
     "", "data", "simulation", "model", "training", "evaluation", "report", "serving", "export",
-    "api", "commands",
+    "api", "tuning", "commands",
 ]  # fmt: skip
 OVER_ALL = ("__init__.py", "__main__.py")
 """Files of the package itself that import from all rooms."""

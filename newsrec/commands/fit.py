@@ -31,6 +31,7 @@ from newsrec.training.estimate.dry_run import dry_run
 from newsrec.training.lightning_internals import known_options, trainer_options
 from newsrec.training.mistakes import check_seed, trainer_mistakes
 from newsrec.training.module import RecommenderModule
+from newsrec.training.outside_loggers import missing_package
 from newsrec.training.processes.launch import refuse_unconnected
 from newsrec.training.processes.share_folder import is_resumed, share_run_folder
 from newsrec.training.processes.together import fail_together_from_the_start
@@ -125,13 +126,10 @@ class FitCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except Exception as error:
-            cause: BaseException | None = error
-            while cause is not None and not isinstance(cause, ModuleNotFoundError):
-                cause = cause.__cause__ or cause.__context__
-            if cause is None or isinstance(error, UserError):
+            missing = missing_package(error)
+            if missing is None or isinstance(error, UserError):
                 raise
-            said = " ".join(str(cause).split())
-            raise UserError(f"trainer: a package is missing: {said}. Install it.") from error
+            raise UserError(f"trainer: {missing}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the run and its Trainer."""

@@ -24,6 +24,7 @@ from newsrec.files import write_text
 from newsrec.report.examples import choose_examples
 from newsrec.report.page import html_page
 from newsrec.report.terminal import print_comparison, read_ceiling, read_curves
+from newsrec.report.tracking import log_report
 from newsrec.training.checkpoint.read import read_checkpoint
 from newsrec.training.module import RecommenderModule
 from newsrec.training.processes.together import fail_together
@@ -80,6 +81,7 @@ def _close(run: Run, trainer: Any, baselines: bool) -> None:
     named = {"Curves": "curves.png", "Page": PAGE_FILE, "Summary": SUMMARY_FILE}
     files = {what: run.output / name for what, name in named.items()}
     files = {what: path for what, path in files.items() if path.is_file()}
+    log_report(trainer.loggers, [*files.values()], run.output / SUMMARY_FILE)
     print(f"\n{chosen} checkpoint: {best}")
     print("".join(f"{what}: {path}\n" for what, path in files.items()))
     print(f"Next:\n{next_commands(data, best, run.output.name)}")

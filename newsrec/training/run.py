@@ -30,6 +30,7 @@ from newsrec.training.hardware.threads import forget_threads
 from newsrec.training.lightning_internals import keep_buffers
 from newsrec.training.mistakes import check_trainer, late_mistakes
 from newsrec.training.module import RecommenderModule
+from newsrec.training.outside_loggers import log_options
 from newsrec.training.processes.launch import connection_mistakes, started_by_torchrun
 from newsrec.training.processes.run_lock import RunLock
 from newsrec.training.processes.together import fail_together
@@ -176,8 +177,7 @@ class Run:
             data.prepare_data()
             data.setup("fit")
             log.info("%s", data.describe())
-            for logger in trainer.loggers:
-                logger.log_hyperparams(plain(dict(options or {})))
+            log_options(trainer.loggers, plain(dict(options or {})))
             say_if_finished(trainer, ckpt_path)
         keep_buffers(trainer)
         remedies = out_of_memory(self.model, data, trainer)

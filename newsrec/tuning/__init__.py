@@ -1,0 +1,1 @@
+"""Searches for the options with which a model learns best, by Optuna."""
