@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from newsrec.console import show_our_messages
     from newsrec.data.datamodule import MindDataModule
     from newsrec.data.dataset import open_mind
-    from newsrec.errors import UserError
+    from newsrec.errors import (
+        DataError,
+        MissingDataError,
+        MissingModelError,
+        MissingPackageError,
+        ModelError,
+        UserError,
+    )
     from newsrec.frames import metrics_of_table
     from newsrec.metrics import mind_metrics
     from newsrec.model.recommender import NewsRecommender
@@ -28,7 +35,12 @@ if TYPE_CHECKING:
     from newsrec.training.module import RecommenderModule
 
 _HOMES = {
+    "DataError": "errors",
     "MindDataModule": "data.datamodule",
+    "MissingDataError": "errors",
+    "MissingModelError": "errors",
+    "MissingPackageError": "errors",
+    "ModelError": "errors",
     "NewsRecommender": "model.recommender",
     "Recommender": "serving.recommend",
     "RecommenderModule": "training.module",
@@ -45,7 +57,12 @@ _HOMES = {
 """Module of each public name."""
 
 __all__ = [
+    "DataError",
     "MindDataModule",
+    "MissingDataError",
+    "MissingModelError",
+    "MissingPackageError",
+    "ModelError",
     "NewsRecommender",
     "Recommender",
     "RecommenderModule",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from newsrec import __version__
 from newsrec.commands import failures
 from newsrec.console import show_our_messages
-from newsrec.errors import UserError
+from newsrec.errors import MissingPackageError, UserError
 from newsrec.parent import end_with_parent
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ COMMANDS = {
     "download": "download MIND from its official source and check it",
     "prepare": "compile a data folder and show what is in it",
     "simulate": "write a simulated world as MIND files",
+    "configs": "list the presets, or copy one to change it",
+    "doctor": "show versions, devices, speed, disk space and what is missing",
+    "completion": "print a script that completes commands and options in a shell",
 }
 """Summary of each command; its module in ``newsrec.commands`` has the same name."""
 
@@ -82,7 +85,7 @@ def _run(given: list[str], callbacks: Sequence["Callback"]) -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "newsrec":
             raise
-        raise UserError(
+        raise MissingPackageError(
             f"The command {name} needs the package {error.name}: run `pip install {error.name}`, "
             "or install newsrec with all that it needs. From Python, newsrec.serving needs less."
         ) from error

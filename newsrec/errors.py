@@ -1,8 +1,29 @@
-"""The one exception that the command line turns into a message."""
+"""The exceptions that newsrec raises for mistakes that the user can fix.
+
+The message of each names the value, the place and the next step. ``python -m newsrec`` prints it
+without a traceback and exits with code 2.
+"""
 
 
 class UserError(ValueError):
-    """A mistake that the user can fix; the message names the value, the place and the next step.
+    """A mistake that the user can fix, and the base of the classes below."""
 
-    ``python -m newsrec`` prints it without a traceback and exits with code 2.
-    """
+
+class DataError(UserError):
+    """A data folder, or a file in it, cannot be used."""
+
+
+class MissingDataError(DataError, FileNotFoundError):
+    """A data folder, a split or a file of it is not there."""
+
+
+class ModelError(UserError):
+    """A checkpoint, an exported folder or a pretrained model cannot be used."""
+
+
+class MissingModelError(ModelError, FileNotFoundError):
+    """A checkpoint, an exported folder or a pretrained model is not there."""
+
+
+class MissingPackageError(UserError, ImportError):
+    """A package is not installed; the message has the command that installs it."""

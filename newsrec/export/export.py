@@ -18,7 +18,7 @@ from newsrec.data import FIRST_NEWS
 from newsrec.data.cache import digest
 from newsrec.data.datamodule import MindDataModule
 from newsrec.data.fields import news_texts, text_hashes
-from newsrec.errors import UserError
+from newsrec.errors import MissingPackageError
 from newsrec.export.card import model_card
 from newsrec.export.graphs import (
     NEWS_NAMES,
@@ -110,7 +110,7 @@ def export(
         try:
             version(package)
         except ImportError as error:
-            raise UserError(
+            raise MissingPackageError(
                 f'export needs the package {package}: run `pip install "newsrec[export]"`, in a '
                 'clone `pip install -c constraints.txt -e ".[export]"`.'
             ) from error

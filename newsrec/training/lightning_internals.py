@@ -168,8 +168,12 @@ def open_bars(bar: TQDMProgressBar) -> list[Any]:
 
 def known_options(cli: Any, parser: Any) -> list[str]:
     """Return the names of the options of ``fit``, to suggest one for a misspelt option."""
-    parser = getattr(cli, "_subcommand_parsers", {}).get("fit", parser)
-    return [action.dest for action in parser._actions]
+    return [action.dest for action in parser_of_fit(cli, parser)._actions]
+
+
+def parser_of_fit(cli: Any, parser: Any) -> Any:
+    """Return the parser of ``fit`` in that of a ``LightningCLI``."""
+    return getattr(cli, "_subcommand_parsers", {}).get("fit", parser)
 
 
 def trainer_options(cli: Any) -> Any:
