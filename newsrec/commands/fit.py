@@ -32,6 +32,7 @@ from newsrec.training.lightning_internals import (
     known_options,
     parser_of_fit,
     trainer_options,
+    whole_numbers_first,
 )
 from newsrec.training.mistakes import check_seed, trainer_mistakes
 from newsrec.training.module import RecommenderModule
@@ -237,6 +238,7 @@ def add_run_options(parser: jsonargparse.ArgumentParser) -> None:
 
 def cli_options(run: bool = True) -> dict[str, Any]:
     """Return the arguments of ``FitCLI``; with ``run=False`` it only builds the objects."""
+    whole_numbers_first()
     # Together with parser_mode, this lets interpolations refer to options of other files and follow
     # the command line.
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)

@@ -45,9 +45,9 @@ def examine(plm: str = DEFAULT_PLM) -> Findings:
         "notes": [],
     }
     _packages(found)
-    _places(found)
-    _plm(found, plm)
-    if not found["broken"]:
+    if not found["broken"]:  # all below imports some of them
+        _places(found)
+        _plm(found, plm)
         _devices(found)
         _speed(found, plm)
     return found
@@ -241,36 +241,46 @@ def lines(found: Findings) -> list[tuple[str, str]]:
     ]
     shown = [f"{name} {of.packages[name]['version']}" for name in SHOWN if name in of.packages]
     rows.append(("packages", ", ".join(shown)))
-    if "cpu" in found:
-        memory = f", {_bytes(of.cpu['memory'])} of memory" if of.cpu["memory"] else ""
-        cores = f"{of.cpu['cores']} usable {'core' if of.cpu['cores'] == 1 else 'cores'}"
-        rows.append(("CPU", f"{of.cpu['name']}, {cores}, {of.cpu['capability']}{memory}"))
-        gpus = [f"{gpu['name']}, {_bytes(gpu['memory'])}" for gpu in of.gpus]
-        gpus += ["Apple's MPS"] if of.mps else []
-        why = f"torch has CUDA {of.cuda}" if of.cuda else "torch is built without CUDA"
-        rows.append(("GPU", "; ".join(gpus) or f"none ({why})"))
-    if "precision" in found:
-        rows.append(("threads", f"{of.threads['number']}: {of.threads['why']}"))
-        rows.append(("precision", f"{of.precision['choice']}: {of.precision['why']}"))
+    if not of.broken:
+        rows += _of_machine(of)
+    here = [name for name, missing in of.extras.items() if not missing]
+    rows.append(("extras", ", ".join(here) or "none"))
+    for name, missing in of.extras.items():
+        if missing:
+            lacks = ", ".join(missing)
+            rows.append(("", f'without {name} ({lacks}): pip install "newsrec[{name}]"'))
+    rows += [("note", text) for text in of.notes]
+    rows += [("problem", text) for text in of.problems]
+    return rows
+
+
+def _of_machine(of: SimpleNamespace) -> list[tuple[str, str]]:
+    """Return the findings for which packages are imported."""
+    rows = []
+    memory = f", {_bytes(of.cpu['memory'])} of memory" if of.cpu["memory"] else ""
+    cores = f"{of.cpu['cores']} usable {'core' if of.cpu['cores'] == 1 else 'cores'}"
+    rows.append(("CPU", f"{of.cpu['name']}, {cores}, {of.cpu['capability']}{memory}"))
+    gpus = [f"{gpu['name']}, {_bytes(gpu['memory'])}" for gpu in of.gpus]
+    gpus += ["Apple's MPS"] if of.mps else []
+    why = f"torch has CUDA {of.cuda}" if of.cuda else "torch is built without CUDA"
+    rows.append(("GPU", "; ".join(gpus) or f"none ({why})"))
+    rows.append(("threads", f"{of.threads['number']}: {of.threads['why']}"))
+    rows.append(("precision", f"{of.precision['choice']}: {of.precision['why']}"))
     shm = of.disk["shm"]
     workers = f", {_bytes(shm)} in /dev/shm for loader workers" if shm is not None else ""
     free = f"{_bytes(of.disk['runs'])} free here, {_bytes(of.disk['cache'])} for the cache"
     rows.append(("disk", free + workers))
     caches = [f"{folder} has {_bytes(size)}" for folder, size in of.cache.items()]
     rows.append(("cache", "; ".join(caches)))
-    sources = {"hub": "is not here; fit downloads it from the Hugging Face hub", None: "missing"}
+    sources = {
+        "hub": "is not here; fit downloads it from the Hugging Face hub",
+        None: "missing",
+    }
     source = of.plm["source"]
     rows.append(("PLM", f"{of.plm['name']}: {sources.get(source, source)}"))
     state = "offline (HF_HUB_OFFLINE)" if of.hub["offline"] else "may be used"
     token = "a token" if of.hub["token"] else "no token"
     rows.append(("hub", f"{state}, {token}, cache in {of.hub['cache']}"))
-    here = [name for name, missing in of.extras.items() if not missing]
-    rows.append(("extras", ", ".join(here) or "none"))
-    for name in of.extras.keys() - set(here):
-        lacks = ", ".join(of.extras[name])
-        rows.append(("", f'without {name} ({lacks}): pip install "newsrec[{name}]"'))
-    rows += [("note", text) for text in of.notes]
-    rows += [("problem", text) for text in of.problems]
     return rows
 
 
