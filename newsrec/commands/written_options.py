@@ -8,6 +8,7 @@ from typing import NamedTuple
 import yaml
 
 from newsrec.errors import UserError
+from newsrec.shipped import config_file, shipped_config
 
 GROUPS = ("data", "model", "model.news", "model.user", "model.lora", "trainer")
 """Options whose value may be a file with further options."""
@@ -25,6 +26,24 @@ class Written(NamedTuple):
 def written_options(args: Sequence[str]) -> list[Written]:
     """Return all options that the command line and its configuration files set, as dotted keys."""
     return list(_in_arguments(args))
+
+
+def with_shipped_files(args: Sequence[str]) -> list[str]:
+    """Return the arguments with files in place of presets' names, as ``config_file`` finds them."""
+    found, option = [], ""
+    for arg in args:
+        name, equals, value = arg.partition("=")
+        if arg.startswith("-"):
+            found.append(f"{name}={_shipped(name, value)}" if equals else arg)
+            option = "" if equals else name
+        else:
+            found.append(_shipped(option, arg))
+            option = ""
+    return found
+
+
+def _shipped(option: str, value: str) -> str:
+    return config_file(value) if option in ("--config", "-c") else shipped_config(value)
 
 
 def _in_arguments(args: Sequence[str]) -> Iterator[Written]:

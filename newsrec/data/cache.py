@@ -1,9 +1,9 @@
 """Cache for arrays made from other files: found by content, and used only if complete.
 
-The cache is ``ROOT/.newsrec``, or in the user's cache folder if the root is read-only. Each folder
-of arrays is built under a temporary name, with a lock held. Then it is sealed with the size and
-hash of each of its files, and renamed. So what a killed process leaves is never read, and the next
-process that builds removes it.
+The cache is ``ROOT/.newsrec``, or in the user's cache folder if the root is read-only or comes with
+the installed package. Each folder of arrays is built under a temporary name, with a lock held. Then
+it is sealed with the size and hash of each of its files, and renamed. So what a killed process
+leaves is never read, and the next process that builds removes it.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from newsrec.errors import UserError
 from newsrec.files import file_hash, is_full
+from newsrec.shipped import data_folder, is_installed
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +33,12 @@ SMALL_BYTES = 4 << 20
 Larger files are hashed only by ``prepare --check``."""
 
 
-def cache_folders(root: Path) -> tuple[Path, Path]:
-    """Return the two folders that may hold arrays made from ``root``: in it or the user's cache."""
+def cache_folders(root: Path) -> tuple[Path, ...]:
+    """Return the folders that may hold arrays made from ``root``: in it or the user's cache."""
+    root = data_folder(root)
     user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / ".newsrec", user_cache / "newsrec" / digest(str(root.resolve()))
+    ours = user_cache / "newsrec" / digest(str(root.resolve()))
+    return (ours,) if is_installed(root) else (root / ".newsrec", ours)
 
 
 def writable_folder(root: Path) -> Path:

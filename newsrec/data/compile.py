@@ -24,7 +24,7 @@ from newsrec.data.readers.base import CUT_OFF, LISTED, BadLine, Pass, Reader
 from newsrec.data.readers.news import differs_from_first, distinct, merge_news
 from newsrec.data.readers.source import SourceFile
 from newsrec.data.tables import Histories, Users
-from newsrec.errors import UserError
+from newsrec.errors import DataError
 
 log = logging.getLogger(__name__)
 
@@ -200,12 +200,12 @@ class _Compilation:
         unit = done.unit
         first = [line.in_words(unit) for line in sorted(bad, key=lambda line: line.line)[:LISTED]]
         if num_bad and self.on_bad_line == "error":
-            raise UserError(
+            raise DataError(
                 f"{done.file}, {first[0]}. {done.advice}; --data.on_bad_line drop leaves such "
                 f"{unit}s out."
             )
         if not num_rows:
-            raise UserError(f"{done.file}: none of its {unit}s can be read, {first[0]}.")
+            raise DataError(f"{done.file}: none of its {unit}s can be read, {first[0]}.")
         self.hashes |= done.hashes
         if num_bad:
             self.num_bad += num_bad

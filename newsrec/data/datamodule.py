@@ -37,7 +37,7 @@ from newsrec.data.states import RunStates, TokenStates
 from newsrec.data.summary import describe_split, describe_unseen
 from newsrec.data.text import tokenize_catalogue
 from newsrec.data.workers import keep_working
-from newsrec.errors import UserError
+from newsrec.errors import DataError, UserError
 from newsrec.plm_source import load_tokenizer
 
 
@@ -88,7 +88,7 @@ class MindDataModule(DataOptions, LightningDataModule):
         self._open()
 
     def setup(self, stage: str) -> None:
-        """Open the arrays; UserError if ``stage`` is ``fit`` and a split has no labels."""
+        """Open the arrays; DataError if ``stage`` is ``fit`` and a split has no labels."""
         self._open()
         if (stage == "fit" or self._eval_split == LAST_DAY) and not self._chosen:
             self._data = choose_splits(self.data, self.train, self.val, self.stale, self.val_days)
@@ -96,7 +96,7 @@ class MindDataModule(DataOptions, LightningDataModule):
         if stage == "fit":
             for option, name in zip(("train", "val"), self.windows(), strict=False):
                 if self.data.split(name).labels is None:
-                    raise UserError(
+                    raise DataError(
                         f"data.{option}: the split {name!r} in {self.root} has no labels. "
                         "Choose a split with labels: candidates that end in -0 and -1, or a column "
                         "labels in impressions.parquet."
@@ -245,7 +245,7 @@ class MindDataModule(DataOptions, LightningDataModule):
         if self._indexed is not split:  # fit calls setup twice, first to report mistakes early
             self._index = index_samples(split, self.loss in WHOLE_IMPRESSIONS)
             if not len(self._index.click):
-                raise UserError(
+                raise DataError(
                     f"{self.root}: no impression of {self.train!r} has a clicked and a skipped "
                     "news item that are among the news. Do its files of news and of impressions "
                     "belong together?"

@@ -21,7 +21,8 @@ from newsrec.data.ragged import Ragged
 from newsrec.data.readers.formats import reader_of
 from newsrec.data.readers.source import SPLITS as SPLITS  # re-exported
 from newsrec.data.store import find_or_compile
-from newsrec.errors import UserError
+from newsrec.errors import DataError, MissingDataError, UserError
+from newsrec.shipped import data_folder
 
 
 class Split(NamedTuple):
@@ -104,9 +105,9 @@ class NewsData(NamedTuple):
         return reader_of(self.root).submission
 
     def split(self, name: str) -> Split:
-        """Return a split by name; UserError, which names the splits, if it is missing."""
+        """Return a split by name; MissingDataError, which names the splits, if it is missing."""
         if name not in self.splits:
-            raise UserError(
+            raise MissingDataError(
                 f"{self.root} has no split {name!r}, only {', '.join(self.splits)}. Put its "
                 f"{reader_of(self.root).file_names} into {self.root / name}, or choose another "
                 "split."
@@ -122,12 +123,12 @@ def open_mind(root: str | Path, on_bad_line: str = "error") -> NewsData:
     """
     if on_bad_line not in ("error", "drop"):
         raise UserError(f"data.on_bad_line is {on_bad_line!r}; choose error or drop.")
-    root = Path(root)
+    root = data_folder(root)
     found = find_or_compile(root, on_bad_line)
     try:
         return _load(root, *found)
     except Exception as error:  # a damaged header can raise anything: numpy evaluates it as Python
-        raise UserError(
+        raise DataError(
             f"{found[0]} is damaged ({error}). `python -m newsrec prepare --check --data.root "
             f"{root}` compiles it again."
         ) from error

@@ -27,8 +27,9 @@ from newsrec.data.compile import ARRAYS_FORMAT, Splits, compile_splits
 from newsrec.data.readers.base import Reader
 from newsrec.data.readers.formats import reader_of
 from newsrec.data.readers.source import SourceFile, hash_source
-from newsrec.errors import UserError
+from newsrec.errors import DataError
 from newsrec.files import write_text
+from newsrec.shipped import data_folder
 
 INDEX = "files.json"
 """File with the size, modification time and SHA-256 of the files that were compiled."""
@@ -64,7 +65,7 @@ def recheck(root: str | Path) -> list[str]:
     Size and time are not believed. New hashes are stored and damaged arrays are removed, so that
     ``open_mind`` compiles again; UserError if they cannot be removed.
     """
-    root = Path(root)
+    root = data_folder(root)
     files = [file for split in reader_of(root).find_splits(root).values() for file in split]
     changed = []
     for base in filter(Path.is_dir, cache_folders(root)):
@@ -109,7 +110,7 @@ def _compile(reader: Reader, root: Path, base: Path, splits: Splits, on_bad_line
         hashes, num_bad = compile_splits(reader, splits, folder, on_bad_line)
         for file in files:
             if _stamp(file) != before[file]:
-                raise UserError(f"{file} changed while it was read. Run again once it is whole.")
+                raise DataError(f"{file} changed while it was read. Run again once it is whole.")
         name, fingerprints = _name(reader, splits, hashes)
         target = base / (name + DROPPED if num_bad else name)
         index = _read_index(base)

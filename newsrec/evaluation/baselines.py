@@ -22,7 +22,7 @@ from newsrec.data import FIRST_NEWS, UNKNOWN_NEWS
 from newsrec.data.dataset import NewsData, Split
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.splits import labelled_splits
-from newsrec.errors import UserError
+from newsrec.errors import DataError, UserError
 from newsrec.evaluation.ages import age_scores
 from newsrec.model.matching import match_pairs
 
@@ -115,7 +115,7 @@ def popularity_scores(data: NewsData, split: str) -> NDArray[np.float32]:
     train = data.split(data.train)
     if train.labels is None:
         said = f"{data.root}: {train.name} has no labels, so there are no clicks to count."
-        raise UserError(said)
+        raise DataError(said)
     clicked = train.candidates.values[np.flatnonzero(train.labels)]
     clicks = np.bincount(clicked, minlength=data.num_news).astype(np.float32)
     clicks[:FIRST_NEWS] = 0
@@ -136,7 +136,7 @@ def recent_scores(data: NewsData, split: str) -> NDArray[np.float32]:
         news.append(source.candidates.values[clicked])
         times.append(source.time[owner].astype(np.int64))
     if not news:
-        raise UserError(f"{data.root} has no split with labels, so there are no clicks to count.")
+        raise DataError(f"{data.root} has no split with labels, so there are no clicks to count.")
     clicked_news, time = np.concatenate(news), np.concatenate(times)
     known = clicked_news != UNKNOWN_NEWS
     clicked_news, time = clicked_news[known].astype(np.int64), time[known]

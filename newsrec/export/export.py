@@ -20,7 +20,7 @@ from newsrec.data import FIRST_NEWS
 from newsrec.data.cache import digest
 from newsrec.data.datamodule import MindDataModule
 from newsrec.data.fields import read_texts
-from newsrec.errors import MissingPackage
+from newsrec.errors import MissingPackageError
 from newsrec.export.card import model_card
 from newsrec.export.graphs import (
     Names,
@@ -119,7 +119,7 @@ def export(
         try:
             version(package)
         except PackageNotFoundError as error:
-            raise MissingPackage("export", package, "export") from error
+            raise MissingPackageError.of("export", package, "export") from error
     trained = TrainedRun.open(ckpt_path, data_root, SPLIT)
     # Open the data now, so that a mistake in them is reported before the long work.
     data = None if data_root is None else trained.data

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save
 
-from newsrec.errors import UserError
+from newsrec.errors import ModelError
 from newsrec.model.plm.load import build_plm, plm_config
 from newsrec.model.plm.lora import merged_state
 from newsrec.model.recommender import NewsRecommender
@@ -66,7 +66,7 @@ def load_model(folder: str | Path) -> NewsRecommender:
         folder: Folder that ``export`` wrote.
 
     Raises:
-        UserError: If it is not an exported folder, has another format, or was changed.
+        ModelError: If it is not an exported folder, has another format, or was changed.
     """
     exported = ExportFolder(folder)
     config, weights = exported.file(CONFIG), exported.file(WEIGHTS)
@@ -78,7 +78,7 @@ def read_model(config: Path, weights: Path) -> NewsRecommender:
     """Build a model from the two files that ``write_model`` wrote, in evaluation mode.
 
     Raises:
-        UserError: If the configuration asks for code or packages, or does not fit the weights.
+        ModelError: If the configuration asks for code or packages, or does not fit the weights.
     """
     options = json.loads(config.read_text(encoding="utf-8"))
     if isinstance(options, dict) and isinstance(options.get("model"), dict):
@@ -88,7 +88,7 @@ def read_model(config: Path, weights: Path) -> NewsRecommender:
     try:
         check_exported(options, state)
     except Wrong as wrong:
-        raise UserError(f"{config} is not as it was written: {wrong}. {AGAIN}") from wrong
+        raise ModelError(f"{config} is not as it was written: {wrong}. {AGAIN}") from wrong
     recommender = NewsRecommender(build_plm(options["plm"]), **options["model"])
     recommender.load_state_dict(state)
     return recommender.eval()

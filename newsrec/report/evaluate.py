@@ -18,6 +18,7 @@ from newsrec.files import publish, require_empty, require_replaceable
 from newsrec.report.examples import choose_examples
 from newsrec.report.page import html_page
 from newsrec.report.terminal import read_ceiling, read_curves, read_oracles
+from newsrec.shipped import data_folder
 
 SCORES_FILE = "scores.parquet"
 PAGE_FILE = "report.html"
@@ -62,7 +63,8 @@ def evaluate(
         if is_first_process():  # the process that writes at the end
             require_replaceable(folder)
     # Read the extras of the report first, so that an error in them does not lose the scores.
-    ceiling, oracles = read_ceiling(Path(root), split), read_oracles(Path(root), split)
+    world = data_folder(root)
+    ceiling, oracles = read_ceiling(world, split), read_oracles(world, split)
     curves = None if ckpt_path is None else read_curves(Path(ckpt_path))
     scored = score()
     if scored is None:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS
-from newsrec.errors import UserError
+from newsrec.errors import ModelError
 from newsrec.files import file_hash
 from newsrec.hub import find_folder
 from newsrec.serving.manifest import (
@@ -60,7 +60,7 @@ class ExportFolder:
         within: Its files may be links into this folder; None is the folder itself.
 
     Raises:
-        UserError: If it is not an exported folder, or has another format.
+        ModelError: If it is not an exported folder, or has another format.
     """
 
     def __init__(self, path: str | Path, within: Path | None = None) -> None:
@@ -93,7 +93,7 @@ class ExportFolder:
         """Check that a file, and its weights beside it if any, are unchanged; return its path.
 
         Raises:
-            UserError: If a file is missing or was changed.
+            ModelError: If a file is missing or was changed.
         """
         for part in (name, name + WEIGHTS_BESIDE):
             path = self.path / part
@@ -101,21 +101,21 @@ class ExportFolder:
                 continue
             with reading(path):
                 if not path.is_file():
-                    raise UserError(f"{path} is missing. {AGAIN}")
+                    raise ModelError(f"{path} is missing. {AGAIN}")
                 if not path.resolve().is_relative_to(self._within):
-                    raise UserError(
+                    raise ModelError(
                         f"{path} is a link to {path.resolve()}, outside of the folder. "
                         "`cp -rL FOLDER COPY` makes a copy without links."
                     )
                 if file_hash(path) != self.manifest["files"].get(part):
-                    raise UserError(f"{path} is not the file that {MANIFEST} names. {AGAIN}")
+                    raise ModelError(f"{path} is not the file that {MANIFEST} names. {AGAIN}")
         return self.path / name
 
     def read_news(self) -> StoredNews:
         """Return the news, with memory-mapped vectors; no news if the folder has none.
 
         Raises:
-            UserError: If a file was changed, or the table and the vectors do not match.
+            ModelError: If a file was changed, or the table and the vectors do not match.
         """
         dim = self.manifest["dim"]
         if not self.has(VECTORS):
@@ -136,14 +136,14 @@ def _read_table(path: Path, rows: int) -> pa.Table:
         rows: Number of vectors; a file with more lines is refused before it is read.
 
     Raises:
-        UserError: If the file cannot be read, has more lines, or has another schema.
+        ModelError: If the file cannot be read, has more lines, or has another schema.
     """
     with reading(path), pq.ParquetFile(path) as file:
         missing = [name for name in NEWS_SCHEMA.names if name not in file.schema_arrow.names]
         if missing:
-            raise UserError(f"{path} has no column {missing[0]}. {AGAIN}")
+            raise ModelError(f"{path} has no column {missing[0]}. {AGAIN}")
         if file.metadata.num_rows > rows:
-            raise UserError(
+            raise ModelError(
                 f"{path} has {file.metadata.num_rows:,} lines, and {VECTORS} {rows:,} rows. {AGAIN}"
             )
         # read_table would import pandas if it is installed.
@@ -151,7 +151,7 @@ def _read_table(path: Path, rows: int) -> pa.Table:
         table.validate(full=True)  # finds invalid UTF-8, which would fail later
         for name in ("row", "news_id"):
             if table[name].null_count:
-                raise UserError(f"{path}: {name} is empty in a line. {AGAIN}")
+                raise ModelError(f"{path}: {name} is empty in a line. {AGAIN}")
     return table
 
 
@@ -164,31 +164,31 @@ def check_news(news: StoredNews, dim: int, path: Path) -> None:
         path: File of the vectors, for messages.
 
     Raises:
-        UserError: If shapes or rows do not match, a vector has NaN or infinity, or an id is there
+        ModelError: If shapes or rows do not match, a vector has NaN or infinity, or an id is there
             twice.
     """
     table, vectors = news
     shape = (FIRST_NEWS + len(table), dim)
     if vectors.shape != shape or vectors.dtype != np.float32:
-        raise UserError(
+        raise ModelError(
             f"{path} holds {vectors.dtype} {list(vectors.shape)}; {NEWS} and {MANIFEST} ask for "
             f"float32 {list(shape)}. {AGAIN}"
         )
     finite = np.isfinite(vectors.sum(axis=1))  # a sum with NaN or infinity is not finite
     if not finite.all():
-        raise UserError(
+        raise ModelError(
             f"{path}: row {int(np.argmin(finite))} holds NaN or infinity. The model has gone wrong "
             "in training; export another checkpoint."
         )
     # Compare lists, since pyarrow's conversions to and from arrays import pandas.
     if table["row"].to_pylist() != list(range(FIRST_NEWS, len(vectors))):
-        raise UserError(
+        raise ModelError(
             f"{path.parent / NEWS}: row must count up from {FIRST_NEWS}, line by line. {AGAIN}"
         )
     ids = table["news_id"].to_pylist()
     if len(set(ids)) < len(ids):
         twice = next(news_id for news_id, number in Counter(ids).items() if number > 1)
-        raise UserError(f"{path.parent / NEWS}: the news item {twice} occurs twice. {AGAIN}")
+        raise ModelError(f"{path.parent / NEWS}: the news item {twice} occurs twice. {AGAIN}")
 
 
 def write_news(news: StoredNews, folder: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from newsrec.data.fields import FIELDS
-from newsrec.errors import UserError
+from newsrec.errors import MissingModelError, ModelError, UserError
 from newsrec.places import looked_for
 from newsrec.serving.matching import COMBINE, OUTPUTS
 
@@ -63,13 +63,13 @@ LONGEST_REASON = 200
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn any error that a library raises because of a file into a UserError that names the file.
+    """Turn any error that a library raises because of a file into a ModelError that names the file.
 
     Args:
         path: The file that is read, or was read and is used now.
 
     Raises:
-        UserError: Instead of any other error; a UserError is raised unchanged.
+        ModelError: Instead of any other error; a ModelError is raised unchanged.
     """
     try:
         yield
@@ -83,32 +83,32 @@ def reading(path: Path) -> Iterator[None]:
         reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
         if len(reason) > LONGEST_REASON:
             reason = reason[:LONGEST_REASON] + "..."
-        raise UserError(f"{path} cannot be read ({reason}). {AGAIN}") from error
+        raise ModelError(f"{path} cannot be read ({reason}). {AGAIN}") from error
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return a folder's manifest, after checking all values that are used.
 
     Raises:
-        UserError: If the manifest is missing, cannot be read, has another format or an invalid
+        ModelError: If the manifest is missing, cannot be read, has another format or an invalid
             value.
     """
     path = folder / MANIFEST
     with reading(path):
         if not folder.exists():
             said = f"There is no {folder}. {looked_for(folder)}".strip()
-            raise UserError(f"{said} Give a folder that export wrote.")
+            raise MissingModelError(f"{said} Give a folder that export wrote.")
         if not path.is_file():
-            raise UserError(
+            raise MissingModelError(
                 f"{folder} has no {MANIFEST}, so it is no exported folder. `python -m newsrec "
                 "export --ckpt_path CKPT --output DIR` writes one."
             )
         if path.stat().st_size > LARGEST_MANIFEST:
-            raise UserError(f"{path} is larger than {LARGEST_MANIFEST:,} bytes. {AGAIN}")
+            raise ModelError(f"{path} is larger than {LARGEST_MANIFEST:,} bytes. {AGAIN}")
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = manifest["format"]
     if type(found) is not int or found not in (MANIFEST_FORMAT, MATCHING_FORMAT):
-        raise UserError(
+        raise ModelError(
             f"{path} has format {found!r}; this version of newsrec reads format "
             f"{MANIFEST_FORMAT} or {MATCHING_FORMAT}. Export the checkpoint again, or use the "
             "version of newsrec that wrote it."
@@ -116,15 +116,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for name, rule in RULES.items():
         value = manifest.get(name, rule.default)
         if not rule.holds(value):
-            raise UserError(
+            raise ModelError(
                 f"{path}: {name} is {_shown(value)}, and should be {rule.words}. {AGAIN}"
             )
     _check_files(path, manifest["files"])
     matching = manifest.get("matching", {"head": "dot"})
     if found != format_of(matching, manifest.get("abstract_tokens", 0)):
-        raise UserError(f"{path} has format {found}, and matching is {matching['head']}. {AGAIN}")
+        raise ModelError(f"{path} has format {found}, and matching is {matching['head']}. {AGAIN}")
     if manifest.get("settings_hash", settings_hash(manifest)) != settings_hash(manifest):
-        raise UserError(
+        raise ModelError(
             f"{path} is not as it was written: one of {', '.join(SETTINGS)} was changed. {AGAIN}"
         )
     return manifest
@@ -207,13 +207,13 @@ def _check_files(path: Path, files: Mapping[str, str]) -> None:
     """Refuse file names that are not known, and news vectors without their table or vice versa."""
     for name in files:
         if name not in KNOWN_FILES:
-            raise UserError(
+            raise ModelError(
                 f"{path}: files names {_shown(name)}, and may name "
                 f"{', '.join(sorted(KNOWN_FILES))} alone. Such a folder may have been made to "
                 "write over other files: do not use it."
             )
     if (VECTORS in files) != (NEWS in files):
-        raise UserError(f"{path}: files must name {VECTORS} and {NEWS}, or neither. {AGAIN}")
+        raise ModelError(f"{path}: files must name {VECTORS} and {NEWS}, or neither. {AGAIN}")
 
 
 def _shown(value: Any) -> str:

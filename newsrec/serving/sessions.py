@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.data.fields import Texts
-from newsrec.errors import UserError
+from newsrec.errors import MissingPackageError, UserError
 from newsrec.serving.folder import ExportFolder
 from newsrec.serving.manifest import (
     AGAIN,
@@ -274,9 +274,11 @@ def require_package(name: str) -> Any:
     """Import a package that only serving needs.
 
     Raises:
-        UserError: If the package is not installed.
+        MissingPackageError: If the package is not installed.
     """
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"This needs the package {name}: run `pip install {name}`.") from error
+        raise MissingPackageError(
+            f"This needs the package {name}: run `pip install {name}`."
+        ) from error

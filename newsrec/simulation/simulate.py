@@ -54,13 +54,13 @@ FORMATS: dict[str, Callable[[Path], None]] = {
 
 
 def simulate(
-    output: Path,
+    output: str | Path,
     preset: str = "demo",
     seed: int = 0,
     advance: Advance = lambda done: None,
     file_format: str = "mind",
     *,
-    titles: Path | None = None,
+    titles: str | Path | None = None,
     without: Collection[str] = (),
     on_bad_line: str = "error",
 ) -> dict[str, Any]:
@@ -87,8 +87,8 @@ def simulate(
         UserError: If there is no such preset, format or effect, the seed is negative, ``output``
             cannot be made, or the preset cannot use ``titles`` or their content.
     """
+    output, titles = Path(output), None if titles is None else Path(titles)
     sizes = _checked_preset(preset, seed, file_format, titles, without)
-    output = Path(output)
     require_empty(output)
     table = None if titles is None else (str(titles), read_news(titles, on_bad_line))
     world: dict[str, Any] = {
@@ -99,7 +99,7 @@ def simulate(
     }
     if sizes.tastes:
         world["without"] = [name for name in EFFECTS if name in without]
-        world["titles"] = None if titles is None else file_hash(Path(titles))
+        world["titles"] = None if titles is None else file_hash(titles)
 
     def build(folder: Path) -> None:
         if sizes.tastes:

@@ -6,7 +6,7 @@ in ``newsrec/data/lightning_internals.py``.
 
 import inspect
 import math
-from typing import Any
+from typing import Any, Union, get_args, get_origin
 
 import torch
 from lightning import LightningModule, Trainer
@@ -174,6 +174,24 @@ def known_options(cli: Any, parser: Any) -> list[str]:
 def parser_of_fit(cli: Any, parser: Any) -> Any:
     """Return the parser of the options of ``fit``; ``parser`` if there are no subcommands."""
     return getattr(cli, "_subcommand_parsers", {}).get("fit", parser)
+
+
+def whole_numbers_first() -> None:
+    """Let a parser read the 1 of an option of the Trainer as 1 batch and not as 1.0, all batches.
+
+    typing keeps one object for ``Union[int, float]`` and ``Union[float, int]``, so the order in the
+    Trainer's annotations depends on what was imported before it.
+    """
+    annotations = Trainer.__init__.__annotations__
+    for name, annotation in annotations.items():
+        kinds = list(get_args(annotation))
+        if get_origin(annotation) is not Union:
+            continue
+        if {int, float} <= set(kinds) and kinds.index(float) < kinds.index(int):
+            kinds.remove(int)
+            kinds.insert(kinds.index(float), int)
+        kinds.sort(key=lambda kind: kind is type(None))
+        annotations[name] = Union[tuple(kinds)]  # noqa: UP007, the kinds are not known before
 
 
 def trainer_options(cli: Any) -> Any:

@@ -31,7 +31,7 @@ from newsrec.data.readers.parquet_columns import (
 )
 from newsrec.data.readers.parquet_table import ParquetTable
 from newsrec.data.readers.source import SourceFile
-from newsrec.errors import UserError
+from newsrec.errors import DataError
 
 BLOCK = 1 << 14
 """Impressions made at a time."""
@@ -61,7 +61,7 @@ def read_sampling(files: Sequence[SourceFile]) -> Sampling:
     """Return the sampling that a file sets; the default values if there is no file.
 
     Raises:
-        UserError: If the file is not JSON, or has an unknown name or a wrong value.
+        DataError: If the file is not JSON, or has an unknown name or a wrong value.
     """
     if not files:
         return Sampling()
@@ -71,13 +71,13 @@ def read_sampling(files: Sequence[SourceFile]) -> Sampling:
         given = json.loads(path.read_text(encoding="utf-8"))
         assert isinstance(given, dict)
     except (ValueError, AssertionError, RecursionError):
-        raise UserError(f'{path} is not JSON such as {{"negatives": 20}}. Correct it.') from None
+        raise DataError(f'{path} is not JSON such as {{"negatives": 20}}. Correct it.') from None
     for name, value in given.items():
         if name not in Sampling._fields:
-            raise UserError(f"{path} sets {name!r}. Choose from {names}.")
+            raise DataError(f"{path} sets {name!r}. Choose from {names}.")
         least, most = int(name != "seed"), getattr(MOST, name)
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise UserError(
+            raise DataError(
                 f"{path}: {name} is {value!r}; it must be a whole number from {least} to {most:,}."
             )
     return Sampling(**given)

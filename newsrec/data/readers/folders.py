@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from newsrec.data.readers.near_names import instead_of, misnamed, similar_file
 from newsrec.data.readers.source import SPLITS, SourceFile
-from newsrec.errors import UserError
+from newsrec.errors import DataError, MissingDataError
 from newsrec.places import looked_for
 
 Found = TypeVar("Found")
@@ -27,16 +27,19 @@ def find_places(root: Path, read: Callable[[Path], Found], where_from: str) -> d
         The results of ``read``, in the order of ``SPLITS``.
 
     Raises:
-        UserError: If there is no split, or two places have the same split.
+        MissingDataError: If there is no split.
+        DataError: If two places have the same split.
     """
     if not root.is_dir():
         hint = instead_of(root) if root.exists() else looked_for(root)
-        raise UserError(" ".join(filter(None, [f"{root} is not a folder.", hint, where_from])))
+        raise MissingDataError(
+            " ".join(filter(None, [f"{root} is not a folder.", hint, where_from]))
+        )
     found = {}
     for split in SPLITS:
         places = places_of(root, split)
         if len(places) > 1:
-            raise UserError(
+            raise DataError(
                 f"{root} has {' and '.join(p.name for p in places)}: which is {split}? "
                 "Keep one of them there."
             )
@@ -44,9 +47,9 @@ def find_places(root: Path, read: Callable[[Path], Found], where_from: str) -> d
             found[split] = read(place)
     steps = misnamed(root, found)
     if steps is not None:
-        raise UserError(f"{root} has a split under a name that is not read. Mend it: {steps}.")
+        raise DataError(f"{root} has a split under a name that is not read. Mend it: {steps}.")
     if not found:
-        raise UserError(
+        raise MissingDataError(
             f"{root} has no split: none of the folders {', '.join(SPLITS)}, and no MIND*_train.zip "
             f"or the like. {instead_of(root) or where_from}"
         )
@@ -81,15 +84,16 @@ def one_each(
         where_from: Sentences that say where data comes from, for messages.
 
     Raises:
-        UserError: If a name has no file, or several.
+        MissingDataError: If a name has no file.
+        DataError: If it has several.
     """
     missing = [name for name in files if not files[name]]
     if missing:
         near = similar_file(place, missing[0]) if place.is_dir() else None
-        raise UserError(f"{place} has no {' or '.join(missing)}. {near or where_from}")
+        raise MissingDataError(f"{place} has no {' or '.join(missing)}. {near or where_from}")
     for found in files.values():
         if len(found) > 1:
-            raise UserError(
+            raise DataError(
                 f"{place} has {' and '.join(str(f) for f in found)}. Keep one of them there."
             )
     return [found[0] for found in files.values()]

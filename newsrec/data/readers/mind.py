@@ -16,7 +16,7 @@ from newsrec.data.readers.news import distinct, merge_news
 from newsrec.data.readers.parquet import read_news_table
 from newsrec.data.readers.source import SourceFile
 from newsrec.data.readers.tsv import LONGEST_LINE, TsvFile
-from newsrec.errors import UserError
+from newsrec.errors import DataError, MissingDataError, UserError
 from newsrec.places import looked_for
 from newsrec.sniff import is_binary, kind_of
 
@@ -72,7 +72,7 @@ def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
     file = SourceFile(Path(path))
     if not Path(path).is_file():
         near = looked_for(path)
-        raise UserError(
+        raise MissingDataError(
             f"{path}: there is no such file.{' ' if near else ''}{near} Name a news.tsv as MIND "
             "has them, or a news.parquet."
         )
@@ -80,7 +80,7 @@ def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
     if kind is None and is_binary(Path(path)):
         kind = "not a text file"
     if kind is not None and kind not in ("an empty file", "a Parquet file"):
-        raise UserError(
+        raise DataError(
             f"{path} is {kind}, not a news.tsv, which has lines of 8 columns with tabs between "
             "them. Write it like that or as a news.parquet, or unpack it."
         )
@@ -92,7 +92,7 @@ def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
         unit = done.unit
         first = min(rows.bad, key=lambda line: line.line).in_words(unit)
         if on_bad_line == "error":
-            raise UserError(
+            raise DataError(
                 f"{path}, {first}. Correct the {unit}; --on_bad_line drop leaves such {unit}s out."
             )
         log.warning("%s: %d %ss dropped, the first is %s", path, rows.num_bad, unit, first)

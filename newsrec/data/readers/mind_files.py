@@ -7,7 +7,7 @@ from typing import NamedTuple
 from newsrec.data.readers.folders import find_places, is_ours, one_each, within
 from newsrec.data.readers.source import SourceFile
 from newsrec.data.readers.zips import members_of
-from newsrec.errors import UserError
+from newsrec.errors import DataError
 
 NAMES = ("news.tsv", "behaviors.tsv")
 NEWS_COLUMNS = (
@@ -62,6 +62,6 @@ def _in_zip(path: Path, names: Sequence[str], where_from: str) -> list[SourceFil
         parts = member.filename.split("/")
         if parts[-1] in files and all(map(is_ours, parts)):
             if member.flag_bits & 1:
-                raise UserError(f"{path} is encrypted. Unpack it into {path.with_suffix('')}.")
+                raise DataError(f"{path} is encrypted. Unpack it into {path.with_suffix('')}.")
             files[parts[-1]].append(SourceFile(path, member.filename))
     return one_each(path, files, where_from)

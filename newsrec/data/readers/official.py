@@ -8,7 +8,7 @@ from typing import IO
 from newsrec.data.readers.mind_files import NAMES, find_splits
 from newsrec.data.readers.source import SPLITS, SourceFile
 from newsrec.data.readers.zips import DAMAGE
-from newsrec.errors import UserError
+from newsrec.errors import DataError, UserError
 
 LINES = {
     # Lines of news.tsv and behaviors.tsv. Two builds of the small zips exist, with the same lines.
@@ -37,7 +37,7 @@ def check(root: Path, name: str) -> Path | None:
             return None
         place = root / found[split].news.path.relative_to(root).parts[0]
         if place.name.startswith("MIND") and place.name not in (name, f"{name}.zip"):
-            raise UserError(f"{place} is not {name}.")
+            raise DataError(f"{place} is not {name}.")
         if place.is_dir():
             lines = {file: _count_lines(file.open()) for file in found[split]}
         else:
@@ -45,10 +45,10 @@ def check(root: Path, name: str) -> Path | None:
     except UserError:
         raise
     except DAMAGE as error:
-        raise UserError(f"{name} in {root} is damaged or cannot be read ({error}).") from None
+        raise DataError(f"{name} in {root} is damaged or cannot be read ({error}).") from None
     for file, tsv, expected in zip(found[split], NAMES, LINES[name], strict=True):
         if lines[file] != expected:
-            raise UserError(
+            raise DataError(
                 f"{place} is not {name}: its {tsv} has {lines[file]:,} lines, not {expected:,}."
             )
     return place
@@ -59,7 +59,7 @@ def _read_zip(path: Path) -> dict[SourceFile, int]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             if _leads_outside(member):
-                raise UserError(f"{path} would unpack {member.filename!r} outside its folder.")
+                raise DataError(f"{path} would unpack {member.filename!r} outside its folder.")
             # zipfile compares a member's checksum when it is read to the end.
             lines[SourceFile(path, member.filename)] = _count_lines(archive.open(member))
     return lines

@@ -27,7 +27,7 @@ from newsrec.data.readers.parquet_files import (
 from newsrec.data.readers.parquet_impressions import read_impressions
 from newsrec.data.readers.parquet_table import ParquetTable
 from newsrec.data.readers.source import SourceFile
-from newsrec.errors import UserError
+from newsrec.errors import DataError
 
 MOST_TEXT = 1 << 31
 """Most bytes of all texts of a column of news: Arrow keeps no more in one array."""
@@ -102,7 +102,7 @@ def read_news_table(
             for name in NEWS_TABLE:
                 total[name] += pc.sum(pc.binary_length(rows.column(name))).as_py() or 0
                 if total[name] >= MOST_TEXT:
-                    raise UserError(
+                    raise DataError(
                         f"{place}: the column {name} has over {MOST_TEXT >> 30} GB of text. Cut "
                         "the texts: the model reads the first words of each."
                     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from newsrec.data.readers.folders import find_places, is_ours, one_each, places_of, within
 from newsrec.data.readers.source import SPLITS, SourceFile
 from newsrec.data.readers.zips import members_of
-from newsrec.errors import UserError
+from newsrec.errors import DataError, UserError
 
 NEWS, IMPRESSIONS, CLICKS = "news.parquet", "impressions.parquet", "clicks.parquet"
 SAMPLING = "sampling.json"
@@ -41,7 +41,7 @@ def find_splits(root: Path) -> dict[str, tuple[SourceFile, ...]]:
     histories, and ``sampling.json`` if the root has it.
 
     Raises:
-        UserError: If there is no split, a split is incomplete, or formats are mixed.
+        DataError: If there is no split, a split is incomplete, or formats are mixed.
     """
     found = find_places(root, _in_place, WHERE_FROM)
     sampling = [SourceFile(root / SAMPLING)] if (root / SAMPLING).is_file() else []
@@ -53,7 +53,7 @@ def find_splits(root: Path) -> dict[str, tuple[SourceFile, ...]]:
         if shown.name == CLICKS:
             before = [name for name in list(splits)[:-1] if found[name][1].name == IMPRESSIONS]
             if before:
-                raise UserError(
+                raise DataError(
                     f"{shown}: histories are made from the clicks of the splits before, too, and "
                     f"{before[0]} has {IMPRESSIONS}. Write all splits up to {split} the same way."
                 )
@@ -80,7 +80,7 @@ def part_of(files: tuple[SourceFile, ...], name: str) -> list[tuple[list[SourceF
 def _in_place(place: Path) -> tuple[Path, Path]:
     """Return a split's table of news, and that of impressions or clicks."""
     if place.is_file():
-        raise UserError(
+        raise DataError(
             f"{place} is a zip, and Parquet is read unpacked only. Unpack it: "
             f"`unzip {place} -d {place.with_suffix('')}`."
         )
@@ -90,14 +90,14 @@ def _in_place(place: Path) -> tuple[Path, Path]:
     if tsv:
         has = " and ".join(str(file) for found in files.values() for file in found)
         if has:
-            raise UserError(f"{place} has {tsv[0].name} and {has}. Keep one format there.")
-        raise UserError(
+            raise DataError(f"{place} has {tsv[0].name} and {has}. Keep one format there.")
+        raise DataError(
             f"{tsv[0]} is in MIND's format, and other splits are Parquet. A data folder has one "
             "format: write this split as Parquet, too (docs/data.md shows how), or put it into a "
             "folder of its own."
         )
     if files[IMPRESSIONS] and files[CLICKS]:
-        raise UserError(
+        raise DataError(
             f"{place} has {IMPRESSIONS} and {CLICKS}. Keep {IMPRESSIONS} if users were shown those "
             f"candidates, or {CLICKS} to have candidates drawn."
         )
@@ -117,7 +117,7 @@ def _parts(table: Path) -> list[SourceFile]:
         and not any(name.startswith(("_", ".")) for name in path.relative_to(table).parts)
     )
     if not parts:
-        raise UserError(f"{table} is a folder without a .parquet file. Write the table again.")
+        raise DataError(f"{table} is a folder without a .parquet file. Write the table again.")
     return [SourceFile(path) for path in parts]
 
 

@@ -16,7 +16,7 @@ import pyarrow.types as types
 from newsrec.data.readers.base import Rows
 from newsrec.data.readers.parquet_checks import is_list
 from newsrec.data.readers.source import SourceFile, hash_source
-from newsrec.errors import UserError
+from newsrec.errors import DataError, UserError
 from newsrec.sniff import kind_of
 
 BLOCK_ROWS = 1 << 15
@@ -46,7 +46,7 @@ class ParquetTable:
         on_read: Called with the number of bytes after each block.
 
     Raises:
-        UserError: If a file is not Parquet, or lacks a column, or a column has another type.
+        DataError: If a file is not Parquet, or lacks a column, or a column has another type.
     """
 
     cut_off = False
@@ -76,7 +76,7 @@ class ParquetTable:
                 # it is asked for their sizes. So read a row before that.
                 next(parquet.iter_batches(1, columns=columns), None)
             if i and columns != self.columns:
-                raise UserError(
+                raise DataError(
                     f"{file} has the columns {', '.join(columns)}, but {files[0]} has "
                     f"{', '.join(self.columns)}. Write all files of {place} with the same columns."
                 )
@@ -92,7 +92,7 @@ class ParquetTable:
         """Call ``parse`` on every block's rows, two blocks at once; yield results in order.
 
         Raises:
-            UserError: If a file is damaged or has no rows.
+            DataError: If a file is damaged or has no rows.
         """
         with ThreadPoolExecutor(WORKERS + 1) as pool:
             hashes = [pool.submit(hash_source, file) for file in self.files]
@@ -141,22 +141,22 @@ class ParquetTable:
                         self.on_read(done - told)
                         told = done
             if row - begin != expected:
-                raise UserError(
+                raise DataError(
                     f"{file} cannot be read: it has {row - begin:,} rows, and its footer promises "
                     f"{expected:,}. Write or copy it again."
                 )
         if not row:
-            raise UserError(
+            raise DataError(
                 f"{self.file} has no rows. Write the file again, or leave out the split."
             )
 
 
 @contextmanager
 def readable(file: SourceFile) -> Iterator[None]:
-    """Turn the errors raised for a damaged file into a UserError.
+    """Turn the errors raised for a damaged file into a DataError.
 
     Raises:
-        UserError: If the block raises an error of Arrow or of the file system.
+        DataError: If the block raises an error of Arrow or of the file system.
     """
     try:
         yield
@@ -169,16 +169,16 @@ def readable(file: SourceFile) -> Iterator[None]:
                 start = stream.read(4)
             if start in LOCKED or "encrypt" in problem or "decrypt" in problem:
                 problem = "it is encrypted. Write it without encryption"
-                raise UserError(f"{file} cannot be read: {problem}.") from None
+                raise DataError(f"{file} cannot be read: {problem}.") from None
             kind = kind_of(file.path)
             if start != b"PAR1":
-                raise UserError(
+                raise DataError(
                     f"{file} is {kind or 'no Parquet file, whatever its name says'}. Write it by "
                     "df.to_parquet(...), or unpack it."
                 ) from None
         elif file.path.is_file():
             problem = "it is empty"
-        raise UserError(
+        raise DataError(
             f"{file} cannot be read as Parquet: {problem}. Write or copy it again."
         ) from None
 
@@ -219,7 +219,7 @@ def _rows_per_block(
     values = max((part.num_values for part in parts), default=0)
     num_bytes = sum(part.total_uncompressed_size for part in parts)
     if values > MOST_VALUES:
-        raise UserError(
+        raise DataError(
             f"{file}: row group {group} has {values:,} values in a column, and at most "
             f"{MOST_VALUES:,} are read at once. Write smaller groups: "
             "df.to_parquet(..., row_group_size=100_000)."
@@ -247,16 +247,16 @@ def _check_schema(
                 if near
                 else "Write it with that column; docs/data.md lists them all."
             )
-            raise UserError(f"{file} has no column {name}, only {', '.join(names)}. {step}")
+            raise DataError(f"{file} has no column {name}, only {', '.join(names)}. {step}")
     found = [name for name in (*required, *optional) if name in names]
     for name in found:
         if names.count(name) > 1:
-            raise UserError(f"{file} has the column {name} twice. Keep one of them.")
+            raise DataError(f"{file} has the column {name} twice. Keep one of them.")
         kind = schema.field(name).type
         wanted = (required.get(name) or optional[name])(kind)
         if wanted is not None:
             wanted = wanted.replace("[column]", f"[{name!r}]")
-            raise UserError(f"{file}: the column {name} holds {_told(kind)}, not {wanted}")
+            raise DataError(f"{file}: the column {name} holds {_told(kind)}, not {wanted}")
     return found
 
 

@@ -20,7 +20,7 @@ from newsrec.data.readers.mind_files import (
 from newsrec.data.readers.parquet_columns import as_bools
 from newsrec.data.readers.parquet_files import IMPRESSIONS, NEWS
 from newsrec.data.readers.tsv import TsvFile
-from newsrec.errors import UserError
+from newsrec.errors import DataError
 from newsrec.files import publish, require_empty
 
 
@@ -32,7 +32,7 @@ def mind_to_parquet(root: str | Path, output: str | Path) -> None:
         output: Folder to write, absent or empty; it is written whole or not at all.
 
     Raises:
-        UserError: If files are missing or cannot be read, or ``output`` cannot be made.
+        DataError: If files are missing or cannot be read, or ``output`` cannot be made.
     """
     splits = find_splits(Path(root))
     require_empty(Path(output))
@@ -53,7 +53,7 @@ def write_parquet(files: SplitFiles, folder: Path) -> None:
         folder: Folder to write them into.
 
     Raises:
-        UserError: If a line cannot be read.
+        DataError: If a line cannot be read.
     """
     labelled = has_labels(files.behaviors)
     write_blocks(
@@ -72,7 +72,7 @@ def write_blocks(file: TsvFile, path: Path, table_of: Callable[[Rows], pa.Table]
     try:
         for rows in file.map(lambda rows: rows):
             if rows.bad:
-                raise UserError(f"{file.file}, {rows.bad[0]}. {file.advice}.")
+                raise DataError(f"{file.file}, {rows.bad[0]}. {file.advice}.")
             table = table_of(rows)
             writer = writer or pq.ParquetWriter(path, table.schema)
             writer.write_table(table)

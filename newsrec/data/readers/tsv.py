@@ -13,7 +13,7 @@ import pyarrow.csv as csv
 
 from newsrec.data.readers.base import LISTED, BadLine, Rows
 from newsrec.data.readers.source import SourceFile
-from newsrec.errors import UserError
+from newsrec.errors import DataError
 
 BLOCK_BYTES = 32 << 20
 BLOCK_LINES = 1 << 18
@@ -62,7 +62,7 @@ class TsvFile:
 
         Fields are returned as they are: quotes are not removed, nothing is unescaped or stripped,
         and no text counts as a missing value. Titles may begin with a quote, and columns may be
-        empty. An empty file and a damaged zip raise UserError.
+        empty. An empty file and a damaged zip raise DataError.
         """
         with ThreadPoolExecutor(WORKERS) as pool:
             pending: deque[Future[Parsed]] = deque()
@@ -88,7 +88,7 @@ class TsvFile:
                 if not end:
                     rest.append(chunk)
                     if sum(map(len, rest)) > LONGEST_LINE:
-                        raise UserError(
+                        raise DataError(
                             f"{self.file} cannot be read: line {line} is {_too_long()}. Download "
                             "or unpack it again."
                         )
@@ -107,7 +107,7 @@ class TsvFile:
             self.cut_off = True
             yield line, last
         elif line == 1:
-            raise UserError(f"{self.file} is empty. Unpack or copy the file again.")
+            raise DataError(f"{self.file} is empty. Unpack or copy the file again.")
 
     def _rows(self, first_line: int, block: bytes) -> Rows:
         """Parse a block of whole lines; check line by line only if one of them is bad."""

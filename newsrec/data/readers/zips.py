@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from newsrec.errors import UserError
+from newsrec.errors import DataError, UserError
 
 DAMAGE = (
     zipfile.BadZipFile,
@@ -33,7 +33,7 @@ MEMBER_HINT = "Download or unpack it again."
 
 @contextmanager
 def readable_damage(place: object, as_what: str = "", hint: str = MEMBER_HINT) -> Iterator[None]:
-    """Turn the errors raised for a damaged zip, ``DAMAGE``, into a UserError.
+    """Turn the errors raised for a damaged zip, ``DAMAGE``, into a DataError.
 
     It names ``place`` and the next step ``hint``; ``as_what`` follows "cannot be read".
     """
@@ -44,7 +44,7 @@ def readable_damage(place: object, as_what: str = "", hint: str = MEMBER_HINT) -
     except DAMAGE as error:
         problem = str(error) or "it ends too early"  # EOFError has no text
         problem = f" ({problem})" if as_what else f": {problem}"
-        raise UserError(f"{place} cannot be read{as_what}{problem}. {hint}") from None
+        raise DataError(f"{place} cannot be read{as_what}{problem}. {hint}") from None
 
 
 def members_of(path: Path) -> list[zipfile.ZipInfo]:
@@ -56,7 +56,7 @@ def members_of(path: Path) -> list[zipfile.ZipInfo]:
 def open_member(path: Path, member: str, place: object) -> IO[bytes]:
     """Open a member for reading; it is unpacked while reading, and its CRC checked at the end.
 
-    Raises UserError, which names ``place``, if the zip is damaged; the stream's methods raise it
+    Raises DataError, which names ``place``, if the zip is damaged; the stream's methods raise it
     too.
     """
     with readable_damage(place), zipfile.ZipFile(path) as archive:  # the member keeps the file open
@@ -64,7 +64,7 @@ def open_member(path: Path, member: str, place: object) -> IO[bytes]:
 
 
 class _Stream(io.RawIOBase):
-    """Stream of a zip's member that raises UserError if the member is damaged."""
+    """Stream of a zip's member that raises DataError if the member is damaged."""
 
     def __init__(
         self, member: IO[bytes], explained: Callable[[], AbstractContextManager[None]]

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
-from newsrec.errors import UserError
+from newsrec.errors import ModelError
 from newsrec.plm_source import find_plm, unavailable
 
 
@@ -23,7 +23,7 @@ def load_plm(name: str, layers: int | None = None) -> PreTrainedModel:
         if layers is not None:
             depth = AutoConfig.from_pretrained(source).num_hidden_layers
             if not 1 <= layers <= depth:
-                raise UserError(
+                raise ModelError(
                     f"model.plm_layers is {layers}, but {name!r} has {depth} layers. Choose 1 to "
                     f"{depth}, or null for all."
                 )
@@ -37,13 +37,13 @@ def load_plm(name: str, layers: int | None = None) -> PreTrainedModel:
         raise unavailable(name, error) from error
     kind = _other_kind(plm)
     if kind is not None:
-        raise UserError(
+        raise ModelError(
             f"model.plm: {name!r} ({plm.config.model_type}) is {kind}, not a text encoder. Name "
             "one like BERT, RoBERTa, MPNet or ModernBERT."
         )
     missing = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))
     if missing:  # transformers would fill them with random numbers
-        raise UserError(
+        raise ModelError(
             f"model.plm: the files of {name!r} lack {len(missing)} of the model's weights, such as "
             f"{missing[0]}. Download them again, or name another PLM."
         )

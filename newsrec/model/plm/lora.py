@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
-from newsrec.errors import MissingPackage, UserError
+from newsrec.errors import MissingPackageError, UserError
 from newsrec.model.plm.cut import CutPlm
 
 ADAPTER = "adapter"
@@ -71,7 +71,7 @@ class LoraConfig:
 
         Raises:
             UserError: For the first wrong value; names it and what to set.
-            MissingPackage: If there are adapters, and ``peft`` is not installed.
+            MissingPackageError: If there are adapters, and ``peft`` is not installed.
         """
         if type(self.rank) is not int or self.rank < 0:
             raise UserError(
@@ -106,7 +106,7 @@ class LoraConfig:
                 "out for queries, keys and values."
             )
         if importlib.util.find_spec("peft") is None:
-            raise MissingPackage("model.lora", "peft", "lora")
+            raise MissingPackageError.of("model.lora", "peft", "lora")
 
 
 def add_adapters(cut: CutPlm, config: LoraConfig) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from newsrec.aside import MARK
 from newsrec.data.datamodule import MindDataModule
-from newsrec.errors import UserError
+from newsrec.errors import MissingModelError, ModelError, UserError
 from newsrec.files import require_empty
 from newsrec.model.fastformer import FastformerConfig
 from newsrec.model.plm.lora import LoraConfig
@@ -53,20 +53,20 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     _refuse_url(str(path))
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"--ckpt_path {path} {foreign.missing(path)}")
+        raise MissingModelError(f"--ckpt_path {path} {foreign.missing(path)}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
         raise
     except Exception as error:  # torch raises many types, with no common base
-        raise UserError(f"--ckpt_path {path} {foreign.unreadable(path, error)}") from error
+        raise ModelError(f"--ckpt_path {path} {foreign.unreadable(path, error)}") from error
     another = foreign.not_ours(checkpoint)
     if another is not None:
-        raise UserError(f"--ckpt_path {path} {another}")
+        raise ModelError(f"--ckpt_path {path} {another}")
     ours = checkpoint["newsrec"] if isinstance(checkpoint["newsrec"], dict) else None
     if not ours or ours.get("format") != CHECKPOINT_FORMAT:
         found = ours.get("format") if ours else "none"
-        raise UserError(
+        raise ModelError(
             f"--ckpt_path {path} has newsrec format {found}; this version reads format "
             f"{CHECKPOINT_FORMAT}. Train it again, or use the version of newsrec that wrote it."
         )
@@ -116,10 +116,10 @@ def resolve_checkpoint(ckpt_path: str, output: Path) -> Path:
     if ckpt_path in ("last", "best"):
         path = output / "checkpoints" / f"{ckpt_path}.ckpt"
     if path.is_dir():
-        raise UserError(f"--ckpt_path {ckpt_path} {foreign.missing(path)}")
+        raise MissingModelError(f"--ckpt_path {ckpt_path} {foreign.missing(path)}")
     if not path.is_file():
         near = looked_for(path)
-        raise UserError(
+        raise MissingModelError(
             f"--ckpt_path {ckpt_path}: there is no {path}. {near}{' ' if near else ''}Name the run "
             "to resume with --output, or leave --ckpt_path out to start a new one."
         )

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from newsrec.errors import MissingPackage, UserError
+from newsrec.errors import MissingPackageError, ModelError, UserError
 from newsrec.model.fastformer import FastformerConfig
 from newsrec.model.plm.load import build_plm
 from newsrec.model.plm.lora import LoraConfig
@@ -90,7 +90,7 @@ LIGHTNINGS_LATER: dict[str, Any] = {
 def check_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
     """Refuse a checkpoint that no model can be built from, or that needs code or downloads.
 
-    Keys of the PLM's configuration that point to code are removed. Raises UserError, which names
+    Keys of the PLM's configuration that point to code are removed. Raises ModelError, which names
     the file, the wrong value and what is expected.
     """
     with building(path):
@@ -142,7 +142,7 @@ def building(path: str | Path | None) -> Iterator[None]:
         yield
     except Wrong as wrong:
         raise _refusal(path, str(wrong)) from wrong.__cause__
-    except MissingPackage:
+    except MissingPackageError:
         raise
     except UserError as error:  # its message names the option, but not the file
         raise _refusal(path, str(error).removesuffix(".")) from error
@@ -152,9 +152,9 @@ def building(path: str | Path | None) -> Iterator[None]:
         raise _refusal(path, f"no model can be built from it ({_reason(error)})") from error
 
 
-def _refusal(path: str | Path | None, what: str) -> UserError:
+def _refusal(path: str | Path | None, what: str) -> ModelError:
     place = "The checkpoint" if path is None else f"--ckpt_path {path}"
-    return UserError(
+    return ModelError(
         f"{place} is not as `python -m newsrec fit` wrote it: {what}. Copy the file again, give "
         "another one, or train again."
     )

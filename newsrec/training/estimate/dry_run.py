@@ -14,7 +14,6 @@ Sources of the figures:
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +27,7 @@ from newsrec.data.samplers import BatchKey
 from newsrec.data.samples import WHOLE_IMPRESSIONS
 from newsrec.data.states import distinct_rows
 from newsrec.model.plm.sizes import plm_sizes
+from newsrec.shipped import data_folder
 from newsrec.training.estimate.step_memory import Shape, StepCost, step_cost, step_flop
 from newsrec.training.hardware.threads import processes_here
 from newsrec.training.progress.throughput import matrix_rate
@@ -147,7 +147,7 @@ def estimates(
     chosen = str(trainer["accelerator"])
     devices = {"cpu": ["cpu"], "auto": ["cuda", "cpu"]}.get(chosen, ["cuda"])
     processes = processes_here(trainer) * int(trainer["num_nodes"] or 1)
-    if Path(data.root).exists():
+    if data_folder(data.root).exists():
         work = _of_folder(data, processes)
     else:
         size = mind.LARGE if "large" in f"{places} {data.root}" else mind.SMALL

@@ -4,7 +4,6 @@ import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +13,7 @@ from transformers import AutoConfig
 from newsrec.data.readers.formats import reader_of
 from newsrec.errors import UserError
 from newsrec.plm_source import read_plm_config
+from newsrec.shipped import data_folder
 from newsrec.training.checkpoint.read import hyper_parameters
 from newsrec.training.hardware.precision import (
     TRAINERS,
@@ -71,7 +71,7 @@ def settle_hardware(
     The caller writes the choice into ``config.yaml`` and checkpoints, so that a resumed run
     computes as before, on any machine. The model is not built yet and the data is not opened.
     """
-    root = Path(datamodule.root)
+    root = data_folder(datamodule.root)
     reader_of(root).find_splits(root)  # raises for a wrong folder before anything is measured
 
     @cache
