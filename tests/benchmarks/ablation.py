@@ -70,6 +70,8 @@ NO_NEWS = {"model.news.layers": "0"}
 NO_NORM = {"model.news.norm": "none", "model.user.norm": "none"}
 ABSTRACT = {"data.fields": "[category,subcategory,title,abstract]", "data.max_tokens": "64"}
 TUNE = {"model.tune_layers": "2", "model.plm_lr": "5e-5"}
+LORA = {"model.lora.rank": "8"}
+OWN_ABSTRACT = {"data.abstract_tokens": "64"}
 LATE = {"model.matching": "late"}
 INTERESTS = {"model.matching": "interests"}
 
@@ -79,6 +81,9 @@ ARMS = {
     "interests": Arm("Has a user several interests?", INTERESTS),
     "in-batch": Arm("Are other users' clicks good negatives?", {"model.loss": "in_batch"}),
     "impression": Arm("Is a softmax over all candidates better?", {"model.loss": "impression"}),
+    "appeal": Arm("Do all users like some news more?", {"model.appeal": "true"}),
+    "abstract": Arm("Are abstracts of use, as texts of their own?", OWN_ABSTRACT),
+    "late-appeal": Arm("Do both add up?", LATE | {"model.appeal": "true"}),
     "no-residual": Arm("Do the PLM's sentence vectors help, past the encoders?", PLAIN),
     "transformer-user": Arm("Is softmax attention over the history better?", SOFTMAX),
     "no-user-attention": Arm("Must clicks see each other?", NO_USER),
@@ -89,6 +94,7 @@ ARMS = {
     "title": Arm("Are categories of use?", {"data.fields": "[title]"}),
     "abstract-joined": Arm("Are abstracts of use behind the title?", ABSTRACT),
     "tune-2": Arm("Is tuning two layers of the PLM of use?", TUNE),
+    "lora-2": Arm("Are adapters in their place better?", TUNE | LORA),
     "tune-2-late": Arm("Do tuned layers and the clicks add up?", TUNE | LATE),
     "no-residual-transformer": Arm("Softmax, in the plain model?", PLAIN | SOFTMAX, "no-residual"),
     "no-residual-no-user-attention": Arm("Clicks, likewise?", PLAIN | NO_USER, "no-residual"),
