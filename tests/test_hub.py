@@ -126,6 +126,7 @@ def test_the_card_has_the_metrics_in_the_hubs_form(pretrained, tmp_path, metrics
     assert found == dict.fromkeys(names, (value, split, dataset))
     assert card.data.eval_results[0].dataset_type == dataset.lower().replace(" ", "-")
     assert f"{value:.4f}" in card.text
+    assert ("impressions, by evaluate" in card.text) == bool(metrics)
 
 
 def test_changed_weights_have_no_metrics(plm_dir, saved, tmp_path):

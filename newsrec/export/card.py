@@ -185,11 +185,11 @@ def _metrics(manifest: dict[str, Any]) -> str:
     own = manifest["checkpoint"]["data_fingerprint"].get(found["split"])
     differs = own is not None and own != found["data_fingerprint"]
     other = f" It is another {found['split']} than training's." if differs else ""
+    how = "by evaluate" if found.get("by_evaluate") else "through the exported user encoder"
     chosen = " The same split chose the checkpoint, so they flatter." if found["selected"] else ""
     lines = [
-        f"On {found['split']} ({found['window']}), {found['evaluated']:,} impressions, through the "
-        f"exported user encoder; the interval covers the choice of users, not the training "
-        f"seed.{chosen}{other}",
+        f"On {found['split']} ({found['window']}), {found['evaluated']:,} impressions, {how}; "
+        f"the interval covers the choice of users, not the training seed.{chosen}{other}",
         "",
         "| | | 95 % interval |",
         "|---|---|---|",

@@ -288,7 +288,8 @@ class PretrainedRecommender(TextEncoder):
             )
         own = origin["data_fingerprint"].get(metrics["split"]) == metrics["data_fingerprint"]
         selected = own and origin["selected_on"] == metrics["split"]
-        return about | {"metrics": reported(metrics, self._root) | {"selected": selected}}
+        told = {"selected": selected, "by_evaluate": True}
+        return about | {"metrics": reported(metrics, self._root) | told}
 
     def _described(self) -> dict[str, Any]:
         """Return the values of a manifest that the card shows."""
