@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +61,7 @@ class TextEncoder(ABC):
         one = isinstance(titles, str)
         given = (titles, categories, subcategories, abstracts)
         lists = [[column] if one and column is not None else column for column in given]
-        texts = self._texts(*lists)  # type: ignore[arg-type]
+        texts = self._texts(*lists)
         pairs = texts.pairs()
         places = {pair: place for place, pair in enumerate(pairs)}
         distinct = sorted(places, key=lambda pair: max(map(len, pair)))
@@ -100,7 +101,7 @@ class TextEncoder(ABC):
         """
         return self._encode_texts(self._texts(titles, categories, subcategories, abstracts))
 
-    def _texts(self, *columns: Sequence[str] | None) -> Texts:
+    def _texts(self, *columns: Any) -> Texts:
         """Return what the model reads of some news; arguments as in ``encode_news``."""
         return texts_of(news_table(*columns), self.fields, self.reads_abstracts)
 
