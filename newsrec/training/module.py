@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from newsrec.data import FIRST_NEWS
@@ -202,9 +202,9 @@ class RecommenderModule(LightningModule):
         encoder.fit_residual(
             data.catalogue.of_titles(means)[FIRST_NEWS:], data.catalogue.of_abstracts(means)
         )
-        fitted = nn.ModuleList(filter(None, [encoder.residual, encoder.views]))
-        state = {name: value.cpu() for name, value in fitted.state_dict().items()}
-        fitted.load_state_dict(self.trainer.strategy.broadcast(state))
+        for part in filter(None, (encoder.residual, encoder.views)):
+            state = {name: value.cpu() for name, value in part.state_dict().items()}
+            part.load_state_dict(self.trainer.strategy.broadcast(state))
 
     def forward(self, batch: Batch) -> Tensor:
         """Return raw scores of a training batch ``[batch, candidates]``."""
