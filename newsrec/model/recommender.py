@@ -46,10 +46,10 @@ class NewsRecommender(nn.Module):
         late_clicks: With ``late``, number of the most similar clicks to average.
         interests: With ``interests``, number of vectors per user.
         combine: With ``interests``, ``logsumexp`` or ``max`` of the products.
-        abstract_tokens: Longest abstract, in tokens, that is read as a text of its own; 0 reads
-            none.
         appeal: Whether a learned vector is added to every user's, so that news which all users
             like are ranked higher for all, also for users without clicks.
+        abstract_tokens: Longest abstract, in tokens, that is read as a text of its own; 0 reads
+            none.
     """
 
     def __init__(

@@ -83,9 +83,9 @@ class RecommenderModule(LightningModule):
             it is at least 1.3 times as fast. Weights, softmaxes and the loss are always fp32. A
             resumed run keeps its precision.
         max_tokens: Longest text, in tokens; on the command line set data.max_tokens instead.
+        max_history: Longest history, in clicks; on the command line set data.max_history instead.
         abstract_tokens: Longest abstract, in tokens, that is read as a text of its own; on the
             command line set data.abstract_tokens instead.
-        max_history: Longest history, in clicks; on the command line set data.max_history instead.
     """
 
     def __init__(
