@@ -141,7 +141,7 @@ def test_no_options_are_no_repeats_and_a_note_says_what_was_done():
 
 def test_commands_refuse_repeats_where_they_have_no_meaning(capsys, served):
     said = refused(capsys, "evaluate", "--scorer=recent", "--repeat_threshold=0.9",
-                   "--data.root=x", "--output=y")  # fmt: skip
+                   "--data.root=x", "--output=y", "--split=dev")  # fmt: skip
     assert "the baseline recent has none" in said
     said = refused(capsys, "recommend", served.export, "--candidates", "N1", "--skip_repeats=0.9")
     assert "either --candidates, which are all ranked, or --skip_repeats" in said

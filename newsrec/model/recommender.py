@@ -48,10 +48,10 @@ class NewsRecommender(nn.Module):
         interests: With ``interests``, number of vectors per user.
         combine: With ``interests``, ``logsumexp`` or ``max`` of the products.
         lora: Adapters of the PLM's tuned layers, trained in place of the layers' own weights.
-        abstract_tokens: Longest abstract, in tokens, that is read as a text of its own; 0 reads
-            none.
         appeal: Whether a learned vector is added to every user's, so that news which all users
             like are ranked higher for all, also for users without clicks.
+        abstract_tokens: Longest abstract, in tokens, that is read as a text of its own; 0 reads
+            none.
     """
 
     def __init__(

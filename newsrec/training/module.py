@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from newsrec.data import FIRST_NEWS
@@ -85,9 +85,9 @@ class RecommenderModule(LightningModule):
             it is at least 1.3 times as fast. Weights, softmaxes and the loss are always fp32. A
             resumed run keeps its precision.
         max_tokens: Longest text, in tokens; on the command line set data.max_tokens instead.
+        max_history: Longest history, in clicks; on the command line set data.max_history instead.
         abstract_tokens: Longest abstract, in tokens, that is read as a text of its own; on the
             command line set data.abstract_tokens instead.
-        max_history: Longest history, in clicks; on the command line set data.max_history instead.
     """
 
     def __init__(
@@ -207,9 +207,9 @@ class RecommenderModule(LightningModule):
         encoder.fit_residual(
             data.catalogue.of_titles(means)[FIRST_NEWS:], data.catalogue.of_abstracts(means)
         )
-        fitted = nn.ModuleList(filter(None, [encoder.residual, encoder.views]))
-        state = {name: value.cpu() for name, value in fitted.state_dict().items()}
-        fitted.load_state_dict(self.trainer.strategy.broadcast(state))
+        for part in filter(None, (encoder.residual, encoder.views)):
+            state = {name: value.cpu() for name, value in part.state_dict().items()}
+            part.load_state_dict(self.trainer.strategy.broadcast(state))
 
     def forward(self, batch: Batch) -> Tensor:
         """Return raw scores of a training batch ``[batch, candidates]``."""
