@@ -45,6 +45,12 @@ def test_repeated_ids_are_counted(tmp_path, ids):
     assert "such as 7." in said
 
 
+def test_the_lists_of_eb_nerd_that_share_the_id_0_are_no_repeats(tmp_path):
+    split = written(tmp_path, {"test": [0, 0, 5]}).splits["test"]
+    assert len(doubts([split])) == 1
+    assert doubts([split._replace(counts=split.counts | {"beyond_accuracy": 2})]) == []
+
+
 @pytest.mark.parametrize(
     ("days", "said"),
     [

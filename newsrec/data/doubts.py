@@ -16,8 +16,11 @@ def doubts(splits: Sequence[Split]) -> list[str]:
     """
     found = []
     for split in splits:
-        ids, counts = np.unique(split.impression_id, return_counts=True)
-        more = len(split.impression_id) - len(ids)
+        own = np.asarray(split.impression_id)
+        if split.counts.get("beyond_accuracy"):  # EB-NeRD gives all of these lists the id 0
+            own = own[own != 0]
+        ids, counts = np.unique(own, return_counts=True)
+        more = len(own) - len(ids)
         if more:
             who = "1 impression has" if more == 1 else f"{more:,} impressions have"
             found.append(
