@@ -190,9 +190,8 @@ class CutPlm:
         if self.tune_layers == -1:
             return []
         self.plm.requires_grad_(False)
-        if self.tune_layers == 0:
-            return [self.plm]
-        return self.outside(nn.ModuleList(self.layers).requires_grad_(True))
+        tuned = nn.ModuleList(self.layers).requires_grad_(True)
+        return self.outside(tuned) if len(tuned) else [self.plm]
 
     def outside(self, layers: Iterable[nn.Module]) -> list[nn.Module]:
         """Return the modules of the PLM that share no submodule with these layers."""
