@@ -1,7 +1,6 @@
 """The exceptions that Python code can catch, and the one name that messages are logged under."""
 
 import ast
-import builtins
 import pickle
 import re
 from pathlib import Path
@@ -76,7 +75,8 @@ def test_a_class_whose_data_or_model_is_there_is_no_file_not_found_error():
 def test_the_python_page_describes_every_class():
     page = (PACKAGE.parent / "docs" / "python.md").read_text(encoding="utf-8")
     for kind in CLASSES:
-        builtin = next(base for base in kind.__mro__ if hasattr(builtins, base.__name__))
+        special = (FileNotFoundError, ImportError, ValueError)
+        builtin = next(base for base in special if issubclass(kind, base))
         row = re.search(rf"^\| `nr.{kind.__name__}` \| (.*) \|$", page, re.MULTILINE)
         assert row is not None, kind
         assert f"`{builtin.__name__}`" in row[1]
@@ -85,7 +85,10 @@ def test_the_python_page_describes_every_class():
 def calls_of(*names):
     """Yield each call of these functions or methods in the package: its file and its node."""
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        text = path.read_text(encoding="utf-8")
+        if not any(f"{name}(" in text for name in names):
+            continue
+        for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Call):
                 function = node.func
                 name = getattr(function, "attr", getattr(function, "id", None))

@@ -3,6 +3,7 @@
 import inspect
 import re
 from pathlib import Path
+from typing import Union, get_args
 
 import pytest
 import torch
@@ -194,3 +195,21 @@ def test_no_other_file_touches_what_is_private():
         if not path.name.endswith("_internals.py"):
             found = private.search(path.read_text(encoding="utf-8"))
             assert found is None, f"{path}: {found[0]}"
+
+
+def test_a_parser_reads_whole_numbers_first_whatever_was_imported_before(monkeypatch):
+    annotations = Trainer.__init__.__annotations__
+    kinds = {
+        "limit_val_batches": Union[float, int, None],  # noqa: UP007
+        "limit_test_batches": Union[None, float, str, int],  # noqa: UP007
+        "max_epochs": Union[None, int],  # noqa: UP007
+        "barebones": bool,
+    }
+    for name, kind in kinds.items():
+        monkeypatch.setitem(annotations, name, kind)
+    internals.whole_numbers_first()
+    nothing = type(None)
+    assert get_args(annotations["limit_val_batches"]) == (int, float, nothing)
+    assert get_args(annotations["limit_test_batches"]) == (int, float, str, nothing)
+    assert get_args(annotations["max_epochs"]) == (int, nothing)
+    assert annotations["barebones"] is bool

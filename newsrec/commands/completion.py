@@ -17,7 +17,7 @@ FILES = ("ckpt_path", "zip", "news", "titles")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    use = "the shell; docs/train.md says where the script goes"
+    use = "shell; its script goes where docs/train.md says"
     parser.add_argument("shell", choices=SHELLS, help=use)
 
 

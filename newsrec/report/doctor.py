@@ -28,7 +28,7 @@ SHOWN = (*TRIED, "jsonargparse", "numpy", "pyarrow")
 SHM = Path("/dev/shm")
 LEAST_FREE = 2**29
 """Bytes of a run folder: two checkpoints and a third while one is written, of a small PLM."""
-MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
+MINILM: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
 """Shapes of the default PLM, for a measurement without its files."""
 
 Findings = dict[str, Any]
