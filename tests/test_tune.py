@@ -278,8 +278,13 @@ def test_a_report_ranks_trials_and_draws_them(tmp_path, capsys):
     assert tuning.best.number == 3
     print_tuning(tuning)
     said = capsys.readouterr().out
-    assert [line.split()[0] for line in said.splitlines() if "complete" in line] == ["3", "0"]
-    assert "0.75" in said
+    lines = [line.split() for line in said.splitlines() if line.strip()]
+    assert lines[0] == ["trial", "3", "trial", "0", "trial", "1", "trial", "2", "importance"]
+    assert lines[2:4] == [
+        ["val/auc", "0.7000", "0.6000", "0.9000", "-"],
+        ["complete", "complete", "pruned", "failed"],
+    ]
+    assert ["x", "0.4", "0.1", "0.2", "0.3", "0.75"] in lines
     write_trials(tuning, tmp_path / "trials.csv")
     with (tmp_path / "trials.csv").open() as file:
         table = list(csv.DictReader(file))

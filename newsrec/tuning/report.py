@@ -13,25 +13,24 @@ from newsrec.report.tables import bold, print_tables, table
 from newsrec.tuning.space import Space, as_key
 from newsrec.tuning.trial import Trial, Tuning, best_of, shown
 
-SHOWN = 10
+SHOWN = 5
 """Most trials in the table on the terminal; ``trials.csv`` has them all."""
 COLUMNS = 3
 """Pictures in a row."""
 
 
 def print_tuning(tuning: Tuning) -> None:
-    """Print the best trials, the best one first, and the importance of the options."""
-    rows = []
-    for trial in _ranked(tuning)[:SHOWN]:
-        cells = [str(trial.number), "-" if math.isnan(trial.auc) else f"{trial.auc:.4f}"]
-        cells += [trial.state, str(trial.validations), *map(shown, trial.options.values())]
-        rows.append(bold(*cells) if trial is tuning.best else cells)
-    names = [name.removeprefix("model.").replace(".", ".\n") for name in tuning.best.options]
-    tables = [table(("trial", "val/auc", "", "validations", *names), rows)]
-    if tuning.importance:
-        shares = [(name, f"{share:.2f}") for name, share in tuning.importance.items()]
-        tables.append(table(("option", "importance"), shares))
-    print_tables(*tables)
+    """Print the best trials side by side, the best one first, and the importance of the options."""
+    best = _ranked(tuning)[:SHOWN]
+    aucs = ["-" if math.isnan(trial.auc) else f"{trial.auc:.4f}" for trial in best]
+    rows = [bold("val/auc", *aucs), ["", *(trial.state for trial in best)]]
+    rows.append(["validations", *(str(trial.validations) for trial in best)])
+    for name in tuning.best.options:
+        share = tuning.importance.get(name)
+        known = [] if share is None else [f"{share:.2f}"]
+        rows.append([name, *(shown(trial.options[name]) for trial in best), *known])
+    heads = ["", *(f"trial {trial.number}" for trial in best)]
+    print_tables(table([*heads, *(["importance"] if tuning.importance else [])], rows))
 
 
 def _ranked(tuning: Tuning) -> list[Trial]:
@@ -94,6 +93,8 @@ def _draw_history(axes: Any, tuning: Tuning, done: list[Trial]) -> None:
 
 
 def _draw_slice(axes: Any, done: list[Trial], name: str, entry: Any) -> None:
+    from matplotlib.ticker import NullFormatter
+
     values = [trial.options[name] for trial in done]
     if isinstance(entry, list):
         keys = [as_key(choice) for choice in entry]
@@ -102,7 +103,10 @@ def _draw_slice(axes: Any, done: list[Trial], name: str, entry: Any) -> None:
         axes.set_xlim(-0.5, len(keys) - 0.5)
     else:
         places = values
-        axes.set_xscale("log" if entry.get("log") else "linear")
+        axes.plot([entry["low"], entry["high"]], [np.nan] * 2)  # shows the whole range
+        if entry.get("log"):
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())
     for state, marker in (("complete", "o"), ("pruned", "x")):
         pairs = zip(places, done, strict=True)
         points = [(place, trial.auc) for place, trial in pairs if trial.state == state]
