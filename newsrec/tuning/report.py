@@ -3,13 +3,14 @@
 import csv
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from newsrec.files import write_bytes, write_text
-from newsrec.report.tables import bold, print_tables, table
+from newsrec.report.tables import Cell, bold, print_tables, table
 from newsrec.tuning.space import Space, as_key
 from newsrec.tuning.trial import Trial, Tuning, best_of, shown
 
@@ -23,7 +24,7 @@ def print_tuning(tuning: Tuning) -> None:
     """Print the best trials side by side, the best one first, and the importance of the options."""
     best = _ranked(tuning)[:SHOWN]
     aucs = ["-" if math.isnan(trial.auc) else f"{trial.auc:.4f}" for trial in best]
-    rows = [bold("val/auc", *aucs), ["", *(trial.state for trial in best)]]
+    rows: list[Sequence[Cell]] = [bold("val/auc", *aucs), ["", *(trial.state for trial in best)]]
     rows.append(["validations", *(str(trial.validations) for trial in best)])
     for name in tuning.best.options:
         share = tuning.importance.get(name)
