@@ -109,7 +109,7 @@ def test_workers_make_the_batches_of_every_loss(make, loss):
         data.setup("fit")
         batches.append(list(data.train_dataloader()))
     for one, other in zip(*batches, strict=True):
-        for a, b in zip(one[:-1], other[:-1], strict=True):
+        for a, b in zip(*(each._replace(shared=None) for each in (one, other)), strict=True):
             assert a is b is None or torch.equal(torch.as_tensor(a), torch.as_tensor(b))
         assert (one.shared is None) == (other.shared is None) == (loss == "impression")
         for a, b in zip(one.shared or (), other.shared or (), strict=True):

@@ -75,7 +75,7 @@ def test_a_class_whose_data_or_model_is_there_is_no_file_not_found_error():
 def test_the_python_page_describes_every_class():
     page = (PACKAGE.parent / "docs" / "python.md").read_text(encoding="utf-8")
     for kind in CLASSES:
-        special = (FileNotFoundError, ImportError, ValueError)
+        special = (FileNotFoundError, ImportError, ConnectionError, ValueError)
         builtin = next(base for base in special if issubclass(kind, base))
         row = re.search(rf"^\| `nr.{kind.__name__}` \| (.*) \|$", page, re.MULTILINE)
         assert row is not None, kind
@@ -98,7 +98,7 @@ def calls_of(*names):
 
 def test_every_message_is_logged_below_one_name():
     given = {ast.unparse(call.args[0]) for _, call in calls_of("getLogger")}
-    foreign = {name for name in given if name.startswith(("'lightning.", "'torch."))}
+    foreign = {name for name in given if name.lstrip("f").startswith(("'lightning.", "'torch."))}
     assert given - foreign == {"__name__", "'newsrec'"}
     logged = {path for path, _ in calls_of("basicConfig", "addHandler", "StreamHandler")}
     assert logged == {"console.py"}  # in show_our_messages, which only the command calls
@@ -106,4 +106,4 @@ def test_every_message_is_logged_below_one_name():
 
 def test_using_the_package_adds_no_handler():
     callers = {path for path, _ in calls_of("show_our_messages")}
-    assert callers == {"__main__.py"}
+    assert {path for path in callers if not path.startswith("commands/")} == {"__main__.py"}

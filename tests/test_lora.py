@@ -259,6 +259,7 @@ def test_adapters_have_a_learning_rate_of_their_own():
     encoder = encoder_of(tune_layers=1, rank=2)
     recommender = nn.Module()
     recommender.news_encoder = encoder
+    recommender.open_from_zero = list
     groups = parameter_groups(recommender, 1e-4, 1e-5, 1e-2, 0.01, module.lora.learning_rate)
     by_name = {group["name"]: group for group in groups}
     adapters = [p for n, p in encoder.named_parameters() if "lora_" in n]

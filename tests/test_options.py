@@ -92,6 +92,7 @@ PIECES = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.lists(PIECES | st.text(max_size=12), max_size=6).map("".join))
 def test_any_message_of_a_parser_can_be_worded(message):

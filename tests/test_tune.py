@@ -77,6 +77,7 @@ def test_the_best_trial_is_the_one_with_the_highest_auc(tmp_path):
     assert kept == [tuning.best]
 
 
+@pytest.mark.slow
 def test_draws_depend_on_the_seed_alone(tmp_path):
     lands = [Landscape() for _ in range(3)]
     for i, (land, seed) in enumerate(zip(lands, (1, 1, 2), strict=True)):
@@ -91,7 +92,7 @@ def test_the_first_trial_has_the_options_that_were_given(tmp_path):
     assert land.seen[0] | {"n": 99} == first
 
 
-@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+@pytest.mark.parametrize("pruner", ["median", pytest.param("hyperband", marks=pytest.mark.slow)])
 def test_bad_trials_end_early_and_the_best_never(tmp_path, pruner):
     land = Landscape(epochs=5)
     tuning = nr.tune(land, SPACE, tmp_path / "study", trials=16, pruner=pruner)
@@ -109,6 +110,7 @@ def test_bad_trials_end_early_and_the_best_never(tmp_path, pruner):
             assert land.auc(trial.options) * step < others[len(others) // 2]
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_as_if_it_had_never_stopped(tmp_path, caplog):
     caplog.set_level("INFO", "newsrec")
     whole = Landscape()
