@@ -107,12 +107,17 @@ def test_the_ablation_trains_scores_and_compares(monkeypatch, capsys, demo, tmp_
     output = tmp_path / "ablation"
     options = ("--arms", "base", "no-residual", "--seeds", "0", "--steps", "2", "--jobs", "1")
     options += (f"--data.root={demo}", f"--output={output}")
-    arms = measure(monkeypatch, capsys, "ablation.py", *options)["arms"]
+    found = measure(monkeypatch, capsys, "ablation.py", *options)
+    arms = found["arms"]
     # With closed gates: the cosine centred on train's news, which numpy puts at .6233.
     assert abs(arms["base"]["gates_at_zero"] - 0.6233) < 0.01
-    assert arms["no-residual"]["difference_to"]["base"]["auc"] == pytest.approx(
-        arms["no-residual"]["auc"] - arms["base"]["auc"]
+    assert set(arms["base"]) & {"train", "dev", "test"} == {"dev"}  # test has no labels
+    assert arms["no-residual"]["difference_to"]["base"]["dev"]["auc"] == pytest.approx(
+        arms["no-residual"]["dev"]["auc"] - arms["base"]["dev"]["auc"]
     )
+    assert 100 < arms["base"]["memory_mib"] < 10_000
+    assert found["bounds"]["best baseline, recent"]["dev"] == pytest.approx(0.6303, abs=1e-4)
+    assert found["bounds"]["ceiling"]["dev"] == pytest.approx(0.7985, abs=1e-4)
     assert "| no-residual | `model.residual=false` |" in (output / "table.md").read_text()
     assert measure(monkeypatch, capsys, "ablation.py", *options)["arms"] == arms  # nothing anew
 
