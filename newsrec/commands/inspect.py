@@ -1,4 +1,4 @@
-"""The command ``inspect``: say what a data folder is, what is odd in it, and what comes next."""
+"""The command ``inspect``: say what a data folder has, what is odd, and what to run next."""
 
 import argparse
 from pathlib import Path
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Compile the folder, leaving out what cannot be read, and print what it is."""
+    """Compile the folder without the lines that cannot be read, and print what it has."""
     output = None if args.output is None else Path(args.output)
     if output is not None:
         require_output(output)

@@ -50,7 +50,7 @@ FORMATS: dict[str, Callable[[Path], None]] = {
     "parquet": turn_into_parquet,
     "ebnerd": turn_into_ebnerd,
 }
-"""What each format does with the folder of MIND's files that is written first."""
+"""For each format, the function that converts the folder with MIND's files."""
 
 
 def simulate(
@@ -107,7 +107,7 @@ def simulate(
         else:
             _write_world(folder, sizes, world, advance)
         FORMATS[file_format](folder)
-        if file_format != "ebnerd":  # whose splits are not files that `datasets` reads alike
+        if file_format != "ebnerd":  # `datasets` cannot read EB-NeRD's files as such splits
             unlabelled = [] if sizes.tastes else [n for n in world["splits"] if n == "test"]
             write_card(folder, world, file_format, titles, without, unlabelled)
 
