@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     about = "data folder in any format: MIND, EB-NeRD, xMIND, or own data as Parquet"
     parser.add_argument("folder", metavar="DIR", help=about)
-    use = "also write pictures: a .png, a .html page with it, or a folder for both"
+    use = "also write pictures: a .png, a .html page with the pictures, or a folder for both"
     parser.add_argument("--output", help=use)
 
 

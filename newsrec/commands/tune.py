@@ -35,15 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     add = parser.add_argument
     add("--output", required=True, help="folder of the study; if it has one, the study goes on")
-    add("--trials", type=int, default=20, help="number of trials in all, with those already done")
-    use = (
-        "YAML file: for each option of fit a range or a list of choices; or frozen or tuned, which "
-    )
-    add("--space", help=use + "come with newsrec. Default: tuned if the config tunes the PLM")
-    use = "what ends bad trials early, by val/auc after each validation"
+    add("--trials", type=int, default=20, help="number of trials in all, with those already run")
+    use = "search space: a YAML file with a range or a list of choices for each option; or frozen "
+    use += "or tuned, which come with newsrec. Default: tuned if the config tunes the PLM"
+    add("--space", help=use)
+    use = "rule that ends bad trials early, by val/auc after each validation"
     add("--pruner", choices=PRUNERS, default="median", help=use)
     add("--seed", type=int, default=0, help="seed of the draws; trials train with seed_everything")
-    add("--keep", choices=("best", "all"), default="best", help="whose checkpoints to keep")
+    add("--keep", choices=("best", "all"), default="best", help="trials that keep checkpoints")
     use = "options of fit for all trials, such as --config configs/demo.yaml --data.root DIR"
     add("fit_options", nargs="*", default=[], metavar="OPTION OF FIT", help=use)
 

@@ -66,7 +66,8 @@ def simulate(
 ) -> dict[str, Any]:
     """Write a simulated world as ``{train,dev,test}/{news,behaviors}.tsv`` and ``world.json``.
 
-    ``README.md`` is a card, with which ``datasets.load_dataset(output)`` reads the files.
+    ``README.md`` is a card, with which ``datasets.load_dataset(output)`` reads the files; a world
+    in EB-NeRD's format has none.
 
     Args:
         output: A folder that is absent or empty; it is written completely or not at all.
