@@ -62,7 +62,7 @@ _HOMES = {
 }
 """Module of each public name."""
 _SHARED = ("open_mind", "simulate")
-"""Functions that commands call, too."""
+"""Functions that commands also call."""
 
 __all__ = [
     "DataError",

@@ -14,7 +14,7 @@ class DataError(UserError):
 
 
 class MissingDataError(DataError, FileNotFoundError):
-    """A data folder, a split or a file of it is not there."""
+    """A data folder, a split or a file of a split is not there."""
 
 
 class ModelError(UserError):
@@ -26,11 +26,11 @@ class MissingModelError(ModelError, FileNotFoundError):
 
 
 class HubError(UserError, ConnectionError):
-    """The Hugging Face hub cannot be reached, or does not have or take what was asked for."""
+    """The Hugging Face hub cannot be reached, lacks the repository, or refuses a request."""
 
 
 class MissingPackageError(UserError, ImportError):
-    """A package is not installed; the message has the command that installs it."""
+    """A package is not installed; the message has the command that installs the package."""
 
     @classmethod
     def of(cls, what: str, package: str, extra: str) -> "MissingPackageError":

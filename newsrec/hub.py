@@ -1,4 +1,4 @@
-"""The Hugging Face hub: find a folder there or on the disk, and publish one."""
+"""The Hugging Face hub: download a folder, unless it is on the disk, and publish a folder."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ class Found(NamedTuple):
 
     path: Path
     within: Path
-    """Files of the folder may be links into this folder: the hub's cache has each file once."""
+    """Files of the folder may be links into this folder: the hub's cache stores each file once."""
 
 
 def find_folder(name: str | Path, revision: str | None, files: Iterable[str]) -> Found:
@@ -27,7 +27,7 @@ def find_folder(name: str | Path, revision: str | None, files: Iterable[str]) ->
     Args:
         name: A folder, or the id of a repository on the hub, such as ``me/news``.
         revision: Branch, tag or commit of the repository; None is its main branch.
-        files: Names of the files to download; no others are.
+        files: Names of the files to download.
 
     Raises:
         HubError: If the repository cannot be read.
@@ -67,7 +67,7 @@ def upload_folder(
         commit_message: The commit's message.
 
     Raises:
-        HubError: If the hub cannot be reached, or does not allow it.
+        HubError: If the hub cannot be reached, or refuses the upload.
         UserError: If the id is not valid.
     """
     checked_id(repo_id)
@@ -117,7 +117,7 @@ def _asking(said: str) -> Iterator[None]:
         errors.OfflineModeIsEnabled,
         errors.FileMetadataError,
         getattr(errors, "XetDownloadError", errors.FileMetadataError),  # not in all versions
-        json.JSONDecodeError,  # something between us and the hub answered in its place
+        json.JSONDecodeError,  # a proxy answered in place of the hub
     ) as error:
         causes: list[BaseException] = [error]
         while causes[-1].__cause__ is not None:

@@ -1,4 +1,4 @@
-"""Finds news that a user has read in nearly the same words; needs only numpy."""
+"""Finds candidates that nearly repeat clicked news, by their vectors; needs only numpy."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from newsrec.errors import UserError
 
 ROUNDING = 1e-6
-"""A cosine may be this much below the threshold, since that of equal vectors is not exactly 1."""
+"""A repeat's cosine may be this much below the threshold: equal vectors do not give exactly 1."""
 NEWS_AT_ONCE = 8192
-"""News that are compared at once."""
+"""Number of news items that are compared at once."""
 
 
 def check_threshold(threshold: float, name: str) -> None:
-    """Refuse a threshold that is no cosine above 0.
+    """Refuse a threshold that is not a cosine above 0.
 
     Raises:
         UserError: Names the option ``name`` and its value.
@@ -33,8 +33,8 @@ def repeats(
 ) -> NDArray[np.bool_]:
     """Return whether each candidate repeats a click.
 
-    It does if the cosine of its vector and that of a clicked news item is at least ``threshold``.
-    A vector of zeros repeats nothing.
+    A candidate repeats a click if the cosine of both news vectors is at least ``threshold``. A
+    vector of zeros repeats nothing.
 
     Args:
         news: News vectors ``[news, dim]``.
@@ -56,7 +56,7 @@ def repeats(
 def lower(
     scores: NDArray[np.floating], repeated: NDArray[np.bool_], penalty: float | None
 ) -> NDArray[np.float64]:
-    """Return the scores of an impression's candidates with those of repeats lowered.
+    """Return the scores of an impression's candidates, lowered for repeats.
 
     Args:
         scores: Score of each candidate ``[candidates]``.

@@ -39,8 +39,8 @@ def preset(name: str) -> Path:
 def config_file(given: str) -> str:
     """Return the file of a preset's name, and any other value as it is.
 
-    A preset is preferred to a file or folder of its name. A path such as ``configs/demo.yaml`` that
-    is not there is looked for among the files that come with newsrec.
+    If a file or folder has the name of a preset, the preset is used. If there is no file at a path
+    such as ``configs/demo.yaml``, the file that comes with newsrec is used.
     """
     path = Path(given)
     if given in presets() or (re.fullmatch(r"[\w-]+", given) and not path.exists()):
@@ -56,7 +56,7 @@ def shipped_config(given: str) -> str:
 
 
 def data_folder(root: str | Path) -> Path:
-    """Return a data folder's path; ``data/demo``, where there is none, is the one of newsrec."""
+    """Return a data folder's path; if there is no ``data/demo``, that is newsrec's own."""
     root = Path(root)
     return shipped(DEMO) if root == DEMO and not root.exists() else root
 

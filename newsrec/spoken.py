@@ -1,6 +1,7 @@
-"""Messages of mistakes in the words of Python, where the code was called from Python.
+"""Words error messages for callers from Python: with keywords in place of options.
 
-Most messages are shared with the command line and name its options: ``--trainer.max_steps``.
+Most messages are shared with the command line and name its options, such as
+``--trainer.max_steps``.
 """
 
 import functools
@@ -24,7 +25,7 @@ VALUES = {"true": "True", "false": "False", "null": "None"}
 
 
 def in_python(function: Callable[Given, Result]) -> Callable[Given, Result]:
-    """Return a function that raises a UserError without options of the command line.
+    """Return a function that raises UserErrors with keywords in place of options.
 
     Commands between backticks stay as they are.
     """

@@ -13,7 +13,7 @@ from newsrec.training.module import RecommenderModule
 
 
 class Rule(NamedTuple):
-    """What an argument may be."""
+    """What an argument may be: in words for messages, and as a check."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -73,7 +73,7 @@ def listed(callbacks: Callback | Sequence[Callback] | None) -> list[Callback]:
     """Return the callbacks as a list.
 
     Raises:
-        TypeError: If one is no callback.
+        TypeError: If one of them is not a callback.
     """
     found = list(callbacks or ()) if isinstance(callbacks, Sequence | None) else [callbacks]
     for callback in found:

@@ -96,9 +96,9 @@ class RunFolder:
             checkpoint: ``best`` or ``last``.
             baselines: Whether to compare with the baselines.
             precision: fp32, bf16 or auto.
-            repeat_threshold: Smallest cosine with a clicked news item at which a candidate repeats
-                it and is ranked lower; None lowers none.
-            repeat_penalty: What is subtracted from the score of a repeat; None ranks it last.
+            repeat_threshold: A candidate whose vector has at least this cosine with the vector of a
+                clicked news item is a repeat, and is ranked lower; None finds no repeats.
+            repeat_penalty: What is subtracted from the score of a repeat; None ranks repeats last.
             trainer: Options of the Trainer.
 
         Returns:
@@ -190,7 +190,7 @@ class RunFolder:
 
     @in_python
     def pretrained(self, checkpoint: str = "best") -> PretrainedRecommender:
-        """Return the trained model with its tokenizer, which encodes titles and saves itself."""
+        """Return the trained model with its tokenizer; it can encode titles and be saved."""
         return PretrainedRecommender.from_checkpoint(self._file(checkpoint))
 
     @in_python
@@ -214,13 +214,13 @@ class RunFolder:
             commit_message: The commit's message.
             root: As in ``export``.
             checkpoint: ``best`` or ``last``.
-            news: Whether to publish the titles and the vectors of the data's news, too.
+            news: Whether to also publish the titles and the vectors of the data's news.
 
         Returns:
             The address of the commit.
 
         Raises:
-            HubError: If the hub cannot be reached, or does not allow it.
+            HubError: If the hub cannot be reached, or refuses the upload.
             UserError: As in ``export``.
         """
         checked_id(repo_id)  # before the long work

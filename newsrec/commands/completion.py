@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _whole_parser() -> ArgumentParser:
-    """Return a parser that has the parser of each command, with hints how to complete values."""
+    """Return a parser with the parsers of all commands, and hints how to complete values."""
     from newsrec.__main__ import COMMANDS
     from newsrec.commands.fit import fit_parser
 
@@ -52,7 +52,7 @@ def _whole_parser() -> ArgumentParser:
 
 
 def _hint(parser: ArgumentParser, command: str) -> None:
-    """Say how values are completed: paths, and names of presets."""
+    """Set how values are completed: paths, and names of presets."""
     import shtab
 
     for action in parser._actions:

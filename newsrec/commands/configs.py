@@ -1,4 +1,4 @@
-"""The command ``configs``: list the presets, or copy one to change it."""
+"""The command ``configs``: list the presets, or copy one so that it can be changed."""
 
 import argparse
 import shutil

@@ -1,4 +1,4 @@
-"""The command ``doctor``: show what is there, and what is missing, to train and to serve."""
+"""The command ``doctor``: show what training and serving need, and what of it is missing."""
 
 import argparse
 import json

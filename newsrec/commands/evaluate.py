@@ -61,8 +61,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     use = f"also write every candidate's raw score, into {SCORES_FILE}"
     add("--scores", type=bool, default=False, help=use)
     use = (
-        "rank lower what repeats a click: candidates whose vector has at least this cosine, up to "
-        "1, with that of a news item in the history"
+        "lower the score of a candidate whose vector has at least this cosine, up to 1, with the "
+        "vector of a news item in the history (a repeat)"
     )
     add("--repeat_threshold", type=float, help=use)
     use = "what is subtracted from the score of a repeat; if left out, repeats are ranked last"

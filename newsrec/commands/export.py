@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_root(parser, use, required=False)
     use = "also export the news encoder, for news published later; it is as large as the PLM"
     parser.add_argument("--news_encoder", type=bool, default=True, help=use)
-    use = "also publish the folder as this repository of the Hugging Face hub, such as me/news, "
-    use += "without the news of --data.root"
+    use = "also publish the folder on the Hugging Face hub as this repository, such as me/news; "
+    use += "the news of --data.root is not published"
     parser.add_argument("--push", metavar="REPO", help=use)
     parser.add_argument("--private", action="store_true", help="make a new repository private")
 

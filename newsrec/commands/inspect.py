@@ -1,4 +1,4 @@
-"""The command ``inspect``: say what a data folder is, what is odd in it, and what comes next."""
+"""The command ``inspect``: say what a data folder has, what is odd, and what to run next."""
 
 import argparse
 from pathlib import Path
@@ -14,12 +14,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     about = "data folder in any format: MIND, EB-NeRD, xMIND, or own data as Parquet"
     parser.add_argument("folder", metavar="DIR", help=about)
-    use = "also write pictures: a .png, a .html page with it, or a folder for both"
+    use = "also write pictures: a .png, a .html page with the pictures, or a folder for both"
     parser.add_argument("--output", help=use)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Compile the folder, leaving out what cannot be read, and print what it is."""
+    """Compile the folder without the lines that cannot be read, and print what it has."""
     output = None if args.output is None else Path(args.output)
     if output is not None:
         require_output(output)

@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--categories", nargs="+", metavar="NAME", help="recommend only from these categories")
     add("--exclude_history", type=bool, default=True, help="leave out what the user has clicked")
     use = (
-        "leave out news whose vector has at least this cosine, up to 1, with that of a clicked one"
+        "leave out news whose vector has at least this cosine, up to 1, with the vector of a "
+        "clicked news item"
     )
     add("--skip_repeats", type=float, metavar="COSINE", help=use)
     add("--json", action="store_true", help="print JSON instead of a table")

@@ -28,28 +28,27 @@ from newsrec.tuning.trial import Tuning
 OWN = ("--trials", "--output", "--space", "--pruner", "--seed", "--keep")
 """Options of this command; all others are options of ``fit``."""
 QUIET = ("--baselines=false", "--trainer.enable_progress_bar=false")
-"""Options of all trials, so that they do no more than they must."""
+"""Options of all trials that switch off what a search does not need."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     add = parser.add_argument
     add("--output", required=True, help="folder of the study; if it has one, the study goes on")
-    add("--trials", type=int, default=20, help="number of trials in all, with those already done")
-    use = (
-        "YAML file: for each option of fit a range or a list of choices; or frozen or tuned, which "
-    )
-    add("--space", help=use + "come with newsrec. Default: tuned if the config tunes the PLM")
-    use = "what ends bad trials early, by val/auc after each validation"
+    add("--trials", type=int, default=20, help="number of trials in all, with those already run")
+    use = "search space: a YAML file with a range or a list of choices for each option; or frozen "
+    use += "or tuned, which come with newsrec. Default: tuned if the config tunes the PLM"
+    add("--space", help=use)
+    use = "rule that ends bad trials early, by val/auc after each validation"
     add("--pruner", choices=PRUNERS, default="median", help=use)
     add("--seed", type=int, default=0, help="seed of the draws; trials train with seed_everything")
-    add("--keep", choices=("best", "all"), default="best", help="whose checkpoints to keep")
+    add("--keep", choices=("best", "all"), default="best", help="trials that keep checkpoints")
     use = "options of fit for all trials, such as --config configs/demo.yaml --data.root DIR"
     add("fit_options", nargs="*", default=[], metavar="OPTION OF FIT", help=use)
 
 
 def own_first(args: Sequence[str]) -> list[str]:
-    """Put the options of fit behind the command's own, after ``--``; refuse misspelt ones."""
+    """Move the options of fit behind the command's own, after ``--``; refuse misspelt own ones."""
     own: list[str] = []
     others: list[str] = []
     rest = iter(args)
@@ -68,7 +67,7 @@ def own_first(args: Sequence[str]) -> list[str]:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check everything against the parser of fit, then search, and report."""
+    """Check all options with the parser of fit, then search, and report."""
     given, output = [str(option) for option in args.fit_options], Path(args.output)
     base = Options(given)
     base.check()
@@ -126,7 +125,7 @@ class _Parsed(Exception):
 
 
 class Options(FitCLI):
-    """The options of a run, read by the parser of ``fit``; nothing is built."""
+    """The options of a run as the parser of ``fit`` reads them; nothing is built."""
 
     def __init__(self, given: Sequence[str]) -> None:
         self.given = list(given)
@@ -140,7 +139,7 @@ class Options(FitCLI):
         return self.subcommand_config.get(name)
 
     def plain(self) -> dict[str, Any]:
-        """Return all options as plain values by dotted name, without those that follow others."""
+        """Return all options as plain values by dotted name, without linked options."""
         return dict(_flat(yaml.safe_load(self.dump())))
 
     def dump(self) -> str:
@@ -189,7 +188,7 @@ class Options(FitCLI):
 
 
 def _values(entry: Any) -> list[Any]:
-    """Return the values of an entry whose types are checked: all choices, or both ends."""
+    """Return the values of an entry to be checked: all choices, or both ends of a range."""
     return entry if isinstance(entry, list) else [entry["low"], entry["high"]]
 
 
@@ -211,7 +210,7 @@ def _word(name: str, value: Any) -> str:
 
 @contextmanager
 def _output_to(path: Path) -> Iterator[None]:
-    """Write all that a trial says into a file."""
+    """Redirect the output of a trial into a file."""
     lightning = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     handlers = [
         h for one in lightning for h in one.handlers if isinstance(h, logging.StreamHandler)

@@ -29,7 +29,7 @@ def written_options(args: Sequence[str]) -> list[Written]:
 
 
 def with_shipped_files(args: Sequence[str]) -> list[str]:
-    """Return the arguments with files in place of presets' names, as ``config_file`` finds them."""
+    """Return the arguments with the file of each preset in place of its name (``config_file``)."""
     found, option = [], ""
     for arg in args:
         name, equals, value = arg.partition("=")

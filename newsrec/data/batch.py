@@ -25,7 +25,7 @@ class SharedClicks(NamedTuple):
 class Batch(NamedTuple):
     """Training samples and the news that they mention, each news item once.
 
-    A news item has one text, or a title and an abstract: then ``views`` tells their rows.
+    A news item is one text, or has a title and an abstract; ``views`` then has the rows of both.
     """
 
     token_ids: Tensor
@@ -37,8 +37,8 @@ class Batch(NamedTuple):
     """States below the PLM's tuned layers, of the real tokens of all texts joined
     ``[tokens, hidden]``; with them the frozen layers need not run."""
     history: Tensor
-    """News in each distinct history, oldest first, padded with 0 ``[users, history]``. They are
-    rows of ``views``; of ``token_ids`` if that is None."""
+    """News in each distinct history, oldest first, padded with 0 ``[users, history]``. Values are
+    rows of ``views``, or of ``token_ids`` if ``views`` is None."""
     user: Tensor
     """Row of ``history`` that belongs to each sample ``[batch]``."""
     candidates: Tensor
@@ -50,7 +50,7 @@ class Batch(NamedTuple):
     """Clicked news to share as negatives; None unless the loss needs them."""
     views: Tensor | None = None
     """Rows of ``token_ids`` with the title and the abstract of each news item, 0 for no abstract
-    ``[news, 2]``; None where a news item has one text, whose row is its own."""
+    ``[news, 2]``; None if each news item is one text, in the row of the news item."""
 
     @property
     def num_news(self) -> int:
@@ -95,8 +95,8 @@ class EvalBatch(NamedTuple):
 class Catalogue(NamedTuple):
     """Tokens of all texts; row 0 is padding, row 1 the unknown news, both without tokens.
 
-    A news item has one text, whose row is that of the news item, or a title and an abstract. These
-    are neighbours, in the order of the news, so the first news have the first texts.
+    A news item is one text, in the row of the news item, or has a title and an abstract. Title and
+    abstract are neighbours, in the order of the news, so the first news have the first texts.
     """
 
     token_ids: Tensor
@@ -106,8 +106,8 @@ class Catalogue(NamedTuple):
     first: Tensor
     """Lowest row with the same tokens; equal texts are encoded once ``[texts]``."""
     views: Tensor | None = None
-    """Rows of each news item's title and abstract, 0 for no abstract ``[news, 2]``; None where a
-    news item has one text."""
+    """Rows of each news item's title and abstract, 0 for no abstract ``[news, 2]``; None if each
+    news item is one text."""
 
     @property
     def num_news(self) -> int:
@@ -121,11 +121,11 @@ class Catalogue(NamedTuple):
         return lengths if self.views is None else lengths[self.views].sum(dim=1)
 
     def of_titles(self, values: Tensor) -> Tensor:
-        """Return the values of the news items' titles, of values of texts ``[news, ...]``."""
+        """Select the values of titles from values of texts ``[news, ...]``."""
         return values if self.views is None else values[self.views[:, 0]]
 
     def of_abstracts(self, values: Tensor) -> Tensor:
-        """Return the values of the abstracts that there are ``[abstracts, ...]``."""
+        """Select the values of existing abstracts from values of texts ``[abstracts, ...]``."""
         rows = torch.zeros(0, dtype=torch.int64) if self.views is None else self.views[:, 1]
         return values[rows[rows > 0]]
 

@@ -2,8 +2,8 @@
 
 The cache is ``ROOT/.newsrec``, or in the user's cache folder if the root is read-only or comes with
 the installed package. Each folder of arrays is built under a temporary name, with a lock held. Then
-it is sealed with the size and hash of each of its files, and renamed. So what a killed process
-leaves is never read, and the next process that builds removes it.
+it is sealed with the size and hash of each of its files, and renamed. So the folder of a killed
+process is never read, and the next process that builds arrays removes it.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ Larger files are hashed only by ``prepare --check``."""
 
 
 def cache_folders(root: Path) -> tuple[Path, ...]:
-    """Return the folders that may hold arrays made from ``root``: in it or the user's cache."""
+    """Return the folders that may hold arrays of ``root``: in it, or in the user's cache."""
     root = data_folder(root)
     user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     ours = user_cache / "newsrec" / digest(str(root.resolve()))

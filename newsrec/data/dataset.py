@@ -54,7 +54,7 @@ class Split(NamedTuple):
 
     @property
     def beyond_accuracy(self) -> NDArray[np.bool_]:
-        """Which impressions are EB-NeRD's lists that no metric counts ``[impressions]``."""
+        """Which impressions are beyond-accuracy lists, which no metric counts ``[impressions]``."""
         if "beyond_accuracy" not in self.counts:
             return np.zeros(len(self.impression_id), dtype=bool)
         beyond: NDArray[np.bool_] = np.asarray(self.impression_id) == 0

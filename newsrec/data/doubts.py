@@ -1,4 +1,4 @@
-"""Signs that splits were cut or written wrongly: repeated ids, and splits not in order of time."""
+"""Finds signs of wrongly made splits: repeated impression ids, and splits that overlap in time."""
 
 import itertools
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from newsrec.data.dataset import Split
 
 
 def doubts(splits: Sequence[Split]) -> list[str]:
-    """Return a warning for each split with repeated ids, and for two splits out of order.
+    """Return a warning for each split with repeated ids, and for each pair of splits out of order.
 
     Args:
         splits: Splits in the order in which they should follow each other: train, dev, test.

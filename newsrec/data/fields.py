@@ -56,13 +56,14 @@ class Texts(NamedTuple):
         return Texts(*(None if column is None else column.take(places) for column in self))
 
     def pairs(self) -> list[tuple[str, ...]]:
-        """Return the texts of each news item: its title and, if the model reads it, abstract."""
+        """Return the texts of each news item: title and, if the model reads it, abstract."""
         return list(zip(*(c.to_pylist() for c in self if c is not None), strict=True))
 
     def hashes(self) -> list[str]:
         """Return 16 hexadecimal digits of the SHA-256 of each news item's texts.
 
-        News with equal hashes share a vector. A line ends the title, which holds no line end.
+        News with equal hashes share a vector. A line end separates title and abstract; no title
+        contains one.
         """
         texts = map("\n".join, self.pairs())
         return [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]

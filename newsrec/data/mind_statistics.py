@@ -93,7 +93,8 @@ def text_lengths(fields: Sequence[str], max_tokens: int, news: int) -> NDArray[n
 def abstract_lengths(max_tokens: int, news: int) -> NDArray[np.int64]:
     """Return the lengths of the abstracts of ``news`` typical news ``[abstracts]``.
 
-    An abstract takes what it adds to category and title, and two special tokens.
+    The length of an abstract is the number of tokens that it adds to category and title, and two
+    special tokens. Empty abstracts are left out.
     """
     steps = np.linspace(0, 1, len(QUANTILES["abstract"]))
     places = (np.arange(news) + 0.5) / news

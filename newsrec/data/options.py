@@ -46,8 +46,8 @@ class DataOptions:
         fields: Fields that make up the text of a news item: category, subcategory, title, abstract.
         max_tokens: Tokens kept of a text, special tokens included.
         abstract_tokens: Tokens kept of an abstract that is read as a text of its own, beside the
-            text made of fields; 0 reads none. The vectors of both texts are attended. To join the
-            abstract to the title as one text instead, name it in fields.
+            text made of fields; 0 reads none. Attention pools the vectors of both texts. To join
+            the abstract to the title as one text instead, name abstract in fields.
         max_history: Clicks kept of a history, the last ones.
         npratio: Skipped news per clicked news item in training.
         loss: Loss that training batches are made for; on the command line set model.loss instead.

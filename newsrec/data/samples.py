@@ -254,9 +254,9 @@ class TrainSamples(Dataset[Batch]):
 
 
 def _numbered(size: int, *mentions: NDArray[np.integer]) -> list[NDArray[np.int64]]:
-    """Number what is mentioned of ``size`` rows, in their order; rows 0 and 1 always are.
+    """Number the mentioned ones of ``size`` rows, in order; rows 0 and 1 always count as mentioned.
 
-    Returns the rows, and the mentions with each row replaced by its number.
+    Returns the mentioned rows, and the mentions with each row replaced by its number.
     """
     # Setting a flag per row sorts the mentions and drops repeats in one go. Sorting them would take
     # longer than the rest of making a batch.

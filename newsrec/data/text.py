@@ -30,7 +30,7 @@ def tokenize_catalogue(
 
     Texts are made of ``fields`` and cut to ``max_tokens``, special tokens included;
     ``tokenizer_json`` is the text of the PLM's ``tokenizer.json``. With ``abstract_tokens`` an
-    abstract is a text of its own and is cut to so many.
+    abstract is a text of its own, cut to this many tokens.
     """
     check_fields(fields)
     settings = [data.cache.name, list(fields), max_tokens, tokenizer_json]
@@ -68,7 +68,8 @@ def _with_abstracts(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the tokens of titles and abstracts, each title before its abstract, and the views.
 
-    ``news`` is the number of the news item of each abstract, ascending ``[abstracts]``.
+    ``news`` has the number of the news item that each abstract belongs to, ascending
+    ``[abstracts]``.
     """
     width = max(ids.shape[1], abstract_ids.shape[1])
     both = [np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in (ids, abstract_ids)]

@@ -47,10 +47,11 @@ def read_oracles(root: Path, split: str) -> dict[str, float]:
 
 
 def _read(path: Path, *places: str) -> Any:
-    """Return what ``world.json`` has at a place, None if the file or the place is absent.
+    """Return the value at a place in ``world.json``, None if the file or the place is absent.
 
     Raises:
-        ValueError: If the file is not a description of a world; its text follows the path's.
+        ValueError: If the file does not describe a world; the message continues one that begins
+            with the path.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

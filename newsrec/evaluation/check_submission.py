@@ -60,7 +60,7 @@ class Report:
     expected: int
     """Impressions of the split."""
     name: str = NAME
-    """Name of the text in the zip."""
+    """Name of the text file in the zip."""
     lines: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     """Number of bad lines of each of ``KINDS``."""
@@ -88,7 +88,7 @@ class Report:
 def inspect(path: Path, split: Split, name: str = NAME) -> Report:
     """Check a submission against the split that it ranks; refuse a file that is no submission.
 
-    ``name`` is that of the text in the zip.
+    ``name`` is the name of the text file in the zip.
 
     Memory does not grow with the file, except by the ids of bad lines.
     """

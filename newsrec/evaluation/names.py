@@ -42,7 +42,7 @@ COUNTS = {
     "users_without_history": "{:,} impressions of {} have a user whom the file of histories lacks; "
     "their histories are empty.",
 }
-"""What to know about counts that only some data have: the number, then the split."""
+"""Sentences about counts that only some data have, with places for the number and the split."""
 
 
 def data_notes(split: str, counts: Mapping[str, Any]) -> list[str]:

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 def plm_vectors(datamodule: "MindDataModule", device: Any = "cpu") -> NDArray[np.float32]:
     """Return the mean PLM state of every news item, before any training ``[news, hidden]``.
 
-    Of a news item with an abstract of its own it is that of the title.
+    If abstracts are texts of their own, only titles are read.
     """
     from newsrec.training.catalogue import mean_states
 

@@ -1,4 +1,4 @@
-"""Ranks candidates lower that repeat a click, in the scores of a whole split."""
+"""Lowers the scores of candidates that repeat a click, in a whole split."""
 
 from typing import Any, NamedTuple
 
@@ -12,19 +12,19 @@ from newsrec.reranking import check_threshold, lower, repeats
 
 
 class Repeats(NamedTuple):
-    """What is a repeat, and what it costs; see ``newsrec.reranking``."""
+    """When a candidate is a repeat, and what its score becomes; see ``newsrec.reranking``."""
 
     threshold: float
     """Smallest cosine of the vectors of a candidate and of a clicked news item."""
     penalty: float | None = None
-    """What is subtracted from the score; None ranks repeats last."""
+    """What is subtracted from the score of a repeat; None ranks repeats last."""
 
     @classmethod
     def of(cls, threshold: float | None, penalty: float | None) -> "Repeats | None":
         """Return the repeats that two options describe; None if neither is given.
 
         Raises:
-            UserError: If an option has no meaning, or the penalty no threshold.
+            UserError: If an option has an invalid value, or there is a penalty but no threshold.
         """
         if threshold is None:
             if penalty is not None:
@@ -65,7 +65,7 @@ class Repeats(NamedTuple):
         repeated: NDArray[np.bool_],
         offsets: NDArray[np.int64],
     ) -> NDArray[np.float64]:
-        """Return the scores of a split with those of repeats lowered ``[candidates]``.
+        """Return the scores of a split, with the scores of repeats lowered ``[candidates]``.
 
         Args:
             scores: Scores in the order of the file ``[candidates]``.

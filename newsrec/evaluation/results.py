@@ -48,11 +48,11 @@ def compute_results(
 ) -> Results:
     """Compute the metrics of a split from its scores, in the order of the file ``[candidates]``.
 
-    ``metrics`` has counts, the data's fingerprint and the category entropy, and those of ``COUNTS``
-    that the data have. In a labelled split it
-    also has the numbers of ``evaluated`` impressions and their ``users``, and ``slices``. If any
-    impression was evaluated, it has the metrics with their 95 % intervals, clustered by user, and
-    ``baselines``: for each its metrics, the interval of its AUC, and ``auc_difference`` with
+    ``metrics`` has counts, also those of ``COUNTS`` that the data has, the data's fingerprint and
+    the category entropy. In a labelled split ``metrics`` also has the numbers of ``evaluated``
+    impressions and their ``users``, and ``slices``. If any impression was evaluated, ``metrics``
+    has the metrics with their 95 % intervals, clustered by user, and ``baselines``: for each
+    baseline its metrics, the interval of its AUC, and ``auc_difference`` with
     ``auc_difference_interval``, the AUC of these scores minus the baseline's, paired by impression.
     Without ``baselines``, scores by name ``[candidates]``, nothing is compared.
 

@@ -76,8 +76,8 @@ def score_checkpoints(
     ``ensemble`` is one of ``ENSEMBLES``, or ``FITTED``. Each checkpoint must have the values of
     ``model`` and ``data`` in ``expected``; ``data_options`` do not affect scores. ``with_means``
     asks for news vectors for the baseline ``cosine``; ``repeats`` lowers the scores of candidates
-    that repeat a click, of several checkpoints those that half of them find. Returns the scores on
-    the first process, None on the others.
+    that repeat a click, with several checkpoints those that repeat one for at least half of the
+    checkpoints. Returns the scores on the first process, None on the others.
     """
     from lightning import Trainer
 
@@ -156,7 +156,7 @@ def _combined(
 
 
 def _lowered(scored: Scored, split: str, repeats: Repeats) -> Scored:
-    """Return the scores with those of candidates that repeat a click lowered."""
+    """Return the scores, lowered for candidates that repeat a click."""
     assert scored.repeated is not None
     offsets = scored.data.split(split).candidates.offsets
     scores = repeats.apply(scored.scores, scored.repeated, offsets)

@@ -1,4 +1,4 @@
-"""A leaderboard's file: a zip of a text, ``prediction.txt``, that ranks all candidates.
+"""A leaderboard's file: a zip with a text file, ``prediction.txt``, that ranks all candidates.
 
 A line is ``ID [r1,r2,...]``: the impression's number, and the rank of each candidate in the order
 of the split's file. Lines are written and read as arrays; a line with a mistake is read again on
@@ -20,7 +20,7 @@ from newsrec.data.ragged import to_offsets
 from newsrec.data.readers.tsv import BOM
 
 NAME = "prediction.txt"
-"""The only file in the zip for MIND's leaderboard; ``Reader.submission`` names other formats'."""
+"""The only file in the zip for MIND's leaderboard; for other formats see ``Reader.submission``."""
 CHUNK = 1 << 20
 """Candidates written at once; memory depends on this, not on the size of the split."""
 LEVEL = 4
@@ -69,7 +69,7 @@ def write_predictions(
 ) -> None:
     """Write a zip with one file, ``name``, which has one line per impression.
 
-    The bytes depend only on the id of each impression ``[impressions]``, the ranks, 1 the best
+    The bytes depend only on the id of each impression ``[impressions]``, the ranks (1 is the best)
     ``[candidates]``, the offsets and the name.
     """
     entry = zipfile.ZipInfo(name)  # its date is fixed: 1980-01-01

@@ -35,7 +35,7 @@ def model_card(module: RecommenderModule, manifest: dict[str, Any]) -> str:
     if module.lora.rank:
         tuned += f" by adapters of rank {module.lora.rank}, merged into its weights"
     windows = [f"{split} ({window})" for split, window in origin["windows"].items()]
-    place = Path(module.plm)  # a folder's path says nothing elsewhere
+    place = Path(module.plm)  # a local path means nothing on another machine
     plm = place.name if place.is_absolute() or place.is_dir() else module.plm
     licence = PLM_LICENCES.get(plm, "see where it came from")
     residual = (

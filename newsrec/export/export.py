@@ -171,7 +171,7 @@ def write_encoders(
     """
     recommender = module.recommender.eval()
     write_model(module, folder)
-    if module.lora.rank:  # the files have a plain PLM, and are compared with the adapted one
+    if module.lora.rank:  # compare the plain PLM in the files with the PLM with adapters
         recommender = read_model(folder / CONFIG, folder / WEIGHTS)
     write_tokenizer(module, tokenizer_json, folder)
     head = recommender.head
@@ -228,7 +228,7 @@ def write_catalogue(
 
 
 def reported(found: Mapping[str, Any], root: str | Path) -> dict[str, Any]:
-    """Return what the manifest says of the metrics of a split of a data folder."""
+    """Return what the manifest says about the metrics of a split."""
     names = ("split", "window", "impressions", "evaluated", *METRICS, "intervals")
     kept = {name: found[name] for name in (*names, "data_fingerprint")}
     return kept | {"dataset": Path(root).resolve().name}

@@ -96,7 +96,7 @@ class ServedNewsEncoder(nn.Module):
             token_ids: Tokens of texts, padded at the end ``[texts, tokens]``.
             mask: True where real; at least one token in each row ``[texts, tokens]``.
             views: Numbers of the title and of the abstract of each news item, counted from 1; 0
-                for no abstract ``[news, 2]``. None if a text is a news item.
+                for no abstract ``[news, 2]``. None if each news item is one text.
 
         Returns:
             News vectors ``[news, dim]``.

@@ -1,4 +1,4 @@
-"""A trained model with its tokenizer: from a folder, from the hub, and back."""
+"""A trained model with its tokenizer: read from a folder or the hub, and saved there."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -80,7 +80,7 @@ class PretrainedRecommender(TextEncoder):
 
     @property
     def max_tokens(self) -> int:
-        """Longest text, in tokens."""
+        """Length at which titles are cut, in tokens."""
         return self.module.max_tokens
 
     @property
@@ -110,8 +110,7 @@ class PretrainedRecommender(TextEncoder):
     ) -> "PretrainedRecommender":
         """Read a folder that ``save_pretrained`` or ``export`` wrote, or a repository on the hub.
 
-        No code of the folder is run, and no other file of a repository is downloaded than those
-        that are read.
+        No code of the folder is run. Only the files that are read are downloaded.
 
         Args:
             name: The folder, or the id of a repository on the Hugging Face hub, such as
@@ -120,7 +119,7 @@ class PretrainedRecommender(TextEncoder):
 
         Raises:
             HubError: If the hub cannot be read.
-            UserError: If it is not such a folder, has another format, or was changed.
+            UserError: If ``name`` is not such a folder, has another format, or was changed.
         """
         folder = ExportFolder.find(name, revision, TORCH_FILES)
         config, weights = folder.file(CONFIG), folder.file(WEIGHTS)
@@ -180,7 +179,7 @@ class PretrainedRecommender(TextEncoder):
             The address of the commit.
 
         Raises:
-            HubError: If the hub cannot be reached, or does not allow it.
+            HubError: If the hub cannot be reached, or refuses the upload.
             UserError: As in ``save_pretrained``.
         """
         about = self._about_with(metrics)
@@ -191,17 +190,19 @@ class PretrainedRecommender(TextEncoder):
     def sentence_transformer(self, residual_only: bool = False) -> "SentenceTransformer":
         """Return the news encoder as a model of ``sentence_transformers``.
 
-        Its ``save_pretrained`` writes a folder that ``SentenceTransformer(folder)`` loads without
-        newsrec if the news vector is the residual path alone; else the folder names a class of
-        newsrec, and ``trust_remote_code=True`` is needed, although it has no code. Its input is a
-        text of all ``fields``, joined by spaces.
+        The input of the returned model is one text: all ``fields``, joined by spaces. Its
+        ``save_pretrained`` writes a folder. If the news vector is the residual path alone,
+        ``SentenceTransformer(folder)`` loads the folder without newsrec. Otherwise the folder names
+        a class of newsrec, and loading needs ``trust_remote_code=True``, although the folder
+        contains no code.
 
         Args:
             residual_only: Whether to leave out what the encoder adds to the residual path. The
-                vectors are then the PLM's sentence vectors, centred and cut, not the model's.
+                vectors are then the PLM's sentence vectors, centred and cut to ``dim``, not the
+                model's news vectors.
 
         Raises:
-            UserError: If the package is missing, or there is no residual path to be left.
+            UserError: If the package is missing, or the model has no residual path.
         """
         try:
             from newsrec.export.sentences import as_sentence_transformer
@@ -236,7 +237,7 @@ class PretrainedRecommender(TextEncoder):
         return found
 
     def _tokens(self, texts: list[str], longest: int) -> list[list[int]]:
-        """Return the tokens of each text; at least one, which the PLM needs."""
+        """Return the tokens of each text, at least one, since the PLM needs one."""
         self._tokenizer.enable_truncation(longest)
         found = [e.ids or [0] for e in self._tokenizer.encode_batch_fast(texts)]
         self._tokenizer.enable_truncation(self.module.max_tokens)

@@ -115,7 +115,7 @@ def as_sentence_transformer(
             "one. Use encode(titles, abstracts=...) instead."
         )
     closed = encoder.gate is not None and not encoder.gate.item()
-    with torch.random.fork_rng(devices=[]):  # building draws numbers; only a pooler keeps them
+    with torch.random.fork_rng(devices=[]):  # random initial values, later kept only in a pooler
         torch.manual_seed(0)
         modules: list[nn.Module] = [_transformer(pretrained)]
         if path is not None and (residual_only or closed):

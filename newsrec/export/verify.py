@@ -170,7 +170,8 @@ def made_news(
 ) -> Iterator[tuple[Tensor, ...]]:
     """Yield random tokens of texts of every length, and their mask, each ``[texts, tokens]``.
 
-    With ``abstracts`` also the texts of news: two of three have an abstract ``[texts, 2]``.
+    With ``abstracts`` also yield ``views``, in which two of three news items have an abstract
+    ``[news, 2]``.
     """
     generator = torch.Generator().manual_seed(0)
     for size in (1, *BATCHES):
@@ -186,7 +187,7 @@ def made_news(
 def sorted_news(
     recommender: NewsRecommender, token_ids: Tensor, mask: Tensor, views: Tensor | None = None
 ) -> Tensor:
-    """Return PyTorch's vectors of news, of padded texts in any order ``[news, dim]``."""
+    """Return PyTorch's vectors of news from padded texts in any order ``[news, dim]``."""
     lengths, order = mask.sum(dim=1).sort(stable=True)
     texts = recommender.news_encoder(token_ids[order], lengths)[order.argsort()]
     if views is None:

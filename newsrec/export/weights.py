@@ -20,7 +20,7 @@ from newsrec.training.module import RecommenderModule
 MATCHING_OPTIONS = ("matching", "late_clicks", "interests", "combine")
 
 LATER_OPTIONS = ("appeal", "abstract_tokens")
-"""Options that are written only if they are used, for earlier versions to read the file."""
+"""Options that are written only if they are used, so that earlier versions can read the file."""
 
 ORIGIN = ("_name_or_path", "transformers_version")
 """Keys of a PLM's configuration that tell where it comes from; they are not exported."""
@@ -59,8 +59,8 @@ def write_model(module: RecommenderModule, folder: Path) -> None:
 def load_model(folder: str | Path) -> NewsRecommender:
     """Build the model of an exported folder, in evaluation mode.
 
-    This needs neither training data nor the original PLM. ``newsrec.PretrainedRecommender`` has the
-    tokenizer, too.
+    This needs neither training data nor the original PLM. ``newsrec.PretrainedRecommender`` also
+    has the tokenizer.
 
     Args:
         folder: Folder that ``export`` wrote.

@@ -24,7 +24,7 @@ class DotHead(nn.Module):
     """Names of what ``exported`` returns, which are the exported graph's outputs."""
 
     appeal: nn.Parameter | None
-    """What all users like, a vector that is added to every user's; None without appeal ``[dim]``.
+    """What all users like: a vector added to every user vector ``[dim]``; None without appeal.
     The product with a news vector is then ``(user vector + appeal) . news vector``."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class DotHead(nn.Module):
         return self.with_appeal(Users(vectors))
 
     def with_appeal(self, users: Users) -> Users:
-        """Add the appeal to the vectors of users, with ``late`` to their own alone."""
+        """Add the appeal to the vectors of users, but with ``late`` not to the click vectors."""
         if self.appeal is None:
             return users
         appeal = self.appeal.to(users.vectors.dtype)

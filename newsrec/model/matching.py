@@ -207,6 +207,6 @@ def _products(vectors: Tensor, news: Tensor) -> Tensor:
 
 
 def _of_one_type(vectors: Tensor, news: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both in the wider type: sums over clicks are in float32 where weights are narrower."""
+    """Return both in the wider type: vectors from sums over clicks may be float32, others bf16."""
     dtype = torch.promote_types(vectors.dtype, news.dtype)
     return vectors.to(dtype), news.to(dtype)

@@ -35,8 +35,8 @@ class ViewPooling(nn.Module):
     """
 
     offset: Tensor
-    """What to subtract from abstracts: with a residual path, the mean of their residual vectors,
-    which are centred by the mean of the titles ``[dim]``."""
+    """What to subtract from vectors of abstracts ``[dim]``: with a residual path, the mean of the
+    abstracts' residual vectors, from which the mean of the titles is already subtracted."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -81,8 +81,8 @@ class NewsEncoder(nn.Module):
             keeping their activations: less memory, more time, the same gradients.
         tokens_per_pass: Padded tokens that go through the PLM at once.
         lora: Adapters of the tuned layers, trained in place of the layers' own weights.
-        abstract_tokens: Longest abstract, in tokens, that is encoded as a text of its own; 0 if
-            none is.
+        abstract_tokens: Longest abstract, in tokens, if abstracts are encoded as texts of their
+            own; 0 if not.
     """
 
     def __init__(
@@ -137,8 +137,8 @@ class NewsEncoder(nn.Module):
                 joined, so that the frozen layers need not run ``[tokens, hidden]``; None runs them.
 
         Returns:
-            Vectors of the texts ``[texts, dim]``, which are news vectors unless ``views`` pools
-            those of title and abstract.
+            Vectors of the texts ``[texts, dim]``. They are news vectors unless ``views`` pools the
+            vectors of title and abstract.
 
         Raises:
             UserError: If the size of the states differs from this PLM's.
@@ -175,9 +175,10 @@ class NewsEncoder(nn.Module):
 
     @torch.no_grad()
     def fit_residual(self, titles: Tensor, abstracts: Tensor) -> None:
-        """Fit the residual path to the means of last states ``[titles, hidden]`` and so on.
+        """Fit the residual path to means of last states ``[titles or abstracts, hidden]``.
 
-        Its centre and directions are those of the titles; abstracts get a centre of their own.
+        Centre and directions of the path are those of the titles; abstracts also get their own
+        centre.
         """
         assert self.residual is not None
         self.residual.fit(titles)

@@ -48,8 +48,8 @@ class NewsRecommender(nn.Module):
         interests: With ``interests``, number of vectors per user.
         combine: With ``interests``, ``logsumexp`` or ``max`` of the products.
         lora: Adapters of the PLM's tuned layers, trained in place of the layers' own weights.
-        appeal: Whether a learned vector is added to every user's, so that news which all users
-            like are ranked higher for all, also for users without clicks.
+        appeal: Whether a learned vector is added to every user vector, so that news that all users
+            like is ranked higher for all users, also for those without clicks.
         abstract_tokens: Longest abstract, in tokens, that is read as a text of its own; 0 reads
             none.
     """
@@ -118,7 +118,7 @@ class NewsRecommender(nn.Module):
             token_states: States of the real tokens below the PLM's tuned layers, so that the frozen
                 layers need not run ``[tokens, hidden]``; None runs them.
             views: Rows of the title and the abstract of each news item, 0 for no abstract
-                ``[news, 2]``; None if a text is a news item.
+                ``[news, 2]``; None if each news item is one text.
 
         Returns:
             News vectors ``[news, dim]``.
@@ -132,7 +132,7 @@ class NewsRecommender(nn.Module):
         return self.pool_views(vectors, views)
 
     def pool_views(self, texts: Tensor, views: Tensor | None) -> Tensor:
-        """Return news vectors ``[news, dim]`` from those of texts; ``views`` as above."""
+        """Return news vectors ``[news, dim]`` from vectors of texts; ``views`` as above."""
         if views is None:
             return texts
         assert self.news_encoder.views is not None, "built without abstract_tokens"
@@ -183,7 +183,7 @@ class NewsRecommender(nn.Module):
     def gates(self) -> dict[str, Tensor]:
         """Return the learned numbers of the residual path and of the head, by name.
 
-        Of the appeal it is the length, of abstracts what is added to their logit.
+        For the appeal it is the length of the vector, for abstracts what is added to their logit.
         """
         news = self.news_encoder.gate
         gates = {} if news is None else {"news": news, **self.user_encoder.gates()}

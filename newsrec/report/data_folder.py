@@ -12,7 +12,7 @@ from newsrec.report.tables import table
 
 
 def print_data(data: NewsData, notes: bool = True) -> None:
-    """Print the counts of each split, and the problems in its files; ``notes`` on odd counts."""
+    """Print each split's counts and the problems in its files, with ``notes`` also odd counts."""
     say(f"{data.root}: {len(data.news):,} news items, {len(data.users):,} users")
     inside = {name: count_in_history(split) for name, split in data.splits.items()}
     terminal().print(table(("", *data.splits), table_of(data, inside), framed=True))
@@ -34,7 +34,7 @@ def table_of(
 ) -> list[tuple[str, ...]]:
     """Return the rows of the table of counts: a name, then a text for each split.
 
-    ``inside`` has the counts of ``count_in_history``; they are made if it is None.
+    ``inside`` has the counts of ``count_in_history``; None computes them.
     """
     inside = inside or {name: count_in_history(split) for name, split in data.splits.items()}
     columns = [_cells(split, inside[name]) for name, split in data.splits.items()]

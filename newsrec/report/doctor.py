@@ -1,6 +1,6 @@
 """What ``python -m newsrec doctor`` finds: versions, devices, speed, disk space, what is missing.
 
-Nothing here reaches for the network, and a package that cannot be imported is a finding.
+This module never uses the network. A package that cannot be imported is a finding, not an error.
 """
 
 import importlib
@@ -23,7 +23,7 @@ from newsrec.shipped import INSTALLED
 from newsrec.shipped import PACKAGE as FOLDER
 
 TRIED = ("torch", "lightning", "transformers")
-"""Packages that are imported, since they can be there and still not work."""
+"""Packages that are imported, since an installed package can still fail."""
 SHOWN = (*TRIED, "jsonargparse", "numpy", "pyarrow")
 SHM = Path("/dev/shm")
 LEAST_FREE = 2**29
@@ -32,11 +32,11 @@ MINILM: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 6, "intermedi
 """Shapes of the default PLM, for a measurement without its files."""
 
 Findings = dict[str, Any]
-"""Facts by topic, plain values; ``problems`` make ``fit`` impossible, ``notes`` do not."""
+"""Facts by topic, as plain values; ``problems`` make ``fit`` impossible, ``notes`` do not."""
 
 
 def examine(plm: str = DEFAULT_PLM) -> Findings:
-    """Return what is there, and what makes ``fit`` with a PLM impossible."""
+    """Return the findings, among them what makes ``fit`` with this PLM impossible."""
     found: Findings = {
         "newsrec": {"version": __version__, "folder": str(FOLDER), "clone": not INSTALLED.is_dir()},
         "python": {"version": platform.python_version(), "executable": sys.executable},
@@ -45,7 +45,7 @@ def examine(plm: str = DEFAULT_PLM) -> Findings:
         "notes": [],
     }
     _packages(found)
-    if not found["broken"]:  # all below imports some of them
+    if not found["broken"]:  # the code below imports these packages
         _places(found)
         _plm(found, plm)
         _devices(found)
@@ -54,7 +54,7 @@ def examine(plm: str = DEFAULT_PLM) -> Findings:
 
 
 def _packages(found: Findings) -> None:
-    """Find versions of what newsrec needs, what of it cannot be imported, and its extras."""
+    """Find the versions of required packages, which cannot be imported, and the extras."""
     try:
         required = [Requirement(text) for text in distribution("newsrec").requires or ()]
         names = distribution("newsrec").metadata.get_all("Provides-Extra") or []
@@ -99,7 +99,7 @@ def _version(name: str) -> str | None:
 
 
 def _of_extra(required: list[Requirement], name: str) -> Iterator[Requirement]:
-    """Yield what an extra needs, that of the extras which it names included."""
+    """Yield what an extra needs, including the needs of the extras that it names."""
     for need in required:
         if need.marker is not None and need.marker.evaluate({"extra": name}):
             if need.name == "newsrec":
@@ -134,7 +134,7 @@ def _places(found: Findings) -> None:
 
 
 def _free(folder: Path) -> int | None:
-    """Return the free bytes where a folder is or will be; None if it is not known."""
+    """Return the free bytes where a folder is or will be; None if unknown."""
     try:
         return shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
     except OSError:

@@ -34,7 +34,7 @@ class Evaluation(NamedTuple):
     ceiling: dict[str, float] | None
     """Metrics that the true click probabilities of a simulated world reach, None elsewhere."""
     oracles: dict[str, float]
-    """AUC of a simulated world's oracles, which know all but one thing; empty elsewhere."""
+    """AUC of a simulated world's oracles, each of which lacks some knowledge; else empty."""
     written: list[str]
     """Names of the files in the folder."""
 

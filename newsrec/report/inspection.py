@@ -1,4 +1,4 @@
-"""What ``inspect`` says about a data folder: its format, oddities, gaps and the next command."""
+"""What ``inspect`` says about a data folder: format, oddities, gaps and the next command."""
 
 import shlex
 from collections import Counter
@@ -19,17 +19,17 @@ FORMATS = {
     "xmind": "xMIND, MIND's impressions with translated news",
 }
 MULTILINGUAL = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
-"""The PLM that is proposed for news that are not English; its name says how it was made."""
+"""The PLM that is proposed for news that is not in English."""
 FOREIGN = 0.01
-"""Share of letters outside of ASCII above which titles are taken to be not English."""
+"""Titles with a higher share of letters outside of ASCII are not taken for English."""
 SMALL = 20_000
-"""Impressions of train up to which the quick preset is proposed."""
+"""If train has at most this many impressions, the quick preset is proposed."""
 LOOKED_AT = 5000
-"""Titles that are looked at."""
+"""Number of titles that are looked at to guess the language."""
 
 
 def describe(data: NewsData) -> list[str]:
-    """Return what to know about a folder, beside its counts: format, gaps, language, next step."""
+    """Return what to know about a folder besides its counts: format, gaps, language."""
     reader = reader_of(data.root)
     lines = [f"Format: {FORMATS[reader.name]}; {data.cache.name} has the arrays."]
     missing = [name for name in SPLITS if name not in data.splits]
@@ -45,7 +45,7 @@ def describe(data: NewsData) -> list[str]:
 
 
 def next_command(data: NewsData) -> str:
-    """Return the command that comes next for a folder."""
+    """Return the command to run next for a folder."""
     labelled = [split.name for split in data.splits.values() if split.labels is not None]
     root = shlex.quote(str(data.root))
     if "train" not in labelled:
@@ -84,7 +84,7 @@ def _is_foreign(data: NewsData, name: str) -> bool:
 
 
 def _languages(data: NewsData) -> list[str]:
-    """Return the names of the languages whose folders xMIND's files are in."""
+    """Return the names of the languages of the translations that are read."""
     splits = reader_of(data.root).find_splits(data.root).values()
     parts = (file.path.absolute().parts for files in splits for file in files[2:])
     codes = [code for part in parts for code in map(str.lower, part[-3:]) if code in LANGUAGES]
@@ -92,7 +92,7 @@ def _languages(data: NewsData) -> list[str]:
 
 
 def foreign_letters(titles: pa.ChunkedArray) -> float:
-    """Return the share of letters that ASCII does not have."""
+    """Return the share of letters outside of ASCII."""
     count: Counter[bool] = Counter()
     for title in pc.drop_null(titles.slice(0, LOOKED_AT)).to_pylist():
         count.update(letter.isascii() for letter in title if letter.isalpha())

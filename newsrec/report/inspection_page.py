@@ -20,11 +20,11 @@ from newsrec.report.pictures import render
 PICTURE, PAGE = "inspect.png", "inspect.html"
 KINDS = (".png", ".html")
 POSITIONS = 20
-"""Positions of a list that are drawn."""
+"""Number of positions that are drawn, from the first on."""
 BLOCK = 1 << 18
-"""Impressions looked at together, to bound memory."""
+"""Impressions read at once, to bound memory."""
 HISTORY_LENGTHS = np.array([0, 1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 400])
-"""Lengths of histories up to which impressions are counted."""
+"""For each of these lengths, the impressions with at most so long a history are counted."""
 
 
 def require_output(output: Path) -> None:
@@ -83,7 +83,7 @@ def history_shares(split: Split) -> NDArray[np.float64]:
 
 
 def lives(data: NewsData) -> NDArray[np.float64]:
-    """Return for each news item that was shown the days from first to last ``[shown news]``."""
+    """Return the days from first to last impression of each news item shown ``[shown news]``."""
     first = np.full(data.num_news, np.iinfo(np.int64).max)
     last = np.full(data.num_news, np.iinfo(np.int64).min)
     for split in data.splits.values():
@@ -100,12 +100,13 @@ def lives(data: NewsData) -> NDArray[np.float64]:
 
 
 def clicks_by_position(split: Split, most: int = POSITIONS) -> NDArray[np.float64]:
-    """Return the clicks at each of the first positions of a list, divided by those of chance.
+    """Return the clicks at each of the first positions, divided by those expected by chance.
 
-    1 at all positions means that clicks do not depend on the position. Chance gives each candidate
-    of a list the same part of its clicks; the plain share of clicked candidates would fall with the
-    position even then, since short lists have more clicks per candidate. It is NaN where no list
-    with a click is so long ``[most]``.
+    By chance, each candidate of an impression gets the same part of the impression's clicks. A
+    value of 1 at all positions means that clicks do not depend on the position. The plain share of
+    clicked candidates would fall with the position even then, since impressions with few candidates
+    have more clicks per candidate. The value is NaN if no impression with a click has so many
+    candidates ``[most]``.
     """
     assert split.labels is not None
     clicked, chance = np.zeros(most), np.zeros(most)

@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 def log_report(loggers: Sequence[Any], files: Sequence[Path], summary: Path) -> None:
     """Add the files and the metrics of the best checkpoint to the run of each tracker.
 
-    The loggers upload the checkpoint themselves if their option ``log_model`` is set. The run is
-    complete by now, so an error is only logged.
+    The loggers upload the checkpoint themselves if their option ``log_model`` is set. An error is
+    only logged, since the run is already complete.
 
     Args:
         loggers: All loggers of the run.

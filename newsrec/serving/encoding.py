@@ -1,4 +1,4 @@
-"""Encodes titles as news vectors, with the habits of ``sentence_transformers``."""
+"""Encodes titles as news vectors, with the keywords of ``sentence_transformers``."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -45,13 +45,13 @@ class TextEncoder(ABC):
 
         Args:
             titles: Titles; may be empty strings.
-            categories: As in ``encode_news``, or one text for a single title; so are the following.
-            subcategories: Subcategory for each title.
-            abstracts: Abstract for each title.
-            batch_size: News encoded at once; those of similar length are encoded together.
+            categories: As in ``encode_news``, or one text for a single title.
+            subcategories: Likewise.
+            abstracts: Likewise.
+            batch_size: News encoded at once; news of similar length is encoded together.
             show_progress_bar: Whether to show a progress bar, if stderr is a terminal.
-            normalize_embeddings: Whether to scale each vector to length 1. Products with a user
-                vector are then no longer the model's scores.
+            normalize_embeddings: Whether to scale each vector to length 1. The product of such a
+                vector with a user vector is not the model's score.
 
         Raises:
             UserError: As in ``encode_news``, and if ``batch_size`` is not 1 or more.

@@ -72,7 +72,7 @@ class ExportFolder:
     def find(
         cls, name: str | Path, revision: str | None = None, files: Collection[str] = KNOWN_FILES
     ) -> "ExportFolder":
-        """Return a folder, or one of the hub, of which only ``files`` are downloaded.
+        """Return a local folder, or a repository of the hub; only ``files`` are downloaded.
 
         Args:
             name: A folder, or the id of a repository on the Hugging Face hub.

@@ -19,8 +19,8 @@ from newsrec.serving.matching import COMBINE, OUTPUTS
 
 MANIFEST_FORMAT, MATCHING_FORMAT = 2, 3
 """Versions of the folder's format; increase them when the meaning changes. In format 2 scores are
-dot products and a news item has one text. In format 3 ``matching`` names how scores are made, and
-``abstract_tokens``, if given, says that a news item has an abstract of its own."""
+dot products and a news item is one text. In format 3 ``matching`` names how scores are made, and
+``abstract_tokens``, if given, says that abstracts are texts of their own."""
 
 MANIFEST = "manifest.json"
 USER_ENCODER = "user_encoder.onnx"
@@ -44,7 +44,7 @@ KNOWN_FILES = frozenset(
 )
 """File names that a manifest may list."""
 SERVED_FILES = KNOWN_FILES - {PROGRAM, WEIGHTS, CONFIG, CARD, OLD_CARD}
-"""Those that serving reads."""
+"""Files that serving reads."""
 TORCH_FILES = frozenset({WEIGHTS, CONFIG, TOKENIZER, CARD})
 """Files from which PyTorch builds the model."""
 

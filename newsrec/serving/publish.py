@@ -10,7 +10,7 @@ from newsrec.serving.folder import ExportFolder
 from newsrec.serving.manifest import CARD, MANIFEST, NEWS, VECTORS
 
 CATALOGUE = (NEWS, VECTORS)
-"""Files with the news of the training data, whose licence may forbid to publish them."""
+"""Files with news of the training data; the data's licence may forbid publishing it."""
 
 
 def push(
@@ -29,11 +29,11 @@ def push(
         private: Whether a new repository is private; None leaves it to the account.
         revision: Branch, which is made if there is none; None is the main branch.
         commit_message: The commit's message.
-        news: Whether to publish the catalogue, too: the titles and the vectors of the news.
+        news: Whether to also publish the catalogue: the titles and the vectors of the news.
 
     Raises:
-        HubError: If the hub cannot be reached, or does not allow it.
-        UserError: If it is no exported folder, or a file was changed.
+        HubError: If the hub cannot be reached, or refuses the upload.
+        UserError: If it is not an exported folder, or a file was changed.
     """
     exported = folder if isinstance(folder, ExportFolder) else ExportFolder(folder)
     kept = {

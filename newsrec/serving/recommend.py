@@ -75,7 +75,7 @@ class Recommender(TextEncoder):
 
         Args:
             folder: Folder that ``python -m newsrec export`` wrote.
-            threads: Threads of the encoders; None: all cores. Numpy's follow OMP_NUM_THREADS.
+            threads: Threads of the encoders; None uses all cores. OMP_NUM_THREADS sets numpy's.
 
         Raises:
             UserError: If it is not an exported folder, has another format, or was changed.
@@ -86,7 +86,7 @@ class Recommender(TextEncoder):
     def from_pretrained(
         cls, name: str | Path, revision: str | None = None, threads: int | None = None
     ) -> "Recommender":
-        """Do the same as ``load`` for a folder, or a repository on the Hugging Face hub.
+        """Read a folder, as ``load`` does, or a repository on the Hugging Face hub.
 
         Args:
             name: The folder, or the repository's id, such as ``me/news``.
@@ -104,7 +104,7 @@ class Recommender(TextEncoder):
         commit_message: str | None = None,
         news: bool = False,
     ) -> str:
-        """Publish the folder on the hub, as it is on the disk; see ``publish.push``."""
+        """Publish the folder on the hub as it is on the disk; see ``newsrec.serving.publish``."""
         return push(self.folder, repo_id, private, revision, commit_message, news)
 
     @property
@@ -263,8 +263,8 @@ class Recommender(TextEncoder):
             k: Number of news; fewer are returned if fewer are allowed.
             exclude_history: Whether news of the history are left out.
             categories: Categories to recommend from; None allows all.
-            skip_repeats: Leave out news whose vector has at least this cosine with that of a
-                clicked one, such as near-duplicates; None leaves out none.
+            skip_repeats: Leave out news whose vector has at least this cosine with the vector of a
+                clicked news item, such as near-duplicates; None leaves out none.
 
         Raises:
             UserError: If the catalogue is empty, or an argument is invalid.

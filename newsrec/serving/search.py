@@ -37,8 +37,9 @@ def excluded_rows(
     Args:
         news: News vectors ``[news, dim]``.
         clicks: Rows that each user clicked ``[users]``.
-        history: Whether to leave these out.
-        repeated: Smallest cosine with one of them that leaves out other news; None leaves out none.
+        history: Whether to leave out the clicked news.
+        repeated: Leave out news whose vector has at least this cosine with that of a clicked news
+            item; None leaves out none.
     """
     excluded = [list(rows) if history else [] for rows in clicks]
     if repeated is not None:

@@ -28,7 +28,7 @@ from newsrec.serving.matching import Matching, Users
 NEWS_OUTPUTS = ("news_vector",)
 
 INPUTS = {USER_ENCODER: {"history", "mask"}, NEWS_ENCODER: {"token_ids", "mask"}}
-"""Names of each graph's inputs; a news encoder that reads abstracts has ``views``, too."""
+"""Names of each graph's inputs; a news encoder that reads abstracts also has ``views``."""
 
 CLICKS_PER_RUN = 3200
 """Clicked news, padding included, that the user encoder reads at once."""
@@ -76,7 +76,7 @@ class Encoders:
 
     @cached_property
     def _tokenizers(self) -> list[Any]:
-        """The tokenizer of titles and, if they are read, that of abstracts."""
+        """The tokenizer of titles and, if abstracts are read, the tokenizer of abstracts."""
         tokenizers, found = require_package("tokenizers"), []
         path = self.folder.file(TOKENIZER)
         for longest in (self.folder.manifest["max_tokens"], self.abstract_tokens):
@@ -162,11 +162,11 @@ class Encoders:
     def _blocks(
         self, pairs: Sequence[tuple[str, ...]], views: Sequence[Sequence[Sequence[int]]]
     ) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]]]]:
-        """Yield places of news, and the news encoder's inputs for them.
+        """Yield places of news, and the news encoder's inputs for this news.
 
         Args:
-            pairs: Title and, if they are read, abstract of each news item ``[news]``.
-            views: Their tokens: of all titles, then of all abstracts.
+            pairs: Title and, if abstracts are read, abstract of each news item ``[news]``.
+            views: Tokens of all titles, then of all abstracts.
         """
         if not views:
             return

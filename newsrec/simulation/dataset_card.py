@@ -1,4 +1,4 @@
-"""The card of a simulated world, by which ``datasets.load_dataset`` reads its files."""
+"""The card of a simulated world, which tells ``datasets.load_dataset`` how to read the files."""
 
 import shlex
 from collections.abc import Collection
@@ -45,7 +45,7 @@ def write_card(
         folder: The folder, with all other files.
         world: Content of ``world.json``.
         file_format: ``mind`` or ``parquet``.
-        titles: File that the texts are from, if any.
+        titles: File from which the texts are taken, if any.
         without: Effects that the world does not have.
         unlabelled: Splits without labels. As Parquet these lack a column, so they are a
             configuration of their own.

@@ -1,6 +1,7 @@
-"""Turns a simulated world into the files of EB-NeRD, with the types that it was published in.
+"""Turns a simulated world into the files of EB-NeRD, with the types of the published files.
 
-What the world does not have, such as read times, is null. Ids are the numbers in MIND's ids.
+Columns that the world does not have, such as read times, are null. Ids are the numbers in MIND's
+ids.
 """
 
 from collections.abc import Iterable
@@ -126,7 +127,7 @@ def _write_behaviors(split: str, files: SplitFiles, target: Path) -> None:
 def _history(
     user: pa.Array, history: pa.ListArray, rows: list[int], end: np.datetime64
 ) -> pa.Table:
-    """Return the histories of some rows; their clicks are spread evenly over the days before."""
+    """Return the histories of some rows, with clicks spread evenly over the days before ``end``."""
     lists = history.take(pa.array(rows, pa.int64()))
     news = Ragged(
         _numbers(lists.flatten()).to_numpy(), to_offsets(lists.value_lengths().to_numpy())

@@ -50,7 +50,7 @@ FORMATS: dict[str, Callable[[Path], None]] = {
     "parquet": turn_into_parquet,
     "ebnerd": turn_into_ebnerd,
 }
-"""What each format does with the folder of MIND's files that is written first."""
+"""For each format, the function that converts the folder with MIND's files."""
 
 
 def simulate(
@@ -66,7 +66,8 @@ def simulate(
 ) -> dict[str, Any]:
     """Write a simulated world as ``{train,dev,test}/{news,behaviors}.tsv`` and ``world.json``.
 
-    ``README.md`` is a card, with which ``datasets.load_dataset(output)`` reads the files.
+    ``README.md`` is a card, with which ``datasets.load_dataset(output)`` reads the files; a world
+    in EB-NeRD's format has none.
 
     Args:
         output: A folder that is absent or empty; it is written completely or not at all.
@@ -107,7 +108,7 @@ def simulate(
         else:
             _write_world(folder, sizes, world, advance)
         FORMATS[file_format](folder)
-        if file_format != "ebnerd":  # whose splits are not files that `datasets` reads alike
+        if file_format != "ebnerd":  # `datasets` cannot read EB-NeRD's files as such splits
             unlabelled = [] if sizes.tastes else [n for n in world["splits"] if n == "test"]
             write_card(folder, world, file_format, titles, without, unlabelled)
 

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 VIEWS_AT_ONCE = 2**15
-"""News whose texts' vectors are pooled at once."""
+"""Number of news items whose texts are pooled at once."""
 
 
 def news_blocks(catalogue: Catalogue) -> list[Tensor]:
@@ -71,7 +71,7 @@ def mean_states(
 
     As in ``encode_catalogue``, the processes share the work and all get the result.
     ``states`` may cover only the first rows; the whole PLM then runs for the others, and for all
-    texts if it is None. ``catalogue.of_titles`` has those of news.
+    texts if it is None. ``catalogue.of_titles`` selects the means of titles.
     """
     device, hidden = cut.plm.device, cut.plm.config.hidden_size
     known = 0 if states is None else len(states.lengths)

@@ -67,8 +67,8 @@ class RecommenderModule(LightningModule):
         interests: Number of vectors per user that interests makes.
         combine: How interests makes one score of its products: logsumexp, a smooth maximum with a
             learned temperature, or max.
-        appeal: Whether a learned vector is added to every user's vector: what all users like. News
-            then differ in score for users without clicks, too.
+        appeal: Whether a learned vector, what all users like, is added to every user vector. It
+            also ranks news for users without clicks.
         loss: Training loss: cross_entropy of picking the clicked candidate among npratio skipped
             ones; in_batch, the same with other samples' clicked news as further negatives; or
             impression, cross-entropy over all candidates of an impression and all its clicks.

@@ -71,7 +71,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Split trainable parameters by learning rate (PLM or its adapters, gates, others) and decay.
 
-    Gates are the scalar parameters outside the PLM, and the vectors that start at zero like them
+    Gates are the scalar parameters outside the PLM, and the vectors that start at zero, as gates do
     (``NewsRecommender.open_from_zero``). Weight matrices decay; biases, norms, gates and embeddings
     do not. Each group has a name, under which its rate is logged.
     """
@@ -107,7 +107,7 @@ def parameter_groups(
 
 
 def peak_rates(groups: list[dict[str, Any]]) -> str:
-    """Describe the peak learning rate of each part that is trained, by its option."""
+    """Describe the peak learning rate of each trained part, with the name of its option."""
     rates = {
         name.removesuffix("_no_decay"): group["lr"]
         for group in groups

@@ -7,11 +7,11 @@ from typing import Any
 from newsrec.errors import UserError
 
 EXTRAS = {"wandb": "wandb", "mlflow": "mlflow", "sqlalchemy": "mlflow", "alembic": "mlflow"}
-"""Extra of newsrec that installs a package; MLflow keeps its database by the last two."""
+"""Extra of newsrec that installs a package; MLflow needs the last two for its database."""
 
 
 def missing_package(error: BaseException | None) -> str | None:
-    """Return the message for a package that an error, or what caused it, says is missing."""
+    """Return the message for a missing package that an error, or its cause, names."""
     while error is not None and not isinstance(error, ModuleNotFoundError):
         error = error.__cause__ or error.__context__
     if error is None:
@@ -26,7 +26,7 @@ def missing_package(error: BaseException | None) -> str | None:
 
 
 def log_options(loggers: Sequence[Any], options: Mapping[str, Any]) -> None:
-    """Give the loggers the options of the run, which is the first that they are asked for."""
+    """Give the loggers the options of the run; a logger that cannot be used fails here first."""
     for logger in loggers:
         with _logger_mistakes():
             logger.log_hyperparams(options)

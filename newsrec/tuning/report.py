@@ -1,4 +1,4 @@
-"""What a search found: a table, a picture and ``trials.csv``."""
+"""Reports what a search found: a table, a picture and ``trials.csv``."""
 
 import csv
 import io
@@ -57,7 +57,7 @@ def write_trials(tuning: Tuning, path: Path) -> None:
 
 
 def draw_tuning(tuning: Tuning, space: Space, path: Path) -> None:
-    """Draw the AUC of each trial in their order, and against the values of each option."""
+    """Draw the AUC of all trials in order, and against the values of each option."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

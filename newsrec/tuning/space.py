@@ -1,4 +1,4 @@
-"""What is searched: a range or a list of choices for each option."""
+"""The search space: a range or a list of choices for each option."""
 
 import difflib
 import json
@@ -43,7 +43,7 @@ def read_space(name: str) -> tuple[Space, str]:
 
 
 def check_space(space: Mapping[Any, Any], place: str) -> Space:
-    """Return a search space with plain numbers, after refusing what cannot be searched.
+    """Return a search space with plain numbers; refuse what cannot be searched.
 
     Args:
         space: By name of the option: ``{low, high, log, step}`` or a list of choices.

@@ -1,4 +1,4 @@
-"""Trains with one set of options after the other, and finds the best."""
+"""Trains with one set of options after another, and finds the best set."""
 
 import gc
 import json
@@ -36,13 +36,13 @@ log = logging.getLogger(__name__)
 JOURNAL = "study.journal"
 PRUNERS = ("median", "hyperband", "none")
 FAILURES = 3
-"""The study ends if so many trials fail before one succeeds."""
+"""The study ends if this many trials fail before one succeeds."""
 CALLED = {"space": "search space", "about": "value of an option of fit"}
 ENOUGH = 10
-"""Fewest complete trials from which the importance of options is told."""
+"""The importance of options is computed from this many complete trials on."""
 
 Train = Callable[[dict[str, Any], Path, list[Callback]], Any]
-"""Trains with options, in a run folder that is not there yet, with further callbacks."""
+"""Trains with options, in a run folder that does not exist yet, with further callbacks."""
 
 
 def tune(
@@ -60,7 +60,7 @@ def tune(
     """Search for the options with the best ``val/auc``, one training after the other.
 
     A search that was stopped or killed goes on when ``tune`` is called again with the same
-    arguments. What is drawn depends on the seed and on the trials before, not on where it stopped.
+    arguments. The draws depend on the seed and the earlier trials, not on where the search stopped.
 
     Args:
         train: Called with the drawn options by name, a run folder and callbacks; it trains, for
@@ -69,11 +69,12 @@ def tune(
         output: Folder for the study; a trial has the run folder ``trials/NUMBER`` in it.
         trials: Number of trials in all; those that were killed are replaced and do not count.
         seed: Seed of the draws.
-        pruner: What ends a trial early: ``median``, if after as many validations it is worse than
-            the median of the others; ``hyperband``, Optuna's pruner of that name; or ``none``.
+        pruner: What ends a trial early: ``median``, if it is worse than the median of the complete
+            trials after the same number of validations; ``hyperband``, Optuna's pruner of that
+            name; or ``none``.
         keep: ``best`` deletes the checkpoints of all trials but the best; ``all`` keeps them.
-        first: Options of the first trial, where they lie in the space.
-        about: What else the trials have in common; a study goes on only with the same.
+        first: Options of the first trial; those outside the space are ignored.
+        about: What else the trials have in common; a study goes on only with an equal value.
 
     Returns:
         All trials, and the importance of the options.
@@ -156,7 +157,7 @@ def _study(optuna: Any, output: Path, pruner: str) -> Any:
 
 
 def _check_same(study: Any, output: Path, asked: dict[str, Any]) -> None:
-    """Keep what was asked for with the study; refuse to go on with something else."""
+    """Store the study's settings; refuse to go on with other settings."""
     asked = json.loads(json.dumps(asked, default=str))
     kept = study.user_attrs.get("asked")
     if kept is None:
@@ -175,7 +176,7 @@ def _check_same(study: Any, output: Path, asked: dict[str, Any]) -> None:
 
 
 def _fail_stopped(study: Any) -> None:
-    """Count trials as failed whose process was killed; others replace them."""
+    """Mark trials whose process was killed as failed; new trials replace them."""
     from optuna.trial import TrialState
 
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
@@ -204,7 +205,7 @@ def _run(
     from optuna.samplers import TPESampler
     from optuna.trial import TrialState
 
-    # A sampler of its own for each trial: a study that goes on draws as one that never stopped.
+    # Each trial has its own sampler, so a stopped study draws as one that was never stopped.
     number = len(study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)))
     drawing = np.random.SeedSequence([seed, number]).generate_state(1)
     study.sampler = TPESampler(seed=int(drawing[0]))
@@ -256,7 +257,7 @@ def _say(trial: Trial, after: list[Trial], trials: int) -> None:
 
 @contextmanager
 def _tidy() -> Iterator[None]:
-    """Leave nothing of a trial to the next: neither memory nor handlers of signals."""
+    """Free a trial's memory and restore the signal handlers before the next trial."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

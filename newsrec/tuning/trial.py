@@ -29,9 +29,9 @@ class Tuning(NamedTuple):
 
     output: Path
     trials: list[Trial]
-    """All trials in their order, but those that were stopped."""
+    """All trials in order, without those that were stopped."""
     importance: dict[str, float]
-    """Share of each option in the differences; empty after fewer than ``ENOUGH`` trials."""
+    """Importance of each option; empty after fewer than ``ENOUGH`` complete trials."""
 
     @property
     def best(self) -> Trial:
@@ -48,8 +48,8 @@ class Tuning(NamedTuple):
 class AucReport(Callback):
     """Tells Optuna each ``val/auc``, and ends the run early if the pruner asks for it.
 
-    The run ends as after its last epoch, with its checkpoints. In the last epoch nothing would be
-    saved, so the pruner is not asked.
+    A run that ends early writes its checkpoints, as after its last epoch. The pruner is not asked
+    in the last epoch, since that would save no time.
     """
 
     def __init__(self, trial: Any) -> None:
@@ -58,7 +58,7 @@ class AucReport(Callback):
         self.pruned = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tell the value, and ask."""
+        """Tell Optuna the value, and ask the pruner."""
         value = trainer.callback_metrics.get("val/auc")
         if trainer.sanity_checking or value is None:
             return

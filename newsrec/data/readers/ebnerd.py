@@ -100,7 +100,7 @@ class _Histories(NamedTuple):
     user: NDArray[np.int64]
     """Ids of the users, ascending, and a last one that no user has ``[users + 1]``."""
     row: NDArray[np.int64]
-    """Row of ``clicks`` of each of them ``[users + 1]``."""
+    """Row of ``clicks`` of each user ``[users + 1]``."""
     clicks: Ragged
     """Catalogue rows, oldest first, without unknown news; the last row is empty."""
     unknown: NDArray[np.int64]
@@ -109,7 +109,7 @@ class _Histories(NamedTuple):
     num_bad: int
 
     def of(self, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return the row of each user, and which users have one ``[users]``."""
+        """Return the row of each user, and which users have a history ``[users]``."""
         place = np.searchsorted(self.user, users)
         found = self.user[place] == users
         return self.row[np.where(found, place, -1)], found
@@ -209,7 +209,7 @@ class _Parser:
 
 
 def _labels(shown: Lists, clicked: Lists) -> tuple[NDArray[np.int8], int]:
-    """Return which candidates were clicked, and how many clicks are on none of the candidates."""
+    """Return which candidates were clicked, and how many clicks are on other news."""
     values = pa.concat_arrays(
         [lists.values.cast(pa.int64(), safe=False) for lists in (shown, clicked)]
     )

@@ -18,7 +18,7 @@ WHERE_FROM = (
 
 
 def has_ebnerd(root: Path) -> bool:
-    """Return whether a folder has files named as EB-NeRD's, or its zips and nothing to read."""
+    """Return whether a folder has files with EB-NeRD's names, or zips of EB-NeRD, still packed."""
     if any(root.glob("*/news.*")):  # own data or MIND's
         return False
     bases = _bases(root)

@@ -48,7 +48,7 @@ def find_splits(root: Path) -> dict[str, SplitFiles]:
 def files_in(
     place: Path, names: Sequence[str] = NAMES, where_from: str = WHERE_FROM
 ) -> list[SourceFile]:
-    """Return the file of each name in a split's folder or zip; refuse none and several."""
+    """Return the file of each name in a split's folder or zip; refuse missing or several files."""
     if not place.is_dir():
         return _in_zip(place, names, where_from)
     inner = within(place)

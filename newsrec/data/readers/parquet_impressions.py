@@ -132,7 +132,7 @@ def require_times(rows: Rows, name: str) -> Rows:
 
 
 def require_candidates(rows: Rows, name: str, lookup: Lookup) -> tuple[Rows, Lists, Ragged]:
-    """Return the rows with candidates, their ids in the column ``name``, and catalogue rows."""
+    """Return rows with candidates, their ids (column ``name``), and their catalogue rows."""
     lists = Lists.of(rows.column(name))
     if not lists.lengths.all():
         return require_candidates(

@@ -1,8 +1,8 @@
 """Reads xMIND: MIND's impressions with news translated into other languages.
 
 ``ROOT`` has MIND's splits and a folder for each language, such as ``swh/xMINDsmall_train/``. With
-several languages, each news item is told in one of them, drawn by its id. ``ROOT/swh`` as the data
-folder reads Swahili alone. ``docs/data.md`` describes the layout.
+several languages, each news item has the text of one language, drawn by its id. If the data folder
+is ``ROOT/swh``, only Swahili is read. ``docs/data.md`` describes the layout.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ LANGUAGES = {
     "tam": "Tamil", "vie": "Vietnamese", "tha": "Thai", "ron": "Romanian", "fin": "Finnish",
     "kat": "Georgian", "hat": "Haitian Creole", "ind": "Indonesian", "grn": "Guarani",
 }  # fmt: skip
-"""Name of the folder of each language, in capital letters too, and the language."""
+"""Name of the folder of each language, also in capital letters, and the language."""
 ENGLISH = "eng"
 COLUMNS = ("news_id", "title", "abstract")
 SETTINGS = "languages.json"
@@ -51,7 +51,7 @@ class _Layout(NamedTuple):
     languages: dict[str, Path]
     """Folder of each language, by its code in small letters."""
     settings: Path
-    """File that chooses languages, which need not be there."""
+    """File that chooses languages; it may be absent."""
 
 
 class XmindReader:
@@ -62,11 +62,11 @@ class XmindReader:
     submission = "prediction.txt"
 
     def recognizes(self, root: Path) -> bool:
-        """Return whether a folder has languages, or is one, or has news of three columns."""
+        """Return whether a folder has languages, is that of one, or has news of three columns."""
         return bool(_layout(root).languages) or _has_three_columns(root)
 
     def find_splits(self, root: Path) -> dict[str, tuple[SourceFile, ...]]:
-        """Return MIND's two files of each split, its translations, and the settings if any."""
+        """Return MIND's two files of each split, the split's translations, and any settings."""
         layout = _layout(root)
         folders = layout.languages
         settings = [SourceFile(layout.settings)] if layout.settings.is_file() else []
@@ -114,7 +114,7 @@ class Mix(NamedTuple):
     """Which languages are used; ``ROOT/languages.json`` may set other values."""
 
     languages: tuple[str, ...] = ()
-    """Codes; all languages that are there if empty. ``eng`` is MIND's own text."""
+    """Codes; if empty, all languages that have a folder. ``eng`` is MIND's own text."""
     seed: int = 0
 
 
@@ -209,7 +209,7 @@ class _Translated:
 
 
 def _read(file: TsvFile) -> Rows:
-    """Read a whole translation, without the repeats and a header line."""
+    """Read a whole translation, without repeated news and without a header line."""
     rows = merge_news(file.map(_with_all_columns))
     return rows._replace(table=distinct(rows.table))
 
@@ -235,7 +235,7 @@ def _replaced(table: pa.Table, texts: pa.Table) -> pa.Table:
 
 
 def _layout(root: Path) -> _Layout:
-    """Return the parts of a data folder; no languages if it is none of xMIND."""
+    """Return the parts of a data folder; no languages if it is not xMIND's."""
     here = Path(os.path.abspath(root))
     settings = root / SETTINGS
     if here.name.lower() in LANGUAGES and _has_translation(root):
@@ -254,7 +254,7 @@ def _has_translation(folder: Path) -> bool:
 
 
 def _translation(folder: Path, split: str, news: SourceFile) -> SourceFile:
-    """Return the translation of a split's news; that of MIND's size if there are two."""
+    """Return the translation of a split's news; if there are two, that of MIND's size."""
     places = places_of(folder, split, "xMIND")
     if len(places) > 1:  # the download has MIND-small and MIND-large
         places = [place for place in places if place.stem[1:] in str(news.path)] or places

@@ -1,7 +1,7 @@
 """LoRA (Hu et al., arXiv 2106.09685): trains small adapters beside the weights of a frozen PLM.
 
 An adapted linear map computes ``W x + alpha / rank B A x``. ``B`` starts at zero, so a new model
-scores as the one without adapters.
+has the same scores with and without adapters.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ from newsrec.errors import MissingPackageError, UserError
 from newsrec.model.plm.cut import CutPlm
 
 ADAPTER = "adapter"
-"""Name of the adapters in ``peft``, which could have several; part of the names of weights."""
+"""Name of our adapters in ``peft``, which allows several sets; part of the names of weights."""
 BASE = ".base_layer."
 """Part of the name of a weight that has an adapter."""
 
@@ -45,8 +45,8 @@ class LoraConfig:
 
     Args:
         rank: Rank of the adapters, for example 8; 0 trains the PLM's own weights instead. The
-            layers of model.tune_layers get adapters: -1 for all layers, N for the top N. Their own
-            weights and everything below them are frozen.
+            layers of model.tune_layers get adapters: -1 for all layers, N for the top N. The own
+            weights of these layers and everything below them are frozen.
         alpha: An adapter's output is multiplied by alpha / rank.
         dropout: Share of an adapter's inputs that is dropped in training.
         targets: Names of the linear maps of a layer that get adapters, or the ends of the names;
@@ -113,11 +113,11 @@ def add_adapters(cut: CutPlm, config: LoraConfig) -> None:
     """Add adapters to the tuned layers of a PLM, and freeze all its other weights.
 
     Args:
-        cut: The PLM; with all layers tuned, its embeddings are frozen too, and drop nothing out.
+        cut: The PLM; with all layers tuned, its embeddings are also frozen, and have no dropout.
         config: Shape of the adapters; its rank is above 0.
 
     Raises:
-        UserError: If no such linear maps are in these layers; lists those that are.
+        UserError: If the layers do not have the linear maps of ``config``; lists those they have.
     """
     from peft import LoraConfig as PeftConfig
     from peft import inject_adapter_in_model
@@ -125,23 +125,24 @@ def add_adapters(cut: CutPlm, config: LoraConfig) -> None:
     names = _target_names(cut, config)
     options = {"r": config.rank, "lora_alpha": config.alpha, "lora_dropout": config.dropout}
     made = PeftConfig(target_modules=names, **options)  # type: ignore[arg-type]
-    # Without values at first, and not as tensors of an estimate, which peft cannot move.
+    # Adapters have no values at first. They are never the fake tensors of a memory estimate, since
+    # peft cannot move these.
     with unset_fake_temporarily():
         inject_adapter_in_model(made, cut.plm, ADAPTER, low_cpu_mem_usage=True)
-    # Drawn apart, so that all other weights start as they do without adapters.
+    # Adapters are drawn from a forked generator, so other weights start as without adapters.
     with torch.random.fork_rng(devices=[]):
         for name in names:
             adapted: Any = cut.plm.get_submodule(name)
             for part in (adapted.lora_A[ADAPTER], adapted.lora_B[ADAPTER]):
                 part.weight = nn.Parameter(adapted.base_layer.weight.new_empty(part.weight.shape))
             adapted.reset_lora_parameters(ADAPTER, init_lora_weights=True)
-            # Else peft would copy the input to float32 under autocast, which casts it back.
+            # Under autocast peft would copy the input to float32, and autocast would cast it back.
             adapted.cast_input_dtype_enabled = False
     cut.frozen = cut.outside(_adapted_layers(cut))
 
 
 def describe(cut: CutPlm, config: LoraConfig) -> str:
-    """Describe what of an adapted PLM is trained."""
+    """Describe which weights of a PLM with adapters are trained."""
     named = list(cut.plm.named_parameters())
     adapters = sum(p.numel() for _, p in named if p.requires_grad)
     own = sum(p.numel() for _, p in named) - adapters
@@ -157,7 +158,7 @@ def describe(cut: CutPlm, config: LoraConfig) -> str:
 def lowest_adapted(cut: CutPlm) -> set[Tensor]:
     """Return the PLM's own weights that have adapters in the lowest adapted layer.
 
-    By default they multiply what comes from below, which is constant and gets no gradient.
+    With the default targets, the input of these weights is constant and gets no gradient.
     """
     parts: list[Any] = list(_adapted_layers(cut)[0].modules())
     return {part.base_layer.weight for part in parts if hasattr(part, "base_layer")}

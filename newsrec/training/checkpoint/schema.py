@@ -135,8 +135,8 @@ def try_out(recommender: Any) -> None:
 def building(path: str | Path | None) -> Iterator[None]:
     """Turn any error from building a checkpoint's model, except MemoryError, into a UserError.
 
-    It names the file, if ``path`` is known, and what is wrong. A missing package is not the file's
-    fault, so that error passes.
+    The UserError names the file, if ``path`` is known, and what is wrong. An error for a missing
+    package passes unchanged, since the file is not wrong.
     """
     try:
         yield

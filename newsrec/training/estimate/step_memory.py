@@ -38,7 +38,7 @@ class Shape(NamedTuple):
     candidates: int
     """Candidates of a sample, including the clicked one."""
     titles: int | None = None
-    """Number of distinct news if some have two texts; None if each has one."""
+    """Number of distinct news items if some have two texts; None if each has one."""
 
     @property
     def news(self) -> int:

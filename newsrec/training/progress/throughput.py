@@ -145,7 +145,7 @@ def model_flop(recommender: NewsRecommender, counts: Any, kept_states: bool) -> 
         flop += each * 2 * counts.squares * hidden * layers
         for weight in weights:
             products = each
-            if above and not weight.requires_grad:  # beside adapters, which get the gradients
+            if above and not weight.requires_grad:  # frozen; its adapter gets the gradients
                 products = FORWARD if weight in constant else FORWARD_AND_BACKWARD - FORWARD
             flop += products * counts.tokens * weight.numel()
     parts = nn.ModuleList([news.project, news.fastformer, news.pooling])
