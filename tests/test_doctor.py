@@ -42,7 +42,7 @@ def test_a_sound_machine_is_described_on_one_screen(plm_dir, capsys):
     assert all(len(line) <= 100 or " " not in line[11:] for line in lines)
     assert "bf16: matrix products of this model reach 400 GFLOP/s in bf16 and 200 in fp32" in shown
     assert f"{plm_dir}: folder" in " ".join(shown.split())
-    assert shown.endswith("Nothing is in the way of `python -m newsrec fit --config demo`.\n")
+    assert shown.endswith("You can run `python -m newsrec fit --config demo`.\n")
 
 
 def test_json_has_plain_values(plm_dir, capsys):

@@ -41,7 +41,7 @@ def test_splits_in_order_with_their_own_ids_raise_no_doubt(tmp_path):
 @pytest.mark.parametrize("ids", [[7, 7, 7], ["7", "007", "7"]])
 def test_repeated_ids_are_counted(tmp_path, ids):
     (said,) = of(written(tmp_path, {"dev": ids}))
-    assert said.startswith("Warning, dev: 2 impressions have an id that an earlier one has, such ")
+    assert said.startswith("Warning, dev: 2 impressions have an id that occurs earlier, such ")
     assert "such as 7." in said
 
 

@@ -149,7 +149,7 @@ def test_changed_weights_have_no_metrics(plm_dir, saved, tmp_path):
     [
         (EVALUATED | {"checkpoint_sha256": "1"}, "are those of the checkpoint 1, and the model is"),
         ({"split": "test", "checkpoint_sha256": SHA}, "metrics has no auc: test has no labels"),
-        ("nothing.json", "'nothing.json', which is no metrics.json that evaluate wrote"),
+        ("nothing.json", "'nothing.json', which is not a metrics.json that evaluate wrote"),
     ],
 )
 def test_metrics_of_something_else_are_refused(pretrained, tmp_path, metrics, said):

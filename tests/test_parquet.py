@@ -664,7 +664,7 @@ def test_files_of_one_table_with_other_columns_are_named(tmp_path):
 
 def test_near_names_of_files_and_folders_are_told(tmp_path):
     root = write(tmp_path / "own", split="validation")
-    with pytest.raises(UserError, match=f"Mend it: `mv {root}/validation {root}/dev`"):
+    with pytest.raises(UserError, match=f"Rename it: `mv {root}/validation {root}/dev`"):
         open_mind(root)
     (root / "validation").rename(root / "dev")
     (root / "dev" / "impressions.parquet").rename(root / "dev" / "impression.parquet")

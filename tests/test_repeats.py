@@ -115,7 +115,7 @@ def test_an_ensemble_lowers_what_half_of_its_models_find(mind_dir):
 @pytest.mark.parametrize(
     ("threshold", "penalty", "said"),
     [
-        (None, 2.0, "--repeat_penalty is 2.0, but nothing says what a repeat is"),
+        (None, 2.0, "--repeat_penalty is 2.0, but --repeat_threshold is not set"),
         (0.0, None, "--repeat_threshold is 0.0; it is a cosine, above 0 and up to 1"),
         (1.5, None, "--repeat_threshold is 1.5"),
         (float("nan"), None, "--repeat_threshold is nan"),

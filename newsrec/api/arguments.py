@@ -78,5 +78,5 @@ def listed(callbacks: Callback | Sequence[Callback] | None) -> list[Callback]:
     found = list(callbacks or ()) if isinstance(callbacks, Sequence | None) else [callbacks]
     for callback in found:
         if not isinstance(callback, Callback):
-            raise TypeError(f"callbacks has {callback!r}, which is no Callback of Lightning.")
+            raise TypeError(f"callbacks has {callback!r}, which is not a Callback of Lightning.")
     return found

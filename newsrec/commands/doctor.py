@@ -33,6 +33,6 @@ def run(args: argparse.Namespace) -> None:
             for more in wrapped[1:]:
                 say(f"{'':<10}", more)
         if not found["problems"]:
-            say("\nNothing is in the way of `python -m newsrec fit --config demo`.")
+            say("\nYou can run `python -m newsrec fit --config demo`.")
     if found["problems"]:
         sys.exit(1)

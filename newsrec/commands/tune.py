@@ -114,7 +114,7 @@ def _report(tuning: Tuning, space: Space, base: "Options") -> None:
     print_tuning(tuning)
     say(
         f"The best of {len(tuning.trials)} trials was chosen by its val/auc on {split}, which is "
-        f"therefore too high: judge the model on data that chose nothing.\n\n"
+        f"therefore too high: judge the model on data that was not used to choose it.\n\n"
         f"Written to {output}: best.yaml, trials.csv, tuning.png; each trial in trials/.\n"
         f"Next:\n  python -m newsrec fit --config {output / 'best.yaml'}"
     )

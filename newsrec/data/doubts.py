@@ -24,7 +24,7 @@ def doubts(splits: Sequence[Split]) -> list[str]:
         if more:
             who = "1 impression has" if more == 1 else f"{more:,} impressions have"
             found.append(
-                f"Warning, {split.name}: {who} an id that an earlier one has, "
+                f"Warning, {split.name}: {who} an id that occurs earlier, "
                 f"such as {ids[counts > 1][0]}. If rows were written twice, remove them, since "
                 "each counts in every metric; otherwise give each impression its own id."
             )

@@ -36,7 +36,7 @@ COUNTS = {
     "sampled_candidates": "The {:,} skipped news of {} were drawn from what others clicked shortly "
     "before; nobody was shown them. Compare its metrics only with those on the same draws.",
     "beyond_accuracy": "{:,} rows of {} are beyond-accuracy lists (impression id 0): they are "
-    "ranked and stand in the submission, but count in no metric.",
+    "ranked and are in the submission, but count in no metric.",
     "clicks_not_shown": "{:,} clicks of {} are on news that their impression did not show; they "
     "are left out.",
     "users_without_history": "{:,} impressions of {} have a user whom the file of histories lacks; "

@@ -29,7 +29,7 @@ class Repeats(NamedTuple):
         if threshold is None:
             if penalty is not None:
                 raise UserError(
-                    f"--repeat_penalty is {penalty}, but nothing says what a repeat is. Give "
+                    f"--repeat_penalty is {penalty}, but --repeat_threshold is not set. Give "
                     "--repeat_threshold, too: the smallest cosine with a clicked news item."
                 )
             return None

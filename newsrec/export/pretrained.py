@@ -269,7 +269,7 @@ class PretrainedRecommender(TextEncoder):
                 assert isinstance(metrics, dict)
             except (OSError, ValueError, AssertionError) as error:
                 raise UserError(
-                    f"metrics is {str(metrics)!r}, which is no metrics.json that evaluate wrote. "
+                    f"metrics is {str(metrics)!r}, which is not a metrics.json that evaluate wrote. "
                     "Give its path, or the result of evaluate."
                 ) from error
         if metrics.get("checkpoint_sha256") != origin["sha256"]:

@@ -47,7 +47,7 @@ def find_places(root: Path, read: Callable[[Path], Found], where_from: str) -> d
             found[split] = read(place)
     steps = misnamed(root, found)
     if steps is not None:
-        raise DataError(f"{root} has a split under a name that is not read. Mend it: {steps}.")
+        raise DataError(f"{root} has a split under a name that is not read. Rename it: {steps}.")
     if not found:
         raise MissingDataError(
             f"{root} has no split: none of the folders {', '.join(SPLITS)}, and no MIND*_train.zip "
