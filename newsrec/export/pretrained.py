@@ -269,8 +269,8 @@ class PretrainedRecommender(TextEncoder):
                 assert isinstance(metrics, dict)
             except (OSError, ValueError, AssertionError) as error:
                 raise UserError(
-                    f"metrics is {str(metrics)!r}, which is not a metrics.json that evaluate wrote. "
-                    "Give its path, or the result of evaluate."
+                    f"metrics is {str(metrics)!r}, which is not a metrics.json that evaluate "
+                    "wrote. Give its path, or the result of evaluate."
                 ) from error
         if metrics.get("checkpoint_sha256") != origin["sha256"]:
             raise UserError(
