@@ -3,6 +3,7 @@
 import ast
 import pickle
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,13 @@ def test_each_mistake_can_be_caught_by_its_class_and_by_the_builtin_one(found_by
         assert type(raised.value) is exact
         assert all(isinstance(raised.value, kind) for kind in wider)
         assert str(raised.value).endswith((".", "?"))
+
+
+def test_a_search_without_optuna_misses_a_package(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(nr.MissingPackageError, match=r"newsrec\[tune\]"):
+        nr.tune(lambda *_: None, {"dim": [1]}, tmp_path / "study")
+    assert not (tmp_path / "study").exists()
 
 
 @pytest.mark.parametrize("kind", CLASSES)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from newsrec import __version__
 from newsrec.data.fields import Texts
-from newsrec.errors import UserError
+from newsrec.errors import MissingPackageError, UserError
 from newsrec.export.card import model_card
 from newsrec.export.export import describe, origin_of, reported, seal, write_tokenizer
 from newsrec.export.weights import read_model, write_model
@@ -201,14 +201,14 @@ class PretrainedRecommender(TextEncoder):
                 vectors are then the PLM's sentence vectors, centred and cut, not the model's.
 
         Raises:
-            UserError: If the package is missing, or there is no residual path to be left.
+            MissingPackageError: If the package is missing.
+            UserError: If there is no residual path to be left.
         """
         try:
             from newsrec.export.sentences import as_sentence_transformer
         except ImportError as error:
-            raise UserError(
-                "This needs the package sentence-transformers, version 6 or later: run `pip "
-                "install sentence-transformers`."
+            raise MissingPackageError.of(
+                "sentence_transformer()", "sentence-transformers", "sentences"
             ) from error
         return as_sentence_transformer(self, residual_only)
 
