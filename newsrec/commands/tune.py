@@ -16,6 +16,7 @@ from lightning import Callback
 from newsrec.commands.fit import FitCLI, cli_options, fit
 from newsrec.commands.parser_messages import near_options
 from newsrec.console import say, show_our_messages
+from newsrec.data.samples import WHOLE_IMPRESSIONS
 from newsrec.errors import UserError
 from newsrec.files import write_text
 from newsrec.training.lightning_internals import known_options, parser_of_fit
@@ -37,9 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", required=True, help="folder of the study; if it has one, the study goes on")
     add("--trials", type=int, default=20, help="number of trials in all, with those already done")
     use = (
-        "YAML file: for each option of fit a range or a list of choices; or frozen or tuned, which "
+        "YAML file: for each option of fit a range or a list of choices; or frozen, tuned or lora, "
+        "which come with newsrec. The default depends on model.tune_layers and model.lora.rank"
     )
-    add("--space", help=use + "come with newsrec. Default: tuned if the config tunes the PLM")
+    add("--space", help=use)
     use = "what ends bad trials early, by val/auc after each validation"
     add("--pruner", choices=PRUNERS, default="median", help=use)
     add("--seed", type=int, default=0, help="seed of the draws; trials train with seed_everything")
@@ -72,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     given, output = [str(option) for option in args.fit_options], Path(args.output)
     base = Options(given)
     base.check()
-    space, place = read_space(args.space or ("tuned" if base["model.tune_layers"] else "frozen"))
+    space, place = read_space(args.space) if args.space else base.own_space()
     base.check_space(space, place)
 
     def train(options: dict[str, Any], folder: Path, callbacks: list[Callback]) -> None:
@@ -166,10 +168,23 @@ class Options(FitCLI):
                 "in one process. Set both to 1."
             )
 
+    def own_space(self) -> tuple[Space, str]:
+        """Return newsrec's search space for these options, and its place for messages."""
+        adapted = "lora" if self["model.lora.rank"] else "tuned"
+        space, place = read_space(adapted if self["model.tune_layers"] else "frozen")
+        if self["model.loss"] in WHOLE_IMPRESSIONS:  # which trains on all candidates
+            del space["data.npratio"]
+        return space, place
+
     def check_space(self, space: Space, place: str) -> None:
-        """Refuse options that fit does not have, and values that it does not take."""
+        """Refuse options that fit does not have or use, and values that it does not take."""
         known = known_options(self, self.parser)
         for name in space:
+            if name == "model.plm_lr" and self["model.lora.rank"]:
+                raise UserError(
+                    f"{place}: {name} has no effect with adapters (model.lora.rank "
+                    f"{self['model.lora.rank']}). Search model.lora.learning_rate instead."
+                )
             if name in LINKS:
                 raise UserError(f"{place}: {name} follows {LINKS[name]}. Search that instead.")
             if name not in known:
