@@ -206,6 +206,16 @@ def test_sides_that_were_scored_in_unlike_precisions_are_remarked_on(world, caps
         assert "was scored in" not in capsys.readouterr().out
 
 
+def test_sides_that_treat_repeats_of_clicks_unlike_are_remarked_on(world, capsys):
+    rule = {"threshold": 0.9, "penalty": "last", "candidates": 3}
+    a, b = world.run("a", repeats=rule), world.run("b")
+    main(["compare", str(a), str(b)])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "A ranks them last (cosine of at least 0.9), B treats them as others." in text
+    main(["compare", str(a), str(world.run("c", repeats=rule | {"candidates": 4}))])
+    assert "repeat a click" not in capsys.readouterr().out
+
+
 def test_slices_that_only_one_side_has_are_named(world, capsys):
     a = world.run("a")
     world.slices = {"half": world.slices["half"]}
