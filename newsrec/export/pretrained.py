@@ -281,6 +281,12 @@ class PretrainedRecommender(TextEncoder):
                 "metrics are those of the checkpoint, but the weights were changed since. Leave "
                 "metrics out."
             )
+        if "repeats" in metrics:
+            raise UserError(
+                "metrics are those with repeat_threshold "
+                f"{metrics['repeats']['threshold']:g}, and the model ranks no repeats lower. "
+                "Evaluate it without repeat_threshold."
+            )
         if "auc" not in metrics:
             raise UserError(
                 f"metrics has no auc: {metrics.get('split')} has no labels, or no impression that "
