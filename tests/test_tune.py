@@ -325,6 +325,27 @@ def test_mistakes_are_named_before_the_first_trial(tmp_path, capsys, space, more
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.parametrize("config", ["demo", "configs/demo.yaml"])
+def test_a_preset_and_a_group_of_options_go_into_a_search(tmp_path, monkeypatch, config):
+    from newsrec.commands import tune as command
+
+    asked = {}
+
+    def tune(train, space, output, **options):
+        asked.update(options, space=space)
+        raise UserError("enough")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "tune", tune)
+    (tmp_path / "space.yaml").write_text("model.lora: [{rank: 2}, {rank: 4}]")
+    options = ["--space=space.yaml", "--output=study", "--model.tune_layers=1"]
+    with pytest.raises(SystemExit):
+        main(["tune", *options, f"--config={config}"])
+    assert asked["about"]["model.dim"] == 128
+    assert asked["first"]["model.lora"]["rank"] == 0
+    assert inside(asked["space"], asked["first"]) == {}
+
+
 def test_newsrecs_own_spaces_fit_the_parser():
     from newsrec.commands.tune import Options
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import Namespace
 from lightning import Callback
 
 from newsrec.commands.fit import FitCLI, cli_options, fit
 from newsrec.commands.parser_messages import near_options
+from newsrec.commands.written_options import with_shipped_files
 from newsrec.console import say, show_our_messages
 from newsrec.data.samples import WHOLE_IMPRESSIONS
 from newsrec.errors import UserError
@@ -71,7 +73,8 @@ def own_first(args: Sequence[str]) -> list[str]:
 
 def run(args: argparse.Namespace) -> None:
     """Check everything against the parser of fit, then search, and report."""
-    given, output = [str(option) for option in args.fit_options], Path(args.output)
+    given = with_shipped_files([str(option) for option in args.fit_options])
+    output = Path(args.output)
     base = Options(given)
     base.check()
     space, place = read_space(args.space) if args.space else base.own_space()
@@ -98,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
         pruner=args.pruner,
         keep=args.keep,
-        first={name: base[name] for name in space},
+        first={name: _plain(base[name]) for name in space},
         about=base.plain(),
     )
     _report(tuning, space, base)
@@ -206,6 +209,11 @@ class Options(FitCLI):
 def _values(entry: Any) -> list[Any]:
     """Return the values of an entry whose types are checked: all choices, or both ends."""
     return entry if isinstance(entry, list) else [entry["low"], entry["high"]]
+
+
+def _plain(value: Any) -> Any:
+    """Return the value of an option; a group of options as a dict."""
+    return value.as_dict() if isinstance(value, Namespace) else value
 
 
 def _number_of(devices: Any) -> int | None:

@@ -214,7 +214,10 @@ def _run(
         with _tidy():
             train(options, folder, [report])
         if not report.values:
-            raise UserError("A trial ended without val/auc. Tuning needs a split with labels.")
+            raise UserError(
+                "A trial ended without val/auc: before its first validation, or its split has no "
+                "labels."
+            )
         if not all(map(math.isfinite, report.values)):
             raise UserError("val/auc is not a number.")
     except UserError as wrong:
