@@ -324,6 +324,10 @@ def test_the_command_publishes_its_export(hub, export, tmp_path, monkeypatch, ca
     assert (tmp_path / "two").is_dir()
     with pytest.raises(SystemExit):
         main([*argv[:2], f"--output={tmp_path / 'three'}", "--push=a/b/c"])
+    assert "'a/b/c' is no id of a repository" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(SystemExit):
+        main([*argv[:2], f"--output={tmp_path / 'three'}", "--private"])
+    assert "--private is for --push" in capsys.readouterr().err
     assert not (tmp_path / "three").exists()
 
 
