@@ -238,7 +238,10 @@ def test_the_sides_can_be_exchanged(world, capsys):
 def test_a_handful_of_users_is_compared_with_a_warning(tmp_path, capsys):
     world = World(tmp_path, users=6)
     main(["compare", str(world.run("a")), str(world.run("b"))])
-    assert "6 users are too few to trust them." in capsys.readouterr().out
+    text = " ".join(capsys.readouterr().out.split())
+    assert "6 users are too few to trust them." in text
+    assert "groups were tested" not in text
+    assert "Groups of fewer than 20 users have no interval and no p." in text
 
 
 def test_sides_are_parted_by_a_separator_or_by_name():

@@ -125,6 +125,8 @@ def _slices_note(result: dict[str, Any]) -> str:
         if tested < len(groups)
         else ""
     )
+    if not tested:
+        return few.strip()
     return (
         f"{tested} groups were tested, and some of them differ by chance: p is adjusted for their "
         f"number (Holm), the intervals are not. Both cover {USERS}.{few}"
