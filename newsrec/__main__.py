@@ -5,6 +5,7 @@ A command's module is imported only when the command runs, so ``--help`` is fast
 
 import difflib
 import importlib
+import importlib.util
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -58,7 +59,13 @@ def main(argv: list[str] | None = None, callbacks: Sequence["Callback"] = ()) ->
 
 
 def _mistake(error: Exception) -> Exception:
-    """Return a UserError in place of a library's error about the configuration."""
+    """Return a UserError in place of a library's error about the configuration or a package."""
+    name = (getattr(error, "name", None) or "newsrec").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and importlib.util.find_spec(name) is None:
+        return MissingPackageError(
+            f"This needs the package {name}: run `pip install {name}`, or install newsrec with "
+            "all that it needs."
+        )
     # Compare by name, so that OmegaConf need not be imported.
     if any(c.__name__ == "OmegaConfBaseException" for c in type(error).__mro__):
         return UserError(f"configuration: {' '.join(str(error).split())}")

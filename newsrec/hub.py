@@ -40,7 +40,7 @@ def find_folder(name: str | Path, revision: str | None, files: Iterable[str]) ->
                 f"revision is {revision!r}, but {name} is a folder, which has none. Leave it out."
             )
         return Found(path, path)
-    repo_id = checked_id(name)
+    repo_id = checked_id(name, or_folder=True)
     from huggingface_hub import snapshot_download
 
     at = "" if revision is None else f" at revision {revision!r}"
@@ -88,14 +88,19 @@ def upload_folder(
     return str(done.commit_url)
 
 
-def checked_id(name: str | Path) -> str:
-    """Return the id of a repository on the hub; UserError if it cannot be one."""
+def checked_id(name: str | Path, or_folder: bool = False) -> str:
+    """Return the id of a repository on the hub; UserError if it cannot be one, nor a folder."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
     try:
         validate_repo_id(str(name))
     except HFValidationError as error:
+        if not or_folder:
+            raise UserError(
+                f"{str(name)!r} is no id of a repository on the Hugging Face hub. Give one such as "
+                "me/news."
+            ) from error
         said = f"There is no folder {name}. {looked_for(Path(name))}".strip()
         raise UserError(
             f"{said} Name a folder, or a repository on the Hugging Face hub, such as me/news."

@@ -5,6 +5,7 @@ import pytest
 from newsrec.errors import UserError
 from newsrec.model.fastformer import FastformerConfig
 from newsrec.training.checkpoint.read import check_same_options, hyper_parameters
+from newsrec.training.resume import resumed
 
 SHAPE = asdict(FastformerConfig(heads=2))
 
@@ -54,3 +55,16 @@ def test_the_field_of_a_shape_that_differs_is_named():
     options = {"model": {"news": SHAPE | {"heads": 4}}}
     with pytest.raises(UserError, match=r"model\.news\.heads is 4, but .* trained with 2\."):
         check_same_options(stored(), options, "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("shared", "said"),
+    [({"max_tokens": 12}, "data.max_tokens is 12"), ({"plm": "b"}, "model.plm is b")],
+)
+def test_a_value_that_model_and_data_share_is_named_as_the_option_that_was_given(shared, said):
+    checkpoint = stored()
+    for part in checkpoint.values():
+        part |= {"max_tokens": 8, "plm": "a"}
+    given = {"max_tokens": 8, "plm": "a"} | shared
+    with pytest.raises(UserError, match=rf"^{said}, but last.ckpt was trained with"):
+        resumed(checkpoint, "last.ckpt", given | {"precision": "fp32"}, given)

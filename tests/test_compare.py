@@ -206,6 +206,16 @@ def test_sides_that_were_scored_in_unlike_precisions_are_remarked_on(world, caps
         assert "was scored in" not in capsys.readouterr().out
 
 
+def test_sides_that_treat_repeats_of_clicks_unlike_are_remarked_on(world, capsys):
+    rule = {"threshold": 0.9, "penalty": "last", "candidates": 3}
+    a, b = world.run("a", repeats=rule), world.run("b")
+    main(["compare", str(a), str(b)])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "A ranks them last (cosine of at least 0.9), B treats them as others." in text
+    main(["compare", str(a), str(world.run("c", repeats=rule | {"candidates": 4}))])
+    assert "repeat a click" not in capsys.readouterr().out
+
+
 def test_slices_that_only_one_side_has_are_named(world, capsys):
     a = world.run("a")
     world.slices = {"half": world.slices["half"]}
@@ -228,7 +238,10 @@ def test_the_sides_can_be_exchanged(world, capsys):
 def test_a_handful_of_users_is_compared_with_a_warning(tmp_path, capsys):
     world = World(tmp_path, users=6)
     main(["compare", str(world.run("a")), str(world.run("b"))])
-    assert "6 users are too few to trust them." in capsys.readouterr().out
+    text = " ".join(capsys.readouterr().out.split())
+    assert "6 users are too few to trust them." in text
+    assert "groups were tested" not in text
+    assert "Groups of fewer than 20 users have no interval and no p." in text
 
 
 def test_sides_are_parted_by_a_separator_or_by_name():

@@ -15,6 +15,7 @@ from newsrec.__main__ import main
 from newsrec.data.datamodule import MindDataModule
 from newsrec.data.dataset import open_mind
 from newsrec.data.readers.formats import reader_of
+from newsrec.data.readers.mind import read_news
 from newsrec.errors import UserError
 from newsrec.simulation.simulate import simulate
 
@@ -319,6 +320,14 @@ def test_the_same_world_in_both_formats_gives_the_same_arrays(worlds):
     assert (worlds / "mind" / "world.json").read_text() == (
         worlds / "ebnerd" / "world.json"
     ).read_text()
+
+
+def test_the_articles_alone_are_read_as_news(worlds):
+    own = open_mind(worlds / "ebnerd").news
+    found = read_news(worlds / "ebnerd" / "articles.parquet")
+    assert len(found) == len(own) > 0
+    for name in ("news_id", "title", "category", "subcategory", "abstract"):
+        assert sorted(found[name].to_pylist()) == sorted(own[name].to_pylist())
 
 
 def test_the_simulated_files_have_the_published_types(worlds):

@@ -3,12 +3,14 @@
 import ast
 import pickle
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 import newsrec as nr
 from newsrec import errors
+from newsrec.__main__ import _mistake
 from newsrec.plm_source import find_plm
 from newsrec.serving.sessions import require_package
 from newsrec.training.checkpoint.read import read_checkpoint, resolve_checkpoint
@@ -55,6 +57,22 @@ def test_each_mistake_can_be_caught_by_its_class_and_by_the_builtin_one(found_by
         assert type(raised.value) is exact
         assert all(isinstance(raised.value, kind) for kind in wider)
         assert str(raised.value).endswith((".", "?"))
+
+
+def test_a_package_that_is_missed_late_is_named_and_no_bug():
+    late = _mistake(ModuleNotFoundError("No module", name="no_such_package.part"))
+    assert isinstance(late, nr.MissingPackageError)
+    assert "run `pip install no_such_package`" in str(late)
+    for name in ("newsrec.nothing", "json.nothing", None):
+        bug = ModuleNotFoundError("No module", name=name)
+        assert _mistake(bug) is bug
+
+
+def test_a_search_without_optuna_misses_a_package(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(nr.MissingPackageError, match=r"newsrec\[tune\]"):
+        nr.tune(lambda *_: None, {"dim": [1]}, tmp_path / "study")
+    assert not (tmp_path / "study").exists()
 
 
 @pytest.mark.parametrize("kind", CLASSES)

@@ -129,6 +129,15 @@ def test_the_card_has_the_metrics_in_the_hubs_form(pretrained, tmp_path, metrics
     assert ("impressions, by evaluate" in card.text) == bool(metrics)
 
 
+def test_the_card_says_that_the_skipped_news_were_drawn(pretrained, tmp_path):
+    drawn = EVALUATED | {"sampled_candidates": 1234}
+    folder = pretrained.save_pretrained(tmp_path / "drawn", metrics=drawn)
+    told = "The 1,234 skipped news of test were drawn"
+    assert told in (folder / "README.md").read_text("utf-8")
+    again = nr.PretrainedRecommender.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    assert told in (again / "README.md").read_text("utf-8")
+
+
 def test_changed_weights_have_no_metrics(plm_dir, saved, tmp_path):
     model = nr.PretrainedRecommender.from_pretrained(saved)
     with torch.no_grad():
@@ -148,6 +157,7 @@ def test_changed_weights_have_no_metrics(plm_dir, saved, tmp_path):
     ("metrics", "said"),
     [
         (EVALUATED | {"checkpoint_sha256": "1"}, "are those of the checkpoint 1, and the model is"),
+        (EVALUATED | {"repeats": {"threshold": 0.9}}, "without repeat_threshold"),
         ({"split": "test", "checkpoint_sha256": SHA}, "metrics has no auc: test has no labels"),
         ("nothing.json", "'nothing.json', which is not a metrics.json that evaluate wrote"),
     ],
@@ -314,6 +324,10 @@ def test_the_command_publishes_its_export(hub, export, tmp_path, monkeypatch, ca
     assert (tmp_path / "two").is_dir()
     with pytest.raises(SystemExit):
         main([*argv[:2], f"--output={tmp_path / 'three'}", "--push=a/b/c"])
+    assert "'a/b/c' is no id of a repository" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(SystemExit):
+        main([*argv[:2], f"--output={tmp_path / 'three'}", "--private"])
+    assert "--private is for --push" in capsys.readouterr().err
     assert not (tmp_path / "three").exists()
 
 

@@ -22,6 +22,7 @@ from newsrec.report.inspection_page import (
     history_shares,
     lives,
 )
+from newsrec.simulation.simulate import simulate
 
 
 def inspected(capsys, *options):
@@ -50,6 +51,13 @@ def test_the_format_the_language_and_odd_rows_are_told(mind_dir, tmp_path, capsy
     translate(mind_dir / "fin", "fin")
     assert "Finnish, Swahili, each news item in one of them" in inspected(capsys, mind_dir)
     assert "Language: Swahili; " in inspected(capsys, mind_dir / "swh")
+
+
+def test_a_simulated_world_in_the_layout_of_ebnerd_is_not_danish(tmp_path, capsys):
+    simulate(tmp_path / "world", "demo", seed=0, file_format="ebnerd")
+    said = inspected(capsys, tmp_path / "world")
+    assert "as in English" in said
+    assert "--model.plm" not in said
 
 
 def test_missing_splits_and_lines_that_cannot_be_read_are_told(mind_dir, capsys):

@@ -185,6 +185,13 @@ def test_twelve_layers_have_adapters_in_all_their_queries_keys_and_values():
     assert adapted(encoder) == names
 
 
+def test_a_rank_above_that_of_the_linear_map_is_refused_before_it_takes_memory():
+    width = SIZES["hidden_size"]
+    encoder_of(tune_layers=1, rank=width)
+    with pytest.raises(UserError, match=rf"rank is 100000000, .* at most {width}\. Choose"):
+        encoder_of(tune_layers=1, rank=10**8)
+
+
 @pytest.mark.parametrize(
     ("family", "options", "said"),
     [

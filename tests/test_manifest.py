@@ -238,6 +238,8 @@ ATTENTION = "may be sdpa, eager"
         (("model", "dim"), 10**9, "model.dim is 1000000000, which no model has"),
         (("model", "dim"), "16", "model.dim is '16', and should be"),
         (("model", "user", "heads"), 10**9, "which no model has"),
+        (("model", "abstract_tokens"), -3, "model.abstract_tokens is -3, which no model has"),
+        (("model", "user", "layers"), -1, "model.user.layers is -1, which no model has"),
         (("model", "colour"), 1, "does not know"),
         (("model",), [], "model is a list of 0, and should be"),
     ],

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import resource
 import signal
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
 from newsrec.model.plm.lora import LoraConfig
 from newsrec.training.checkpoint.saving import AtomicCheckpointIO, LastCheckpoint
-from newsrec.training.guards import out_of_memory
+from newsrec.training.guards import FiniteLoss, out_of_memory
 from newsrec.training.module import RecommenderModule
 
 
@@ -220,6 +221,7 @@ def test_what_is_set_already_is_no_advice_against_too_little_memory(plm_dir):
     assert "set fewer model.tune_layers." in told
     for option in ("checkpoint_activations", "model.precision", "group_by_user", "lora"):
         assert option not in told
+    assert "abstract_tokens" not in told
     told = advice("bf16-mixed", True, tune_layers=0)  # nothing is kept for the backward pass
     assert "tune_layers" not in told
     assert "checkpoint_activations" not in told
@@ -235,6 +237,28 @@ def test_a_plm_that_cannot_recompute_is_not_advised_to(family, possible):
     with pytest.raises(UserError) as error, out_of_memory(module, None, trainer):
         raise MemoryError
     assert ("checkpoint_activations" in str(error.value)) == possible
+
+
+def test_too_little_memory_for_abstracts_names_their_length():
+    data = SimpleNamespace(abstract_tokens=64)
+    named = r"data\.max_tokens, data\.abstract_tokens or data\.npratio"
+    with pytest.raises(UserError, match=named), out_of_memory(None, data):
+        raise MemoryError
+
+
+@pytest.mark.parametrize(("rank", "rate"), [(0, "plm_lr"), (8, "lora.learning_rate")])
+def test_a_loss_that_is_no_number_names_the_rates_that_are_used(tmp_path, rank, rate):
+    guard = FiniteLoss(tmp_path / "last.ckpt")
+    guard._first = torch.tensor(4)
+    trainer = SimpleNamespace(
+        world_size=1,
+        num_training_batches=3,
+        datamodule=SimpleNamespace(name_samples=lambda epoch, batch: ["a sample"]),
+        lightning_module=SimpleNamespace(lora=LoraConfig(rank=rank)),
+    )
+    rates = rf"lower rates \(model\.lr, model\.{re.escape(rate)}, model\.gate_lr\)"
+    with pytest.raises(UserError, match=rates):
+        guard.check(trainer)
 
 
 def test_other_errors_pass_the_memory_guard():

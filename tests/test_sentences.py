@@ -166,7 +166,7 @@ def test_making_one_draws_no_random_number_and_two_are_equal(model):
 
 def test_without_the_package_the_message_says_how_to_install_it(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "newsrec.export.sentences", None)
-    with pytest.raises(nr.UserError, match="pip install sentence-transformers"):
+    with pytest.raises(nr.MissingPackageError, match=r"pip install \"newsrec\[sentences\]\""):
         model.sentence_transformer()
 
 

@@ -312,6 +312,11 @@ def test_options_of_the_command_and_of_fit_may_be_mixed():
         ("output: [x]", [], "output is no option of model, data or trainer"),
         ("model.dim: [16, big]", [], "model.dim is 'big'; it must be a whole number"),
         ("model.dim: [16]", ["--model.dmi=3"], "--model.dmi: there is no such option"),
+        (
+            "model.plm_lr: {low: 1e-5, high: 1e-4}",
+            ["--model.tune_layers=1", "--model.lora.rank=2"],
+            "Search model.lora.learning_rate instead",
+        ),
         ("model.dim: [16]", ["--data.val=none"], "data.val is none"),
         ("model.dim: [16]", ["--trainer.devices=2"], "tune trains in one process"),
         ("model.dim: [16]", ["--trainer.fast_dev_run=true"], "trainer.fast_dev_run is set"),
@@ -327,12 +332,52 @@ def test_mistakes_are_named_before_the_first_trial(tmp_path, capsys, space, more
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.parametrize("config", ["demo", "configs/demo.yaml"])
+def test_a_preset_and_a_group_of_options_go_into_a_search(tmp_path, monkeypatch, config):
+    from newsrec.commands import tune as command
+
+    asked = {}
+
+    def tune(train, space, output, **options):
+        asked.update(options, space=space)
+        raise UserError("enough")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "tune", tune)
+    (tmp_path / "space.yaml").write_text("model.lora: [{rank: 2}, {rank: 4}]")
+    options = ["--space=space.yaml", "--output=study", "--model.tune_layers=1"]
+    with pytest.raises(SystemExit):
+        main(["tune", *options, f"--config={config}"])
+    assert asked["about"]["model.dim"] == 128
+    assert asked["first"]["model.lora"]["rank"] == 0
+    assert inside(asked["space"], asked["first"]) == {}
+
+
 def test_newsrecs_own_spaces_fit_the_parser():
     from newsrec.commands.tune import Options
 
     options = Options(SMALL)
-    for name in ("frozen", "tuned"):
+    for name in ("frozen", "tuned", "lora"):
         options.check_space(*read_space(name))
+
+
+@pytest.mark.parametrize(
+    ("given", "named", "drawn_too"),
+    [
+        ([], "frozen", True),
+        (["--model.tune_layers=1"], "tuned", True),
+        (["--model.tune_layers=1", "--model.lora.rank=2"], "lora", True),
+        (["--model.loss=impression"], "frozen", False),
+    ],
+)
+def test_the_default_space_has_only_options_that_the_config_uses(given, named, drawn_too):
+    from newsrec.commands.tune import Options
+
+    options = Options([*SMALL, *given])
+    space, place = options.own_space()
+    assert place == f"--space {named}"
+    assert ("data.npratio" in space) is drawn_too
+    options.check_space(space, place)
 
 
 @pytest.mark.slow

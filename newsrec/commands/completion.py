@@ -24,10 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the script."""
     if find_spec("shtab") is None:
-        raise MissingPackageError(
-            'completion needs the package shtab: run `pip install "newsrec[completion]"`, in a '
-            'clone `pip install -c constraints.txt -e ".[completion]"`.'
-        )
+        raise MissingPackageError.of("completion", "shtab", "completion")
     print(_whole_parser().get_completion_script(f"shtab-{args.shell}"))
 
 

@@ -11,9 +11,8 @@ from newsrec.serving.extend import extend_export
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("export_dir", help="folder that export or encode-news wrote")
-    parser.add_argument(
-        "--news", required=True, help="file of news: a news.tsv as MIND's, or Parquet"
-    )
+    use = "file of news: a news.tsv as MIND's, a news.parquet, or EB-NeRD's articles.parquet"
+    parser.add_argument("--news", required=True, help=use)
     add_output(parser)
     add_on_bad_line(parser, "--on_bad_line")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from newsrec.commands.common import add_data_root, add_output
 from newsrec.console import say
-from newsrec.errors import HubError
+from newsrec.errors import HubError, UserError
 from newsrec.export.export import export
 from newsrec.hub import checked_id
 from newsrec.serving import manifest
@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> None:
     output = Path(args.output)
     if args.push is not None:
         checked_id(args.push)
+    elif args.private:
+        raise UserError("--private is for --push REPO, which is not given. Leave it out.")
     export(args.ckpt_path, output, args.data.root, args.news_encoder)
     say(f"Exported to {output}:")
     for path in sorted(output.iterdir()):

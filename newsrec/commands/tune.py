@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import Namespace
 from lightning import Callback
 
 from newsrec.commands.fit import FitCLI, cli_options, fit
 from newsrec.commands.parser_messages import near_options
+from newsrec.commands.written_options import with_shipped_files
 from newsrec.console import say, show_our_messages
+from newsrec.data.samples import WHOLE_IMPRESSIONS
 from newsrec.errors import UserError
 from newsrec.files import write_text
 from newsrec.training.lightning_internals import known_options, parser_of_fit
@@ -36,8 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--output", required=True, help="folder of the study; if it has one, the study goes on")
     add("--trials", type=int, default=20, help="number of trials in all, with those already run")
-    use = "search space: a YAML file with a range or a list of choices for each option; or frozen "
-    use += "or tuned, which come with newsrec. Default: tuned if the config tunes the PLM"
+    use = (
+        "search space: a YAML file with a range or a list of choices for each option; or frozen, "
+        "tuned or lora, which come with newsrec. The default depends on model.tune_layers and "
+        "model.lora.rank"
+    )
     add("--space", help=use)
     use = "rule that ends bad trials early, by val/auc after each validation"
     add("--pruner", choices=PRUNERS, default="median", help=use)
@@ -68,10 +74,11 @@ def own_first(args: Sequence[str]) -> list[str]:
 
 def run(args: argparse.Namespace) -> None:
     """Check all options with the parser of fit, then search, and report."""
-    given, output = [str(option) for option in args.fit_options], Path(args.output)
+    given = with_shipped_files([str(option) for option in args.fit_options])
+    output = Path(args.output)
     base = Options(given)
     base.check()
-    space, place = read_space(args.space or ("tuned" if base["model.tune_layers"] else "frozen"))
+    space, place = read_space(args.space) if args.space else base.own_space()
     base.check_space(space, place)
 
     def train(options: dict[str, Any], folder: Path, callbacks: list[Callback]) -> None:
@@ -95,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
         pruner=args.pruner,
         keep=args.keep,
-        first={name: base[name] for name in space},
+        first={name: _plain(base[name]) for name in space},
         about=base.plain(),
     )
     _report(tuning, space, base)
@@ -165,10 +172,23 @@ class Options(FitCLI):
                 "in one process. Set both to 1."
             )
 
+    def own_space(self) -> tuple[Space, str]:
+        """Return newsrec's search space for these options, and its place for messages."""
+        adapted = "lora" if self["model.lora.rank"] else "tuned"
+        space, place = read_space(adapted if self["model.tune_layers"] else "frozen")
+        if self["model.loss"] in WHOLE_IMPRESSIONS:  # which trains on all candidates
+            del space["data.npratio"]
+        return space, place
+
     def check_space(self, space: Space, place: str) -> None:
-        """Refuse options that fit does not have, and values that it does not take."""
+        """Refuse options that fit does not have or use, and values that it does not take."""
         known = known_options(self, self.parser)
         for name in space:
+            if name == "model.plm_lr" and self["model.lora.rank"]:
+                raise UserError(
+                    f"{place}: {name} has no effect with adapters (model.lora.rank "
+                    f"{self['model.lora.rank']}). Search model.lora.learning_rate instead."
+                )
             if name in LINKS:
                 raise UserError(f"{place}: {name} follows {LINKS[name]}. Search that instead.")
             if name not in known:
@@ -190,6 +210,11 @@ class Options(FitCLI):
 def _values(entry: Any) -> list[Any]:
     """Return the values of an entry to be checked: all choices, or both ends of a range."""
     return entry if isinstance(entry, list) else [entry["low"], entry["high"]]
+
+
+def _plain(value: Any) -> Any:
+    """Return the value of an option; a group of options as a dict."""
+    return value.as_dict() if isinstance(value, Namespace) else value
 
 
 def _number_of(devices: Any) -> int | None:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from newsrec.evaluation.names import data_notes
 from newsrec.metrics import METRICS
 from newsrec.model.fastformer import FastformerConfig
 from newsrec.plm_source import DEFAULT_PLM
@@ -190,6 +191,7 @@ def _metrics(manifest: dict[str, Any]) -> str:
     lines = [
         f"On {found['split']} ({found['window']}), {found['evaluated']:,} impressions, {how}; "
         f"the interval covers the choice of users, not the training seed.{chosen}{other}",
+        *data_notes(found["split"], found),
         "",
         "| | | 95 % interval |",
         "|---|---|---|",

@@ -21,6 +21,7 @@ from newsrec.data.cache import digest
 from newsrec.data.datamodule import MindDataModule
 from newsrec.data.fields import read_texts
 from newsrec.errors import MissingPackageError
+from newsrec.evaluation.names import COUNTS
 from newsrec.export.card import model_card
 from newsrec.export.graphs import (
     Names,
@@ -231,6 +232,7 @@ def reported(found: Mapping[str, Any], root: str | Path) -> dict[str, Any]:
     """Return what the manifest says about the metrics of a split."""
     names = ("split", "window", "impressions", "evaluated", *METRICS, "intervals")
     kept = {name: found[name] for name in (*names, "data_fingerprint")}
+    kept |= {name: found[name] for name in COUNTS if name in found}
     return kept | {"dataset": Path(root).resolve().name}
 
 

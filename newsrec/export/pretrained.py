@@ -14,7 +14,7 @@ from torch import Tensor
 
 from newsrec import __version__
 from newsrec.data.fields import Texts
-from newsrec.errors import UserError
+from newsrec.errors import MissingPackageError, UserError
 from newsrec.export.card import model_card
 from newsrec.export.export import describe, origin_of, reported, seal, write_tokenizer
 from newsrec.export.weights import read_model, write_model
@@ -202,14 +202,14 @@ class PretrainedRecommender(TextEncoder):
                 model's news vectors.
 
         Raises:
-            UserError: If the package is missing, or the model has no residual path.
+            MissingPackageError: If the package is missing.
+            UserError: If the model has no residual path.
         """
         try:
             from newsrec.export.sentences import as_sentence_transformer
         except ImportError as error:
-            raise UserError(
-                "This needs the package sentence-transformers, version 6 or later: run `pip "
-                "install sentence-transformers`."
+            raise MissingPackageError.of(
+                "sentence_transformer()", "sentence-transformers", "sentences"
             ) from error
         return as_sentence_transformer(self, residual_only)
 
@@ -281,6 +281,12 @@ class PretrainedRecommender(TextEncoder):
             raise UserError(
                 "metrics are those of the checkpoint, but the weights were changed since. Leave "
                 "metrics out."
+            )
+        if "repeats" in metrics:
+            raise UserError(
+                "metrics are those with repeat_threshold "
+                f"{metrics['repeats']['threshold']:g}, and the model ranks no repeats lower. "
+                "Evaluate it without repeat_threshold."
             )
         if "auc" not in metrics:
             raise UserError(

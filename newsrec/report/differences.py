@@ -66,7 +66,20 @@ def _notes(result: dict[str, Any]) -> list[str]:
             f"A was scored in {a}, B in {b}, so part of the difference is rounding. Evaluate all "
             "with the same --precision."
         )
+    rules = [{_rule(run["repeats"]) for run in result[side]} for side in "ab"]
+    if rules[0] != rules[1]:
+        a, b = (" or ".join(sorted(rule)) for rule in rules)
+        notes.append(f"Candidates that repeat a click: A {a}, B {b}.")
     return notes + data_notes(split, result)
+
+
+def _rule(repeats: dict[str, Any] | None) -> str:
+    """Return what evaluate did with candidates that repeat a click."""
+    if repeats is None:
+        return "treats them as others"
+    last = repeats["penalty"] == "last"
+    how = "ranks them last" if last else f"scores them {repeats['penalty']:g} lower"
+    return f"{how} (cosine of at least {repeats['threshold']:g})"
 
 
 def _seeds_table(result: dict[str, Any]) -> Table:
@@ -112,6 +125,8 @@ def _slices_note(result: dict[str, Any]) -> str:
         if tested < len(groups)
         else ""
     )
+    if not tested:
+        return few.strip()
     return (
         f"{tested} groups were tested, and some of them differ by chance: p is adjusted for their "
         f"number (Holm), the intervals are not. Both cover {USERS}.{few}"

@@ -2,6 +2,7 @@
 
 import shlex
 from collections import Counter
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -72,7 +73,7 @@ def _language(data: NewsData, name: str) -> str:
     told = ", ".join(_languages(data)) if name == "xmind" else ""
     if told.count(",") > 0:
         told += ", each news item in one of them, drawn by its id"
-    told = "Danish" if name == "ebnerd" else told
+    told = "Danish" if _is_danish(data, name) else told
     said = f"Language: {told}; {share}" if told else f"Language: {share}"
     if not _is_foreign(data, name):
         return f"{said}, as in English, which the default PLM reads."
@@ -80,7 +81,14 @@ def _language(data: NewsData, name: str) -> str:
 
 
 def _is_foreign(data: NewsData, name: str) -> bool:
-    return name in ("ebnerd", "xmind") or foreign_letters(data.news["title"]) > FOREIGN
+    if name == "xmind" or _is_danish(data, name):
+        return True
+    return foreign_letters(data.news["title"]) > FOREIGN
+
+
+def _is_danish(data: NewsData, name: str) -> bool:
+    """Return whether it is EB-NeRD itself; simulated news are English."""
+    return name == "ebnerd" and not (Path(data.root) / "world.json").is_file()
 
 
 def _languages(data: NewsData) -> list[str]:

@@ -75,6 +75,9 @@ class FiniteLoss(Callback):
             names = everyone
         samples = [name for part in names for name in part]
         more = f" and {len(samples) - SHOWN} more" if len(samples) > SHOWN else ""
+        module: Any = trainer.lightning_module
+        adapted = getattr(module, "lora", None) and module.lora.rank
+        rates = f"model.lr, model.{'lora.learning_rate' if adapted else 'plm_lr'}, model.gate_lr"
         good = (
             f"The last good checkpoint is {self.last}; resume from it with --ckpt_path last"
             if self.last.is_file()
@@ -83,8 +86,8 @@ class FiniteLoss(Callback):
         raise UserError(
             f"The loss, or a weight, is infinite or not a number since batch {batch_idx} of epoch "
             f"{epoch} (batch {first} of the run). Its samples: {'; '.join(samples[:SHOWN])}{more}. "
-            f"{good}, with lower rates (model.lr, model.plm_lr, model.gate_lr), a longer "
-            "model.warmup, a smaller --trainer.gradient_clip_val, or --model.precision fp32."
+            f"{good}, with lower rates ({rates}), a longer model.warmup, "
+            "a smaller --trainer.gradient_clip_val, or --model.precision fp32."
         )
 
 
@@ -103,7 +106,8 @@ def out_of_memory(module: Any = None, data: Any = None, trainer: Any = None) -> 
         raise UserError(
             f"There is too little memory ({said[:160]}). Lower data.batch_size (and raise "
             "--trainer.accumulate_grad_batches by as much for the same steps) or bound the "
-            "tokens of a step with data.tokens_per_batch; lower data.max_history, data.max_tokens "
+            "tokens of a step with data.tokens_per_batch; lower data.max_history, data.max_tokens"
+            f"{', data.abstract_tokens' if getattr(data, 'abstract_tokens', 0) else ''} "
             f"or data.{'max_candidates' if whole else 'npratio'}"
             f"{_more_remedies(module, data, trainer)}. `fit --dry_run` estimates what a step needs."
         ) from error

@@ -50,8 +50,10 @@ def resumed(
     """
     fixed = {name: value for name, value in model.items() if name != "precision"}
     free = (*FREE_ON_RESUME, "seed") if data.get("seed") is None else FREE_ON_RESUME
+    # A value that both share is named as the option that was given: of these here, data's.
+    free = (*free, *(link.removeprefix("data.") for link in LINKS))
     read = {name: value for name, value in data.items() if name not in free}
-    check_same_options(dict(checkpoint), {"model": fixed, "data": read}, path)
+    check_same_options(dict(checkpoint), {"data": read, "model": fixed}, path)
     began = checkpoint["newsrec"].get("auto_precision")
     precision = began if model["precision"] == "auto" else model["precision"]
     # Another number of threads changes the order of sums, so the last digits may differ.

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from lightning import Callback
 
-from newsrec.errors import UserError
+from newsrec.errors import MissingPackageError, UserError
 from newsrec.files import require_empty, require_writable
 from newsrec.training.processes.run_lock import HOLDER, LOCK, RunLock
 from newsrec.tuning.space import Space, check_space, distributions, drawn, inside
@@ -129,9 +129,7 @@ def _optuna() -> Any:
     try:
         import optuna
     except ModuleNotFoundError as error:
-        raise UserError(
-            'tune needs the package optuna: run `pip install "newsrec[tune]"`.'
-        ) from error
+        raise MissingPackageError.of("tune", "optuna", "tune") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 
@@ -217,7 +215,10 @@ def _run(
         with _tidy():
             train(options, folder, [report])
         if not report.values:
-            raise UserError("A trial ended without val/auc. Tuning needs a split with labels.")
+            raise UserError(
+                "A trial ended without val/auc: before its first validation, or its split has no "
+                "labels."
+            )
         if not all(map(math.isfinite, report.values)):
             raise UserError("val/auc is not a number.")
     except UserError as wrong:

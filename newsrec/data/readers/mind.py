@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from newsrec.data.readers.base import NEWS_TABLE, Impressions, Pass, Rows
 from newsrec.data.readers.behaviors import Parser
+from newsrec.data.readers.ebnerd import NEWS_COLUMNS as ARTICLES
+from newsrec.data.readers.ebnerd import EbnerdReader
 from newsrec.data.readers.mind_files import BEHAVIORS_COLUMNS, NAMES, NEWS_COLUMNS, find_splits
 from newsrec.data.readers.news import distinct, merge_news
 from newsrec.data.readers.parquet import read_news_table
@@ -66,8 +69,8 @@ class MindReader:
 def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
     """Return the news of a ``news.tsv``, each id once, with the columns ``NEWS_TABLE``.
 
-    ``path`` is a ``news.tsv`` or a ``news.parquet``. ``on_bad_line`` error stops at a line that
-    cannot be read, drop leaves it out.
+    ``path`` is a ``news.tsv``, a ``news.parquet`` or EB-NeRD's ``articles.parquet``.
+    ``on_bad_line`` error stops at a line that cannot be read, drop leaves it out.
     """
     file = SourceFile(Path(path))
     if not Path(path).is_file():
@@ -84,8 +87,11 @@ def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
             f"{path} is {kind}, not a news.tsv, which has lines of 8 columns with tabs between "
             "them. Write it like that or as a news.parquet, or unpack it."
         )
+    reader: EbnerdReader | MindReader = MindReader()
+    if kind == "a Parquet file" and _has_articles(file):
+        reader, kind = EbnerdReader(), None
     done, blocks = (
-        read_news_table([file], file) if kind == "a Parquet file" else MindReader().news((file,))
+        read_news_table([file], file) if kind == "a Parquet file" else reader.news((file,))
     )
     rows = merge_news(blocks)
     if rows.num_bad:
@@ -97,6 +103,15 @@ def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
             )
         log.warning("%s: %d %ss dropped, the first is %s", path, rows.num_bad, unit, first)
     return distinct(rows.table)
+
+
+def _has_articles(file: SourceFile) -> bool:
+    """Return whether a Parquet file has EB-NeRD's columns."""
+    try:
+        names = pq.read_schema(file.path).names
+    except pa.ArrowInvalid:
+        return False  # the reader says what is wrong
+    return ARTICLES["news_id"] in names and "news_id" not in names
 
 
 def _parse_news(rows: Rows) -> Rows:

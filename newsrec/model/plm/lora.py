@@ -117,12 +117,22 @@ def add_adapters(cut: CutPlm, config: LoraConfig) -> None:
         config: Shape of the adapters; its rank is above 0.
 
     Raises:
-        UserError: If the layers do not have the linear maps of ``config``; lists those they have.
+        UserError: If the layers do not have the linear maps of ``config``; lists those they have. Or
+            if the rank is above theirs.
     """
     from peft import LoraConfig as PeftConfig
     from peft import inject_adapter_in_model
 
     names = _target_names(cut, config)
+    for name in names:
+        linear: Any = cut.plm.get_submodule(name)
+        smaller = min(linear.in_features, linear.out_features)
+        if config.rank > smaller:
+            raise UserError(
+                f"model.lora.rank is {config.rank}, but {name} is a matrix of "
+                f"{linear.out_features} times {linear.in_features}, whose rank is at most "
+                f"{smaller}. Choose a smaller rank, for example 8."
+            )
     options = {"r": config.rank, "lora_alpha": config.alpha, "lora_dropout": config.dropout}
     made = PeftConfig(target_modules=names, **options)  # type: ignore[arg-type]
     # Adapters have no values at first. They are never the fake tensors of a memory estimate, since

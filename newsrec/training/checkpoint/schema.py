@@ -208,15 +208,15 @@ def _check_sizes(model: Mapping[str, Any], where: str) -> None:
     """Refuse sizes below 1 or above ``LARGEST_NUMBER``, which would take too much memory."""
     sizes = {f"{where}.{name}": model[name] for name in ("max_tokens", "max_history", "dim")}
     sizes |= {f"{where}.{n}": model[n] for n in ("late_clicks", "interests") if n in model}
-    sizes[f"{where}.abstract_tokens"] = model.get("abstract_tokens", 0) + 1  # 0 reads none
+    may_be_0 = {f"{where}.abstract_tokens": model.get("abstract_tokens", 0)}
     for part in ("news", "user"):
         shape = dataclasses.asdict(FastformerConfig.of(model[part]))
         sizes[f"{where}.{part}.heads"] = shape["heads"]
         sizes[f"{where}.{part}.ffn"] = shape["ffn"] or 1
-        sizes[f"{where}.{part}.layers"] = shape["layers"] + 1  # 0 layers are allowed
-    sizes[f"{where}.lora.rank"] = LoraConfig.of(model.get("lora", {})).rank + 1  # 0 is allowed
-    for name, size in sizes.items():
-        if not 1 <= size <= LARGEST_NUMBER:
+        may_be_0[f"{where}.{part}.layers"] = shape["layers"]
+    may_be_0[f"{where}.lora.rank"] = LoraConfig.of(model.get("lora", {})).rank
+    for name, size in (sizes | may_be_0).items():
+        if not (name not in may_be_0) <= size <= LARGEST_NUMBER:
             raise Wrong(f"{name} is {shown(size)}, which no model has")
 
 
