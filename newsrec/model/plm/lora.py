@@ -117,8 +117,8 @@ def add_adapters(cut: CutPlm, config: LoraConfig) -> None:
         config: Shape of the adapters; its rank is above 0.
 
     Raises:
-        UserError: If the layers do not have the linear maps of ``config``; lists those they have. Or
-            if the rank is above theirs.
+        UserError: If the layers do not have the linear maps of ``config``; lists those they have.
+            Also if the rank is above theirs.
     """
     from peft import LoraConfig as PeftConfig
     from peft import inject_adapter_in_model
