@@ -170,7 +170,7 @@ def test_one_callback_needs_no_list_and_anything_else_is_named(world, plm_dir, t
         fit(mind, plm_dir, tmp_path / str(callbacks is None), callbacks=callbacks, max_steps=1)
     assert steps.done == 1
     for wrong in ("x", Steps, [Steps]):
-        with pytest.raises(TypeError, match="no Callback of Lightning"):
+        with pytest.raises(TypeError, match="not a Callback of Lightning"):
             fit(mind, plm_dir, tmp_path / "x", callbacks=wrong)
     model, data = made(mind, plm_dir)
     with pytest.raises(TypeError, match="takes a RecommenderModule as model, not MindDataModule"):

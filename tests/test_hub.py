@@ -267,7 +267,7 @@ def test_who_may_not_write_is_told_to_log_in(hub, pretrained, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_may_read")
     with pytest.raises(nr.HubError, match=r"Nothing was uploaded to 'me/news'.*`hf auth login`"):
         pretrained.push_to_hub("me/news")
-    with pytest.raises(nr.UserError, match="Name a folder, or a repository"):
+    with pytest.raises(nr.UserError, match="is no id of a repository"):
         pretrained.push_to_hub("a/b/c")
     assert hub.repos == {}
 

@@ -239,7 +239,7 @@ def test_a_file_may_write_numbers_as_everybody_does(tmp_path):
         (tmp_path / "s.yaml").write_text(text)
         with pytest.raises(UserError, match=said):
             read_space(str(tmp_path / "s.yaml"))
-    with pytest.raises(UserError, match="Name a YAML file, or frozen or tuned"):
+    with pytest.raises(UserError, match="Name a YAML file, or frozen or lora or tuned"):
         read_space("frozn")
 
 
