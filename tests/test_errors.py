@@ -352,7 +352,7 @@ def test_what_permissions_forbid_is_said_in_a_sentence(mind_dir, tmp_path):
     dev = [f"--data.root={mind}", "--split=dev"]
     cases = (
         (news, 0o000, ["prepare", f"--data.root={mind}"], f"{news}: Permission denied."),
-        (locked, 0o000, ["prepare", f"--data.root={locked}"], f"{locked / 'train'}: Permission"),
+        (locked, 0o000, ["prepare", f"--data.root={locked}"], f"{locked}: Permission"),
         (locked, 0o000, ["prepare", f"--data.root={locked / 'in'}"], "Permission denied."),
         (packed, 0o000, ["check-submission", str(packed), *dev], f"{packed}: Permission denied."),
         (zipped, 0o000, ["prepare", f"--data.root={tmp_path}"], f"{zipped}: Permission denied."),

@@ -240,12 +240,14 @@ def _output_to(path: Path) -> Iterator[None]:
     handlers = [
         h for one in lightning for h in one.handlers if isinstance(h, logging.StreamHandler)
     ]
-    with path.open("w", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
-        before = [handler.setStream(file) for handler in handlers]
+    try:
+        with path.open("w", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+            before = [handler.setStream(file) for handler in handlers]
+            show_our_messages()
+            try:
+                yield
+            finally:
+                for handler, stream in zip(handlers, before, strict=True):
+                    handler.setStream(stream or sys.stderr)
+    finally:  # also after a trial that fails, whose file is closed
         show_our_messages()
-        try:
-            yield
-        finally:
-            for handler, stream in zip(handlers, before, strict=True):
-                handler.setStream(stream or sys.stderr)
-    show_our_messages()

@@ -105,6 +105,7 @@ def test_a_killed_export_leaves_a_whole_folder_or_none(trained, tmp_path):
         found = ExportFolder(folder)
         assert {path.name for path in folder.iterdir()} == {
             "manifest.json",
+            "README.md",
             *found.manifest["files"],
         }
         for name in found.manifest["files"]:

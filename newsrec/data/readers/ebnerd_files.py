@@ -1,5 +1,6 @@
 """The files of EB-NeRD: their names, and where they are."""
 
+import contextlib
 from pathlib import Path
 
 from newsrec.data.readers.folders import one_each
@@ -24,8 +25,10 @@ def has_ebnerd(root: Path) -> bool:
     bases = _bases(root)
     folders = [base / name for base in bases for names in FOLDERS.values() for name in names]
     paths = [*(folder / BEHAVIORS for folder in folders), *(base / ARTICLES for base in bases)]
-    if any(path.is_file() for path in paths):
-        return True
+    for path in paths:
+        with contextlib.suppress(PermissionError):  # which the reader of the format will report
+            if path.is_file():
+                return True
     return any(root.glob("ebnerd*.zip")) and not any(root.glob("MIND*"))
 
 

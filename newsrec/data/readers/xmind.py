@@ -40,6 +40,8 @@ LANGUAGES = {
 ENGLISH = "eng"
 COLUMNS = ("news_id", "title", "abstract")
 SETTINGS = "languages.json"
+FIRST_LINES = 20
+"""Lines of a file that tell its columns."""
 WHERE_FROM = "https://github.com/andreeaiana/xMIND has the translations; docs/data.md the layout."
 
 
@@ -91,7 +93,7 @@ class XmindReader:
         self, files: tuple[SourceFile, ...], on_read: Callable[[int], None] = lambda _: None
     ) -> tuple[Pass, Iterator[Rows]]:
         """Read MIND's ``news.tsv`` with titles and abstracts in other languages."""
-        if _num_columns(files[0]) == len(COLUMNS):
+        if _begins_with_three_columns(files[0]):
             file = TsvFile(files[0], COLUMNS, on_read=on_read)
             return file, file.map(_with_all_columns)
         settings = [file for file in files if file.path.name == SETTINGS]
@@ -269,11 +271,13 @@ def _has_three_columns(root: Path) -> bool:
     for split in SPLITS:
         for place in places_of(root, split):
             with contextlib.suppress(UserError, OSError):
-                return _num_columns(files_in(place, NAMES[:1], WHERE_FROM)[0]) == len(COLUMNS)
+                return _begins_with_three_columns(files_in(place, NAMES[:1], WHERE_FROM)[0])
     return False
 
 
-def _num_columns(file: SourceFile) -> int:
-    """Return the number of columns of a file's first line."""
+def _begins_with_three_columns(file: SourceFile) -> bool:
+    """Return whether the first lines, at least two, are xMIND's: a single one may be damaged."""
     with file.open() as stream:
-        return stream.readline(LONGEST_LINE).count(b"\t") + 1
+        lines = [stream.readline(LONGEST_LINE) for _ in range(FIRST_LINES)]
+    fields = [line.split(b"\t") for line in lines if line.strip()]
+    return len(fields) > 1 and all(len(f) == len(COLUMNS) and f[0][:1] == b"N" for f in fields)
