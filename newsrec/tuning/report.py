@@ -104,10 +104,15 @@ def _draw_slice(axes: Any, done: list[Trial], name: str, entry: Any) -> None:
         axes.set_xlim(-0.5, len(keys) - 0.5)
     else:
         places = values
-        axes.plot([entry["low"], entry["high"]], [np.nan] * 2)  # shows the whole range
+        low, high = entry["low"], entry["high"]
         if entry.get("log"):
             axes.set_xscale("log")
             axes.xaxis.set_minor_formatter(NullFormatter())
+            factor = (high / low) ** 0.05
+            axes.set_xlim(low / factor, high * factor)
+        else:
+            margin = 0.05 * (high - low)
+            axes.set_xlim(low - margin, high + margin)
     for state, marker in (("complete", "o"), ("pruned", "x")):
         pairs = zip(places, done, strict=True)
         points = [(place, trial.auc) for place, trial in pairs if trial.state == state]
