@@ -15,7 +15,7 @@ from newsrec.__main__ import main
 from newsrec.data.datamodule import MindDataModule
 from newsrec.data.dataset import open_mind
 from newsrec.data.readers.formats import reader_of
-from newsrec.data.readers.mind import read_news
+from newsrec.data.readers.news_file import read_news
 from newsrec.errors import UserError
 from newsrec.simulation.simulate import simulate
 

@@ -7,8 +7,8 @@ import zipfile
 
 import pytest
 
-from newsrec.data.readers.mind import read_news
 from newsrec.data.readers.mind_files import find_splits
+from newsrec.data.readers.news_file import read_news
 from newsrec.errors import UserError
 
 

@@ -18,7 +18,7 @@ from test_parquet import NEWS, contents
 import newsrec as nr
 from newsrec.__main__ import main
 from newsrec.data.dataset import open_mind
-from newsrec.data.readers.mind import read_news
+from newsrec.data.readers.news_file import read_news
 from newsrec.data.readers.to_parquet import mind_to_parquet
 from newsrec.errors import UserError
 

@@ -44,16 +44,16 @@ def types(folder):
     return [module["type"] for module in json.loads((folder / "modules.json").read_text())]
 
 
-def close(found, expected):
+def assert_close(found, expected):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_a_saved_model_gives_our_vectors(model, saved):
     loaded = SentenceTransformer(str(saved / "whole"), device="cpu", trust_remote_code=True)
-    close(loaded.encode(TEXTS, batch_size=3), model.encode(TEXTS))
+    assert_close(loaded.encode(TEXTS, batch_size=3), model.encode(TEXTS))
     scaled = model.encode(TEXTS, normalize_embeddings=True)
-    close(loaded.encode(TEXTS, normalize_embeddings=True), scaled)
-    close(loaded.encode(TEXTS[0]), model.encode(TEXTS[0]))
+    assert_close(loaded.encode(TEXTS, normalize_embeddings=True), scaled)
+    assert_close(loaded.encode(TEXTS[0]), model.encode(TEXTS[0]))
     assert loaded.get_embedding_dimension() == 16
     assert loaded.max_seq_length == 12
     assert loaded.similarity_fn_name == "dot"
@@ -76,14 +76,14 @@ def test_the_residual_path_needs_nothing_of_ours(model, saved):
         expected = model.encode(TEXTS)
         stock = model.sentence_transformer()
         encoder.gate.copy_(before)
-    close(loaded.encode(TEXTS), expected)
+    assert_close(loaded.encode(TEXTS), expected)
     assert [type(part).__name__ for part in stock] == [
         "Transformer",
         "Pooling",
         "Normalize",
         "Dense",
     ]
-    close(stock.encode(TEXTS), expected)
+    assert_close(stock.encode(TEXTS), expected)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_the_residual_path_needs_nothing_of_ours(model, saved):
 )
 def test_every_shape_of_news_encoder_gives_our_vectors(plm_dir, options):
     model = pretrained(plm_dir, **options)
-    close(model.sentence_transformer().encode(TEXTS), model.encode(TEXTS))
+    assert_close(model.sentence_transformer().encode(TEXTS), model.encode(TEXTS))
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_plm_that_pads_with_another_token_gives_our_vectors(plm_dir, tmp_path,
         AutoModel.from_config(config).save_pretrained(tmp_path)
     shutil.copy(plm_dir / "tokenizer.json", tmp_path)
     model = pretrained(tmp_path)
-    close(model.sentence_transformer().encode(TEXTS), model.encode(TEXTS))
+    assert_close(model.sentence_transformer().encode(TEXTS), model.encode(TEXTS))
 
 
 def test_without_a_residual_path_nothing_of_it_can_be_left(plm_dir):
@@ -134,7 +134,7 @@ def test_adapters_are_part_of_it(plm_dir):
     for name, weight in model.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(1))
-    close(model.sentence_transformer().encode(TEXTS), model.encode(TEXTS))
+    assert_close(model.sentence_transformer().encode(TEXTS), model.encode(TEXTS))
 
 
 def test_a_model_that_reads_abstracts_encodes_both_texts_and_is_no_sentence_transformer(plm_dir):
@@ -146,9 +146,9 @@ def test_a_model_that_reads_abstracts_encodes_both_texts_and_is_no_sentence_tran
     )
     views = torch.tensor([[0, 4], [1, -1], [2, 5], [3, 6]]) + 1
     texts = torch.cat([torch.zeros(1, 16), apart])
-    close(found, model.model.news_encoder.views(texts, views).detach().numpy())
-    close(found[1], apart[1].detach().numpy())  # no abstract: the title alone
-    close(model.encode_news(titles, abstracts=abstracts), found)
+    assert_close(found, model.model.news_encoder.views(texts, views).detach().numpy())
+    assert_close(found[1], apart[1].detach().numpy())  # no abstract: the title alone
+    assert_close(model.encode_news(titles, abstracts=abstracts), found)
     with pytest.raises(nr.UserError, match="abstracts"):
         model.encode(titles)
     with pytest.raises(nr.UserError, match=r"one\. Use encode"):
@@ -183,4 +183,4 @@ found = SentenceTransformer(
 np.save({str(tmp_path / "found.npy")!r}, found)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
-    close(np.load(tmp_path / "found.npy"), model.encode(TEXTS))
+    assert_close(np.load(tmp_path / "found.npy"), model.encode(TEXTS))

@@ -12,7 +12,7 @@ import pytest
 from newsrec.commands.simulate import add_arguments, run
 from newsrec.data.dataset import open_mind
 from newsrec.data.ragged import Ragged, to_offsets
-from newsrec.data.readers.mind import read_news
+from newsrec.data.readers.news_file import read_news
 from newsrec.errors import UserError
 from newsrec.metrics import mind_metrics
 from newsrec.simulation import contents, interests, taste_news, tastes

@@ -23,6 +23,7 @@ from newsrec.data.fields import read_texts
 from newsrec.errors import MissingPackageError
 from newsrec.evaluation.names import COUNTS
 from newsrec.export.card import model_card
+from newsrec.export.contract import input_contract
 from newsrec.export.graphs import (
     Names,
     news_names,
@@ -59,43 +60,6 @@ log = logging.getLogger(__name__)
 ONNX = ("onnx", "onnxruntime", "onnxscript")
 SPLIT = "dev"
 """The split whose metrics go into the manifest."""
-
-INPUT_CONTRACT = (
-    "The text of a news item is its non-empty fields joined by spaces, with each run of whitespace "
-    "replaced by one space and none at the ends. tokenizer.json turns it into token ids, special "
-    "tokens included, and cuts them to max_tokens. In a batch, shorter texts are padded at the end "
-    "with 0, where mask is false; each text has at least one token (0 if it would have none)."
-    "{abstract} Each line of news.parquet has in column row its row in news_vectors.npy, float32 "
-    "[rows, dim]; row 0 is zeros. history holds the vectors of the news that a user clicked, "
-    "oldest first, repeats included, padded with zeros at the end; mask is true where history is "
-    "real. Of more than max_history clicks the newest are read. For an empty history, pass at "
-    "least one column and a mask that is all false. {score} Higher is better. Leave out clicks on "
-    "news without a vector; a candidate without one gets row 1 of news_vectors.npy, the mean of "
-    "all real news."
-)
-ABSTRACT = (
-    " The abstract of a news item is a text of its own, cut to {abstract_tokens} tokens, where it "
-    "is not empty. views has for each news item the number of its title and of its abstract among "
-    "the texts of token_ids, counted from 1, and 0 for no abstract."
-)
-"""The part of the contract of a model that reads abstracts as texts of their own."""
-SCORE = {
-    "dot": "The score of a news item is the dot product of user_vector and its news vector.",
-    "late": (
-        "The score of a news item is the dot product of user_vector and its news vector, plus the "
-        "mean of the {clicks} largest products of its news vector with rows of click_vectors where "
-        "click_mask is true; of all such rows if there are fewer, and of 0 if there are none."
-    ),
-    "interests": (
-        "The score of a news item is {combine} over the dot products of its news vector with the "
-        "rows of interest_vectors; user_vector is the mean of these rows."
-    ),
-}
-"""The part of the contract that depends on how scores are made."""
-COMBINED = {
-    "max": "the maximum",
-    "logsumexp": "t log(mean(exp(product / t))), with t = {temperature},",
-}
 
 
 def export(
@@ -269,10 +233,7 @@ def describe(module: RecommenderModule, fields: list[str], folder: Path) -> dict
         encoders[NEWS_ENCODER] = describe_graph(news, token_ids)
     return {
         "format": format_of(settings, abstracts.get("abstract_tokens", 0)),
-        "input_contract": INPUT_CONTRACT.format(
-            abstract=ABSTRACT.format(**abstracts) if abstracts else "",
-            score=_score_in_words(settings),
-        ),
+        "input_contract": input_contract(settings, module.abstract_tokens),
         "matching": settings,
         "encoders": encoders,
         "dim": dim,
@@ -295,12 +256,6 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):  # ONNX is optional
             found[package] = version(package)
     return found
-
-
-def _score_in_words(settings: dict[str, Any]) -> str:
-    """Return how a score is made, in words, with the model's numbers."""
-    combined = COMBINED[settings.get("combine", "max")].format(**settings)
-    return SCORE[settings["head"]].format(**(settings | {"combine": combined}))
 
 
 def _encode(module: RecommenderModule, data: MindDataModule) -> Tensor:

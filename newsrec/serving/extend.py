@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from newsrec.data.readers.mind import read_news
+from newsrec.data.readers.news_file import read_news
 from newsrec.errors import UserError
 from newsrec.files import file_hash, publish, require_empty
 from newsrec.serving.folder import StoredNews, write_news
@@ -25,7 +25,7 @@ def extend_export(
         source: The exported folder, which is not changed.
         news_file: A news.tsv or a news.parquet.
         output: Folder to write, absent or empty.
-        on_bad_line: As in ``newsrec.data.readers.mind.read_news``.
+        on_bad_line: As in ``newsrec.data.readers.news_file.read_news``.
 
     Returns:
         Number of news in the copy, and how many of the file's news were added, replaced or

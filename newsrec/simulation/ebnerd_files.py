@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.readers.base import Rows
 from newsrec.data.readers.ebnerd_files import ARTICLES, BEHAVIORS, FOLDERS, HISTORY
-from newsrec.data.readers.mind import has_labels, read_news
+from newsrec.data.readers.mind import has_labels
 from newsrec.data.readers.mind_files import BEHAVIORS_COLUMNS, SplitFiles, find_splits
 from newsrec.data.readers.news import distinct
+from newsrec.data.readers.news_file import read_news
 from newsrec.data.readers.parquet_columns import as_bools
 from newsrec.data.readers.to_parquet import impressions_table, write_blocks
 from newsrec.data.readers.tsv import TsvFile

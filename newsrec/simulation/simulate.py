@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from newsrec.data.dataset import SPLITS
 from newsrec.data.ragged import Ragged
-from newsrec.data.readers.mind import read_news
+from newsrec.data.readers.news_file import read_news
 from newsrec.errors import UserError
 from newsrec.files import file_hash, publish, require_empty
 from newsrec.simulation.dataset_card import write_card

@@ -158,6 +158,10 @@ class Pass(Protocol):
         """SHA-256 of every file that was read."""
 
 
+def ignore(num_bytes: int) -> None:
+    """Do nothing; the default of ``on_read``."""
+
+
 class Reader(Protocol):
     """Reads datasets of one format."""
 

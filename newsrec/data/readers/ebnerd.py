@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from newsrec.data import FIRST_NEWS, UNKNOWN_NEWS
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.readers import parquet_checks as checks
-from newsrec.data.readers.base import LISTED, BadLine, Impressions, Pass, Rows
+from newsrec.data.readers.base import LISTED, BadLine, Impressions, Pass, Rows, ignore
 from newsrec.data.readers.ebnerd_files import BEHAVIORS, HISTORY, find_splits, has_ebnerd
 from newsrec.data.readers.parquet import read_news_table
 from newsrec.data.readers.parquet_columns import Lists, Lookup, as_bools, as_seconds, as_text, shown
@@ -42,10 +42,6 @@ HISTORY_REQUIRED = {"user_id": checks.a_number, "article_id_fixed": checks.numbe
 SHOWN, CLICKED, FLAG = "article_ids_inview", "article_ids_clicked", "is_beyond_accuracy"
 
 
-def _ignore(num_bytes: int) -> None:
-    pass
-
-
 class EbnerdReader:
     """Reads EB-NeRD; see ``newsrec.data.readers.base.Reader``."""
 
@@ -62,7 +58,7 @@ class EbnerdReader:
         return find_splits(root)
 
     def news(
-        self, files: tuple[SourceFile, ...], on_read: Callable[[int], None] = _ignore
+        self, files: tuple[SourceFile, ...], on_read: Callable[[int], None] = ignore
     ) -> tuple[Pass, Iterator[Rows]]:
         """Read ``articles.parquet``, which all splits of a download share."""
         return read_news_table([files[0]], files[0], on_read, NEWS_COLUMNS)
@@ -71,7 +67,7 @@ class EbnerdReader:
         self,
         files: tuple[SourceFile, ...],
         ids: pa.Array,
-        on_read: Callable[[int], None] = _ignore,
+        on_read: Callable[[int], None] = ignore,
     ) -> tuple[Pass, Iterator[Impressions]]:
         """Read a split's ``behaviors.parquet``, joined with its ``history.parquet`` by user."""
         behaviors = ParquetTable(

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from newsrec.data.readers import parquet_checks as checks
-from newsrec.data.readers.base import NEWS_TABLE, Impressions, Pass, Rows
+from newsrec.data.readers.base import NEWS_TABLE, Impressions, Pass, Rows, ignore
 from newsrec.data.readers.clicks import read_sampling, sample_impressions
 from newsrec.data.readers.parquet_columns import as_text, is_filled, is_short, shown, too_long
 from newsrec.data.readers.parquet_files import (
@@ -38,10 +38,6 @@ OWN_COLUMNS = {name: name for name in NEWS_TABLE}
 CLICKS_REQUIRED = {"user_id": checks.an_id, "time": checks.a_time, "news_id": checks.an_id}
 
 
-def _ignore(num_bytes: int) -> None:
-    pass
-
-
 class ParquetReader:
     """Reads Parquet; see ``newsrec.data.readers.base.Reader``."""
 
@@ -58,7 +54,7 @@ class ParquetReader:
         return find_splits(root)
 
     def news(
-        self, files: tuple[SourceFile, ...], on_read: Callable[[int], None] = _ignore
+        self, files: tuple[SourceFile, ...], on_read: Callable[[int], None] = ignore
     ) -> tuple[Pass, Iterator[Rows]]:
         """Read a split's ``news.parquet``."""
         own, place = part_of(files, NEWS)[0]
@@ -68,7 +64,7 @@ class ParquetReader:
         self,
         files: tuple[SourceFile, ...],
         ids: pa.Array,
-        on_read: Callable[[int], None] = _ignore,
+        on_read: Callable[[int], None] = ignore,
     ) -> tuple[Pass, Iterator[Impressions]]:
         """Read a split's ``impressions.parquet``, or make impressions from ``clicks.parquet``."""
         shown = part_of(files, IMPRESSIONS)
@@ -86,7 +82,7 @@ class ParquetReader:
 def read_news_table(
     files: list[SourceFile],
     place: SourceFile,
-    on_read: Callable[[int], None] = _ignore,
+    on_read: Callable[[int], None] = ignore,
     columns: Mapping[str, str] = OWN_COLUMNS,
 ) -> tuple[Pass, Iterator[Rows]]:
     """Read a table of news, ``columns`` naming the column of each field; see ``Reader.news``."""

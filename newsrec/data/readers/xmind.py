@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from newsrec.data.readers.base import NEWS_TABLE, Impressions, Pass, Rows
+from newsrec.data.readers.base import NEWS_TABLE, Impressions, Pass, Rows, ignore
 from newsrec.data.readers.folders import places_of
 from newsrec.data.readers.mind import MindReader
 from newsrec.data.readers.mind_files import NAMES, files_in, find_splits
@@ -90,7 +90,7 @@ class XmindReader:
         }
 
     def news(
-        self, files: tuple[SourceFile, ...], on_read: Callable[[int], None] = lambda _: None
+        self, files: tuple[SourceFile, ...], on_read: Callable[[int], None] = ignore
     ) -> tuple[Pass, Iterator[Rows]]:
         """Read MIND's ``news.tsv`` with titles and abstracts in other languages."""
         if _begins_with_three_columns(files[0]):
@@ -106,7 +106,7 @@ class XmindReader:
         self,
         files: tuple[SourceFile, ...],
         ids: pa.Array,
-        on_read: Callable[[int], None] = lambda _: None,
+        on_read: Callable[[int], None] = ignore,
     ) -> tuple[Pass, Iterator[Impressions]]:
         """Read MIND's ``behaviors.tsv``."""
         return MindReader().impressions(files, ids, on_read)
