@@ -1,8 +1,8 @@
 """What goes into a live recommender: news items and clicks, checked one by one."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import NamedTuple
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
 
 from newsrec.errors import UserError
 from newsrec.serving.arguments import is_list
@@ -27,7 +27,8 @@ class NewsItem(NamedTuple):
     title: str
     category: str = ""
     subcategory: str = ""
-    abstract: str = ""
+    abstract: str | None = ""
+    """None if it is not known: the files of an export have no abstracts."""
     published: datetime | None = None
     """Time with a zone; None if it is not known."""
 
@@ -51,7 +52,8 @@ def check_items(items: Sequence[NewsItem]) -> list[NewsItem]:
     first: dict[str, NewsItem] = {}
     for place, item in enumerate(_listed(items, NewsItem, "news")):
         for name in NewsItem._fields[:-1]:
-            check_text(getattr(item, name), name, f"news[{place}].{name}")
+            if name != "abstract" or item.abstract is not None:
+                check_text(getattr(item, name), name, f"news[{place}].{name}")
         if item.published is not None:
             check_time(item.published, f"news[{place}].published")
         if first.setdefault(item.news_id, item) != item:
@@ -67,7 +69,7 @@ def check_clicks(clicks: Sequence[Click]) -> list[Click]:
     Raises:
         UserError: If an id is not a text, is empty or too long, or a time has no zone.
     """
-    checked: list[Click] = list(_listed(clicks, Click, "clicks"))
+    checked: list[Click] = [*_listed(clicks, Click, "clicks")]
     for place, click in enumerate(checked):
         for name in IDS:
             check_text(getattr(click, name), name, f"clicks[{place}].{name}")
@@ -128,10 +130,15 @@ def to_micros(time: datetime) -> int:
     return (past.days * 86_400 + past.seconds) * 10**6 + past.microseconds
 
 
-def _listed(values: object, kind: type, name: str) -> Sequence:  # type: ignore[type-arg]
+def to_time(micros: int) -> datetime:
+    """Return the time in UTC that is this many microseconds after 1970."""
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
+
+
+def _listed(values: Any, kind: type, name: str) -> Sequence[Any]:
     if not is_list(values):
         raise UserError(f"{name} is a {type(values).__name__}; it must be a list.")
-    for place, value in enumerate(values):  # type: ignore[arg-type]
+    for place, value in enumerate(values):
         if not isinstance(value, kind):
             raise UserError(f"{name}[{place}] is {value!r}; it must be a {kind.__name__}.")
-    return values  # type: ignore[return-value]
+    return list(values)
