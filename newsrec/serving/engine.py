@@ -187,12 +187,14 @@ class Engine:
         after = random.randint(0, self.store.last_number())
         while not stop.is_set():
             block = self.store.lacking(self.export, after, BLOCK)
-            if not block and not after:
-                return
-            if self._encode(block) == BLOCK:
+            if block and self._encode(block) == BLOCK:
                 after = block[-1].number
+            elif block:
+                after = random.randint(0, self.store.last_number())
+            elif after:
+                after = 0
             else:
-                after = random.randint(0, self.store.last_number()) if block else 0
+                return
 
     def _encode(self, news: Sequence[ToEncode]) -> int:
         """Make and store vectors of news; return how many are new."""
