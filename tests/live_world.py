@@ -7,8 +7,8 @@ the clicks. Run as a script, it does to a store what the lines of its input say.
 import hashlib
 import json
 import sys
+import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -59,7 +59,8 @@ def vectors_of(model, texts):
 def texts_of(items, fields=("title",), abstracts=False):
     """Return what the model reads of news."""
     columns = {name: [getattr(item, name) or "" for item in items] for name in NewsItem._fields[:5]}
-    return read_texts(pa.table(columns), list(fields), abstracts)
+    table = pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()})
+    return read_texts(table, list(fields), abstracts)
 
 
 def write_export(folder, items=(), model="first", encoder=True, fields=("title",), abstracts=False):
@@ -93,6 +94,19 @@ def click(user, number, minutes=0):
     return Click(f"U{user}", f"N{number}", START + timedelta(minutes=minutes))
 
 
+def ids_of(live, **options):
+    """Return the ids of all news that can be recommended, sorted."""
+    return sorted(one.news_id for one in live.recommend(k=10**6, **options).news)
+
+
+def wait_until(condition, seconds=60):
+    """Wait until a condition holds; fail if it does not within some seconds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def work(export, store):
     """Do what each line of the input says, and acknowledge it by a line."""
     live = LiveRecommender.open(export, store)
@@ -104,10 +118,9 @@ def work(export, store):
         elif name == "click":
             found = live.add_clicks([Click(*arguments, START)])
         elif name == "switch":
-            found = live.switch(Path(arguments[0]))
+            found = live.switch(arguments[0])
         elif name == "news":
-            answer = live.recommend(k=10**6)
-            found = [answer.version, sorted(one.news_id for one in answer.news)]
+            found = [live.version, ids_of(live)]
         else:
             found = getattr(live, name)(*arguments)
         print(json.dumps(found), flush=True)
