@@ -13,6 +13,7 @@ from newsrec.data.splits import LAST_DAY, choose_splits
 from newsrec.errors import UserError
 from newsrec.evaluation.baselines import clicks_of, score_baseline
 from newsrec.evaluation.ensemble import combine, merge_info
+from newsrec.evaluation.explained import Explain, explainer
 from newsrec.evaluation.fitted import FITTED, combine_fitted, learns_on
 from newsrec.evaluation.plm_means import plm_vectors, record_means, vectors_before_training
 from newsrec.evaluation.repeats import Repeats
@@ -39,6 +40,8 @@ class Scored(NamedTuple):
     """Fields of ``metrics.json`` that describe the scorer."""
     repeated: NDArray[np.bool_] | None = None
     """Whether each candidate repeats a click; None if nobody asked ``[candidates]``."""
+    explain: Explain | None = None
+    """Divides a score among the clicks; None if it is not the score of one model."""
 
 
 def score_split(
@@ -152,7 +155,7 @@ def _combined(
     title = f"{ensemble} of {', '.join(names)}"
     masks = [member.repeated for member in members if member.repeated is not None]
     repeated = np.mean(masks, axis=0) >= 0.5 if masks else None
-    return first._replace(title=title, scores=scores, info=info, repeated=repeated)
+    return first._replace(title=title, scores=scores, info=info, repeated=repeated, explain=None)
 
 
 def _lowered(scored: Scored, split: str, repeats: Repeats) -> Scored:
@@ -281,4 +284,5 @@ def _score_run(
         assert news is not None
         repeated = repeats.find(data.data.split(split), news.cpu().numpy())
     info = run.provenance(precision, by_auto)
-    return Scored(str(run.path), data.data, scores, vectors, info, repeated)
+    explain = explainer(module, data.max_history)
+    return Scored(str(run.path), data.data, scores, vectors, info, repeated, explain)
