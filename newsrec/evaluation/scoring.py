@@ -15,6 +15,7 @@ from newsrec.evaluation.baselines import clicks_of, score_baseline
 from newsrec.evaluation.ensemble import combine, merge_info
 from newsrec.evaluation.explained import Explain, explainer
 from newsrec.evaluation.fitted import FITTED, combine_fitted, learns_on
+from newsrec.evaluation.half_life import HalfLife
 from newsrec.evaluation.plm_means import plm_vectors, record_means, vectors_before_training
 from newsrec.evaluation.repeats import Repeats
 
@@ -72,6 +73,7 @@ def score_checkpoints(
     with_means: bool = True,
     expected: Mapping[str, dict[str, Any]] | None = None,
     repeats: Repeats | None = None,
+    half_life: HalfLife | None = None,
     **data_options: Any,
 ) -> Scored | None:
     """Score a split by every checkpoint, on any number of devices; average as ``ensemble`` says.
@@ -80,7 +82,8 @@ def score_checkpoints(
     ``model`` and ``data`` in ``expected``; ``data_options`` do not affect scores. ``with_means``
     asks for news vectors for the baseline ``cosine``; ``repeats`` lowers the scores of candidates
     that repeat a click, with several checkpoints those that repeat one for at least half of the
-    checkpoints. Returns the scores on the first process, None on the others.
+    checkpoints. ``half_life`` lowers the scores of older candidates, before that. Returns the
+    scores on the first process, None on the others.
     """
     from lightning import Trainer
 
@@ -107,6 +110,8 @@ def score_checkpoints(
             run = open_run(path)
             data = run.data  # show a mistake in the data before the Trainer's banner
             _check_same_split(split, data.data, members)
+            if half_life is not None:
+                half_life.check(data.data, split)
             source = learns_on(data.data, split) if ensemble == FITTED else split
             if ensemble == FITTED:
                 _check_unseen(run, source)
@@ -133,6 +138,9 @@ def score_checkpoints(
     if len(members) > 1:
         assert ensemble is not None
         found = _combined(members, lessons, split, ensemble)
+    if half_life is not None:
+        scores, about = half_life.apply(found.data, split, found.scores)
+        found = found._replace(scores=scores, info=found.info | {"half_life": about})
     return found if repeats is None else _lowered(found, split, repeats)
 
 
