@@ -221,6 +221,8 @@ def assert_trained_as_asked(watch, run, steps):
         run["frozen_states"] != "none" and run["tune_layers"] != -1
     )
     for before, after in zip(watch.before, watch.after, strict=True):
+        if run["precision"] == "16-mixed" and not before.isfinite().all():
+            continue  # the scaler leaves such a step out, and halves its scale
         expected = before.clone()
         if run["clipping"] == "norm":
             expected *= min(1.0, CLIP_AT / (float(before.norm()) + 1e-6))
