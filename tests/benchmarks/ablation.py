@@ -72,6 +72,7 @@ TUNE = {"model.tune_layers": "2", "model.plm_lr": "5e-5"}
 LORA = {"model.lora.rank": "8"}
 OWN_ABSTRACT = {"data.abstract_tokens": "64"}
 LATE = {"model.matching": "late"}
+EVERYTHING = TUNE | LATE | OWN_ABSTRACT | {"model.appeal": "true"}
 INTERESTS = {"model.matching": "interests"}
 
 ARMS = {
@@ -95,6 +96,8 @@ ARMS = {
     "tune-2": Arm("Is tuning two layers of the PLM of use?", TUNE),
     "lora-2": Arm("Are adapters in their place better?", TUNE | LORA),
     "tune-2-late": Arm("Do tuned layers and the clicks add up?", TUNE | LATE),
+    "late-abstract": Arm("Do the clicks and abstracts add up?", LATE | OWN_ABSTRACT),
+    "all": Arm("Do tuned layers, the clicks, appeal and abstracts?", EVERYTHING),
     "no-residual-transformer": Arm("Softmax, in the plain model?", PLAIN | SOFTMAX, "no-residual"),
     "no-residual-no-user-attention": Arm("Clicks, likewise?", PLAIN | NO_USER, "no-residual"),
     "no-residual-no-news-fastformer": Arm("Tokens, likewise?", PLAIN | NO_NEWS, "no-residual"),

@@ -145,6 +145,7 @@ def compute_seconds(
     device = trainer.strategy.root_device
     module.to(device).train()
     optimizer = trainer.optimizers[0]
+    optimizer.state.clear()  # Lightning moved it to the CPU when fit ended
     loader = iter(data.train_dataloader())
     batches = [next(loader).to(device) for _ in range(min(args.steps, 16))]
 
