@@ -28,6 +28,7 @@ COMMANDS = {
     "export": "write a model to a folder that runs without PyTorch",
     "recommend": "recommend news for a user, from an exported folder",
     "encode-news": "add new news items to a copy of an exported folder",
+    "store": "write the news and clicks of a service as Parquet, read them, or free space",
     "download": "download MIND from its official source and check it",
     "prepare": "compile a data folder and show what is in it",
     "inspect": "say what a data folder is, what is odd in it, and what comes next",
