@@ -1,14 +1,19 @@
 """Age, window, categories, near-duplicates and diversity, each against a plain loop."""
 
+import json
 import math
 
 import numpy as np
 import pytest
+from conftest import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from newsrec.__main__ import main
+from newsrec.data import FIRST_NEWS
 from newsrec.errors import UserError
 from newsrec.reranking import age_term, in_window, pick
+from newsrec.serving import Recommender
 from newsrec.serving import rules as module
 from newsrec.serving.rules import Rules, choose
 
@@ -153,3 +158,38 @@ def test_picking_by_hand():
 def test_rules_without_a_meaning_are_refused(values, said):
     with pytest.raises(UserError, match=said):
         Rules(**values)
+
+
+def test_a_recommender_applies_the_rules_to_each_user(served):
+    recommender = Recommender.load(served.export, threads=1)
+    ids, vectors = recommender.news["news_id"].to_pylist(), recommender.news_vectors[FIRST_NEWS:]
+    names = recommender.news["category"].to_pylist()
+    codes = np.array([sorted(set(names)).index(name) for name in names])
+    histories = [[], ["N1"], ["N13", "N404", "N5", "N13"]]
+    given = {"per_category": 2, "near_duplicates": 0.9, "diversity": 0.3}
+    for values in (given, *({name: value} for name, value in given.items())):
+        found = recommender.recommend_many(histories, 6, **values)
+        for history, one in zip(histories, found, strict=True):
+            ranking = recommender.rank(history, ids)
+            allowed = np.array([news_id not in history for news_id in ids])
+            best, scores = plainly(ranking.candidate_scores, vectors, codes, [0.0] * len(ids),
+                                   Rules(**values), 6, allowed)  # fmt: skip
+            assert one.news_ids == [ids[row] for row in best]
+            np.testing.assert_allclose(one.scores, scores, atol=1e-5)
+            assert recommender.recommend(history, 6, **values).news_ids == one.news_ids
+    with pytest.raises(UserError, match="diversity is 2; it is a number from 0 to 1"):
+        recommender.recommend([], diversity=2)
+
+
+def test_the_command_applies_the_rules_and_refuses_them_with_candidates(capsys, served):
+    main(["recommend", str(served.export), "--history", "N1", "-k", "4", "--json",
+          "--per_category=1", "--near_duplicates=0.95", "--diversity=0.5"])  # fmt: skip
+    found = [news["news_id"] for news in json.loads(capsys.readouterr().out)["news"]]
+    recommender = Recommender.load(served.export, threads=1)
+    values = {"per_category": 1, "near_duplicates": 0.95, "diversity": 0.5}
+    assert found == recommender.recommend(["N1"], 4, **values).news_ids
+    for option in ("--per_category=1", "--near_duplicates=0.9", "--diversity=0"):
+        said = refused(capsys, "recommend", served.export, "--candidates", "N1", option)
+        assert f"either --candidates, which are all ranked, or {option.split('=')[0]}." in said
+    said = refused(capsys, "recommend", served.export, "--per_category=0")
+    assert "per_category is 0; it is a number of news, 1 or more" in said
