@@ -1,6 +1,7 @@
 """The service on an export: its answers are those of the recommender, whatever is asked."""
 
 import os
+import re
 import shutil
 
 import numpy as np
@@ -104,6 +105,22 @@ def test_users_of_the_data_folder_can_be_replayed(live, served):
     assert sorted(i for shown in user["impressions"] for i in shown["clicked"]) == clicked
     assert all(set(s["clicked"]) <= set(s["candidates"]) for s in user["impressions"])
     assert live.get(f"/examples/{len(heads)}").status_code == 404
+
+
+def test_every_route_has_its_line_of_curl_in_the_documentation(live):
+    page = (Path(__file__).parents[1] / "docs" / "service.md").read_text(encoding="utf-8")
+    asked = [line for line in page.splitlines() if line.startswith("$ curl")]
+    for path, methods in live.get("/openapi.json").json()["paths"].items():
+        pattern = re.escape(path).replace(r"\{news_id\}", r"\w+").replace(r"\{user_id\}", r"\w+")
+        address = f":8000{pattern}".replace(r"\{number\}", r"\d+") + r"(\?[^ ]*)?'?$"
+        lines = [line for line in asked if re.search(address, line)]
+        for method in methods:
+            marks = {"post": "--json", "delete": "-X DELETE"}
+            wanted = marks.get(method)
+            assert any(
+                wanted in line if wanted else not any(mark in line for mark in marks.values())
+                for line in lines
+            ), (method, path)
 
 
 IDS = st.sampled_from([f"N{i}" for i in range(1, 18)])
