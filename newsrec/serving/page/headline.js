@@ -1,0 +1,62 @@
+// A headline that is not in the catalogue: its place among all news, and the news near it.
+import { $, el, facts, later, number, score } from "./dom.js";
+import { askAt, times } from "./api.js";
+
+let latest = null; // {title, place} of the last answer
+
+/** Build the panel. `history()` gives ids, `onPlaced` hears of a new place, `onPick` gets news. */
+export function setUpHeadline(history, onPlaced, onPick) {
+  const title = el("textarea", { id: "headline", rows: 3, maxlength: 5000, dir: "auto", placeholder: "Paste or write a headline", spellcheck: "false" });
+  const category = el("input", { id: "headline-category", list: "known-categories", autocomplete: "off", placeholder: "any" });
+  const problem = el("p", { class: "problem", role: "alert", hidden: true });
+  const result = el("div", { id: "placed", "aria-live": "polite" });
+  $("panel-headline").append(el("label", { for: "headline" }, "Headline"), title,
+    el("div", { class: "field" }, el("label", { for: "headline-category" }, "Category"), category),
+    el("datalist", { id: "known-categories" }), problem, result);
+
+  const place = async () => {
+    const text = title.value.trim();
+    if (!text) {
+      latest = null;
+      problem.hidden = true;
+      result.replaceChildren(el("p", { class: "soft" }, "It is scored for the history below and not stored."));
+      return onPlaced();
+    }
+    const body = { title: text, category: category.value.trim(), history: history(), k: 5 };
+    const answer = await askAt(problem, "POST", "headline", body);
+    if (!answer) return null;
+    latest = { ...answer, title: text, category: category.value.trim() };
+    result.replaceChildren(...shown(answer, onPick));
+    return onPlaced();
+  };
+  const soon = later(place, 250);
+  for (const field of [title, category]) field.addEventListener("input", soon);
+  return place;
+}
+
+function shown(answer, onPick) {
+  const mark = el("i", { class: "here" });
+  mark.style.left = `${(100 * (answer.rank - 1)) / Math.max(1, answer.of - 1)}%`;
+  return [
+    el("p", { class: "big" }, "Place ", el("b", {}, number(answer.rank)), ` of ${number(answer.of)}`,
+      el("span", { class: "soft small" }, `score ${score(answer.score)}`)),
+    el("div", { class: "track", "aria-hidden": "true" }, mark),
+    el("h3", {}, "News near it"),
+    el("ul", { class: "near" }, ...answer.near.map((news) => {
+      const bar = el("i", { class: "bar rest" });
+      bar.style.width = `${100 * Math.max(0, news.cosine)}%`;
+      return el("li", {}, el("div", { class: "what" },
+        el("button", { class: "title", type: "button", dir: "auto", title: "Click it as the user would", onclick: () => onPick(news) }, news.title),
+        facts(news)), el("span", { class: "cosine small" }, el("span", { class: "soft" }, "cosine "), news.cosine.toFixed(2), el("span", { class: "bars" }, bar)));
+    })),
+    el("p", { class: "soft small" }, times(answer)),
+  ];
+}
+
+/** The headline as a row of the recommendations, or null. */
+export const placedHeadline = () => latest && { news_id: "", title: latest.title, category: latest.category, score: latest.score };
+
+/** Offer categories in the field. */
+export function offerCategories(categories) {
+  $("known-categories").replaceChildren(...categories.map((value) => el("option", { value })));
+}
