@@ -6,6 +6,7 @@ Its model is a count of common words, so that what a click brought is known: eac
     python tests/page_server.py
 """
 
+import contextlib
 import json
 import math
 import re
@@ -68,13 +69,18 @@ class Refusal(Exception):
 
 
 class PageServer(ThreadingHTTPServer):
-    """Serves the page and the stand-in; ``asked`` has the path and body of each request."""
+    """Serves the page and the stand-in.
+
+    ``asked`` has the path and body of each request; ``delays`` says how many seconds a
+    recommendation takes for a number of clicks.
+    """
 
     daemon_threads = True
 
     def __init__(self, news=None, examples=EXAMPLES, users=None, token=None, port=0):
         self.news = {item["news_id"]: item for item in (made_up_news() if news is None else news)}
         self.examples, self.users, self.token, self.asked = examples, users or {}, token, []
+        self.delays = {}
         super().__init__(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}/"
 
@@ -142,8 +148,9 @@ class PageServer(ThreadingHTTPServer):
 
     def answer(self, method, path, query, body):
         """Return what a route answers."""
-        match method, *path.strip("/").split("/"):
+        match method, *map(unquote, path.strip("/").split("/")):
             case "POST", "recommend" | "rank":
+                time.sleep(self.delays.get(len(body.get("history", [])), 0))
                 return self.recommend(body)
             case "POST", "headline":
                 return self.place(body)
@@ -163,7 +170,7 @@ class PageServer(ThreadingHTTPServer):
             case "GET", "users", user_id if user_id in self.users:
                 clicks = [{"news_id": i, "time": NOW.isoformat()} for i in self.users[user_id]]
                 return {"user_id": user_id, "clicks": clicks}
-            case "GET", "health":
+            case "GET", "ready":
                 return {"news": len(self.news)}
         raise Refusal(404, f"{path} is not here.")
 
@@ -181,9 +188,6 @@ def cosine(one, other):
 
 class Handler(BaseHTTPRequestHandler):
     """Sends files of the page and answers as JSON."""
-
-    protocol_version = "HTTP/1.1"
-
 
     def log_message(self, *args):
         """Stay silent."""
@@ -206,14 +210,13 @@ class Handler(BaseHTTPRequestHandler):
         """Send an answer or a refusal."""
         began = time.perf_counter()
         parts = urlsplit(self.path)
-        path = unquote(parts.path)
-        self.server.asked.append((path, body))
+        self.server.asked.append((parts.path, body))
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         try:
             token = self.server.token
             if token and self.headers.get("Authorization") != f"Bearer {token}":
                 raise Refusal(401, "Authorization lacks the token of this server.")
-            status, content = 200, dict(self.server.answer(method, path, query, body))
+            status, content = 200, dict(self.server.answer(method, parts.path, query, body))
         except Refusal as refusal:
             status, content = refusal.args[0], {"error": refusal.args[1]}
         content |= {"version": "simulated", "ms": 1000 * (time.perf_counter() - began)}
@@ -226,7 +229,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Content-Security-Policy", POLICY)
         self.end_headers()
-        self.wfile.write(content)
+        with contextlib.suppress(ConnectionError):  # the page no longer wants it
+            self.wfile.write(content)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import { $, el, milliseconds, tell } from "./dom.js";
 const SHOWN_REQUESTS = 15;
 const running = new Map(); // channel -> controller of its latest request
 let asking = null; // the promise of a token while its dialog is open
-let isOffline = false;
+let isWaiting = false;
 
 /** What went wrong, in a sentence for the user. */
 export class Problem extends Error {}
@@ -30,7 +30,7 @@ export async function ask(method, path, body = null, channel = path) {
       });
     } catch (error) {
       if (error.name === "AbortError") return null;
-      goOffline();
+      waitForServer("The server does not answer.");
       throw new Problem("");
     }
     const trip = performance.now() - began;
@@ -42,16 +42,20 @@ export async function ask(method, path, body = null, channel = path) {
       if (controller.signal.aborted) return null;
       continue;
     }
+    if (response.status === 503) {
+      waitForServer(answer.error);
+      throw new Problem("");
+    }
     if (!response.ok || answer.error) throw new Problem(answer.error ?? `The server answered ${response.status}.`);
     dispatchEvent(new CustomEvent("answered", { detail: answer }));
     return { ...answer, trip };
   }
 }
 
-/** Ask, and show at a node what went wrong; null then, and where a later request came first. */
-export async function askAt(node, ...request) {
+/** Wait for an answer and show at a node what went wrong; null then, and where a later request came first. */
+export async function showProblem(node, request) {
   try {
-    const answer = await ask(...request);
+    const answer = await request;
     if (answer) tell(node, "");
     return answer;
   } catch (error) {
@@ -60,6 +64,8 @@ export async function askAt(node, ...request) {
     return null;
   }
 }
+
+export const askAt = (node, ...request) => showProblem(node, ask(...request));
 
 export const times = (answer) =>
   (answer.ms === undefined ? "" : `${milliseconds(answer.ms)} ms server · `) + `${milliseconds(answer.trip)} ms round trip`;
@@ -85,15 +91,16 @@ function askForToken(sentence) {
   });
 }
 
-function goOffline() {
-  if (isOffline) return;
-  isOffline = true;
-  tell($("offline"), "The server does not answer. This page asks again every 3 seconds.");
+/** Ask every few seconds if the server is ready, and then send the event "back". */
+function waitForServer(sentence) {
+  tell($("offline"), `${sentence} This page asks again every 3 seconds.`);
+  if (isWaiting) return;
+  isWaiting = true;
   const timer = setInterval(async () => {
-    const response = await fetch("health").catch(() => null);
-    if (!response) return;
+    const response = await fetch("ready").catch(() => null);
+    if (!response || response.status === 503) return;
     clearInterval(timer);
-    isOffline = false;
+    isWaiting = false;
     tell($("offline"), "");
     dispatchEvent(new Event("back"));
   }, 3000);

@@ -155,7 +155,8 @@ async function readAddress() {
 
 /** Learn what the catalogue has: the newest news, which also say if there are times. */
 async function readCatalogue() {
-  const newest = await askAt($("problem"), "GET", "news?k=100", null, "catalogue");
+  const newest = await ask("GET", "news?k=100", null, "catalogue").catch(() => null) // over a server's limit
+    ?? (await askAt($("problem"), "GET", "news", null, "catalogue"));
   if (!newest) return;
   state.newest = newest.news;
   if (!newest.news.length) state.catalogue = 0;
@@ -163,8 +164,8 @@ async function readCatalogue() {
   showAges(newest.news.some((news) => news.published));
   $("pick").hidden = !newest.news.length;
   drawHistory();
-  const health = await ask("GET", "health").catch(() => null);
-  if (health?.news !== undefined) state.catalogue = health.news;
+  const ready = await ask("GET", "ready").catch(() => null);
+  if (ready?.news !== undefined) state.catalogue = ready.news;
   showCatalogue(newest.version);
 }
 

@@ -2,14 +2,13 @@
 
 export const $ = (id) => document.getElementById(id);
 
-/** Build an element; a name that begins with "on" adds a listener, null and false are left out. */
+/** Build an element; a name that begins with "on" adds a listener, null is left out, and so is false but in ARIA. */
 export function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value !== null && value !== undefined && value !== false) {
-      node.setAttribute(name, value === true ? "" : value);
-    }
+    else if (name.startsWith("aria-") && typeof value === "boolean") node.setAttribute(name, value);
+    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
   }
   node.append(...children.filter((child) => child !== null && child !== undefined));
   return node;

@@ -151,7 +151,7 @@ function showLegend(rows, history) {
   const entry = (hue, name) => el("span", {}, el("i", { class: `dot ${hue}` }), name);
   const categories = [...new Set(history.map((news) => news.category))];
   const coloured = categories.filter((category) => hueOf(category) !== "hue-0");
-  const entries = coloured.map((category) => entry(hueOf(category), category || "no category"));
+  const entries = coloured.map((category) => entry(hueOf(category), short(category || "no category", 28)));
   if (coloured.length < categories.length) entries.push(entry("hue-0", "other categories"));
   entries.push(entry("rest", "the rest"));
   if (whys.some((why) => why.age)) entries.push(entry("age", "age"));

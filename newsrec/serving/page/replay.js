@@ -1,6 +1,7 @@
 // A user of the data or of the store, click by click: where each next click stood before it.
 import { $, el, icon, number, plural, tell } from "./dom.js";
 import { Problem, ask, askAt } from "./api.js";
+import { findPlace } from "./headline.js";
 import { drawPlaces } from "./places.js";
 
 const MOST_CLICKS = 30; // of a history, the newest; the others are there from the start
@@ -38,7 +39,7 @@ let onGo, listLength;
 export async function readUsers() {
   if (users?.length) return;
   const problem = $("replay-problem");
-  const [data, store] = await Promise.all([askAt(problem, "GET", "examples"), askAt(problem, "GET", "users?k=50")]);
+  const [data, store] = await Promise.all([askAt(problem, "GET", "examples"), askAt(problem, "GET", "users")]);
   if (!data && !store) return;
   const ofData = (data?.examples ?? []).map((one, n) => ({
     key: `data-${n}`, name: `${one.user_id} · ${plural(one.num_history, "click")}, ${plural(one.num_impressions, "impression")}`,
@@ -105,16 +106,14 @@ async function placeAmongCandidates(one) {
   one.of = ids.length;
 }
 
-/** A click's place among all news is that of its headline. */
 async function placeAmongAll(one) {
-  const news = await ask("GET", `news/${encodeURIComponent(one.clicked[0])}`, null, "measured news").catch((error) => {
+  const [id] = one.clicked;
+  const news = await ask("GET", `news/${encodeURIComponent(id)}`, null, "measured news").catch((error) => {
     if (error.message) return null; // it left the catalogue
     throw error;
   });
-  if (!news) return;
-  const { title, category, subcategory, abstract } = news.news ?? news;
-  const answer = await ask("POST", "headline", { title, category, subcategory, abstract, history: one.history, k: 1 }, "measure");
-  if (answer) [one.places, one.of] = [[answer.rank], answer.of];
+  const answer = news && (await findPlace(news, one.history, "measure", id));
+  if (answer) [one.places, one.of] = [[answer.place], answer.of];
 }
 
 function go(to) {

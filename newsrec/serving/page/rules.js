@@ -1,5 +1,5 @@
 // What may be recommended: sliders from "off" on the left to the strictest on the right.
-import { $, duration, el, hueOf } from "./dom.js";
+import { $, duration, el, hueOf, short } from "./dom.js";
 
 const share = (value) => (value ? value.toFixed(2) : "off");
 const FIELDS = {
@@ -64,7 +64,7 @@ function showRules(rules, changed) {
       if (!rules.categories.length) delete rules.categories;
       changed();
     },
-  }, el("i", { class: `dot ${hueOf(category)}` }), category)));
+  }, el("i", { class: `dot ${hueOf(category)}` }), short(category, 28))));
   if (focused !== undefined) [...$("categories").children].find((one) => one.dataset.category === focused)?.focus();
   if (chosen.length) said.push(chosen.join(", "));
   $("rules-summary").textContent = said.join(" · ");

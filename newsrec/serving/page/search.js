@@ -2,12 +2,11 @@
 import { $, el, facts, icon, later, plural } from "./dom.js";
 import { askAt, times } from "./api.js";
 
-const MOST = 30;
-
 /** Set the search field up; `isPicked(id)` says what is in the history, `onPick` toggles a news item. */
 export function setUpSearch(isPicked, onPick) {
   const query = $("query"), popup = $("popup"), list = $("found");
   let found = [], active = -1;
+  let isStale = false, enters = false; // the list is not that of the text yet; Enter waits for it
 
   const show = () => {
     list.replaceChildren(...found.map((news, at) => el("li", {
@@ -30,15 +29,17 @@ export function setUpSearch(isPicked, onPick) {
     query.setAttribute("aria-expanded", isOpen);
   };
   const search = async () => {
-    const answer = await askAt($("found-note"), "GET", `news?${new URLSearchParams({ q: query.value.trim(), k: MOST })}`, null, "search");
+    const answer = await askAt($("found-note"), "GET", `news?${new URLSearchParams({ q: query.value.trim() })}`, null, "search");
     if (!answer) return;
     found = answer.news;
     active = -1;
+    isStale = false;
+    if (enters && found.length) pick(0);
+    enters = false;
     show();
-    const newest = query.value.trim() ? "" : " of the newest";
     $("found-note").hidden = false;
     $("found-note").textContent = found.length
-      ? `${found.length === MOST && !newest ? "The first " : ""}${plural(found.length, "news item")}${newest} · ${times(answer)}`
+      ? `${query.value.trim() ? "" : "The newest "}${plural(found.length, "news item")} · ${times(answer)}`
       : query.value.trim() ? "No news found. Try other words." : "The catalogue is empty. Add news by POST /news.";
   };
   const searchSoon = later(search, 120);
@@ -48,13 +49,18 @@ export function setUpSearch(isPicked, onPick) {
     search();
   };
 
-  query.addEventListener("input", () => { open(true); searchSoon(); });
+  query.addEventListener("input", () => {
+    isStale = true;
+    open(true);
+    searchSoon();
+  });
   query.addEventListener("focus", start);
   query.addEventListener("click", start);
   query.addEventListener("blur", () => open(false));
   query.addEventListener("keydown", (event) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (event.key === "Escape" && !popup.hidden) open(false);
+    else if (event.key === "Enter" && !popup.hidden && isStale) enters = true;
     else if (event.key === "Enter" && !popup.hidden && found.length) pick(Math.max(active, 0));
     else if (step && popup.hidden) start();
     else if (step && found.length) {
