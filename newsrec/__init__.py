@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         MissingModelError,
         MissingPackageError,
         ModelError,
+        StoreError,
         UserError,
     )
     from newsrec.export.pretrained import PretrainedRecommender
@@ -50,6 +51,7 @@ _HOMES = {
     "Recommender": "serving.recommend",
     "RecommenderModule": "training.module",
     "RunFolder": "api",
+    "StoreError": "errors",
     "Stopped": "training.checkpoint.saving",
     "UserError": "errors",
     "fit": "api",
@@ -77,6 +79,7 @@ __all__ = [
     "Recommender",
     "RecommenderModule",
     "RunFolder",
+    "StoreError",
     "Stopped",
     "UserError",
     "fit",

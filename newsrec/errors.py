@@ -25,6 +25,10 @@ class MissingModelError(ModelError, FileNotFoundError):
     """A checkpoint, an exported folder or a pretrained model is not there."""
 
 
+class StoreError(UserError, OSError):
+    """A store of a live recommender cannot be opened, read or written."""
+
+
 class HubError(UserError, ConnectionError):
     """The Hugging Face hub cannot be reached, lacks the repository, or refuses a request."""
 

@@ -1,0 +1,158 @@
+"""Which export answers from a store, and the change to another one."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from newsrec.errors import StoreError, UserError
+from newsrec.serving.engine import AT_ONCE, Engine, version_of
+from newsrec.serving.folder import ExportFolder
+from newsrec.serving.manifest import NEWS_ENCODER
+from newsrec.serving.news_rows import Export
+from newsrec.serving.store import NewsStore
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 5.0
+"""Pause after the store could not be written in the background."""
+
+
+class Engines:
+    """The engine that answers, and in the background the one that will; threads may share it.
+
+    Args:
+        store: The news.
+        folder: The export; None is the one that answers in the store.
+        threads: Threads of the encoders; None uses all cores.
+
+    Raises:
+        UserError: If the export cannot be used.
+    """
+
+    def __init__(self, store: NewsStore, folder: ExportFolder | None, threads: int | None) -> None:
+        self.store, self.threads = store, threads
+        self.starting = False
+        """Whether the export that answers lacks most vectors."""
+        self.building: Engine | None = None
+        """The engine whose vectors are being made."""
+        self._stop, self._lock = threading.Event(), threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._refused: set[int] = set()
+        self.engine = self._first(folder)
+        """The engine that answers."""
+
+    def _first(self, folder: ExportFolder | None) -> Engine:
+        """Return the engine that answers at first; begin to make vectors if many are missing."""
+        before = self.store.current()
+        if folder is not None:
+            engine = self._engine(folder)
+        elif before is not None:
+            engine = self._engine_of(before)
+        else:
+            raise StoreError(f"{self.store.folder} has never served an export; name one.")
+        engine.fill()
+        engine.adopt()
+        news, lacking = self.store.counts(engine.export)
+        if lacking and not engine.can_encode:
+            raise UserError(
+                f"{engine.folder.path} was exported without {NEWS_ENCODER}, and has no vectors of "
+                f"{lacking:,} of the {news:,} news items in {self.store.folder}. Export the "
+                "checkpoint again, with the news encoder, or choose another store."
+            )
+        if lacking <= AT_ONCE:
+            engine.refresh()
+            self.store.announce(engine.export)
+            return engine
+        self._begin(lambda: engine)
+        if before is not None and before.number != engine.export.number:
+            try:
+                old = self._engine_of(before)
+                old.refresh()
+                return old
+            except UserError as error:
+                log.warning("The export that answered last cannot be used: %s", error)
+        self.starting = True
+        engine.refresh()
+        return engine
+
+    def _engine(self, folder: ExportFolder) -> Engine:
+        return Engine(self.store, folder, self.threads)
+
+    def _engine_of(self, export: Export) -> Engine:
+        """Return the engine of an export that the store knows.
+
+        Raises:
+            UserError: If its folder is gone, or has another export now.
+        """
+        folder = ExportFolder(export.path)
+        if version_of(folder) != export.version:
+            raise StoreError(
+                f"{export.path} is not the export {export.version} any more, which answers in "
+                f"{self.store.folder}. Name an export."
+            )
+        return self._engine(folder)
+
+    def refresh(self) -> Engine:
+        """Take in what was written, and return the engine that answers."""
+        engine = self.engine
+        if engine.refresh() and self.building is None:
+            current = self.store.current()
+            if len(engine.pending) > AT_ONCE and engine.can_encode:
+                self._begin(lambda: engine)
+            elif current and current.number not in (engine.export.number, *self._refused):
+                self._begin(lambda: self._follow(current))
+        return engine
+
+    def _follow(self, export: Export) -> Engine:
+        """Return the engine of an export to which another process has changed."""
+        try:
+            return self._engine_of(export)
+        except UserError:
+            self._refused.add(export.number)
+            raise
+
+    def switch(self, folder: ExportFolder) -> None:
+        """Make another export's vectors in the background, then let it answer."""
+        if version_of(folder) == self.engine.version:
+            return
+        engine = self._engine(folder)
+        if not self._begin(lambda: engine):
+            raise UserError("Another export is being prepared. Try again when it answers.")
+
+    def _begin(self, make: Callable[[], Engine]) -> bool:
+        """Prepare an engine in the background; False if one is being prepared."""
+        with self._lock:
+            if self._stop.is_set() or (self._thread is not None and self._thread.is_alive()):
+                return False
+            self._thread = threading.Thread(target=self._prepare, args=(make,), daemon=True)
+            self._thread.start()
+        return True
+
+    def _prepare(self, make: Callable[[], Engine]) -> None:
+        try:
+            self.building = engine = make()
+            while not self._stop.is_set():
+                try:
+                    for _ in engine.complete(self._stop):
+                        pass
+                    engine.refresh()
+                    if self._stop.is_set():
+                        break
+                    self.store.announce(engine.export)
+                    self.engine, self.starting = engine, False
+                    break
+                except StoreError as error:
+                    log.warning("Vectors could not be stored, trying again: %s", error)
+                    self._stop.wait(RETRY_S)
+        except UserError as error:
+            log.error("The export cannot be prepared: %s", error)
+        except Exception:
+            log.exception("The export cannot be prepared.")
+        finally:
+            self.building = None
+
+    def close(self) -> None:
+        """End the work in the background after its block."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()

@@ -1,0 +1,114 @@
+"""Ranks the news of a live recommender: candidates, all news, or a headline among all news."""
+
+import difflib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from newsrec.errors import UserError
+from newsrec.reranking import repeats
+from newsrec.serving.engine import Engine
+from newsrec.serving.items import NewsItem
+from newsrec.serving.live_results import Answer, Near, Placed, Recommended
+from newsrec.serving.matching import match_all
+from newsrec.serving.rules import Rules, choose
+from newsrec.serving.search import top_k
+from newsrec.serving.slots import View
+
+
+def recommend(engine: Engine, history: Sequence[str], k: int, rules: Rules, at: float) -> Answer:
+    """Return the best news for a history; ages count until ``at``, in seconds since 1970."""
+    with engine.view(history, rules.exclude) as view:
+        rows = _known(view.found[0])
+        scores = match_all(engine.users(view, rows), view.vectors)[0]
+        allowed = _allowed(engine, view, rows, rules)
+        ages = (at - view.published) / 3600
+        best = choose(scores, view.vectors, view.category, ages, rules, k, allowed)
+        return _answer(engine, view, history, best.rows.tolist(), best.scores, at)
+
+
+def rank(engine: Engine, history: Sequence[str], candidates: Sequence[str], at: float) -> Answer:
+    """Return all candidates, best first; unknown ones have the score of the mean vector."""
+    with engine.view(history, candidates) as view:
+        found = view.found[1]
+        vectors = np.array(
+            [view.unknown if row is None else view.vectors[row] for row in found], np.float32
+        ).reshape(len(found), engine.encoders.dim)
+        scores = match_all(engine.users(view, _known(view.found[0])), vectors)[0]
+        order = np.argsort(-scores, kind="stable").tolist()
+        rows = [found[place] for place in order]
+        names = [candidates[place] for place in order]
+        return _answer(engine, view, history, rows, scores[order], at, names)
+
+
+def place(engine: Engine, item: NewsItem, history: Sequence[str], k: int) -> Placed:
+    """Return where a news item would rank, and the ``k`` news nearest to it."""
+    vector = engine.encoders.news(engine.texts([item]))
+    with engine.view(history) as view:
+        user = engine.users(view, _known(view.found[0]))
+        (score,) = match_all(user, vector)[0].tolist()
+        above = (match_all(user, view.vectors)[0] > score) & view.alive
+        lengths = np.sqrt(np.einsum("nd,nd->n", view.vectors, view.vectors))
+        lengths *= np.linalg.norm(vector)
+        cosines = view.vectors @ vector[0] / np.maximum(lengths, np.finfo(np.float32).tiny)
+        cosines[~view.alive] = -np.inf
+        near = [
+            Near._make((*view.items[row][:3], float(cosines[row])))
+            for row in (top_k(cosines, min(k, len(cosines))) if len(cosines) else ())
+        ]
+        return Placed(score, 1 + int(above.sum()), view.num_news, near, engine.version)
+
+
+def _known(rows: Sequence[int | None]) -> list[int]:
+    return [row for row in rows if row is not None]
+
+
+def _allowed(engine: Engine, view: View, clicked: list[int], rules: Rules) -> NDArray[np.bool_]:
+    """Return which rows the rules allow that depend on ids and texts."""
+    allowed = view.alive.copy()
+    if rules.categories is not None:
+        codes = engine.slots.codes
+        for category in rules.categories:
+            if category not in codes:
+                near = difflib.get_close_matches(category, codes) or sorted(codes)[:10]
+                raise UserError(
+                    f"categories: no news item was ever of the category {category!r}. There is "
+                    f"{', '.join(near)}."
+                )
+        allowed &= np.isin(view.category, [codes[category] for category in rules.categories])
+    allowed[_known(view.found[1])] = False
+    if rules.exclude_history:
+        allowed[clicked] = False
+    if rules.skip_repeats is not None:
+        allowed &= ~repeats(view.vectors, slice(None), clicked, rules.skip_repeats)
+    return allowed
+
+
+def _answer(
+    engine: Engine,
+    view: View,
+    history: Sequence[str],
+    rows: Sequence[int | None],
+    scores: NDArray[np.float32],
+    at: float,
+    names: Sequence[str] = (),
+) -> Answer:
+    """Return an answer from rows and scores; ``names`` are ids of rows that may be None."""
+    news = []
+    for place, (row, score) in enumerate(zip(rows, scores.tolist(), strict=True)):
+        if row is None:
+            news.append(Recommended(names[place], score, None, None, None, None, None))
+            continue
+        item, hours = view.items[row], (at - float(view.published[row])) / 3600
+        age = None if item.published is None else hours
+        texts = item.title, item.category, item.subcategory
+        news.append(Recommended(item.news_id, score, *texts, item.published, age))
+    found = view.found[0]
+    known = [news_id for news_id, row in zip(history, found, strict=True) if row is not None]
+    unknown = [news_id for news_id, row in zip(history, found, strict=True) if row is None]
+    lacking = [name for name, row in zip(names, rows, strict=False) if row is None]
+    return Answer(
+        news, known[-engine.encoders.max_history :], list(dict.fromkeys(unknown)), lacking,
+        engine.version,
+    )  # fmt: skip
