@@ -133,13 +133,16 @@ class PageServer(ThreadingHTTPServer):
     def place(self, body):
         """Answer ``POST /headline``."""
         history = [i for i in body.get("history", []) if i in self.news]
-        score = self.scored({"title": body["title"]}, history)["score"]
-        above = sum(self.scored(i, history)["score"] > score for i in self.news.values())
-        words = Counter(words_of(body["title"]))
+        own = body.get("news_id")
+        item = self.news.get(own, {"title": body["title"]})
+        score = self.scored(item, history)["score"]
+        others = [self.news[i] for i in self.news if i not in (*history, own)]
+        above = sum(self.scored(other, history)["score"] > score for other in others)
+        words = Counter(words_of(item["title"]))
         near = [i | {"cosine": cosine(words, Counter(words_of(i["title"])))}
                 for i in self.news.values()]  # fmt: skip
         near.sort(key=lambda item: -item["cosine"])
-        return {"score": score, "rank": above + 1, "of": len(self.news), "near": near[:5]}
+        return {"score": score, "rank": above + 1, "of": len(others), "near": near[:5]}
 
     def find(self, text, k):
         """Answer ``GET /news``: all words of the text are in the title, the newest first."""

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import threading
+from contextlib import contextmanager
 
 import pytest
 from page_server import EXAMPLES, PageServer
@@ -575,3 +577,67 @@ def test_the_link_is_copied(open_page, server):
     page.click("#share")
     expect(page.locator("#share")).to_contain_text("Copied")
     assert page.evaluate("navigator.clipboard.readText()") == page.url
+
+
+@contextmanager
+def real_service(export, store, data):
+    """Run the service itself, and yield its address."""
+    import uvicorn
+
+    from newsrec.serving.examples import Examples
+    from newsrec.serving.http import create_app
+    from newsrec.serving.http_answers import Service
+    from newsrec.serving.http_server import bind
+    from newsrec.serving.http_settings import Settings
+    from newsrec.serving.live import LiveRecommender
+
+    engine = LiveRecommender.open(export, store, threads=1)
+    service = Service(Settings(export), engine)
+    service.examples = Examples.of(data)
+    bound = bind("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(create_app(service), log_config=None, lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join()
+        engine.close()
+
+
+def test_the_page_works_with_the_service_itself(open_page, served, tmp_path):
+    pytest.importorskip("uvicorn")
+    from newsrec.serving import Recommender
+
+    recommender = Recommender.load(served.export, threads=1)
+
+    def best(history):
+        news = recommender.recommend(history, k=recommender.news.num_rows).news_ids
+        return [news_id for news_id in news if news_id not in history]
+
+    with real_service(served.export, tmp_path / "store", served.mind) as url:
+        page = open_page(address(["N1"], k=5), url=url)
+        wanted = [news["title"] for news in recommender.describe(best(["N1"])[:5])]
+        expect(page.locator("#recommended .title")).to_have_text(wanted)
+        page.fill("#query", "news")
+        page.click("#tab-headline")
+        page.fill("#headline", "A storm closes ports")
+        expect(page.locator("#placed .big")).to_contain_text("Place ")
+        expect(page.locator("#placed .near li")).to_have_count(5)
+        page.click("#tab-replay")
+        page.select_option("#user", "data-0")
+        expect(page.locator("#step-text")).to_contain_text("Click 1 of")
+        user = page.evaluate("fetch('examples/0').then((answer) => answer.json())")
+        for place, news_id in enumerate(user["history"]):
+            ranked = best(user["history"][:place])
+            where = f"place {ranked.index(news_id) + 1} of {len(ranked)}"
+            expect(page.locator("#step-text")).to_contain_text(where)
+            page.click("#next")
+        for number, shown in enumerate(user["impressions"], 1):
+            expect(page.locator("#step-text")).to_contain_text(f"Impression {number} of")
+            expect(page.locator("#recommended .hit")).to_have_count(len(shown["clicked"]))
+            expect(page.locator("#recommended .moved")).to_have_count(0)  # another list
+            page.click("#next")
+        assert sum(len(shown["clicked"]) for shown in user["impressions"])
+        assert page.locator("#catalogue").inner_text().startswith(f"{recommender.news.num_rows:,} ")

@@ -43,12 +43,22 @@ def rank(engine: Engine, history: Sequence[str], candidates: Sequence[str], at: 
 
 
 def place(engine: Engine, item: NewsItem, history: Sequence[str], k: int) -> Placed:
-    """Return where a news item would rank, and the ``k`` news nearest to it."""
-    vector = engine.encoders.news(engine.texts([item]))
-    with engine.view(history) as view:
-        user = engine.users(view, _known(view.found[0]))
+    """Return where a news item would rank among news that are not clicked, and the ``k`` nearest.
+
+    If the catalogue has the item's id, the catalogue's vector is placed, and does not count itself.
+    """
+    with engine.view([item.news_id]) as view:
+        (row,) = view.found[0]
+        vector = None if row is None else view.vectors[[row]]
+    if vector is None:
+        vector = engine.encoders.news(engine.texts([item]))
+    with engine.view(history, [item.news_id]) as view:
+        clicked = _known(view.found[0])
+        user = engine.users(view, clicked)
         (score,) = match_all(user, vector)[0].tolist()
-        above = (match_all(user, view.vectors)[0] > score) & view.alive
+        others = view.alive.copy()
+        others[[*clicked, *_known(view.found[1])]] = False
+        above = (match_all(user, view.vectors)[0] > score) & others
         lengths = np.sqrt(np.einsum("nd,nd->n", view.vectors, view.vectors))
         lengths *= np.linalg.norm(vector)
         cosines = view.vectors @ vector[0] / np.maximum(lengths, np.finfo(np.float32).tiny)
@@ -57,7 +67,7 @@ def place(engine: Engine, item: NewsItem, history: Sequence[str], k: int) -> Pla
             Near._make((*view.items[row][:3], float(cosines[row])))
             for row in (top_k(cosines, min(k, len(cosines))) if len(cosines) else ())
         ]
-        return Placed(score, 1 + int(above.sum()), view.num_news, near, engine.version)
+        return Placed(score, 1 + int(above.sum()), int(others.sum()), near, engine.version)
 
 
 def _known(rows: Sequence[int | None]) -> list[int]:

@@ -52,10 +52,10 @@ export async function ask(method, path, body = null, channel = path) {
   }
 }
 
-/** Wait for an answer and show at a node what went wrong; null then, and where a later request came first. */
-export async function showProblem(node, request) {
+/** Ask, and show at a node what went wrong; null then, and where a later request came first. */
+export async function askAt(node, ...request) {
   try {
-    const answer = await request;
+    const answer = await ask(...request);
     if (answer) tell(node, "");
     return answer;
   } catch (error) {
@@ -64,8 +64,6 @@ export async function showProblem(node, request) {
     return null;
   }
 }
-
-export const askAt = (node, ...request) => showProblem(node, ask(...request));
 
 export const times = (answer) =>
   (answer.ms === undefined ? "" : `${milliseconds(answer.ms)} ms server · `) + `${milliseconds(answer.trip)} ms round trip`;

@@ -1,5 +1,5 @@
 // The page: one state (history, rules, tab, replayed user, headline), kept in the address.
-import { $, giveHues, later, number, plural, short, speak, tell } from "./dom.js";
+import { $, giveHues, later, plural, short, speak, tell } from "./dom.js";
 import { ask, askAt, times } from "./api.js";
 import { broughtTo, lightClick, showRecommendations } from "./recommendations.js";
 import { showHistory, showShares } from "./history.js";
@@ -31,7 +31,11 @@ async function update() {
   const answer = await askAt($("problem"), "POST", candidates ? "rank" : "recommend", body, "recommend");
   await lookup;
   if (!answer) return;
-  see(answer.news.filter((news) => news.title));
+  see(answer.news.filter((news) => !answer.unknown_candidates?.includes(news.news_id)));
+  for (const news of answer.news) {
+    news.title ||= news.news_id;
+    news.category ??= "";
+  }
   answered = { ...answer, replayed, history: state.history, used: locate(answer) };
   draw();
   const first = answer.news[0];
@@ -83,14 +87,15 @@ function draw() {
   const own = state.tab === "headline" && Object.keys(inForce(state.rules)).every((name) => name === "k") && placedHeadline();
   const above = own ? rows.findIndex((row) => row.news.score < own.score) : -1;
   if (above >= 0) rows.splice(above, 0, { news: own, place: "→", isHeadline: true });
-  showRecommendations(rows, answered.history.map(itemOf), (item) => toggle(item, true));
+  const kind = replayed?.candidates ?? "all"; // an array is equal to itself alone
+  showRecommendations(rows, answered.history.map(itemOf), kind, (item) => toggle(item, true));
   $("recommended-heading").textContent = replayed?.candidates ? `The impression's ${plural(news.length, "candidate")}` : "Recommendations";
   $("latency").textContent = times(answered);
   const notes = [];
   if (!news.length) notes.push(noneBecause());
   if (unknown.length) notes.push(`Not in the catalogue: ${unknown.slice(0, 5).map((id) => short(id, 30)).join(", ")}${unknown.length > 5 ? ", …" : ""}.`);
   const left = news.length - rows.length;
-  if (replayed?.candidates && left > 0) notes.push(`${number(left)} more were not clicked.`);
+  if (replayed?.candidates && left > 0) notes.push(`${plural(left, "more candidate")}, not clicked.`);
   if (!answered.history.length && news.length) notes.push("No click yet: this is what the model shows to a new user. Click a title to see the list change.");
   $("note").textContent = notes.join(" ");
 }

@@ -1,25 +1,8 @@
 // A headline that is not in the catalogue: its place among all news, and the news near it.
 import { $, el, facts, later, number, score } from "./dom.js";
-import { ask, showProblem, times } from "./api.js";
+import { askAt, times } from "./api.js";
 
 let latest = null; // {title, category, score} of the last answer
-
-/**
- * Ask for the place of a news item among the news that are not in the history, as `place` and `of`.
- * `id` is its own id where it is in the catalogue. Null where a later request came first.
- */
-export async function findPlace(item, history, channel, id = null) {
-  const { title, category, subcategory, abstract } = item;
-  const left = [...new Set(id === null ? history : [...history, id])];
-  const [answer, ranked] = await Promise.all([
-    ask("POST", "headline", { title, category, subcategory, abstract, history, k: 5 }, channel),
-    left.length ? ask("POST", "rank", { history, candidates: left }, `${channel} rank`) : { news: [], unknown_candidates: [] },
-  ]);
-  if (!answer || !ranked) return null;
-  const known = ranked.news.filter((news) => !ranked.unknown_candidates.includes(news.news_id));
-  const above = known.filter((news) => news.score > answer.score).length;
-  return { ...answer, place: answer.rank - above, of: answer.of - known.length + 1 };
-}
 
 /** Build the panel. `history()` gives ids, `onPlaced` hears of a new place, `onPick` gets news. */
 export function setUpHeadline(history, onPlaced, onPick) {
@@ -40,7 +23,7 @@ export function setUpHeadline(history, onPlaced, onPick) {
       return onPlaced();
     }
     const item = { title: text, category: category.value.trim() };
-    const answer = await showProblem(problem, findPlace(item, history(), "headline"));
+    const answer = await askAt(problem, "POST", "headline", { ...item, history: history(), k: 5 });
     if (!answer) return null;
     latest = { ...item, score: answer.score };
     result.replaceChildren(...shown(answer, onPick));
@@ -53,9 +36,9 @@ export function setUpHeadline(history, onPlaced, onPick) {
 
 function shown(answer, onPick) {
   const mark = el("i", { class: "here" });
-  mark.style.left = `${(100 * (answer.place - 1)) / Math.max(1, answer.of - 1)}%`;
+  mark.style.left = `${(100 * (answer.rank - 1)) / Math.max(1, answer.of)}%`;
   return [
-    el("p", { class: "big" }, "Place ", el("b", {}, number(answer.place)), ` of ${number(answer.of)}`,
+    el("p", { class: "big" }, "Place ", el("b", {}, number(answer.rank)), ` of ${number(answer.of + 1)}`,
       el("span", { class: "soft small" }, `score ${score(answer.score)}`)),
     el("div", { class: "track", "aria-hidden": "true" }, mark),
     el("h3", {}, "News near it"),

@@ -3,19 +3,20 @@ import { $, el, facts, hueOf, icon, plural, score, short, signed, slide } from "
 
 const MOST_PARTS = 6; // clicks that the table of a news item names
 const opened = new Set(); // ids of news whose table is open
-let shown = { rows: [], history: [] };
+let shown = { rows: [], kind: null };
 
 /**
  * Show rows `{news, place, isHit, isHeadline}` for a history of news items, oldest first.
- * `onPick` gets the news item that the user clicked.
+ * `onPick` gets the news item that the user clicked. Places are compared with those before if the
+ * kind of list is the same.
  */
-export function showRecommendations(rows, history, onPick) {
+export function showRecommendations(rows, history, kind, onPick) {
   const list = $("recommended");
-  const places = new Map(shown.rows.map((row) => [row.news.news_id, row.place]));
+  const places = new Map(kind === shown.kind ? shown.rows.map((row) => [row.news.news_id, row.place]) : []);
   const focus = document.activeElement;
   const place = list.contains(focus) ? [...list.children].indexOf(focus.closest("li")) : -1;
   const kept = { id: focus?.closest("li")?.dataset.id, part: focus?.dataset.part };
-  shown = { rows, history };
+  shown = { rows, kind };
   const scale = scaleOf(rows);
   slide(list, () => list.replaceChildren(...rows.map((row) => item(row, history, scale, places, onPick))));
   if (place >= 0) {
@@ -42,7 +43,7 @@ function item(row, history, scale, places, onPick) {
     }, news.title || news.news_id);
   const mark = isHit ? el("b", { class: "mark" }, isHit) : isHeadline ? el("b", { class: "mark" }, "your headline") : null;
   const value = el("span", { class: "score" }, el("span", { class: "unseen" }, "Score "), score(news.score), el("span", { class: "brought small" }));
-  const node = el("li", { "data-id": news.news_id, class: isHit ? "hit" : isHeadline ? "ghost" : null },
+  const node = el("li", { "data-id": news.news_id, class: [isHit && "hit", isHeadline && "ghost", !why && "plain"].filter(Boolean).join(" ") },
     number, el("div", { class: "what" }, title, facts(news, mark)));
   if (why) node.append(bars(why, history, scale));
   node.append(value);
