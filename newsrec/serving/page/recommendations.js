@@ -2,6 +2,7 @@
 import { $, el, facts, hueOf, icon, plural, score, short, signed, slide } from "./dom.js";
 
 const MOST_PARTS = 6; // clicks that the table of a news item names
+const METHODS = { exact: "exact", shapley: "Shapley values" };
 const opened = new Set(); // ids of news whose table is open
 let shown = { rows: [], kind: null };
 
@@ -156,8 +157,8 @@ function showLegend(rows, history) {
   if (coloured.length < categories.length) entries.push(entry("hue-0", "other categories"));
   entries.push(entry("rest", "the rest"));
   if (whys.some((why) => why.age)) entries.push(entry("age", "age"));
-  const method = whys[0].method === "exact" ? "exactly" : `by ${whys[0].method}`;
-  $("legend").replaceChildren(el("span", { class: "soft" }, `What the clicks brought, ${method}:`), ...entries);
+  const { method } = whys[0];
+  $("legend").replaceChildren(el("span", { class: "soft" }, `What the clicks brought (${METHODS[method] ?? method}):`), ...entries);
 }
 
 /** Light up what one click brought to every news item; null puts all lights out. */
