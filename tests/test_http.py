@@ -255,6 +255,7 @@ def test_a_wrong_request_is_told_in_a_sentence_that_names_the_field(client, path
         (b"[" * 1900, 400, "not JSON"),
         (b'{"half_life": NaN}', 422, "half_life"),
         (b'{"user_id": "\\ud800"}', 422, "user_id"),
+        (b'{"user_id": "U\\u0000"}', 422, "user_id should have no null character"),
         (b"", 422, "The body"),
     ],
 )
@@ -272,7 +273,7 @@ def test_a_form_of_another_site_can_write_nothing(client, engine):
 
 def test_unknown_paths_and_methods_are_json(client):
     refused(client.get("/nothing"), 404, "/nothing")
-    refused(client.get("/news/"), 404)
+    refused(client.get("/news/"), 422, "news_id")
     refused(client.get("/page/../http.py"), 404)
     refused(client.put("/recommend"), 405, "PUT")
     refused(client.get("/recommend"), 405, "GET")

@@ -192,6 +192,25 @@ def test_clicks_are_moved_and_removed_by_keys(open_page, server):
     assert server.asked[-1][1]["history"] == ["N6", "N10"]
 
 
+def test_lights_go_out_with_the_click_under_the_pointer(open_page):
+    page = open_page(address(["N1"]))
+    page.locator("#history li").hover()
+    expect(page.locator("body")).to_have_class("lit")
+    page.locator("#history .remove").click()
+    expect(page.locator("#history li")).to_have_count(0)
+    expect(page.locator("body")).not_to_have_class("lit")
+
+
+def test_lights_stay_on_the_moved_click_in_the_new_list(open_page, server):
+    page = open_page(address())
+    page.locator("#history .grip").nth(0).focus()
+    page.keyboard.press("ArrowDown")
+    settled(page, expected(server, ["N6", "N1", "N10"]))
+    wanted = [n["explanation"]["clicks"][1]["value"] for n in expected(server, ["N6", "N1", "N10"])]
+    lit = page.locator("#recommended > li > .bars .bar.on")
+    expect(lit).to_have_count(sum(value != 0 for value in wanted))
+
+
 def test_a_click_is_dragged_to_another_place(open_page):
     page = open_page(address())
     first, second, third = history_of(page)
@@ -474,6 +493,22 @@ def test_a_server_with_a_token_is_asked_with_it_and_keeps_it_in_the_tab(open_pag
         page.reload()
         settled(page, expected(server))
         expect(page.locator("dialog")).to_be_hidden()
+        assert all("401" in error for error in page.expected_errors)
+        page.expected_errors.clear()
+
+
+def test_a_browser_that_keeps_nothing_shows_the_page(open_page, browser):
+    with PageServer(token="secret") as server:
+        page = open_page(url=server.url, wait="dialog[open]")
+        for storage in ("localStorage", "sessionStorage"):
+            page.add_init_script(
+                f"Object.defineProperty(window, '{storage}', "
+                "{ get() { throw new DOMException('no', 'SecurityError'); } })"
+            )
+        page.reload()
+        page.fill("#token-field", "secret")
+        page.keyboard.press("Enter")
+        settled(page, expected(server, []))
         assert all("401" in error for error in page.expected_errors)
         page.expected_errors.clear()
 

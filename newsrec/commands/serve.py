@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
 
     def announce(address: str) -> None:
         say(f"Serving {folder.path} at {address} (Ctrl-C stops).")
-        say(f"The page is at {address}/, what requests look like at {address}/openapi.json.")
+        say(f"Page: {address}/  Requests: {address}/openapi.json")
 
     serve(settings, announce)
 

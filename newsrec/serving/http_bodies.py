@@ -5,7 +5,7 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from newsrec.console import clipped, printable
 from newsrec.errors import UserError
@@ -33,10 +33,20 @@ def read_time(value: Any) -> Any:
     return time.astimezone(UTC)
 
 
-Id = Annotated[str, Field(min_length=1, max_length=LONGEST["news_id"])]
-Title = Annotated[str, Field(max_length=LONGEST["title"])]
-Category = Annotated[str, Field(max_length=LONGEST["category"])]
-Abstract = Annotated[str, Field(max_length=LONGEST["abstract"])]
+def read_text(value: str) -> str:
+    """Return a text; ValueError if it cannot be stored."""
+    if "\0" in value:
+        raise ValueError("should have no null character")
+    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError("should have no half characters: decode a text before you cut it")
+    return value
+
+
+Text = Annotated[str, AfterValidator(read_text)]
+Id = Annotated[Text, Field(min_length=1, max_length=LONGEST["news_id"])]
+Title = Annotated[Text, Field(max_length=LONGEST["title"])]
+Category = Annotated[Text, Field(max_length=LONGEST["category"])]
+Abstract = Annotated[Text, Field(max_length=LONGEST["abstract"])]
 Hours = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Cosine = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 Time = Annotated[

@@ -68,7 +68,7 @@ class NewsAnswer(BaseModel):
     title: str
     category: str
     subcategory: str
-    abstract: str
+    abstract: str | None
     published: datetime | None
 
 

@@ -1,5 +1,7 @@
 """The routes that ask or change the recommender."""
 
+from typing import Annotated
+
 from fastapi import FastAPI, Query, Response
 
 from newsrec.serving import http_bodies as bodies
@@ -53,8 +55,10 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/news", response_model=models.ManyNewsAnswer)
     async def find_news(
-        q: str = Query("", max_length=1000, description="words of a title; none: the newest"),
-        k: int = Query(min(20, most), ge=1, le=most),
+        q: Annotated[
+            bodies.Text, Query(max_length=1000, description="words of a title; none: the newest")
+        ] = "",
+        k: Annotated[int, Query(ge=1, le=most)] = min(20, most),
     ) -> Response:
         """Find news by their titles."""
         return await service.answer(
@@ -62,14 +66,14 @@ def add_routes(app: FastAPI, service: Service) -> None:
         )
 
     @app.get("/news/{news_id:path}", response_model=models.OneNewsAnswer)
-    async def news(news_id: str) -> Response:
+    async def news(news_id: bodies.Id) -> Response:
         """Return a news item."""
         return await service.answer(
             lambda engine: found_or_404(engine.news_item(news_id), "news item", news_id)._asdict()
         )
 
     @app.delete("/news/{news_id:path}", response_model=models.DeletedAnswer)
-    async def delete_news(news_id: str) -> Response:
+    async def delete_news(news_id: bodies.Id) -> Response:
         """Delete a news item."""
 
         def work(engine: LiveRecommender) -> Found:
@@ -103,12 +107,12 @@ def add_routes(app: FastAPI, service: Service) -> None:
         return await service.answer(work, write=True)
 
     @app.get("/users", response_model=models.UsersAnswer)
-    async def users(k: int = Query(min(50, most), ge=1, le=most)) -> Response:
+    async def users(k: Annotated[int, Query(ge=1, le=most)] = min(50, most)) -> Response:
         """List users with clicks."""
         return await service.answer(lambda engine: {"users": engine.users(k)})
 
     @app.get("/users/{user_id:path}", response_model=models.UserAnswer)
-    async def user(user_id: str) -> Response:
+    async def user(user_id: bodies.Id) -> Response:
         """Return a user's clicks."""
 
         def work(engine: LiveRecommender) -> Found:
@@ -119,7 +123,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         return await service.answer(work)
 
     @app.delete("/users/{user_id:path}", response_model=models.DeletedAnswer)
-    async def delete_user(user_id: str) -> Response:
+    async def delete_user(user_id: bodies.Id) -> Response:
         """Delete a user's clicks, from the disk too."""
 
         def work(engine: LiveRecommender) -> Found:

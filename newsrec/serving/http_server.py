@@ -31,6 +31,8 @@ DRAIN_SECONDS = 30
 """How long requests that have begun may take after the signal to stop."""
 KEEP_ALIVE_SECONDS = 75
 """How long an idle connection stays open: longer than a proxy in front of the service keeps it."""
+RESTART_SECONDS = 1.0
+"""Pause before a worker that ended is replaced."""
 REFUSED = 2
 """Exit code of a worker that could not open the store."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -198,7 +200,9 @@ def _supervise(settings: Settings, bound: socket.socket, counts: Path) -> None:
                 refused = True
                 break
             log.warning("A worker ended with code %s; another is started.", worker.exitcode)
+            asked.wait(RESTART_SECONDS)
             workers[place] = start()
+    bound.close()
     write.close()  # the workers finish what has begun, and end
     for worker in workers:
         worker.join()

@@ -5,6 +5,10 @@ const SHOWN_REQUESTS = 15;
 const running = new Map(); // channel -> controller of its latest request
 let asking = null; // the promise of a token while its dialog is open
 let isWaiting = false;
+let token = null; // of this tab; where the browser keeps nothing, until the page is left
+try {
+  token = sessionStorage.getItem("token");
+} catch { /* no storage */ }
 
 /** What went wrong, in a sentence for the user. */
 export class Problem extends Error {}
@@ -19,8 +23,8 @@ export async function ask(method, path, body = null, channel = path) {
   running.set(channel, controller);
   for (;;) {
     const began = performance.now();
-    const token = sessionStorage.getItem("token");
-    const headers = { ...(body && { "Content-Type": "application/json" }), ...(token && { Authorization: `Bearer ${token}` }) };
+    const sent = token;
+    const headers = { ...(body && { "Content-Type": "application/json" }), ...(sent && { Authorization: `Bearer ${sent}` }) };
     let response, answer;
     try {
       response = await fetch(path, { method, headers, body: body && JSON.stringify(body), signal: controller.signal });
@@ -36,7 +40,7 @@ export async function ask(method, path, body = null, channel = path) {
     const trip = performance.now() - began;
     note(method, path, response.status, answer.ms, trip);
     if (response.status === 401) {
-      if (sessionStorage.getItem("token") === token) {
+      if (sent === token) {
         await (asking ??= askForToken(answer.error).finally(() => (asking = null)));
       }
       if (controller.signal.aborted) return null;
@@ -83,7 +87,10 @@ function askForToken(sentence) {
   dialog.showModal();
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => {
-      sessionStorage.setItem("token", $("token-field").value.trim());
+      token = $("token-field").value.trim();
+      try {
+        sessionStorage.setItem("token", token);
+      } catch { /* no storage */ }
       resolve();
     }, { once: true });
   });

@@ -1,5 +1,5 @@
 // The page: one state (history, rules, tab, replayed user, headline), kept in the address.
-import { $, giveHues, later, plural, short, speak, tell } from "./dom.js";
+import { $, el, giveHues, later, plural, short, speak, tell } from "./dom.js";
 import { ask, askAt, times } from "./api.js";
 import { broughtTo, lightClick, showRecommendations } from "./recommendations.js";
 import { showHistory, showShares } from "./history.js";
@@ -89,13 +89,13 @@ function draw() {
   if (above >= 0) rows.splice(above, 0, { news: own, place: "→", isHeadline: true });
   const kind = replayed?.candidates ?? "all"; // an array is equal to itself alone
   showRecommendations(rows, answered.history.map(itemOf), kind, (item) => toggle(item, true));
-  $("recommended-heading").textContent = replayed?.candidates ? `The impression's ${plural(news.length, "candidate")}` : "Recommendations";
+  $("recommended-heading").textContent = replayed?.candidates ? `Impression of ${plural(news.length, "news item")}` : "Recommendations";
   $("latency").textContent = times(answered);
   const notes = [];
   if (!news.length) notes.push(noneBecause());
   if (unknown.length) notes.push(`Not in the catalogue: ${unknown.slice(0, 5).map((id) => short(id, 30)).join(", ")}${unknown.length > 5 ? ", …" : ""}.`);
   const left = news.length - rows.length;
-  if (replayed?.candidates && left > 0) notes.push(`${plural(left, "more candidate")}, not clicked.`);
+  if (replayed?.candidates && left > 0) notes.push(`${plural(left, "more news item")}, not clicked.`);
   if (!answered.history.length && news.length) notes.push("No click yet: this is what the model shows to a new user. Click a title to see the list change.");
   $("note").textContent = notes.join(" ");
 }
@@ -175,8 +175,8 @@ async function readCatalogue() {
 }
 
 function showCatalogue(version) {
-  const parts = state.catalogue === undefined ? [] : [plural(state.catalogue, "news item")];
-  $("catalogue").textContent = [...parts, `version ${short(String(version), 16)}`].join(" · ");
+  const size = state.catalogue === undefined ? null : plural(state.catalogue, "news item");
+  $("catalogue").replaceChildren(...(size ? [size] : []), el("span", { id: "version" }, `${size ? " · " : ""}version ${short(String(version), 16)}`));
 }
 
 setUpSearch((id) => state.history.includes(id), (item) => toggle(item));
@@ -187,7 +187,7 @@ const place = setUpHeadline(() => state.history, () => {
 }, (item) => toggle(item, true));
 setUpReplay(() => {
   state.history = step().history;
-  update();
+  return update();
 }, () => state.rules.k ?? 10);
 
 for (const [at, tab] of TABS.entries()) {

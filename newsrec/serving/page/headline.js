@@ -1,5 +1,5 @@
 // A headline that is not in the catalogue: its place among all news, and the news near it.
-import { $, el, facts, later, number, score } from "./dom.js";
+import { $, el, facts, later, number, score, speak } from "./dom.js";
 import { askAt, times } from "./api.js";
 
 let latest = null; // {title, category, score} of the last answer
@@ -9,7 +9,7 @@ export function setUpHeadline(history, onPlaced, onPick) {
   const title = el("textarea", { id: "headline", rows: 3, maxlength: 5000, dir: "auto", placeholder: "Paste or write a headline", spellcheck: "false" });
   const category = el("input", { id: "headline-category", list: "known-categories", autocomplete: "off", placeholder: "any" });
   const problem = el("p", { class: "problem", role: "alert", hidden: true });
-  const result = el("div", { id: "placed", "aria-live": "polite" });
+  const result = el("div", { id: "placed" });
   $("panel-headline").append(el("label", { for: "headline" }, "Headline"), title,
     el("div", { class: "field" }, el("label", { for: "headline-category" }, "Category"), category),
     el("datalist", { id: "known-categories" }), problem, result);
@@ -27,6 +27,7 @@ export function setUpHeadline(history, onPlaced, onPick) {
     if (!answer) return null;
     latest = { ...item, score: answer.score };
     result.replaceChildren(...shown(answer, onPick));
+    speak(`Place ${number(answer.rank)} of ${number(answer.of + 1)}`);
     return onPlaced();
   };
   const soon = later(place, 250);

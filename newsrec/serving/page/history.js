@@ -9,6 +9,7 @@ export function showHistory(history, used, onChange, onLight) {
   const focus = list.contains(document.activeElement) && document.activeElement.dataset.part;
   const place = focus && [...list.children].indexOf(document.activeElement.closest("li"));
   shown = history;
+  onLight(null); // a removed row hears of no leaving pointer
   slide(list, () => list.replaceChildren(...history.map((news, at) => item(news, at, used, onChange, onLight))));
   if (focus) list.children[Math.min(place, history.length - 1)]?.querySelector(`[data-part=${focus}]`)?.focus();
   $("no-history").hidden = history.length > 0;

@@ -5,6 +5,7 @@ const MOST_PARTS = 6; // clicks that the table of a news item names
 const METHODS = { exact: "exact", shapley: "Shapley values" };
 const opened = new Set(); // ids of news whose table is open
 let shown = { rows: [], kind: null };
+let lit = null; // position of the click whose parts are lit
 
 /**
  * Show rows `{news, place, isHit, isHeadline}` for a history of news items, oldest first.
@@ -25,6 +26,7 @@ export function showRecommendations(rows, history, kind, onPick) {
     row?.querySelector(`[data-part=${kept.part}]`)?.focus();
   }
   showLegend(rows, history);
+  lightClick(lit);
 }
 
 function item(row, history, scale, places, onPick) {
@@ -163,6 +165,7 @@ function showLegend(rows, history) {
 
 /** Light up what one click brought to every news item; null puts all lights out. */
 export function lightClick(at) {
+  lit = at;
   document.body.classList.toggle("lit", at !== null);
   for (const node of document.querySelectorAll("[data-click].on")) node.classList.remove("on");
   for (const node of at === null ? [] : document.querySelectorAll(`[data-click="${at}"]`)) node.classList.add("on");

@@ -23,7 +23,7 @@ export function setUpReplay(onStep, length) {
   $("panel-replay").append(
     el("p", { id: "no-users", class: "soft", hidden: true }),
     el("div", { id: "player" },
-      el("div", { class: "field" }, el("label", { for: "user" }, "User"), choice, any),
+      el("div", { class: "field" }, el("label", { for: "user", class: "unseen" }, "User"), choice, any),
       el("div", { id: "steps", hidden: true },
         el("div", { class: "transport" }, button("back", "back", "One step back", () => go(at - 1)),
           button("play", "play", "Play", play), button("next", "next", "One step on", () => go(at + 1)), slider),
@@ -65,8 +65,9 @@ export async function openReplay(key, first = 0) {
   if (users) $("user").value = key;
   $("steps").hidden = false;
   $("step").max = replayed.steps.length - 1;
-  go(first);
-  measure(replayed);
+  const mine = replayed;
+  await go(first);
+  measure(mine);
 }
 
 function stepsOf(history, impressions) {
@@ -115,11 +116,11 @@ async function placeAmongAll(one) {
 }
 
 function go(to) {
-  if (!replayed) return;
+  if (!replayed) return null;
   at = Math.max(0, Math.min(to || 0, replayed.steps.length - 1));
   if (at === replayed.steps.length - 1) stop();
   show();
-  onGo();
+  return onGo();
 }
 
 function play() {

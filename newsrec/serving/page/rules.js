@@ -31,8 +31,8 @@ export function setUpRules(rules, onChange) {
         changed();
       },
     }), el("output", { id: `rule-${name}-value`, for: `rule-${name}` })));
+  rows.splice(3, 0, el("p", { id: "ageless", class: "soft small", hidden: true }, "No news item here has a time, so age counts for nothing."));
   $("rules-fields").append(...rows,
-    el("p", { id: "ageless", class: "soft small", hidden: true }, "No news item here has a time, so age counts for nothing."),
     el("div", { class: "field top" }, el("span", { id: "rule-categories" }, "Categories"),
       el("div", { id: "categories", class: "toggles", role: "group", "aria-labelledby": "rule-categories" })),
     el("button", { id: "reset", type: "button", class: "quiet", onclick: () => {

@@ -1,7 +1,9 @@
 // Sets the colours before the first paint: those that the user chose here, or else the system's.
 "use strict";
-const chosen = localStorage.getItem("theme");
-if (chosen) document.documentElement.dataset.theme = chosen;
+try {
+  const chosen = localStorage.getItem("theme");
+  if (chosen) document.documentElement.dataset.theme = chosen;
+} catch { /* a browser that keeps nothing */ }
 
 addEventListener("DOMContentLoaded", () => {
   const button = document.getElementById("theme");
@@ -11,8 +13,8 @@ addEventListener("DOMContentLoaded", () => {
   button.addEventListener("click", () => {
     const theme = isDark() ? "light" : "dark";
     document.documentElement.dataset.theme = theme;
-    localStorage.setItem("theme", theme);
     show();
+    localStorage.setItem("theme", theme);
   });
   system.addEventListener("change", show);
   show();
