@@ -173,7 +173,7 @@ class LiveRecommender:
         ids = self._history(history, user_id)
         look_up(rules.exclude, {}, "exclude")
         at = _seconds(now)
-        return recommend(self._engines.refresh(), ids, int(k), rules, at)
+        return recommend(self._engines.refresh(), ids, int(k), rules, at, explain)
 
     def rank(
         self,
@@ -195,7 +195,7 @@ class LiveRecommender:
         """
         look_up(candidates, {}, "candidates", once=True)
         ids = self._history(history, user_id)
-        return rank(self._engines.refresh(), ids, candidates, _seconds(None))
+        return rank(self._engines.refresh(), ids, candidates, _seconds(None), explain)
 
     def _history(self, history: Sequence[str] | None, user_id: str | None) -> Sequence[str]:
         """Return the history that was given, or that of a user of the store."""

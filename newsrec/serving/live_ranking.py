@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.errors import UserError
-from newsrec.reranking import repeats
+from newsrec.reranking import age_term, repeats
 from newsrec.serving.engine import Engine
+from newsrec.serving.explain import explain, explanations
 from newsrec.serving.items import NewsItem
 from newsrec.serving.live_results import Answer, Near, Placed, Recommended
 from newsrec.serving.matching import match_all
@@ -17,7 +18,9 @@ from newsrec.serving.search import top_k
 from newsrec.serving.slots import View
 
 
-def recommend(engine: Engine, history: Sequence[str], k: int, rules: Rules, at: float) -> Answer:
+def recommend(
+    engine: Engine, history: Sequence[str], k: int, rules: Rules, at: float, explained: bool
+) -> Answer:
     """Return the best news for a history; ages count until ``at``, in seconds since 1970."""
     with engine.view(history, rules.exclude) as view:
         rows = _known(view.found[0])
@@ -25,21 +28,29 @@ def recommend(engine: Engine, history: Sequence[str], k: int, rules: Rules, at: 
         allowed = _allowed(engine, view, rows, rules)
         ages = (at - view.published) / 3600
         best = choose(scores, view.vectors, view.category, ages, rules, k, allowed)
-        return _answer(engine, view, history, best.rows.tolist(), best.scores, at)
+        answer = _answer(engine, view, history, best.rows.tolist(), best.scores, at)
+        if not explained:
+            return answer
+        terms = None if rules.half_life is None else age_term(ages[best.rows], rules.half_life)
+        return _explained(engine, view, rows, view.vectors[best.rows], answer, terms)
 
 
-def rank(engine: Engine, history: Sequence[str], candidates: Sequence[str], at: float) -> Answer:
+def rank(
+    engine: Engine, history: Sequence[str], candidates: Sequence[str], at: float, explained: bool
+) -> Answer:
     """Return all candidates, best first; unknown ones have the score of the mean vector."""
     with engine.view(history, candidates) as view:
         found = view.found[1]
         vectors = np.array(
             [view.unknown if row is None else view.vectors[row] for row in found], np.float32
         ).reshape(len(found), engine.encoders.dim)
-        scores = match_all(engine.users(view, _known(view.found[0])), vectors)[0]
+        clicked = _known(view.found[0])
+        scores = match_all(engine.users(view, clicked), vectors)[0]
         order = np.argsort(-scores, kind="stable").tolist()
         rows = [found[place] for place in order]
         names = [candidates[place] for place in order]
-        return _answer(engine, view, history, rows, scores[order], at, names)
+        answer = _answer(engine, view, history, rows, scores[order], at, names)
+        return _explained(engine, view, clicked, vectors[order], answer) if explained else answer
 
 
 def place(engine: Engine, item: NewsItem, history: Sequence[str], k: int) -> Placed:
@@ -68,6 +79,33 @@ def place(engine: Engine, item: NewsItem, history: Sequence[str], k: int) -> Pla
             for row in (top_k(cosines, min(k, len(cosines))) if len(cosines) else ())
         ]
         return Placed(score, 1 + int(above.sum()), int(others.sum()), near, engine.version)
+
+
+def _explained(
+    engine: Engine,
+    view: View,
+    clicked: list[int],
+    vectors: NDArray[np.float32],
+    answer: Answer,
+    terms: NDArray[np.float64] | None = None,
+) -> Answer:
+    """Say of each news item of an answer what each click adds to its score.
+
+    Args:
+        engine: The encoders.
+        view: The news.
+        clicked: Rows of the history.
+        vectors: Of the news of the answer ``[news, dim]``.
+        answer: The answer.
+        terms: Age term of each news item; None is 0.
+    """
+    read = clicked[-engine.encoders.max_history :]
+    all_vectors = np.concatenate([view.vectors[read], vectors])
+    shown = range(len(read), len(all_vectors))
+    found = explain(engine.encoders, range(len(read)), all_vectors, shown)
+    made = explanations(found, answer.history, terms)
+    news = [one._replace(explanation=why) for one, why in zip(answer.news, made, strict=True)]
+    return answer._replace(news=news)
 
 
 def _known(rows: Sequence[int | None]) -> list[int]:

@@ -1,7 +1,9 @@
 """The results that a live recommender returns."""
 
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from newsrec.serving.explain import Explanation
 
 
 class Recommended(NamedTuple):
@@ -17,7 +19,7 @@ class Recommended(NamedTuple):
     published: datetime | None
     age_hours: float | None
     """None if the time of publication is not known."""
-    explanation: Any = None
+    explanation: Explanation | None = None
     """None if it was not asked for."""
 
 
