@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -386,3 +387,28 @@ def exported_encoders(served: SimpleNamespace) -> tuple:
     module = RecommenderModule.load_from_checkpoint(served.best, map_location="cpu").eval()
     manifest = json.loads((served.export / "manifest.json").read_text(encoding="utf-8"))
     return module, served.encoders, manifest["largest_errors"]
+
+
+@pytest.fixture
+def fake_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let live recommenders encode as ``live_world`` does."""
+    from live_world import FakeEncoders
+
+    monkeypatch.setattr("newsrec.serving.engine.Encoders", FakeEncoders)
+    monkeypatch.setattr(FakeEncoders, "encoded", 0)
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable]:
+    """``LiveRecommender.open``; what a test opens is closed after it."""
+    from newsrec.serving.live import LiveRecommender
+
+    found = []
+
+    def open_one(*args: Any, **options: Any) -> LiveRecommender:
+        found.append(LiveRecommender.open(*args, **options))
+        return found[-1]
+
+    yield open_one
+    for live in found:
+        live.close()

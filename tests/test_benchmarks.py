@@ -107,6 +107,26 @@ def test_recommending_is_timed_and_gives_what_sorting_gives(monkeypatch, capsys)
 
 
 @pytest.mark.slow
+def test_the_index_is_timed_beside_the_exact_search(monkeypatch, capsys):
+    result = measure(monkeypatch, capsys, "index.py", "--sizes", "2000", "4000")
+    small, large, computed = result["sizes"]
+    assert (small["news"], large["news"], computed["news"]) == (2000, 4000, 5_000_000)
+    assert min(small["recall_at_100"], large["recall_at_100"]) > 0.98
+    assert small["removed_found"] == large["removed_found"] == 0
+    assert computed["exact_ms"] > 0
+
+
+@pytest.mark.slow
+def test_methods_of_explaining_are_compared(monkeypatch, capsys, served):
+    options = (str(served.export), f"--data.root={served.without_test}", "--users=3")
+    methods = measure(monkeypatch, capsys, "explain.py", *options)["methods"]
+    assert methods["shapley"]["unaccounted"] == pytest.approx(0, abs=1e-3)
+    assert methods["leave-one-out"]["top_click_correlation"] == pytest.approx(1, abs=1e-3)
+    assert methods["leave-one-out"]["top_click_error"] == pytest.approx(0, abs=1e-3)
+    assert methods["shapley"]["runs"] == 198
+
+
+@pytest.mark.slow
 def test_a_model_that_scores_a_split_is_timed(monkeypatch, capsys, demo):
     options = ("--impressions", "300", f"--data.root={demo}")
     model = measure(monkeypatch, capsys, "evaluate.py", *options)["model"]

@@ -79,6 +79,17 @@ def test_the_best_news_are_those_with_the_highest_scores(served):
         assert one.news_ids == recommender.recommend(history, k=3).news_ids
 
 
+def test_an_explanation_adds_up_to_the_score(served):
+    recommender = Recommender.load(served.export, threads=1)
+    ids = recommender.news["news_id"].to_pylist()
+    for history in ([], ["N1"], ["N3", "N1", "N3", "N2", "N5"]):
+        scores = recommender.rank(history, ids).candidate_scores
+        found = recommender.explain(history, ids)
+        totals = [sum(value for _, value in one.clicks) + one.rest for one in found]
+        np.testing.assert_allclose(totals, scores, atol=1e-4)
+        assert len(found[0].clicks) == len(history)
+
+
 def test_blocks_of_users_give_what_all_at_once_gives(served, monkeypatch):
     recommender = Recommender.load(served.export, threads=1)
     histories = [line[3].split() for line in served.behaviors]

@@ -76,7 +76,8 @@ class Fake(LiveRecommender):
         return [item for item in self.items.values() if text in item.title][:k]
 
     def place_headline(self, item, history, k=10):
-        return Placed(1.0, 1, len(self.items), [Near("N1", "Storm", "sports", 0.5)], "abc")
+        of = len(self.items) - (item.news_id in self.items)
+        return Placed(1.0, 1, of, [Near("N1", "Storm", "sports", 0.5)], "abc")
 
     def add_clicks(self, clicks):
         before = len(self.clicks)

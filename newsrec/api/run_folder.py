@@ -11,6 +11,7 @@ import pandas as pd
 
 from newsrec.data import FIRST_NEWS
 from newsrec.errors import MissingModelError
+from newsrec.evaluation.half_life import HalfLife
 from newsrec.evaluation.repeats import Repeats
 from newsrec.evaluation.scoring import score_checkpoints
 from newsrec.export.export import export
@@ -84,6 +85,7 @@ class RunFolder:
         precision: str = "fp32",
         repeat_threshold: float | None = None,
         repeat_penalty: float | None = None,
+        half_life: float | str | None = None,
         **trainer: Any,
     ) -> dict[str, Any]:
         """Score a split and return MIND's metrics, as ``python -m newsrec evaluate`` does.
@@ -99,6 +101,8 @@ class RunFolder:
             repeat_threshold: A candidate whose vector has at least this cosine with the vector of a
                 clicked news item is a repeat, and is ranked lower; None finds no repeats.
             repeat_penalty: What is subtracted from the score of a repeat; None ranks repeats last.
+            half_life: Hours in which the odds of a candidate halve; ``auto`` chooses them by the
+                AUC of the split; None lowers no score.
             trainer: Options of the Trainer.
 
         Returns:
@@ -117,6 +121,7 @@ class RunFolder:
             precision=precision,
             with_means=baselines,
             repeats=Repeats.of(repeat_threshold, repeat_penalty),
+            half_life=HalfLife.of(half_life),
         )
         found = evaluate(score, root, split, output, ckpt_path=path, baselines=baselines)
         return {} if found is None else found.metrics

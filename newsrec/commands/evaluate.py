@@ -13,6 +13,7 @@ from newsrec.errors import UserError
 from newsrec.evaluation.baselines import BASELINES, describe_baselines
 from newsrec.evaluation.ensemble import ENSEMBLES
 from newsrec.evaluation.fitted import ABOUT, FITTED
+from newsrec.evaluation.half_life import HalfLife
 from newsrec.evaluation.repeats import Repeats
 from newsrec.evaluation.scoring import QUIET, Scored, score_by_baseline, score_checkpoints
 from newsrec.report.evaluate import SCORES_FILE, evaluate
@@ -68,6 +69,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     use = "what is subtracted from the score of a repeat; if left out, repeats are ranked last"
     add("--repeat_penalty", type=float, help=use)
     use = (
+        "hours in which the odds of a candidate halve: its score is lowered by ln 2 for each of "
+        "them since it was first shown; auto measures some on this split, and takes the best"
+    )
+    add("--half_life", type=str, metavar="HOURS|auto", help=use)
+    use = (
         "precision of encoding news and users; auto takes bf16 if it is measured to be 1.3 times "
         "as fast; recorded in metrics.json"
     )
@@ -104,6 +110,12 @@ def _run(args: Namespace) -> None:
         raise UserError(
             f"--repeat_threshold compares the news vectors of a model, and the baseline "
             f"{args.scorer} has none. Leave it out, or give --ckpt_path."
+        )
+    half_life = HalfLife.of(args.half_life)
+    if args.scorer is not None and half_life:
+        raise UserError(
+            f"--half_life lowers the scores of a model, which are logits, and those of the "
+            f"baseline {args.scorer} are not. Leave it out, or give --ckpt_path."
         )
     check_scoring(args.trainer)
     if args.scorer is not None and not is_first_process():
@@ -143,6 +155,7 @@ def _score(args: Namespace, place: dict[str, Any]) -> Scored | None:
         precision=args.precision,
         with_means=args.baselines,
         repeats=Repeats.of(args.repeat_threshold, args.repeat_penalty),
+        half_life=HalfLife.of(args.half_life),
         expected={
             "data": given("data", "fields", "max_tokens", "max_history", "val_days"),
             "model": given("model", "plm"),

@@ -41,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "difference alone after the first"
     )
     add("--diversity", type=float, metavar="SHARE", help=use)
+    use = "say for each news item how much each click of the history adds to its score"
+    add("--explain", action="store_true", help=use)
     add("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -55,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     candidates = None if args.candidates is None else split_ids(args.candidates, known)
     given = {rule: getattr(args, rule) for rule in ("exclude_history", *LIMITS)}
     rules = {rule: value for rule, value in given.items() if value is not None}
-    found = answer(recommender, history, args.k, candidates, **rules)
+    found = answer(recommender, history, args.k, candidates, args.explain, **rules)
     if args.json:
         print(json.dumps(found, indent=1))
     else:

@@ -129,6 +129,6 @@ def _by_group(
 def _describe(run: EvaluatedRun) -> dict[str, Any]:
     known = (
         "scorer", "ensemble", "checkpoint_sha256", "precision", "selected_on", "trained_on",
-        "other_data", "repeats",
+        "other_data", "repeats", "half_life",
     )  # fmt: skip
     return {"folder": str(run.folder)} | {key: run.metrics.get(key) for key in known}

@@ -13,7 +13,9 @@ from newsrec.data.splits import LAST_DAY, choose_splits
 from newsrec.errors import UserError
 from newsrec.evaluation.baselines import clicks_of, score_baseline
 from newsrec.evaluation.ensemble import combine, merge_info
+from newsrec.evaluation.explained import Explain, explainer
 from newsrec.evaluation.fitted import FITTED, combine_fitted, learns_on
+from newsrec.evaluation.half_life import HalfLife
 from newsrec.evaluation.plm_means import plm_vectors, record_means, vectors_before_training
 from newsrec.evaluation.repeats import Repeats
 
@@ -39,6 +41,8 @@ class Scored(NamedTuple):
     """Fields of ``metrics.json`` that describe the scorer."""
     repeated: NDArray[np.bool_] | None = None
     """Whether each candidate repeats a click; None if nobody asked ``[candidates]``."""
+    explain: Explain | None = None
+    """Divides a score among the clicks; None if it is not the score of one model."""
 
 
 def score_split(
@@ -69,6 +73,7 @@ def score_checkpoints(
     with_means: bool = True,
     expected: Mapping[str, dict[str, Any]] | None = None,
     repeats: Repeats | None = None,
+    half_life: HalfLife | None = None,
     **data_options: Any,
 ) -> Scored | None:
     """Score a split by every checkpoint, on any number of devices; average as ``ensemble`` says.
@@ -77,7 +82,8 @@ def score_checkpoints(
     ``model`` and ``data`` in ``expected``; ``data_options`` do not affect scores. ``with_means``
     asks for news vectors for the baseline ``cosine``; ``repeats`` lowers the scores of candidates
     that repeat a click, with several checkpoints those that repeat one for at least half of the
-    checkpoints. Returns the scores on the first process, None on the others.
+    checkpoints. ``half_life`` lowers the scores of older candidates, before that. Returns the
+    scores on the first process, None on the others.
     """
     from lightning import Trainer
 
@@ -104,6 +110,8 @@ def score_checkpoints(
             run = open_run(path)
             data = run.data  # show a mistake in the data before the Trainer's banner
             _check_same_split(split, data.data, members)
+            if half_life is not None:
+                half_life.check(data.data, split)
             source = learns_on(data.data, split) if ensemble == FITTED else split
             if ensemble == FITTED:
                 _check_unseen(run, source)
@@ -130,6 +138,9 @@ def score_checkpoints(
     if len(members) > 1:
         assert ensemble is not None
         found = _combined(members, lessons, split, ensemble)
+    if half_life is not None:
+        scores, about = half_life.apply(found.data, split, found.scores)
+        found = found._replace(scores=scores, info=found.info | {"half_life": about})
     return found if repeats is None else _lowered(found, split, repeats)
 
 
@@ -152,7 +163,7 @@ def _combined(
     title = f"{ensemble} of {', '.join(names)}"
     masks = [member.repeated for member in members if member.repeated is not None]
     repeated = np.mean(masks, axis=0) >= 0.5 if masks else None
-    return first._replace(title=title, scores=scores, info=info, repeated=repeated)
+    return first._replace(title=title, scores=scores, info=info, repeated=repeated, explain=None)
 
 
 def _lowered(scored: Scored, split: str, repeats: Repeats) -> Scored:
@@ -281,4 +292,5 @@ def _score_run(
         assert news is not None
         repeated = repeats.find(data.data.split(split), news.cpu().numpy())
     info = run.provenance(precision, by_auto)
-    return Scored(str(run.path), data.data, scores, vectors, info, repeated)
+    explain = explainer(module, data.max_history)
+    return Scored(str(run.path), data.data, scores, vectors, info, repeated, explain)

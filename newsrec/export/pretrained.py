@@ -282,11 +282,11 @@ class PretrainedRecommender(TextEncoder):
                 "metrics are those of the checkpoint, but the weights were changed since. Leave "
                 "metrics out."
             )
-        if "repeats" in metrics:
+        if "repeats" in metrics or metrics.get("half_life", {}).get("hours"):
+            option = "repeat_threshold" if "repeats" in metrics else "half_life"
             raise UserError(
-                "metrics are those with repeat_threshold "
-                f"{metrics['repeats']['threshold']:g}, and the model ranks no repeats lower. "
-                "Evaluate it without repeat_threshold."
+                f"metrics are those with {option}, and the model itself lowers no score. Evaluate "
+                f"it without {option}."
             )
         if "auc" not in metrics:
             raise UserError(

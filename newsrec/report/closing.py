@@ -15,6 +15,7 @@ from rich.console import Console
 from newsrec.data.datamodule import MindDataModule
 from newsrec.data.splits import LAST_DAY
 from newsrec.evaluation.baselines import scores_beside
+from newsrec.evaluation.explained import explainer
 from newsrec.evaluation.names import BASELINE_NAMES
 from newsrec.evaluation.plm_means import record_means, vectors_before_training
 from newsrec.evaluation.results import compute_results
@@ -127,9 +128,9 @@ def compare_best(
     }
     ceiling = read_ceiling(data.root, split)
     curves = read_curves(path)
-    page = html_page(
-        str(path), metrics, ceiling, choose_examples(data, split, scores, results), curves
-    )
+    explain = explainer(module, datamodule.max_history)
+    examples = choose_examples(data, split, scores, results, explain)
+    page = html_page(str(path), metrics, ceiling, examples, curves)
     write_text(output / SUMMARY_FILE, json.dumps(metrics | {"run": run}, indent=1) + "\n")
     write_text(output / PAGE_FILE, page)
     best = max(metrics.get("baselines", {}).items(), key=lambda row: row[1]["auc"], default=None)

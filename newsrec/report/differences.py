@@ -70,6 +70,10 @@ def _notes(result: dict[str, Any]) -> list[str]:
     if rules[0] != rules[1]:
         a, b = (" or ".join(sorted(rule)) for rule in rules)
         notes.append(f"Candidates that repeat a click: A {a}, B {b}.")
+    lives = [{_half_life(run["half_life"]) for run in result[side]} for side in "ab"]
+    if lives[0] != lives[1]:
+        a, b = (" or ".join(sorted(life)) for life in lives)
+        notes.append(f"Older candidates: A {a}, B {b}.")
     return notes + data_notes(split, result)
 
 
@@ -80,6 +84,13 @@ def _rule(repeats: dict[str, Any] | None) -> str:
     last = repeats["penalty"] == "last"
     how = "ranks them last" if last else f"scores them {repeats['penalty']:g} lower"
     return f"{how} (cosine of at least {repeats['threshold']:g})"
+
+
+def _half_life(found: dict[str, Any] | None) -> str:
+    """Return what evaluate did with older candidates."""
+    if found is None or found["hours"] is None:
+        return "treats them as others"
+    return f"lowers them with a half-life of {found['hours']:g} h"
 
 
 def _seeds_table(result: dict[str, Any]) -> Table:

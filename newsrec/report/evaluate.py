@@ -69,7 +69,7 @@ def evaluate(
     scored = score()
     if scored is None:
         return None
-    title, data, scores, vectors, info, _ = scored
+    title, data, scores, vectors, info, _, explain = scored
     part = data.split(split)
     others = {}
     if baselines and part.labels is not None:
@@ -93,7 +93,7 @@ def evaluate(
             pq.write_table(table, folder / IMPRESSIONS_FILE)
         if raw_scores:
             write_scores(folder / SCORES_FILE, data, split, scores)
-        examples = choose_examples(data, split, scores, results)
+        examples = choose_examples(data, split, scores, results, explain)
         page = html_page(title, metrics, ceiling, examples, curves, oracles)
         (folder / PAGE_FILE).write_text(page, encoding="utf-8")
 

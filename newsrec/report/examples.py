@@ -1,5 +1,6 @@
 """Choose example impressions for the page: user, history, ranked candidates and clicks."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -7,7 +8,9 @@ from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.dataset import NewsData
+from newsrec.evaluation.explained import Explain
 from newsrec.evaluation.results import Results
+from newsrec.report.recommendations import reasons
 
 NUM_EXAMPLES = 10
 TOP = 6
@@ -27,6 +30,8 @@ class Candidate(NamedTuple):
     title: str
     clicked: bool | None
     """None where the split has no labels."""
+    reasons: Sequence[str] = ()
+    """What adds up to the score, in lines; empty if it is not the score of one model."""
 
 
 class Example(NamedTuple):
@@ -46,11 +51,16 @@ class Example(NamedTuple):
 
 
 def choose_examples(
-    data: NewsData, split: str, scores: NDArray[np.floating], results: Results
+    data: NewsData,
+    split: str,
+    scores: NDArray[np.floating],
+    results: Results,
+    explain: Explain | None = None,
 ) -> list[Example]:
     """Return impressions from the worst to the best, evenly over the quantiles of the AUC.
 
-    If no impression has an AUC, they are taken evenly over the file.
+    If no impression has an AUC, they are taken evenly over the file. ``explain`` says why the
+    listed candidates have their scores; None says nothing.
     """
     values = results.values
     if values is not None and values.valid.any():
@@ -59,11 +69,16 @@ def choose_examples(
     else:
         rows = np.arange(len(results.slices["day"].code))
     places = np.linspace(0, len(rows) - 1, min(NUM_EXAMPLES, len(rows))).round().astype(int)
-    return [_example(data, split, scores, results, int(row)) for row in rows[places]]
+    return [_example(data, split, scores, results, int(row), explain) for row in rows[places]]
 
 
 def _example(
-    data: NewsData, split: str, scores: NDArray[np.floating], results: Results, row: int
+    data: NewsData,
+    split: str,
+    scores: NDArray[np.floating],
+    results: Results,
+    row: int,
+    explain: Explain | None,
 ) -> Example:
     part = data.split(split)
     begin, end = map(int, part.candidates.offsets[row : row + 2])
@@ -73,6 +88,11 @@ def _example(
     listed = [
         i for i in np.argsort(rank) if rank[i] <= TOP or (labels is not None and labels[i] == 1)
     ]
+    first, last = map(int, part.histories.offsets[part.history[row] :][:2])
+    clicks = np.asarray(part.histories.values[first:last])
+    why: list[list[str]] = [[] for _ in listed]
+    if explain is not None:
+        why = _reasons(data, explain, clicks, news[listed], scores[begin:end][listed])
     candidates = [
         Candidate(
             rank=int(rank[i]),
@@ -82,12 +102,12 @@ def _example(
             else RANKED_BLIND,
             title=_field(data, int(news[i]), "title") or "(no title)",
             clicked=None if labels is None else bool(labels[i]),
+            reasons=lines,
         )
-        for i in listed
+        for i, lines in zip(listed, why, strict=True)
     ]
     values = results.values
-    first, last = map(int, part.histories.offsets[part.history[row] :][:2])
-    history = part.histories.values[max(first, last - LAST_CLICKS) : last][::-1]
+    history = clicks[-LAST_CLICKS:][::-1]
     return Example(
         impression_id=int(part.impression_id[row]),
         user=data.users[int(part.user[row])].as_py(),
@@ -98,6 +118,23 @@ def _example(
         candidates=candidates,
         num_candidates=end - begin,
     )
+
+
+def _reasons(
+    data: NewsData,
+    explain: Explain,
+    clicks: NDArray[np.integer],
+    news: NDArray[np.integer],
+    scores: NDArray[np.floating],
+) -> list[list[str]]:
+    """Return what adds up to the score of each candidate, in lines."""
+    found, lines = explain(clicks, news), []
+    titles = [_field(data, int(row), "title") for row in clicks[-found.values.shape[1] :]]
+    for values, rest, score in zip(found.values.tolist(), found.rest.tolist(), scores, strict=True):
+        named = [{"title": t, "value": v} for t, v in zip(titles, values, strict=False)]
+        changed = float(score) - sum(values) - rest  # by a rule, or by rounding
+        lines.append(reasons({"clicks": named, "rest": rest, "other": changed}))
+    return lines
 
 
 def _field(data: NewsData, item: int, name: str) -> str:

@@ -3,9 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-from newsrec.console import printable, say
-from newsrec.report.tables import print_tables, table
+from rich.text import Text
 
+from newsrec.console import printable, say
+from newsrec.report.tables import Cell, print_tables, table
+
+EXPLAINED = 3
+"""Most clicks that are named for each news item; JSON has them all."""
+REASONS = {"age": "for its age", "other": "by a rule for age or repeats, or by rounding"}
+SMALLEST = 0.0005
+"""A term that would be shown as 0.000 is left out."""
+NO_TITLE = "(no title)"
 NAMED = 5
 """Most unknown ids that a message names; JSON has them all."""
 
@@ -22,13 +30,37 @@ def print_recommendations(answer: Mapping[str, Any]) -> None:
             "without history. Are the ids in the export's news.parquet?",
             error=True,
         )
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for news in answer["news"]:
-        title = (news["title"] or "(no title)") if news["known"] else "(not in the export)"
+        title: Cell = (news["title"] or NO_TITLE) if news["known"] else "(not in the export)"
+        if "explanation" in news:
+            lines = [Text(printable(str(title)))]
+            lines += [Text(printable(line), style="dim") for line in reasons(news["explanation"])]
+            title = Text("\n").join(lines)
         score = f"{news['score']:.3f}"
         rows.append((str(news["rank"]), news["news_id"], score, news["category"] or "?", title))
     headings = ("", "news", "score", "category", "title")
     print_tables(table(headings, rows, _title(clicks, read), align="rlrl"))
+    if any("explanation" in news for news in answer["news"]):
+        say(
+            "What the clicks add, and the rest, add up to the score (docs/serve.md, Why this news)."
+        )
+
+
+def reasons(explanation: Mapping[str, Any]) -> list[str]:
+    """Return what adds up to a score, in lines: the clicks that change it most, then the others."""
+    clicks = sorted(explanation["clicks"], key=lambda click: -abs(click["value"]))
+    named, others = clicks[:EXPLAINED], clicks[EXPLAINED:]
+    lines = [f"{click['value']:+.3f} {click['title'] or NO_TITLE}" for click in named]
+    if others:
+        s = "s" * (len(others) > 1)
+        lines.append(f"{sum(click['value'] for click in others):+.3f} {len(others)} other click{s}")
+    lines.append(f"{explanation['rest']:+.3f} without any click")
+    return lines + [
+        f"{explanation[key]:+.3f} {name}"
+        for key, name in REASONS.items()
+        if abs(explanation.get(key, 0)) >= SMALLEST
+    ]
 
 
 def _title(clicks: int, read: int) -> str:

@@ -78,6 +78,21 @@ def weights_table(fitted: Mapping[str, Any]) -> Table:
     return table(("model", "weight", "over folds", f"AUC alone,\n{fitted['learned_on']}"), rows)
 
 
+def half_life_table(found: Mapping[str, Any]) -> Table:
+    """Return a table of the AUC with each half-life that was measured.
+
+    Args:
+        found: The field ``half_life`` in ``metrics.json``.
+    """
+    rows: list[Sequence[Cell]] = []
+    for row in found["measured"]:
+        low, high = row["auc_difference_interval"]
+        above = f"{row['auc_difference']:+.4f}", f"{low:+.4f} to {high:+.4f}"
+        cells = f"{row['hours']:g} h", f"{row['auc']:.4f}", *above
+        rows.append(bold(*cells) if row["hours"] == found["hours"] else cells)
+    return table(("half-life", "AUC", "above\nnone", "95 % interval\nof that"), rows)
+
+
 def slices_table(metrics: Mapping[str, Any]) -> Table:
     """Return a table of the AUC of each group of each slice that divides the split.
 
@@ -181,6 +196,8 @@ def print_results(
         say(note)
     if "fitted" in metrics:
         print_tables(weights_table(metrics["fitted"]))
+    if metrics.get("half_life", {}).get("measured"):
+        print_tables(half_life_table(metrics["half_life"]))
     if "auc" in metrics:
         tables = [metrics_table(metrics)]
         if metrics.get("baselines"):

@@ -10,6 +10,7 @@ def answer(
     history: list[str],
     k: int = 10,
     candidates: list[str] | None = None,
+    explain: bool = False,
     **rules: Any,
 ) -> dict[str, Any]:
     """Return news for one user, with scores and texts.
@@ -20,6 +21,7 @@ def answer(
         k: Number of news to recommend; ignored with ``candidates``.
         candidates: Ids of news to rank, which are all returned; None recommends the best news of
             the export.
+        explain: Whether each news item has an ``explanation``: what each click adds to its score.
         rules: Further arguments of ``Recommender.recommend``; ignored with ``candidates``.
 
     Returns:
@@ -42,7 +44,7 @@ def answer(
     unknown = set(unknown_history)  # each id once, even if it was clicked several times
     clicks = sum(news_id not in unknown for news_id in history)
     manifest = recommender.folder.manifest
-    return {
+    found_news: dict[str, Any] = {
         "model_hash": manifest["model_hash"],
         "history": history,
         "known_clicks": clicks,
@@ -60,3 +62,11 @@ def answer(
             for rank, (news_id, score, texts) in enumerate(found, start=1)
         ],
     }
+    if explain:
+        titles = dict(zip(history, recommender.describe(history), strict=True))
+        explained = recommender.explain(history, ids)
+        for news, explanation in zip(found_news["news"], explained, strict=True):
+            news["explanation"] = explanation.plain()
+            for click in news["explanation"]["clicks"]:
+                click["title"] = titles[click["news_id"]]["title"]
+    return found_news

@@ -6,6 +6,7 @@ They are apart from the news so that the file can be written anew after a deleti
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
@@ -79,10 +80,9 @@ class ClickStore:
     def users(self, k: int) -> list[str]:
         """Return the users whose last clicks are the newest."""
         found: dict[str, None] = {}
-        with self.database.read() as db:
-            for (user_id,) in db.execute(
-                "SELECT user_id FROM clicks WHERE time >= ? ORDER BY time DESC", (self._oldest(),)
-            ):
+        newest = "SELECT user_id FROM clicks WHERE time >= ? ORDER BY time DESC"
+        with self.database.read() as db, closing(db.execute(newest, (self._oldest(),))) as rows:
+            for (user_id,) in rows:
                 if len(found) == k:
                     break
                 found[user_id] = None
@@ -92,8 +92,7 @@ class ClickStore:
         """Return the numbers of users and of clicks."""
         with self.database.read() as db:
             users, clicks = db.execute(
-                "SELECT count(DISTINCT user_id), count(*) FROM clicks WHERE time >= ?",
-                (self._oldest(),),
+                "SELECT count(DISTINCT user_id), count(*) FROM clicks"
             ).fetchone()
         return users, clicks
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from newsrec.errors import StoreError
+from newsrec.errors import StoreError, UserError
 
 FORMAT = 1
 """Version of the tables; increase it when their meaning changes."""
@@ -21,10 +21,11 @@ WAIT_S = 30.0
 LOG_BYTES = 2**26
 """Bytes that the write-ahead log keeps on the disk after it was moved into the file."""
 
+DAMAGED = "It is damaged: put a copy in its place, or remove it and import news and clicks again "
+DAMAGED += "(`newsrec store import`)."
 ADVICE = {
     "SQLITE_NOTADB": "It is no SQLite database: choose another folder for the store.",
-    "SQLITE_CORRUPT": "It is damaged: put a copy in its place, or remove it and import the news "
-    "and clicks again (`newsrec store import`).",
+    "SQLITE_CORRUPT": DAMAGED,
     "SQLITE_FULL": "Nothing of this call was written, because the disk is full: free some space.",
     "SQLITE_IOERR": "Nothing of this call was written: look at the disk, which may be full.",
     "SQLITE_READONLY": "It cannot be written: allow it, or choose another folder for the store.",
@@ -131,7 +132,8 @@ class Database:
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
-                db.execute("COMMIT")
+                if db.in_transaction:  # and not undone by the caller
+                    db.execute("COMMIT")
             finally:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
@@ -181,14 +183,12 @@ class Database:
         """Turn errors of SQLite and of the file system into a StoreError that names the file."""
         try:
             yield
-        except StoreError:
+        except (UserError, sqlite3.ProgrammingError):
             raise
-        except sqlite3.Error as error:
-            name = getattr(error, "sqlite_errorname", None) or type(error).__name__
-            for start, advice in ADVICE.items():
-                if name.startswith(start):
-                    raise StoreError(f"{self.path}: {error}. {advice}") from error
-            raise
+        except sqlite3.DatabaseError as error:
+            name = getattr(error, "sqlite_errorname", "")
+            advice = [advice for start, advice in ADVICE.items() if name.startswith(start)]
+            raise StoreError(f"{self.path}: {error}. {(advice or [DAMAGED])[0]}") from error
         except OSError as error:
             raise StoreError(
                 f"{self.path}: {error.strerror or error}. Choose another folder for the store."

@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -95,11 +95,11 @@ class Engine:
                 return done
             lacking = done
 
-    def refresh(self) -> bool:
+    def refresh(self) -> int:
         """Take in what was written since the last call, by this process or another.
 
         Returns:
-            Whether anything was written.
+            The store's version, which each write changes.
 
         Raises:
             StoreError: If the store cannot be read.
@@ -107,7 +107,7 @@ class Engine:
         with self._refreshing:
             version = self.store.database.version()
             if version == self._seen:
-                return False
+                return version
             self._take_in()
             if 0 < len(self.pending) <= AT_ONCE and self.can_encode:
                 try:
@@ -116,7 +116,7 @@ class Engine:
                 except UserError:  # those who only read get their answers
                     log.exception("%d news items could not be encoded.", len(self.pending))
             self._seen = version
-        return True
+        return version
 
     def _take_in(self) -> None:
         with self.store.changes(self.export, self._seq) as changes:
@@ -173,31 +173,28 @@ class Engine:
         vectors = dict(zip(hashes, np.asarray(news.vectors)[FIRST_NEWS:], strict=True))
         self.store.upsert(items, self.export, hashes, vectors, if_new=True)
 
-    def complete(self, stop: threading.Event) -> Iterator[int]:
+    def complete(self, stop: threading.Event) -> None:
         """Make the vectors that the export lacks, block by block; other processes may help.
 
         Args:
             stop: Ends it after the block.
 
-        Yields:
-            How many vectors were added.
-
         Raises:
             UserError: If the export cannot encode news.
         """
-        yield self.adopt()
+        self.adopt()
         # Processes begin at different places, and go elsewhere where they meet.
         after = random.randint(0, self.store.last_number())
         while not stop.is_set():
             block = self.store.lacking(self.export, after, BLOCK)
-            if not block and not after:
-                return
-            added = self._encode(block)
-            if added == len(block) == BLOCK:
+            if block and self._encode(block) == BLOCK:
                 after = block[-1].number
+            elif block:
+                after = random.randint(0, self.store.last_number())
+            elif after:
+                after = 0
             else:
-                after = random.randint(0, self.store.last_number()) if block else 0
-            yield added
+                return
 
     def _encode(self, news: Sequence[ToEncode]) -> int:
         """Make and store vectors of news; return how many are new."""
@@ -232,8 +229,8 @@ class Engine:
 
     def lag(self) -> float:
         """Return the age in seconds of the oldest write that answers do not show; 0 for none."""
-        since = min(self.pending.values(), default=time.time())
-        return max(self.store.lag(self._seq or 0), time.time() - since, 0.0)
+        waiting = [time.time() - since for since in self.pending.values()]
+        return max([0.0, self.store.lag(self._seq or 0), *waiting])
 
     def users(self, view: View, rows: Sequence[int]) -> Users:
         """Encode a user from the rows of the clicks, oldest first."""

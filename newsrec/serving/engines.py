@@ -38,19 +38,31 @@ class Engines:
         self._stop, self._lock = threading.Event(), threading.Lock()
         self._thread: threading.Thread | None = None
         self._refused: set[int] = set()
-        self.engine = self._first(folder)
-        """The engine that answers."""
-
-    def _first(self, folder: ExportFolder | None) -> Engine:
-        """Return the engine that answers at first; begin to make vectors if many are missing."""
-        before = self.store.current()
+        self._checked: int | None = None
+        before = store.current()
         if folder is not None:
             engine = self._engine(folder)
         elif before is not None:
             engine = self._engine_of(before)
         else:
-            raise StoreError(f"{self.store.folder} has never served an export; name one.")
+            raise StoreError(f"{store.folder} has never served an export; name one.")
         engine.fill()
+        lacking = self._lacking(engine)
+        self.engine = (lacking > AT_ONCE and self._old(before, engine)) or engine
+        """The engine that answers."""
+        self.engine.refresh()
+        if lacking <= AT_ONCE:
+            store.announce(engine.export)
+        else:
+            self.starting = engine is self.engine
+            self._begin(lambda: engine)
+
+    def _lacking(self, engine: Engine) -> int:
+        """Take over the vectors that an export has; return how many it has to make.
+
+        Raises:
+            UserError: If it cannot make any.
+        """
         engine.adopt()
         news, lacking = self.store.counts(engine.export)
         if lacking and not engine.can_encode:
@@ -59,21 +71,17 @@ class Engines:
                 f"{lacking:,} of the {news:,} news items in {self.store.folder}. Export the "
                 "checkpoint again, with the news encoder, or choose another store."
             )
-        if lacking <= AT_ONCE:
-            engine.refresh()
-            self.store.announce(engine.export)
-            return engine
-        self._begin(lambda: engine)
-        if before is not None and before.number != engine.export.number:
-            try:
-                old = self._engine_of(before)
-                old.refresh()
-                return old
-            except UserError as error:
-                log.warning("The export that answered last cannot be used: %s", error)
-        self.starting = True
-        engine.refresh()
-        return engine
+        return lacking
+
+    def _old(self, before: Export | None, engine: Engine) -> Engine | None:
+        """Return the engine that answered last, if it can answer until another one can."""
+        if before is None or before.number == engine.export.number:
+            return None
+        try:
+            return self._engine_of(before)
+        except UserError as error:
+            log.warning("The export that answered last cannot answer any more: %s", error)
+            return None
 
     def _engine(self, folder: ExportFolder) -> Engine:
         return Engine(self.store, folder, self.threads)
@@ -95,12 +103,14 @@ class Engines:
     def refresh(self) -> Engine:
         """Take in what was written, and return the engine that answers."""
         engine = self.engine
-        if engine.refresh() and self.building is None:
+        version = engine.refresh()
+        if version != self._checked and self.building is None:
+            self._checked = version
             current = self.store.current()
             if len(engine.pending) > AT_ONCE and engine.can_encode:
-                self._begin(lambda: engine)
+                self._begin(lambda: engine, announce=False)
             elif current and current.number not in (engine.export.number, *self._refused):
-                self._begin(lambda: self._follow(current))
+                self._begin(lambda: self._follow(current), announce=False)
         return engine
 
     def _follow(self, export: Export) -> Engine:
@@ -116,29 +126,37 @@ class Engines:
         if version_of(folder) == self.engine.version:
             return
         engine = self._engine(folder)
+        self._lacking(engine)
         if not self._begin(lambda: engine):
             raise UserError("Another export is being prepared. Try again when it answers.")
 
-    def _begin(self, make: Callable[[], Engine]) -> bool:
-        """Prepare an engine in the background; False if one is being prepared."""
+    def _begin(self, make: Callable[[], Engine], announce: bool = True) -> bool:
+        """Prepare an engine in the background; False if one is being prepared.
+
+        Args:
+            make: Returns the engine.
+            announce: Whether other processes shall change to its export, too.
+        """
         with self._lock:
             if self._stop.is_set() or (self._thread is not None and self._thread.is_alive()):
                 return False
-            self._thread = threading.Thread(target=self._prepare, args=(make,), daemon=True)
+            self._thread = threading.Thread(
+                target=self._prepare, args=(make, announce), daemon=True
+            )
             self._thread.start()
         return True
 
-    def _prepare(self, make: Callable[[], Engine]) -> None:
+    def _prepare(self, make: Callable[[], Engine], announce: bool) -> None:
         try:
             self.building = engine = make()
             while not self._stop.is_set():
                 try:
-                    for _ in engine.complete(self._stop):
-                        pass
+                    engine.complete(self._stop)
                     engine.refresh()
                     if self._stop.is_set():
                         break
-                    self.store.announce(engine.export)
+                    if announce:
+                        self.store.announce(engine.export)
                     self.engine, self.starting = engine, False
                     break
                 except StoreError as error:

@@ -115,6 +115,7 @@ class ManyNewsBody(Body):
 class HeadlineBody(Body):
     """A news item that is placed among the others, and not stored."""
 
+    news_id: Id | None = Field(None, description="of the catalogue; then its vector is placed")
     title: Annotated[Title, Field(min_length=1)]
     category: Category = ""
     subcategory: Category = ""

@@ -86,7 +86,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
     async def headline(body: bodies.HeadlineBody) -> Response:
         """Say where a headline would rank, and which news is near; nothing is stored."""
         bodies.check_limits(body, service.settings.limits)
-        item = NewsItem("", body.title, body.category, body.subcategory, body.abstract)
+        item = NewsItem(
+            body.news_id or "", body.title, body.category, body.subcategory, body.abstract
+        )
 
         def work(engine: LiveRecommender) -> Found:
             placed = engine.place_headline(item, body.history, min(body.k, most))

@@ -173,7 +173,7 @@ class LiveRecommender:
         ids = self._history(history, user_id)
         look_up(rules.exclude, {}, "exclude")
         at = _seconds(now)
-        return recommend(self._engines.refresh(), ids, int(k), rules, at)
+        return recommend(self._engines.refresh(), ids, int(k), rules, at, explain)
 
     def rank(
         self,
@@ -195,7 +195,7 @@ class LiveRecommender:
         """
         look_up(candidates, {}, "candidates", once=True)
         ids = self._history(history, user_id)
-        return rank(self._engines.refresh(), ids, candidates, _seconds(None))
+        return rank(self._engines.refresh(), ids, candidates, _seconds(None), explain)
 
     def _history(self, history: Sequence[str] | None, user_id: str | None) -> Sequence[str]:
         """Return the history that was given, or that of a user of the store."""
@@ -235,7 +235,8 @@ class LiveRecommender:
     def place_headline(self, item: NewsItem, history: Sequence[str], k: int = 10) -> Placed:
         """Return where a news item would rank for a user, and the news nearest to it.
 
-        It is not stored, and its id may be empty.
+        The history does not count. The item is not stored, and its id may be empty; with an id of
+        the catalogue the catalogue's vector is placed.
 
         Args:
             item: The news item.

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.errors import UserError
-from newsrec.reranking import repeats
+from newsrec.reranking import age_term, repeats
 from newsrec.serving.engine import Engine
+from newsrec.serving.explain import explain, explanations
 from newsrec.serving.items import NewsItem
 from newsrec.serving.live_results import Answer, Near, Placed, Recommended
 from newsrec.serving.matching import match_all
@@ -17,7 +18,9 @@ from newsrec.serving.search import top_k
 from newsrec.serving.slots import View
 
 
-def recommend(engine: Engine, history: Sequence[str], k: int, rules: Rules, at: float) -> Answer:
+def recommend(
+    engine: Engine, history: Sequence[str], k: int, rules: Rules, at: float, explained: bool
+) -> Answer:
     """Return the best news for a history; ages count until ``at``, in seconds since 1970."""
     with engine.view(history, rules.exclude) as view:
         rows = _known(view.found[0])
@@ -25,30 +28,48 @@ def recommend(engine: Engine, history: Sequence[str], k: int, rules: Rules, at: 
         allowed = _allowed(engine, view, rows, rules)
         ages = (at - view.published) / 3600
         best = choose(scores, view.vectors, view.category, ages, rules, k, allowed)
-        return _answer(engine, view, history, best.rows.tolist(), best.scores, at)
+        answer = _answer(engine, view, history, best.rows.tolist(), best.scores, at)
+        if not explained:
+            return answer
+        terms = None if rules.half_life is None else age_term(ages[best.rows], rules.half_life)
+        return _explained(engine, view, rows, view.vectors[best.rows], answer, terms)
 
 
-def rank(engine: Engine, history: Sequence[str], candidates: Sequence[str], at: float) -> Answer:
+def rank(
+    engine: Engine, history: Sequence[str], candidates: Sequence[str], at: float, explained: bool
+) -> Answer:
     """Return all candidates, best first; unknown ones have the score of the mean vector."""
     with engine.view(history, candidates) as view:
         found = view.found[1]
         vectors = np.array(
             [view.unknown if row is None else view.vectors[row] for row in found], np.float32
         ).reshape(len(found), engine.encoders.dim)
-        scores = match_all(engine.users(view, _known(view.found[0])), vectors)[0]
+        clicked = _known(view.found[0])
+        scores = match_all(engine.users(view, clicked), vectors)[0]
         order = np.argsort(-scores, kind="stable").tolist()
         rows = [found[place] for place in order]
         names = [candidates[place] for place in order]
-        return _answer(engine, view, history, rows, scores[order], at, names)
+        answer = _answer(engine, view, history, rows, scores[order], at, names)
+        return _explained(engine, view, clicked, vectors[order], answer) if explained else answer
 
 
 def place(engine: Engine, item: NewsItem, history: Sequence[str], k: int) -> Placed:
-    """Return where a news item would rank, and the ``k`` news nearest to it."""
-    vector = engine.encoders.news(engine.texts([item]))
-    with engine.view(history) as view:
-        user = engine.users(view, _known(view.found[0]))
+    """Return where a news item would rank among news that are not clicked, and the ``k`` nearest.
+
+    If the catalogue has the item's id, the catalogue's vector is placed, and does not count itself.
+    """
+    with engine.view([item.news_id]) as view:
+        (row,) = view.found[0]
+        vector = None if row is None else view.vectors[[row]]
+    if vector is None:
+        vector = engine.encoders.news(engine.texts([item]))
+    with engine.view(history, [item.news_id]) as view:
+        clicked = _known(view.found[0])
+        user = engine.users(view, clicked)
         (score,) = match_all(user, vector)[0].tolist()
-        above = (match_all(user, view.vectors)[0] > score) & view.alive
+        others = view.alive.copy()
+        others[[*clicked, *_known(view.found[1])]] = False
+        above = (match_all(user, view.vectors)[0] > score) & others
         lengths = np.sqrt(np.einsum("nd,nd->n", view.vectors, view.vectors))
         lengths *= np.linalg.norm(vector)
         cosines = view.vectors @ vector[0] / np.maximum(lengths, np.finfo(np.float32).tiny)
@@ -57,7 +78,34 @@ def place(engine: Engine, item: NewsItem, history: Sequence[str], k: int) -> Pla
             Near._make((*view.items[row][:3], float(cosines[row])))
             for row in (top_k(cosines, min(k, len(cosines))) if len(cosines) else ())
         ]
-        return Placed(score, 1 + int(above.sum()), view.num_news, near, engine.version)
+        return Placed(score, 1 + int(above.sum()), int(others.sum()), near, engine.version)
+
+
+def _explained(
+    engine: Engine,
+    view: View,
+    clicked: list[int],
+    vectors: NDArray[np.float32],
+    answer: Answer,
+    terms: NDArray[np.float64] | None = None,
+) -> Answer:
+    """Say of each news item of an answer what each click adds to its score.
+
+    Args:
+        engine: The encoders.
+        view: The news.
+        clicked: Rows of the history.
+        vectors: Of the news of the answer ``[news, dim]``.
+        answer: The answer.
+        terms: Age term of each news item; None is 0.
+    """
+    read = clicked[-engine.encoders.max_history :]
+    all_vectors = np.concatenate([view.vectors[read], vectors])
+    shown = range(len(read), len(all_vectors))
+    found = explain(engine.encoders, range(len(read)), all_vectors, shown)
+    made = explanations(found, answer.history, terms)
+    news = [one._replace(explanation=why) for one, why in zip(answer.news, made, strict=True)]
+    return answer._replace(news=news)
 
 
 def _known(rows: Sequence[int | None]) -> list[int]:

@@ -1,7 +1,9 @@
 """The results that a live recommender returns."""
 
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from newsrec.serving.explain import Explanation
 
 
 class Recommended(NamedTuple):
@@ -17,7 +19,7 @@ class Recommended(NamedTuple):
     published: datetime | None
     age_hours: float | None
     """None if the time of publication is not known."""
-    explanation: Any = None
+    explanation: Explanation | None = None
     """None if it was not asked for."""
 
 
@@ -49,9 +51,9 @@ class Placed(NamedTuple):
 
     score: float
     rank: int
-    """1 if no news item has a higher score."""
+    """1 if no news item that is not in the history has a higher score."""
     of: int
-    """Number of news, the headline not counted."""
+    """Number of news that are not in the history, the headline not counted."""
     near: list[Near]
     """The nearest news by their vectors, nearest first."""
     version: str

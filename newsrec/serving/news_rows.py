@@ -17,7 +17,7 @@ TABLES = (
     "CREATE INDEX newest ON news (published, number)",
     # used is null until the export answers
     "CREATE TABLE exports (number INTEGER PRIMARY KEY AUTOINCREMENT, version TEXT NOT NULL UNIQUE, "
-    "path TEXT NOT NULL, used REAL)",
+    "path TEXT NOT NULL, used INTEGER)",
     # place is the number of the export times 2^40, plus the number of the news item
     "CREATE TABLE vectors (place INTEGER PRIMARY KEY, text_hash TEXT NOT NULL, "
     "vector BLOB NOT NULL)",
@@ -33,11 +33,19 @@ EXPORTS_KEPT = 2
 MOST_WORDS = 20
 """Words of a search that count."""
 ITEM = "n.news_id, n.title, n.category, n.subcategory, n.abstract, n.published"
-CHANGED = "FROM (SELECT news_id, max(seq) last FROM changes WHERE seq > :seq AND "
-CHANGED += "(export IS NULL OR export = :export) GROUP BY news_id) c"
 HAD_NEWS = "SELECT 1 FROM news UNION ALL SELECT 1 FROM exports WHERE used NOTNULL"
 UNCHANGED = "SELECT 1 FROM news n WHERE number = ? AND title = ? AND category = ? AND "
 UNCHANGED += "subcategory = ? AND abstract IS ?"
+
+
+WITH_VECTORS = f"{ITEM}, v.text_hash, v.vector"
+VECTORS = "LEFT JOIN vectors v ON v.place = :place + n.number"
+ALL_NEWS = f"SELECT n.news_id, {WITH_VECTORS} FROM news n {VECTORS} ORDER BY n.number"
+CHANGED_NEWS = (
+    f"SELECT c.news_id, {WITH_VECTORS} FROM (SELECT news_id, max(seq) last FROM changes WHERE "
+    "seq > :seq AND (export IS NULL OR export = :export) GROUP BY news_id) c LEFT JOIN news n "
+    f"ON n.news_id = c.news_id {VECTORS} ORDER BY c.last"
+)
 
 
 class Export(NamedTuple):

@@ -16,6 +16,7 @@ from newsrec.serving.catalogue import (
     require_same_number,
 )
 from newsrec.serving.encoding import TextEncoder
+from newsrec.serving.explain import Explanation, explain, explanations
 from newsrec.serving.folder import ExportFolder
 from newsrec.serving.matching import Users, match_all
 from newsrec.serving.results import Ranking, Recommendations
@@ -100,6 +101,31 @@ class Ranker(TextEncoder):
             lacking = found[number].unknown, unknown
             results.append(Ranking(list(ids), scores, ranked, scores[order], *lacking))
         return results
+
+    def explain(self, history_ids: Sequence[str], news_ids: Sequence[str]) -> list[Explanation]:
+        """Say how much each click of a history adds to the scores of some news.
+
+        Clicks that are unknown, or older than the model reads, are left out. A news item that is
+        not in the catalogue is explained by the mean vector, by which ``rank`` scores it.
+
+        Args:
+            history_ids: Ids of the news that the user clicked, oldest first; may be empty.
+            news_ids: Ids of the news to explain, each once.
+
+        Returns:
+            For each of ``news_ids`` what adds up to its score.
+
+        Raises:
+            UserError: If an id is not a string, or a news item is given twice.
+        """
+        require_one_user(history_ids, "history_ids", "explain once for each")
+        require_one_user(news_ids, "news_ids", "explain once for each", once=True)
+        catalogue = self._catalogue
+        known = [news_id for news_id in history_ids if news_id in catalogue.rows]
+        shown = [catalogue.rows.get(news_id, UNKNOWN_NEWS) for news_id in news_ids]
+        history = [catalogue.rows[news_id] for news_id in known]
+        found = explain(self._encoders, history, catalogue.vectors, shown)
+        return explanations(found, known)
 
     def recommend(
         self,

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from newsrec.serving.database import Database
 from newsrec.serving.items import NewsItem
 from newsrec.serving.news_rows import (
-    CHANGED,
+    ALL_NEWS,
+    CHANGED_NEWS,
     EXPORTS_KEPT,
     HAD_NEWS,
     ITEM,
@@ -108,7 +109,7 @@ class NewsStore:
             numbers = [number for (number,) in used]
             if numbers[:1] == [export.number]:
                 return
-            # not the time alone, since clocks go back
+            # a number that grows, and no time, since a clock may go back
             db.execute(
                 "UPDATE exports SET used = 1 + ifnull((SELECT max(used) FROM exports), 0) "
                 "WHERE number = ?",
@@ -194,11 +195,8 @@ class NewsStore:
         with self.database.read() as db:
             first, last = db.execute("SELECT min(seq), max(seq) FROM changes").fetchone()
             everything = seq is None or (first or 0) > seq + 1
-            source = "FROM news c" if everything else CHANGED
             rows = db.execute(
-                f"SELECT c.news_id, {ITEM}, v.text_hash, v.vector {source} LEFT JOIN news n "
-                "ON n.news_id = c.news_id LEFT JOIN vectors v ON v.place = :place + n.number "
-                f"ORDER BY {'c.number' if everything else 'c.last'}",
+                ALL_NEWS if everything else CHANGED_NEWS,
                 {"place": export.number * PLACE, "seq": seq, "export": export.number},
             )
             news = (
