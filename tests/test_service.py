@@ -78,6 +78,21 @@ def test_a_users_clicks_are_the_history_of_the_next_answer(live):
     assert new["news"] == live.post("/recommend", json={}).json()["news"]
 
 
+def test_an_explanation_adds_up_to_its_score(live):
+    body = {"history": ["N1", "N3", "N5"], "k": 4, "explain": True}
+    found = live.post("/recommend", json=body).json()["news"]
+    assert (
+        found == live.post("/recommend?explain=true", json=body | {"explain": False}).json()["news"]
+    )
+    for item in found:
+        parts = item["explanation"]
+        assert [click["news_id"] for click in parts["clicks"]] == body["history"]
+        total = sum(click["value"] for click in parts["clicks"]) + parts["rest"] + parts["age"]
+        assert total == pytest.approx(item["score"], abs=1e-3)
+    plain = live.post("/recommend", json=body | {"explain": False}).json()["news"]
+    assert not any("explanation" in item for item in plain)
+
+
 def test_news_are_recommended_from_the_next_request_on(live):
     item = {"news_id": "X1", "title": "Storm closes ports again", "category": "weather"}
     assert live.post("/news", json={"news": [item]}).json()["added"] == 1
