@@ -27,6 +27,7 @@ COMMANDS = {
     "compare": "compare two results of evaluate, or several seeds of each, with intervals",
     "export": "write a model to a folder that runs without PyTorch",
     "recommend": "recommend news for a user, from an exported folder",
+    "serve": "answer recommendations over HTTP, from an exported folder and a store",
     "encode-news": "add new news items to a copy of an exported folder",
     "store": "write the news and clicks of a service as Parquet, read them, or free space",
     "download": "download MIND from its official source and check it",

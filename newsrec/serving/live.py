@@ -235,7 +235,8 @@ class LiveRecommender:
     def place_headline(self, item: NewsItem, history: Sequence[str], k: int = 10) -> Placed:
         """Return where a news item would rank for a user, and the news nearest to it.
 
-        It is not stored, and its id may be empty.
+        The history does not count. The item is not stored, and its id may be empty; with an id of
+        the catalogue the catalogue's vector is placed.
 
         Args:
             item: The news item.

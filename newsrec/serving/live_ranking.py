@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from newsrec.errors import UserError
 from newsrec.reranking import age_term, repeats
 from newsrec.serving.engine import Engine
-from newsrec.serving.explain import Explanation, explain, explanations
+from newsrec.serving.explain import explain, explanations
 from newsrec.serving.items import NewsItem
 from newsrec.serving.live_results import Answer, Near, Placed, Recommended
 from newsrec.serving.matching import match_all
@@ -19,65 +19,57 @@ from newsrec.serving.slots import View
 
 
 def recommend(
-    engine: Engine, history: Sequence[str], k: int, rules: Rules, at: float, why: bool = False
+    engine: Engine, history: Sequence[str], k: int, rules: Rules, at: float, explained: bool
 ) -> Answer:
-    """Return the best news for a history.
-
-    Args:
-        engine: The vectors.
-        history: Ids of the clicks, oldest first.
-        k: Number of news.
-        rules: What may be recommended.
-        at: Time until which ages count, in seconds since 1970.
-        why: Whether to explain each score.
-    """
+    """Return the best news for a history; ages count until ``at``, in seconds since 1970."""
     with engine.view(history, rules.exclude) as view:
         rows = _known(view.found[0])
         scores = match_all(engine.users(view, rows), view.vectors)[0]
         allowed = _allowed(engine, view, rows, rules)
         ages = (at - view.published) / 3600
         best = choose(scores, view.vectors, view.category, ages, rules, k, allowed)
-        chosen = best.rows.tolist()
-        terms = np.zeros(len(chosen))
-        if rules.half_life is not None:
-            terms = age_term(ages[best.rows], rules.half_life)
-        reasons = _reasons(engine, view, history, view.vectors[chosen], terms) if why else ()
-        return _answer(engine, view, history, chosen, best.scores, at, reasons=reasons)
+        answer = _answer(engine, view, history, best.rows.tolist(), best.scores, at)
+        if not explained:
+            return answer
+        terms = None if rules.half_life is None else age_term(ages[best.rows], rules.half_life)
+        return _explained(engine, view, rows, view.vectors[best.rows], answer, terms)
 
 
 def rank(
-    engine: Engine, history: Sequence[str], candidates: Sequence[str], at: float, why: bool = False
+    engine: Engine, history: Sequence[str], candidates: Sequence[str], at: float, explained: bool
 ) -> Answer:
-    """Return all candidates, best first; unknown ones have the score of the mean vector.
-
-    Args:
-        engine: The vectors.
-        history: Ids of the clicks, oldest first.
-        candidates: Ids of the news to rank.
-        at: Time until which ages count, in seconds since 1970.
-        why: Whether to explain each score.
-    """
+    """Return all candidates, best first; unknown ones have the score of the mean vector."""
     with engine.view(history, candidates) as view:
         found = view.found[1]
         vectors = np.array(
             [view.unknown if row is None else view.vectors[row] for row in found], np.float32
         ).reshape(len(found), engine.encoders.dim)
-        scores = match_all(engine.users(view, _known(view.found[0])), vectors)[0]
+        clicked = _known(view.found[0])
+        scores = match_all(engine.users(view, clicked), vectors)[0]
         order = np.argsort(-scores, kind="stable").tolist()
         rows = [found[place] for place in order]
         names = [candidates[place] for place in order]
-        terms = np.zeros(len(order))
-        reasons = _reasons(engine, view, history, vectors[order], terms) if why else ()
-        return _answer(engine, view, history, rows, scores[order], at, names, reasons)
+        answer = _answer(engine, view, history, rows, scores[order], at, names)
+        return _explained(engine, view, clicked, vectors[order], answer) if explained else answer
 
 
 def place(engine: Engine, item: NewsItem, history: Sequence[str], k: int) -> Placed:
-    """Return where a news item would rank, and the ``k`` news nearest to it."""
-    vector = engine.encoders.news(engine.texts([item]))
-    with engine.view(history) as view:
-        user = engine.users(view, _known(view.found[0]))
+    """Return where a news item would rank among news that are not clicked, and the ``k`` nearest.
+
+    If the catalogue has the item's id, the catalogue's vector is placed, and does not count itself.
+    """
+    with engine.view([item.news_id]) as view:
+        (row,) = view.found[0]
+        vector = None if row is None else view.vectors[[row]]
+    if vector is None:
+        vector = engine.encoders.news(engine.texts([item]))
+    with engine.view(history, [item.news_id]) as view:
+        clicked = _known(view.found[0])
+        user = engine.users(view, clicked)
         (score,) = match_all(user, vector)[0].tolist()
-        above = (match_all(user, view.vectors)[0] > score) & view.alive
+        others = view.alive.copy()
+        others[[*clicked, *_known(view.found[1])]] = False
+        above = (match_all(user, view.vectors)[0] > score) & others
         lengths = np.sqrt(np.einsum("nd,nd->n", view.vectors, view.vectors))
         lengths *= np.linalg.norm(vector)
         cosines = view.vectors @ vector[0] / np.maximum(lengths, np.finfo(np.float32).tiny)
@@ -86,23 +78,34 @@ def place(engine: Engine, item: NewsItem, history: Sequence[str], k: int) -> Pla
             Near._make((*view.items[row][:3], float(cosines[row])))
             for row in (top_k(cosines, min(k, len(cosines))) if len(cosines) else ())
         ]
-        return Placed(score, 1 + int(above.sum()), view.num_news, near, engine.version)
+        return Placed(score, 1 + int(above.sum()), int(others.sum()), near, engine.version)
 
 
-def _reasons(
+def _explained(
     engine: Engine,
     view: View,
-    history: Sequence[str],
+    clicked: list[int],
     vectors: NDArray[np.float32],
-    terms: NDArray[np.float64],
-) -> list[Explanation]:
-    """Explain the scores of news vectors ``[news, dim]`` with these age terms ``[news]``."""
-    found = zip(history, view.found[0], strict=True)
-    known = [(news_id, row) for news_id, row in found if row is not None]
-    clicked = view.vectors[[row for _, row in known]]
-    of = np.arange(len(known), len(known) + len(vectors))
-    shares = explain(engine.encoders, range(len(known)), np.concatenate([clicked, vectors]), of)
-    return explanations(shares, [news_id for news_id, _ in known], terms)
+    answer: Answer,
+    terms: NDArray[np.float64] | None = None,
+) -> Answer:
+    """Say of each news item of an answer what each click adds to its score.
+
+    Args:
+        engine: The encoders.
+        view: The news.
+        clicked: Rows of the history.
+        vectors: Of the news of the answer ``[news, dim]``.
+        answer: The answer.
+        terms: Age term of each news item; None is 0.
+    """
+    read = clicked[-engine.encoders.max_history :]
+    all_vectors = np.concatenate([view.vectors[read], vectors])
+    shown = range(len(read), len(all_vectors))
+    found = explain(engine.encoders, range(len(read)), all_vectors, shown)
+    made = explanations(found, answer.history, terms)
+    news = [one._replace(explanation=why) for one, why in zip(answer.news, made, strict=True)]
+    return answer._replace(news=news)
 
 
 def _known(rows: Sequence[int | None]) -> list[int]:
@@ -138,19 +141,17 @@ def _answer(
     scores: NDArray[np.float32],
     at: float,
     names: Sequence[str] = (),
-    reasons: Sequence[Explanation] = (),
 ) -> Answer:
     """Return an answer from rows and scores; ``names`` are ids of rows that may be None."""
     news = []
     for place, (row, score) in enumerate(zip(rows, scores.tolist(), strict=True)):
-        reason = reasons[place] if reasons else None
         if row is None:
-            news.append(Recommended(names[place], score, None, None, None, None, None, reason))
+            news.append(Recommended(names[place], score, None, None, None, None, None))
             continue
         item, hours = view.items[row], (at - float(view.published[row])) / 3600
         age = None if item.published is None else hours
         texts = item.title, item.category, item.subcategory
-        news.append(Recommended(item.news_id, score, *texts, item.published, age, reason))
+        news.append(Recommended(item.news_id, score, *texts, item.published, age))
     found = view.found[0]
     known = [news_id for news_id, row in zip(history, found, strict=True) if row is not None]
     unknown = [news_id for news_id, row in zip(history, found, strict=True) if row is None]

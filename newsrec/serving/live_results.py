@@ -51,9 +51,9 @@ class Placed(NamedTuple):
 
     score: float
     rank: int
-    """1 if no news item has a higher score."""
+    """1 if no news item that is not in the history has a higher score."""
     of: int
-    """Number of news, the headline not counted."""
+    """Number of news that are not in the history, the headline not counted."""
     near: list[Near]
     """The nearest news by their vectors, nearest first."""
     version: str
