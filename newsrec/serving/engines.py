@@ -176,6 +176,12 @@ class Engines:
         finally:
             self.building = None
 
+    def wait(self, seconds: float | None) -> bool:
+        """Wait until no engine is being prepared; False if one still is after so many seconds."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+        return self._thread is None or not self._thread.is_alive()
+
     def close(self) -> None:
         """End the work in the background after its block."""
         self._stop.set()

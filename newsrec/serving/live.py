@@ -144,6 +144,10 @@ class LiveRecommender:
         """
         self._engines.switch(ExportFolder(export))
 
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until no export is being prepared; False if one still is after so many seconds."""
+        return self._engines.wait(seconds)
+
     def refresh(self) -> None:
         """Take in what others wrote; each other call does so, too."""
         self._engines.refresh()
