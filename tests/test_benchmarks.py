@@ -48,6 +48,18 @@ def test_parquet_gives_the_arrays_of_tsv_and_of_pandas(monkeypatch, capsys, demo
     assert result["impressions"] == result["pandas"]["rows"] == 2000
 
 
+@pytest.mark.slow
+def test_the_service_is_loaded_and_loses_no_request(monkeypatch, capsys, served):
+    parts = ("--parts", "latency", "day", "memory", "--seconds=.3", "--day_seconds=1")
+    options = (f"--export={served.export}", "--news=500", "--requests=200", *parts)
+    result = measure(monkeypatch, capsys, "serve.py", *options)
+    assert result["news"] == 500
+    assert result["day"]["failed"] == 0
+    assert result["memory"]["requests"] >= 200
+    for part in ("recommend", "echo"):
+        assert all(result[part][clients]["per_second"] > 0 for clients in ("1", "8", "64"))
+
+
 def test_submissions_are_written_and_checked_as_a_loop_does(monkeypatch, capsys):
     result = measure(monkeypatch, capsys, "submission.py", "--impressions", "2000")
     assert result["reference"]["impressions"] == 2000

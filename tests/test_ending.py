@@ -82,7 +82,8 @@ def test_a_run_that_the_last_day_chose_names_it_to_evaluate(mind_dir, plm_dir):
     shutil.rmtree(mind_dir / "dev")
     data = MindDataModule(root=str(mind_dir), plm=str(plm_dir), val="last_day")
     data.setup("fit")
-    first, second, *_ = next_commands(data, "best.ckpt", "run").splitlines()
+    first, second, *_, last = next_commands(data, "best.ckpt", "run").splitlines()
     assert "evaluate" in first
     assert "--split last_day" in first
     assert "--split test" in second
+    assert last.endswith(f"serve exports/run --data.root {mind_dir}")

@@ -178,11 +178,26 @@ def test_a_new_store_answers_as_the_export_does(served, tmp_path, monkeypatch, o
     placed = live.place_headline(new[0]._replace(news_id=""), ids[:2], 2)
     assert placed.near[0].news_id == "X0"
     assert placed.near[0].cosine == pytest.approx(1, abs=1e-5)
-    rank = [
-        one.news_id
-        for one in live.recommend(ids[:2], k=20, rules=Rules(exclude_history=False)).news
-    ]
-    assert (placed.rank, placed.of) == (rank.index("X0") + 1, 20)
+    rank = [one.news_id for one in live.recommend(ids[:2], k=20).news]
+    assert (placed.rank, placed.of) == (rank.index("X0") + 1, 18)
+    for place in (0, 7, 17):  # by its own vector, whatever the title
+        placed = live.place_headline(
+            item(0, title="another")._replace(news_id=rank[place]), ids[:2]
+        )
+        assert (placed.rank, placed.of, placed.near[0].news_id) == (place + 1, 17, rank[place])
+    explained = live.recommend(ids[:3], k=6, rules=Rules(half_life=1), explain=True).news
+    for one, why in zip(
+        explained, plain.explain(ids[:3], [one.news_id for one in explained]), strict=True
+    ):
+        assert [news_id for news_id, _ in one.explanation.clicks] == ids[:3]
+        np.testing.assert_allclose(
+            [value for _, value in one.explanation.clicks], [value for _, value in why.clicks],
+            atol=1e-3,
+        )  # fmt: skip
+    ranked = live.rank([ids[4], "none"], ids[:3], explain=True).news
+    for one in (*ranked, *live.recommend([], k=2, explain=True).news):
+        parts = [value for _, value in one.explanation.clicks]
+        assert sum(parts) + one.explanation.rest == pytest.approx(one.score, abs=1e-3)
     assert before == {path.name: path.stat().st_mtime_ns for path in served.export.iterdir()}
 
 
@@ -201,6 +216,8 @@ def test_a_window_counts_from_now_and_age_lowers_scores(export, opened):
     for one in aged:
         hours = 0 if one.age_hours is None else one.age_hours
         assert one.score == pytest.approx(fresh[one.news_id] - np.log(2) * hours / 2, abs=1e-5)
+    for one in live.recommend(k=100, rules=Rules(half_life=2), now=now, explain=True).news:
+        assert one.explanation.age == pytest.approx(one.score - fresh[one.news_id], abs=1e-5)
 
 
 def test_clicked_news_and_their_repeats_are_left_out(export, opened):

@@ -1,6 +1,7 @@
 """The command ``export``: write a model to a folder that runs without PyTorch."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 from newsrec.commands.common import add_data_root, add_output
@@ -55,6 +56,9 @@ def run(args: argparse.Namespace) -> None:
         say(f"  {path.name:<20} {size:10,.0f} KiB  {FILES.get(path.name, '')}")
     if args.data.root is None:
         say("No news vectors were exported: add --data.root ROOT to export those of a folder.")
+    else:
+        words = ["serve", str(output), "--data.root", args.data.root]
+        say(f"Next, for recommendations in a browser:\n  python -m newsrec {shlex.join(words)}")
     if args.push is not None:
         try:
             say(f"Published: {push(output, args.push, args.private or None)}")

@@ -167,4 +167,5 @@ def next_commands(datamodule: MindDataModule, path: str, name: str) -> str:
         submission = f"results/{name}-{split}/{zip_name(data.submission)}"
         commands.append(["check-submission", submission, *root, "--split", split])
     commands.append(["export", *ckpt, *root, "--output", f"exports/{name}"])
+    commands.append(["serve", f"exports/{name}", *root])
     return "\n".join(f"  python -m newsrec {shlex.join(command)}" for command in commands)

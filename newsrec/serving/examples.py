@@ -1,4 +1,4 @@
-"""Users of a data folder's dev split, to try the service with."""
+"""Users of a data folder, to try the service with."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,20 +22,22 @@ class Examples:
 
     @classmethod
     def of(cls, root: str | Path) -> "Examples":
-        """Return users of a data folder: those with most impressions, then with longest histories.
+        """Return users of dev, or of train without it: those with most impressions first.
 
         Raises:
-            DataError: If the folder cannot be read, or has no split dev.
+            DataError: If the folder cannot be read, or has neither.
         """
         from newsrec.data.dataset import open_mind  # imports pandas
 
         data = open_mind(root)
-        split = data.split("dev")
+        split = data.split(
+            "train" if "dev" not in data.splits and "train" in data.splits else "dev"
+        )
         ids = np.array([None, None, *data.news["news_id"].to_pylist()], dtype=object)
         known = split.histories.lengths[split.history]
         users, first, counts = np.unique(split.user, return_index=True, return_counts=True)
         best = np.lexsort((users, -known[first], -counts))[:MOST_USERS]
-        found = []
+        chosen = []
         for user in users[best]:
             rows = np.flatnonzero(split.user == user)
             rows = rows[np.argsort(split.time[rows], kind="stable")][:MOST_IMPRESSIONS]
@@ -55,8 +57,8 @@ class Examples:
                 )
             name = data.users[int(user)].as_py()
             history = ids[history].tolist()
-            found.append({"user_id": name, "history": history, "impressions": impressions})
-        return cls(found)
+            chosen.append({"user_id": name, "history": history, "impressions": impressions})
+        return cls(chosen)
 
     def heads(self) -> list[dict[str, Any]]:
         """Return, in the order of their numbers, who the users are."""
