@@ -10,9 +10,10 @@ from test_tuning import NO_DROPOUT, SMALL, made_plm
 from torch._dynamo.testing import CompileCounter
 
 from newsrec.model.news_encoder import NewsEncoder
+from newsrec.model.plm import packing
 from newsrec.model.plm.blocks import length_mask, padded_blocks, runs
 from newsrec.model.plm.cut import CutPlm, run_plm
-from newsrec.model.plm.packing import ATTENTION, groups_of, join, pack, run_packed
+from newsrec.model.plm.packing import ATTENTION, attend, groups_of, join, pack, run_packed
 
 PACKED = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
 LENGTHS = [2, 5, 9, 9, 12]
@@ -117,6 +118,71 @@ def test_joined_states_are_padded_with_what_the_mask_hides():
     assert first_mask.tolist() == [[True, False], [True, True], [True, True]]
     assert torch.equal(second[0, :, 0], torch.arange(5.0, 95.0))
     assert second_mask.all()
+
+
+def flash(query, key, value, starts, other, most, others, dropout, causal, mask, *, scale):
+    """What FlashAttention over joined sequences computes, one sequence at a time."""
+    assert starts is other
+    assert most == others == int(starts.diff().max())
+    assert (starts.dtype, dropout, causal, mask) == (torch.int32, 0.0, False, False)
+    parts = zip(*(x.split(starts.diff().tolist()) for x in (query, key, value)), strict=True)
+    mixed = [
+        torch.einsum("hqk,khd->qhd", (torch.einsum("qhd,khd->hqk", q, k) * scale).softmax(-1), v)
+        for q, k, v in parts
+    ]
+    return torch.cat(mixed), None
+
+
+def test_one_call_for_all_news_gives_what_a_call_for_each_length_gives(monkeypatch):
+    monkeypatch.setattr(packing, "FLASH", flash)
+    groups = groups_of(torch.tensor([1, 1, 2, 5, 9, 9, 12]))
+    parts = [torch.randn(1, 39, 3, 8, dtype=torch.float64).transpose(1, 2) for _ in range(3)]
+    expected, _ = attend(torch.nn.Identity(), *parts, None, scaling=0.3, groups=groups)
+    found = packing.in_one_call(*parts, 0.0, 0.3, groups)
+    assert found.shape == expected.shape == (1, 39, 3, 8)
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_operator_behind_that_call_takes_what_it_is_given():
+    names = [argument.name for argument in packing.FLASH.default._schema.arguments]
+    assert names[:10] == [
+        *("query", "key", "value", "cum_seq_q", "cum_seq_k", "max_q", "max_k"),
+        *("dropout_p", "is_causal", "return_debug_mask"),
+    ]
+    assert "scale" in names
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dim", [8, 32, 64])
+def test_a_gpu_makes_one_call_with_the_values_and_gradients_of_a_call_for_each_length(
+    only_cuda, monkeypatch, dtype, dim
+):
+    torch.manual_seed(0)
+    groups = groups_of(torch.randint(1, 33, (200,)).sort().values)
+    size = sum(count * length for count, length in groups.pairs)
+    given = [torch.randn(1, size, 4, dim, device="cuda", dtype=dtype) for _ in range(3)]
+    calls, found = [], {}
+    monkeypatch.setattr(packing, "in_one_call", spy(packing.in_one_call, calls))
+    for name, takes in (("one", packing._flash_takes), ("each", lambda *_: False)):
+        monkeypatch.setattr(packing, "_flash_takes", takes)
+        parts = [x.clone().requires_grad_() for x in given]
+        mixed, _ = attend(
+            torch.nn.Identity(), *(x.transpose(1, 2) for x in parts), None, groups=groups
+        )
+        mixed.float().pow(2).sum().backward()
+        found[name] = [mixed, *(x.grad for x in parts)]
+    assert len(calls) == 1
+    for one, each in zip(found["one"], found["each"], strict=True):
+        torch.testing.assert_close(one, each, rtol=2e-2, atol=2e-2)
+
+
+def spy(function, calls):
+    def noted(*args):
+        calls.append(args)
+        return function(*args)
+
+    return noted
 
 
 @pytest.mark.slow

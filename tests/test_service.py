@@ -1,7 +1,9 @@
 """The service on an export: its answers are those of the recommender, whatever is asked."""
 
 import os
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +28,7 @@ CONFORM = [
     checks.content_type_conformance,
     checks.status_code_conformance,
 ]
-EXAMPLES = 10
+EXAMPLES = 5
 """Requests a route, valid and again invalid, in the quick test."""
 REQUESTS = int(os.environ.get("NEWSREC_REQUESTS", "1500"))
 """Requests in the slow test."""
@@ -76,6 +78,21 @@ def test_a_users_clicks_are_the_history_of_the_next_answer(live):
     assert new["news"] == live.post("/recommend", json={}).json()["news"]
 
 
+def test_an_explanation_adds_up_to_its_score(live):
+    body = {"history": ["N1", "N3", "N5"], "k": 4, "explain": True}
+    found = live.post("/recommend", json=body).json()["news"]
+    assert (
+        found == live.post("/recommend?explain=true", json=body | {"explain": False}).json()["news"]
+    )
+    for item in found:
+        parts = item["explanation"]
+        assert [click["news_id"] for click in parts["clicks"]] == body["history"]
+        total = sum(click["value"] for click in parts["clicks"]) + parts["rest"] + parts["age"]
+        assert total == pytest.approx(item["score"], abs=1e-3)
+    plain = live.post("/recommend", json=body | {"explain": False}).json()["news"]
+    assert not any("explanation" in item for item in plain)
+
+
 def test_news_are_recommended_from_the_next_request_on(live):
     item = {"news_id": "X1", "title": "Storm closes ports again", "category": "weather"}
     assert live.post("/news", json={"news": [item]}).json()["added"] == 1
@@ -104,6 +121,22 @@ def test_users_of_the_data_folder_can_be_replayed(live, served):
     assert sorted(i for shown in user["impressions"] for i in shown["clicked"]) == clicked
     assert all(set(s["clicked"]) <= set(s["candidates"]) for s in user["impressions"])
     assert live.get(f"/examples/{len(heads)}").status_code == 404
+
+
+def test_every_route_has_its_line_of_curl_in_the_documentation(live):
+    page = (Path(__file__).parents[1] / "docs" / "service.md").read_text(encoding="utf-8")
+    asked = [line for line in page.splitlines() if line.startswith("$ curl")]
+    for path, methods in live.get("/openapi.json").json()["paths"].items():
+        pattern = re.escape(path).replace(r"\{news_id\}", r"\w+").replace(r"\{user_id\}", r"\w+")
+        address = f":8000{pattern}".replace(r"\{number\}", r"\d+") + r"(\?[^ ]*)?'?$"
+        lines = [line for line in asked if re.search(address, line)]
+        for method in methods:
+            marks = {"post": "--json", "delete": "-X DELETE"}
+            wanted = marks.get(method)
+            assert any(
+                wanted in line if wanted else not any(mark in line for mark in marks.values())
+                for line in lines
+            ), (method, path)
 
 
 IDS = st.sampled_from([f"N{i}" for i in range(1, 18)])
@@ -141,7 +174,7 @@ def ask_anything(live, examples):
 
 def test_no_generated_request_fails_or_gets_an_answer_that_is_not_described(live):
     statuses = ask_anything(live, EXAMPLES)
-    assert len(statuses) >= 200
+    assert len(statuses) >= 100
     assert {200, 404, 422} <= set(statuses)
 
 

@@ -33,7 +33,7 @@ def explainer(module: "RecommenderModule", max_history: int) -> Explain:
     @torch.inference_mode()
     def explain(history: NDArray[np.integer], candidates: NDArray[np.integer]) -> Attributions:
         recommender.eval()
-        device = recommender.user_encoder.empty.device
+        device = next(recommender.parameters()).device
         rows = np.asarray(history[-max_history:], dtype=np.int64)
         what = runs(len(rows))
         kept = torch.from_numpy(what.kept).to(device)

@@ -16,6 +16,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from newsrec import __version__
 from newsrec.data import FIRST_NEWS
 from newsrec.data.cache import digest
 from newsrec.data.datamodule import MindDataModule
@@ -251,8 +252,8 @@ def describe(module: RecommenderModule, fields: list[str], folder: Path) -> dict
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("newsrec", "torch", "transformers", "tokenizers", "numpy", *ONNX):
+    found = {"python": platform.python_version(), "newsrec": __version__}
+    for package in ("torch", "transformers", "tokenizers", "numpy", *ONNX):
         with contextlib.suppress(PackageNotFoundError):  # ONNX is optional
             found[package] = version(package)
     return found

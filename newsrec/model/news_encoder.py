@@ -17,7 +17,7 @@ from newsrec.model.fastformer import (
     masked_softmax,
     pooling_of,
 )
-from newsrec.model.plm.cut import TOKENS_PER_PASS, CutPlm, longest_text
+from newsrec.model.plm.cut import CutPlm, longest_text
 from newsrec.model.plm.lora import LoraConfig, add_adapters
 from newsrec.model.plm.recompute import recompute_activations
 from newsrec.model.residual import ResidualPath, rename_weights
@@ -79,7 +79,7 @@ class NewsEncoder(nn.Module):
             then starts behind a closed gate.
         checkpoint_activations: Whether the tuned layers run again in the backward pass instead of
             keeping their activations: less memory, more time, the same gradients.
-        tokens_per_pass: Padded tokens that go through the PLM at once.
+        tokens_per_pass: Padded tokens that go through the PLM at once; None depends on the device.
         lora: Adapters of the tuned layers, trained in place of the layers' own weights.
         abstract_tokens: Longest abstract, in tokens, if abstracts are encoded as texts of their
             own; 0 if not.
@@ -94,7 +94,7 @@ class NewsEncoder(nn.Module):
         max_tokens: int,
         residual: bool = False,
         checkpoint_activations: bool = False,
-        tokens_per_pass: int = TOKENS_PER_PASS,
+        tokens_per_pass: int | None = None,
         lora: LoraConfig = LoraConfig(),  # noqa: B008
         abstract_tokens: int = 0,
     ) -> None:

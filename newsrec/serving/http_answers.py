@@ -116,7 +116,6 @@ def news_of(answer: Answer, explained: bool) -> Found:
         found = item._asdict()
         del found["explanation"]
         if explained and item.explanation is not None:
-            clicks = [{"news_id": i, "value": value} for i, value in item.explanation.clicks]
-            found["explanation"] = item.explanation._asdict() | {"clicks": clicks}
+            found["explanation"] = item.explanation.plain()
         news.append(found)
     return answer._asdict() | {"news": news}

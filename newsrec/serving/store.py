@@ -120,6 +120,14 @@ class NewsStore:
                 db.execute("DELETE FROM vectors WHERE place BETWEEN ? AND ?", places(old))
                 db.execute("UPDATE exports SET used = NULL WHERE number = ?", (old,))
 
+    def forget_exports(self) -> None:
+        """Delete the vectors of all exports but the one that answers."""
+        current = self.current()
+        with self.database.write() as db:
+            number = current.number if current else 0
+            db.execute("DELETE FROM vectors WHERE place NOT BETWEEN ? AND ?", places(number))
+            db.execute("UPDATE exports SET used = NULL WHERE number != ?", (number,))
+
     def upsert(
         self,
         items: Sequence[NewsItem],

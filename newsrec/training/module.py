@@ -182,6 +182,8 @@ class RecommenderModule(LightningModule):
         """Build the model; called after all other checks have passed."""
         if hasattr(self, "recommender"):
             return
+        # cuDNN's attention makes a plan for each new shape, in some 10 ms; titles have many shapes.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         stored = self._plm_config
         plm = build_plm(stored) if stored else load_plm(self.plm, self.plm_layers)
         self.recommender = NewsRecommender(plm, **recommender_options(self))

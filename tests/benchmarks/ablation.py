@@ -10,8 +10,8 @@ over seeds, impression by impression. Their 95 % interval is paired and covers t
 not of seeds: the seeds' range stands beside it. "Gates at zero" is dev's AUC of the same checkpoint
 with what it has learned behind its gates taken away, about what an untrained model reaches. Time is
 that of the training steps alone, on the run's share of the cores (``--jobs`` runs at a time), and
-memory the peak of the whole process. Below the table stand the best baseline and, where the folder
-has a ``world.json``, the ceiling.
+memory the peak of the whole process (the host's, also with ``--accelerator gpu``). Below the table
+stand the best baseline and, where the folder has a ``world.json``, the ceiling.
 
 Finished runs are kept, so the same command goes on where it was killed, and arms or seeds may be
 added. After a change of the code use another folder: nothing here notices.
@@ -47,7 +47,7 @@ BASE = {
 }
 """Options of ``fit`` that all arms share."""
 
-CPU = ("--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.enable_progress_bar=false")
+QUIET = ("--trainer.devices=1", "--trainer.enable_progress_bar=false")
 TIMER = "{class_path: lightning.pytorch.callbacks.Timer, init_args: {interval: epoch}}"
 RUNNING: set[subprocess.Popen] = set()
 
@@ -72,6 +72,7 @@ TUNE = {"model.tune_layers": "2", "model.plm_lr": "5e-5"}
 LORA = {"model.lora.rank": "8"}
 OWN_ABSTRACT = {"data.abstract_tokens": "64"}
 LATE = {"model.matching": "late"}
+EVERYTHING = TUNE | LATE | OWN_ABSTRACT | {"model.appeal": "true"}
 INTERESTS = {"model.matching": "interests"}
 
 ARMS = {
@@ -95,6 +96,8 @@ ARMS = {
     "tune-2": Arm("Is tuning two layers of the PLM of use?", TUNE),
     "lora-2": Arm("Are adapters in their place better?", TUNE | LORA),
     "tune-2-late": Arm("Do tuned layers and the clicks add up?", TUNE | LATE),
+    "late-abstract": Arm("Do the clicks and abstracts add up?", LATE | OWN_ABSTRACT),
+    "all": Arm("Do tuned layers, the clicks, appeal and abstracts?", EVERYTHING),
     "no-residual-transformer": Arm("Softmax, in the plain model?", PLAIN | SOFTMAX, "no-residual"),
     "no-residual-no-user-attention": Arm("Clicks, likewise?", PLAIN | NO_USER, "no-residual"),
     "no-residual-no-news-fastformer": Arm("Tokens, likewise?", PLAIN | NO_NEWS, "no-residual"),
@@ -117,7 +120,7 @@ def newsrec(log: Path, threads: int, *command: str) -> float:
     """Run a command on some cores; what it says goes to a file. Returns its peak memory in MiB."""
     env = os.environ | {"OMP_NUM_THREADS": str(threads)}
     with log.open("a", encoding="utf-8") as file:
-        words = (sys.executable, "-m", "newsrec", *command, *CPU)
+        words = (sys.executable, "-m", "newsrec", *command, *QUIET)
         process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, env=env)
     RUNNING.add(process)
     _, status, usage = os.wait4(process.pid, 0)
@@ -150,6 +153,7 @@ def train_and_score(
     shutil.rmtree(part, ignore_errors=True)  # of a killed process
     part.mkdir(parents=True)
     data, log = f"--data.root={root}", part / "log.txt"
+    device = f"--trainer.accelerator={shape['trainer.accelerator']}"
     options = [f"--{name}={value}" for name, value in shape.items() if "fingerprint" not in name]
     quiet = ("--baselines=false", f"--trainer.callbacks={TIMER}", f"--output={part / 'fit'}")
     memory = newsrec(log, threads, "fit", *options, data, *quiet)
@@ -162,7 +166,7 @@ def train_and_score(
         scored.append(("gates_at_zero", "dev", zero_gates(last)))
     for name, split, path in scored:
         where = (f"--ckpt_path={path}", f"--split={split}", f"--output={part / name}")
-        newsrec(log, threads, "evaluate", data, *where)
+        newsrec(log, threads, "evaluate", data, device, "--baselines=false", *where)
     made = {"shape": dict(shape), "seconds": seconds, "memory_mib": memory}
     (part / "run.json").write_text(json.dumps(made, indent=1))
     shutil.rmtree(last.parent)
@@ -176,6 +180,7 @@ def score_baselines(root: str, splits: Iterable[str], folder: Path) -> dict[str,
         output = folder / split
         if not output.exists():  # random, and all others beside it
             where = (f"--data.root={root}", f"--split={split}", f"--output={output}")
+            where += ("--trainer.accelerator=cpu",)
             newsrec(folder / "log.txt", 1, "evaluate", "--scorer=random", *where)
         beside = json.loads((output / "metrics.json").read_text())["baselines"]
         for name, metrics in beside.items():
@@ -309,6 +314,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED")
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--accelerator", default="cpu", help="of the Trainer: cpu or gpu")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, which share the cores")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -318,6 +324,7 @@ def main() -> None:
     splits = {name: split for name, split in named.items() if split.labels is not None}
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     common = BASE | {"data.batch_size": str(args.batch_size), "trainer.max_steps": str(args.steps)}
+    common["trainer.accelerator"] = args.accelerator
     marks = {f"fingerprint of {name}": data.split(name).fingerprint for name in ("train", *splits)}
     shapes = {  # seeds outermost, so that a table cut short compares all arms on fewer seeds
         (name, seed): common | ARMS[name].options | {"seed_everything": str(seed)} | marks

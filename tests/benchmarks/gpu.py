@@ -90,6 +90,7 @@ def measure(case: Case, root: str, plm: str, args: argparse.Namespace) -> dict[s
         dim=case.dim,
         max_tokens=case.max_tokens,
         max_history=case.max_history,
+        torch_compile=args.torch_compile,
     )
     data = MindDataModule(
         root,
@@ -145,6 +146,7 @@ def compute_seconds(
     device = trainer.strategy.root_device
     module.to(device).train()
     optimizer = trainer.optimizers[0]
+    optimizer.state.clear()  # Lightning moved it to the CPU when fit ended
     loader = iter(data.train_dataloader())
     batches = [next(loader).to(device) for _ in range(min(args.steps, 16))]
 
@@ -183,6 +185,7 @@ def main() -> None:
     add("--precision", choices=list(PRECISIONS), default="bf16")
     add("--cases", nargs="+", choices=list(CASES), default=list(CASES)[1:])
     add("--steps", type=int, default=40)
+    add("--torch_compile", action="store_true")
     add("--num_workers", type=int, default=0)
     add("--peak_tflops", type=float, default=989.0, help="of the GPU: H100, bf16, dense")
     args = parser.parse_args()
@@ -195,6 +198,7 @@ def main() -> None:
         "precision": args.precision,
         "steps": args.steps,
         "num_workers": args.num_workers,
+        "torch_compile": args.torch_compile,
         "data": args.root or f"simulated {args.preset}",
         "cases": {},
     }

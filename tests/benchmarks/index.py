@@ -2,14 +2,16 @@
 
     python tests/benchmarks/index.py                                       # random news vectors
     python tests/benchmarks/index.py --export exports/demo --data.root data/demo
+    python tests/benchmarks/index.py --sizes 160000 --usearch              # pip install usearch
 
 Prints one JSON object. Random news vectors have 256 numbers and are as models make them: in
 clusters, longer in some directions than in others, with a common part; a user is the mean of up to
 40 of them. With --export, news vectors are drawn around those of the export (the difference of two
 others is added, made smaller), and users are those of dev. The times are medians over users, one
 after the other; numpy and faiss use OMP_NUM_THREADS threads. The recall is the share of the exact
-best 100 that the search finds. The last size is not measured: its times continue the line through
-the logarithms of the two sizes before it.
+best 100 that the search finds. --usearch measures that package's graph, too, at several numbers of
+news items that a search keeps in view. The last size is not measured: its times continue the line
+through the logarithms of the two sizes before it.
 """
 
 import argparse
@@ -28,6 +30,7 @@ DIM, CLUSTERS, USERS, K = 256, 400, 100, 100
 CHANGED = 500
 """News items that are deleted and added one by one."""
 BLOCK = 1 << 16
+IN_VIEW = (128, 512, 2048)
 
 
 def random_world(number, rng):
@@ -73,7 +76,31 @@ def timed(work, every):
     return round(1e3 * float(np.median(seconds)), 3), found
 
 
-def measure(news, users, rng):
+def measure_usearch(news, users, exact, gone):
+    """Times and recall of usearch's graph, in float16 with exact scores behind it."""
+    from usearch.index import Index as Graph
+
+    start = time.perf_counter()
+    graph = Graph(ndim=news.shape[1], metric="ip", dtype="f16", expansion_add=128)
+    graph.add(np.arange(len(news)), news, threads=1)
+    result = {"build_s": round(time.perf_counter() - start, 1), "in_view": {}}
+
+    def by_graph(user):
+        rows = graph.search(user, K + K // 8, threads=1).keys.astype(np.int64)
+        return rows[np.argsort(-(news[rows] @ user))[:K]]
+
+    for view in IN_VIEW:
+        graph.expansion_search = view
+        milliseconds, found = timed(by_graph, users)
+        pairs = zip(exact, found, strict=True)
+        recall = round(float(np.mean([np.isin(a, b).mean() for a, b in pairs])), 4)
+        result["in_view"][view] = {"ms": milliseconds, "recall_at_100": recall}
+    result["remove_ms"], _ = timed(lambda row: graph.remove(int(row)), gone)
+    after = np.concatenate([by_graph(user) for user in users])
+    return result | {"removed_found": int(np.isin(after, gone).sum())}
+
+
+def measure(news, users, rng, usearch=False):
     """Times and recall at one size."""
     buffer = np.empty(len(news), np.float32)
 
@@ -96,6 +123,7 @@ def measure(news, users, rng):
     removed, _ = timed(lambda row: index.remove(np.array([row])), gone)
     after = np.concatenate([by_index(user) for user in users])
     added, _ = timed(lambda row: index.add(np.array([row]), news[row][None]), gone)
+    beside = {"usearch": measure_usearch(news, users, exact, gone)} if usearch else {}
     return {
         "news": len(news),
         "exact_ms": exact_ms,
@@ -107,7 +135,7 @@ def measure(news, users, rng):
         "remove_ms": removed,
         "removed_found": int(np.isin(after, gone).sum()),
         "add_ms": added,
-    }
+    } | beside
 
 
 def continued(a, b, number):
@@ -124,6 +152,7 @@ def main():
     parser.add_argument("--computed", type=int, default=5_000_000)
     parser.add_argument("--export", help="folder that export wrote; needs --data.root")
     parser.add_argument("--data.root", dest="root")
+    parser.add_argument("--usearch", action="store_true", help="also measure usearch's graph")
     args = parser.parse_args()
     recommender = Recommender.load(args.export, threads=1) if args.export else None
     sizes = []
@@ -133,7 +162,7 @@ def main():
             news, users = random_world(number, rng)
         else:
             news, users = exported_world(number, rng, recommender, args.root)
-        sizes.append(measure(news, users, rng))
+        sizes.append(measure(news, users, rng, args.usearch))
         del news
     if len(sizes) > 1:
         sizes.append(continued(*sizes[-2:], args.computed))

@@ -84,15 +84,25 @@ def blocks_as_on(device: str) -> Iterator[None]:
         _as_on.reset(token)
 
 
+def tokens_per_pass(device: torch.device) -> int:
+    """Return how many padded tokens go through a PLM at once.
+
+    In training, all activations are kept anyway, and a GPU is faster with fewer, larger passes; the
+    bound limits what scoring and recomputed activations take. A CPU gains nothing beyond it.
+    """
+    return 16_384 if _kind(device) == "cpu" else 65_536
+
+
 def spare_tokens(device: torch.device) -> int:
     """Return how many tokens of padding cost about as much as one more pass through a model.
 
-    A pass launches a few hundred operations and adds up the gradients of all weights.
-
-    On a GPU the presets' PLMs need no padding, so a pass is one run of the encoder's stack over
-    tokens: about 150 kernels (``fit --dry_run``), which take a millisecond to launch. 4,096 tokens
-    of padding take its half million weights a tenth of a millisecond at a quarter of an H100's
-    peak. So few blocks are faster, even if a third of the tokens is padding. A PLM that needs
-    padding would do better with less. These figures are calculated, not measured.
+    A pass launches a few hundred operations and adds up the gradients of all weights. On a GPU the
+    presets' PLMs need no padding, so a pass is one run of the encoder's stack over tokens. The host
+    launches it and its backward pass in about 10 ms, in which an H100 could compute far more than
+    the padding, so few blocks are faster (``tests/benchmarks/gpu.py``).
     """
-    return 64 if (_as_on.get() or device.type) == "cpu" else 4096
+    return 64 if _kind(device) == "cpu" else 16_384
+
+
+def _kind(device: torch.device) -> str:
+    return _as_on.get() or device.type

@@ -18,8 +18,6 @@ from newsrec.model.plm.masks import mask_by_padding, nothing_padded
 from newsrec.model.plm.packing import groups_of, join, pack, run_packed
 from newsrec.model.plm.transformers_internals import first_position
 
-TOKENS_PER_PASS = 16_384
-"""Padded tokens that go through a PLM at once."""
 NOT_WEIGHTS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 """Keys of a PLM's configuration that name its origin and do not affect its output."""
 
@@ -85,7 +83,7 @@ class CutPlm:
         token_ids: Tensor,
         token_lengths: Tensor,
         token_states: Tensor | None = None,
-        tokens_per_pass: int = TOKENS_PER_PASS,
+        tokens_per_pass: int | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Run the PLM over news sorted by length, a group of similar length at a time.
 
@@ -94,7 +92,7 @@ class CutPlm:
             token_lengths: Number of real tokens, ascending, on the CPU ``[news]``.
             token_states: States of the real tokens below the tuned layers, all news items joined;
                 the frozen layers then do not run ``[tokens, hidden]``. None runs the whole PLM.
-            tokens_per_pass: Padded tokens that are run at once.
+            tokens_per_pass: Padded tokens that are run at once; None depends on the device.
 
         Yields:
             Last states of some news ``[rows, tokens, hidden]``, and a mask that is True where a
@@ -109,6 +107,8 @@ class CutPlm:
                 f"The states are of another PLM: their size is {token_states.shape[1]}, but that "
                 f"of {config.model_type} is {config.hidden_size}. Compute them with this PLM."
             )
+        if tokens_per_pass is None:
+            tokens_per_pass = blocks.tokens_per_pass(token_ids.device)
         run = self._joined if self._packs else self._padded
         yield from run(token_ids, token_lengths, token_states, tokens_per_pass)
 
