@@ -44,7 +44,7 @@ def test_folded_matrices_give_the_same_vectors(shape):
 
 
 def test_older_clicks_than_the_newest_count_for_nothing():
-    served = ServedUserEncoder(made_encoder(positions="recency"), FULL, DotHead())
+    served = ServedUserEncoder(made_encoder(), FULL, DotHead())
     history, mask = made_histories(3 * FULL)
     with torch.no_grad():
         found, expected = served(history, mask), served(*newest(history, mask, FULL))
