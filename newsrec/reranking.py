@@ -1,5 +1,9 @@
-"""Finds candidates that nearly repeat clicked news, by their vectors; needs only numpy."""
+"""Changes the order that scores give: repeats, age, categories, near-duplicates, diversity.
 
+Needs only numpy.
+"""
+
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -67,6 +71,87 @@ def lower(
     if penalty is None:
         penalty = float(np.ptp(lowered)) + 1 if len(lowered) else 0.0
     return lowered - penalty * repeated
+
+
+def age_term(ages: NDArray[np.floating], half_life: float) -> NDArray[np.float64]:
+    """Return what to add to scores so that the odds of a news item halve with each half-life.
+
+    Scores are logits of a softmax: ``-ln 2`` per half-life halves the odds. News whose age is NaN
+    or negative is not lowered.
+
+    Args:
+        ages: Age of each news item in hours ``[news]``.
+        half_life: Half-life in hours.
+    """
+    # fmax ignores NaN; adding 0 makes -0 a plain 0.
+    return np.fmax(ages, 0).astype(np.float64) * (-math.log(2) / half_life) + 0.0
+
+
+def in_window(ages: NDArray[np.floating], max_age: float) -> NDArray[np.bool_]:
+    """Return whether news is at most this many hours old; False where the age is NaN ``[news]``."""
+    return np.asarray(ages <= max_age)
+
+
+def pick(
+    scores: NDArray[np.floating],
+    k: int,
+    *,
+    vectors: NDArray[np.floating] | None = None,
+    categories: NDArray[np.integer] | None = None,
+    per_category: int | None = None,
+    near_duplicates: float | None = None,
+    diversity: float = 0.0,
+    left_out: float = -np.inf,
+) -> list[int]:
+    """Pick news one by one: each time the best of those that the news picked so far allows.
+
+    The best is the news item with the highest ``(1 - diversity) score - diversity cosine``, where
+    the cosine is the highest with a news item picked before (maximal marginal relevance, Carbonell
+    and Goldstein 1998); of equal ones the first.
+
+    Args:
+        scores: Scores, the best first ``[news]``.
+        k: Number of news to pick.
+        vectors: News vectors ``[news, dim]``; needed for near-duplicates and diversity.
+        categories: Number of each category, negative for none, which is not limited ``[news]``.
+        per_category: Most news of a category; None does not limit them.
+        near_duplicates: Cosine from which on a news item is a near-duplicate of one picked before,
+            and not picked; None picks them.
+        diversity: From 0, by score alone, to 1.
+        left_out: Upper bound of the scores of news that is not among these. Picking stops where
+            such news could be better.
+
+    Returns:
+        Positions of the picked news; fewer than ``k`` if no more are allowed, or certain.
+    """
+    free = np.isfinite(scores)
+    values = (1 - diversity) * np.where(free, scores, 0).astype(np.float64)
+    bound = (1 - diversity) * left_out if left_out > -np.inf else -np.inf
+    compared = near_duplicates is not None or diversity > 0
+    closest = np.full(len(values), -np.inf)
+    counts: dict[int, int] = {}
+    if compared:
+        assert vectors is not None
+        scaled = _of_length_one(np.asarray(vectors, dtype=np.float32))
+    picked: list[int] = []
+    while len(picked) < k and free.any():
+        worth = values - diversity * closest if picked and diversity else values
+        best = int(np.argmax(np.where(free, worth, -np.inf)))
+        if worth[best] < bound + diversity * (1 + ROUNDING) * bool(picked):
+            break  # a cosine of -1 would make news that is not here better
+        picked.append(best)
+        free[best] = False
+        if compared:
+            closest = np.maximum(closest, scaled @ scaled[best])
+            if near_duplicates is not None:
+                free &= closest < near_duplicates - ROUNDING
+        if per_category is not None:
+            assert categories is not None
+            category = int(categories[best])
+            counts[category] = counts.get(category, 0) + 1
+            if category >= 0 and counts[category] == per_category:
+                free &= categories != category
+    return picked
 
 
 def _of_length_one(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

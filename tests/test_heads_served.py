@@ -83,7 +83,7 @@ def test_blocks_of_users_give_what_all_at_once_gives(served, monkeypatch):
     recommender = Recommender.load(served.export, threads=1)
     histories = [line[3].split() for line in served.behaviors]
     together = recommender.recommend_many(histories, k=4)
-    monkeypatch.setattr("newsrec.serving.recommend.VECTORS_AT_ONCE", 1)
+    monkeypatch.setattr("newsrec.serving.ranking.VECTORS_AT_ONCE", 1)
     for one, other in zip(together, recommender.recommend_many(histories, k=4), strict=True):
         assert one.news_ids == other.news_ids
         np.testing.assert_allclose(one.scores, other.scores, rtol=1e-5, atol=1e-5)

@@ -165,7 +165,7 @@ def test_a_history_of_ten_thousand_is_its_end(recommender):
 
 
 def test_unknown_ids_that_cannot_be_reported_are_logged_once(recommender, caplog):
-    with caplog.at_level(logging.WARNING, "newsrec.serving.recommend"):
+    with caplog.at_level(logging.WARNING, "newsrec.serving.ranking"):
         recommender.user_vectors([["X1", "X2", "X1"], [f"Y{i}" for i in range(9)], ["N1"]])
         recommender.user_vector(["N1"])
     (record,) = caplog.records

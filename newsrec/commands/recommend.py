@@ -10,6 +10,9 @@ from newsrec.report.recommendations import print_recommendations
 from newsrec.serving.answer import answer
 from newsrec.serving.recommend import Recommender
 
+LIMITS = ("categories", "skip_repeats", "per_category", "near_duplicates", "diversity")
+"""Options that have no meaning where all candidates are ranked."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
@@ -30,21 +33,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "clicked news item"
     )
     add("--skip_repeats", type=float, metavar="COSINE", help=use)
+    add("--per_category", type=int, metavar="N", help="most news of one category")
+    use = "of two news whose vectors have at least this cosine, up to 1, keep only the better one"
+    add("--near_duplicates", type=float, metavar="COSINE", help=use)
+    use = (
+        "how much each news item has to differ from those above it: 0 ranks by score alone, 1 by "
+        "difference alone after the first"
+    )
+    add("--diversity", type=float, metavar="SHARE", help=use)
     add("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(args: argparse.Namespace) -> None:
     """Rank news and print them."""
-    if args.candidates is not None and args.categories is not None:
-        raise UserError("Give either --candidates, which are all ranked, or --categories.")
-    if args.candidates is not None and args.skip_repeats is not None:
-        raise UserError("Give either --candidates, which are all ranked, or --skip_repeats.")
+    for rule in LIMITS:
+        if args.candidates is not None and getattr(args, rule) is not None:
+            raise UserError(f"Give either --candidates, which are all ranked, or --{rule}.")
     recommender = Recommender.load(args.export_dir)
     known = recommender.known_ids
     history = split_ids(args.history, known)
     candidates = None if args.candidates is None else split_ids(args.candidates, known)
-    rules = args.categories, args.exclude_history, args.skip_repeats
-    found = answer(recommender, history, args.k, candidates, *rules)
+    given = {rule: getattr(args, rule) for rule in ("exclude_history", *LIMITS)}
+    rules = {rule: value for rule, value in given.items() if value is not None}
+    found = answer(recommender, history, args.k, candidates, **rules)
     if args.json:
         print(json.dumps(found, indent=1))
     else:

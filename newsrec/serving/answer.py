@@ -1,6 +1,5 @@
 """A recommender's answer for one user as plain values, for JSON, a table or a page."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from newsrec.serving.recommend import Recommender
@@ -11,9 +10,7 @@ def answer(
     history: list[str],
     k: int = 10,
     candidates: list[str] | None = None,
-    categories: Sequence[str] | None = None,
-    exclude_history: bool = True,
-    skip_repeats: float | None = None,
+    **rules: Any,
 ) -> dict[str, Any]:
     """Return news for one user, with scores and texts.
 
@@ -23,9 +20,7 @@ def answer(
         k: Number of news to recommend; ignored with ``candidates``.
         candidates: Ids of news to rank, which are all returned; None recommends the best news of
             the export.
-        categories: Categories to recommend from; None allows all. Ignored with ``candidates``.
-        exclude_history: Whether clicked news are left out; ignored with ``candidates``.
-        skip_repeats: As in ``Recommender.recommend``; ignored with ``candidates``.
+        rules: Further arguments of ``Recommender.recommend``; ignored with ``candidates``.
 
     Returns:
         A dictionary: ``news`` has the news, best first; ``known_clicks`` is the number of clicks
@@ -41,9 +36,7 @@ def answer(
         ids, scores = ranking.ranked_ids, ranking.ranked_scores
         unknown_history, unknown_candidates = ranking.unknown_history, ranking.unknown_candidates
     else:
-        ids, scores, unknown_history = recommender.recommend(
-            history, k, exclude_history, categories, skip_repeats
-        )
+        ids, scores, unknown_history = recommender.recommend(history, k, **rules)
     known = recommender.known_ids
     found = zip(ids, scores, recommender.describe(ids), strict=True)
     unknown = set(unknown_history)  # each id once, even if it was clicked several times

@@ -152,3 +152,10 @@ def of_categories(table: pa.Table, categories: Sequence[str]) -> NDArray[np.bool
             )
     found: NDArray[np.bool_] = pc.is_in(table["category"], pa.array(wanted, pa.string())).to_numpy()
     return found
+
+
+def category_codes(table: pa.Table) -> NDArray[np.int64]:
+    """Return the number of each news item's category; -1 for news without one ``[news]``."""
+    found = pc.if_else(pc.equal(table["category"], ""), None, table["category"])
+    codes = found.combine_chunks().dictionary_encode().indices
+    return np.asarray(codes.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)

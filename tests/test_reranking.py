@@ -1,0 +1,195 @@
+"""Age, window, categories, near-duplicates and diversity, each against a plain loop."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from conftest import refused
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from newsrec.__main__ import main
+from newsrec.data import FIRST_NEWS
+from newsrec.errors import UserError
+from newsrec.reranking import age_term, in_window, pick
+from newsrec.serving import Recommender
+from newsrec.serving import rules as module
+from newsrec.serving.rules import Rules, choose
+
+CORNERS = np.array([[1, 0, 0, 0], [0, 2, 0, 0], [-1, 0, 0, 0], [1, 1, 1, 1], [-1, 1, 1, -1],
+                    [0, 0, 0, 0]], np.float32)  # fmt: skip
+"""Vectors whose cosines are exact in float32: 0, 1/2, 1 or against them; zeros are like nothing."""
+
+
+def cosine(a, b):
+    lengths = math.sqrt(sum(x * x for x in a) * sum(x * x for x in b))
+    return sum(x * y for x, y in zip(a, b, strict=True)) / lengths if lengths else 0.0
+
+
+def plainly(scores, vectors, categories, ages, rules, k, allowed):
+    """The slow form: score all news anew before each pick."""
+    lowered, chosen = {}, []
+    for row, score in enumerate(scores):
+        age = ages[row]
+        fresh = rules.max_age is None or age <= rules.max_age
+        if allowed[row] and fresh and score > -math.inf:
+            old = rules.half_life is not None and age > 0
+            term = math.log(2) * age / rules.half_life if old else 0.0
+            lowered[row] = np.float32(float(score) - term)
+    while len(chosen) < k:
+        best, worth_of_best = None, -math.inf
+        for row in sorted(lowered, key=lambda row: -lowered[row]):
+            if row in chosen:
+                continue
+            same = sum(categories[row] == categories[other] for other in chosen)
+            if rules.per_category and categories[row] >= 0 and same >= rules.per_category:
+                continue
+            near = [cosine(vectors[row], vectors[other]) for other in chosen]
+            if rules.near_duplicates and any(c >= rules.near_duplicates - 1e-6 for c in near):
+                continue
+            worth = (1 - rules.diversity) * float(lowered[row])
+            worth -= rules.diversity * max(near, default=0.0)
+            if worth > worth_of_best:
+                best, worth_of_best = row, worth
+        if best is None:
+            break
+        chosen.append(best)
+    return chosen, [lowered[row] for row in chosen]
+
+
+RULES = st.builds(
+    Rules,
+    max_age=st.none() | st.sampled_from([1.0, 4.0]),
+    half_life=st.none() | st.sampled_from([1.0, 24.0]),
+    per_category=st.none() | st.integers(1, 3),
+    near_duplicates=st.none() | st.sampled_from([0.5, 1.0]),
+    diversity=st.sampled_from([0.0, 0.25, 0.75, 1.0]),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(rules=RULES, seed=st.integers(0, 2**32 - 1), number=st.integers(1, 30))
+def test_the_shortlist_gives_what_a_loop_over_all_news_gives(rules, seed, number):
+    rng = np.random.default_rng(seed)
+    scores = rng.choice(np.float32([-math.inf, -2, 0, 0.25, 0.5, 1, 8]), number)
+    vectors = CORNERS[rng.integers(0, len(CORNERS), number)]
+    categories = rng.integers(-1, 3, number)
+    ages = rng.choice([math.nan, -1, 0, 1, 2.5, 4, 48], number)
+    allowed = rng.random(number) < 0.8
+    k = int(rng.integers(1, 1 + min(number, 10)))
+    with pytest.MonkeyPatch.context() as patch:  # a shortlist that often has to grow
+        patch.setattr(module, "SHORTLIST", rng.choice([1, 5, 64]))
+        patch.setattr(module, "SHORTLIST_PER_RESULT", 1)
+        patch.setattr(module, "GROWTH", 2)
+        rows, found = choose(scores, vectors, categories, ages, rules, k, allowed)
+    expected, lowered = plainly(scores, vectors, categories, ages, rules, k, allowed)
+    assert rows.tolist() == expected
+    np.testing.assert_allclose(found, lowered, rtol=1e-6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    number=st.integers(2, 300),
+    spread=st.sampled_from([0.1, 1.0, 10.0]),
+    rules=RULES,
+)
+def test_the_shortlist_gives_what_picking_from_all_news_gives(seed, number, spread, rules):
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(number, 8)).astype(np.float32)
+    scores = (spread * vectors @ rng.normal(size=8)).astype(np.float32)
+    categories, ages = rng.integers(-1, 4, number), rng.exponential(8, number)
+    k = int(rng.integers(1, min(number, 30)))
+    found = choose(scores, vectors, categories, ages, rules, k)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SHORTLIST", number)
+        whole = choose(scores, vectors, categories, ages, rules, k)
+    np.testing.assert_array_equal(found.rows, whole.rows)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    ages=st.lists(st.sampled_from([math.nan, -3.0, 0.0, 0.5, 24.0, 1e6]), max_size=8),
+    half_life=st.floats(0.01, 1e4),
+    max_age=st.floats(0.1, 1e6),
+)
+def test_age_halves_the_odds_and_ends_the_window(ages, half_life, max_age):
+    term, within = age_term(np.array(ages), half_life), in_window(np.array(ages), max_age)
+    for age, one, kept in zip(ages, term, within, strict=True):
+        assert one == pytest.approx(-math.log(2) * age / half_life if age > 0 else 0.0)
+        assert math.copysign(1, one) == 1 or one < 0  # no -0 in an answer
+        assert kept == (not math.isnan(age) and age <= max_age)
+    assert math.exp(age_term(np.array([half_life]), half_life)[0]) == pytest.approx(0.5)
+
+
+def test_picking_by_hand():
+    scores = np.array([3.0, 2.9, 2.0, 1.0])
+    vectors = np.array([[1, 0], [2, 0], [0, 1], [-1, 0]], np.float32)
+    assert pick(scores, 9) == [0, 1, 2, 3]
+    assert pick(scores, 9, vectors=vectors, near_duplicates=1) == [0, 2, 3]
+    assert pick(scores, 2, categories=np.array([5, 5, 5, 7]), per_category=1) == [0, 3]
+    assert pick(scores, 9, categories=np.array([-1, -1, 5, 5]), per_category=1) == [0, 1, 2]
+    # 1.45 - .5, 1 - 0, .5 + .5: the third and fourth are equal, and the third comes first
+    assert pick(scores, 2, vectors=vectors, diversity=0.5) == [0, 2]
+    assert pick(scores, 4, vectors=vectors, diversity=1) == [0, 3, 2, 1]
+    # news below 2.5 that are not here could be better than the third
+    assert pick(scores[:2], 2, left_out=2.5) == [0, 1]
+    assert pick(scores[:2], 2, vectors=vectors[:2], near_duplicates=1, left_out=2.5) == [0]
+    assert pick(scores[:2], 2, vectors=vectors[:2], diversity=0.5, left_out=2.5) == [0]
+    assert pick(np.array([]), 3) == pick(np.array([-np.inf, -np.inf]), 3) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"max_age": 0}, "max_age is 0; it is a number of hours"),
+        ({"half_life": math.inf}, "half_life is inf; it is a number of hours"),
+        ({"half_life": "1"}, "half_life is '1'; it is a number of hours"),
+        ({"per_category": 0}, "per_category is 0; it is a number of news"),
+        ({"per_category": 1.5}, "per_category is 1.5; it is a number of news"),
+        ({"per_category": True}, "per_category is True; it is a number of news"),
+        ({"near_duplicates": 1.5}, "near_duplicates is 1.5; it is a cosine"),
+        ({"skip_repeats": 0}, "skip_repeats is 0; it is a cosine"),
+        ({"diversity": 1.1}, "diversity is 1.1; it is a number from 0 to 1"),
+        ({"diversity": math.nan}, "diversity is nan; it is a number from 0 to 1"),
+    ],
+)
+def test_rules_without_a_meaning_are_refused(values, said):
+    with pytest.raises(UserError, match=said):
+        Rules(**values)
+
+
+def test_a_recommender_applies_the_rules_to_each_user(served):
+    recommender = Recommender.load(served.export, threads=1)
+    ids, vectors = recommender.news["news_id"].to_pylist(), recommender.news_vectors[FIRST_NEWS:]
+    names = recommender.news["category"].to_pylist()
+    codes = np.array([sorted(set(names)).index(name) for name in names])
+    histories = [[], ["N1"], ["N13", "N404", "N5", "N13"]]
+    given = {"per_category": 2, "near_duplicates": 0.9, "diversity": 0.3}
+    for values in (given, *({name: value} for name, value in given.items())):
+        found = recommender.recommend_many(histories, 6, **values)
+        for history, one in zip(histories, found, strict=True):
+            ranking = recommender.rank(history, ids)
+            allowed = np.array([news_id not in history for news_id in ids])
+            best, scores = plainly(ranking.candidate_scores, vectors, codes, [0.0] * len(ids),
+                                   Rules(**values), 6, allowed)  # fmt: skip
+            assert one.news_ids == [ids[row] for row in best]
+            np.testing.assert_allclose(one.scores, scores, atol=1e-5)
+            assert recommender.recommend(history, 6, **values).news_ids == one.news_ids
+    with pytest.raises(UserError, match="diversity is 2; it is a number from 0 to 1"):
+        recommender.recommend([], diversity=2)
+
+
+def test_the_command_applies_the_rules_and_refuses_them_with_candidates(capsys, served):
+    main(["recommend", str(served.export), "--history", "N1", "-k", "4", "--json",
+          "--per_category=1", "--near_duplicates=0.95", "--diversity=0.5"])  # fmt: skip
+    found = [news["news_id"] for news in json.loads(capsys.readouterr().out)["news"]]
+    recommender = Recommender.load(served.export, threads=1)
+    values = {"per_category": 1, "near_duplicates": 0.95, "diversity": 0.5}
+    assert found == recommender.recommend(["N1"], 4, **values).news_ids
+    for option in ("--per_category=1", "--near_duplicates=0.9", "--diversity=0"):
+        said = refused(capsys, "recommend", served.export, "--candidates", "N1", option)
+        assert f"either --candidates, which are all ranked, or {option.split('=')[0]}." in said
+    said = refused(capsys, "recommend", served.export, "--per_category=0")
+    assert "per_category is 0; it is a number of news, 1 or more" in said
