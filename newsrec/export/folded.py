@@ -38,7 +38,7 @@ class FoldedAttention(nn.Module):
         self.attention = attention
         heads, dim = attention.heads, attention.query.out_features
         own = torch.eye(heads).repeat_interleave(dim // heads, dim=1)
-        self.register_buffer("own", own)  # 1 where a number belongs to the head [heads, dim]
+        self.own = nn.Buffer(own)  # 1 where a number belongs to the head [heads, dim]
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Mix sequences, as ``AdditiveAttention`` does."""

@@ -173,7 +173,7 @@ class Ranker(TextEncoder):
         allowed = None if categories is None else of_categories(catalogue.table, categories)
         found = catalogue.look_up_all(histories)
         results: list[Recommendations] = []
-        news = catalogue.vectors[FIRST_NEWS:]
+        news = catalogue.real_vectors
         best = None
         if not rules.by_score_alone:
             codes = None if per_category is None else category_codes(catalogue.table)

@@ -22,7 +22,7 @@ from newsrec.data.fields import Texts
 from newsrec.errors import UserError
 from newsrec.serving.arguments import require_strings
 from newsrec.serving.catalogue import Catalogue, news_table, require_same_number, texts_of
-from newsrec.serving.folder import ExportFolder
+from newsrec.serving.folder import ExportFolder, StoredNews
 from newsrec.serving.manifest import SERVED_FILES
 from newsrec.serving.publish import push
 from newsrec.serving.ranking import Ranker
@@ -99,8 +99,16 @@ class Recommender(Ranker):
 
     @property
     def news_vectors(self) -> NDArray[np.float32]:
-        """Row 0 (zeros), row 1 (the unknown news), then the rows of ``news`` ``[news, dim]``."""
-        return self._catalogue.vectors
+        """Row 0 (zeros), row 1 (the unknown news), then the rows of ``news`` ``[news, dim]``.
+
+        Vectors that the folder has in float16 or int8 are decoded anew each time.
+        """
+        return np.asarray(self._catalogue.vectors)
+
+    @property
+    def stored_news(self) -> StoredNews:
+        """The catalogue as a folder stores it, for ``newsrec.serving.folder.write_news``."""
+        return StoredNews(self._catalogue.table, self._catalogue.vectors)
 
     def describe(self, news_ids: Sequence[str]) -> list[dict[str, str | None]]:
         """Return ``title``, ``category`` and ``subcategory`` of each id; all None if unknown."""

@@ -24,6 +24,7 @@ from newsrec.serving.manifest import (
     reading,
 )
 from newsrec.serving.matching import Matching, Users
+from newsrec.serving.vectors import Vectors
 
 NEWS_OUTPUTS = ("news_vector",)
 
@@ -93,7 +94,7 @@ class Encoders:
         return found
 
     def user_vectors(
-        self, histories: Sequence[Sequence[int]], news: NDArray[np.float32]
+        self, histories: Sequence[Sequence[int]], news: Vectors
     ) -> NDArray[np.float32]:
         """Return one vector per user, the first output of the graph ``[users, dim]``.
 
@@ -106,7 +107,7 @@ class Encoders:
             vectors[members] = outputs[0]
         return vectors
 
-    def users(self, histories: Sequence[Sequence[int]], news: NDArray[np.float32]) -> Users:
+    def users(self, histories: Sequence[Sequence[int]], news: Vectors) -> Users:
         """Encode users from the last ``max_history`` clicks of each history.
 
         Args:
@@ -130,7 +131,7 @@ class Encoders:
         return Users(vectors, mask if late else None, self.matching.combine)
 
     def _encode(
-        self, histories: Sequence[Sequence[int]], news: NDArray[np.float32]
+        self, histories: Sequence[Sequence[int]], news: Vectors
     ) -> Iterator[tuple[NDArray[np.int64], list[NDArray[Any]]]]:
         """Run the user encoder; yield positions of a block's users, and the graph's outputs."""
         histories = [rows[-self.max_history :] for rows in histories]
