@@ -76,10 +76,10 @@ class _Graph:
             self._constant(f"{name}/scale", scale.astype(np.float32))
         self._node("MatMulInteger", [f"{rows}/q", f"{name}/q", self._zero()], f"{out}/int")
         self._node("DequantizeLinear", [f"{out}/int", f"{rows}/scale"], f"{out}/rows", axis=0)
-        self._node("Mul", [f"{out}/rows", f"{name}/scale"], f"{out}/flat")
+        self._node("Mul", [f"{out}/rows", f"{name}/scale"], f"{out}/scaled")
         last = self._constant(f"size/{size}", np.array([size], np.int64))
-        self._node("Concat", [f"{rows}/axes", last], f"{out}/axes", axis=0)
-        self._node("Reshape", [f"{out}/flat", f"{out}/axes"], out)
+        self._node("Concat", [f"{rows}/axes", last], f"{out}/shape", axis=0)
+        self._node("Reshape", [f"{out}/scaled", f"{out}/shape"], out)
 
     def embedding(self, node: Any) -> None:
         """Add rows of a constant table, which has one scale per row."""
@@ -88,10 +88,10 @@ class _Graph:
         table: Any = pack(self._array(name), "int8")
         self._constant(f"{name}/q", table.values)
         self._constant(f"{name}/scale", table.scales[:, None])
-        self._node("Gather", [f"{name}/q", places], f"{out}/q")
-        self._node("Cast", [f"{out}/q"], f"{out}/float", to=1)
-        self._node("Gather", [f"{name}/scale", places], f"{out}/scale")
-        self._node("Mul", [f"{out}/float", f"{out}/scale"], out)
+        self._node("Gather", [f"{name}/q", places], f"{out}/found")
+        self._node("Cast", [f"{out}/found"], f"{out}/float", to=1)
+        self._node("Gather", [f"{name}/scale", places], f"{out}/factor")
+        self._node("Mul", [f"{out}/float", f"{out}/factor"], out)
 
     def _round(self, rows: str, size: int) -> None:
         """Add rows in 8 bits with one scale for each, once for all products that read them."""
