@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import threading
 import time
 from datetime import UTC, datetime
@@ -279,6 +280,18 @@ def test_unknown_paths_and_methods_are_json(client):
     refused(client.get("/recommend"), 405, "GET")
     assert client.get("/recommend").headers["allow"] == "POST"
     refused(client.options("/recommend"), 405)
+
+
+def test_the_page_and_its_files_are_served_and_nothing_beside_them(client):
+    page = client.get("/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert page.headers["cache-control"] == "no-cache"
+    for name in re.findall(r'"(page/[\w.]+)"', page.text):
+        kind = {"js": "text/javascript", "css": "text/css", "svg": "image/svg"}[name.split(".")[-1]]
+        assert client.get(f"/{name}").headers["content-type"].startswith(kind)
+    for name in ("../http.py", "..%2Fhttp.py", "%2e%2e%2fhttp.py", "/etc/passwd", "no.js", ""):
+        assert client.get(f"/page/{name}").status_code == 404
 
 
 def test_a_body_over_the_limit_is_not_read_whole(client):
