@@ -5,6 +5,7 @@ export. Work that waits or computes runs in threads. Writes have threads of thei
 news does not keep others from reading.
 """
 
+import mimetypes
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,8 @@ def create_app(service: Service, counts: Path | None = None) -> FastAPI:
         headers = {"content-security-policy": POLICY, "cache-control": "no-cache"}
         return FileResponse(PAGE / "index.html", headers=headers)
 
+    # A registry of Windows may say text/plain, and browsers run no module of that type.
+    mimetypes.add_type("text/javascript", ".js")
     app.mount("/page", StaticFiles(directory=PAGE, check_dir=False))
     _describe(app, service)
     settings = service.settings
