@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import mimetypes
+import re
 import threading
 import time
 from datetime import UTC, datetime
@@ -183,9 +185,19 @@ def test_news_are_found_by_words(client):
     refused(client.get("/news?k=6"), 422, "k should be", "5")
 
 
+def test_the_pages_scripts_have_a_type_that_browsers_run(engine, monkeypatch):
+    mimetypes.init()
+    monkeypatch.setitem(mimetypes.types_map, ".js", "text/plain")  # as some Windows registries say
+    assert (
+        client_of(engine).get("/page/app.js").headers["content-type"].startswith("text/javascript")
+    )
+
+
 def test_a_headline_is_placed(client):
     found = client.post("/headline", json={"title": "Snow", "history": ["N1"], "k": 3}).json()
     assert (found["rank"], found["of"], found["near"][0]["cosine"]) == (1, 3, 0.5)
+    own = client.post("/headline", json={"title": "Snow", "news_id": "N1"}).json()
+    assert own["of"] == 2  # it does not count itself
     refused(client.post("/headline", json={"title": ""}), 422, "title")
 
 
@@ -279,6 +291,18 @@ def test_unknown_paths_and_methods_are_json(client):
     refused(client.get("/recommend"), 405, "GET")
     assert client.get("/recommend").headers["allow"] == "POST"
     refused(client.options("/recommend"), 405)
+
+
+def test_the_page_and_its_files_are_served_and_nothing_beside_them(client):
+    page = client.get("/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert page.headers["cache-control"] == "no-cache"
+    for name in re.findall(r'"(page/[\w.]+)"', page.text):
+        kind = {"js": "text/javascript", "css": "text/css", "svg": "image/svg"}[name.split(".")[-1]]
+        assert client.get(f"/{name}").headers["content-type"].startswith(kind)
+    for name in ("../http.py", "..%2Fhttp.py", "%2e%2e%2fhttp.py", "/etc/passwd", "no.js", ""):
+        assert client.get(f"/page/{name}").status_code == 404
 
 
 def test_a_body_over_the_limit_is_not_read_whole(client):

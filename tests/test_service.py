@@ -28,7 +28,7 @@ CONFORM = [
     checks.content_type_conformance,
     checks.status_code_conformance,
 ]
-EXAMPLES = 10
+EXAMPLES = 5
 """Requests a route, valid and again invalid, in the quick test."""
 REQUESTS = int(os.environ.get("NEWSREC_REQUESTS", "1500"))
 """Requests in the slow test."""
@@ -174,7 +174,7 @@ def ask_anything(live, examples):
 
 def test_no_generated_request_fails_or_gets_an_answer_that_is_not_described(live):
     statuses = ask_anything(live, EXAMPLES)
-    assert len(statuses) >= 200
+    assert len(statuses) >= 100
     assert {200, 404, 422} <= set(statuses)
 
 

@@ -15,7 +15,6 @@ from fastapi.responses import FileResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.staticfiles import StaticFiles
 
 from newsrec import __version__
 from newsrec.console import clipped, printable
@@ -34,6 +33,13 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """What the page may load: its own files."""
+MEDIA_TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
+"""Types of the page's files; ``mimetypes`` may read others from Windows' registry."""
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": models.Error, "description": "What is wrong with the request"},
@@ -67,13 +73,14 @@ def create_app(service: Service, counts: Path | None = None) -> FastAPI:
         return Response(metrics.text(gauges(await service.stats())), media_type=PROMETHEUS)
 
     @app.get("/", include_in_schema=False)
-    async def page() -> Response:
-        if not (PAGE / "index.html").is_file():
+    @app.get("/page/{name}", include_in_schema=False)
+    async def page(name: str = "index.html") -> Response:
+        path = PAGE / name
+        if path.parent != PAGE or path.suffix not in MEDIA_TYPES or not path.is_file():
             raise HTTPException(404)
         headers = {"content-security-policy": POLICY, "cache-control": "no-cache"}
-        return FileResponse(PAGE / "index.html", headers=headers)
+        return FileResponse(path, headers=headers, media_type=MEDIA_TYPES[path.suffix])
 
-    app.mount("/page", StaticFiles(directory=PAGE, check_dir=False))
     _describe(app, service)
     settings = service.settings
     app.add_middleware(Guard, settings=settings, metrics=metrics, version=lambda: service.version)

@@ -9,7 +9,9 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -98,12 +100,23 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
         announce(f"http://{name}:{port}")
         _serve(settings, bound, None, None)
         return
-    # Opened once before the workers start, so that only one process fills a new store, and a
-    # mistake is told once.
-    open_engine(settings).close()
+    # Opened here first: one process fills a new store, and makes the vectors of a new export.
+    # The workers follow the store: one that starts late must not bring an older export back.
+    engine = open_engine(settings)
+    export = None if engine.ready else settings.export
+    settings = replace(settings, export=export, store=engine.store)
+    threading.Thread(target=_close_when_made, args=(engine,), daemon=True, name="vectors").start()
     announce(f"http://{name}:{port}")
     with tempfile.TemporaryDirectory(prefix="newsrec-serve-") as counts:
         _supervise(settings, bound, Path(counts))
+
+
+def _close_when_made(engine: LiveRecommender) -> None:
+    """Close a recommender once it has made the vectors of its export."""
+    time.sleep(RESTART_SECONDS)  # until it has begun
+    while engine.stats().encoding is not None:
+        time.sleep(RESTART_SECONDS)
+    engine.close()
 
 
 def open_engine(settings: Settings) -> LiveRecommender:

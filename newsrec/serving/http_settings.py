@@ -33,7 +33,8 @@ class Limits:
 class Settings:
     """What ``serve`` serves, and to whom."""
 
-    export: Path
+    export: Path | None
+    """None is the export that answers in the store."""
     store: Path | None = None
     """Folder of the store; None is the one beside the export."""
     data_root: Path | None = None
