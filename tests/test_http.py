@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import mimetypes
 import re
 import threading
 import time
@@ -184,9 +185,19 @@ def test_news_are_found_by_words(client):
     refused(client.get("/news?k=6"), 422, "k should be", "5")
 
 
+def test_the_pages_scripts_have_a_type_that_browsers_run(engine, monkeypatch):
+    mimetypes.init()
+    monkeypatch.setitem(mimetypes.types_map, ".js", "text/plain")  # as some Windows registries say
+    assert (
+        client_of(engine).get("/page/app.js").headers["content-type"].startswith("text/javascript")
+    )
+
+
 def test_a_headline_is_placed(client):
     found = client.post("/headline", json={"title": "Snow", "history": ["N1"], "k": 3}).json()
     assert (found["rank"], found["of"], found["near"][0]["cosine"]) == (1, 3, 0.5)
+    own = client.post("/headline", json={"title": "Snow", "news_id": "N1"}).json()
+    assert own["of"] == 2  # it does not count itself
     refused(client.post("/headline", json={"title": ""}), 422, "title")
 
 

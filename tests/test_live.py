@@ -178,8 +178,22 @@ def test_a_new_store_answers_as_the_export_does(served, tmp_path, monkeypatch, o
     placed = live.place_headline(new[0]._replace(news_id=""), ids[:2], 2)
     assert placed.near[0].news_id == "X0"
     assert placed.near[0].cosine == pytest.approx(1, abs=1e-5)
-    rank = [one.news_id for one in live.recommend(ids[:2], k=20).news].index("X0") + 1
-    assert (placed.rank, placed.of) == (rank, 18)  # clicked news do not count
+    rank = [one.news_id for one in live.recommend(ids[:2], k=20).news]
+    assert (placed.rank, placed.of) == (rank.index("X0") + 1, 18)
+    for place in (0, 7, 17):  # by its own vector, whatever the title
+        placed = live.place_headline(
+            item(0, title="another")._replace(news_id=rank[place]), ids[:2]
+        )
+        assert (placed.rank, placed.of, placed.near[0].news_id) == (place + 1, 17, rank[place])
+    explained = live.recommend(ids[:3], k=6, rules=Rules(half_life=1), explain=True).news
+    for one, why in zip(
+        explained, plain.explain(ids[:3], [one.news_id for one in explained]), strict=True
+    ):
+        assert [news_id for news_id, _ in one.explanation.clicks] == ids[:3]
+        np.testing.assert_allclose(
+            [value for _, value in one.explanation.clicks], [value for _, value in why.clicks],
+            atol=1e-3,
+        )  # fmt: skip
     assert before == {path.name: path.stat().st_mtime_ns for path in served.export.iterdir()}
 
 
