@@ -29,7 +29,7 @@ COMMANDS = {
     "recommend": "recommend news for a user, from an exported folder",
     "serve": "answer recommendations over HTTP, from an exported folder and a store",
     "encode-news": "add new news items to a copy of an exported folder",
-    "store": "write the news and clicks of a service as Parquet, read them, or free space",
+    "store": "read and write a service's store as Parquet, change its export, or free space",
     "download": "download MIND from its official source and check it",
     "prepare": "compile a data folder and show what is in it",
     "inspect": "say what a data folder is, what is odd in it, and what comes next",

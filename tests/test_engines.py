@@ -77,6 +77,7 @@ def gate(monkeypatch):
         return encode(self, texts)
 
     monkeypatch.setattr(engine_module, "BLOCK", 10)
+    monkeypatch.setattr(engine_module.random, "randint", lambda first, last: first)
     monkeypatch.setattr(FakeEncoders, "news", wait)
     yield gate
     gate.release(1000)

@@ -351,7 +351,7 @@ def test_an_export_of_a_model_without_news_can_be_given_some(served, tmp_path, c
 def test_the_lines_in_the_docs_work(served, monkeypatch, capsys):
     load = Recommender.load
     monkeypatch.setattr(Recommender, "load", lambda folder, threads: load(served.export, threads))
-    exec(docs_block("serve.md", "Recommender.load"), {})
+    exec(docs_block("serve.md", "recommender.add_news"), {})
     ids, scores = capsys.readouterr().out.splitlines()
     assert len(json.loads(ids.replace("'", '"'))) == 5
     assert scores.startswith("[")

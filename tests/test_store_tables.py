@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import refused
-from live_world import START, click, ids_of, item, write_export
+from live_world import START, click, ids_of, item, wait_until, write_export
 
 from newsrec.__main__ import main
 from newsrec.errors import UserError
@@ -28,7 +28,7 @@ def live(tmp_path, opened):
 
 
 def news_of(live):
-    return {one.news_id: one for one in live.find_news("", 100)}
+    return {one.news_id: one for one in live.find_news("", 1000)}
 
 
 def test_a_store_comes_back_whole_from_its_files(live, tmp_path, capsys, opened, monkeypatch):
@@ -113,6 +113,9 @@ def test_a_file_is_taken_whole_or_not_at_all(live, tmp_path, capsys, name, colum
         (["vacuum", "{none}"], "is no store"),
         (["export", "{store}"], "store export needs --output"),
         (["export", "{store}", "--output={store}"], "is not empty"),
+        (["switch", "{none}", "--export=x"], "is no store"),
+        (["switch", "{store}"], "store switch needs --export"),
+        (["switch", "{store}", "--export={none}"], "There is no"),
         (["import", "{store}"], "store import needs --news or --clicks"),
         (["import", "{store}", "--clicks={none}"], "there is no such file"),
         (["import", "{store}", "--news={none}"], "there is no such file"),
@@ -126,6 +129,20 @@ def test_mistakes_are_told_with_the_next_step(live, tmp_path, capsys, argv, word
     where = {"none": tmp_path / "none", "store": live.store}
     assert words in refused(capsys, "store", *(text.format(**where) for text in argv))
     assert not (tmp_path / "none").exists()
+
+
+def test_a_switch_changes_the_export_of_a_service_that_runs(live, tmp_path, capsys):
+    live.upsert_news([item(n) for n in range(60)])
+    other = write_export(tmp_path / "other", model="second")
+    old, news = live.version, news_of(live)
+    main(["store", "switch", str(live.store), f"--export={other}"])
+    said = capsys.readouterr().out
+    wait_until(lambda: live.recommend(k=1).version != old)
+    assert live.wait()
+    assert f"answers with {other} (version {live.version})" in said
+    assert (news_of(live), ids_of(live)) == (news, sorted(news))
+    main(["store", "switch", str(live.store), f"--export={live.store.parent / 'export'}"])
+    wait_until(lambda: live.recommend(k=1).version == old)
 
 
 def test_vacuum_frees_space_and_keeps_what_answers(live, tmp_path, capsys):

@@ -174,6 +174,8 @@ class RunFolder:
         root: str | Path | None = None,
         checkpoint: str = "best",
         news_encoder: bool = True,
+        vectors: str = "float32",
+        quantize: bool = False,
     ) -> Path:
         """Write a folder that runs without PyTorch, for ``Recommender.load``.
 
@@ -182,15 +184,18 @@ class RunFolder:
             root: Data folder whose news can be recommended; None is that of the training.
             checkpoint: ``best`` or ``last``.
             news_encoder: Whether the export can also encode news that is published later.
+            vectors: Type of the news vectors: ``float32``, ``float16`` or ``int8``.
+            quantize: Whether to round the weights of the news encoder to int8.
 
         Returns:
             The folder.
 
         Raises:
-            UserError: If a package is missing, or the output or the data cannot be used.
+            UserError: If a package is missing, the output or the data cannot be used, or a smaller
+                export loses too much.
         """
         path, root = self._place(checkpoint, root)
-        export(str(path), Path(output), str(root), news_encoder)
+        export(str(path), Path(output), str(root), news_encoder, vectors, quantize)
         return Path(output)
 
     @in_python

@@ -1,4 +1,4 @@
-"""The command ``store``: write a service's store as Parquet, read such files, free space."""
+"""The command ``store``: a service's store as Parquet, another export for it, less space."""
 
 import argparse
 from pathlib import Path
@@ -6,11 +6,17 @@ from pathlib import Path
 from newsrec.console import say
 from newsrec.data.readers.parquet_files import CLICKS, NEWS
 from newsrec.errors import UserError
-from newsrec.serving.store_tables import export_store, import_store, vacuum_store
+from newsrec.serving.store_tables import (
+    export_store,
+    import_store,
+    switch_store,
+    vacuum_store,
+)
 
 OPTIONS = {
     "export": ("output",),
     "import": ("news", "clicks"),
+    "switch": ("export",),
     "vacuum": ("retention_days",),
 }
 """Options of each action."""
@@ -31,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--news", default=None, help=use)
     use = "import: clicks.parquet (user_id, news_id, time)"
     parser.add_argument("--clicks", default=None, help=use)
+    parser.add_argument("--export", default=None, help="switch: folder that export wrote")
     use = "vacuum: also delete clicks older than this many days"
     parser.add_argument("--retention_days", type=float, default=None, help=use)
 
@@ -61,6 +68,14 @@ def run(args: argparse.Namespace) -> None:
             f"{news.unchanged:,} are as they were; {done.clicks:,} clicks are new, "
             f"{done.known_clicks:,} were known. A service on the store makes the vectors; "
             f"`newsrec serve EXPORT --store {store}` starts one."
+        )
+    elif args.action == "switch":
+        if args.export is None:
+            raise UserError("store switch needs --export, an exported folder.")
+        version = switch_store(store, Path(args.export))
+        say(
+            f"{store} answers with {args.export} (version {version}), and so does each service on "
+            "it. Name this folder, too, where the service is started."
         )
     else:
         before, after = vacuum_store(store, args.retention_days)

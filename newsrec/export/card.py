@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from newsrec.evaluation.names import data_notes
+from newsrec.export.smaller import described
 from newsrec.metrics import METRICS
 from newsrec.model.fastformer import FastformerConfig
 from newsrec.plm_source import DEFAULT_PLM
@@ -74,7 +75,7 @@ be compared.
 
 {_metrics(manifest)}
 
-## Limits
+{_smaller(manifest)}## Limits
 
 - It was trained on one site, one language and the weeks above. Other news is encoded without a
   warning.
@@ -163,6 +164,18 @@ def _score(matching: dict[str, Any]) -> str:
     if matching["head"] == "interests":
         return f"The {kind[matching['combine']]} dot product{'s' * (matching['combine'] != 'max')}"
     return "Their dot product"
+
+
+def _smaller(manifest: dict[str, Any]) -> str:
+    """Return how the export was made smaller, and what that costs; empty if it was not."""
+    found = manifest.get("smaller")
+    if found is None:
+        return ""
+    return f"""## Smaller than the model
+
+Exported with `{found["options"]}`. {described(found)}.
+
+"""
 
 
 def _metrics(manifest: dict[str, Any]) -> str:

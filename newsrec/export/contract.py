@@ -8,8 +8,8 @@ INPUT_CONTRACT = (
     "replaced by one space and none at the ends. tokenizer.json turns it into token ids, special "
     "tokens included, and cuts them to max_tokens. In a batch, shorter texts are padded at the end "
     "with 0, where mask is false; each text has at least one token (0 if it would have none)."
-    "{abstract} Each line of news.parquet has in column row its row in news_vectors.npy, float32 "
-    "[rows, dim]; row 0 is zeros. history holds the vectors of the news that a user clicked, "
+    "{abstract} Each line of news.parquet has in column row its row in news_vectors.npy, {stored}; "
+    "row 0 is zeros. history holds the vectors of the news that a user clicked, "
     "oldest first, repeats included, padded with zeros at the end; mask is true where history is "
     "real. Of more than max_history clicks the newest are read. For an empty history, pass at "
     "least one column and a mask that is all false. {score} Higher is better. Leave out clicks on "
@@ -22,6 +22,12 @@ ABSTRACT = (
     "the texts of token_ids, counted from 1, and 0 for no abstract."
 )
 """The part of the contract of a model that reads abstracts as texts of their own."""
+STORED = {
+    "float32": "float32 [rows, dim]",
+    "float16": "float16 [rows, dim], which are read as float32",
+    "int8": "int8 [rows, dim], to be multiplied by the row's number in news_scales.npy",
+}
+"""The part of the contract that depends on the type of the news vectors."""
 SCORE = {
     "dot": "The score of a news item is the dot product of user_vector and its news vector.",
     "late": (
@@ -41,15 +47,19 @@ COMBINED = {
 }
 
 
-def input_contract(settings: Mapping[str, Any], abstract_tokens: int) -> str:
+def input_contract(
+    settings: Mapping[str, Any], abstract_tokens: int, vectors: str = "float32"
+) -> str:
     """Return the contract of a model, with its numbers.
 
     Args:
         settings: How scores are made, as a head's ``settings`` returns it.
         abstract_tokens: Longest abstract that is read as a text of its own; 0 if none is.
+        vectors: Type of the news vectors.
     """
     combined = COMBINED[settings.get("combine", "max")].format(**settings)
     return INPUT_CONTRACT.format(
         abstract=ABSTRACT.format(abstract_tokens=abstract_tokens) if abstract_tokens else "",
+        stored=STORED[vectors],
         score=SCORE[settings["head"]].format(**{**settings, "combine": combined}),
     )

@@ -4,26 +4,19 @@ import contextlib
 import json
 import logging
 import platform
-from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from newsrec import __version__
-from newsrec.data import FIRST_NEWS
 from newsrec.data.cache import digest
-from newsrec.data.datamodule import MindDataModule
-from newsrec.data.fields import read_texts
-from newsrec.errors import MissingPackageError
-from newsrec.evaluation.names import COUNTS
+from newsrec.errors import MissingPackageError, UserError
 from newsrec.export.card import model_card
+from newsrec.export.catalogue import SPLIT, write_catalogue
 from newsrec.export.contract import input_contract
 from newsrec.export.graphs import (
     Names,
@@ -33,14 +26,15 @@ from newsrec.export.graphs import (
     user_names,
     write_onnx,
 )
-from newsrec.export.verify import compare_encoders, compare_news, evaluate_export
+from newsrec.export.smaller import Smaller, described
+from newsrec.export.smaller import quantize as quantized
+from newsrec.export.verify import compare_encoders, made_texts
 from newsrec.export.weights import read_model, write_model
 from newsrec.files import file_hash, publish, require_empty
-from newsrec.metrics import METRICS
-from newsrec.serving.folder import NEWS_SCHEMA, StoredNews, write_news
 from newsrec.serving.manifest import (
     CARD,
     CONFIG,
+    FLOAT32,
     MANIFEST,
     NEWS_ENCODER,
     PROGRAM,
@@ -50,7 +44,7 @@ from newsrec.serving.manifest import (
     format_of,
     settings_hash,
 )
-from newsrec.training.catalogue import encode_catalogue
+from newsrec.serving.vectors import TYPES
 from newsrec.training.checkpoint.read import hyper_parameters, weights_hash
 from newsrec.training.hardware.threads import choose_threads, set_threads
 from newsrec.training.module import RecommenderModule
@@ -59,12 +53,20 @@ from newsrec.training.trained_run import TrainedRun
 log = logging.getLogger(__name__)
 
 ONNX = ("onnx", "onnxruntime", "onnxscript")
-SPLIT = "dev"
-"""The split whose metrics go into the manifest."""
+_DECIDING = {
+    False: (WEIGHTS, CONFIG, TOKENIZER),
+    True: (WEIGHTS, CONFIG, TOKENIZER, NEWS_ENCODER),
+}
+"""Files that decide a model's vectors, without and with a quantised news encoder."""
 
 
 def export(
-    ckpt_path: str, output: Path, data_root: str | None = None, news_encoder: bool = True
+    ckpt_path: str,
+    output: Path,
+    data_root: str | None = None,
+    news_encoder: bool = True,
+    vectors: str = FLOAT32,
+    quantize: bool = False,
 ) -> None:
     """Export a checkpoint and verify the result; ``output`` appears only if it is correct.
 
@@ -74,13 +76,24 @@ def export(
         data_root: Data folder whose news vectors are exported too; its dev split is scored with
             the exported model.
         news_encoder: Whether to write ``news_encoder.onnx``.
+        vectors: Type of the news vectors in the folder, one of ``newsrec.serving.vectors.TYPES``.
+        quantize: Whether to round the weights of the news encoder to int8. The news vectors are
+            then made by the rounded encoder.
 
     Raises:
-        UserError: If a package is missing, or the output, the checkpoint or the data cannot be
-            used.
+        UserError: If a package is missing, the output, the checkpoint or the data cannot be used,
+            or ``vectors`` or ``quantize`` lose too much.
         RuntimeError: If the exported model does not give PyTorch's scores.
     """
     require_empty(output)
+    smaller = Smaller(vectors, quantize)
+    if vectors not in TYPES:
+        raise UserError(f"--vectors is {vectors!r}. Choose one of {', '.join(TYPES)}.")
+    if quantize and not news_encoder:
+        raise UserError(
+            "--quantize rounds the news encoder, and --news_encoder false leaves it out. Give one "
+            "of the two."
+        )
     for package in ONNX:
         try:
             version(package)
@@ -99,12 +112,20 @@ def export(
         log.info("writing the encoders, and comparing them with PyTorch")
         errors = write_encoders(module, tokenizer_json, folder, news_encoder)
         log.info("verified: scores agree with PyTorch's to %.1e", max(errors.values()))
-        metrics = None if data is None else write_catalogue(module, data, folder)
+        metrics = None
+        lost: dict[str, Any] = {}
+        if data is not None:
+            metrics, lost = write_catalogue(module, data, folder, smaller)
+        elif quantize:
+            _, lost = quantized(folder, module.dim, made_texts(module))
+        if smaller:
+            log.info("%s: %s", smaller, described(lost))
+            lost = {"smaller": {"options": str(smaller), **lost}}
         if metrics is not None:  # dev of another folder did not choose the checkpoint
             same = origin["data_fingerprint"].get(SPLIT) == metrics["data_fingerprint"]
             metrics["selected"] = same and origin["selected_on"] == SPLIT
-        more = {"checkpoint": origin, "metrics": metrics, "largest_errors": errors}
-        seal(module, describe(module, fields, folder) | more, folder)
+        more = {"checkpoint": origin, "metrics": metrics, "largest_errors": errors, **lost}
+        seal(module, describe(module, fields, folder, smaller) | more, folder)
 
     publish(output, build)
 
@@ -160,48 +181,12 @@ def write_tokenizer(module: RecommenderModule, tokenizer_json: str, folder: Path
     tokenizer.save(str(folder / TOKENIZER))
 
 
-def write_catalogue(
-    module: RecommenderModule, data: MindDataModule, folder: Path
-) -> dict[str, Any] | None:
-    """Write the vectors of a data folder's news, and score dev with them.
-
-    Returns:
-        Dev's metrics, named as in ``evaluate``; None if dev is absent or has no labels, or no
-        impression can be evaluated.
-
-    Raises:
-        RuntimeError: If the exported model's vectors or metrics differ from PyTorch's.
-    """
-    log.info("encoding %s news items", f"{len(data.data.news):,}")
-    vectors = _encode(module, data)
-    table = data.data.news.select(["news_id", "title", "category", "subcategory"])
-    rows = pa.array(np.arange(FIRST_NEWS, len(vectors)))
-    texts = read_texts(data.data.news, data.fields, module.abstract_tokens > 0)
-    hashes = pa.array(texts.hashes(), pa.string())
-    table = table.add_column(0, "row", rows).append_column("text_hash", hashes)
-    write_news(StoredNews(table.cast(NEWS_SCHEMA), vectors.numpy()), folder)
-    if (folder / NEWS_ENCODER).is_file():
-        error = compare_news(vectors, data.catalogue, folder / NEWS_ENCODER)
-        log.info("verified: %s on real news, to %.1e", NEWS_ENCODER, error)
-    split = data.data.splits.get(SPLIT)
-    if split is None or split.labels is None:
-        return None
-    found = evaluate_export(module.recommender, data, vectors, folder)
-    if not found["evaluated"]:
-        return None
-    log.info("verified: AUC on %s is %.4f through %s", SPLIT, found["auc"], USER_ENCODER)
-    return reported(found, data.root) | {"selected": data.selected_on == SPLIT}
-
-
-def reported(found: Mapping[str, Any], root: str | Path) -> dict[str, Any]:
-    """Return what the manifest says about the metrics of a split."""
-    names = ("split", "window", "impressions", "evaluated", *METRICS, "intervals")
-    kept = {name: found[name] for name in (*names, "data_fingerprint")}
-    kept |= {name: found[name] for name in COUNTS if name in found}
-    return kept | {"dataset": Path(root).resolve().name}
-
-
-def describe(module: RecommenderModule, fields: list[str], folder: Path) -> dict[str, Any]:
+def describe(
+    module: RecommenderModule,
+    fields: list[str],
+    folder: Path,
+    smaller: Smaller = Smaller(),  # noqa: B008  # it is immutable
+) -> dict[str, Any]:
     """Return the part of ``manifest.json`` on the model: how to use and how to identify it."""
     dim, head = module.dim, module.recommender.head
     settings = head.settings()
@@ -233,17 +218,18 @@ def describe(module: RecommenderModule, fields: list[str], folder: Path) -> dict
         news = news_names(module.recommender.news_encoder)
         encoders[NEWS_ENCODER] = describe_graph(news, token_ids)
     return {
-        "format": format_of(settings, abstracts.get("abstract_tokens", 0)),
-        "input_contract": input_contract(settings, module.abstract_tokens),
+        "format": format_of(settings, module.abstract_tokens, smaller.vectors),
+        "input_contract": input_contract(settings, module.abstract_tokens, smaller.vectors),
         "matching": settings,
         "encoders": encoders,
         "dim": dim,
         "max_history": module.max_history,
         "max_tokens": module.max_tokens,
         **abstracts,
+        **({"vectors": smaller.vectors} if smaller.vectors != FLOAT32 else {}),
         "fields": list(fields),
         "model_hash": digest(
-            *(file_hash(folder / name) for name in (WEIGHTS, CONFIG, TOKENIZER)), list(fields)
+            *(file_hash(folder / name) for name in _DECIDING[smaller.quantize]), list(fields)
         ),
         "plm": module.plm,
         "plm_sha256": weights_hash(module.recommender.news_encoder.plm.state_dict()),
@@ -257,15 +243,6 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):  # ONNX is optional
             found[package] = version(package)
     return found
-
-
-def _encode(module: RecommenderModule, data: MindDataModule) -> Tensor:
-    """Return the vectors of all news, computed on a GPU if there is one ``[news, dim]``."""
-    recommender = module.recommender
-    recommender.to("cuda" if torch.cuda.is_available() else "cpu")
-    vectors = encode_catalogue(recommender, data.catalogue).cpu()
-    recommender.to("cpu")
-    return vectors
 
 
 def origin_of(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:

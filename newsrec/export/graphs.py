@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from newsrec.errors import UserError
+from newsrec.export.folded import folded
 from newsrec.model.heads import DotHead
 from newsrec.model.news_encoder import NewsEncoder
 from newsrec.model.plm.cut import longest_text, run_plm
@@ -68,11 +69,8 @@ class ServedUserEncoder(nn.Module):
             User vectors ``[batch, dim]``; with a head that needs more, a tuple of these and of
             its further outputs.
         """
-        clicks = mask.sum(dim=1, keepdim=True)  # [batch, 1]
-        slots = torch.arange(mask.shape[1], device=mask.device)
-        rows = slots + (clicks - self.max_history).clamp(min=0)  # [batch, history]
-        rows = rows.clamp(max=mask.shape[1] - 1)[..., None].expand_as(history)
-        history, mask = history.gather(1, rows), slots < clicks.clamp(max=self.max_history)
+        later = mask.sum(dim=1, keepdim=True) - mask.cumsum(dim=1)  # newer clicks of the user
+        mask = mask & (later < self.max_history)
         users = self.head(self.encoder(history, mask), history, mask, self.encoder.scale())
         outputs = self.head.exported(users)
         return outputs if len(outputs) > 1 else outputs[0]
@@ -123,7 +121,7 @@ def trace_user_encoder(
     inputs = torch.zeros(2, 2, encoder.dim), torch.ones(2, 2, dtype=torch.bool)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        served = ServedUserEncoder(encoder, max_history, head or DotHead()).eval()
+        served = ServedUserEncoder(folded(encoder), max_history, head or DotHead()).eval()
         return torch.export.export(served, inputs, dynamic_shapes=(sizes, sizes))
 
 

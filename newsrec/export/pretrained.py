@@ -16,7 +16,8 @@ from newsrec import __version__
 from newsrec.data.fields import Texts
 from newsrec.errors import MissingPackageError, UserError
 from newsrec.export.card import model_card
-from newsrec.export.export import describe, origin_of, reported, seal, write_tokenizer
+from newsrec.export.catalogue import reported
+from newsrec.export.export import describe, origin_of, seal, write_tokenizer
 from newsrec.export.weights import read_model, write_model
 from newsrec.files import publish, require_empty
 from newsrec.model.plm.blocks import length_mask

@@ -12,6 +12,14 @@ from torch import Tensor
 
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.evaluation.results import evaluate_scores
+from newsrec.export.graph_runs import (
+    Encoder,
+    Graph,
+    distinct_news,
+    encode_news,
+    onnx_encoder,
+    onnx_graph,
+)
 from newsrec.export.weights import read_model
 from newsrec.metrics import METRICS
 from newsrec.model.matching import Users, match_all, match_impressions
@@ -23,7 +31,7 @@ from newsrec.serving.matching import Matching
 from newsrec.training.module import RecommenderModule
 
 if TYPE_CHECKING:
-    from newsrec.data.batch import Catalogue
+    from newsrec.data.batch import Catalogue, EvalBatch
     from newsrec.data.datamodule import MindDataModule
 
 TOLERANCE = 1e-4
@@ -34,11 +42,6 @@ BATCHES = (2, 9, 256)
 SAMPLE = 512
 """Number of real news (about) on which the exported news encoder is tested."""
 
-Encoder = Callable[..., Tensor]
-"""Encodes padded token ids, their mask and, for news of two texts, the views of
-``graphs.ServedNewsEncoder`` as news vectors ``[news, dim]``."""
-Graph = Callable[..., list[NDArray[Any]]]
-"""Returns a graph's outputs from a padded array, its mask and any views."""
 UserScorer = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Scores news from histories ``[users, history, dim]``, their mask and the news vectors."""
 
@@ -74,9 +77,7 @@ def compare_encoders(module: RecommenderModule, folder: Path) -> dict[str, float
     news: dict[str, Encoder] = {WEIGHTS: lambda *padded: sorted_news(again, *padded)}
     if (folder / NEWS_ENCODER).is_file():
         news[NEWS_ENCODER] = onnx_encoder(folder / NEWS_ENCODER, "token_ids")
-    longest = max(module.max_tokens, module.abstract_tokens)
-    vocabulary = recommender.news_encoder.plm.config.vocab_size
-    made = list(made_news(longest, vocabulary, module.abstract_tokens > 0))
+    made = list(made_texts(module))
     vectors = torch.cat([sorted_news(recommender, *padded) for padded in made])
     others = {
         name: torch.cat([encode(*padded) for padded in made]) for name, encode in news.items()
@@ -105,25 +106,6 @@ def require_close(error: float, found: str) -> None:
     """
     if not error <= TOLERANCE:
         raise RuntimeError(f"{found}; {TOLERANCE:.0e} is allowed. Nothing was written.")
-
-
-def onnx_encoder(path: Path, name: str) -> Encoder:
-    """Return the encoder in an ONNX file, whose first input is called ``name``."""
-    graph = onnx_graph(path, name)
-    return lambda *inputs: torch.from_numpy(graph(*inputs)[0])
-
-
-def onnx_graph(path: Path, name: str) -> Graph:
-    """Return the graph in an ONNX file, whose first input is called ``name``."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-    def run(*inputs: Tensor) -> list[NDArray[Any]]:
-        feed = dict(zip((name, "mask", "views"), (x.numpy() for x in inputs), strict=False))
-        return [np.asarray(output) for output in session.run(None, feed)]
-
-    return run
 
 
 def as_arrays(outputs: Tensor | tuple[Tensor, ...]) -> list[NDArray[Any]]:
@@ -163,6 +145,13 @@ def made_histories(full: int, num_news: int) -> Iterator[tuple[Tensor, Tensor]]:
     for lengths in batches:
         mask = torch.arange(max(*lengths, 1)) < torch.tensor(lengths)[:, None]
         yield torch.randint(num_news, mask.shape, generator=generator), mask
+
+
+def made_texts(module: RecommenderModule) -> Iterator[tuple[Tensor, ...]]:
+    """Yield random texts that a model can read, as ``made_news`` does."""
+    longest = max(module.max_tokens, module.abstract_tokens)
+    vocabulary = module.recommender.news_encoder.plm.config.vocab_size
+    return made_news(longest, vocabulary, module.abstract_tokens > 0)
 
 
 def made_news(
@@ -223,22 +212,10 @@ def compare_news(vectors: Tensor, catalogue: "Catalogue", path: Path) -> float:
     Raises:
         RuntimeError: If this is above ``TOLERANCE``.
     """
-    encode = onnx_encoder(path, "token_ids")
-    rows = (
-        catalogue.first.unique()[2:] if catalogue.views is None else torch.arange(2, len(vectors))
-    )
+    rows = distinct_news(catalogue)
     rows = rows[:: max(1, len(rows) // SAMPLE)]
     worst = 0.0
-    for block in rows[catalogue.news_lengths[rows].argsort()].split(64):
-        texts, views = block, []
-        if catalogue.views is not None:
-            pairs = catalogue.views[block]
-            texts = pairs[pairs > 0]
-            views = [(pairs > 0).flatten().cumsum(0).view_as(pairs) * (pairs > 0)]
-        lengths = catalogue.token_lengths[texts]
-        tokens = int(lengths.max())
-        token_ids = catalogue.token_ids[texts, :tokens].long()
-        found = encode(token_ids, length_mask(lengths, tokens), *views)
+    for block, found in encode_news(onnx_encoder(path, "token_ids"), catalogue, rows):
         worst = max(worst, float((found - vectors[block]).norm(dim=1).max()))
     error = worst / max(float(vectors.norm(dim=1).max()), torch.finfo(torch.float32).tiny)
     require_close(error, f"{path.name} differs from PyTorch on real news by {error:.1e}")
@@ -248,7 +225,7 @@ def compare_news(vectors: Tensor, catalogue: "Catalogue", path: Path) -> float:
 @torch.no_grad()
 def evaluate_export(
     recommender: NewsRecommender, data: "MindDataModule", vectors: Tensor, folder: Path
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], NDArray[np.float32]]:
     """Score a split with the exported user encoder, and compare the metrics with PyTorch's.
 
     Args:
@@ -258,28 +235,45 @@ def evaluate_export(
         folder: Folder with the files exported so far.
 
     Returns:
-        Metrics of the exported scores, as in ``metrics.json`` of ``evaluate``.
+        Metrics of the exported scores, as in ``metrics.json`` of ``evaluate``; and these scores.
 
     Raises:
         RuntimeError: If a metric differs by more than ``TOLERANCE``.
     """
-    score, graph = ExportedScores(recommender), onnx_graph(folder / USER_ENCODER, "history")
-    split = data.data.split(data.eval_split)
-    rows, exported, expected = [], [], []
-    for batch in data.predict_dataloader():
-        users = score.users(graph, vectors[batch.history], batch.history > 0)
-        exported.append(match_impressions(users, vectors, batch).numpy())
-        expected.append(recommender.score(vectors, batch).numpy())
-        rows.append((batch.row.numpy(), batch.offsets.diff().numpy()))
-    order = np.argsort(np.concatenate([row for row, _ in rows]))
-    offsets = to_offsets(np.concatenate([count for _, count in rows]))
-
-    def measure(scores: list[NDArray[np.float32]]) -> dict[str, Any]:
-        in_file = Ragged(np.concatenate(scores), offsets).take(order).values
-        return evaluate_scores(data.data, split.name, in_file)
-
-    found, own = measure(exported), measure(expected)
+    name = data.data.split(data.eval_split).name
+    exported = exported_scores(recommender, data, vectors, folder)
+    found = evaluate_scores(data.data, name, exported)
     if found["evaluated"]:
-        error = max(abs(found[name] - own[name]) for name in METRICS)
-        require_close(error, f"On {split.name} the exported metrics differ by {error:.1e}")
-    return found
+        expected = score_split(data, lambda batch: recommender.score(vectors, batch))
+        own = evaluate_scores(data.data, name, expected)
+        error = max(abs(found[metric] - own[metric]) for metric in METRICS)
+        require_close(error, f"On {name} the exported metrics differ by {error:.1e}")
+    return found, exported
+
+
+@torch.no_grad()
+def exported_scores(
+    recommender: NewsRecommender, data: "MindDataModule", vectors: Tensor, folder: Path
+) -> NDArray[np.float32]:
+    """Return a split's scores by the exported user encoder; arguments as in ``evaluate_export``."""
+    score, graph = ExportedScores(recommender), onnx_graph(folder / USER_ENCODER, "history")
+
+    def scores(batch: "EvalBatch") -> Tensor:
+        users = score.users(graph, vectors[batch.history], batch.history > 0)
+        return match_impressions(users, vectors, batch)
+
+    return score_split(data, scores)
+
+
+def score_split(
+    data: "MindDataModule", score: Callable[["EvalBatch"], Tensor]
+) -> NDArray[np.float32]:
+    """Score the impressions of a data module's split, in the order of the file ``[candidates]``."""
+    rows, counts, scores = [], [], []
+    for batch in data.predict_dataloader():
+        scores.append(score(batch).numpy())
+        rows.append(batch.row.numpy())
+        counts.append(batch.offsets.diff().numpy())
+    offsets = to_offsets(np.concatenate(counts))
+    order = np.argsort(np.concatenate(rows))
+    return Ragged(np.concatenate(scores), offsets).take(order).values

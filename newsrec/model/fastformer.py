@@ -299,15 +299,17 @@ class Fastformer(nn.Module):
         assert self.positions is not None
         length, known = mask.shape[1], self.positions.num_embeddings
         # During export the length is symbolic, and a comparison would fix it to one value.
-        if not torch.compiler.is_exporting() and length > known:
+        exporting = torch.compiler.is_exporting()
+        if not exporting and length > known:
             raise UserError(
                 f"A sequence has {length} elements, but there are positions for {known}. Cut it, "
                 "build the model for longer ones, or choose positions none."
             )
         if self.recency:  # number of later real elements: the last one gets 0 at any length
-            return mask.sum(dim=1, keepdim=True) - mask.cumsum(dim=1)
-        # Only an export has places past the longest history, and they are padding.
-        return torch.arange(length, device=mask.device).clamp(max=known - 1)
+            return (mask.sum(dim=1, keepdim=True) - mask.cumsum(dim=1)).clamp(max=known - 1)
+        if exporting:  # real elements may follow older ones that are masked
+            return (mask.cumsum(dim=1) - 1).clamp(0, known - 1)
+        return torch.arange(length, device=mask.device)
 
 
 def init_weights(module: nn.Module) -> None:

@@ -17,6 +17,7 @@ from newsrec.data.fields import FIELDS, Texts, read_texts
 from newsrec.errors import UserError
 from newsrec.serving.arguments import Found, look_up, require_list, require_strings
 from newsrec.serving.folder import NEWS_SCHEMA, StoredNews, with_unknown
+from newsrec.serving.vectors import Vectors, concatenate, kind_of, pack, part, take
 
 MAY_BE_NONE = ("subcategory", "abstract")
 """Fields that many news lack, so None is allowed."""
@@ -30,7 +31,7 @@ class Catalogue(NamedTuple):
 
     table: pa.Table
     """One line per news item, with ``NEWS_SCHEMA``; line ``i`` has row ``FIRST_NEWS + i``."""
-    vectors: NDArray[np.float32]
+    vectors: Vectors
     """Row 0 is zeros, row 1 the unknown news: the mean of the real news ``[news, dim]``."""
     ids: list[str]
     """Id of each line of ``table``."""
@@ -42,8 +43,12 @@ class Catalogue(NamedTuple):
         """Make a catalogue from the news of a folder."""
         ids = news.table["news_id"].to_pylist()
         rows = dict(zip(ids, range(FIRST_NEWS, FIRST_NEWS + len(ids)), strict=True))
-        # A plain array view, since indexing a memmap object is slow; the data stay memory-mapped.
-        return cls(news.table, np.asarray(news.vectors), ids, rows)
+        return cls(news.table, news.vectors, ids, rows)
+
+    @property
+    def real_vectors(self) -> Vectors:
+        """Vectors of the lines of ``table``, neither decoded nor copied ``[news, dim]``."""
+        return part(self.vectors, slice(FIRST_NEWS, None))
 
     def look_up_all(self, histories: Sequence[Sequence[str]]) -> list[Found]:
         """Return each history's known rows and unknown ids."""
@@ -60,7 +65,8 @@ class Catalogue(NamedTuple):
         Args:
             table: The further news, each id once, with the columns of ``NEWS_SCHEMA`` except
                 ``row``.
-            vectors: Vectors of the further news ``[news, dim]``.
+            vectors: Vectors of the further news, which are stored in the catalogue's type
+                ``[news, dim]``.
         """
         table = table.add_column(0, "row", pa.nulls(len(table), pa.int64()))
         known = self.table.select(NEWS_SCHEMA.names).cast(NEWS_SCHEMA)
@@ -73,8 +79,8 @@ class Catalogue(NamedTuple):
                 order.append(line)
         rows = pa.array(range(FIRST_NEWS, FIRST_NEWS + len(order)), pa.int64())
         table = table.take(order).set_column(0, NEWS_SCHEMA.field("row"), rows).combine_chunks()
-        real = np.concatenate([self.vectors[FIRST_NEWS:], vectors])[order]
-        return Catalogue.of(StoredNews(table, with_unknown(real)))
+        joined = concatenate([self.real_vectors, pack(vectors, kind_of(self.vectors))])
+        return Catalogue.of(StoredNews(table, with_unknown(take(joined, order))))
 
 
 def news_table(

@@ -28,6 +28,7 @@ from newsrec.serving.manifest import (
     WEIGHTS_BESIDE,
 )
 from newsrec.serving.matching import Users
+from newsrec.serving.proposals import Proposals
 from newsrec.serving.results import AddedNews
 from newsrec.serving.sessions import Encoders
 from newsrec.serving.slots import Slots, View
@@ -54,14 +55,24 @@ class Engine:
         store: The news.
         folder: The exported folder.
         threads: Threads of the encoders; None uses all cores.
+        index_above: Number of news above which an index proposes what is scored; None scores all.
 
     Raises:
         UserError: If the folder cannot be used.
     """
 
-    def __init__(self, store: NewsStore, folder: ExportFolder, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        store: NewsStore,
+        folder: ExportFolder,
+        threads: int | None = None,
+        index_above: int | None = None,
+    ) -> None:
         self.store, self.folder = store, folder
         self.encoders = Encoders(folder, threads)
+        self.proposals = None
+        if index_above is not None:
+            self.proposals = Proposals(index_above, self.encoders.matching)
         self.version = version_of(folder)
         self.slots = Slots(self.encoders.dim)
         self.pending: dict[str, float] = {}
@@ -137,8 +148,10 @@ class Engine:
                 if changes.all and len(made) == LOADED_AT_ONCE:
                     slots.put(self._checked(made))
                     made = []
-            slots.put(self._checked(made), gone)
+            rows = slots.put(self._checked(made), gone)
             self.slots, self.pending, self._seq = slots, pending, changes.seq
+        if self.proposals is not None:
+            self.proposals.update(slots, rows)
 
     def _checked(self, made: Made) -> Made:
         for item, _, vector in made:

@@ -24,13 +24,20 @@ class Engines:
         store: The news.
         folder: The export; None is the one that answers in the store.
         threads: Threads of the encoders; None uses all cores.
+        index_above: As for ``Engine``.
 
     Raises:
         UserError: If the export cannot be used.
     """
 
-    def __init__(self, store: NewsStore, folder: ExportFolder | None, threads: int | None) -> None:
-        self.store, self.threads = store, threads
+    def __init__(
+        self,
+        store: NewsStore,
+        folder: ExportFolder | None,
+        threads: int | None,
+        index_above: int | None = None,
+    ) -> None:
+        self.store, self._settings = store, (threads, index_above)
         self.starting = False
         """Whether the export that answers lacks most vectors."""
         self.building: Engine | None = None
@@ -84,7 +91,7 @@ class Engines:
             return None
 
     def _engine(self, folder: ExportFolder) -> Engine:
-        return Engine(self.store, folder, self.threads)
+        return Engine(self.store, folder, *self._settings)
 
     def _engine_of(self, export: Export) -> Engine:
         """Return the engine of an export that the store knows.
@@ -168,6 +175,12 @@ class Engines:
             log.exception("The export cannot be prepared.")
         finally:
             self.building = None
+
+    def wait(self, seconds: float | None) -> bool:
+        """Wait until no engine is being prepared; False if one still is after so many seconds."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+        return self._thread is None or not self._thread.is_alive()
 
     def close(self) -> None:
         """End the work in the background after its block."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from newsrec.attribution import Attributions, attribute, runs
 from newsrec.serving.matching import Users, match_all
 from newsrec.serving.sessions import Encoders
+from newsrec.serving.vectors import Vectors
 
 
 class Explanation(NamedTuple):
@@ -36,7 +37,7 @@ class Explanation(NamedTuple):
 def explain(
     encoders: Encoders,
     history: Sequence[int],
-    news: NDArray[np.float32],
+    news: Vectors,
     candidates: Sequence[int] | NDArray[np.integer],
 ) -> Attributions:
     """Divide the scores of some news among the last ``max_history`` clicks of one history.

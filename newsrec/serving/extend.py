@@ -7,8 +7,8 @@ from pathlib import Path
 from newsrec.data.readers.news_file import read_news
 from newsrec.errors import UserError
 from newsrec.files import file_hash, publish, require_empty
-from newsrec.serving.folder import StoredNews, write_news
-from newsrec.serving.manifest import CARD, MANIFEST, NEWS, VECTORS
+from newsrec.serving.folder import write_news
+from newsrec.serving.manifest import CARD, CATALOGUE_FILES, MANIFEST
 from newsrec.serving.recommend import Recommender
 from newsrec.serving.results import AddedNews
 
@@ -19,7 +19,8 @@ def extend_export(
     """Encode the news of a file, and write a copy of an export that also has these news.
 
     If the export has a news item with the same id and text, its vector is kept. If the text
-    differs, it is encoded again. So all vectors in a folder come from the encoder in that folder.
+    differs, it is encoded again. So all vectors in a folder come from the encoder in that folder,
+    and they have one type.
 
     Args:
         source: The exported folder, which is not changed.
@@ -45,13 +46,13 @@ def extend_export(
 
     def build(folder: Path) -> None:
         files = dict(manifest["files"])
-        for name in files.keys() - {VECTORS, NEWS}:
+        for name in files.keys() - CATALOGUE_FILES:
             shutil.copy2(recommender.folder.file(name), folder / name)
         card = source / CARD
         if CARD not in files and card.is_file() and not card.is_symlink():
             shutil.copy2(card, folder / CARD)
-        write_news(StoredNews(recommender.news, recommender.news_vectors), folder)
-        files |= {name: file_hash(folder / name) for name in (VECTORS, NEWS)}
+        written = write_news(recommender.stored_news, folder)
+        files |= {name: file_hash(folder / name) for name in written}
         line = {"file": news_file.name, "sha256": file_hash(news_file), **added._asdict()}
         changed = {"files": files, "added_news": [*manifest.get("added_news", []), line]}
         text = json.dumps(manifest | changed, indent=1)

@@ -7,7 +7,7 @@ so a file that was changed or cut off is refused.
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +20,25 @@ from newsrec.files import file_hash
 from newsrec.hub import find_folder
 from newsrec.serving.manifest import (
     AGAIN,
+    FLOAT32,
     KNOWN_FILES,
     MANIFEST,
     NEWS,
+    SCALES,
     VECTORS,
     WEIGHTS_BESIDE,
     read_manifest,
     reading,
+)
+from newsrec.serving.vectors import (
+    Packed,
+    Vectors,
+    blocks,
+    concatenate,
+    finite_rows,
+    kind_of,
+    mean,
+    pack,
 )
 
 NEWS_SCHEMA = pa.schema(
@@ -48,7 +60,7 @@ class StoredNews(NamedTuple):
 
     table: pa.Table
     """One line per real news item, with ``NEWS_SCHEMA``; line ``i`` has row ``FIRST_NEWS + i``."""
-    vectors: NDArray[np.float32]
+    vectors: Vectors
     """Row 0 is zeros, row 1 the unknown news: the mean of the real news ``[news, dim]``."""
 
 
@@ -117,15 +129,28 @@ class ExportFolder:
         Raises:
             ModelError: If a file was changed, or the table and the vectors do not match.
         """
-        dim = self.manifest["dim"]
+        dim, kind = self.manifest["dim"], self.manifest.get("vectors", FLOAT32)
         if not self.has(VECTORS):
-            return StoredNews(NEWS_SCHEMA.empty_table(), np.zeros((FIRST_NEWS, dim), np.float32))
+            none = np.zeros((FIRST_NEWS, dim), np.float32)
+            return StoredNews(NEWS_SCHEMA.empty_table(), pack(none, kind))
         path = self.file(VECTORS)
-        with reading(path):  # not np.load, which would also open an archive
-            vectors = np.lib.format.open_memmap(path, mode="r")
-        table = _read_table(self.file(NEWS), len(vectors) if vectors.ndim else 0)
-        check_news(StoredNews(table, vectors), dim, path)
-        return StoredNews(table, vectors)
+        scales = _mapped(self.file(SCALES)) if self.has(SCALES) else None
+
+        def vectors() -> Vectors:
+            return _mapped(path) if kind == FLOAT32 else Packed(_mapped(path), scales)
+
+        rows = vectors().shape
+        table = _read_table(self.file(NEWS), rows[0] if rows else 0)
+        # The check reads each page; the process should not count those that it does not use.
+        check_news(StoredNews(table, vectors()), dim, kind, path)
+        return StoredNews(table, vectors())
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    """Return the array in a file, memory-mapped."""
+    with reading(path):  # not np.load, which would also open an archive
+        # A plain array view, since indexing a memmap object is slow; the data stay memory-mapped.
+        return np.asarray(np.lib.format.open_memmap(path, mode="r"))
 
 
 def _read_table(path: Path, rows: int) -> pa.Table:
@@ -155,12 +180,13 @@ def _read_table(path: Path, rows: int) -> pa.Table:
     return table
 
 
-def check_news(news: StoredNews, dim: int, path: Path) -> None:
+def check_news(news: StoredNews, dim: int, kind: str, path: Path) -> None:
     """Check that news can be scored.
 
     Args:
         news: News and vectors.
         dim: Size of the model's vectors.
+        kind: Type that the vectors should have.
         path: File of the vectors, for messages.
 
     Raises:
@@ -168,18 +194,29 @@ def check_news(news: StoredNews, dim: int, path: Path) -> None:
             twice.
     """
     table, vectors = news
+    packed = vectors if isinstance(vectors, Packed) else Packed(vectors)
+    values, scales = packed.values, packed.scales
     shape = (FIRST_NEWS + len(table), dim)
-    if vectors.shape != shape or vectors.dtype != np.float32:
+    if values.shape != shape or values.dtype != kind:
         raise ModelError(
-            f"{path} holds {vectors.dtype} {list(vectors.shape)}; {NEWS} and {MANIFEST} ask for "
-            f"float32 {list(shape)}. {AGAIN}"
+            f"{path} holds {values.dtype} {list(values.shape)}; {NEWS} and {MANIFEST} ask for "
+            f"{kind} {list(shape)}. {AGAIN}"
         )
-    finite = np.isfinite(vectors.sum(axis=1))  # a sum with NaN or infinity is not finite
-    if not finite.all():
-        raise ModelError(
-            f"{path}: row {int(np.argmin(finite))} holds NaN or infinity. The model has gone wrong "
-            "in training; export another checkpoint."
-        )
+    if scales is not None:
+        path = path.with_name(SCALES)
+        if scales.shape != shape[:1] or scales.dtype != np.float32 or (scales < 0).any():
+            raise ModelError(
+                f"{path} holds {scales.dtype} {list(scales.shape)}; it should hold "
+                f"float32 {list(shape[:1])}, 0 or more. {AGAIN}"
+            )
+        values = scales[:, None]  # in the rows themselves every int8 is a number
+    for rows in blocks(values):
+        finite = finite_rows(values[rows])
+        if not finite.all():
+            raise ModelError(
+                f"{path}: row {rows.start + int(np.argmin(finite))} holds NaN or infinity. The "
+                "model has gone wrong in training; export another checkpoint."
+            )
     # Compare lists, since pyarrow's conversions to and from arrays import pandas.
     if table["row"].to_pylist() != list(range(FIRST_NEWS, len(vectors))):
         raise ModelError(
@@ -191,16 +228,20 @@ def check_news(news: StoredNews, dim: int, path: Path) -> None:
         raise ModelError(f"{path.parent / NEWS}: the news item {twice} occurs twice. {AGAIN}")
 
 
-def write_news(news: StoredNews, folder: Path) -> None:
-    """Write ``news_vectors.npy`` and ``news.parquet`` into a folder."""
-    check_news(news, news.vectors.shape[1], folder / VECTORS)
-    np.save(folder / VECTORS, news.vectors)
-    pq.write_table(news.table, folder / NEWS)
+def write_news(news: StoredNews, folder: Path) -> list[str]:
+    """Write the vectors and ``news.parquet`` into a folder; return the names of the files."""
+    table, vectors = news
+    check_news(news, vectors.shape[1], kind_of(vectors), folder / VECTORS)
+    packed = vectors if isinstance(vectors, Packed) else Packed(vectors)
+    np.save(folder / VECTORS, packed.values)
+    if packed.scales is not None:
+        np.save(folder / SCALES, packed.scales)
+    pq.write_table(table, folder / NEWS)
+    return [VECTORS, NEWS, *([] if packed.scales is None else [SCALES])]
 
 
-def with_unknown(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def with_unknown(vectors: Vectors) -> Vectors:
     """Return the vectors of real news with rows 0 (zeros) and 1 (mean) before ``[news, dim]``."""
     above = np.zeros((FIRST_NEWS, vectors.shape[1]), np.float32)
-    if len(vectors):
-        above[FIRST_NEWS - 1] = vectors.mean(axis=0, dtype=np.float64)
-    return np.concatenate([above, vectors])
+    above[FIRST_NEWS - 1] = mean(vectors)
+    return concatenate([pack(above, kind_of(vectors)), vectors])

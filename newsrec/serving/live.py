@@ -53,6 +53,7 @@ class LiveRecommender:
         store: Folder of the store.
         retention_days: As in ``open``.
         threads: As in ``open``.
+        index_above: As in ``open``.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class LiveRecommender:
         store: Path,
         retention_days: float | None = None,
         threads: int | None = None,
+        index_above: int | None = None,
     ) -> None:
         self.store = store
         self._stop = threading.Event()
@@ -69,7 +71,7 @@ class LiveRecommender:
             self._clicks.purge()
             self._news = NewsStore(store)
             try:
-                self._engines = Engines(self._news, export, threads)
+                self._engines = Engines(self._news, export, threads, index_above)
             except BaseException:
                 self._news.close()
                 raise
@@ -103,7 +105,8 @@ class LiveRecommender:
             retention_days: Age at which clicks are deleted: they count no more from then on, and
                 are gone from the disk within a day. None keeps them.
             threads: Threads of the encoders; None uses all cores.
-            index_above: Number of news above which an index proposes what is scored.
+            index_above: Number of news above which an index proposes what is scored, except with
+                ``half_life``, ``diversity`` or few allowed news; None scores all news.
 
         Raises:
             UserError: If the export or the store cannot be used.
@@ -117,7 +120,7 @@ class LiveRecommender:
                 f"The store {path} lies in {folder.path}, which is only read. Choose another "
                 "folder for the store."
             )
-        return cls(folder, path, retention_days, threads)
+        return cls(folder, path, retention_days, threads, index_above)
 
     @property
     def version(self) -> str:
@@ -140,6 +143,10 @@ class LiveRecommender:
             UserError: If the folder cannot be used, or an export is being prepared already.
         """
         self._engines.switch(ExportFolder(export))
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until no export is being prepared; False if one still is after so many seconds."""
+        return self._engines.wait(seconds)
 
     def refresh(self) -> None:
         """Take in what others wrote; each other call does so, too."""

@@ -7,15 +7,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.errors import UserError
-from newsrec.reranking import age_term, repeats
+from newsrec.reranking import age_term, in_window, repeats
 from newsrec.serving.engine import Engine
 from newsrec.serving.explain import explain, explanations
 from newsrec.serving.items import NewsItem
 from newsrec.serving.live_results import Answer, Near, Placed, Recommended
-from newsrec.serving.matching import match_all
+from newsrec.serving.matching import Users, match_all
 from newsrec.serving.rules import Rules, choose
-from newsrec.serving.search import top_k
+from newsrec.serving.search import Best, top_k
 from newsrec.serving.slots import View
+
+FEW = 4
+"""Where at most one in this many news is allowed, only the allowed ones are scored."""
 
 
 def recommend(
@@ -24,15 +27,40 @@ def recommend(
     """Return the best news for a history; ages count until ``at``, in seconds since 1970."""
     with engine.view(history, rules.exclude) as view:
         rows = _known(view.found[0])
-        scores = match_all(engine.users(view, rows), view.vectors)[0]
+        users = engine.users(view, rows)
         allowed = _allowed(engine, view, rows, rules)
         ages = (at - view.published) / 3600
-        best = choose(scores, view.vectors, view.category, ages, rules, k, allowed)
+        if rules.max_age is not None:
+            allowed &= in_window(ages, rules.max_age)
+        best = None
+        if allowed.sum() * FEW <= len(allowed):
+            best = _best(view, users, ages, rules, k, np.flatnonzero(allowed))
+        elif engine.proposals is not None:
+            some = engine.proposals.search(users, k, rules, allowed)
+            best = None if some is None else _best(view, users, ages, rules, k, some)
+        if best is None or len(best.rows) < min(k, int(allowed.sum())):
+            scores = match_all(users, view.vectors)[0]
+            best = choose(scores, view.vectors, view.category, ages, rules, k, allowed)
         answer = _answer(engine, view, history, best.rows.tolist(), best.scores, at)
         if not explained:
             return answer
         terms = None if rules.half_life is None else age_term(ages[best.rows], rules.half_life)
         return _explained(engine, view, rows, view.vectors[best.rows], answer, terms)
+
+
+def _best(
+    view: View,
+    users: Users,
+    ages: NDArray[np.float64],
+    rules: Rules,
+    k: int,
+    some: NDArray[np.int64],
+) -> Best:
+    """Return the best of some rows."""
+    vectors = view.vectors[some]
+    scores = match_all(users, vectors)[0]
+    best = choose(scores, vectors, view.category[some], ages[some], rules, k)
+    return Best(some[best.rows], best.scores)
 
 
 def rank(

@@ -16,11 +16,13 @@ from newsrec.data.fields import FIELDS
 from newsrec.errors import MissingModelError, ModelError, UserError
 from newsrec.places import looked_for
 from newsrec.serving.matching import COMBINE, OUTPUTS
+from newsrec.serving.vectors import TYPES
 
-MANIFEST_FORMAT, MATCHING_FORMAT = 2, 3
+MANIFEST_FORMAT, MATCHING_FORMAT, VECTORS_FORMAT = FORMATS = 2, 3, 4
 """Versions of the folder's format; increase them when the meaning changes. In format 2 scores are
 dot products and a news item is one text. In format 3 ``matching`` names how scores are made, and
-``abstract_tokens``, if given, says that abstracts are texts of their own."""
+``abstract_tokens``, if given, says that abstracts are texts of their own. In format 4 ``vectors``
+also names the type of the news vectors; before, it was float32."""
 
 MANIFEST = "manifest.json"
 USER_ENCODER = "user_encoder.onnx"
@@ -30,6 +32,8 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 VECTORS = "news_vectors.npy"
+SCALES = "news_scales.npy"
+"""Factor of each row of int8 vectors."""
 NEWS = "news.parquet"
 CARD = "README.md"
 """The card, which the hub shows. Its text may be edited, so the manifest does not name it."""
@@ -40,11 +44,13 @@ WEIGHTS_BESIDE = ".data"
 
 KNOWN_FILES = frozenset(
     {USER_ENCODER, NEWS_ENCODER, PROGRAM, WEIGHTS, CONFIG, TOKENIZER, VECTORS, NEWS, CARD, OLD_CARD}
-    | {USER_ENCODER + WEIGHTS_BESIDE, NEWS_ENCODER + WEIGHTS_BESIDE}
+    | {USER_ENCODER + WEIGHTS_BESIDE, NEWS_ENCODER + WEIGHTS_BESIDE, SCALES}
 )
 """File names that a manifest may list."""
 SERVED_FILES = KNOWN_FILES - {PROGRAM, WEIGHTS, CONFIG, CARD, OLD_CARD}
 """Files that serving reads."""
+CATALOGUE_FILES = frozenset({NEWS, VECTORS, SCALES})
+"""Files with the news of a data folder."""
 TORCH_FILES = frozenset({WEIGHTS, CONFIG, TOKENIZER, CARD})
 """Files from which PyTorch builds the model."""
 
@@ -52,6 +58,8 @@ SETTINGS = ("format", "dim", "max_history", "max_tokens", "fields", "model_hash"
 """Values that affect answers and are in no other file; ``settings_hash`` is made from them."""
 
 AGAIN = "Copy the folder again, or export the checkpoint again."
+
+FLOAT32 = "float32"
 
 LARGEST_MANIFEST = 2**24
 """Most bytes of a manifest. It has about 5 KB, and a line for each time that news were added."""
@@ -107,11 +115,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise ModelError(f"{path} is larger than {LARGEST_MANIFEST:,} bytes. {AGAIN}")
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = manifest["format"]
-    if type(found) is not int or found not in (MANIFEST_FORMAT, MATCHING_FORMAT):
+    if type(found) is not int or found not in FORMATS:
         raise ModelError(
             f"{path} has format {found!r}; this version of newsrec reads format "
-            f"{MANIFEST_FORMAT} or {MATCHING_FORMAT}. Export the checkpoint again, or use the "
-            "version of newsrec that wrote it."
+            f"{', '.join(map(str, FORMATS))}. Export the checkpoint again, or use the version of "
+            "newsrec that wrote it."
         )
     for name, rule in RULES.items():
         value = manifest.get(name, rule.default)
@@ -119,10 +127,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise ModelError(
                 f"{path}: {name} is {_shown(value)}, and should be {rule.words}. {AGAIN}"
             )
-    _check_files(path, manifest["files"])
-    matching = manifest.get("matching", {"head": "dot"})
-    if found != format_of(matching, manifest.get("abstract_tokens", 0)):
-        raise ModelError(f"{path} has format {found}, and matching is {matching['head']}. {AGAIN}")
+    matching, vectors = manifest.get("matching", {"head": "dot"}), manifest.get("vectors", FLOAT32)
+    _check_files(path, manifest["files"], vectors)
+    if found != format_of(matching, manifest.get("abstract_tokens", 0), vectors):
+        raise ModelError(
+            f"{path} has format {found}, matching is {matching['head']}, vectors are {vectors}. "
+            f"{AGAIN}"
+        )
     if manifest.get("settings_hash", settings_hash(manifest)) != settings_hash(manifest):
         raise ModelError(
             f"{path} is not as it was written: one of {', '.join(SETTINGS)} was changed. {AGAIN}"
@@ -136,14 +147,18 @@ def settings_hash(manifest: Mapping[str, Any]) -> str:
     Folders written before version 0.2 do not have this hash.
     """
     names = SETTINGS if manifest["format"] == MANIFEST_FORMAT else (*SETTINGS, "matching")
-    if "abstract_tokens" in manifest:
-        names = (*names, "abstract_tokens")
+    names = (*names, *(name for name in ("abstract_tokens", "vectors") if name in manifest))
     text = json.dumps([manifest[name] for name in names])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def format_of(matching: Mapping[str, Any], abstract_tokens: int) -> int:
-    """Return the format of a folder whose model makes scores and reads abstracts in this way."""
+def format_of(matching: Mapping[str, Any], abstract_tokens: int, vectors: str = FLOAT32) -> int:
+    """Return the format of a folder whose model makes scores and reads abstracts in this way.
+
+    ``vectors`` is the type of the news vectors.
+    """
+    if vectors != FLOAT32:
+        return VECTORS_FORMAT
     plain = matching["head"] == "dot" and not abstract_tokens
     return MANIFEST_FORMAT if plain else MATCHING_FORMAT
 
@@ -197,14 +212,18 @@ RULES = {
     "fields": Rule(f"a list of {', '.join(FIELDS)}", _are_fields),
     "model_hash": Rule("a text", lambda value: isinstance(value, str)),
     "files": Rule("names of files, each with its SHA-256", _are_hashes),
+    "vectors": Rule(f"one of {', '.join(TYPES)}", lambda value: value in TYPES, FLOAT32),
     "matching": Rule("a way to make scores that this version knows", _is_matching, {"head": "dot"}),
     "added_news": Rule("a list", lambda value: isinstance(value, list), []),
 }
 """Rule for each value that this version reads from a manifest, besides the format."""
 
 
-def _check_files(path: Path, files: Mapping[str, str]) -> None:
-    """Refuse file names that are not known, and news vectors without their table or vice versa."""
+def _check_files(path: Path, files: Mapping[str, str], vectors: str) -> None:
+    """Refuse file names that are not known, and news vectors without a file that belongs to them.
+
+    ``vectors`` is the type of the news vectors.
+    """
     for name in files:
         if name not in KNOWN_FILES:
             raise ModelError(
@@ -214,6 +233,10 @@ def _check_files(path: Path, files: Mapping[str, str]) -> None:
             )
     if (VECTORS in files) != (NEWS in files):
         raise ModelError(f"{path}: files must name {VECTORS} and {NEWS}, or neither. {AGAIN}")
+    if (SCALES in files) != (VECTORS in files and vectors == "int8"):
+        raise ModelError(
+            f"{path}: files must name {SCALES} if vectors are int8, and only then. {AGAIN}"
+        )
 
 
 def _shown(value: Any) -> str:

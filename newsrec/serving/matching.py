@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from newsrec.serving.vectors import Vectors, part, products
+
 NEWS_AT_ONCE = 8192
 """News whose products with all vectors of a user are in memory at once."""
 
@@ -43,7 +45,7 @@ class Users:
 
 
 def match_all(
-    users: NDArray[np.float32] | Users, news: NDArray[np.float32], out: Scores | None = None
+    users: NDArray[np.float32] | Users, news: Vectors, out: Scores | None = None
 ) -> Scores:
     """Score all news for all users.
 
@@ -57,8 +59,7 @@ def match_all(
     """
     users = users if isinstance(users, Users) else Users(users)
     if users.vectors.shape[1] == 1:  # one product is its own highest, in every matching
-        scores: Scores = np.matmul(users.vectors[:, 0], news.T, out=out)
-        return scores
+        return products(users.vectors[:, 0], news, out)
     if out is None:
         out = np.empty((len(users), len(news)), dtype=np.float32)
     combine = users.combine or highest
@@ -66,7 +67,7 @@ def match_all(
         vectors = users.real_vectors(user)
         for start in range(0, len(news), NEWS_AT_ONCE):
             block = slice(start, start + NEWS_AT_ONCE)
-            out[user, block] = combine(np.matmul(vectors, news[block].T))
+            out[user, block] = combine(products(vectors, part(news, block)))
     return out
 
 

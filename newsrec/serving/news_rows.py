@@ -33,6 +33,8 @@ EXPORTS_KEPT = 2
 MOST_WORDS = 20
 """Words of a search that count."""
 ITEM = "n.news_id, n.title, n.category, n.subcategory, n.abstract, n.published"
+FIRST_AND_LAST = "SELECT (SELECT min(seq) FROM changes), (SELECT max(seq) FROM changes)"
+"""Two queries that an index answers; one with both would read all changes."""
 HAD_NEWS = "SELECT 1 FROM news UNION ALL SELECT 1 FROM exports WHERE used NOTNULL"
 UNCHANGED = "SELECT 1 FROM news n WHERE number = ? AND title = ? AND category = ? AND "
 UNCHANGED += "subcategory = ? AND abstract IS ?"

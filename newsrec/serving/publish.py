@@ -7,10 +7,7 @@ from tempfile import TemporaryDirectory
 
 from newsrec.hub import upload_folder
 from newsrec.serving.folder import ExportFolder
-from newsrec.serving.manifest import CARD, MANIFEST, NEWS, VECTORS
-
-CATALOGUE = (NEWS, VECTORS)
-"""Files with news of the training data; the data's licence may forbid publishing it."""
+from newsrec.serving.manifest import CARD, CATALOGUE_FILES, MANIFEST
 
 
 def push(
@@ -29,7 +26,8 @@ def push(
         private: Whether a new repository is private; None leaves it to the account.
         revision: Branch, which is made if there is none; None is the main branch.
         commit_message: The commit's message.
-        news: Whether to also publish the catalogue: the titles and the vectors of the news.
+        news: Whether to also publish the catalogue: the titles and the vectors of the news. The
+            data's licence may forbid it.
 
     Raises:
         HubError: If the hub cannot be reached, or refuses the upload.
@@ -39,7 +37,7 @@ def push(
     kept = {
         name: value
         for name, value in exported.manifest["files"].items()
-        if news or name not in CATALOGUE
+        if news or name not in CATALOGUE_FILES
     }
     with TemporaryDirectory() as copy:
         for name in kept:

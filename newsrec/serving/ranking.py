@@ -1,7 +1,7 @@
 """Ranks news for users: candidates, or the whole catalogue."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from newsrec.serving.results import Ranking, Recommendations
 from newsrec.serving.rules import Rules, choose
 from newsrec.serving.search import Best, excluded_rows, search
 from newsrec.serving.sessions import Encoders
+from newsrec.serving.shortlist import FEW_USERS, Shortlists
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class Ranker(TextEncoder):
     folder: ExportFolder
     _catalogue: Catalogue
     _encoders: Encoders
+    _shortlists: Shortlists
 
     def user_vector(self, history_ids: Sequence[str]) -> NDArray[np.float32]:
         """Return the user vector for one history ``[dim]``; see ``user_vectors``."""
@@ -199,7 +201,7 @@ class Ranker(TextEncoder):
         allowed = None if categories is None else of_categories(catalogue.table, categories)
         found = catalogue.look_up_all(histories)
         results: list[Recommendations] = []
-        news = catalogue.vectors[FIRST_NEWS:]
+        news = catalogue.real_vectors
         best = None
         if not rules.by_score_alone:
             codes = None if per_category is None else category_codes(catalogue.table)
@@ -211,12 +213,33 @@ class Ranker(TextEncoder):
             part = found[len(results) : len(results) + len(users)]
             clicks = [[row - FIRST_NEWS for row in history.rows] for history in part]
             excluded = excluded_rows(news, clicks, exclude_history, skip_repeats)
-            tops = search(users, news, k, excluded, allowed, best)
+            tops = self._search(catalogue, users, k, excluded, allowed, best)
             results += [
                 Recommendations([catalogue.ids[row] for row in top], scores, history.unknown)
                 for (top, scores), history in zip(tops, part, strict=True)
             ]
         return results
+
+    def _search(
+        self,
+        catalogue: Catalogue,
+        users: Users,
+        k: int,
+        excluded: list[list[int]],
+        allowed: NDArray[np.bool_] | None,
+        best: Callable[[NDArray[np.float32]], Best] | None,
+    ) -> Iterator[Best]:
+        """Search the real news of a catalogue; arguments as in ``newsrec.serving.search.search``.
+
+        With several vectors per user, many users, or rules that need all scores, a shortlist would
+        not be faster.
+        """
+        plain = best is not None or users.vectors.shape[1] > 1 or len(users) > FEW_USERS
+        shortlist = None if plain else self._shortlists.of(catalogue)
+        if shortlist is None:
+            return search(users, catalogue.real_vectors, k, excluded, allowed, best)
+        each = zip(users.vectors, excluded, strict=True)
+        return (shortlist.search(user, k, rows, allowed) for user, rows in each)
 
     def _users(self, catalogue: Catalogue, found: Sequence[Found]) -> Iterator[Users]:
         """Yield the users of these histories, in blocks that bound memory."""

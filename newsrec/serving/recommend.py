@@ -22,12 +22,13 @@ from newsrec.data.fields import Texts
 from newsrec.errors import UserError
 from newsrec.serving.arguments import require_strings
 from newsrec.serving.catalogue import Catalogue, news_table, require_same_number, texts_of
-from newsrec.serving.folder import ExportFolder
+from newsrec.serving.folder import ExportFolder, StoredNews
 from newsrec.serving.manifest import SERVED_FILES
 from newsrec.serving.publish import push
 from newsrec.serving.ranking import Ranker
 from newsrec.serving.results import AddedNews
 from newsrec.serving.sessions import Encoders
+from newsrec.serving.shortlist import Shortlists
 
 SHOWN = ("title", "category", "subcategory")
 """Fields that ``describe`` returns."""
@@ -41,26 +42,34 @@ class Recommender(Ranker):
     Args:
         folder: The exported folder.
         threads: As in ``load``.
+        shortlist: As in ``load``.
     """
 
-    def __init__(self, folder: ExportFolder, threads: int | None = None) -> None:
+    def __init__(
+        self, folder: ExportFolder, threads: int | None = None, *, shortlist: bool = False
+    ) -> None:
         self.folder = folder
+        self._shortlists = Shortlists(threads, wanted=shortlist)
         self._encoders = Encoders(folder, threads)
         self._catalogue = Catalogue.of(folder.read_news())
         self._adding = threading.Lock()
 
     @classmethod
-    def load(cls, folder: str | Path, threads: int | None = None) -> "Recommender":
+    def load(
+        cls, folder: str | Path, threads: int | None = None, *, shortlist: bool = False
+    ) -> "Recommender":
         """Read an exported folder; the news encoder is read when it is first needed.
 
         Args:
             folder: Folder that ``python -m newsrec export`` wrote.
             threads: Threads of the encoders; None uses all cores. OMP_NUM_THREADS sets numpy's.
+            shortlist: Whether the first search also keeps an int8 copy of the vectors, with which
+                searches for one user are faster and find the same; each ``add_news`` makes it anew.
 
         Raises:
             UserError: If it is not an exported folder, has another format, or was changed.
         """
-        return cls(ExportFolder(folder), threads)
+        return cls(ExportFolder(folder), threads, shortlist=shortlist)
 
     @classmethod
     def from_pretrained(
@@ -99,8 +108,16 @@ class Recommender(Ranker):
 
     @property
     def news_vectors(self) -> NDArray[np.float32]:
-        """Row 0 (zeros), row 1 (the unknown news), then the rows of ``news`` ``[news, dim]``."""
-        return self._catalogue.vectors
+        """Row 0 (zeros), row 1 (the unknown news), then the rows of ``news`` ``[news, dim]``.
+
+        Vectors that the folder has in float16 or int8 are decoded anew each time.
+        """
+        return np.asarray(self._catalogue.vectors)
+
+    @property
+    def stored_news(self) -> StoredNews:
+        """The catalogue as a folder stores it, for ``newsrec.serving.folder.write_news``."""
+        return StoredNews(self._catalogue.table, self._catalogue.vectors)
 
     def describe(self, news_ids: Sequence[str]) -> list[dict[str, str | None]]:
         """Return ``title``, ``category`` and ``subcategory`` of each id; all None if unknown."""

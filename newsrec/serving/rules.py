@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from newsrec.errors import UserError
 from newsrec.reranking import age_term, check_threshold, in_window, pick
 from newsrec.serving.search import Best, top_k
+from newsrec.serving.vectors import Vectors
 
 SHORTLIST, SHORTLIST_PER_RESULT, GROWTH = 64, 4, 8
 """News are picked from the best ``max(SHORTLIST, SHORTLIST_PER_RESULT * k)``, and from ``GROWTH``
@@ -72,7 +73,7 @@ class Rules:
 
 def choose(
     scores: NDArray[np.float32],
-    vectors: NDArray[np.floating] | None,
+    vectors: Vectors | None,
     categories: NDArray[np.integer] | None,
     ages: NDArray[np.floating] | None,
     rules: Rules,

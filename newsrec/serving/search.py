@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from newsrec.reranking import repeats
 from newsrec.serving.matching import Users, match_all
+from newsrec.serving.vectors import Vectors, blocks
 
 SCORES_AT_ONCE = 16 * 2**20
 """Most scores in memory at once, which take 64 MiB; at least the scores of one user."""
@@ -27,7 +28,7 @@ class Best(NamedTuple):
 
 
 def excluded_rows(
-    news: NDArray[np.float32],
+    news: Vectors,
     clicks: Sequence[list[int]],
     history: bool = True,
     repeated: float | None = None,
@@ -44,13 +45,15 @@ def excluded_rows(
     excluded = [list(rows) if history else [] for rows in clicks]
     if repeated is not None:
         for found, rows in zip(excluded, clicks, strict=True):
-            found += np.flatnonzero(repeats(news, slice(None), rows, repeated)).tolist()
+            for block in blocks(news):
+                near = repeats(news, block, rows, repeated)  # type: ignore[arg-type]
+                found += (block.start + np.flatnonzero(near)).tolist()
     return excluded
 
 
 def search(
     users: NDArray[np.float32] | Users,
-    news: NDArray[np.float32],
+    news: Vectors,
     k: int,
     excluded: Sequence[Sequence[int]] = (),
     allowed: NDArray[np.bool_] | None = None,

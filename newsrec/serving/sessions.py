@@ -24,6 +24,7 @@ from newsrec.serving.manifest import (
     reading,
 )
 from newsrec.serving.matching import Matching, Users
+from newsrec.serving.vectors import Vectors
 
 NEWS_OUTPUTS = ("news_vector",)
 
@@ -35,6 +36,10 @@ CLICKS_PER_RUN = 3200
 
 TOKENS_PER_RUN = 4096
 """Tokens, padding included, that the news encoder reads at once."""
+
+SLOWER_FUSIONS = ["SkipLayerNormFusion"]
+"""onnxruntime's optimizations that are not used: on CPUs its LayerNormalization fused with a sum
+took four times as long as the two apart."""
 
 
 class Encoders:
@@ -89,7 +94,7 @@ class Encoders:
         return found
 
     def user_vectors(
-        self, histories: Sequence[Sequence[int]], news: NDArray[np.float32]
+        self, histories: Sequence[Sequence[int]], news: Vectors
     ) -> NDArray[np.float32]:
         """Return one vector per user, the first output of the graph ``[users, dim]``.
 
@@ -102,7 +107,7 @@ class Encoders:
             vectors[members] = outputs[0]
         return vectors
 
-    def users(self, histories: Sequence[Sequence[int]], news: NDArray[np.float32]) -> Users:
+    def users(self, histories: Sequence[Sequence[int]], news: Vectors) -> Users:
         """Encode users from the last ``max_history`` clicks of each history.
 
         Args:
@@ -126,7 +131,7 @@ class Encoders:
         return Users(vectors, mask if late else None, self.matching.combine)
 
     def _encode(
-        self, histories: Sequence[Sequence[int]], news: NDArray[np.float32]
+        self, histories: Sequence[Sequence[int]], news: Vectors
     ) -> Iterator[tuple[NDArray[np.int64], list[NDArray[Any]]]]:
         """Run the user encoder; yield positions of a block's users, and the graph's outputs."""
         histories = [rows[-self.max_history :] for rows in histories]
@@ -195,7 +200,10 @@ class Encoders:
         options.log_severity_level = 3
         with reading(path):  # onnxruntime also refuses weights outside of the folder
             session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
+                str(path),
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=SLOWER_FUSIONS,
             )
             found = {node.name for node in session.get_inputs()}
             outputs = tuple(node.name for node in session.get_outputs())

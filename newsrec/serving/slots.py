@@ -90,15 +90,19 @@ class Slots:
 
     def put(
         self, news: Iterable[tuple[NewsItem, str, NDArray[np.float32]]], deleted: Iterable[str] = ()
-    ) -> None:
+    ) -> list[int]:
         """Delete news, and then add news, replacing those with the same ids; seen as one change.
 
         Args:
             news: Each item, the hash of its text, and its vector ``[dim]``.
             deleted: Ids; unknown ones are left out.
+
+        Returns:
+            Rows that were filled or left.
         """
         with self._lock:
             alive = self._alive.copy()
+            filled: list[int] = []
             dead = [self._leave(news_id) for news_id in deleted if news_id in self._rows]
             for item, text_hash, vector in news:
                 if item.news_id in self._rows:
@@ -122,11 +126,13 @@ class Slots:
                 self._sum += vector
                 self._rows[item.news_id], self._hashes[item.news_id] = row, text_hash
                 alive[row] = True
+                filled.append(row)
             alive[dead] = False
             self._alive = alive[: len(self._items)]
             self._unknown = (self._sum / max(len(self._rows), 1)).astype(np.float32)
             self._moment += 1
             self._reclaim()
+        return filled + dead
 
     def _leave(self, news_id: str) -> int:
         """Take a news item from its row, which stays as it is until no view can see it."""

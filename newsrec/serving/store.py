@@ -16,6 +16,7 @@ from newsrec.serving.news_rows import (
     ALL_NEWS,
     CHANGED_NEWS,
     EXPORTS_KEPT,
+    FIRST_AND_LAST,
     HAD_NEWS,
     ITEM,
     MOST_WORDS,
@@ -201,7 +202,7 @@ class NewsStore:
             seq: Number of the change; None reads all news.
         """
         with self.database.read() as db:
-            first, last = db.execute("SELECT min(seq), max(seq) FROM changes").fetchone()
+            first, last = db.execute(FIRST_AND_LAST).fetchone()
             everything = seq is None or (first or 0) > seq + 1
             rows = db.execute(
                 ALL_NEWS if everything else CHANGED_NEWS,

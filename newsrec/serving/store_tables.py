@@ -1,4 +1,4 @@
-"""Writes a store as Parquet files, reads such files into a store, and makes a store smaller."""
+"""What is done with a whole store: Parquet out and in, another export, less space."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as types
 from numpy.typing import NDArray
 
+from newsrec.console import progress
 from newsrec.data.readers.base import Rows
 from newsrec.data.readers.news_file import read_news
 from newsrec.data.readers.parquet import CLICKS_REQUIRED
@@ -23,7 +24,10 @@ from newsrec.files import publish, require_empty
 from newsrec.places import looked_for
 from newsrec.serving.clicks import CLICKS_FILE, ClickStore
 from newsrec.serving.database import Database
+from newsrec.serving.engine import version_of
+from newsrec.serving.folder import ExportFolder
 from newsrec.serving.items import Click, NewsItem, check_clicks, check_items, to_time
+from newsrec.serving.live import LiveRecommender
 from newsrec.serving.news_rows import NEWS_FILE
 from newsrec.serving.results import AddedNews
 from newsrec.serving.store import NewsStore
@@ -233,6 +237,40 @@ def vacuum_store(store: Path, retention_days: float | None = None) -> tuple[int,
         for database in (news.database, clicks.database):
             database.rebuild()
     return before, _bytes_of(store)
+
+
+def switch_store(store: Path, export: Path) -> str:
+    """Make the vectors of an export, then let all processes on a store answer with it.
+
+    Args:
+        store: Folder of the store, which may be in use.
+        export: The exported folder.
+
+    Returns:
+        The version of the export.
+
+    Raises:
+        UserError: If the store or the export cannot be used.
+    """
+    require_store(store)
+    version = version_of(ExportFolder(export))
+    with closing(LiveRecommender.open(export, store)) as live:
+        before = live.stats()
+        todo = before.encode_total - before.encoded
+        with progress("encoding", todo, todo, _rate) as advance:
+            done = 0
+            while not live.wait(1):
+                now = live.stats()
+                made = max(todo - (now.encode_total - now.encoded), done) if now.encoding else todo
+                advance(made - done)
+                done = made
+        if live.version != version:
+            raise StoreError(f"{store} still answers with {live.version}; see the message above.")
+    return version
+
+
+def _rate(done_per_second: float) -> str:
+    return f"{done_per_second:,.0f} news/s"
 
 
 def require_store(store: Path) -> None:
