@@ -145,10 +145,8 @@ def config_of(app: FastAPI) -> uvicorn.Config:
     )
 
 
-def _serve(
-    settings: Settings, bound: socket.socket, counts: Path | None, parent: Any | None
-) -> None:
-    """Serve from this process; ``parent`` is the end of a pipe that the first process holds."""
+def _serve(settings: Settings, bound: socket.socket, counts: Path | None, parent: Any) -> None:
+    """Serve from this process; ``parent`` is the end of a pipe to the first process, or None."""
     service = Service(settings)
     server = Server(config_of(create_app(service, counts)))
     server.alone = parent is None
@@ -163,13 +161,14 @@ def _serve(
             failures.append(error)
             server.should_exit = True
 
-    threading.Thread(target=open_all, daemon=True, name="open").start()
-    if parent is not None:
+    def follow_parent() -> None:
+        connection.wait([parent])  # readable when the first process ends or closes its end
+        server.should_exit = True
 
-        def follow_parent() -> None:
-            connection.wait([parent])  # readable when the first process ends or closes its end
-            server.should_exit = True
-
+    if parent is None:
+        threading.Thread(target=open_all, daemon=True, name="open").start()
+    else:  # another worker may be ready: until this one is, it takes no connections
+        open_all()
         threading.Thread(target=follow_parent, daemon=True, name="parent").start()
     server.run(sockets=[bound])
     if service.engine is not None:

@@ -40,7 +40,7 @@ from newsrec.serving.manifest import MANIFEST, NEWS, NEWS_ENCODER, TOKENIZER, US
 
 CLIENTS = (1, 8, 64)
 CLICKS = 20
-HOUR = {"recommend": 18_000, "clicks": 6_000, "news": 120, "delete": 30}
+HOUR = {"recommend": 4_800, "clicks": 1_200, "news": 60, "delete": 15}
 """Requests of the simulated hour."""
 
 ECHO = """
