@@ -146,9 +146,7 @@ def test_a_loss_above_the_limit_is_refused_with_both_numbers(trained):
     _, data = trained
     part = data.data.split("dev")
     right = part.labels.astype(np.float32)
-    with pytest.raises(
-        UserError, match=r"^--vectors int8: the AUC on dev is 0\.0000, and 1\.0000"
-    ):
+    with pytest.raises(UserError, match=r"^--vectors int8: the AUC on dev is 0\.0000, and 1\.0000"):
         auc_loss(data.data, "dev", right, -right, Smaller("int8"))
     assert auc_loss(data.data, "dev", -right, right, Smaller("int8"))["loss"] == -1  # a gain
     same = auc_loss(data.data, "dev", right, right, Smaller("int8"))
