@@ -73,7 +73,12 @@ class Recommender(Ranker):
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, revision: str | None = None, threads: int | None = None
+        cls,
+        name: str | Path,
+        revision: str | None = None,
+        threads: int | None = None,
+        *,
+        shortlist: bool = False,
     ) -> "Recommender":
         """Read a folder, as ``load`` does, or a repository on the Hugging Face hub.
 
@@ -81,8 +86,9 @@ class Recommender(Ranker):
             name: The folder, or the repository's id, such as ``me/news``.
             revision: Branch, tag or commit of the repository.
             threads: As in ``load``.
+            shortlist: As in ``load``.
         """
-        return cls(ExportFolder.find(name, revision, SERVED_FILES), threads)
+        return cls(ExportFolder.find(name, revision, SERVED_FILES), threads, shortlist=shortlist)
 
     def push_to_hub(
         self,

@@ -8,7 +8,9 @@ as ``export`` writes it; news items are random. A user vector (one user, 50 clic
 one thread, beside which stand its bare matrix products, and a search beside a plain product of the
 same vectors; numpy's products go by OMP_NUM_THREADS. The start is that of a process which imports,
 loads and recommends, Python's own included; the many users have a process of their own too, whose
-memory counts from its first breath, the users' ids included.
+memory counts from its first breath, the users' ids included. ``types`` has for each type of news
+vectors a process that loads and recommends, without and with a shortlist: its resident memory
+before and after the load and after a search, and the times of the load and of searches.
 """
 
 import argparse
@@ -63,6 +65,70 @@ print(json.dumps({
     "peak_mb_of_process": round(peak[0] / 1024) if peak else None,
 }))
 """
+
+
+TYPES = """
+import json, sys, time
+import numpy as np
+from newsrec.serving import Recommender
+
+def resident():
+    status = open("/proc/self/status").read() if sys.platform == "linux" else ""
+    found = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")]
+    return round(found[0] / 1024) if found else None
+
+def milliseconds(call):
+    start = time.perf_counter()
+    call()
+    return (time.perf_counter() - start) * 1e3
+
+before, start = resident(), time.perf_counter()
+recommender = Recommender.load(sys.argv[1], threads=1, shortlist=sys.argv[2] == "1")
+seconds, loaded = time.perf_counter() - start, resident()
+history = [f"N{37 * i}" for i in range(50)]
+first = milliseconds(lambda: recommender.recommend(history, k=100))
+searched = resident()
+times = [milliseconds(lambda: recommender.recommend(history, k=100)) for _ in range(50)]
+p50, p99 = np.percentile(times, [50, 99])
+print(json.dumps({
+    "load_s": round(seconds, 2),
+    "resident_mb": [before, loaded, searched],
+    "first_ms": round(first, 1),
+    "recommend_100_p50_ms": round(p50, 2),
+    "p99_ms": round(p99, 2),
+    "least_ms": round(min(times), 2),
+}))
+"""
+
+
+def measure_types(folder: Path) -> dict[str, dict]:
+    """Return what a process takes that recommends from each type of vectors."""
+    from newsrec.files import file_hash
+    from newsrec.serving import Recommender
+    from newsrec.serving.folder import StoredNews, write_news
+    from newsrec.serving.manifest import VECTORS_FORMAT
+    from newsrec.serving.vectors import TYPES as KINDS
+    from newsrec.serving.vectors import pack
+
+    news = Recommender.load(folder, threads=1).stored_news
+    found = {}
+    for kind in KINDS:
+        packed = folder.parent / kind
+        shutil.copytree(folder, packed)
+        if kind != "float32":
+            write_news(StoredNews(news.table, pack(news.vectors, kind)), packed)
+            manifest = json.loads((packed / "manifest.json").read_text())
+            names = [path.name for path in packed.iterdir() if path.name != "manifest.json"]
+            manifest |= {"format": VECTORS_FORMAT, "vectors": kind, "matching": {"head": "dot"}}
+            manifest["files"] = {name: file_hash(packed / name) for name in names}
+            (packed / "manifest.json").write_text(json.dumps(manifest))
+        size = sum(path.stat().st_size for path in packed.glob("news_*.npy")) / 2**20
+        found[kind] = {"vectors_mb": round(size, 1)} | {
+            name: json.loads(run_process(TYPES, packed, shortlist))
+            for name, shortlist in (("plain", 0), ("shortlist", 1))
+        }
+        shutil.rmtree(packed)
+    return found
 
 
 def write_encoder(path: Path) -> None:
@@ -205,6 +271,7 @@ def main() -> None:
         write_export(batch, encoder, batch_news)
         starts = measure_starts(folder)
         single = measure_vector_and_search(folder, args.calls)
+        types = measure_types(folder)
         many = json.loads(run_process(MANY, batch, args.users))
     result = {
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
@@ -213,6 +280,7 @@ def main() -> None:
         "news": args.news,
         "start_process": starts,
         **single,
+        "types": types,
         "many_process": {"users": args.users, "news": batch_news, **many},
     }
     print(json.dumps(result, indent=1))
