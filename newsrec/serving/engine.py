@@ -258,6 +258,7 @@ def version_of(folder: ExportFolder) -> str:
     read = {USER_ENCODER, NEWS_ENCODER, TOKENIZER} if folder.has(NEWS_ENCODER) else SERVED_FILES
     read = read | {name + WEIGHTS_BESIDE for name in read}
     files = sorted(item for item in manifest["files"].items() if item[0] in read)
-    settings = [manifest.get(name) for name in (*SETTINGS, "matching", "abstract_tokens", "vectors")]
+    names = (*SETTINGS, "matching", "abstract_tokens", "vectors")
+    settings = [manifest.get(name) for name in names]
     text = json.dumps([files, settings])
     return hashlib.sha256(text.encode()).hexdigest()[:VERSION_DIGITS]
