@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Serve until a signal asks to stop."""
     settings = settings_of(args)
-    folder = ExportFolder(settings.export)  # says at once what is wrong with it
+    folder = ExportFolder(args.export_dir)  # says at once what is wrong with it
     try:
         from newsrec.serving.http_server import run as serve
     except ModuleNotFoundError as error:
