@@ -9,6 +9,8 @@ import pytest
 from page_server import EXAMPLES, PageServer
 
 pytestmark = pytest.mark.browser
+PATIENCE_MS = 30_000
+"""How long a test waits for what the page shows: a busy machine is slow."""
 PHONE = {"width": 360, "height": 780}
 HISTORY = ["N1", "N6", "N10"]
 HOSTILE = [
@@ -45,10 +47,10 @@ def server():
 @pytest.fixture
 def open_page(browser, server):
     """Open pages; at the end none of them had an error or asked another host."""
-    contexts, wrong = [], []
+    contexts, wrong, may_say = [], [], []
 
     def hear(page, url):
-        page.set_default_timeout(5000)
+        page.set_default_timeout(PATIENCE_MS)
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
         page.on("console", lambda said: said.type == "error" and wrong.append(said.text))
         page.on("request", lambda one: one.url.startswith(url) or wrong.append(one.url))
@@ -63,18 +65,19 @@ def open_page(browser, server):
         page.goto(url + address)
         if wait:
             page.wait_for_selector(wait)
-        page.expected_errors = wrong  # a test clears what it expects
+        page.may_say = may_say  # a test adds what errors of the console may contain
         return page
 
     yield open_
     for context in contexts:
         context.close()
-    assert not wrong
+    assert not [said for said in wrong if not any(part in said for part in may_say)]
 
 
 def expect(locator):
     from playwright.sync_api import expect
 
+    expect.set_options(timeout=PATIENCE_MS)
     return expect(locator)
 
 
@@ -493,8 +496,7 @@ def test_a_server_with_a_token_is_asked_with_it_and_keeps_it_in_the_tab(open_pag
         page.reload()
         settled(page, expected(server))
         expect(page.locator("dialog")).to_be_hidden()
-        assert all("401" in error for error in page.expected_errors)
-        page.expected_errors.clear()
+        page.may_say.append("401")
 
 
 def test_a_browser_that_keeps_nothing_shows_the_page(open_page, browser):
@@ -509,15 +511,13 @@ def test_a_browser_that_keeps_nothing_shows_the_page(open_page, browser):
         page.fill("#token-field", "secret")
         page.keyboard.press("Enter")
         settled(page, expected(server, []))
-        assert all("401" in error for error in page.expected_errors)
-        page.expected_errors.clear()
+        page.may_say.append("401")
 
 
 def test_a_mistake_is_shown_in_the_servers_own_sentence(open_page):
     page = open_page(address(k=1000), wait="#problem:not([hidden])")
     expect(page.locator("#problem")).to_have_text("k is 1000. Give a whole number from 1 to 100.")
-    assert all("422" in error for error in page.expected_errors)
-    page.expected_errors.clear()
+    page.may_say.append("422")
     page.get_by_role("button", name="Reset").click()
     expect(page.locator("#recommended li")).to_have_count(10)
     expect(page.locator("#problem")).to_be_hidden()
@@ -566,8 +566,7 @@ def test_a_page_whose_server_is_gone_says_so_and_goes_on_when_it_is_back(open_pa
         expect(page.locator("#offline")).to_be_hidden()
         expect(page.locator("#recommended li")).to_have_count(10)
         expect(page.locator("#history li")).to_have_count(2)
-    assert all("ERR_" in error for error in page.expected_errors)
-    page.expected_errors.clear()
+    page.may_say.append("ERR_")
 
 
 def test_a_slow_answer_does_not_replace_a_later_one(open_page, server):
