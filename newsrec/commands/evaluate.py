@@ -69,8 +69,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     use = "what is subtracted from the score of a repeat; if left out, repeats are ranked last"
     add("--repeat_penalty", type=float, help=use)
     use = (
-        "hours in which the odds of a candidate halve: its score is lowered by ln 2 for each of "
-        "them since it was first shown; auto measures some on this split, and takes the best"
+        "half-life in hours: a candidate's score is lowered by ln 2 for each half-life since it "
+        "was first shown; auto measures some half-lives on this split, and takes the best"
     )
     add("--half_life", type=str, metavar="HOURS|auto", help=use)
     use = (
@@ -114,8 +114,8 @@ def _run(args: Namespace) -> None:
     half_life = HalfLife.of(args.half_life)
     if args.scorer is not None and half_life:
         raise UserError(
-            f"--half_life lowers the scores of a model, which are logits, and those of the "
-            f"baseline {args.scorer} are not. Leave it out, or give --ckpt_path."
+            f"--half_life lowers scores that are logits, and the scores of the baseline "
+            f"{args.scorer} are not logits. Leave it out, or give --ckpt_path."
         )
     check_scoring(args.trainer)
     if args.scorer is not None and not is_first_process():

@@ -34,17 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     use = "checkpoint that fit wrote: runs/NAME/.../best.ckpt"
     parser.add_argument("--ckpt_path", required=True, help=use)
     add_output(parser)
-    use = "also export the vectors of its news, and check the scores of dev"
+    use = "also export the vectors of this folder's news, and check the scores of dev"
     add_data_root(parser, use, required=False)
     use = "also export the news encoder, for news published later; it is as large as the PLM"
     parser.add_argument("--news_encoder", type=bool, default=True, help=use)
-    use = "type of the news vectors in the folder: float16 halves the file, int8 with a scale for "
-    use += "each news item quarters it; refused if the AUC on dev falls by more than .001"
+    use = "type of the news vectors in the folder: float16 halves the file; int8, with a scale for "
+    use += "each news item, quarters it; an error if the AUC on dev falls by more than .001"
     parser.add_argument("--vectors", choices=TYPES, default=TYPES[0], help=use)
     use = (
-        "round the weights of the news encoder to int8: a quarter of the size, faster; refused as "
+        "round the weights of the news encoder to int8: a quarter of the size, faster; an error as "
     )
-    use += "with --vectors, or if its vectors differ too much"
+    use += "for --vectors, or if the vectors differ too much"
     parser.add_argument("--quantize", action="store_true", help=use)
     use = "also publish the folder on the Hugging Face hub as this repository, such as me/news; "
     use += "the news of --data.root is not published"
@@ -58,7 +58,9 @@ def run(args: argparse.Namespace) -> None:
     if args.push is not None:
         checked_id(args.push)
     elif args.private:
-        raise UserError("--private is for --push REPO, which is not given. Leave it out.")
+        raise UserError(
+            "--private is for --push REPO, but --push is not given. Leave --private out."
+        )
     root = args.data.root
     export(args.ckpt_path, output, root, args.news_encoder, args.vectors, args.quantize)
     say(f"Exported to {output}:")

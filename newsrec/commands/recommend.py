@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "ids for a new user"
     )
     add("--history", nargs="*", default=[], metavar="N1", help=use)
-    add("-k", type=int, default=10, help="news to recommend")
+    add("-k", type=int, default=10, help="number of news items to recommend")
     use = "rank all of these instead of finding the k best news items of the export"
     add("--candidates", nargs="+", metavar="N2", help=use)
     add("--categories", nargs="+", metavar="NAME", help="recommend only from these categories")
@@ -33,12 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "clicked news item"
     )
     add("--skip_repeats", type=float, metavar="COSINE", help=use)
-    add("--per_category", type=int, metavar="N", help="most news of one category")
+    add("--per_category", type=int, metavar="N", help="most news items of one category")
     use = "of two news whose vectors have at least this cosine, up to 1, keep only the better one"
     add("--near_duplicates", type=float, metavar="COSINE", help=use)
     use = (
-        "how much each news item has to differ from those above it: 0 ranks by score alone, 1 by "
-        "difference alone after the first"
+        "how much each news item must differ from those above it: 0 ranks by score alone; 1 ranks "
+        "by difference alone, except the first"
     )
     add("--diversity", type=float, metavar="SHARE", help=use)
     use = "say for each news item how much each click of the history adds to its score"

@@ -15,31 +15,32 @@ log = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     add = parser.add_argument
-    add("export_dir", help="folder that export wrote; it is only read")
-    use = "folder of news, clicks and vectors, created if it is absent; default: EXPORT.store"
+    add("export_dir", help="folder that export wrote; serve only reads it")
+    use = "folder for news, clicks and vectors, created if it is absent; default: EXPORT.store"
     add("--store", metavar="DIR", help=use)
-    add("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 is all of the machine")
+    add("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all addresses")
     add("--port", type=int, default=8000, help="port to listen at; 0 takes a free one")
-    add("--workers", type=int, default=1, help="processes that answer, over the same store")
-    add("--threads", type=int, help="threads of the encoders of a process; default: all cores")
-    use = "file with a token, or one a line, of which each request must send one: Authorization: "
-    add("--token_file", metavar="FILE", help=use + "Bearer TOKEN")
+    add("--workers", type=int, default=1, help="processes that answer, all on one store")
+    add("--threads", type=int, help="threads for encoding in each process; default: all cores")
+    use = "file with one token on each line; each request must send one of the tokens: "
+    add("--token_file", metavar="FILE", help=use + "Authorization: Bearer TOKEN")
     use = "origins whose pages may call the service from a browser, such as https://example.org"
     add("--cors", nargs="+", default=[], metavar="ORIGIN", help=use)
-    use = "further host names that requests may name; default on a loopback address without a "
-    use += "token: only those of this machine, else all"
+    use = "further names that the header Host of a request may have; default: only names of this "
+    use += "machine on a loopback address without a token, else all names"
     add("--allowed_hosts", nargs="+", default=[], metavar="NAME", help=use)
-    use = "days after which clicks are deleted; default: never"
+    use = "delete clicks that are older than this many days; default: never"
     add("--retention_days", type=float, metavar="DAYS", help=use)
-    add("--index_above", type=int, metavar="NEWS", help="number of news above which an index helps")
-    use = "data folder whose users of dev the page can replay"
+    use = "search by an index above this many news items"
+    add("--index_above", type=int, metavar="NEWS", help=use)
+    use = "data folder; the page can replay users of its dev split"
     add("--data.root", metavar="DIR", help=use)
     limits = Limits()
-    add("--max_k", type=int, default=limits.k, help="most news to recommend or list")
+    add("--max_k", type=int, default=limits.k, help="most news items to recommend or list")
     add("--max_history", type=int, default=limits.history, help="most clicks of a request")
     use = "most candidates of a request"
     add("--max_candidates", type=int, default=limits.candidates, help=use)
-    use = "most news or clicks that a request writes"
+    use = "most news items or clicks that a request writes"
     add("--max_items", type=int, default=limits.items, help=use)
     add("--max_body", type=int, default=limits.body, help="most bytes of a request's body")
 
@@ -57,8 +58,8 @@ def run(args: argparse.Namespace) -> None:
         raise MissingPackageError.of("serve", package, "serve") from error
     if not settings.is_local and not settings.tokens:
         log.warning(
-            "Everybody who reaches %s can read and delete news and clicks: --token_file FILE asks "
-            "for a token.",
+            "Everybody who reaches %s can read and delete news and clicks. To ask for a token, "
+            "give --token_file FILE.",
             settings.host,
         )
 

@@ -24,16 +24,15 @@ OPTIONS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    use = (
-        "export: write news.parquet and clicks.parquet; import: add the rows of such files, whole "
-    )
-    use += "or not at all; vacuum: delete vectors of earlier exports, and free space"
+    use = "export: write news.parquet and clicks.parquet; import: add all rows of such files, or "
+    use += "none; switch: change to another export; vacuum: delete vectors "
+    use += "of other exports, and free space"
     parser.add_argument("action", choices=tuple(OPTIONS), help=use)
     parser.add_argument("store", help="folder of the store; a service may use it meanwhile")
     use = "export: folder to write, absent or empty"
     parser.add_argument("--output", default=None, help=use)
     use = "import: news.parquet (news_id, title, category, subcategory, abstract, published), "
-    use += "news.tsv as MIND's, or EB-NeRD's articles.parquet"
+    use += "news.tsv in MIND's format, or EB-NeRD's articles.parquet"
     parser.add_argument("--news", default=None, help=use)
     use = "import: clicks.parquet (user_id, news_id, time)"
     parser.add_argument("--clicks", default=None, help=use)
@@ -75,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
         version = switch_store(store, Path(args.export))
         say(
             f"{store} answers with {args.export} (version {version}), and so does each service on "
-            "it. Name this folder, too, where the service is started."
+            "this store. Name this export, too, in the command that starts the service."
         )
     else:
         before, after = vacuum_store(store, args.retention_days)

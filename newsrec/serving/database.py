@@ -21,13 +21,13 @@ WAIT_S = 30.0
 LOG_BYTES = 2**26
 """Bytes that the write-ahead log keeps on the disk after it was moved into the file."""
 
-DAMAGED = "It is damaged: put a copy in its place, or remove it and import news and clicks again "
+DAMAGED = "It is damaged: replace it by a copy, or remove it and import news and clicks again "
 DAMAGED += "(`newsrec store import`)."
 ADVICE = {
     "SQLITE_NOTADB": "It is no SQLite database: choose another folder for the store.",
     "SQLITE_CORRUPT": DAMAGED,
     "SQLITE_FULL": "Nothing of this call was written, because the disk is full: free some space.",
-    "SQLITE_IOERR": "Nothing of this call was written: look at the disk, which may be full.",
+    "SQLITE_IOERR": "Nothing of this call was written: check the disk; it may be full.",
     "SQLITE_READONLY": "It cannot be written: allow it, or choose another folder for the store.",
     "SQLITE_CANTOPEN": "Its folder cannot be used: allow writing there, or choose another folder "
     "for the store.",
@@ -174,8 +174,8 @@ class Database:
         busy, _, _ = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise StoreError(
-                f"{self.path} is being read by another process for over {WAIT_S:.0f} s, so deleted "
-                "rows are still in its write-ahead log. Do this again."
+                f"Another process has been reading {self.path} for over {WAIT_S:.0f} s, so deleted "
+                "rows are still in the write-ahead log. Try again."
             )
 
     @contextlib.contextmanager

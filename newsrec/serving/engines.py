@@ -102,8 +102,8 @@ class Engines:
         folder = ExportFolder(export.path)
         if version_of(folder) != export.version:
             raise StoreError(
-                f"{export.path} is not the export {export.version} any more, which answers in "
-                f"{self.store.folder}. Name an export."
+                f"{self.store.folder} answers with the export {export.version}, and {export.path} "
+                "is not the export of this version any more. Name an export."
             )
         return self._engine(folder)
 
@@ -167,7 +167,7 @@ class Engines:
                     self.engine, self.starting = engine, False
                     break
                 except StoreError as error:
-                    log.warning("Vectors could not be stored, trying again: %s", error)
+                    log.warning("Vectors could not be stored; newsrec tries again: %s", error)
                     self._stop.wait(RETRY_S)
         except UserError as error:
             log.error("The export cannot be prepared: %s", error)

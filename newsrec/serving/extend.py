@@ -37,7 +37,7 @@ def extend_export(
     """
     require_empty(output)
     if output.resolve().is_relative_to(source.resolve()):
-        raise UserError(f"--output {output} lies in {source}, which is copied. Choose another.")
+        raise UserError(f"--output {output} lies in {source}, the folder to copy. Choose another.")
     recommender = Recommender.load(source)
     table = read_news(news_file, on_bad_line)
     names = ("news_id", "title", "category", "subcategory", "abstract")

@@ -169,7 +169,8 @@ def _read_table(path: Path, rows: int) -> pa.Table:
             raise ModelError(f"{path} has no column {missing[0]}. {AGAIN}")
         if file.metadata.num_rows > rows:
             raise ModelError(
-                f"{path} has {file.metadata.num_rows:,} lines, and {VECTORS} {rows:,} rows. {AGAIN}"
+                f"{path} has {file.metadata.num_rows:,} lines, but {VECTORS} has "
+                f"{rows:,} rows. {AGAIN}"
             )
         # read_table would import pandas if it is installed.
         table = file.read(NEWS_SCHEMA.names).select(NEWS_SCHEMA.names).cast(NEWS_SCHEMA)

@@ -118,7 +118,7 @@ def _add_errors(app: FastAPI, service: Service) -> None:
         path = printable(clipped(request.url.path))
         why = {
             400: "The body is not JSON that can be read.",
-            404: f"There is no {path} here; /openapi.json has what there is.",
+            404: f"There is no route {path}; /openapi.json lists all routes.",
             405: f"{path} does not take {request.method}.",
         }.get(error.status_code, error.detail)
         return service.reply({"error": why}, error.status_code, error.headers)
@@ -142,9 +142,9 @@ def _describe(app: FastAPI, service: Service) -> None:
 def gauges(stats: Stats | None) -> list[Gauge]:
     """Return the numbers of the store for ``/metrics``."""
     if stats is None:
-        return [Gauge("newsrec_ready", "Whether recommendations are answered.", 0)]
+        return [Gauge("newsrec_ready", "Whether the service can recommend.", 0)]
     return [
-        Gauge("newsrec_ready", "Whether recommendations are answered.", 1),
+        Gauge("newsrec_ready", "Whether the service can recommend.", 1),
         Gauge("newsrec_news", "News that can be recommended.", stats.news),
         Gauge("newsrec_users", "Users with clicks.", stats.users),
         Gauge("newsrec_clicks", "Clicks in the store.", stats.clicks),

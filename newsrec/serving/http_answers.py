@@ -20,7 +20,7 @@ from newsrec.serving.http_settings import Settings
 from newsrec.serving.live import Answer, LiveRecommender, Stats
 
 JSON = "application/json"
-NOT_READY = "The news vectors are not there yet; /ready says when they are."
+NOT_READY = "The news vectors are not read yet; /ready says when they are."
 READERS, WRITERS = 2 * (os.cpu_count() or 1) + 2, 4
 """Threads that answer, and threads that write."""
 

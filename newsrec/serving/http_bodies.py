@@ -38,7 +38,7 @@ def read_text(value: str) -> str:
     if "\0" in value:
         raise ValueError("should have no null character")
     if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise ValueError("should have no half characters: decode a text before you cut it")
+        raise ValueError("should have no half characters: decode the text before you cut it")
     return value
 
 
@@ -76,15 +76,15 @@ class RecommendBody(User):
     k: int = Field(10, ge=1, description="news to recommend")
     categories: list[Category] | None = Field(None, min_length=1)
     exclude: list[Id] = Field([], description="news that are not recommended")
-    exclude_history: bool = Field(True, description="whether clicked news are left out")
+    exclude_history: bool = Field(True, description="whether clicked news is left out")
     max_age: Hours | None = Field(None, description="hours since a news item was published")
     half_life: Hours | None = Field(None, description="hours until the odds of a click halve")
     per_category: Annotated[int, Field(ge=1)] | None = Field(None, description="most of a category")
     near_duplicates: Cosine | None = Field(
-        None, description="of two news with at least this cosine only the better one is kept"
+        None, description="of two news items with at least this cosine, only the better one is kept"
     )
     skip_repeats: Cosine | None = Field(
-        None, description="leave out news with at least this cosine with a clicked one"
+        None, description="leave out news with at least this cosine with a clicked news item"
     )
     diversity: float = Field(0.0, ge=0, le=1, allow_inf_nan=False, description="of MMR; 0: none")
 
@@ -115,7 +115,7 @@ class ManyNewsBody(Body):
 class HeadlineBody(Body):
     """A news item that is placed among the others, and not stored."""
 
-    news_id: Id | None = Field(None, description="of the catalogue; then its vector is placed")
+    news_id: Id | None = Field(None, description="id in the catalogue; its vector is then ranked")
     title: Annotated[Title, Field(min_length=1)]
     category: Category = ""
     subcategory: Category = ""

@@ -106,7 +106,7 @@ class Guard:
             scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
             given = scheme.lower() + b" " + token.strip()
             if not any(hmac.compare_digest(given, known) for known in self._tokens):
-                why = "Authorization should be `Bearer TOKEN` with a token of the service."
+                why = "Authorization should be `Bearer TOKEN`, with a token of the service."
                 raise Refused(401, why, WWW_Authenticate="Bearer")
 
         if scope["method"] == "POST":
@@ -162,7 +162,7 @@ class Guard:
 
 
 def _too_large(most: int) -> Refused:
-    why = f"The body has over {most:,} bytes, the most here, which is set by --max_body."
+    why = f"The body has over {most:,} bytes; --max_body sets this limit."
     return Refused(413, why, Connection="close")
 
 

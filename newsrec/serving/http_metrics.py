@@ -102,7 +102,7 @@ class Metrics:
         for name, counts in zip(names, requests, strict=True):
             for status, count in zip(CLASSES, counts, strict=True):
                 lines.append(f'newsrec_requests_total{{{name},status="{status}"}} {count}')
-        about = f"Latency; quantiles of the last {WINDOW} minutes, sum and count since the start."
+        about = f"Latency: quantiles of the last {WINDOW} minutes; sum and count since the start."
         lines += _head("newsrec_request_seconds", "summary", about)
         for row, name in enumerate(names):
             for quantile in QUANTILES:

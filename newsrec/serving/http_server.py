@@ -71,9 +71,11 @@ def bind(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         number = getattr(error, "errno", None)
         if number == errno.EADDRINUSE:
-            next_step = f"Another program uses it: choose another, such as --port {port + 1}."
+            next_step = (
+                f"Another program uses this port: choose another, such as --port {port + 1}."
+            )
         elif number in (errno.EACCES, errno.EPERM):
-            next_step = "Ports below 1024 need a permission: choose one above with --port."
+            next_step = "Ports below 1024 need a permission: choose a higher one with --port."
         else:
             next_step = "Give an address of this machine with --host, and a --port up to 65535."
         reason = getattr(error, "strerror", None) or error
@@ -226,4 +228,4 @@ def _supervise(settings: Settings, bound: socket.socket, counts: Path) -> None:
     for worker in workers:
         worker.join()
     if refused:
-        raise UserError("A worker could not open the store, as said above.")
+        raise UserError("A worker could not open the store; see the message above.")

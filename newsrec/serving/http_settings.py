@@ -96,7 +96,7 @@ def read_tokens(path: str | Path) -> tuple[str, ...]:
             f"print(secrets.token_urlsafe())' > {path}` writes a token."
         )
     if not all(token.isascii() and token.isprintable() for token in tokens):
-        raise UserError(f"--token_file {path} has a token with letters outside ASCII.")
+        raise UserError(f"--token_file {path} has a token with characters outside ASCII.")
     return tokens
 
 

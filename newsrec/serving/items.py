@@ -89,7 +89,7 @@ def check_text(value: object, name: str, place: str) -> str:
         UserError: If it is no text, too long, or holds what cannot be stored.
     """
     if not isinstance(value, str):
-        raise UserError(f"{place} is {value!r}, a {type(value).__name__}; it must be a text.")
+        raise UserError(f"{place} is {value!r}, a {type(value).__name__}; it must be a string.")
     if len(value) > LONGEST[name]:
         raise UserError(
             f"{place} has {len(value):,} characters; at most {LONGEST[name]:,} are allowed."

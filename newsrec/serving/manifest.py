@@ -227,8 +227,8 @@ def _check_files(path: Path, files: Mapping[str, str], vectors: str) -> None:
     for name in files:
         if name not in KNOWN_FILES:
             raise ModelError(
-                f"{path}: files names {_shown(name)}, and may name "
-                f"{', '.join(sorted(KNOWN_FILES))} alone. Such a folder may have been made to "
+                f"{path}: files names {_shown(name)}; it may name only "
+                f"{', '.join(sorted(KNOWN_FILES))}. Such a folder may have been made to "
                 "write over other files: do not use it."
             )
     if (VECTORS in files) != (NEWS in files):

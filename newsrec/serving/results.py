@@ -48,8 +48,9 @@ class Ranking(NamedTuple):
             AttributeError: Always; the message names the two replacements.
         """
         raise AttributeError(
-            "Ranking.scores could be read two ways and is gone. candidate_scores are in the order "
-            "of the candidates that you gave, ranked_scores (what scores was) in that of ranked_ids"
+            "Ranking.scores had an unclear order and was removed. candidate_scores are in the "
+            "order of the candidates that you gave, ranked_scores (what scores was) in that of "
+            "ranked_ids"
         )
 
 

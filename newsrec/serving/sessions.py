@@ -241,7 +241,8 @@ class Encoders:
         for shape, expected in zip(found, shapes, strict=True):
             if shape != expected:
                 raise UserError(
-                    f"{path} gave vectors of shape {list(shape)}, and not {list(expected)}. {AGAIN}"
+                    f"{path} gave vectors of shape {list(shape)} instead of "
+                    f"{list(expected)}. {AGAIN}"
                 )
         if not finite:
             raise UserError(
