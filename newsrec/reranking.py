@@ -84,7 +84,8 @@ def age_term(ages: NDArray[np.floating], half_life: float) -> NDArray[np.float64
         half_life: Half-life in hours.
     """
     # fmax ignores NaN; adding 0 makes -0 a plain 0.
-    return np.fmax(ages, 0).astype(np.float64) * (-math.log(2) / half_life) + 0.0
+    # Division first: -ln 2 by a tiny half-life is infinite, and 0 times that is NaN.
+    return np.fmax(ages, 0).astype(np.float64) / half_life * -math.log(2) + 0.0
 
 
 def in_window(ages: NDArray[np.floating], max_age: float) -> NDArray[np.bool_]:

@@ -193,6 +193,19 @@ def test_the_pages_scripts_have_a_type_that_browsers_run(engine, monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    "name", ["%00", "a%00.js", "..%2fhttp.py", "x" * 5000 + ".js", "nothing.js"]
+)
+def test_a_page_file_that_there_is_not_is_a_404(client, name):
+    refused(client.get(f"/page/{name}"), 404)
+
+
+def test_an_id_with_a_line_break_is_another_id(client):
+    assert client.get("/news/N1").status_code == 200
+    refused(client.get("/news/N1%0A"), 404, "N1")
+    refused(client.delete("/users/U1%0A"), 404, "U1")
+
+
 def test_a_headline_is_placed(client):
     found = client.post("/headline", json={"title": "Snow", "history": ["N1"], "k": 3}).json()
     assert (found["rank"], found["of"], found["near"][0]["cosine"]) == (1, 3, 0.5)

@@ -193,3 +193,8 @@ def test_the_command_applies_the_rules_and_refuses_them_with_candidates(capsys, 
         assert f"either --candidates, which are all ranked, or {option.split('=')[0]}." in said
     said = refused(capsys, "recommend", served.export, "--per_category=0")
     assert "per_category is 0; it is a number of news, 1 or more" in said
+
+
+def test_a_tiny_half_life_leaves_news_of_age_0_as_they_are():
+    term = age_term(np.array([0.0, 1.0, np.nan]), 5e-324)
+    assert term.tolist() == [0.0, -math.inf, 0.0]

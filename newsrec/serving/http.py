@@ -72,12 +72,14 @@ def create_app(service: Service, counts: Path | None = None) -> FastAPI:
         """Return counts, latencies and sizes for Prometheus."""
         return Response(metrics.text(gauges(await service.stats())), media_type=PROMETHEUS)
 
+    names = {path.name for path in PAGE.iterdir() if path.suffix in MEDIA_TYPES}
+
     @app.get("/", include_in_schema=False)
     @app.get("/page/{name}", include_in_schema=False)
     async def page(name: str = "index.html") -> Response:
-        path = PAGE / name
-        if path.parent != PAGE or path.suffix not in MEDIA_TYPES or not path.is_file():
+        if name not in names:
             raise HTTPException(404)
+        path = PAGE / name
         headers = {"content-security-policy": POLICY, "cache-control": "no-cache"}
         return FileResponse(path, headers=headers, media_type=MEDIA_TYPES[path.suffix])
 

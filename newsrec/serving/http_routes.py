@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import FastAPI, Query, Response
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from newsrec.serving import http_bodies as bodies
 from newsrec.serving import http_models as models
@@ -10,6 +11,15 @@ from newsrec.serving.http_answers import NOT_READY, Found, Service, found_or_404
 from newsrec.serving.http_limits import Refused
 from newsrec.serving.items import Click, NewsItem
 from newsrec.serving.live import LiveRecommender
+
+
+class IdConvertor(PathConvertor):
+    """The rest of a path, line breaks too: ``path`` would drop one at the end of an id."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("id", IdConvertor())
 
 
 def add_routes(app: FastAPI, service: Service) -> None:
@@ -65,14 +75,14 @@ def add_routes(app: FastAPI, service: Service) -> None:
             lambda engine: {"news": [item._asdict() for item in engine.find_news(q, k)]}
         )
 
-    @app.get("/news/{news_id:path}", response_model=models.OneNewsAnswer)
+    @app.get("/news/{news_id:id}", response_model=models.OneNewsAnswer)
     async def news(news_id: bodies.Id) -> Response:
         """Return a news item."""
         return await service.answer(
             lambda engine: found_or_404(engine.news_item(news_id), "news item", news_id)._asdict()
         )
 
-    @app.delete("/news/{news_id:path}", response_model=models.DeletedAnswer)
+    @app.delete("/news/{news_id:id}", response_model=models.DeletedAnswer)
     async def delete_news(news_id: bodies.Id) -> Response:
         """Delete a news item."""
 
@@ -113,7 +123,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         """List users with clicks."""
         return await service.answer(lambda engine: {"users": engine.users(k)})
 
-    @app.get("/users/{user_id:path}", response_model=models.UserAnswer)
+    @app.get("/users/{user_id:id}", response_model=models.UserAnswer)
     async def user(user_id: bodies.Id) -> Response:
         """Return a user's clicks."""
 
@@ -124,7 +134,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
         return await service.answer(work)
 
-    @app.delete("/users/{user_id:path}", response_model=models.DeletedAnswer)
+    @app.delete("/users/{user_id:id}", response_model=models.DeletedAnswer)
     async def delete_user(user_id: bodies.Id) -> Response:
         """Delete a user's clicks, from the disk too."""
 

@@ -145,9 +145,10 @@ def _allowed(engine: Engine, view: View, clicked: list[int], rules: Rules) -> ND
     allowed = view.alive.copy()
     if rules.categories is not None:
         codes = engine.slots.codes
+        named = sorted(filter(None, codes))
         for category in rules.categories:
             if category not in codes:
-                near = difflib.get_close_matches(category, codes) or sorted(codes)[:10]
+                near = difflib.get_close_matches(category, named) or named[:10]
                 raise UserError(
                     f"categories: no news item was ever of the category {category!r}. There is "
                     f"{', '.join(near)}."
