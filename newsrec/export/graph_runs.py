@@ -46,7 +46,7 @@ def distinct_news(catalogue: "Catalogue") -> Tensor:
     """Return the rows of real news, of news with the same text only the first."""
     if catalogue.views is None:
         return catalogue.first.unique()[FIRST_NEWS:]
-    return torch.arange(FIRST_NEWS, len(catalogue.first))
+    return torch.arange(FIRST_NEWS, catalogue.num_news)
 
 
 def encode_news(
@@ -67,7 +67,7 @@ def encode_news(
 
 def encode_all(encode: Encoder, catalogue: "Catalogue", dim: int) -> Tensor:
     """Return the vector of each catalogue row by an exported news encoder ``[news, dim]``."""
-    vectors = torch.zeros(len(catalogue.first), dim)
+    vectors = torch.zeros(catalogue.num_news, dim)
     for block, found in encode_news(encode, catalogue, distinct_news(catalogue)):
         vectors[block] = found
     if catalogue.views is None:
