@@ -45,7 +45,7 @@ def files_of(folder):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        (NEWS_FILE, b"no database at all, but longer than the header" * 99, "no SQLite database"),
+        (NEWS_FILE, b"no database at all, but longer than the header" * 99, "is not an SQLite"),
         (CLICKS_FILE, b"\0" * 4096, "file is not a database"),
         (NEWS_FILE, None, "is a database, but not of newsrec"),
     ],

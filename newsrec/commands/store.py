@@ -64,8 +64,8 @@ def run(args: argparse.Namespace) -> None:
         news = done.news
         say(
             f"{store}: {news.added:,} news items are new, {news.replaced:,} were replaced, "
-            f"{news.unchanged:,} are as they were; {done.clicks:,} clicks are new, "
-            f"{done.known_clicks:,} were known. A service on the store makes the vectors; "
+            f"{news.unchanged:,} are unchanged; {done.clicks:,} clicks are new, "
+            f"{done.known_clicks:,} were already stored. A service on the store makes the vectors; "
             f"`newsrec serve EXPORT --store {store}` starts one."
         )
     elif args.action == "switch":

@@ -24,7 +24,7 @@ LOG_BYTES = 2**26
 DAMAGED = "It is damaged: replace it by a copy, or remove it and import news and clicks again "
 DAMAGED += "(`newsrec store import`)."
 ADVICE = {
-    "SQLITE_NOTADB": "It is no SQLite database: choose another folder for the store.",
+    "SQLITE_NOTADB": "It is not an SQLite database: choose another folder for the store.",
     "SQLITE_CORRUPT": DAMAGED,
     "SQLITE_FULL": "Nothing of this call was written, because the disk is full: free some space.",
     "SQLITE_IOERR": "Nothing of this call was written: check the disk; it may be full.",

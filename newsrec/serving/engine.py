@@ -37,9 +37,9 @@ from newsrec.serving.store import NewsStore, ToEncode
 log = logging.getLogger(__name__)
 
 BLOCK = 64
-"""News that are encoded between two looks at the store."""
+"""Number of news items that are encoded before the store is read again."""
 AT_ONCE = 32
-"""Most news that a call encodes for others, who stored them without a vector of this export."""
+"""Most news items that a call encodes if others stored them without a vector of this export."""
 ADOPTED_AT_ONCE, LOADED_AT_ONCE = 4096, 8192
 """News that are taken over from an export in one transaction, and from the store in one change."""
 VERSION_DIGITS = 12
@@ -96,7 +96,7 @@ class Engine:
         made: dict[str, bytes] = {}
         known = (self.slots.text_hash(item.news_id) for item in items)
         lacking = [place for place, found in enumerate(known) if found != hashes[place]]
-        while True:  # more than once only if somebody else changes the same news
+        while True:  # repeats only if another thread or process changes the same news
             if lacking:
                 vectors = self.encoders.news(texts.take(lacking))
                 made |= {hashes[p]: v.tobytes() for p, v in zip(lacking, vectors, strict=True)}

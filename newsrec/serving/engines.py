@@ -177,7 +177,7 @@ class Engines:
             self.building = None
 
     def wait(self, seconds: float | None) -> bool:
-        """Wait until no engine is being prepared; False if one still is after so many seconds."""
+        """Wait until no engine is being prepared; False if one still is after ``seconds``."""
         if self._thread is not None:
             self._thread.join(seconds)
         return self._thread is None or not self._thread.is_alive()

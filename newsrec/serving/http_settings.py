@@ -101,7 +101,7 @@ def read_tokens(path: str | Path) -> tuple[str, ...]:
 
 
 def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
-    """Return origins as a browser writes them; UserError if one is none."""
+    """Return origins as a browser writes them; UserError if one is not an origin."""
     for origin in origins:
         if origin != "*" and not ORIGIN.fullmatch(origin):
             raise UserError(f"--cors is {origin!r}. Give an origin, such as https://example.org.")

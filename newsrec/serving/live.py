@@ -145,7 +145,7 @@ class LiveRecommender:
         self._engines.switch(ExportFolder(export))
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until no export is being prepared; False if one still is after so many seconds."""
+        """Wait until no export is being prepared; False if one still is after ``seconds``."""
         return self._engines.wait(seconds)
 
     def refresh(self) -> None:

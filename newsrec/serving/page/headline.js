@@ -4,7 +4,7 @@ import { askAt, times } from "./api.js";
 
 let latest = null; // {title, category, score} of the last answer
 
-/** Build the panel. `history()` gives ids, `onPlaced` hears of a new place, `onPick` gets news. */
+/** Build the panel. `history()` gives ids, `onPlaced` follows each placing, `onPick` gets news. */
 export function setUpHeadline(history, onPlaced, onPick) {
   const title = el("textarea", { id: "headline", rows: 3, maxlength: 5000, dir: "auto", placeholder: "Paste or write a headline", spellcheck: "false" });
   const category = el("input", { id: "headline-category", list: "known-categories", autocomplete: "off", placeholder: "any" });

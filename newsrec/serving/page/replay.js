@@ -14,7 +14,7 @@ let playing = null;
 export const step = () => replayed?.steps[at] ?? null;
 export const replayState = () => (replayed ? { u: replayed.key, step: at } : {});
 
-/** Build the panel; `onStep` hears of each step, `length()` is the length of the list. */
+/** Build the panel; `onStep` is called after each step, `length()` is the length of the list. */
 export function setUpReplay(onStep, length) {
   const choice = el("select", { id: "user", onchange: () => openReplay(choice.value) });
   const any = el("button", { type: "button", id: "any-user", onclick: () => openReplay(users[Math.floor(Math.random() * users.length)].key) }, "Any");
