@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OPEN = ("/", "/health", "/ready", "/openapi.json", "/docs")
-"""Paths that need no token: they tell nothing of news or users."""
+"""Paths that need no token: they tell how many news and users there are, and not which."""
 PAGE = "/page/"
 """Beginning of the paths of the page's files, which need no token."""
 BODY_SECONDS = 30
