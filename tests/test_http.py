@@ -193,6 +193,12 @@ def test_the_pages_scripts_have_a_type_that_browsers_run(engine, monkeypatch):
     )
 
 
+def test_the_length_of_a_text_is_told_in_characters(client):
+    refused(client.post("/recommend", json={"history": [""]}), 422, "history[0]", "1 character")
+    body = {"candidates": ["N" * 300]}
+    refused(client.post("/rank", json=body), 422, "candidates[0]", "256 characters")
+
+
 @pytest.mark.parametrize(
     "name", ["%00", "a%00.js", "..%2fhttp.py", "x" * 5000 + ".js", "nothing.js"]
 )

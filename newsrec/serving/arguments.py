@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from newsrec.console import clipped
 from newsrec.errors import UserError
 
 
@@ -80,14 +81,23 @@ def require_strings(values: Any, name: str, none_is_empty: bool = False) -> list
         for place, value in enumerate(values)
     ]
     for place, text in enumerate(strings):
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"{name}[{place}] is {text!r}, which holds half a character: a text that was cut "
-                "before it was decoded. Decode it whole."
-            ) from error
+        require_whole(text, f"{name}[{place}]")
     return strings
+
+
+def require_whole(text: str, name: str) -> None:
+    """Check that a text has no half characters, which no file can hold.
+
+    Raises:
+        UserError: If it has.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{name} is {clipped(text)!r}, which holds half a character: a text that was cut "
+            "before it was decoded. Decode it whole."
+        ) from error
 
 
 def require_string(value: Any, name: str) -> str:

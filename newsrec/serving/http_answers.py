@@ -21,7 +21,7 @@ from newsrec.serving.live import Answer, LiveRecommender, Stats
 
 JSON = "application/json"
 NOT_READY = "The news vectors are not read yet; /ready says when they are."
-READERS, WRITERS = 2 * (os.cpu_count() or 1) + 2, 4
+ANSWERING, WRITING = 2 * (os.cpu_count() or 1) + 2, 4
 """Threads that answer, and threads that write."""
 
 Found = dict[str, Any]
@@ -41,9 +41,9 @@ class Service:
 
     def __init__(self, settings: Settings, engine: LiveRecommender | None = None) -> None:
         self.settings, self.engine, self.examples = settings, engine, Examples()
-        self._readers, self._writers = (
-            anyio.CapacityLimiter(READERS),
-            anyio.CapacityLimiter(WRITERS),
+        self._answering, self._writing = (
+            anyio.CapacityLimiter(ANSWERING),
+            anyio.CapacityLimiter(WRITING),
         )
 
     @property
@@ -76,7 +76,7 @@ class Service:
                 found["ms"] = round((time.perf_counter() - started) * 1000, 3)
             return to_json({"version": engine.version} | found)
 
-        limiter = self._writers if write else self._readers
+        limiter = self._writing if write else self._answering
         return Response(await anyio.to_thread.run_sync(job, limiter=limiter), media_type=JSON)
 
     def reply(
@@ -89,7 +89,7 @@ class Service:
         """Return the recommender's numbers, if it is open."""
         if self.engine is None:
             return None
-        return await anyio.to_thread.run_sync(self.engine.stats, limiter=self._readers)
+        return await anyio.to_thread.run_sync(self.engine.stats, limiter=self._answering)
 
 
 def to_json(found: Found) -> bytes:
@@ -107,6 +107,12 @@ def found_or_404(found: T | None, what: str, name: str) -> T:
     if found is None:
         raise Refused(404, f"There is no {what} {printable(clipped(name))!r}.")
     return found
+
+
+def deleted_or_404(done: bool, what: str, name: str) -> Found:
+    """Return the answer to a deletion; 404 if there was nothing to delete."""
+    found_or_404(done or None, what, name)
+    return {"deleted": name}
 
 
 def news_of(answer: Answer, explained: bool) -> Found:

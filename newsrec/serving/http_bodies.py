@@ -42,11 +42,12 @@ def read_text(value: str) -> str:
     return value
 
 
-Text = Annotated[str, AfterValidator(read_text)]
-Id = Annotated[Text, Field(min_length=1, max_length=LONGEST["news_id"])]
-Title = Annotated[Text, Field(max_length=LONGEST["title"])]
-Category = Annotated[Text, Field(max_length=LONGEST["category"])]
-Abstract = Annotated[Text, Field(max_length=LONGEST["abstract"])]
+STORABLE = AfterValidator(read_text)  # after the length, so that pydantic counts characters
+Text = Annotated[str, STORABLE]
+Id = Annotated[str, Field(min_length=1, max_length=LONGEST["news_id"]), STORABLE]
+Title = Annotated[str, Field(max_length=LONGEST["title"]), STORABLE]
+Category = Annotated[str, Field(max_length=LONGEST["category"]), STORABLE]
+Abstract = Annotated[str, Field(max_length=LONGEST["abstract"]), STORABLE]
 Hours = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Cosine = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 Time = Annotated[

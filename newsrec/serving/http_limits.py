@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OPEN = ("/", "/health", "/ready", "/openapi.json", "/docs")
+OPEN = ("/", "/health", "/ready", "/openapi.json")
 """Paths that need no token: they tell how many news and users there are, and not which."""
 PAGE = "/page/"
 """Beginning of the paths of the page's files, which need no token."""

@@ -7,7 +7,14 @@ from starlette.convertors import PathConvertor, register_url_convertor
 
 from newsrec.serving import http_bodies as bodies
 from newsrec.serving import http_models as models
-from newsrec.serving.http_answers import NOT_READY, Found, Service, found_or_404, news_of
+from newsrec.serving.http_answers import (
+    NOT_READY,
+    Found,
+    Service,
+    deleted_or_404,
+    found_or_404,
+    news_of,
+)
 from newsrec.serving.http_limits import Refused
 from newsrec.serving.items import Click, NewsItem
 from newsrec.serving.live import LiveRecommender
@@ -24,6 +31,11 @@ register_url_convertor("id", IdConvertor())
 
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add the routes to an application."""
+    for add in (_add_ranking, _add_news, _add_users, _add_examples, _add_state):
+        add(app, service)
+
+
+def _add_ranking(app: FastAPI, service: Service) -> None:
     most = service.settings.limits.k
 
     @app.post("/recommend", response_model=models.RecommendAnswer)
@@ -56,6 +68,24 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
         return await service.answer(work, timed=True)
 
+    @app.post("/headline", response_model=models.HeadlineAnswer)
+    async def headline(body: bodies.HeadlineBody) -> Response:
+        """Say where a headline would rank, and which news is near; nothing is stored."""
+        bodies.check_limits(body, service.settings.limits)
+        item = NewsItem(
+            body.news_id or "", body.title, body.category, body.subcategory, body.abstract
+        )
+
+        def work(engine: LiveRecommender) -> Found:
+            placed = engine.place_headline(item, body.history, min(body.k, most))
+            return placed._asdict() | {"near": [near._asdict() for near in placed.near]}
+
+        return await service.answer(work, timed=True)
+
+
+def _add_news(app: FastAPI, service: Service) -> None:
+    most = service.settings.limits.k
+
     @app.post("/news", response_model=models.AddedAnswer)
     async def add_news(body: bodies.ManyNewsBody) -> Response:
         """Add news, or replace them by their ids; they are on the disk when this answers."""
@@ -85,26 +115,14 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.delete("/news/{news_id:id}", response_model=models.DeletedAnswer)
     async def delete_news(news_id: bodies.Id) -> Response:
         """Delete a news item."""
-
-        def work(engine: LiveRecommender) -> Found:
-            found_or_404(engine.delete_news(news_id) or None, "news item", news_id)
-            return {"deleted": news_id}
-
-        return await service.answer(work, write=True)
-
-    @app.post("/headline", response_model=models.HeadlineAnswer)
-    async def headline(body: bodies.HeadlineBody) -> Response:
-        """Say where a headline would rank, and which news is near; nothing is stored."""
-        bodies.check_limits(body, service.settings.limits)
-        item = NewsItem(
-            body.news_id or "", body.title, body.category, body.subcategory, body.abstract
+        return await service.answer(
+            lambda engine: deleted_or_404(engine.delete_news(news_id), "news item", news_id),
+            write=True,
         )
 
-        def work(engine: LiveRecommender) -> Found:
-            placed = engine.place_headline(item, body.history, min(body.k, most))
-            return placed._asdict() | {"near": [near._asdict() for near in placed.near]}
 
-        return await service.answer(work, timed=True)
+def _add_users(app: FastAPI, service: Service) -> None:
+    most = service.settings.limits.k
 
     @app.post("/clicks", response_model=models.ClicksAnswer)
     async def add_clicks(body: bodies.ClicksBody) -> Response:
@@ -137,13 +155,12 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.delete("/users/{user_id:id}", response_model=models.DeletedAnswer)
     async def delete_user(user_id: bodies.Id) -> Response:
         """Delete a user's clicks, from the disk too."""
+        return await service.answer(
+            lambda engine: deleted_or_404(engine.delete_user(user_id), "user", user_id), write=True
+        )
 
-        def work(engine: LiveRecommender) -> Found:
-            found_or_404(engine.delete_user(user_id) or None, "user", user_id)
-            return {"deleted": user_id}
 
-        return await service.answer(work, write=True)
-
+def _add_examples(app: FastAPI, service: Service) -> None:
     @app.get("/examples", response_model=models.ExamplesAnswer)
     async def examples() -> Response:
         """List users of the data folder that the service was started with."""
@@ -155,6 +172,8 @@ def add_routes(app: FastAPI, service: Service) -> None:
         found = found_or_404(service.examples.get(number), "example", str(number))
         return service.reply(found)
 
+
+def _add_state(app: FastAPI, service: Service) -> None:
     @app.get("/health", response_model=models.HealthAnswer)
     async def health() -> Response:
         """Say that the process answers."""

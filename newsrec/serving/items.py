@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from newsrec.errors import UserError
-from newsrec.serving.arguments import is_list
+from newsrec.serving.arguments import is_list, require_string, require_whole
 
 LONGEST = {
     "news_id": 256,
@@ -88,24 +88,17 @@ def check_text(value: object, name: str, place: str) -> str:
     Raises:
         UserError: If it is no text, too long, or holds what cannot be stored.
     """
-    if not isinstance(value, str):
-        raise UserError(f"{place} is {value!r}, a {type(value).__name__}; it must be a string.")
-    if len(value) > LONGEST[name]:
+    text = require_string(value, place)
+    if len(text) > LONGEST[name]:
         raise UserError(
-            f"{place} has {len(value):,} characters; at most {LONGEST[name]:,} are allowed."
+            f"{place} has {len(text):,} characters; at most {LONGEST[name]:,} are allowed."
         )
-    if not value and name in IDS:
+    if not text and name in IDS:
         raise UserError(f"{place} is empty; give an id.")
-    if "\0" in value:
+    if "\0" in text:
         raise UserError(f"{place} holds a null character; remove it.")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{place} holds half a character: a text that was cut before it was decoded. Decode it "
-            "whole."
-        ) from error
-    return value
+    require_whole(text, place)
+    return text
 
 
 def check_time(value: object, place: str) -> datetime:

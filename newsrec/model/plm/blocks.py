@@ -87,8 +87,8 @@ def blocks_as_on(device: str) -> Iterator[None]:
 def tokens_per_pass(device: torch.device) -> int:
     """Return how many padded tokens go through a PLM at once.
 
-    In training, all activations are kept anyway, and a GPU is faster with fewer, larger passes; the
-    bound limits what scoring and recomputed activations take. A CPU gains nothing beyond it.
+    In training, all activations are kept anyway, and a GPU is faster with fewer, larger passes
+    (docs/log.md, "On an H100"). The bound limits what scoring and recomputed activations take.
     """
     return 16_384 if _kind(device) == "cpu" else 65_536
 
@@ -97,9 +97,9 @@ def spare_tokens(device: torch.device) -> int:
     """Return how many tokens of padding cost about as much as one more pass through a model.
 
     A pass launches a few hundred operations and adds up the gradients of all weights. On a GPU the
-    presets' PLMs need no padding, so a pass is one run of the encoder's stack over tokens. The host
-    launches it and its backward pass in about 10 ms, in which an H100 could compute far more than
-    the padding, so few blocks are faster (``tests/benchmarks/gpu.py``).
+    presets' PLMs need no padding, so a pass is one run of the encoder's stack over tokens. An H100
+    waits for the host, which launches that run, so few blocks are faster even with much padding
+    (docs/log.md, "On an H100").
     """
     return 64 if _kind(device) == "cpu" else 16_384
 
