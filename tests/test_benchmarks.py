@@ -189,3 +189,31 @@ def test_rules_for_unknown_candidates_are_compared(
     assert len(result["rules"]) == 11
     assert result["rules"]["mean news vector"]["gain there"] == [0, 0, 0]
     assert result["rules"]["first"]["auc"] != result["rules"]["last"]["auc"]
+
+
+@pytest.mark.slow
+def test_the_table_of_all_parts_is_written(monkeypatch, capsys, tmp_path):
+    options = ("--only", "submission", "--rounds=1", f"--output={tmp_path}")
+    monkeypatch.setattr(sys, "argv", ["all.py", *options])
+    runpy.run_path(str(BENCHMARKS / "all.py"), run_name="__main__")
+    table = (tmp_path / "speed.md").read_text(encoding="utf-8")
+    assert "| impressions into prediction.zip |" in capsys.readouterr().out
+    (row, _) = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))["rows"]
+    assert row["value"] == row["rounds"][0][0] > 0
+    assert f"| {row['figure']} | {row['value']:,.4g} /s |" in table
+
+
+def test_a_ratio_above_1_says_that_this_tree_is_better(tmp_path):
+    table = runpy.run_path(str(BENCHMARKS / "all.py"))
+    time, rate = table["Figure"]("time", "a", "ms"), table["Figure"]("rate", "*.arms.b", "/s", True)
+    faster = table["row_of"]("part", time, [[2.0, 2.2], [4.0, 5.0]], 10.0)
+    assert faster["ratio"] == pytest.approx((4 / 2 + 5 / 2.2) / 2, abs=1e-3)
+    assert faster["noise"] == 1.25
+    assert faster["per_gflops"] is None
+    slower = table["row_of"]("part", rate, [[100.0, 50.0], [400.0, None]], 10.0)
+    assert (slower["ratio"], slower["noise"], slower["per_gflops"]) == (0.25, 2.0, 7.5)
+    assert table["row_of"]("part", rate, [[100.0]], 10.0)["ratio"] is None
+    assert table["value_at"]({"x": 1, "y": {"arms": {"b": 3}}}, "*.arms.b") == 3
+    assert table["value_at"]({"y": {"arms": {}}}, "*.arms.b.c") is None
+    table["draw"]([faster | {"figure": "<one>"}, slower], tmp_path / "a.png", "v1")
+    assert (tmp_path / "a.png").stat().st_size > 5000
