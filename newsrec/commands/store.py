@@ -76,8 +76,9 @@ def run(args: argparse.Namespace) -> None:
             raise UserError("store switch needs --export, an exported folder.")
         version = switch_store(store, Path(args.export))
         say(
-            f"{store} answers with {args.export} (version {version}), and so does each service on "
-            "this store. Name this export, too, in the command that starts the service."
+            f"{store} answers with {args.export} (version {version}). A service on this store "
+            "changes to it in the background when it gets its next request. Name this export, too, "
+            "in the command that starts the service."
         )
     else:
         before, after = vacuum_store(store, args.retention_days)
