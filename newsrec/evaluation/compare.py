@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.console import progress
+from newsrec.evaluation.beyond_results import differences
 from newsrec.evaluation.intervals import FEWEST_USERS, holm, mean_interval, sign_flip_p
 from newsrec.evaluation.names import COUNTS
 from newsrec.evaluation.runs import EvaluatedRun, Paired, has_seed, pair
@@ -60,6 +61,7 @@ def compare(
         "users": len(np.unique(paired.users)),
         "covers": {"interval": USERS, "p": USERS, "over_seeds": SEEDS},
         "metrics": metrics,
+        "beyond": differences(a, b),
         "slice_metric": metric,
         "slices": _by_group(paired, means_a, means_b, METRICS.index(metric)),
         "slices_left_out": paired.unlike,

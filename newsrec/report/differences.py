@@ -9,6 +9,7 @@ from newsrec.console import printable, terminal
 from newsrec.evaluation.compare import SEEDS, USERS
 from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import HEADINGS, SLICE_NAMES, data_notes
+from newsrec.report.beyond import beyond_differences
 from newsrec.report.tables import Cell, bold, print_tables, table
 
 GROUPS_SHOWN = 8
@@ -36,6 +37,8 @@ def print_differences(result: dict[str, Any]) -> None:
     if "a_runs" in result["metrics"]["auc"]:
         print_tables(_seeds_table(result))
         say(_seeds_note(result))
+    if result["beyond"]:
+        print_tables(beyond_differences(result))
     if result["slices"]:
         print_tables(_slices_table(result))
         say(_slices_note(result))
