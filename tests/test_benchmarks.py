@@ -192,3 +192,11 @@ def test_rules_for_unknown_candidates_are_compared(
     assert len(result["rules"]) == 11
     assert result["rules"]["mean news vector"]["gain there"] == [0, 0, 0]
     assert result["rules"]["first"]["auc"] != result["rules"]["last"]["auc"]
+
+
+@pytest.mark.slow
+def test_metrics_beyond_accuracy_are_timed_and_compared_with_a_loop(monkeypatch, capsys):
+    options = ("--impressions=3000", "--news=900", "--dim=8")
+    result = measure(monkeypatch, capsys, "beyond.py", *options)
+    assert result["metrics"] == 22
+    assert result["compared_with_a_loop"] == 500

@@ -82,6 +82,7 @@ class RunFolder:
         root: str | Path | None = None,
         checkpoint: str = "best",
         baselines: bool = True,
+        beyond: bool = True,
         precision: str = "fp32",
         repeat_threshold: float | None = None,
         repeat_penalty: float | None = None,
@@ -97,6 +98,7 @@ class RunFolder:
             root: Data folder; None is that of the training.
             checkpoint: ``best`` or ``last``.
             baselines: Whether to compare with the baselines.
+            beyond: Whether to measure the first news of each ranking beyond accuracy.
             precision: fp32, bf16 or auto.
             repeat_threshold: A candidate whose vector has at least this cosine with the vector of a
                 clicked news item is a repeat, and is ranked lower; None finds no repeats.
@@ -123,7 +125,9 @@ class RunFolder:
             repeats=Repeats.of(repeat_threshold, repeat_penalty),
             half_life=HalfLife.of(half_life),
         )
-        found = evaluate(score, root, split, output, ckpt_path=path, baselines=baselines)
+        found = evaluate(
+            score, root, split, output, ckpt_path=path, baselines=baselines, beyond=beyond
+        )
         return {} if found is None else found.metrics
 
     @in_python

@@ -59,6 +59,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_output(parser)
     use = "compare with the baselines if there are labels; cosine runs the PLM over all news"
     add("--baselines", type=bool, default=True, help=use)
+    use = "measure the first news of each ranking beyond accuracy: diversity, novelty and so on"
+    add("--beyond", type=bool, default=True, help=use)
     use = f"also write every candidate's raw score, into {SCORES_FILE}"
     add("--scores", type=bool, default=False, help=use)
     use = (
@@ -129,6 +131,7 @@ def _run(args: Namespace) -> None:
         leave_out=args.scorer,
         baselines=args.baselines,
         raw_scores=args.scores,
+        beyond=args.beyond,
     )
     if found is not None:
         title, metrics, ceiling, oracles, written = found

@@ -9,12 +9,14 @@ import pyarrow.parquet as pq
 
 from newsrec.console import is_first_process
 from newsrec.evaluation.baselines import scores_beside
+from newsrec.evaluation.beyond_results import Beyond, beyond_accuracy, with_beyond
 from newsrec.evaluation.raw_scores import write_scores
 from newsrec.evaluation.results import compute_results, per_impression_table
 from newsrec.evaluation.runs import IMPRESSIONS_FILE, METRICS_FILE
 from newsrec.evaluation.scoring import Scored
 from newsrec.evaluation.submission import write_predictions, zip_name
 from newsrec.files import publish, require_empty, require_replaceable
+from newsrec.metrics import ranks
 from newsrec.report.examples import choose_examples
 from newsrec.report.page import html_page
 from newsrec.report.terminal import read_ceiling, read_curves, read_oracles
@@ -49,13 +51,14 @@ def evaluate(
     leave_out: str | None = None,
     baselines: bool = True,
     raw_scores: bool = False,
+    beyond: bool = True,
 ) -> Evaluation | None:
     """Score a split, compute its metrics, and write the folder of results, whole or not at all.
 
     ``output``, absent or empty, is checked before ``score`` scores anything; None writes nothing.
     The page shows the curves of the run of ``ckpt_path``; ``leave_out`` is a baseline to leave out
-    of the comparison. ``raw_scores`` writes every candidate's score, too. Returns the results on
-    the first process, None on the others.
+    of the comparison. ``raw_scores`` writes every candidate's score, too; ``beyond`` measures the
+    best-ranked news beyond accuracy. Returns the results on the first process, None on the others.
     """
     folder = None if output is None else Path(output)
     if folder is not None:
@@ -76,6 +79,11 @@ def evaluate(
         others = scores_beside(data, split, vectors, leave_out=leave_out)
     results = compute_results(data, split, scores, others)
     metrics = results.metrics | info
+    aspects: Beyond | None = None
+    if beyond and len(part.history):
+        beside = {name: ranks(values, part.candidates.offsets) for name, values in others.items()}
+        aspects = beyond_accuracy(data, split, results.ranks, beside, vectors)
+        metrics["beyond"] = aspects.metrics
     if folder is None:
         return Evaluation(title, metrics, ceiling, oracles, [])
 
@@ -90,6 +98,8 @@ def evaluate(
         )
         if part.labels is not None:
             table = per_impression_table(data, split, results)
+            if aspects is not None:
+                table = with_beyond(table, aspects)
             pq.write_table(table, folder / IMPRESSIONS_FILE)
         if raw_scores:
             write_scores(folder / SCORES_FILE, data, split, scores)

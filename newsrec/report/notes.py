@@ -110,6 +110,19 @@ def on_unseen(metrics: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def can_show(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the difference that the split can show, as lines of text."""
+    best = max(metrics.get("baselines", {}).items(), key=lambda row: row[1]["auc"], default=None)
+    if best is None or best[1].get("auc_detectable") is None:
+        return []
+    name = BASELINE_NAMES.get(best[0], best[0])
+    return [
+        f"Beside {name}, this split shows a true difference of the AUC of "
+        f"{best[1]['auc_detectable']:.4f} with a chance of 80 %; of models that are more alike, a "
+        "smaller one (compare says which)."
+    ]
+
+
 def counts(metrics: Mapping[str, Any]) -> list[str]:
     """Return the counts that go with the metrics, as lines of text."""
     number = metrics["unknown_candidates"]
@@ -123,6 +136,7 @@ def counts(metrics: Mapping[str, Any]) -> list[str]:
             if metrics["evaluated"]
             else "No impression has both a clicked and a skipped candidate: there are no metrics.",
         ]
+        lines += can_show(metrics)
         lines += on_unseen(metrics)
         if 0 < metrics["users"] < FEWEST_USERS:
             were = "user is" if metrics["users"] == 1 else "users are"

@@ -11,6 +11,7 @@ from newsrec.evaluation.names import BASELINE_NAMES, HEADINGS, SLICE_NAMES
 from newsrec.evaluation.results import ENTROPY
 from newsrec.evaluation.slices import SLICES
 from newsrec.metrics import METRICS
+from newsrec.report.beyond import LONG, SHORT, beyond_names, beyond_notes, beyond_rows
 from newsrec.report.examples import Example
 from newsrec.report.notes import chosen_by, counts, notes, oracles_note
 from newsrec.report.pictures import Dot, dots, line, render
@@ -53,6 +54,8 @@ def html_page(
         **{"notes": under, "counts": counts(metrics), "facts": _facts(metrics, title)},
         **{"own": own, "beside": beside, "examples": examples},
         **{"unseen": unseen, "on_unseen": on_unseen},
+        **{"beyond": beyond_rows(metrics), "SHORT": SHORT, "LONG": LONG},
+        **{"beyond_names": beyond_names(metrics), "beyond_notes": beyond_notes(metrics)},
         beside_picture=dots(rows, about, metrics["auc"]) if rows else "",
         slice_pictures=_slice_pictures(metrics),
         curves={k: line(x, y, f"{k} by step", "step") for k, (x, y) in (curves or {}).items()},

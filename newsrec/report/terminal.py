@@ -14,6 +14,7 @@ from newsrec.evaluation.ceiling import read_oracles as read_oracles
 from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import BASELINE_NAMES, HEADINGS, SLICE_NAMES, data_notes
 from newsrec.metrics import METRICS
+from newsrec.report.beyond import beyond_notes, beyond_table
 from newsrec.report.notes import chosen_by, counts, notes, on_unseen, oracles_note
 from newsrec.report.tables import Cell, bold, print_tables, table
 
@@ -206,5 +207,8 @@ def print_results(
         say(f"A group of fewer than {FEWEST_USERS} users has no interval.\n")
         if oracles:
             say(f"{oracles_note(oracles)}\n")
+    if "beyond" in metrics:
+        print_tables(beyond_table(metrics))
+        say("\n".join(beyond_notes(metrics)) + "\n")
     say("\n".join(counts(metrics)))
     say(f"Written to {output}: {', '.join(written)}.")
