@@ -138,6 +138,6 @@ def _by_group(
 def _describe(run: EvaluatedRun) -> dict[str, Any]:
     known = (
         "scorer", "ensemble", "checkpoint_sha256", "precision", "selected_on", "trained_on",
-        "other_data", "repeats", "half_life",
+        "other_data", "repeats", "half_life", "rerank",
     )  # fmt: skip
     return {"folder": str(run.folder)} | {key: run.metrics.get(key) for key in known}

@@ -10,6 +10,7 @@ from newsrec.evaluation.compare import SEEDS, USERS
 from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import HEADINGS, SLICE_NAMES, data_notes
 from newsrec.evaluation.power import LEVEL, POWER
+from newsrec.evaluation.rerank import rerank_note
 from newsrec.report.beyond import beyond_differences
 from newsrec.report.tables import Cell, bold, print_tables, table
 
@@ -80,6 +81,10 @@ def _notes(result: dict[str, Any]) -> list[str]:
     if rules[0] != rules[1]:
         a, b = (" or ".join(sorted(rule)) for rule in rules)
         notes.append(f"Candidates that repeat a click: A {a}, B {b}.")
+    firsts = [{rerank_note(run["rerank"] or {}) for run in result[side]} for side in "ab"]
+    if firsts[0] != firsts[1]:
+        a, b = (" or ".join(sorted(first or "not re-ranked" for first in side)) for side in firsts)
+        notes.append(f"First news: A {a}, B {b}.")
     lives = [{_half_life(run["half_life"]) for run in result[side]} for side in "ab"]
     if lives[0] != lives[1]:
         a, b = (" or ".join(sorted(life)) for life in lives)

@@ -1,6 +1,7 @@
 """Evaluate a split and write the folder of results: metrics, ranks and a page."""
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from newsrec.console import is_first_process
 from newsrec.evaluation.baselines import scores_beside
 from newsrec.evaluation.beyond_results import Beyond, beyond_accuracy, with_beyond
 from newsrec.evaluation.raw_scores import write_scores
+from newsrec.evaluation.rerank import Rerank, trade_off
 from newsrec.evaluation.results import compute_results, per_impression_table
 from newsrec.evaluation.runs import IMPRESSIONS_FILE, METRICS_FILE
 from newsrec.evaluation.scoring import Scored
@@ -21,6 +23,8 @@ from newsrec.report.examples import choose_examples
 from newsrec.report.page import html_page
 from newsrec.report.terminal import read_ceiling, read_curves, read_oracles
 from newsrec.shipped import data_folder
+
+log = logging.getLogger(__name__)
 
 SCORES_FILE = "scores.parquet"
 PAGE_FILE = "report.html"
@@ -52,13 +56,17 @@ def evaluate(
     baselines: bool = True,
     raw_scores: bool = False,
     beyond: bool = True,
+    rerank: Rerank | None = None,
+    measure_trade_off: bool = False,
 ) -> Evaluation | None:
     """Score a split, compute its metrics, and write the folder of results, whole or not at all.
 
     ``output``, absent or empty, is checked before ``score`` scores anything; None writes nothing.
     The page shows the curves of the run of ``ckpt_path``; ``leave_out`` is a baseline to leave out
     of the comparison. ``raw_scores`` writes every candidate's score, too; ``beyond`` measures the
-    best-ranked news beyond accuracy. Returns the results on the first process, None on the others.
+    best-ranked news beyond accuracy. ``rerank`` changes the first news of each impression, and
+    ``measure_trade_off`` measures what that costs and gains, on a split with labels. Returns the
+    results on the first process, None on the others.
     """
     folder = None if output is None else Path(output)
     if folder is not None:
@@ -72,8 +80,15 @@ def evaluate(
     scored = score()
     if scored is None:
         return None
-    title, data, scores, vectors, info, _, explain = scored
+    title, data, scores, vectors, info, _, explain, own_vectors = scored
     part = data.split(split)
+    if measure_trade_off and part.labels is None:
+        log.warning("--trade_off compares with clicks, and %s has no labels: left out.", split)
+    elif measure_trade_off:
+        info = info | {"trade_off": trade_off(data, split, scores, own_vectors, vectors)}
+    if rerank is not None:
+        scores = rerank.apply(data, split, scores, own_vectors)
+        info, explain = info | {"rerank": rerank.described()}, None
     others = {}
     if baselines and part.labels is not None:
         others = scores_beside(data, split, vectors, leave_out=leave_out)

@@ -5,6 +5,7 @@ from typing import Any
 
 from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import BASELINE_NAMES, data_notes
+from newsrec.evaluation.rerank import rerank_note
 
 
 def notes(metrics: Mapping[str, Any]) -> list[str]:
@@ -32,6 +33,8 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
         lines += _how_fitted(metrics["fitted"])
     if "half_life" in metrics:
         lines.append(_half_life(metrics["half_life"]))
+    if "rerank" in metrics:
+        lines.append(f"The first 10 news are re-ranked: {rerank_note(metrics['rerank'])}.")
     if "repeats" in metrics:
         lines.append(_repeats(metrics["repeats"]))
     clicks = [f"{name} ({window})" for name, window in metrics.get("clicks_of", {}).items()]

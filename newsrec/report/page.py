@@ -16,6 +16,7 @@ from newsrec.report.examples import Example
 from newsrec.report.notes import chosen_by, counts, notes, oracles_note
 from newsrec.report.pictures import Dot, dots, line, render
 from newsrec.report.terminal import CEILING, in_precision, scored_name
+from newsrec.report.trade_off import trade_off_pictures, trade_off_rows
 
 Curves = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 """Steps and values by name."""
@@ -55,6 +56,8 @@ def html_page(
         **{"own": own, "beside": beside, "examples": examples},
         **{"unseen": unseen, "on_unseen": on_unseen},
         **{"beyond": beyond_rows(metrics), "SHORT": SHORT, "LONG": LONG},
+        trade_off=trade_off_rows(metrics["trade_off"]) if "trade_off" in metrics else {},
+        trade_offs=trade_off_pictures(metrics["trade_off"]) if "trade_off" in metrics else {},
         **{"beyond_names": beyond_names(metrics), "beyond_notes": beyond_notes(metrics)},
         beside_picture=dots(rows, about, metrics["auc"]) if rows else "",
         slice_pictures=_slice_pictures(metrics),

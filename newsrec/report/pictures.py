@@ -106,8 +106,13 @@ def line(x: NDArray[np.float64], y: NDArray[np.float64], about: str, x_name: str
         **{"about": about, "left": left, "right": right, "width": WIDTH, "tall": TALL},
         **{"points": list(zip(across, down, strict=True)), "x_name": x_name},
         **{"ticks": list(zip(ticks, at, strict=True))},
-        **{"first": f"{x.min():,.0f}", "last": f"{x.max():,.0f}"},
+        **{"first": _end(x.min(), np.ptp(x)), "last": _end(x.max(), np.ptp(x))},
     )
+
+
+def _end(value: float, size: float) -> str:
+    """Format an end of an axis of a size: whole numbers on a long axis."""
+    return f"{value:,.0f}" if size >= 10 else f"{value:.3g}"
 
 
 def _range(rows: Sequence[Dot], reference: float | None) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from newsrec.metrics import METRICS
 from newsrec.report.beyond import beyond_notes, beyond_table
 from newsrec.report.notes import chosen_by, counts, notes, on_unseen, oracles_note
 from newsrec.report.tables import Cell, bold, print_tables, table
+from newsrec.report.trade_off import trade_off_tables
 
 CEILING = "world's ceiling"
 GROUPS_SHOWN = 8
@@ -199,6 +200,9 @@ def print_results(
         print_tables(weights_table(metrics["fitted"]))
     if metrics.get("half_life", {}).get("measured"):
         print_tables(half_life_table(metrics["half_life"]))
+    if "trade_off" in metrics:
+        print_tables(*trade_off_tables(metrics["trade_off"]))
+        say(f"Measured on {metrics['trade_off']['impressions']:,} impressions.")
     if "auc" in metrics:
         tables = [metrics_table(metrics)]
         if metrics.get("baselines"):
