@@ -168,15 +168,15 @@ def print_comparison(
 def read_curves(ckpt_path: Path) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Return the curves that a run logged, if the checkpoint is still in its run folder.
 
-    They are steps and values of ``train/loss`` and ``val/auc``, where ``RUN/metrics.csv`` has them.
+    They are steps and values of the loss and the validation metrics that ``RUN/metrics.csv`` has.
     """
     path = ckpt_path.parent.parent / "metrics.csv"
     if ckpt_path.parent.name != "checkpoints" or not path.is_file():
         return {}
-    from newsrec.training.progress.curves import read_series  # imports Lightning
+    from newsrec.training.progress.curves import NAMES, read_series  # imports Lightning
 
     curves = {}
-    for name, points in read_series(path, ("train/loss", "val/auc")).items():
+    for name, points in read_series(path, NAMES).items():
         points = points[np.isfinite(points).all(axis=1)]
         if len(points):
             curves[name] = (points[:, 0], points[:, 1])
