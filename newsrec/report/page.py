@@ -12,6 +12,13 @@ from newsrec.evaluation.results import ENTROPY
 from newsrec.evaluation.slices import SLICES
 from newsrec.metrics import METRICS
 from newsrec.report.beyond import LONG, SHORT, beyond_names, beyond_notes, beyond_rows
+from newsrec.report.error_analysis import (
+    GROUP_HEADINGS,
+    baseline_name,
+    bin_rows,
+    error_notes,
+    group_rows,
+)
 from newsrec.report.examples import Example
 from newsrec.report.notes import chosen_by, counts, notes, oracles_note
 from newsrec.report.pictures import Dot, dots, line, render
@@ -29,10 +36,12 @@ def html_page(
     examples: Sequence[Example],
     curves: Curves | None,
     oracles: Mapping[str, float] | None = None,
+    losses: Sequence[Example] = (),
 ) -> str:
     """Return the page of a split's results; without labels it has only counts and examples.
 
-    ``ceiling``, ``curves`` and ``oracles`` are left out if None.
+    ``ceiling``, ``curves`` and ``oracles`` are left out if None. ``losses`` are further examples:
+    impressions that the best baseline ranks better.
     """
     own = scored_name(metrics)
     heading = f"{own[:1].upper()}{own[1:]} on {metrics['split']}, {metrics['window']}"
@@ -58,6 +67,7 @@ def html_page(
         **{"beyond": beyond_rows(metrics), "SHORT": SHORT, "LONG": LONG},
         trade_off=trade_off_rows(metrics["trade_off"]) if "trade_off" in metrics else {},
         trade_offs=trade_off_pictures(metrics["trade_off"]) if "trade_off" in metrics else {},
+        **_errors(metrics.get("errors"), losses),
         **{"beyond_names": beyond_names(metrics), "beyond_notes": beyond_notes(metrics)},
         beside_picture=dots(rows, about, metrics["auc"]) if rows else "",
         slice_pictures=_slice_pictures(metrics),
@@ -65,6 +75,19 @@ def html_page(
         **{"METRICS": METRICS, "HEADINGS": HEADINGS, "FEWEST_USERS": FEWEST_USERS},
         **{"SLICES": SLICES, "SLICE_NAMES": SLICE_NAMES},
     )
+
+
+def _errors(errors: Mapping[str, Any] | None, losses: Sequence[Example]) -> dict[str, Any]:
+    """Return what the page says of errors."""
+    found = errors or {"reliability": None, "drift": None}
+    return {
+        "error_notes": error_notes(found),
+        "weak_groups": group_rows(found),
+        "GROUP_HEADINGS": GROUP_HEADINGS,
+        "bins": bin_rows(found),
+        "losses": losses,
+        "against": baseline_name(found),
+    }
 
 
 def _slice_pictures(metrics: Mapping[str, Any]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import BASELINE_NAMES, HEADINGS, SLICE_NAMES, data_notes
 from newsrec.metrics import METRICS
 from newsrec.report.beyond import beyond_notes, beyond_table
+from newsrec.report.error_analysis import error_notes, weakest_table
 from newsrec.report.notes import chosen_by, counts, notes, on_unseen, oracles_note
 from newsrec.report.tables import Cell, bold, print_tables, table
 from newsrec.report.trade_off import trade_off_tables
@@ -183,6 +184,16 @@ def read_curves(ckpt_path: Path) -> dict[str, tuple[NDArray[np.float64], NDArray
     return curves
 
 
+def _print_errors(errors: Mapping[str, Any], name: str) -> None:
+    """Print where a model errs."""
+    weakest = weakest_table(errors, name)
+    if weakest is not None:
+        print_tables(weakest)
+    for line in error_notes(errors):
+        say(line)
+    say("")
+
+
 def print_results(
     title: str,
     metrics: Mapping[str, Any],
@@ -209,6 +220,8 @@ def print_results(
             tables.append(beside_table(metrics, ceiling))
         print_tables(*tables, slices_table(metrics))
         say(f"A group of fewer than {FEWEST_USERS} users has no interval.\n")
+        if "errors" in metrics:
+            _print_errors(metrics["errors"], scored_name(metrics))
         if oracles:
             say(f"{oracles_note(oracles)}\n")
     if "beyond" in metrics:
