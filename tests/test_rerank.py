@@ -145,7 +145,7 @@ def test_evaluate_reports_the_new_order(mind_dir, tmp_path, capsys):
         np.nanmean(row)
     )
     page = (tmp_path / "x" / "report.html").read_text()
-    assert "<h2>Trade-off</h2>" in page
+    assert ">Trade-off</h2>" in page
     assert "are re-ranked: no near-duplicates (cosine of at least 0.8), diversity 0.4." in page
 
 

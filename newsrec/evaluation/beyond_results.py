@@ -5,6 +5,7 @@ means, so their intervals are those of a jackknife: users are dealt into groups,
 computed without each. The lists of other users that fragmentation draws count as given.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,8 +16,16 @@ from scipy.special import stdtrit
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.dataset import NewsData
-from newsrec.evaluation.beyond import CUTS, OVER_ALL, PER_IMPRESSION, WHOLE
-from newsrec.evaluation.beyond_lists import Top, measure, shown_news, top_of
+from newsrec.evaluation.beyond import (
+    CUTS,
+    LONGEST,
+    OVER_ALL,
+    PER_IMPRESSION,
+    WHOLE,
+    Lists,
+    fragmentation,
+)
+from newsrec.evaluation.beyond_lists import BLOCK, Top, measure, shown_news, top_of
 from newsrec.evaluation.intervals import mean_interval
 from newsrec.evaluation.runs import BEYOND, TOP, EvaluatedRun
 from newsrec.evaluation.slices import clusters
@@ -157,6 +166,40 @@ def differences(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> dict[st
             line = {"a": one[0], "b": other[0], "difference": one[0] - other[0]}
             result[name] = line | {"interval": _reach(one - other)}
     return _plain(result)
+
+
+def list_distances(
+    a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]
+) -> dict[str, float | None] | None:
+    """Return how far apart the first news of runs are, 0 for equal lists to 1 for none in common.
+
+    It is the distance of ``fragmentation``, which is rank-aware, of the lists of one impression,
+    averaged over impressions and pairs of runs: ``between`` the sides, and among the runs of ``a``
+    and of ``b``, None for one run. None if a run does not have its lists.
+    """
+    tops_a, tops_b = ([run.top for run in side if run.top is not None] for side in (a, b))
+    if len(tops_a) + len(tops_b) < len(a) + len(b):
+        return None
+    pairs = {
+        "between": list(itertools.product(tops_a, tops_b)),
+        "a": list(itertools.combinations(tops_a, 2)),
+        "b": list(itertools.combinations(tops_b, 2)),
+    }
+    return {
+        name: float(np.mean([_apart(*pair) for pair in found])) if found else None
+        for name, found in pairs.items()
+    }
+
+
+def _apart(one: NDArray[np.integer], other: NDArray[np.integer]) -> float:
+    """Return the mean distance of the lists of two runs, NaN left out."""
+    distances = []
+    for begin in range(0, len(one), BLOCK):
+        news = one[begin : begin + BLOCK]
+        none = np.zeros(0)  # of what fragmentation does not read
+        lists = Lists(news, news, none, other[begin : begin + BLOCK, None], none)
+        distances.append(fragmentation(lists, LONGEST))
+    return float(np.nanmean(np.concatenate(distances)))
 
 
 def leave_outs(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.console import progress
-from newsrec.evaluation.beyond_results import differences
+from newsrec.evaluation.beyond_results import differences, list_distances
 from newsrec.evaluation.intervals import FEWEST_USERS, holm, mean_interval, sign_flip_p
 from newsrec.evaluation.names import COUNTS
 from newsrec.evaluation.power import MARGIN, power_of
@@ -69,6 +69,7 @@ def compare(
         "margin": margin,
         "metrics": metrics,
         "beyond": differences(a, b),
+        "list_distances": list_distances(a, b),
         "slice_metric": metric,
         "slices": _by_group(paired, means_a, means_b, METRICS.index(metric)),
         "slices_left_out": paired.unlike,

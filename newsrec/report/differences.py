@@ -47,6 +47,8 @@ def print_differences(result: dict[str, Any]) -> None:
         say(_seeds_note(result))
     if result["beyond"]:
         print_tables(beyond_differences(result))
+    if result["list_distances"]:
+        say(_lists_note(result["list_distances"]))
     if result["slices"]:
         print_tables(_slices_table(result))
         say(_slices_note(result))
@@ -122,6 +124,13 @@ def _power_note(result: dict[str, Any]) -> str:
     if auc["p"] < LEVEL:
         return f"{said}in AUC they are not shown to be equal."
     return f"{said}in AUC they are shown neither to differ nor to be equal."
+
+
+def _lists_note(found: dict[str, float | None]) -> str:
+    """Return how far apart the lists of the sides and of runs with other seeds are."""
+    names = {"between": "A and B", "a": "the runs of A", "b": "the runs of B"}
+    said = [f"{names[k]} {value:.3f}" for k, value in found.items() if value is not None]
+    return f"Distance of the first 10 news (0: equal; 1: none in common): {', '.join(said)}."
 
 
 def _plain(value: float) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from newsrec.console import is_first_process
 from newsrec.evaluation.baselines import scores_beside
 from newsrec.evaluation.beyond_results import Beyond, beyond_accuracy, with_beyond
+from newsrec.evaluation.error_analysis import analyse
 from newsrec.evaluation.raw_scores import write_scores
 from newsrec.evaluation.rerank import Rerank, trade_off
 from newsrec.evaluation.results import compute_results, per_impression_table
@@ -19,15 +20,14 @@ from newsrec.evaluation.scoring import Scored
 from newsrec.evaluation.submission import write_predictions, zip_name
 from newsrec.files import publish, require_empty, require_replaceable
 from newsrec.metrics import ranks
-from newsrec.report.examples import choose_examples
+from newsrec.report.examples import choose_examples, examples_of
 from newsrec.report.page import html_page
-from newsrec.report.terminal import read_ceiling, read_curves, read_oracles
+from newsrec.report.terminal import PAGE_FILE, read_ceiling, read_config, read_curves, read_oracles
 from newsrec.shipped import data_folder
 
 log = logging.getLogger(__name__)
 
 SCORES_FILE = "scores.parquet"
-PAGE_FILE = "report.html"
 
 
 class Evaluation(NamedTuple):
@@ -62,7 +62,7 @@ def evaluate(
     """Score a split, compute its metrics, and write the folder of results, whole or not at all.
 
     ``output``, absent or empty, is checked before ``score`` scores anything; None writes nothing.
-    The page shows the curves of the run of ``ckpt_path``; ``leave_out`` is a baseline to leave out
+    The page shows curves and configuration of the run of ``ckpt_path``; ``leave_out`` is a baseline to leave out
     of the comparison. ``raw_scores`` writes every candidate's score, too; ``beyond`` measures the
     best-ranked news beyond accuracy. ``rerank`` changes the first news of each impression, and
     ``measure_trade_off`` measures what that costs and gains, on a split with labels. Returns the
@@ -77,6 +77,7 @@ def evaluate(
     world = data_folder(root)
     ceiling, oracles = read_ceiling(world, split), read_oracles(world, split)
     curves = None if ckpt_path is None else read_curves(Path(ckpt_path))
+    config = None if ckpt_path is None else read_config(Path(ckpt_path))
     scored = score()
     if scored is None:
         return None
@@ -86,14 +87,20 @@ def evaluate(
         log.warning("--trade_off compares with clicks, and %s has no labels: left out.", split)
     elif measure_trade_off:
         info = info | {"trade_off": trade_off(data, split, scores, own_vectors, vectors)}
+    # Only one model's scores, lowered by age at most, are logits of a softmax.
+    logits = scores if own_vectors is not None and "repeats" not in info else None
     if rerank is not None:
         scores = rerank.apply(data, split, scores, own_vectors)
-        info, explain = info | {"rerank": rerank.described()}, None
+        info = info | {"rerank": rerank.described()}
     others = {}
     if baselines and part.labels is not None:
         others = scores_beside(data, split, vectors, leave_out=leave_out)
     results = compute_results(data, split, scores, others)
     metrics = results.metrics | info
+    worst: Sequence[int] = ()
+    if results.values is not None and metrics["evaluated"]:
+        errors = analyse(part, results.values, results.slices, others, logits)
+        metrics["errors"], worst = errors.metrics, errors.worst.tolist()
     aspects: Beyond | None = None
     if beyond and len(part.history):
         beside = {name: ranks(values, part.candidates.offsets) for name, values in others.items()}
@@ -119,7 +126,8 @@ def evaluate(
         if raw_scores:
             write_scores(folder / SCORES_FILE, data, split, scores)
         examples = choose_examples(data, split, scores, results, explain)
-        page = html_page(title, metrics, ceiling, examples, curves, oracles)
+        losses = examples_of(data, split, scores, results, worst, explain)
+        page = html_page(title, metrics, ceiling, examples, curves, oracles, losses, config)
         (folder / PAGE_FILE).write_text(page, encoding="utf-8")
 
     publish(folder, build)

@@ -69,7 +69,19 @@ def choose_examples(
     else:
         rows = np.arange(len(results.slices["day"].code))
     places = np.linspace(0, len(rows) - 1, min(NUM_EXAMPLES, len(rows))).round().astype(int)
-    return [_example(data, split, scores, results, int(row), explain) for row in rows[places]]
+    return examples_of(data, split, scores, results, rows[places].tolist(), explain)
+
+
+def examples_of(
+    data: NewsData,
+    split: str,
+    scores: NDArray[np.floating],
+    results: Results,
+    rows: Sequence[int],
+    explain: Explain | None = None,
+) -> list[Example]:
+    """Return some impressions of a split, by their rows."""
+    return [_example(data, split, scores, results, row, explain) for row in rows]
 
 
 def _example(

@@ -7,13 +7,16 @@ from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import BASELINE_NAMES, HEADINGS
 from newsrec.evaluation.results import ENTROPY
 from newsrec.report.beyond import LONG, SHORT, best_baseline, beyond_names, beyond_notes, beyond_rows
+from newsrec.report.error_analysis import baseline_name, error_notes
 from newsrec.report.examples import Example
 from newsrec.report.notes import chosen_by, counts, notes, oracles_note
 from newsrec.report.page_rows import (
     Curves,
     accuracy_lines,
     beyond_groups,
+    bin_lines,
     legend,
+    loss_groups,
     slice_groups,
     training_curves,
     weakest,
@@ -31,12 +34,14 @@ def html_page(
     examples: Sequence[Example],
     curves: Curves | None,
     oracles: Mapping[str, float] | None = None,
+    losses: Sequence[Example] = (),
     config: str | None = None,
 ) -> str:
     """Return the page of a split's results; without labels it has only counts and examples.
 
     ``ceiling``, ``curves``, ``oracles`` and ``config``, the text of the run's configuration, are
-    left out if None.
+    left out if None. ``losses`` are further examples: impressions that the best baseline ranks
+    better.
     """
     own = scored_name(metrics)
     heading = f"{own[:1].upper()}{own[1:]} on {metrics['split']}, {metrics['window']}"
@@ -62,12 +67,15 @@ def html_page(
     groups = [group for each in slices for group in each.groups]
     aspects = beyond_groups(metrics)
     trade_off = metrics.get("trade_off")
+    errors = metrics.get("errors") or {"reliability": None, "drift": None}
+    less, bins = loss_groups(errors), bin_lines(errors)
     drawn = training_curves(curves or {})
     best = best_baseline(metrics)
     parts = {
         "Accuracy": (accuracy, "accuracy"),
         "Baselines": (beside, "baselines"),
         "Groups": (slices, "groups"),
+        "Errors": (less or bins or error_notes(errors), "errors"),
         "Beyond accuracy": (aspects, "beyond"),
         "Trade-off": (trade_off, "trade-off"),
         "Training": (drawn, "training"),
@@ -86,6 +94,10 @@ def html_page(
         beside_axis=Axis.of((end for dot in dots.values() for end in dot.ends), "b"),
         **{"slices": slices, "num_groups": len(groups), "weak": weakest(groups)},
         group_axis=Axis.of((end for each in groups if each.dot for end in each.dot.ends), "g"),
+        **{"less": less, "bins": bins, "losses": losses, "against": baseline_name(errors)},
+        error_notes=error_notes(errors),
+        less_axis=Axis.of((end for group in less for end in group.dot.ends), "l"),
+        bin_axis=Axis.of((end for bin_ in bins for end in bin_.dot.ends), "p"),
         **{"beyond_groups": aspects, "beyond": beyond_rows(metrics), "SHORT": SHORT, "LONG": LONG},
         **{"beyond_names": beyond_names(metrics), "beyond_notes": beyond_notes(metrics)},
         kinds_beyond=legend((line.dot for group in aspects for line in group.lines), own),

@@ -58,6 +58,21 @@ class SliceGroups(NamedTuple):
     groups: list[Group]
 
 
+class Loss(NamedTuple):
+    """A group in which the model gains little over the best baseline, a row of a table."""
+
+    slice: str
+    row: Mapping[str, Any]
+    dot: Dot
+
+
+class Bin(NamedTuple):
+    """Candidates of one range of click probabilities, a row of a table."""
+
+    row: Mapping[str, Any]
+    dot: Dot
+
+
 class BeyondLine(NamedTuple):
     """A metric beyond accuracy, a row of a table."""
 
@@ -135,6 +150,26 @@ def weakest(groups: Sequence[Group]) -> list[Group]:
         if dot and dot.interval and dot.reference is not None and dot.interval[1] < dot.reference:
             found.append(group)
     return sorted(found, key=lambda group: group.row["auc"])[:WEAKEST]
+
+
+def loss_groups(errors: Mapping[str, Any]) -> list[Loss]:
+    """Return the groups with the smallest gain over the best baseline, the smallest first."""
+    result = []
+    for row in errors.get("groups", ()):
+        name = SLICE_NAMES.get(row["slice"], row["slice"])
+        kind = "weak" if row["interval"][1] < 0 else ""
+        dot = Dot(f"{name}: {row['group']},", row["difference"], row["interval"], kind, (), 0.0)
+        result.append(Loss(name, row, dot))
+    return result
+
+
+def bin_lines(errors: Mapping[str, Any]) -> list[Bin]:
+    """Return a row for each range of click probabilities: the share clicked, and the expected."""
+    result = []
+    for row in (errors.get("reliability") or {}).get("bins", ()):
+        expected = Mark("mean expected", row["expected"], "unseen")
+        result.append(Bin(row, Dot("share clicked", row["clicked"], marks=[expected])))
+    return result
 
 
 def beyond_groups(metrics: Mapping[str, Any]) -> list[BeyondGroup]:

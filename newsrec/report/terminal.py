@@ -15,10 +15,12 @@ from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import BASELINE_NAMES, HEADINGS, SLICE_NAMES, data_notes
 from newsrec.metrics import METRICS
 from newsrec.report.beyond import beyond_notes, beyond_table
+from newsrec.report.error_analysis import error_notes, weakest_table
 from newsrec.report.notes import chosen_by, counts, notes, on_unseen, oracles_note
 from newsrec.report.tables import Cell, bold, print_tables, table
 from newsrec.report.trade_off import trade_off_tables
 
+PAGE_FILE = "report.html"
 CEILING = "world's ceiling"
 GROUPS_SHOWN = 8
 """Most groups of a slice on the terminal; the page has them all."""
@@ -183,6 +185,29 @@ def read_curves(ckpt_path: Path) -> dict[str, tuple[NDArray[np.float64], NDArray
     return curves
 
 
+def read_config(ckpt_path: Path) -> str | None:
+    """Return the text of ``RUN/config.yaml``, if the checkpoint is still in its run folder."""
+    path = ckpt_path.parent.parent / "config.yaml"
+    if ckpt_path.parent.name != "checkpoints" or not path.is_file():
+        return None
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def page_link(page: Path) -> str:
+    """Return a line with the address of a page, which terminals open on a click."""
+    return f"Open the page: {page.absolute().as_uri()}"
+
+
+def _print_errors(errors: Mapping[str, Any], name: str) -> None:
+    """Print where a model errs."""
+    weakest = weakest_table(errors, name)
+    if weakest is not None:
+        print_tables(weakest)
+    for line in error_notes(errors):
+        say(line)
+    say("")
+
+
 def print_results(
     title: str,
     metrics: Mapping[str, Any],
@@ -209,10 +234,14 @@ def print_results(
             tables.append(beside_table(metrics, ceiling))
         print_tables(*tables, slices_table(metrics))
         say(f"A group of fewer than {FEWEST_USERS} users has no interval.\n")
+        if "errors" in metrics:
+            _print_errors(metrics["errors"], scored_name(metrics))
         if oracles:
             say(f"{oracles_note(oracles)}\n")
     if "beyond" in metrics:
         print_tables(beyond_table(metrics))
         say("\n".join(beyond_notes(metrics)) + "\n")
     say("\n".join(counts(metrics)))
+    if PAGE_FILE in written:
+        say(page_link(output / PAGE_FILE))
     say(f"Written to {output}: {', '.join(written)}.")
