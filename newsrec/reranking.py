@@ -1,6 +1,6 @@
-"""Changes the order that scores give: repeats, age, categories, near-duplicates, diversity.
+"""Changes the order that scores give.
 
-Needs only numpy.
+By repeats, age, categories, near-duplicates, diversity and calibration. Needs only numpy.
 """
 
 import math
@@ -15,6 +15,8 @@ ROUNDING = 1e-6
 """A repeat's cosine may be this much below the threshold: equal vectors do not give exactly 1."""
 MOST_HALVINGS = 1e30
 """Scores are lowered by no more than this many half-lives, so they stay finite in float32."""
+MIXED = 0.01
+"""Share of the target in what a list's categories are compared with, after Steck 2018."""
 NEWS_AT_ONCE = 8192
 """Number of news items that are compared at once."""
 
@@ -106,23 +108,31 @@ def pick(
     per_category: int | None = None,
     near_duplicates: float | None = None,
     diversity: float = 0.0,
+    calibration: float = 0.0,
+    target: NDArray[np.floating] | None = None,
     left_out: float = -np.inf,
 ) -> list[int]:
     """Pick news one by one: each time the best of those that the news picked so far allows.
 
     The best is the news item with the highest ``(1 - diversity) score - diversity cosine``, where
     the cosine is the highest with a news item picked before (maximal marginal relevance, Carbonell
-    and Goldstein 1998); of equal ones the first.
+    and Goldstein 1998); of equal ones the first. With ``calibration``, that worth is multiplied by
+    ``1 - calibration``, and ``calibration`` times the divergence of the list's categories from
+    ``target`` is subtracted (calibrated recommendations, Steck 2018; see ``_miscalibration``).
 
     Args:
         scores: Scores, the best first ``[news]``.
         k: Number of news to pick.
         vectors: News vectors ``[news, dim]``; needed for near-duplicates and diversity.
-        categories: Number of each category, negative for none, which is not limited ``[news]``.
+        categories: Number of each category, negative for none, which is not limited ``[news]``;
+            needed for a limit and for calibration.
         per_category: Most news of a category; None does not limit them.
         near_duplicates: Cosine from which on a news item is a near-duplicate of one picked before,
             and not picked; None picks them.
         diversity: From 0, by score alone, to 1.
+        calibration: From 0, without regard to ``target``, to 1.
+        target: Share that each category should have, by its number ``[categories]``; needed for
+            calibration.
         left_out: Upper bound of the scores of news that is not among these. Picking stops where
             such news could be better.
 
@@ -138,18 +148,28 @@ def pick(
     if compared:
         assert vectors is not None
         scaled = _of_length_one(np.asarray(vectors, dtype=np.float32))
+    listed = np.zeros(0 if target is None else len(target))
     picked: list[int] = []
     while len(picked) < k and free.any():
         worth = values - diversity * closest if picked and diversity else values
+        most = bound + diversity * (1 + ROUNDING) * bool(picked)  # of news not here: a cosine of -1
+        if calibration:
+            assert target is not None
+            assert categories is not None
+            off = _miscalibration(target, listed, len(picked))
+            worth = (1 - calibration) * worth - calibration * off[np.maximum(categories, -1)]
+            most = (1 - calibration) * most - calibration * off.min()
         best = int(np.argmax(np.where(free, worth, -np.inf)))
-        if worth[best] < bound + diversity * (1 + ROUNDING) * bool(picked):
-            break  # a cosine of -1 would make news that is not here better
+        if worth[best] < most:
+            break  # news that is not here could be better
         picked.append(best)
         free[best] = False
         if compared:
             closest = np.maximum(closest, scaled @ scaled[best])
             if near_duplicates is not None:
                 free &= closest < near_duplicates - ROUNDING
+        if calibration and categories is not None and categories[best] >= 0:
+            listed[categories[best]] += 1
         if per_category is not None:
             assert categories is not None
             category = int(categories[best])
@@ -157,6 +177,35 @@ def pick(
             if category >= 0 and counts[category] == per_category:
                 free &= categories != category
     return picked
+
+
+def _miscalibration(
+    target: NDArray[np.floating], listed: NDArray[np.floating], number: int
+) -> NDArray[np.float64]:
+    """Return how far a list is from a target if a news item of each category joins it.
+
+    It is the Kullback-Leibler divergence of the target's shares p from the list's shares q, each
+    mixed with a little p so that it is finite (Steck 2018, with alpha ``MIXED``).
+
+    Args:
+        target: Share that each category should have ``[categories]``.
+        listed: Number of news items of each category in the list ``[categories]``.
+        number: Number of news items in the list.
+
+    Returns:
+        Divergence by category; the last is that with a news item of none ``[categories + 1]``.
+    """
+    wanted = target > 0
+
+    def terms(counts: NDArray[np.floating]) -> NDArray[np.float64]:
+        shares = (1 - MIXED) * counts[wanted] / (number + 1) + MIXED * target[wanted]
+        found = np.zeros(len(target))
+        found[wanted] = target[wanted] * np.log(target[wanted] / shares)
+        return found
+
+    without = terms(listed)
+    total = without.sum()
+    return np.append(total - without + terms(listed + 1), total)
 
 
 def _of_length_one(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

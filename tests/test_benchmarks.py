@@ -220,3 +220,11 @@ def test_a_ratio_above_1_says_that_this_tree_is_better(tmp_path):
     assert table["value_at"]({"y": {"arms": {}}}, "*.arms.b.c") is None
     table["draw"]([faster | {"figure": "<one>"}, slower], tmp_path / "a.png", "v1")
     assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_metrics_beyond_accuracy_are_timed_and_compared_with_a_loop(monkeypatch, capsys):
+    options = ("--impressions=3000", "--news=900", "--dim=8")
+    result = measure(monkeypatch, capsys, "beyond.py", *options)
+    assert result["metrics"] == 22
+    assert result["compared_with_a_loop"] == 500

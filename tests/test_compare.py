@@ -75,7 +75,10 @@ def test_the_numbers_are_those_of_the_interval_and_the_test(world, capsys):
         # Users are numbered as they come here, so that others get the same weights.
         assert found["interval"] == pytest.approx([low, high], abs=0.002)
         assert found["p"] == pytest.approx(sign_flip_p(one - other, users), abs=0.02)
-        assert set(found) == {"a", "b", "difference", "interval", "p"}
+        assert set(found) == {
+            *("a", "b", "difference", "interval", "p"),
+            *("detectable", "p_equivalent"),
+        }
     assert result["evaluated"] == kept.sum()
     assert result["impressions"] == len(kept)
     assert result["users"] == len(np.unique(users))

@@ -13,6 +13,7 @@ from newsrec.data import FIRST_NEWS
 from newsrec.errors import MissingModelError
 from newsrec.evaluation.half_life import HalfLife
 from newsrec.evaluation.repeats import Repeats
+from newsrec.evaluation.rerank import Rerank
 from newsrec.evaluation.scoring import score_checkpoints
 from newsrec.export.export import export
 from newsrec.export.pretrained import PretrainedRecommender
@@ -82,10 +83,16 @@ class RunFolder:
         root: str | Path | None = None,
         checkpoint: str = "best",
         baselines: bool = True,
+        beyond: bool = True,
         precision: str = "fp32",
         repeat_threshold: float | None = None,
         repeat_penalty: float | None = None,
         half_life: float | str | None = None,
+        per_category: int | None = None,
+        near_duplicates: float | None = None,
+        diversity: float = 0.0,
+        calibration: float = 0.0,
+        trade_off: bool = False,
         **trainer: Any,
     ) -> dict[str, Any]:
         """Score a split and return MIND's metrics, as ``python -m newsrec evaluate`` does.
@@ -97,12 +104,19 @@ class RunFolder:
             root: Data folder; None is that of the training.
             checkpoint: ``best`` or ``last``.
             baselines: Whether to compare with the baselines.
+            beyond: Whether to measure the first news of each ranking beyond accuracy.
             precision: fp32, bf16 or auto.
             repeat_threshold: A candidate whose vector has at least this cosine with the vector of a
                 clicked news item is a repeat, and is ranked lower; None finds no repeats.
             repeat_penalty: What is subtracted from the score of a repeat; None ranks repeats last.
             half_life: Hours in which the odds of a candidate halve; ``auto`` chooses them by the
                 AUC of the split; None lowers no score.
+            per_category: Most news of a category among the first ten; None does not limit them.
+            near_duplicates: Cosine from which on a news item is a near-duplicate of one above it,
+                and is not among the first ten; None allows them.
+            diversity: How much each of the first ten must differ from those above it, 0 to 1.
+            calibration: How much their categories must be those of the history, 0 to 1.
+            trade_off: Whether to measure what re-ranking costs and gains.
             trainer: Options of the Trainer.
 
         Returns:
@@ -112,6 +126,7 @@ class RunFolder:
             UserError: If the data or the options cannot be used.
         """
         path, root = self._place(checkpoint, root)
+        rerank = Rerank.of(per_category, near_duplicates, diversity, calibration)
         score = partial(
             score_checkpoints,
             [path],
@@ -123,7 +138,17 @@ class RunFolder:
             repeats=Repeats.of(repeat_threshold, repeat_penalty),
             half_life=HalfLife.of(half_life),
         )
-        found = evaluate(score, root, split, output, ckpt_path=path, baselines=baselines)
+        found = evaluate(
+            score,
+            root,
+            split,
+            output,
+            ckpt_path=path,
+            baselines=baselines,
+            beyond=beyond,
+            rerank=rerank,
+            measure_trade_off=trade_off,
+        )
         return {} if found is None else found.metrics
 
     @in_python

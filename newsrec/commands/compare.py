@@ -7,6 +7,7 @@ from pathlib import Path
 
 from newsrec.errors import UserError
 from newsrec.evaluation.compare import compare
+from newsrec.evaluation.power import MARGIN
 from newsrec.evaluation.runs import METRICS, read_run
 from newsrec.report.differences import print_differences
 
@@ -18,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("folders", nargs="+", metavar="A", help=use)
     add("--against", nargs="+", metavar="B", help="the other side's folders; the same as --")
     add("--metric", choices=METRICS, default="auc", help="what to compare in each group")
+    use = "difference of a metric up to which A and B count as equal, for the test of equivalence"
+    add("--margin", type=float, default=MARGIN, help=use)
     add("--json", action="store_true", help="print all numbers as JSON in place of tables")
 
 
@@ -32,6 +35,11 @@ def name_separator(args: Sequence[str]) -> list[str]:
 def run(args: argparse.Namespace) -> None:
     """Compare two sides and print the differences."""
     folders, against = args.folders, args.against
+    if not 0 < args.margin < 1:
+        raise UserError(
+            f"--margin is {args.margin:g}; give a difference of metrics between 0 and 1, such as "
+            f"{MARGIN:g}."
+        )
     if against is None:
         if len(folders) != 2:
             number = "One folder is" if len(folders) == 1 else f"{len(folders)} folders are"
@@ -40,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
             )
         folders, against = folders[:1], folders[1:]
     a, b = ([read_run(Path(folder)) for folder in side] for side in (folders, against))
-    result = compare(a, b, args.metric)
+    result = compare(a, b, args.metric, args.margin)
     if args.json:
         print(json.dumps(result, indent=1))
     else:

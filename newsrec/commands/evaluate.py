@@ -1,5 +1,6 @@
 """The command ``evaluate``: MIND's metrics of checkpoints or a baseline on a split."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from newsrec.console import is_first_process
 from newsrec.data.splits import LAST_DAY
 from newsrec.errors import UserError
 from newsrec.evaluation.baselines import BASELINES, describe_baselines
+from newsrec.evaluation.beyond import LONGEST
 from newsrec.evaluation.ensemble import ENSEMBLES
 from newsrec.evaluation.fitted import ABOUT, FITTED
 from newsrec.evaluation.half_life import HalfLife
 from newsrec.evaluation.repeats import Repeats
+from newsrec.evaluation.rerank import Rerank, check_vectors
 from newsrec.evaluation.scoring import QUIET, Scored, score_by_baseline, score_checkpoints
 from newsrec.report.evaluate import SCORES_FILE, evaluate
 from newsrec.report.terminal import print_results
@@ -59,6 +62,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_output(parser)
     use = "compare with the baselines if there are labels; cosine runs the PLM over all news"
     add("--baselines", type=bool, default=True, help=use)
+    use = "measure the first news of each ranking beyond accuracy: diversity, novelty and so on"
+    add("--beyond", type=bool, default=True, help=use)
     use = f"also write every candidate's raw score, into {SCORES_FILE}"
     add("--scores", type=bool, default=False, help=use)
     use = (
@@ -73,6 +78,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "was first shown; auto measures some half-lives on this split, and takes the best"
     )
     add("--half_life", type=str, metavar="HOURS|auto", help=use)
+    _add_rerank(add)
     use = (
         "precision of encoding news and users; auto takes bf16 if it is measured to be 1.3 times "
         "as fast; recorded in metrics.json"
@@ -84,6 +90,24 @@ def add_arguments(parser: ArgumentParser) -> None:
         skip={"precision", "logger", "callbacks", "use_distributed_sampler", "default_root_dir"},
     )
     parser.set_defaults({f"trainer.{name}": value for name, value in QUIET.items()})
+
+
+def _add_rerank(add: Callable[..., Any]) -> None:
+    """Add the options that re-rank the first news, named as those of ``recommend``."""
+    first = f"re-rank the first {LONGEST} news of each impression: "
+    use = "most news items of one category"
+    add("--per_category", type=int, metavar="N", help=first + use)
+    use = "of two news whose vectors have at least this cosine, up to 1, keep only the better one"
+    add("--near_duplicates", type=float, metavar="COSINE", help=first + use)
+    use = "how much each must differ from those above it, from 0 to 1"
+    add("--diversity", type=float, metavar="SHARE", help=first + use)
+    use = "how much the categories must be those of the user's history, from 0 to 1"
+    add("--calibration", type=float, metavar="SHARE", help=first + use)
+    use = (
+        "measure on this split what some values of --diversity, --calibration and --half_life cost "
+        "in accuracy and gain beyond it"
+    )
+    add("--trade_off", type=bool, default=False, help=use)
 
 
 def run(args: Namespace) -> None:
@@ -111,6 +135,8 @@ def _run(args: Namespace) -> None:
             f"--repeat_threshold compares the news vectors of a model, and the baseline "
             f"{args.scorer} has none. Leave it out, or give --ckpt_path."
         )
+    rerank = Rerank.of(*(args[name] for name in Rerank._fields))
+    check_vectors(rerank, args.scorer, len(paths))
     half_life = HalfLife.of(args.half_life)
     if args.scorer is not None and half_life:
         raise UserError(
@@ -129,6 +155,9 @@ def _run(args: Namespace) -> None:
         leave_out=args.scorer,
         baselines=args.baselines,
         raw_scores=args.scores,
+        beyond=args.beyond,
+        rerank=rerank,
+        measure_trade_off=args.trade_off,
     )
     if found is not None:
         title, metrics, ceiling, oracles, written = found

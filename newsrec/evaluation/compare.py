@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.console import progress
+from newsrec.evaluation.beyond_results import differences, list_distances
 from newsrec.evaluation.intervals import FEWEST_USERS, holm, mean_interval, sign_flip_p
 from newsrec.evaluation.names import COUNTS
+from newsrec.evaluation.power import MARGIN, power_of
 from newsrec.evaluation.runs import EvaluatedRun, Paired, has_seed, pair
 from newsrec.evaluation.seeds import seed_interval
 from newsrec.metrics import METRICS
@@ -25,11 +27,15 @@ SEEDS = "the choice of users and the training seeds"
 
 
 def compare(
-    a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun], metric: str = "auc"
+    a: Sequence[EvaluatedRun],
+    b: Sequence[EvaluatedRun],
+    metric: str = "auc",
+    margin: float = MARGIN,
 ) -> dict[str, Any]:
     """Return the differences of two sides' runs, their intervals and p-values, ready for JSON.
 
-    ``metric`` is compared in each group of each slice. The runs must be of the same impressions.
+    ``metric`` is compared in each group of each slice. ``margin`` is the difference from which on
+    two sides are not equivalent. The runs must be of the same impressions.
     """
     paired = pair(a, b)
     means_a, means_b = paired.a.mean(axis=0), paired.b.mean(axis=0)
@@ -43,6 +49,7 @@ def compare(
             "difference": float(difference[row].mean()),
             "interval": bounds[row],
             "p": sign_flip_p(difference[row], paired.users),
+            **power_of(difference[row], paired.users, margin),
         }
         if len(a) + len(b) > 2:
             metrics[name] |= _over_seeds(a, b, paired, row)
@@ -59,7 +66,10 @@ def compare(
         "evaluated": difference.shape[1],
         "users": len(np.unique(paired.users)),
         "covers": {"interval": USERS, "p": USERS, "over_seeds": SEEDS},
+        "margin": margin,
         "metrics": metrics,
+        "beyond": differences(a, b),
+        "list_distances": list_distances(a, b),
         "slice_metric": metric,
         "slices": _by_group(paired, means_a, means_b, METRICS.index(metric)),
         "slices_left_out": paired.unlike,
@@ -129,6 +139,6 @@ def _by_group(
 def _describe(run: EvaluatedRun) -> dict[str, Any]:
     known = (
         "scorer", "ensemble", "checkpoint_sha256", "precision", "selected_on", "trained_on",
-        "other_data", "repeats", "half_life",
+        "other_data", "repeats", "half_life", "rerank",
     )  # fmt: skip
     return {"folder": str(run.folder)} | {key: run.metrics.get(key) for key in known}

@@ -8,6 +8,16 @@ from newsrec.metrics import TABLE
 HEADINGS = {name: metric.heading for name, metric in TABLE.items()}
 """Heading of each metric."""
 
+MEANINGS = {
+    "auc": "share of pairs of a clicked and a skipped candidate in which the clicked one is ranked "
+    "higher; 0.5 is chance",
+    "mrr": "mean of 1 / rank over the clicked candidates",
+    "ndcg@5": "what clicks among the first 5 gain, less on lower ranks, as a share of the most "
+    "possible",
+    "ndcg@10": "the same of the first 10",
+}
+"""What each metric is, in a line."""
+
 SLICE_NAMES = {
     "history_length": "clicks before",
     "user": "user",

@@ -12,6 +12,7 @@ from newsrec.data.dataset import NewsData, Split
 from newsrec.data.splits import cut_to_unseen, seen_news
 from newsrec.evaluation.intervals import mean_interval
 from newsrec.evaluation.names import COUNTS
+from newsrec.evaluation.power import power_of
 from newsrec.evaluation.slices import Slice, clusters, slice_impressions, summarize_slices
 from newsrec.metrics import (
     METRICS,
@@ -53,7 +54,8 @@ def compute_results(
     impressions and their ``users``, and ``slices``. If any impression was evaluated, ``metrics``
     has the metrics with their 95 % intervals, clustered by user, and ``baselines``: for each
     baseline its metrics, the interval of its AUC, and ``auc_difference`` with
-    ``auc_difference_interval``, the AUC of these scores minus the baseline's, paired by impression.
+    ``auc_difference_interval``, the AUC of these scores minus the baseline's, paired by impression,
+    and ``auc_detectable``, the true difference that the split would show with a chance of 80 %.
     Without ``baselines``, scores by name ``[candidates]``, nothing is compared.
 
     In a labelled split of a folder with train, ``unseen`` has the same metrics of the candidates
@@ -98,6 +100,9 @@ def compute_results(
                 "intervals": {"auc": interval},
                 "auc_difference": float(np.mean((own.of("auc") - other.of("auc"))[own.valid])),
                 "auc_difference_interval": difference,
+                "auc_detectable": power_of(
+                    (own.of("auc") - other.of("auc"))[own.valid], part.user[own.valid]
+                )["detectable"],
             }
             for (name, other), interval, difference in zip(others.items(), *beside, strict=True)
         }

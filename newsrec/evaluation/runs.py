@@ -18,6 +18,10 @@ METRICS_FILE = "metrics.json"
 IMPRESSIONS_FILE = "per_impression.parquet"
 SLICE = "slice/"
 """Prefix of the columns that hold groups."""
+BEYOND = "beyond/"
+"""Prefix of the columns that hold metrics beyond accuracy."""
+TOP = "top"
+"""Column of the best-ranked candidates."""
 AGAIN = "Evaluate again with this version."
 CHECKPOINT = "checkpoint"
 """The scorer that has a training seed."""
@@ -38,6 +42,10 @@ class EvaluatedRun(NamedTuple):
     ``[metrics, impressions]``."""
     slices: dict[str, pa.ChunkedArray]
     """Group of each impression by the name of the slice; null where it has none."""
+    beyond: dict[str, NDArray[np.floating]]
+    """Metrics beyond accuracy by name, NaN where an impression has none ``[impressions]``."""
+    top: NDArray[np.integer] | None
+    """Best-ranked candidates ``[impressions, best]``; None if they are not known."""
 
 
 class SavedSlice(NamedTuple):
@@ -107,6 +115,12 @@ def read_run(folder: Path) -> EvaluatedRun:
                 for name in table.column_names
                 if name.startswith(SLICE)
             },
+            {
+                name.removeprefix(BEYOND): table[name].cast(pa.float64()).to_numpy()
+                for name in table.column_names
+                if name.startswith(BEYOND)
+            },
+            _rows_of(table[TOP]) if TOP in table.column_names else None,
         )
     except FileNotFoundError:
         raise UserError(f"{folder} has no {IMPRESSIONS_FILE}. {AGAIN}") from None
@@ -209,6 +223,12 @@ def _check_same(a: EvaluatedRun, b: EvaluatedRun) -> None:
 def _window(value: Any, run: EvaluatedRun) -> str:
     window = run.metrics.get("window")
     return f"{value} ({window})" if window else str(value)
+
+
+def _rows_of(column: pa.ChunkedArray) -> NDArray[np.integer]:
+    """Return lists of one length as rows."""
+    whole = column.combine_chunks()
+    return np.asarray(whole.flatten()).reshape(len(whole), -1)
 
 
 def _alike(one: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:

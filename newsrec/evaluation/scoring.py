@@ -43,6 +43,8 @@ class Scored(NamedTuple):
     """Whether each candidate repeats a click; None if nobody asked ``[candidates]``."""
     explain: Explain | None = None
     """Divides a score among the clicks; None if it is not the score of one model."""
+    model_vectors: NDArray[np.float32] | None = None
+    """News vectors of the model; None if the scores are not those of one ``[news, dim]``."""
 
 
 def score_split(
@@ -163,7 +165,9 @@ def _combined(
     title = f"{ensemble} of {', '.join(names)}"
     masks = [member.repeated for member in members if member.repeated is not None]
     repeated = np.mean(masks, axis=0) >= 0.5 if masks else None
-    return first._replace(title=title, scores=scores, info=info, repeated=repeated, explain=None)
+    return first._replace(
+        title=title, scores=scores, info=info, repeated=repeated, explain=None, model_vectors=None
+    )
 
 
 def _lowered(scored: Scored, split: str, repeats: Repeats) -> Scored:
@@ -286,11 +290,9 @@ def _score_run(
     if scores is None:
         return None
     _check_numbers(str(run.path), data.data.split(split), scores)
-    repeated = None
-    if repeats is not None:
-        news = module.news_vectors
-        assert news is not None
-        repeated = repeats.find(data.data.split(split), news.cpu().numpy())
+    assert module.news_vectors is not None
+    news = module.news_vectors.float().cpu().numpy()
+    repeated = None if repeats is None else repeats.find(data.data.split(split), news)
     info = run.provenance(precision, by_auto)
     explain = explainer(module, data.max_history)
-    return Scored(str(run.path), data.data, scores, vectors, info, repeated, explain)
+    return Scored(str(run.path), data.data, scores, vectors, info, repeated, explain, news)

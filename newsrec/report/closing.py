@@ -24,7 +24,14 @@ from newsrec.evaluation.submission import zip_name
 from newsrec.files import write_text
 from newsrec.report.examples import choose_examples
 from newsrec.report.page import html_page
-from newsrec.report.terminal import print_comparison, read_ceiling, read_curves
+from newsrec.report.terminal import (
+    PAGE_FILE,
+    page_link,
+    print_comparison,
+    read_ceiling,
+    read_config,
+    read_curves,
+)
 from newsrec.report.tracking import log_report
 from newsrec.training.checkpoint.read import read_checkpoint
 from newsrec.training.module import RecommenderModule
@@ -35,7 +42,6 @@ from newsrec.training.run import Run
 from newsrec.training.trained_run import TrainedRun
 
 SUMMARY_FILE = "summary.json"
-PAGE_FILE = "report.html"
 
 
 def close_run(run: Run, trainer: Any, baselines: bool) -> None:
@@ -86,6 +92,8 @@ def _close(run: Run, trainer: Any, baselines: bool) -> None:
     print(f"\n{chosen} checkpoint: {best}")
     print("".join(f"{what}: {path}\n" for what, path in files.items()))
     print(f"Next:\n{next_commands(data, best, run.output.name)}")
+    if "Page" in files:
+        print(f"\n{page_link(files['Page'])}")
 
 
 def compare_best(
@@ -130,7 +138,8 @@ def compare_best(
     curves = read_curves(path)
     explain = explainer(module, datamodule.max_history)
     examples = choose_examples(data, split, scores, results, explain)
-    page = html_page(str(path), metrics, ceiling, examples, curves)
+    config = read_config(path)
+    page = html_page(str(path), metrics, ceiling, examples, curves, config=config)
     write_text(output / SUMMARY_FILE, json.dumps(metrics | {"run": run}, indent=1) + "\n")
     write_text(output / PAGE_FILE, page)
     best = max(metrics.get("baselines", {}).items(), key=lambda row: row[1]["auc"], default=None)

@@ -9,6 +9,9 @@ from newsrec.console import printable, terminal
 from newsrec.evaluation.compare import SEEDS, USERS
 from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import HEADINGS, SLICE_NAMES, data_notes
+from newsrec.evaluation.power import LEVEL, POWER
+from newsrec.evaluation.rerank import rerank_note
+from newsrec.report.beyond import beyond_differences
 from newsrec.report.tables import Cell, bold, print_tables, table
 
 GROUPS_SHOWN = 8
@@ -28,14 +31,24 @@ def print_differences(result: dict[str, Any]) -> None:
     say(f"{where}: {result['evaluated']:,} impressions of {result['users']:,} users.")
     for note in _notes(result):
         say(note)
-    rows = [(HEADINGS[name], *_cells(row, row["p"])) for name, row in result["metrics"].items()]
-    print_tables(table(("", "A", "B", "A - B", "95 % interval", "p"), rows))
+    rows = [
+        (HEADINGS[name], *_cells(row, row["p"]), _p(row["detectable"]), _p(row["p_equivalent"]))
+        for name, row in result["metrics"].items()
+    ]
+    margin = f"p, equal\nwithin {_plain(result['margin'])}"
+    headings = ("", "A", "B", "A - B", "95 % interval", "p", "detect-\nable", margin)
+    print_tables(table(headings, rows))
     say(f"The interval covers {USERS}; so does p. Both are paired and clustered by user.")
+    say(_power_note(result))
     if result["users"] < FEWEST_USERS:
         say(f"{result['users']} users are too few to trust them.")
     if "a_runs" in result["metrics"]["auc"]:
         print_tables(_seeds_table(result))
         say(_seeds_note(result))
+    if result["beyond"]:
+        print_tables(beyond_differences(result))
+    if result["list_distances"]:
+        say(_lists_note(result["list_distances"]))
     if result["slices"]:
         print_tables(_slices_table(result))
         say(_slices_note(result))
@@ -70,6 +83,10 @@ def _notes(result: dict[str, Any]) -> list[str]:
     if rules[0] != rules[1]:
         a, b = (" or ".join(sorted(rule)) for rule in rules)
         notes.append(f"Candidates that repeat a click: A {a}, B {b}.")
+    firsts = [{rerank_note(run["rerank"] or {}) for run in result[side]} for side in "ab"]
+    if firsts[0] != firsts[1]:
+        a, b = (" or ".join(sorted(first or "not re-ranked" for first in side)) for side in firsts)
+        notes.append(f"First news: A {a}, B {b}.")
     lives = [{_half_life(run["half_life"]) for run in result[side]} for side in "ab"]
     if lives[0] != lives[1]:
         a, b = (" or ".join(sorted(life)) for life in lives)
@@ -91,6 +108,33 @@ def _half_life(found: dict[str, Any] | None) -> str:
     if found is None or found["hours"] is None:
         return "treats them as others"
     return f"lowers them with a half-life of {found['hours']:g} h"
+
+
+def _power_note(result: dict[str, Any]) -> str:
+    """Return what the split can show, and whether the AUC of both sides is equal."""
+    auc, margin = result["metrics"]["auc"], _plain(result["margin"])
+    if auc["detectable"] is None:
+        return ""
+    said = (
+        f"Detectable: the true difference that this split shows with a chance of {POWER:.0%}. "
+        f"The last p is of the hypothesis that A and B differ by {margin} or more (TOST): "
+    )
+    if auc["p_equivalent"] < LEVEL:
+        return f"{said}in AUC they are equal within {margin}."
+    if auc["p"] < LEVEL:
+        return f"{said}in AUC they are not shown to be equal."
+    return f"{said}in AUC they are shown neither to differ nor to be equal."
+
+
+def _lists_note(found: dict[str, float | None]) -> str:
+    """Return how far apart the lists of the sides and of runs with other seeds are."""
+    names = {"between": "A and B", "a": "the runs of A", "b": "the runs of B"}
+    said = [f"{names[k]} {value:.3f}" for k, value in found.items() if value is not None]
+    return f"Distance of the first 10 news (0: equal; 1: none in common): {', '.join(said)}."
+
+
+def _plain(value: float) -> str:
+    return f"{value:g}".replace("0.", ".", 1)
 
 
 def _seeds_table(result: dict[str, Any]) -> Table:

@@ -1,7 +1,8 @@
 """Evaluate a split and write the folder of results: metrics, ranks and a page."""
 
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,19 +10,24 @@ import pyarrow.parquet as pq
 
 from newsrec.console import is_first_process
 from newsrec.evaluation.baselines import scores_beside
+from newsrec.evaluation.beyond_results import Beyond, beyond_accuracy, with_beyond
+from newsrec.evaluation.error_analysis import analyse
 from newsrec.evaluation.raw_scores import write_scores
+from newsrec.evaluation.rerank import Rerank, trade_off
 from newsrec.evaluation.results import compute_results, per_impression_table
 from newsrec.evaluation.runs import IMPRESSIONS_FILE, METRICS_FILE
 from newsrec.evaluation.scoring import Scored
 from newsrec.evaluation.submission import write_predictions, zip_name
 from newsrec.files import publish, require_empty, require_replaceable
-from newsrec.report.examples import choose_examples
+from newsrec.metrics import ranks
+from newsrec.report.examples import choose_examples, examples_of
 from newsrec.report.page import html_page
-from newsrec.report.terminal import read_ceiling, read_curves, read_oracles
+from newsrec.report.terminal import PAGE_FILE, read_ceiling, read_config, read_curves, read_oracles
 from newsrec.shipped import data_folder
 
+log = logging.getLogger(__name__)
+
 SCORES_FILE = "scores.parquet"
-PAGE_FILE = "report.html"
 
 
 class Evaluation(NamedTuple):
@@ -49,13 +55,18 @@ def evaluate(
     leave_out: str | None = None,
     baselines: bool = True,
     raw_scores: bool = False,
+    beyond: bool = True,
+    rerank: Rerank | None = None,
+    measure_trade_off: bool = False,
 ) -> Evaluation | None:
     """Score a split, compute its metrics, and write the folder of results, whole or not at all.
 
     ``output``, absent or empty, is checked before ``score`` scores anything; None writes nothing.
-    The page shows the curves of the run of ``ckpt_path``; ``leave_out`` is a baseline to leave out
-    of the comparison. ``raw_scores`` writes every candidate's score, too. Returns the results on
-    the first process, None on the others.
+    The page shows curves and configuration of the run of ``ckpt_path``; ``leave_out`` is a baseline to leave out
+    of the comparison. ``raw_scores`` writes every candidate's score, too; ``beyond`` measures the
+    best-ranked news beyond accuracy. ``rerank`` changes the first news of each impression, and
+    ``measure_trade_off`` measures what that costs and gains, on a split with labels. Returns the
+    results on the first process, None on the others.
     """
     folder = None if output is None else Path(output)
     if folder is not None:
@@ -66,16 +77,35 @@ def evaluate(
     world = data_folder(root)
     ceiling, oracles = read_ceiling(world, split), read_oracles(world, split)
     curves = None if ckpt_path is None else read_curves(Path(ckpt_path))
+    config = None if ckpt_path is None else read_config(Path(ckpt_path))
     scored = score()
     if scored is None:
         return None
-    title, data, scores, vectors, info, _, explain = scored
+    title, data, scores, vectors, info, _, explain, own_vectors = scored
     part = data.split(split)
+    if measure_trade_off and part.labels is None:
+        log.warning("--trade_off compares with clicks, and %s has no labels: left out.", split)
+    elif measure_trade_off:
+        info = info | {"trade_off": trade_off(data, split, scores, own_vectors, vectors)}
+    # Only one model's scores, lowered by age at most, are logits of a softmax.
+    logits = scores if own_vectors is not None and "repeats" not in info else None
+    if rerank is not None:
+        scores = rerank.apply(data, split, scores, own_vectors)
+        info = info | {"rerank": rerank.described()}
     others = {}
     if baselines and part.labels is not None:
         others = scores_beside(data, split, vectors, leave_out=leave_out)
     results = compute_results(data, split, scores, others)
     metrics = results.metrics | info
+    worst: Sequence[int] = ()
+    if results.values is not None and metrics["evaluated"]:
+        errors = analyse(part, results.values, results.slices, others, logits)
+        metrics["errors"], worst = errors.metrics, errors.worst.tolist()
+    aspects: Beyond | None = None
+    if beyond and len(part.history):
+        beside = {name: ranks(values, part.candidates.offsets) for name, values in others.items()}
+        aspects = beyond_accuracy(data, split, results.ranks, beside, vectors)
+        metrics["beyond"] = aspects.metrics
     if folder is None:
         return Evaluation(title, metrics, ceiling, oracles, [])
 
@@ -90,11 +120,14 @@ def evaluate(
         )
         if part.labels is not None:
             table = per_impression_table(data, split, results)
+            if aspects is not None:
+                table = with_beyond(table, aspects)
             pq.write_table(table, folder / IMPRESSIONS_FILE)
         if raw_scores:
             write_scores(folder / SCORES_FILE, data, split, scores)
         examples = choose_examples(data, split, scores, results, explain)
-        page = html_page(title, metrics, ceiling, examples, curves, oracles)
+        losses = examples_of(data, split, scores, results, worst, explain)
+        page = html_page(title, metrics, ceiling, examples, curves, oracles, losses, config)
         (folder / PAGE_FILE).write_text(page, encoding="utf-8")
 
     publish(folder, build)

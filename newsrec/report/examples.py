@@ -10,7 +10,7 @@ from newsrec.data import FIRST_NEWS
 from newsrec.data.dataset import NewsData
 from newsrec.evaluation.explained import Explain
 from newsrec.evaluation.results import Results
-from newsrec.report.recommendations import reasons
+from newsrec.report.recommendations import score_parts
 
 NUM_EXAMPLES = 10
 TOP = 6
@@ -30,8 +30,8 @@ class Candidate(NamedTuple):
     title: str
     clicked: bool | None
     """None where the split has no labels."""
-    reasons: Sequence[str] = ()
-    """What adds up to the score, in lines; empty if it is not the score of one model."""
+    reasons: Sequence[tuple[float, str]] = ()
+    """What adds up to the score: numbers and names; empty if it is not the score of one model."""
 
 
 class Example(NamedTuple):
@@ -69,7 +69,19 @@ def choose_examples(
     else:
         rows = np.arange(len(results.slices["day"].code))
     places = np.linspace(0, len(rows) - 1, min(NUM_EXAMPLES, len(rows))).round().astype(int)
-    return [_example(data, split, scores, results, int(row), explain) for row in rows[places]]
+    return examples_of(data, split, scores, results, rows[places].tolist(), explain)
+
+
+def examples_of(
+    data: NewsData,
+    split: str,
+    scores: NDArray[np.floating],
+    results: Results,
+    rows: Sequence[int],
+    explain: Explain | None = None,
+) -> list[Example]:
+    """Return some impressions of a split, by their rows."""
+    return [_example(data, split, scores, results, row, explain) for row in rows]
 
 
 def _example(
@@ -90,7 +102,7 @@ def _example(
     ]
     first, last = map(int, part.histories.offsets[part.history[row] :][:2])
     clicks = np.asarray(part.histories.values[first:last])
-    why: list[list[str]] = [[] for _ in listed]
+    why: list[list[tuple[float, str]]] = [[] for _ in listed]
     if explain is not None:
         why = _reasons(data, explain, clicks, news[listed], scores[begin:end][listed])
     candidates = [
@@ -102,9 +114,9 @@ def _example(
             else RANKED_BLIND,
             title=_field(data, int(news[i]), "title") or "(no title)",
             clicked=None if labels is None else bool(labels[i]),
-            reasons=lines,
+            reasons=parts,
         )
-        for i, lines in zip(listed, why, strict=True)
+        for i, parts in zip(listed, why, strict=True)
     ]
     values = results.values
     history = clicks[-LAST_CLICKS:][::-1]
@@ -126,15 +138,15 @@ def _reasons(
     clicks: NDArray[np.integer],
     news: NDArray[np.integer],
     scores: NDArray[np.floating],
-) -> list[list[str]]:
-    """Return what adds up to the score of each candidate, in lines."""
-    found, lines = explain(clicks, news), []
+) -> list[list[tuple[float, str]]]:
+    """Return what adds up to the score of each candidate: numbers and names."""
+    found, parts = explain(clicks, news), []
     titles = [_field(data, int(row), "title") for row in clicks[-found.values.shape[1] :]]
     for values, rest, score in zip(found.values.tolist(), found.rest.tolist(), scores, strict=True):
         named = [{"title": t, "value": v} for t, v in zip(titles, values, strict=False)]
         changed = float(score) - sum(values) - rest  # by a rule, or by rounding
-        lines.append(reasons({"clicks": named, "rest": rest, "other": changed}))
-    return lines
+        parts.append(score_parts({"clicks": named, "rest": rest, "other": changed}))
+    return parts
 
 
 def _field(data: NewsData, item: int, name: str) -> str:

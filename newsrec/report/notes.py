@@ -5,6 +5,7 @@ from typing import Any
 
 from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import BASELINE_NAMES, data_notes
+from newsrec.evaluation.rerank import rerank_note
 
 
 def notes(metrics: Mapping[str, Any]) -> list[str]:
@@ -32,6 +33,8 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
         lines += _how_fitted(metrics["fitted"])
     if "half_life" in metrics:
         lines.append(_half_life(metrics["half_life"]))
+    if "rerank" in metrics:
+        lines.append(f"The first 10 news are re-ranked: {rerank_note(metrics['rerank'])}.")
     if "repeats" in metrics:
         lines.append(_repeats(metrics["repeats"]))
     clicks = [f"{name} ({window})" for name, window in metrics.get("clicks_of", {}).items()]
@@ -110,6 +113,19 @@ def on_unseen(metrics: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def can_show(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the difference that the split can show, as lines of text."""
+    best = max(metrics.get("baselines", {}).items(), key=lambda row: row[1]["auc"], default=None)
+    if best is None or best[1].get("auc_detectable") is None:
+        return []
+    name = BASELINE_NAMES.get(best[0], best[0])
+    return [
+        f"Beside {name}, this split shows a true difference of the AUC of "
+        f"{best[1]['auc_detectable']:.4f} with a chance of 80 %; of models that are more alike, a "
+        "smaller one (compare says which)."
+    ]
+
+
 def counts(metrics: Mapping[str, Any]) -> list[str]:
     """Return the counts that go with the metrics, as lines of text."""
     number = metrics["unknown_candidates"]
@@ -123,6 +139,7 @@ def counts(metrics: Mapping[str, Any]) -> list[str]:
             if metrics["evaluated"]
             else "No impression has both a clicked and a skipped candidate: there are no metrics.",
         ]
+        lines += can_show(metrics)
         lines += on_unseen(metrics)
         if 0 < metrics["users"] < FEWEST_USERS:
             were = "user is" if metrics["users"] == 1 else "users are"

@@ -3,21 +3,28 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from newsrec.evaluation.intervals import FEWEST_USERS
-from newsrec.evaluation.names import BASELINE_NAMES, HEADINGS, SLICE_NAMES
+from newsrec.evaluation.names import BASELINE_NAMES, HEADINGS
 from newsrec.evaluation.results import ENTROPY
-from newsrec.evaluation.slices import SLICES
-from newsrec.metrics import METRICS
+from newsrec.report.beyond import LONG, SHORT, best_baseline, beyond_names, beyond_notes, beyond_rows
+from newsrec.report.error_analysis import baseline_name, error_notes
 from newsrec.report.examples import Example
 from newsrec.report.notes import chosen_by, counts, notes, oracles_note
-from newsrec.report.pictures import Dot, dots, line, render
+from newsrec.report.page_rows import (
+    Curves,
+    accuracy_lines,
+    beyond_groups,
+    bin_lines,
+    legend,
+    loss_groups,
+    slice_groups,
+    training_curves,
+    weakest,
+)
+from newsrec.report.pictures import Axis, Dot, render_page
+from newsrec.report.recommendations import WITHOUT_CLICKS
 from newsrec.report.terminal import CEILING, in_precision, scored_name
-
-Curves = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
-"""Steps and values by name."""
+from newsrec.report.trade_off import trade_off_pictures, trade_off_rows
 
 
 def html_page(
@@ -27,10 +34,14 @@ def html_page(
     examples: Sequence[Example],
     curves: Curves | None,
     oracles: Mapping[str, float] | None = None,
+    losses: Sequence[Example] = (),
+    config: str | None = None,
 ) -> str:
     """Return the page of a split's results; without labels it has only counts and examples.
 
-    ``ceiling``, ``curves`` and ``oracles`` are left out if None.
+    ``ceiling``, ``curves``, ``oracles`` and ``config``, the text of the run's configuration, are
+    left out if None. ``losses`` are further examples: impressions that the best baseline ranks
+    better.
     """
     own = scored_name(metrics)
     heading = f"{own[:1].upper()}{own[1:]} on {metrics['split']}, {metrics['window']}"
@@ -38,42 +49,88 @@ def html_page(
     beside = {BASELINE_NAMES.get(name, name): row for name, row in baselines.items()}
     if baselines:
         beside |= {own: metrics} | ({CEILING: ceiling} if ceiling else {})
-    rows = [
-        Dot(name, row["auc"], row.get("intervals", {}).get("auc"), "strong" * (name == own))
+    dots = {
+        name: Dot(
+            name,
+            row["auc"],
+            row.get("intervals", {}).get("auc"),
+            "strong" * (name == own),
+            reference=metrics["auc"],
+        )
         for name, row in beside.items()
-    ]
+    }
     unseen = metrics.get("unseen", {})
     on_unseen = unseen.get("baselines", {}) | ({"": unseen} if "auc" in unseen else {})
     on_unseen = {BASELINE_NAMES.get(n, n) or own: row["auc"] for n, row in on_unseen.items()}
-    about = "AUC of each, with 95 % intervals"
+    accuracy = accuracy_lines(metrics, own, ceiling) if "intervals" in metrics else []
+    slices = slice_groups(metrics) if "intervals" in metrics else []
+    groups = [group for each in slices for group in each.groups]
+    aspects = beyond_groups(metrics)
+    trade_off = metrics.get("trade_off")
+    errors = metrics.get("errors") or {"reliability": None, "drift": None}
+    less, bins = loss_groups(errors), bin_lines(errors)
+    drawn = training_curves(curves or {})
+    best = best_baseline(metrics)
+    parts = {
+        "Accuracy": (accuracy, "accuracy"),
+        "Baselines": (beside, "baselines"),
+        "Groups": (slices, "groups"),
+        "Errors": (less or bins or error_notes(errors), "errors"),
+        "Beyond accuracy": (aspects, "beyond"),
+        "Trade-off": (trade_off, "trade-off"),
+        "Training": (drawn, "training"),
+        "Examples": (examples, "examples"),
+        "What was evaluated": (True, "facts"),
+    }
     under = [*notes(metrics), *([oracles_note(oracles)] if oracles and "auc" in metrics else [])]
-    return render(
+    return render_page(
         "page.html.j2",
         **{"title": title, "heading": heading + in_precision(metrics), "metrics": metrics},
-        **{"notes": under, "counts": counts(metrics), "facts": _facts(metrics, title)},
-        **{"own": own, "beside": beside, "examples": examples},
-        **{"unseen": unseen, "on_unseen": on_unseen},
-        beside_picture=dots(rows, about, metrics["auc"]) if rows else "",
-        slice_pictures=_slice_pictures(metrics),
-        curves={k: line(x, y, f"{k} by step", "step") for k, (x, y) in (curves or {}).items()},
-        **{"METRICS": METRICS, "HEADINGS": HEADINGS, "FEWEST_USERS": FEWEST_USERS},
-        **{"SLICES": SLICES, "SLICE_NAMES": SLICE_NAMES},
+        **{"verdict": _verdict(metrics, ceiling), "notes": under, "counts": counts(metrics)},
+        sections={name: id_ for name, (content, id_) in parts.items() if content},
+        **{"own": own, "accuracy": accuracy, "kinds": legend((line.dot for line in accuracy), own)},
+        accuracy_axis=Axis.of((end for line in accuracy for end in line.dot.ends), "a"),
+        **{"beside": beside, "beside_dots": dots, "on_unseen": on_unseen},
+        beside_axis=Axis.of((end for dot in dots.values() for end in dot.ends), "b"),
+        **{"slices": slices, "num_groups": len(groups), "weak": weakest(groups)},
+        group_axis=Axis.of((end for each in groups if each.dot for end in each.dot.ends), "g"),
+        **{"less": less, "bins": bins, "losses": losses, "against": baseline_name(errors)},
+        error_notes=error_notes(errors),
+        less_axis=Axis.of((end for group in less for end in group.dot.ends), "l"),
+        bin_axis=Axis.of((end for bin_ in bins for end in bin_.dot.ends), "p"),
+        **{"beyond_groups": aspects, "beyond": beyond_rows(metrics), "SHORT": SHORT, "LONG": LONG},
+        **{"beyond_names": beyond_names(metrics), "beyond_notes": beyond_notes(metrics)},
+        kinds_beyond=legend((line.dot for group in aspects for line in group.lines), own),
+        best=BASELINE_NAMES.get(best, best),
+        trade_off=trade_off_rows(trade_off) if trade_off else {},
+        trade_offs=trade_off_pictures(trade_off) if trade_off else {},
+        **{"curves": drawn, "examples": examples, "WITHOUT_CLICKS": WITHOUT_CLICKS},
+        explained=any(candidate.reasons for each in examples for candidate in each.candidates),
+        **{"facts": _facts(metrics, title), "config": config},
+        **{"HEADINGS": HEADINGS, "FEWEST_USERS": FEWEST_USERS},
     )
 
 
-def _slice_pictures(metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Return the picture of each slice; empty if no impression of the slice was evaluated."""
-    pictures = {}
-    for name, groups in metrics.get("slices", {}).items():
-        rows = []
-        for group, row in groups.items():
-            if row["evaluated"]:
-                sure = row["users"] >= FEWEST_USERS
-                shown = (row["intervals"]["auc"], "") if sure else (None, "faint")
-                rows.append(Dot(group, row["auc"], *shown))
-        about = f"AUC by {SLICE_NAMES.get(name, name)}"
-        pictures[name] = dots(rows, about, metrics["auc"]) if rows else ""
-    return pictures
+def _verdict(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None) -> list[str]:
+    """Return what the page says first: the AUC, and how far it is from the best baseline."""
+    if "intervals" not in metrics:
+        return []
+    low, high = metrics["intervals"]["auc"]
+    said = [f"AUC {metrics['auc']:.4f} (95 % interval {low:.4f} to {high:.4f})."]
+    best = best_baseline(metrics)
+    if best:
+        row = metrics["baselines"][best]
+        low, high = row["auc_difference_interval"]
+        apart, name = row["auc_difference"], BASELINE_NAMES.get(best, best)
+        side = "above" if apart >= 0 else "below"
+        shown = "" if low > 0 or high < 0 else ", so this split does not show which is better"
+        said.append(
+            f"That is {abs(apart):.4f} {side} the best baseline, {name} ({low:+.4f} to "
+            f"{high:+.4f}){shown}."
+        )
+    if ceiling:
+        said.append(f"The best AUC that is possible in this simulated world is {ceiling['auc']:.4f}.")
+    return said
 
 
 def _facts(metrics: Mapping[str, Any], title: str) -> dict[str, str]:

@@ -1,11 +1,14 @@
-"""Templates of the page and its small pictures, which use the page's colours (``var(--ink)``).
+"""Templates of the pages and their small pictures, which use the page's colours (``var(--ink)``).
 
-Pictures are 360 units wide, the width of a phone, so their text is readable there and no smaller
-than the page's text on a desktop.
+Dots and whiskers are drawn in a cell of a table, whatever its width: places along an axis are
+percentages. Lines are 360 units wide, the width of a phone, so their text is readable there.
 """
 
+import base64
+import hashlib
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,23 +19,25 @@ from numpy.typing import NDArray
 from newsrec.console import printable
 
 WIDTH = 360
-ROW = 22
-LEFT, RIGHT = 138, 306
-"""Where the axis of the dots begins and ends; labels are left of it, numbers right of it."""
-LABEL_LETTERS = 21
-FAR = 0.12
-"""Furthest that the axis reaches beyond the dots; longer intervals are cut off there."""
 MAX_POINTS = 240
 """Most points of a line; more would not be visible."""
 TALL = 150
+MARGIN = 0.05
+"""Room at both ends of an axis, as a share of what it covers."""
+NONE = "–"  # noqa: RUF001
+"""Shown in place of a number that is not known."""
 
 
 def _without_controls(value: object) -> object:
     return value if isinstance(value, Markup) else printable(str(value), lines=True)
 
 
-def _interval(bounds: Sequence[float], form: str = "{:.4f} to {:.4f}") -> str:
-    return form.format(*bounds)
+def _number(value: float | None, form: str = "{:.4f}") -> str:
+    return NONE if value is None or not math.isfinite(value) else form.format(value)
+
+
+def _interval(bounds: Sequence[float] | None, form: str = "{:.4f} to {:.4f}") -> str:
+    return NONE if bounds is None or not all(map(math.isfinite, bounds)) else form.format(*bounds)
 
 
 TEMPLATES = Environment(
@@ -45,8 +50,8 @@ TEMPLATES = Environment(
 )
 TEMPLATES.filters |= {
     "px": "{:.1f}".format,
-    "num": "{:.4f}".format,
-    "signed": "{:+.4f}".format,
+    "num": _number,
+    "signed": lambda value: _number(value, "{:+.4f}"),
     "count": "{:,}".format,
     "interval": _interval,
     "capital": lambda text: text[:1].upper() + text[1:],
@@ -58,66 +63,170 @@ def render(template: str, **values: Any) -> Markup:
     return Markup(TEMPLATES.get_template(template).render(values))
 
 
+def render_page(template: str, **values: Any) -> Markup:
+    """Return a page that holds its style and script, and allows nothing else.
+
+    The policy in its head names their hashes, so a browser runs no other script, applies no other
+    style and asks no network, whatever text the page quotes.
+    """
+    assert TEMPLATES.loader is not None
+    inside = {
+        kind: TEMPLATES.loader.get_source(TEMPLATES, name)[0]
+        for kind, name in (("style", "page.css"), ("script", "page.js"))
+    }
+    hashes = {
+        kind: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        for kind, text in inside.items()
+    }
+    allowed = "".join(f"; {kind}-src 'sha256-{digest}'" for kind, digest in hashes.items())
+    policy = f"default-src 'none'; base-uri 'none'; form-action 'none'{allowed}"
+    texts = {kind: Markup(text) for kind, text in inside.items()}
+    return render(template, **texts, policy=Markup(policy), **values)
+
+
+class Axis(NamedTuple):
+    """A range of numbers that rows of dots share."""
+
+    low: float
+    high: float
+    name: str
+    """Id of the axis on its page."""
+
+    @classmethod
+    def of(cls, values: Iterable[float | None], name: str) -> "Axis":
+        """Return an axis that covers all of the values; None and NaN are no values."""
+        known = [value for value in values if value is not None and math.isfinite(value)] or [0.0]
+        low, high = min(known), max(known)
+        margin = (high - low) * MARGIN or 0.01 * max(1.0, abs(high))
+        return cls(low - margin, high + margin, name)
+
+    def at(self, value: float) -> str:
+        """Return the place of a number on the axis, such as ``12.50%``."""
+        return f"{100 * (value - self.low) / (self.high - self.low):.2f}%"
+
+    @property
+    def ticks(self) -> list[float]:
+        """Some round numbers on the axis."""
+        return _ticks(self.low, self.high)
+
+
+class Mark(NamedTuple):
+    """A number to see beside a dot."""
+
+    label: str
+    value: float
+    kind: str = "other"
+    """``other``, ``best`` (baseline), ``unseen`` or ``ceiling``."""
+
+
 class Dot(NamedTuple):
-    """A number with its interval."""
+    """A number with its interval, a row of a picture."""
 
     label: str
     value: float
     interval: Sequence[float] | None = None
     kind: str = ""
     """``strong`` for the one to compare the others with, ``faint`` for an unreliable one."""
+    marks: Sequence[Mark] = ()
+    reference: float | None = None
+    """Where a dashed line is drawn."""
+
+    @property
+    def ends(self) -> list[float]:
+        """All numbers that the row's axis must cover."""
+        known = [self.value, *(self.interval or ()), *(mark.value for mark in self.marks)]
+        return known if self.reference is None else [*known, self.reference]
 
 
-def dots(rows: Sequence[Dot], about: str, reference: float | None = None) -> Markup:
-    """Return a picture with a row for each number: label, dot, interval and the number itself.
+class Bar(NamedTuple):
+    """A part of a score, drawn from the parts before it of the same sign on; places are shares."""
 
-    ``about`` is for screen readers; a dashed vertical line marks ``reference``.
-    """
-    low, high = _range(rows, reference)
+    value: float
+    name: str
+    left: str
+    width: str
 
-    def at(value: float) -> float:
-        return LEFT + (min(max(value, low), high) - low) / (high - low) * (RIGHT - LEFT)
 
-    return render(
-        "dots.svg.j2",
-        **{"rows": rows, "about": about, "reference": reference, "low": low, "high": high},
-        **{"at": at, "ticks": _ticks(low, high), "width": WIDTH, "letters": LABEL_LETTERS},
-        **{"row_height": ROW, "bottom": ROW * len(rows) + 8},
-    )
+def bars(parts: Sequence[tuple[float, str]], axis: Axis) -> list[Bar]:
+    """Return the bars of numbers that add up to a score, negative ones left of 0."""
+    ends, found = [0.0, 0.0], []
+    for value, name in parts:
+        side = int(value > 0)
+        start, ends[side] = ends[side], ends[side] + value
+        width = 100 * abs(value) / (axis.high - axis.low)
+        found.append(Bar(value, name, axis.at(min(start, ends[side])), f"{width:.2f}%"))
+    return found
+
+
+def bar_axis(all_parts: Iterable[Sequence[tuple[float, str]]]) -> Axis:
+    """Return the axis of the bars of several scores; it covers the bars and 0, and no more."""
+    sums = [
+        sum(value for value, _ in parts if (value > 0) == above)
+        for parts in all_parts
+        for above in (False, True)
+    ]
+    return Axis(min([0.0, *sums]), max([0.0, *sums]) or 1.0, "")
 
 
 def line(x: NDArray[np.float64], y: NDArray[np.float64], about: str, x_name: str) -> Markup:
-    """Return a picture of a curve; its axes span the values, and the ends of ``x`` are labelled.
+    """Return a picture of a curve; ``lines`` says what it looks like."""
+    return lines({"": (x, y)}, about, x_name)
 
-    ``x`` rises ``[points]``; ``about`` is for screen readers.
+
+def lines(
+    series: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], about: str, x_name: str
+) -> Markup:
+    """Return a picture of curves with one pair of axes, which span the values.
+
+    ``series`` has the points of each curve by its name, ``x`` rising ``[points]``; a curve's name
+    stands at its end. The ends of ``x`` are labelled; ``about`` is for screen readers.
     """
-    if len(x) > MAX_POINTS:
-        edges = np.linspace(0, len(x), MAX_POINTS + 1).astype(int)
-        x, y = (np.array([v[a:b].mean() for a, b in itertools.pairwise(edges)]) for v in (x, y))
-    left, right, top = 46, WIDTH - 14, 8
-    low, high = float(y.min()), float(y.max())
+    series = {name: thinned(x, y) for name, (x, y) in series.items()}
+    left, right, top = 46, WIDTH - (14 if list(series) == [""] else 72), 8
+    every_x, every_y = (np.concatenate(each) for each in zip(*series.values(), strict=True))
+    low, high = float(every_y.min()), float(every_y.max())
     margin = (high - low) * 0.06 or max(abs(high) * 0.05, 1e-6)
     low, high = low - margin, high + margin
-    across = (x - x.min()) / (np.ptp(x) or 1) * (right - left) + left
     ticks = np.array(_ticks(low, high))
-    down, at = (TALL - (v - low) / (high - low) * (TALL - top) for v in (y, ticks))
+
+    def down(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return TALL - (values - low) / (high - low) * (TALL - top)
+
+    curves = [
+        list(zip((x - every_x.min()) / (np.ptp(every_x) or 1) * (right - left) + left, down(y)))  # noqa: B905
+        for x, y in series.values()
+    ]
     return render(
         "line.svg.j2",
         **{"about": about, "left": left, "right": right, "width": WIDTH, "tall": TALL},
-        **{"points": list(zip(across, down, strict=True)), "x_name": x_name},
-        **{"ticks": list(zip(ticks, at, strict=True))},
-        **{"first": f"{x.min():,.0f}", "last": f"{x.max():,.0f}"},
+        **{"curves": curves, "labels": _apart(series, curves), "x_name": x_name},
+        **{"ticks": list(zip(ticks, down(ticks), strict=True))},
+        **{"first": f"{every_x.min():.5g}", "last": f"{every_x.max():.5g}"},
     )
 
 
-def _range(rows: Sequence[Dot], reference: float | None) -> tuple[float, float]:
-    values = [row.value for row in rows] + ([] if reference is None else [reference])
-    sure = [row.interval for row in rows if row.interval and row.kind != "faint"]
-    ends = [end for interval in sure for end in interval] + values
-    low = max(min(ends), min(values) - FAR)
-    high = min(max(ends), max(values) + FAR)
-    margin = (high - low) * 0.05 or 0.01
-    return low - margin, high + margin
+def thinned(
+    x: NDArray[np.float64], y: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return at most ``MAX_POINTS`` points of a curve, each the mean of neighbours."""
+    if len(x) <= MAX_POINTS:
+        return x, y
+    edges = np.linspace(0, len(x), MAX_POINTS + 1).astype(int)
+    x, y = (np.array([v[a:b].mean() for a, b in itertools.pairwise(edges)]) for v in (x, y))
+    return x, y
+
+
+def _apart(
+    names: Iterable[str], curves: Sequence[Sequence[tuple[float, float]]]
+) -> list[tuple[str, float, int]]:
+    """Return name, height and number of each curve, names far enough apart to be read."""
+    ends = sorted((curve[-1][1], number, name) for number, (name, curve) in
+                  enumerate(zip(names, curves, strict=True)) if name)  # fmt: skip
+    labels, above = [], -math.inf
+    for y, number, name in ends:
+        above = max(y, above + 13)
+        labels.append((name, above, number))
+    return labels
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -128,3 +237,6 @@ def _ticks(low: float, high: float) -> list[float]:
     first = np.ceil(low / step)
     # + 0.0 turns -0.0, which would be written "-0", into 0.0.
     return [float(step * i) + 0.0 for i in np.arange(first, np.floor(high / step) + 1)]
+
+
+TEMPLATES.globals |= {"bars": bars, "bar_axis": bar_axis}

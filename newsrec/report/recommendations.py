@@ -14,6 +14,7 @@ REASONS = {"age": "for its age", "other": "by a rule for age or repeats, or by r
 SMALLEST = 0.0005
 """A term that would be shown as 0.000 is left out."""
 NO_TITLE = "(no title)"
+WITHOUT_CLICKS = "without any click"
 NAMED = 5
 """Most unknown ids that a message names; JSON has them all."""
 
@@ -49,15 +50,20 @@ def print_recommendations(answer: Mapping[str, Any]) -> None:
 
 def reasons(explanation: Mapping[str, Any]) -> list[str]:
     """Return what adds up to a score, in lines: the clicks that change it most, then the others."""
+    return [f"{value:+.3f} {name}" for value, name in score_parts(explanation)]
+
+
+def score_parts(explanation: Mapping[str, Any]) -> list[tuple[float, str]]:
+    """Return numbers that add up to a score, and their names, in the order of ``reasons``."""
     clicks = sorted(explanation["clicks"], key=lambda click: -abs(click["value"]))
     named, others = clicks[:EXPLAINED], clicks[EXPLAINED:]
-    lines = [f"{click['value']:+.3f} {click['title'] or NO_TITLE}" for click in named]
+    parts = [(click["value"], click["title"] or NO_TITLE) for click in named]
     if others:
         s = "s" * (len(others) > 1)
-        lines.append(f"{sum(click['value'] for click in others):+.3f} {len(others)} other click{s}")
-    lines.append(f"{explanation['rest']:+.3f} without any click")
-    return lines + [
-        f"{explanation[key]:+.3f} {name}"
+        parts.append((sum(click["value"] for click in others), f"{len(others)} other click{s}"))
+    parts.append((explanation["rest"], WITHOUT_CLICKS))
+    return parts + [
+        (explanation[key], name)
         for key, name in REASONS.items()
         if abs(explanation.get(key, 0)) >= SMALLEST
     ]

@@ -14,9 +14,13 @@ from newsrec.evaluation.ceiling import read_oracles as read_oracles
 from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import BASELINE_NAMES, HEADINGS, SLICE_NAMES, data_notes
 from newsrec.metrics import METRICS
+from newsrec.report.beyond import beyond_notes, beyond_table
+from newsrec.report.error_analysis import error_notes, weakest_table
 from newsrec.report.notes import chosen_by, counts, notes, on_unseen, oracles_note
 from newsrec.report.tables import Cell, bold, print_tables, table
+from newsrec.report.trade_off import trade_off_tables
 
+PAGE_FILE = "report.html"
 CEILING = "world's ceiling"
 GROUPS_SHOWN = 8
 """Most groups of a slice on the terminal; the page has them all."""
@@ -166,19 +170,42 @@ def print_comparison(
 def read_curves(ckpt_path: Path) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Return the curves that a run logged, if the checkpoint is still in its run folder.
 
-    They are steps and values of ``train/loss`` and ``val/auc``, where ``RUN/metrics.csv`` has them.
+    They are steps and values of the loss and the validation metrics that ``RUN/metrics.csv`` has.
     """
     path = ckpt_path.parent.parent / "metrics.csv"
     if ckpt_path.parent.name != "checkpoints" or not path.is_file():
         return {}
-    from newsrec.training.progress.curves import read_series  # imports Lightning
+    from newsrec.training.progress.curves import NAMES, read_series  # imports Lightning
 
     curves = {}
-    for name, points in read_series(path, ("train/loss", "val/auc")).items():
+    for name, points in read_series(path, NAMES).items():
         points = points[np.isfinite(points).all(axis=1)]
         if len(points):
             curves[name] = (points[:, 0], points[:, 1])
     return curves
+
+
+def read_config(ckpt_path: Path) -> str | None:
+    """Return the text of ``RUN/config.yaml``, if the checkpoint is still in its run folder."""
+    path = ckpt_path.parent.parent / "config.yaml"
+    if ckpt_path.parent.name != "checkpoints" or not path.is_file():
+        return None
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def page_link(page: Path) -> str:
+    """Return a line with the address of a page, which terminals open on a click."""
+    return f"Open the page: {page.absolute().as_uri()}"
+
+
+def _print_errors(errors: Mapping[str, Any], name: str) -> None:
+    """Print where a model errs."""
+    weakest = weakest_table(errors, name)
+    if weakest is not None:
+        print_tables(weakest)
+    for line in error_notes(errors):
+        say(line)
+    say("")
 
 
 def print_results(
@@ -198,13 +225,23 @@ def print_results(
         print_tables(weights_table(metrics["fitted"]))
     if metrics.get("half_life", {}).get("measured"):
         print_tables(half_life_table(metrics["half_life"]))
+    if "trade_off" in metrics:
+        print_tables(*trade_off_tables(metrics["trade_off"]))
+        say(f"Measured on {metrics['trade_off']['impressions']:,} impressions.")
     if "auc" in metrics:
         tables = [metrics_table(metrics)]
         if metrics.get("baselines"):
             tables.append(beside_table(metrics, ceiling))
         print_tables(*tables, slices_table(metrics))
         say(f"A group of fewer than {FEWEST_USERS} users has no interval.\n")
+        if "errors" in metrics:
+            _print_errors(metrics["errors"], scored_name(metrics))
         if oracles:
             say(f"{oracles_note(oracles)}\n")
+    if "beyond" in metrics:
+        print_tables(beyond_table(metrics))
+        say("\n".join(beyond_notes(metrics)) + "\n")
     say("\n".join(counts(metrics)))
+    if PAGE_FILE in written:
+        say(page_link(output / PAGE_FILE))
     say(f"Written to {output}: {', '.join(written)}.")

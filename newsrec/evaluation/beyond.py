@@ -1,0 +1,278 @@
+"""What the news on top of a ranking are like, beyond whether they are clicked.
+
+A metric here is a function of the best-ranked candidates of impressions, and gives each impression
+a number, NaN where it has none. To add a metric, add a function and a line in ``TABLE``. Coverage
+and Gini belong to all lists of a split together: ``OVER_ALL``.
+
+Unknown news has no properties: it keeps its place in a list, and is left out of every metric.
+Representation, alternative voices and activation, the other three metrics of RADio, need names of
+persons and sentiments of texts, which no reader of newsrec reads.
+
+Sources: Vrijenhoek et al., RADio, RecSys 2022 (calibration, fragmentation); Kruse et al., EB-NeRD,
+RecSys Challenge 2024 (diversity, novelty, unexpectedness); Murakami et al. 2007 (serendipity);
+Ge et al., RecSys 2010 (coverage); Gini 1912.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from newsrec.data import FIRST_NEWS
+
+CUTS = (5, 10)
+"""Numbers of best-ranked candidates that each metric is computed for."""
+LONGEST = max(CUTS)
+NEAR = 0.9
+"""Cosine of centred news vectors from which on two news items are near-duplicates."""
+Floats = NDArray[np.floating]
+
+
+class Lists(NamedTuple):
+    """The best-ranked candidates of impressions, the best first, and what is known of them.
+
+    Shapes are ``[impressions, LONGEST]`` unless others are given.
+    """
+
+    news: NDArray[np.integer]
+    """Catalogue rows, 0 after the end of a shorter list."""
+    categories: NDArray[np.integer]
+    """Number of each category."""
+    read: Floats
+    """Share of the clicks of the user's history that have the category; NaN without history."""
+    others: NDArray[np.integer]
+    """Lists of impressions of other users ``[impressions, others, LONGEST]``."""
+    hours: Floats
+    """Hours since each news item was first shown."""
+    information: Floats | None = None
+    """Self-information, in bits, of a click on each news item; None without clicks to count."""
+    cosines: Floats | None = None
+    """Cosines of news vectors ``[impressions, LONGEST, LONGEST]``; None without vectors."""
+    to_history: Floats | None = None
+    """Mean cosine with the user's clicks, NaN without history; None without vectors."""
+    clicked: NDArray[np.bool_] | None = None
+    """Whether each was clicked; None without labels."""
+
+
+def calibration(lists: Lists, k: int) -> Floats:
+    """Distance of the list's categories from those of the user's history, 0 to 1.
+
+    The square root of the Jensen-Shannon divergence (base 2) of the share of each category in the
+    list, a news item of rank r weighing 1 / r, and its share in the history, all clicks weighing
+    the same. RADio: "calibration". NaN without history.
+    """
+    weights = _rank_weights(lists.news, k)
+    q = _shares(lists.categories[:, :k], weights, lists.categories[:, :k])
+    p = lists.read[:, :k]
+    # Divided among the news items of a category, so that each category counts once.
+    own = np.divide(weights, q, out=np.zeros_like(weights), where=weights > 0)
+    own_part = (weights * _surprise(q, p)).sum(axis=1)
+    read_part = (own * p * _surprise(p, q)).sum(axis=1) + 1 - (own * p).sum(axis=1)
+    return _root(own_part + read_part)
+
+
+def fragmentation(lists: Lists, k: int) -> Floats:
+    """Mean distance of the list from lists that other users were given, 0 to 1.
+
+    The square root of the Jensen-Shannon divergence (base 2) of two distributions over news, a news
+    item of rank r weighing 1 / r, averaged over a few impressions of other users. RADio:
+    "fragmentation", of news items in place of chains of news on one event.
+    """
+    own, own_weights = lists.news[:, :k], _rank_weights(lists.news, k)
+    inside = _shares(own, own_weights, own)
+    distances = []
+    for other in np.moveaxis(lists.others[:, :, :k], 1, 0):
+        weights = _rank_weights(other, k)
+        there = _surprise(inside, _shares(own, weights, other))
+        here = _surprise(_shares(other, weights, other), _shares(other, own_weights, own))
+        distances.append(_root((own_weights * there).sum(axis=1) + (weights * here).sum(axis=1)))
+    return np.mean(distances, axis=0)
+
+
+def category_diversity(lists: Lists, k: int) -> Floats:
+    """Share of pairs of the list's news items that have different categories."""
+    categories = lists.categories[:, :k]
+    return _over_pairs(lists.news, k, categories[:, :, None] != categories[:, None, :])
+
+
+def vector_diversity(lists: Lists, k: int) -> Floats:
+    """Mean of 1 - cosine over pairs of the list's news items (EB-NeRD: intra-list diversity).
+
+    The vectors are those of the baseline ``cosine``: means of the PLM's states before training,
+    centred, so they do not depend on the model that is evaluated.
+    """
+    assert lists.cosines is not None
+    return _over_pairs(lists.news, k, 1 - lists.cosines[:, :k, :k])
+
+
+def near_duplicates(lists: Lists, k: int) -> Floats:
+    """Share of the list's news items whose vector is like that of one ranked above.
+
+    Alike are vectors, as in ``vector_diversity``, with a cosine of at least ``NEAR``.
+    """
+    assert lists.cosines is not None
+    known = lists.news[:, :k] >= FIRST_NEWS
+    alike = (lists.cosines[:, :k, :k] >= NEAR) & known[:, None, :] & np.tri(k, k, -1, dtype=bool)
+    return _mean(lists.news, k, alike.any(axis=2))
+
+
+def novelty(lists: Lists, k: int) -> Floats:
+    """Mean self-information, in bits, of the list's news items (EB-NeRD; Zhou et al. 2010).
+
+    That of a news item with c of all n clicks of train is -log2((c + 1) / (n + m)), m being the
+    number of news items in the catalogue.
+    """
+    assert lists.information is not None
+    return _mean(lists.news, k, lists.information[:, :k])
+
+
+def unexpectedness(lists: Lists, k: int) -> Floats:
+    """Mean of 1 - cosine over pairs of a news item of the list and a click of the history.
+
+    EB-NeRD calls it serendipity, but a random list has most of it. NaN without history.
+    """
+    assert lists.to_history is not None
+    return _mean(lists.news, k, 1 - lists.to_history[:, :k])
+
+
+def serendipity(lists: Lists, k: int) -> Floats:
+    """Mean over the list's news items of 1 - mean cosine with the history if clicked, else 0.
+
+    After Murakami et al. 2007: unexpectedness counts only where the news item was of use. NaN
+    without history.
+    """
+    assert lists.to_history is not None
+    assert lists.clicked is not None
+    return _mean(lists.news, k, (1 - lists.to_history[:, :k]) * lists.clicked[:, :k])
+
+
+def freshness(lists: Lists, k: int) -> Floats:
+    """Mean hours since the list's news items were first shown, in any split; fewer is fresher."""
+    return _mean(lists.news, k, lists.hours[:, :k])
+
+
+def coverage(exposure: NDArray[np.integer]) -> float:
+    """Share of the news that any impression shows that are in at least one list (Ge et al. 2010).
+
+    Args:
+        exposure: In how many lists each news item is ``[shown news]``.
+    """
+    return float(np.mean(exposure > 0))
+
+
+def gini(exposure: NDArray[np.integer]) -> float:
+    """Gini coefficient of exposure: 0 if all news are in equally many lists, near 1 if few are.
+
+    Args:
+        exposure: In how many lists each news item is ``[shown news]``.
+    """
+    sizes, number = np.sort(exposure), len(exposure)
+    weights = 2 * np.arange(1, number + 1) - number - 1
+    return float((weights * sizes).sum() / (number * max(1, sizes.sum())))
+
+
+class Aspect(NamedTuple):
+    """One line of ``TABLE``."""
+
+    heading: str
+    """Name of the metric in tables and pages."""
+    of: Callable[[Lists, int], Floats]
+    """Computes the metric of each impression's k best candidates ``[impressions]``."""
+    needs: tuple[str, ...] = ()
+    """Fields of ``Lists`` that must not be None."""
+
+
+TABLE: dict[str, Aspect] = {
+    "calibration": Aspect("calibration", calibration),
+    "fragmentation": Aspect("fragmentation", fragmentation),
+    "category_diversity": Aspect("category diversity", category_diversity),
+    "vector_diversity": Aspect("vector diversity", vector_diversity, ("cosines",)),
+    "near_duplicates": Aspect("near-duplicates", near_duplicates, ("cosines",)),
+    "novelty": Aspect("novelty, bits", novelty, ("information",)),
+    "unexpectedness": Aspect("unexpectedness", unexpectedness, ("to_history",)),
+    "serendipity": Aspect("serendipity", serendipity, ("to_history", "clicked")),
+    "freshness": Aspect("freshness, hours", freshness),
+}
+"""Metrics of an impression, in the order in which they are reported."""
+
+
+class Whole(NamedTuple):
+    """One line of ``OVER_ALL``."""
+
+    heading: str
+    of: Callable[[NDArray[np.integer]], float]
+    """Computes the metric of all lists from the exposure of the shown news."""
+
+
+OVER_ALL: dict[str, Whole] = {
+    "coverage": Whole("coverage", coverage),
+    "gini": Whole("Gini of exposure", gini),
+}
+"""Metrics of all lists of a split together."""
+ASPECT_HEADINGS = {name: line.heading for name, line in (TABLE | OVER_ALL).items()}
+MEANINGS = {
+    name: " ".join((line.of.__doc__ or "").partition("\n")[0].split())
+    for name, line in (TABLE | OVER_ALL).items()
+}
+"""First line of each metric's definition."""
+PER_IMPRESSION = tuple(f"{name}@{k}" for name in TABLE for k in CUTS)
+"""Names of all metrics of an impression."""
+WHOLE = tuple(f"{name}@{k}" for name in OVER_ALL for k in CUTS)
+"""Names of all metrics of a split."""
+
+
+def measure_lists(lists: Lists) -> NDArray[np.float32]:
+    """Return every metric of impressions; NaN where one is not known ``[metrics, impressions]``.
+
+    The metrics are in the order of ``PER_IMPRESSION``.
+    """
+    values = np.full((len(PER_IMPRESSION), len(lists.news)), np.nan, dtype=np.float32)
+    row = 0
+    for aspect in TABLE.values():
+        for k in CUTS:
+            if all(getattr(lists, field) is not None for field in aspect.needs):
+                values[row] = aspect.of(lists, k)
+            row += 1
+    return values
+
+
+def _rank_weights(news: NDArray[np.integer], k: int) -> Floats:
+    """Return 1 / rank of known news, scaled to sum to 1, 0 of unknown; NaN if none is known."""
+    weights = (news[:, :k] >= FIRST_NEWS) / np.arange(1, k + 1)
+    total = weights.sum(axis=1, keepdims=True)
+    return np.divide(weights, total, out=np.full_like(weights, np.nan), where=total > 0)
+
+
+def _shares(values: NDArray, weights: Floats, of: NDArray) -> Floats:
+    """Return the weight of each of ``values`` in a list ``of`` values with ``weights``."""
+    # A matrix for each impression, whose rows are few: matmul would cost more than a sum.
+    return np.einsum("ijl,il->ij", values[:, :, None] == of[:, None, :], weights)
+
+
+def _surprise(p: Floats, q: Floats) -> Floats:
+    """Return log2 of p / ((p + q) / 2); 0 where p is 0."""
+    ratio = np.divide(2 * p, p + q, out=np.ones(np.broadcast_shapes(p.shape, q.shape)), where=p > 0)
+    return np.log2(ratio)
+
+
+def _root(twice: Floats) -> Floats:
+    """Return the square root of half of each value, which rounding may have made negative."""
+    return np.sqrt(np.maximum(twice / 2, 0))
+
+
+def _mean(news: NDArray[np.integer], k: int, values: NDArray) -> Floats:
+    """Return the mean of the values of known news in each list, NaN if none is known."""
+    known = news[:, :k] >= FIRST_NEWS
+    return _ratio(np.where(known, values, 0).sum(axis=1), known.sum(axis=1))
+
+
+def _over_pairs(news: NDArray[np.integer], k: int, values: NDArray) -> Floats:
+    """Return the mean of the values of pairs of known news, NaN if there is no pair."""
+    known = news[:, :k] >= FIRST_NEWS
+    pairs = known[:, :, None] & known[:, None, :] & np.tri(k, k, -1, dtype=bool)
+    return _ratio(np.where(pairs, values, 0).sum(axis=(1, 2)), pairs.sum(axis=(1, 2)))
+
+
+def _ratio(sums: NDArray, counts: NDArray[np.integer]) -> Floats:
+    return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)

@@ -1,0 +1,181 @@
+"""Reads from a data folder what the metrics of ``newsrec.evaluation.beyond`` need, block by block.
+
+Memory is bounded by the blocks and, for each ranking, by a number per impression and metric.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from newsrec.data import FIRST_NEWS
+from newsrec.data.dataset import NewsData, Split
+from newsrec.data.ragged import Ragged
+from newsrec.evaluation.ages import NEVER, first_shown
+from newsrec.evaluation.beyond import LONGEST, PER_IMPRESSION, Lists, measure_lists
+from newsrec.evaluation.results import category_codes
+
+OTHERS = 3
+"""Impressions of other users that each is compared with, for fragmentation."""
+BLOCK = 1 << 11
+"""Impressions at once."""
+CELLS = 1 << 22
+"""Most numbers in the histories' shares of categories at once."""
+
+
+class Top(NamedTuple):
+    """The best-ranked candidates of each impression, the best first."""
+
+    news: NDArray[np.int32]
+    """Catalogue rows, 0 after the end of a shorter list ``[impressions, LONGEST]``."""
+    clicked: NDArray[np.bool_] | None
+    """Whether each was clicked ``[impressions, LONGEST]``; None without labels."""
+
+
+def top_of(split: Split, ranks: NDArray[np.integer]) -> Top:
+    """Return the best-ranked candidates of a split, from the rank of each ``[candidates]``."""
+    places = np.flatnonzero(ranks <= LONGEST)
+    cells = split.candidates.owners()[places], ranks[places] - 1
+    shape = (split.candidates.num_rows, LONGEST)
+    news = np.zeros(shape, dtype=np.int32)
+    news[cells] = split.candidates.values[places]
+    if split.labels is None:
+        return Top(news, None)
+    clicked = np.zeros(shape, dtype=bool)
+    clicked[cells] = split.labels[places]
+    return Top(news, clicked)
+
+
+def centred(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return vectors of length 1: scaled, less their mean over the catalogue, and scaled again.
+
+    The rows of padding and of unknown news, and vectors of zeros, become zeros ``[news, dim]``.
+    """
+    scaled = _of_length_one(np.asarray(vectors, dtype=np.float32))
+    scaled -= scaled[FIRST_NEWS:].mean(axis=0, dtype=np.float64)
+    scaled[:FIRST_NEWS] = 0
+    return _of_length_one(scaled)
+
+
+def measure(
+    data: NewsData,
+    split: str,
+    tops: Mapping[str, Top],
+    vectors: NDArray[np.floating] | None = None,
+    seed: int = 0,
+) -> dict[str, NDArray[np.float32]]:
+    """Return every metric of each impression, by the name of its ranking.
+
+    Args:
+        data: The data.
+        split: Name of the split.
+        tops: The best candidates of each ranking.
+        vectors: News vectors for diversity and so on ``[news, dim]``; None leaves these out.
+        seed: Of the impressions of other users that are drawn.
+
+    Returns:
+        Metrics in the order of ``PER_IMPRESSION``, NaN where an impression has none, as beyond-
+        accuracy lists have ``[metrics, impressions]``.
+    """
+    part = data.split(split)
+    unit = None if vectors is None else centred(vectors)
+    first, information, codes = first_shown(data), _information(data), category_codes(data)
+    codes -= codes.min(initial=0)  # no negative number
+    counted = np.flatnonzero(~part.beyond_accuracy)
+    others = draw_others(np.asarray(part.user), counted, seed)
+    values = {
+        name: np.full((len(PER_IMPRESSION), len(part.history)), np.nan, np.float32) for name in tops
+    }
+    order = counted[np.argsort(part.history[counted], kind="stable")]  # a history is read once
+    step = max(1, min(BLOCK, CELLS // (int(codes.max(initial=0)) + 1)))
+    for begin in range(0, len(order), step):
+        rows = order[begin : begin + step]
+        distinct, owner = np.unique(part.history[rows], return_inverse=True)
+        histories = part.histories.take(distinct)
+        read = _category_shares(histories, codes)
+        profiles = None if unit is None else _mean_vectors(histories, unit)
+        time = part.time[rows].astype(np.int64)[:, None]
+        for name, top in tops.items():
+            news = top.news[rows]
+            cosines = to_history = None
+            if unit is not None:
+                listed = unit[news]
+                cosines = listed @ listed.transpose(0, 2, 1)
+                assert profiles is not None
+                to_history = (listed @ profiles[owner][:, :, None])[:, :, 0]
+            lists = Lists(
+                news=news,
+                categories=codes[news],
+                read=read[owner[:, None], codes[news]],
+                others=top.news[others[rows]],
+                hours=np.where(first[news] < NEVER, time - first[news], 0) / 3600,
+                information=None if information is None else information[news],
+                cosines=cosines,
+                to_history=to_history,
+                clicked=None if top.clicked is None else top.clicked[rows],
+            )
+            values[name][:, rows] = measure_lists(lists)
+    return values
+
+
+def shown_news(split: Split) -> NDArray[np.bool_]:
+    """Return which news a split's impressions show, beyond-accuracy lists left out ``[news]``."""
+    shown = np.zeros(split.num_news, dtype=bool)
+    shown[split.candidates.values[~np.repeat(split.beyond_accuracy, split.candidates.lengths)]] = 1
+    shown[:FIRST_NEWS] = False
+    return shown
+
+
+def _information(data: NewsData) -> NDArray[np.float64] | None:
+    """Return the bits of a click on each news item, by train's clicks ``[news]``; None if none."""
+    train = data.splits.get(data.train)
+    if train is None or train.labels is None:
+        return None
+    clicked = train.candidates.values[np.flatnonzero(train.labels)]
+    clicks = np.bincount(clicked, minlength=data.num_news)
+    return np.log2(len(clicked) + len(data.news)) - np.log2(clicks + 1)
+
+
+def draw_others(
+    users: NDArray[np.integer], counted: NDArray[np.integer], seed: int
+) -> NDArray[np.int64]:
+    """Return for each impression some of other users, evenly drawn ``[impressions, OTHERS]``.
+
+    If all impressions are of one user, an impression is compared with itself.
+    """
+    order = counted[np.argsort(users[counted], kind="stable")]
+    _, start, number = np.unique(users[order], return_index=True, return_counts=True)
+    start, number = np.repeat(start, number)[:, None], np.repeat(number, number)[:, None]
+    drawn = np.random.default_rng(seed).random((len(order), OTHERS))
+    drawn = (drawn * (len(order) - number)).astype(np.int64)
+    drawn += number * (drawn >= start)  # over the user's own impressions
+    others = np.repeat(np.arange(len(users))[:, None], OTHERS, axis=1)
+    if len(order) and number[0, 0] < len(order):
+        others[order] = order[drawn]
+    return others
+
+
+def _category_shares(histories: Ragged, codes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the share of each category in histories, NaN if empty ``[histories, categories]``."""
+    width = int(codes.max(initial=0)) + 1
+    cells = histories.owners() * width + codes[histories.values]
+    counts = np.bincount(cells, minlength=histories.num_rows * width).reshape(-1, width)
+    lengths = histories.lengths[:, None]
+    empty = np.full(counts.shape, np.nan)
+    return np.divide(counts, lengths, out=empty, where=lengths > 0)
+
+
+def _mean_vectors(histories: Ragged, unit: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the mean vector of each history, NaN if it is empty ``[histories, dim]``."""
+    ones = np.ones(len(histories.values), dtype=np.float32)
+    shape = (histories.num_rows, len(unit))
+    sums = csr_matrix((ones, histories.values, histories.offsets), shape=shape) @ unit
+    lengths = histories.lengths[:, None]
+    return np.divide(sums, lengths, out=np.full_like(sums, np.nan), where=lengths > 0)
+
+
+def _of_length_one(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)

@@ -1,0 +1,269 @@
+"""Means of the metrics beyond accuracy, with intervals that are clustered by user.
+
+The mean of a metric of impressions is resampled by users, as AUC is. Coverage and Gini are no
+means, so their intervals are those of a jackknife: users are dealt into groups, and the metric is
+computed without each. The lists of other users that fragmentation draws count as given.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from newsrec.data import FIRST_NEWS
+from newsrec.data.dataset import NewsData
+from newsrec.evaluation.beyond import (
+    CUTS,
+    LONGEST,
+    OVER_ALL,
+    PER_IMPRESSION,
+    WHOLE,
+    Lists,
+    fragmentation,
+)
+from newsrec.evaluation.beyond_lists import BLOCK, Top, measure, shown_news, top_of
+from newsrec.evaluation.intervals import mean_interval
+from newsrec.evaluation.runs import BEYOND, TOP, EvaluatedRun
+from newsrec.evaluation.slices import clusters
+
+GROUPS = 40
+"""Most groups of users of the jackknife."""
+
+
+class Beyond(NamedTuple):
+    """Metrics beyond accuracy of a split."""
+
+    metrics: dict[str, Any]
+    """The field ``beyond`` of ``metrics.json``."""
+    values: NDArray[np.float32]
+    """Metrics of impressions, in the order of ``PER_IMPRESSION`` ``[metrics, impressions]``."""
+    top: Top
+    """The best-ranked candidates."""
+
+
+def beyond_accuracy(
+    data: NewsData,
+    split: str,
+    ranks: NDArray[np.integer],
+    baselines: Mapping[str, NDArray[np.integer]],
+    vectors: NDArray[np.floating] | None,
+) -> Beyond:
+    """Measure the lists of a ranking and of baselines, on top of a split's impressions.
+
+    Args:
+        data: The data.
+        split: Name of the split.
+        ranks: Rank of each candidate ``[candidates]``.
+        baselines: Ranks of each baseline, by name.
+        vectors: News vectors for diversity and so on ``[news, dim]``; None leaves these out.
+
+    Returns:
+        ``metrics`` has the fields ``shown_news``, ``metrics`` and ``baselines``. ``metrics`` has
+        for each metric its ``value``, ``interval`` and, for a mean, number of ``impressions``;
+        ``baselines`` has for each baseline and metric its ``value`` and the ``difference`` of these
+        ranks from it, with ``difference_interval``.
+    """
+    part = data.split(split)
+    tops = {name: top_of(part, rank) for name, rank in ({"": ranks} | dict(baselines)).items()}
+    values = measure(data, split, tops, vectors)
+    kept, users = ~part.beyond_accuracy, np.asarray(part.user)
+    shown = int(shown_news(part).sum())
+    whole = {name: leave_outs(top.news[kept], users[kept], shown) for name, top in tops.items()}
+    owner = clusters(users)
+    own = values[""]
+    metrics = {
+        name: {
+            "value": float(np.nanmean(row, dtype=np.float64)),
+            "interval": bounds,
+            "impressions": int(number),
+        }
+        for name, row, bounds, number in zip(
+            PER_IMPRESSION,
+            own,
+            row_intervals(own, owner).tolist(),
+            (~np.isnan(own)).sum(axis=1),
+            strict=True,
+        )
+        if number
+    } | {name: {"value": all_[0], "interval": _reach(all_)} for name, all_ in whole[""].items()}
+    beside: dict[str, dict[str, Any]] = {name: {} for name in baselines}
+    for name, lines in beside.items():
+        difference = own - values[name]
+        bounds = row_intervals(difference, owner).tolist()
+        for metric, row, low_high, other in zip(
+            PER_IMPRESSION, difference, bounds, values[name], strict=True
+        ):
+            if not np.isnan(row).all():
+                line = {
+                    "value": float(np.nanmean(other, dtype=np.float64)),
+                    "difference": float(np.nanmean(row, dtype=np.float64)),
+                }
+                lines[metric] = line | {"difference_interval": low_high}
+        for metric in WHOLE:
+            apart = whole[""][metric] - whole[name][metric]
+            line = {"value": whole[name][metric][0], "difference": apart[0]}
+            lines[metric] = line | {"difference_interval": _reach(apart)}
+    return Beyond(
+        {"shown_news": shown, "metrics": _plain(metrics), "baselines": _plain(beside)},
+        own,
+        tops[""],
+    )
+
+
+def with_beyond(table: pa.Table, beyond: Beyond) -> pa.Table:
+    """Return the table of impressions with further columns.
+
+    They are ``beyond/NAME``, a metric, null where an impression has none, and ``top``, the
+    catalogue rows of the best-ranked candidates, 0 for none.
+    """
+    for name, row in zip(PER_IMPRESSION, beyond.values, strict=True):
+        table = table.append_column(f"{BEYOND}{name}", pa.array(row, mask=np.isnan(row)))
+    news = beyond.top.news
+    rows = pa.FixedSizeListArray.from_arrays(pa.array(news.ravel()), news.shape[1])
+    return table.append_column(TOP, rows)
+
+
+def differences(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> dict[str, dict[str, Any]]:
+    """Compare two sides beyond accuracy, in each metric that all runs have.
+
+    Each has both means, their difference and its interval, paired by impression and clustered by
+    user. Values of several runs of a side are averaged; the interval does not cover the seeds.
+    """
+    runs = [*a, *b]
+    users = runs[0].user.combine_chunks().dictionary_encode().indices.to_numpy()
+    owner = clusters(users)
+    named = [name for name in PER_IMPRESSION if all(name in run.beyond for run in runs)]
+    result: dict[str, dict[str, Any]] = {}
+    if named:
+        means = [
+            np.mean([[run.beyond[n] for n in named] for run in side], axis=0) for side in (a, b)
+        ]
+        apart = means[0] - means[1]
+        for name, one, other, row, bounds in zip(
+            named, *means, apart, row_intervals(apart, owner).tolist(), strict=True
+        ):
+            both = ~np.isnan(row)
+            if both.any():
+                line = {
+                    "a": one[both].mean(),
+                    "b": other[both].mean(),
+                    "difference": row[both].mean(),
+                }
+                result[name] = line | {"interval": bounds}
+    if all(run.top is not None and "beyond" in run.metrics for run in runs):
+        shown = runs[0].metrics["beyond"]["shown_news"]
+        for side in (a, b):
+            wholes = [leave_outs(run.top, users, shown) for run in side if run.top is not None]
+            for name in WHOLE:
+                found = np.mean([whole[name] for whole in wholes], axis=0)
+                result.setdefault(name, {})["a" if side is a else "b"] = found
+        for name in WHOLE:
+            one, other = result[name]["a"], result[name]["b"]
+            line = {"a": one[0], "b": other[0], "difference": one[0] - other[0]}
+            result[name] = line | {"interval": _reach(one - other)}
+    return _plain(result)
+
+
+def list_distances(
+    a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]
+) -> dict[str, float | None] | None:
+    """Return how far apart the first news of runs are, 0 for equal lists to 1 for none in common.
+
+    It is the distance of ``fragmentation``, which is rank-aware, of the lists of one impression,
+    averaged over impressions and pairs of runs: ``between`` the sides, and among the runs of ``a``
+    and of ``b``, None for one run. None if a run does not have its lists.
+    """
+    tops_a, tops_b = ([run.top for run in side if run.top is not None] for side in (a, b))
+    if len(tops_a) + len(tops_b) < len(a) + len(b):
+        return None
+    pairs = {
+        "between": list(itertools.product(tops_a, tops_b)),
+        "a": list(itertools.combinations(tops_a, 2)),
+        "b": list(itertools.combinations(tops_b, 2)),
+    }
+    return {
+        name: float(np.mean([_apart(*pair) for pair in found])) if found else None
+        for name, found in pairs.items()
+    }
+
+
+def _apart(one: NDArray[np.integer], other: NDArray[np.integer]) -> float:
+    """Return the mean distance of the lists of two runs, NaN left out."""
+    distances = []
+    for begin in range(0, len(one), BLOCK):
+        news = one[begin : begin + BLOCK]
+        none = np.zeros(0)  # of what fragmentation does not read
+        lists = Lists(news, news, none, other[begin : begin + BLOCK, None], none)
+        distances.append(fragmentation(lists, LONGEST))
+    return float(np.nanmean(np.concatenate(distances)))
+
+
+def leave_outs(
+    news: NDArray[np.integer], users: NDArray[np.integer], shown: int
+) -> dict[str, NDArray[np.float64]]:
+    """Return each metric of ``WHOLE`` of all lists, then without each group of users.
+
+    Args:
+        news: The best-ranked candidates, 0 for none ``[impressions, LONGEST]``.
+        users: Number of each impression's user ``[impressions]``.
+        shown: Number of news items that the impressions show.
+    """
+    _, owner = np.unique(users, return_inverse=True)
+    groups = min(GROUPS, int(owner.max(initial=-1)) + 1)
+    result: dict[str, NDArray[np.float64]] = {}
+    for k in CUTS:
+        width = int(news.max(initial=0)) + 1
+        cells = (owner % max(1, groups))[:, None] * width + news[:, :k]
+        counts = np.bincount(cells.ravel(), minlength=groups * width).reshape(groups, width)
+        counts[:, :FIRST_NEWS] = 0
+        total = counts.sum(axis=0)
+        listed = np.flatnonzero(total)
+        counts, total = counts[:, listed], total[listed]
+        unlisted = np.zeros(max(0, shown - len(listed)), dtype=np.int64)
+        exposures = [np.concatenate([each, unlisted]) for each in (total, *(total - counts))]
+        for name, whole in OVER_ALL.items():
+            result[f"{name}@{k}"] = np.array([whole.of(each) for each in exposures])
+    return {name: result[name] for name in WHOLE}
+
+
+def jackknife(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 95 % interval of a metric, given first, from the values without each group."""
+    without = values[1:]
+    number = len(without)
+    if number < 2:
+        return float("nan"), float("nan")
+    error = float(np.sqrt((number - 1) * without.var()))
+    reach = float(stdtrit(number - 1, 0.975)) * error  # Student's quantile
+    return float(values[0]) - reach, float(values[0]) + reach
+
+
+def row_intervals(rows: NDArray[np.floating], users: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return the interval of the mean of each row, of its values that are not NaN ``[rows, 2]``.
+
+    Rows that lack the same values share the weights of users, and so the work.
+    """
+    bounds = np.full((len(rows), 2), np.nan)
+    alike: dict[bytes, list[int]] = {}
+    for number, has in enumerate(~np.isnan(rows)):
+        if has.any():
+            alike.setdefault(np.packbits(has).tobytes(), []).append(number)
+    for numbers in alike.values():
+        has = ~np.isnan(rows[numbers[0]])
+        bounds[numbers] = mean_interval(rows[numbers][:, has], users[has])
+    return bounds
+
+
+def _reach(values: NDArray[np.float64]) -> list[float] | None:
+    low, high = jackknife(values)
+    return None if np.isnan(low) else [low, high]
+
+
+def _plain(values: Any) -> Any:
+    """Return numbers as Python has them, inside dictionaries too."""
+    if isinstance(values, dict):
+        return {name: _plain(value) for name, value in values.items()}
+    return float(values) if isinstance(values, np.floating) else values

@@ -1,0 +1,223 @@
+"""Re-ranks the first news of every impression of a split, and measures what that costs and gains.
+
+The rules are those of ``newsrec.reranking.pick``, which ``recommend`` and the service use, too.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from newsrec.console import progress
+from newsrec.data.dataset import NewsData
+from newsrec.errors import UserError
+from newsrec.evaluation.ages import ages
+from newsrec.evaluation.beyond import LONGEST, PER_IMPRESSION
+from newsrec.evaluation.beyond_lists import measure, top_of
+from newsrec.evaluation.beyond_results import row_intervals
+from newsrec.evaluation.results import category_codes
+from newsrec.evaluation.slices import clusters
+from newsrec.metrics import impression_metrics, ranks
+from newsrec.reranking import age_term, check_threshold, pick
+
+MOST = 10_000
+"""Most impressions that the trade-off is measured on; of more, as many evenly over the file."""
+SHARES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.97)
+HOURS = (384.0, 192.0, 96.0, 48.0, 24.0, 12.0, 6.0)
+TRADE_OFF = {
+    "diversity": (SHARES, "vector_diversity@10"),
+    "calibration": (SHARES, "calibration@10"),
+    "half_life": (HOURS, "freshness@10"),
+}
+"""Values of each rule that are measured, from weak to strong, and the metric that it is for."""
+SLOW_IMPRESSIONS = 20_000
+"""With fewer impressions no progress bar is shown."""
+
+
+class Rerank(NamedTuple):
+    """Rules for the first news of an impression; see ``newsrec.reranking.pick``."""
+
+    per_category: int | None = None
+    near_duplicates: float | None = None
+    diversity: float = 0.0
+    calibration: float = 0.0
+
+    @classmethod
+    def of(cls, *values: Any) -> "Rerank | None":
+        """Return the rules that options describe, None for those not given; None if none is.
+
+        Raises:
+            UserError: If an option has an invalid value.
+        """
+        given = {n: v for n, v in zip(cls._fields, values, strict=True) if v is not None}
+        rules = cls(**given)
+        if rules.per_category is not None and rules.per_category < 1:
+            raise UserError(
+                f"--per_category is {rules.per_category}; it is a number of news, 1 or more."
+            )
+        if rules.near_duplicates is not None:
+            check_threshold(rules.near_duplicates, "--near_duplicates")
+        for name in ("diversity", "calibration"):
+            if not 0 <= getattr(rules, name) <= 1:
+                raise UserError(f"--{name} is {getattr(rules, name)}; it is a number from 0 to 1.")
+        return None if rules == cls() else rules
+
+    @property
+    def compares(self) -> list[str]:
+        """Names of the options that compare news vectors."""
+        names = {"near_duplicates": self.near_duplicates, "diversity": self.diversity or None}
+        return [f"--{name}" for name, value in names.items() if value is not None]
+
+    def described(self) -> dict[str, Any]:
+        """Return the field ``rerank`` of ``metrics.json``."""
+        return {name: value for name, value in self._asdict().items() if value}
+
+    def apply(
+        self,
+        data: NewsData,
+        split: str,
+        scores: NDArray[np.floating],
+        vectors: NDArray[np.floating] | None,
+        rows: NDArray[np.integer] | None = None,
+    ) -> NDArray[np.float64]:
+        """Return scores whose order has the picked news first, the others as they were.
+
+        Args:
+            data: The data.
+            split: Name of the split.
+            scores: Scores in the order of the file ``[candidates]``.
+            vectors: News vectors ``[news, dim]``; needed by the options that ``compares`` names.
+            rows: Impressions to re-rank; None re-ranks all.
+        """
+        part, codes = data.split(split), category_codes(data)
+        width = int(codes.max(initial=0)) + 1
+        offsets, news = np.asarray(part.candidates.offsets), np.asarray(part.candidates.values)
+        lifted = np.array(scores, dtype=np.float64)
+        rows = np.arange(len(part.history)) if rows is None else rows
+        with progress("re-ranked", len(rows), SLOW_IMPRESSIONS, "{:,.0f}/s".format) as advance:
+            for row in rows:
+                shown = slice(offsets[row], offsets[row + 1])
+                order = np.argsort(-lifted[shown], kind="stable")
+                listed = news[shown][order]
+                first, last = part.histories.offsets[part.history[row] :][:2]
+                read = codes[part.histories.values[first:last]]
+                wanted = bool(self.calibration) and len(read) > 0
+                picked = pick(
+                    lifted[shown][order],
+                    min(LONGEST, len(order)),
+                    vectors=None if vectors is None else vectors[listed],
+                    categories=codes[listed],
+                    per_category=self.per_category,
+                    near_duplicates=self.near_duplicates,
+                    diversity=self.diversity,
+                    calibration=self.calibration if wanted else 0.0,
+                    target=np.bincount(read, minlength=width) / len(read) if wanted else None,
+                )
+                top = lifted[shown].max(initial=0.0)
+                lifted[offsets[row] + order[picked]] = top + np.arange(len(picked), 0, -1)
+                advance(1)
+        return lifted
+
+
+def trade_off(
+    data: NewsData,
+    split: str,
+    scores: NDArray[np.floating],
+    vectors: NDArray[np.floating] | None,
+    plm_vectors: NDArray[np.floating] | None,
+) -> dict[str, Any]:
+    """Measure accuracy and the metrics beyond it for some values of each rule of ``TRADE_OFF``.
+
+    Args:
+        data: The data.
+        split: Name of a split with labels.
+        scores: Scores in the order of the file ``[candidates]``.
+        vectors: News vectors of the model; None leaves ``diversity`` out ``[news, dim]``.
+        plm_vectors: News vectors that diversity is measured by; None leaves such metrics out.
+
+    Returns:
+        The field ``trade_off`` of ``metrics.json``: the number of ``impressions``, the metrics
+        of the scores as they are under ``none``, and ``rules``: for each rule the metric it is
+        ``for``, and ``measured``, a list of values, each with its metrics, and the difference of
+        nDCG@10 from that of ``none`` with its interval, paired and clustered by user.
+    """
+    part = data.split(split)
+    assert part.labels is not None
+    plain = impression_metrics(scores, part.labels, part.candidates.offsets)
+    counted = np.flatnonzero(plain.valid)
+    rows = counted[np.linspace(0, len(counted) - 1, min(MOST, len(counted))).round().astype(int)]
+    users = clusters(np.asarray(part.user)[rows])
+    # Only these impressions are measured; the lists of others are those they are compared with.
+    kept = np.zeros(part.candidates.num_rows, dtype=bool)
+    kept[rows] = True
+    held = part._replace(
+        impression_id=np.where(kept, 1, 0), counts=dict(part.counts) | {"beyond_accuracy": 1}
+    )
+    narrowed = data._replace(splits=dict(data.splits) | {split: held})
+
+    def measured(changed: NDArray[np.floating]) -> tuple[dict[str, float], NDArray[np.floating]]:
+        assert part.labels is not None
+        values = impression_metrics(changed, part.labels, part.candidates.offsets)
+        top = top_of(part, ranks(changed, part.candidates.offsets))
+        beyond = measure(narrowed, split, {"": top}, plm_vectors)[""][:, rows]
+        means = {"auc": float(values.of("auc")[rows].mean())}
+        means["ndcg@10"] = float(values.of("ndcg@10")[rows].mean())
+        for name, row in zip(PER_IMPRESSION, beyond, strict=True):
+            if name.endswith("@10") and not np.isnan(row).all():
+                means[name] = float(np.nanmean(row, dtype=np.float64))
+        return means, values.of("ndcg@10")[rows]
+
+    none, base = measured(scores)
+    old = ages(data, split)
+    rules: dict[str, Any] = {}
+    for rule, (values, aim) in TRADE_OFF.items():
+        if rule == "diversity" and vectors is None:
+            continue
+        found: list[dict[str, Any]] = []
+        for value in values:
+            if rule == "half_life":
+                changed = scores + age_term(old, value)
+            else:
+                diverse = rule == "diversity"
+                rerank = Rerank(diversity=value) if diverse else Rerank(calibration=value)
+                changed = rerank.apply(data, split, scores, vectors, rows)
+            means, gains = measured(changed)
+            interval = row_intervals((gains - base)[None], users)[0].tolist()
+            difference = {"ndcg@10_difference": float((gains - base).mean())}
+            difference |= {"ndcg@10_difference_interval": interval}
+            found.append({"value": value, **means, **difference})
+        rules[rule] = {"for": aim, "measured": found}
+    return {"impressions": len(rows), "none": none, "rules": rules}
+
+
+def check_vectors(rules: "Rerank | None", scorer: str | None, members: int) -> None:
+    """Refuse rules that compare the news vectors of a model where there are none, or several.
+
+    Raises:
+        UserError: Names the option and what to do.
+    """
+    if rules is None or not rules.compares:
+        return
+    option = rules.compares[0]
+    if scorer is not None:
+        raise UserError(
+            f"{option} compares the news vectors of a model, and the baseline {scorer} has none. "
+            "Leave it out, or give --ckpt_path."
+        )
+    if members > 1:
+        raise UserError(
+            f"{option} compares the news vectors of one model, and --ckpt_path has {members} "
+            "checkpoints. Leave it out, or give one."
+        )
+
+
+def rerank_note(found: Mapping[str, Any]) -> str:
+    """Return in words how the first news were re-ranked."""
+    said = {
+        "per_category": "at most {:g} of a category",
+        "near_duplicates": "no near-duplicates (cosine of at least {:g})",
+        "diversity": "diversity {:g}",
+        "calibration": "calibration {:g}",
+    }
+    return ", ".join(said[name].format(value) for name, value in found.items())

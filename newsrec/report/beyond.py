@@ -1,0 +1,108 @@
+"""Tables of the metrics beyond accuracy, for the terminal and the page."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from newsrec.evaluation.beyond import ASPECT_HEADINGS, CUTS, MEANINGS
+from newsrec.evaluation.names import BASELINE_NAMES
+from newsrec.report.tables import table
+
+SHORT, LONG = min(CUTS), max(CUTS)
+
+
+def beyond_table(metrics: Mapping[str, Any]) -> Table:
+    """Return a table of what the best-ranked news are like, beside the baseline of highest AUC."""
+    found = metrics["beyond"]
+    headings = ["", f"first\n{SHORT}", f"first\n{LONG}", "95 % interval"]
+    best = best_baseline(metrics)
+    beside = found["baselines"].get(best, {})
+    if beside:
+        words = BASELINE_NAMES.get(best, best).split()  # short lines, so that intervals have one
+        headings += ["\n".join(words), "95 % interval\nof difference"]
+    rows = []
+    for name, heading in ASPECT_HEADINGS.items():
+        short, line = (found["metrics"].get(f"{name}@{k}") for k in (SHORT, LONG))
+        if line is None or short is None:
+            continue
+        cells = [heading, short_number(short["value"]), short_number(line["value"])]
+        cells.append(short_range(line["interval"]))
+        if beside:
+            other = beside.get(f"{name}@{LONG}")
+            cells.append("" if other is None else short_number(other["value"]))
+            interval = None if other is None else other["difference_interval"]
+            cells.append(short_range(interval, "+"))
+        rows.append(cells)
+    return table(headings, rows, "Beyond accuracy")
+
+
+def beyond_differences(result: Mapping[str, Any]) -> Table:
+    """Return a table of the differences beyond accuracy in a result of ``compare``."""
+    rows = [
+        (
+            heading,
+            *(short_number(line[side]) for side in "ab"),
+            short_number(line["difference"], "+"),
+            short_range(line["interval"], "+"),
+        )
+        for name, heading in ASPECT_HEADINGS.items()
+        if (line := result["beyond"].get(f"{name}@{LONG}")) is not None
+    ]
+    headings = ("", "A", "B", "A - B", "95 % interval")
+    return table(headings, rows, f"Beyond accuracy, first {LONG}")
+
+
+def best_baseline(metrics: Mapping[str, Any]) -> str:
+    """Return the name of the baseline with the highest AUC; empty if there is none."""
+    baselines = metrics.get("baselines") or {}
+    return max(baselines, key=lambda name: baselines[name]["auc"], default="")
+
+
+def beyond_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of the page's table: heading, meaning, values, interval, of baselines."""
+    found = metrics.get("beyond", {"metrics": {}, "baselines": {}})
+    rows = []
+    for name, heading in ASPECT_HEADINGS.items():
+        short, line = (found["metrics"].get(f"{name}@{k}") for k in (SHORT, LONG))
+        if short is None or line is None:
+            continue
+        others = [lines.get(f"{name}@{LONG}") for lines in found["baselines"].values()]
+        rows.append(
+            {
+                "heading": heading,
+                "meaning": MEANINGS[name],
+                "short": short_number(short["value"]),
+                "long": short_number(line["value"]),
+                "interval": short_range(line["interval"]),
+                "others": ["" if o is None else short_number(o["value"]) for o in others],
+            }
+        )
+    return rows
+
+
+def beyond_names(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the names of the baselines in the page's table."""
+    found = metrics.get("beyond", {}).get("baselines", {})
+    return [BASELINE_NAMES.get(name, name) for name in found]
+
+
+def beyond_notes(metrics: Mapping[str, Any]) -> list[str]:
+    """Return what to know of the table."""
+    found = metrics.get("beyond")
+    if found is None:
+        return []
+    lines = ["docs/evaluate.md explains each line (Beyond accuracy)."]
+    if f"vector_diversity@{LONG}" not in found["metrics"]:
+        lines.append("Metrics of news vectors need the baselines and labels; they are left out.")
+    return lines
+
+
+def short_number(value: float, sign: str = "") -> str:
+    """Format a number with three digits after the point, or one if it is large."""
+    return f"{value:{sign}.3f}" if abs(value) < 10 else f"{value:{sign}.1f}"
+
+
+def short_range(bounds: Sequence[float] | None, sign: str = "") -> str:
+    """Format an interval, ``-`` if there is none."""
+    return "-" if bounds is None else " to ".join(short_number(end, sign) for end in bounds)

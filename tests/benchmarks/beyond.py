@@ -1,0 +1,67 @@
+"""How long all metrics beyond accuracy of one ranking take, and how much memory.
+
+    python tests/benchmarks/beyond.py [--impressions 376471] [--baselines 7]
+
+Prints one JSON object. Impressions have about as many candidates as MIND's dev, users as many
+clicks; a news vector has 384 numbers. The reference is a loop over impressions, on a part of them:
+it must give the same numbers, or the benchmark fails. Memory is what the process holds of its own
+beyond what it held before.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from newsrec.evaluation.beyond import PER_IMPRESSION
+from newsrec.evaluation.beyond_lists import centred, draw_others
+from newsrec.evaluation.beyond_results import Beyond, beyond_accuracy
+from newsrec.metrics import ranks
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from beyond_worlds import by_loop, random_data
+from submission import measured
+
+PART = 500
+"""Impressions that the reference goes through."""
+
+
+def main() -> None:
+    """Measure, compare with the loop and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--impressions", type=int, default=376_471)
+    parser.add_argument("--news", type=int, default=72_023)
+    parser.add_argument("--dim", type=int, default=384)
+    use = "number of further rankings to measure beside it, as baselines"
+    parser.add_argument("--baselines", type=int, default=0, help=use)
+    args = parser.parse_args()
+    data, scores, vectors = random_data(args.impressions, args.news, args.dim)
+    split = data.split("train")
+    rank = ranks(scores, split.candidates.offsets)
+    others = {str(number): rank for number in range(args.baselines)}
+    found: list[Beyond] = []
+    cost = measured(lambda: found.append(beyond_accuracy(data, "train", rank, others, vectors)))
+    drawn = draw_others(split.user, np.arange(args.impressions), 0)
+    rows = range(0, args.impressions, max(1, args.impressions // PART))
+    expected = by_loop(data, scores, centred(vectors).astype(np.float64), drawn, rows)
+    table = np.array([[line[name] for line in expected] for name in PER_IMPRESSION])
+    np.testing.assert_allclose(found[0].values[:, list(rows)], table, atol=2e-6, rtol=2e-6)
+    result = {
+        "impressions": args.impressions,
+        "candidates": len(split.candidates.values),
+        "clicks": len(split.histories.values),
+        "baselines": args.baselines,
+        "metrics": len(found[0].metrics["metrics"]),
+        **cost,
+        "compared_with_a_loop": len(rows),
+        "cores": os.cpu_count(),
+    }
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

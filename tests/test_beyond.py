@@ -1,0 +1,200 @@
+import json
+import math
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from beyond_worlds import by_loop, random_data
+
+from newsrec.__main__ import main
+from newsrec.data.dataset import open_mind
+from newsrec.evaluation import beyond_lists
+from newsrec.evaluation.beyond import (
+    CUTS,
+    MEANINGS,
+    PER_IMPRESSION,
+    TABLE,
+    WHOLE,
+    Lists,
+    calibration,
+    fragmentation,
+    gini,
+    near_duplicates,
+)
+from newsrec.evaluation.beyond_lists import centred, measure, shown_news, top_of
+from newsrec.evaluation.beyond_results import (
+    beyond_accuracy,
+    jackknife,
+    leave_outs,
+    row_intervals,
+)
+from newsrec.evaluation.intervals import mean_interval
+from newsrec.metrics import ranks
+
+
+@pytest.fixture(scope="module")
+def world():
+    """2,000 impressions, some of them with unknown news, few candidates or no history."""
+    data, scores, vectors = random_data(2000, 402, 12, unknown=0.1)
+    vectors[200:202] = vectors[100:102]  # near-duplicates
+    vectors[202:240] = vectors[102:140] * 2
+    split = data.split("train")
+    return data, split, scores, ranks(scores, split.candidates.offsets), vectors
+
+
+def test_every_metric_is_that_of_a_loop_in_2000_impressions(world):
+    data, split, scores, rank, vectors = world
+    found = measure(data, "train", {"": top_of(split, rank)}, vectors)[""]
+    others = beyond_lists.draw_others(split.user, np.arange(2000), seed=0)
+    assert (split.user[others] != split.user[:, None]).all()
+    expected = by_loop(data, scores, centred(vectors).astype(np.float64), others, range(2000))
+    table = np.array([[line[name] for line in expected] for name in PER_IMPRESSION])
+    np.testing.assert_allclose(found, table, atol=2e-6, rtol=2e-6)
+    assert 0 < np.isnan(table).sum() < 0.2 * table.size
+    assert 0 < np.nanmean(table[PER_IMPRESSION.index("near_duplicates@10")]) < 0.5
+
+
+def test_blocks_change_nothing(world, monkeypatch):
+    data, split, _, rank, vectors = world
+    top = top_of(split, rank)
+    whole = measure(data, "train", {"": top}, vectors)[""]
+    monkeypatch.setattr(beyond_lists, "BLOCK", 170)
+    np.testing.assert_allclose(measure(data, "train", {"": top}, vectors)[""], whole, rtol=1e-5)
+
+
+def test_coverage_and_gini_are_those_of_a_loop_and_of_a_jackknife_by_hand(world):
+    _, split, _, rank, _ = world
+    top = top_of(split, rank).news
+    shown = shown_news(split)
+    assert set(np.flatnonzero(shown)) == set(split.candidates.values) - {1}
+
+    def by_hand(rows, k):
+        lists = [[n for n in top[row, :k] if n > 1] for row in rows]
+        counts = np.array([sum(n in one for one in lists) for n in np.flatnonzero(shown)])
+        # rows that list a news item twice are not drawn here
+        apart = sum(np.abs(a - counts).sum() for a in counts)
+        return (counts > 0).mean(), apart / (2 * len(counts) ** 2 * counts.mean())
+
+    rows = [r for r in range(2000) if len({*top[r]}) == len(top[r])][:60]
+    found = leave_outs(top[rows], np.arange(60), int(shown.sum()))
+    assert {len(values) for values in found.values()} == {41}
+    for k in CUTS:
+        whole = by_hand(rows, k)
+        assert found[f"coverage@{k}"][0] == pytest.approx(whole[0])
+        assert found[f"gini@{k}"][0] == pytest.approx(whole[1])
+        left = [r for place, r in enumerate(rows) if place % 40 != 3]
+        assert found[f"gini@{k}"][4] == pytest.approx(by_hand(left, k)[1])
+    values = np.array([0.5, 0.4, 0.5, 0.6])
+    low, high = jackknife(values)
+    assert (low + high) / 2 == pytest.approx(0.5)
+    error = math.sqrt(2 / 3 * sum((v - 0.5) ** 2 for v in values[1:]))
+    assert (high - low) / 2 == pytest.approx(4.30265 * error, rel=1e-5)
+    assert np.isnan(jackknife(np.array([0.5, 0.4]))).all()
+
+
+def test_gini_is_0_where_all_are_equal_and_near_1_where_one_has_all():
+    assert gini(np.array([3, 3, 3])) == 0
+    assert gini(np.array([0, 0, 0, 8])) == pytest.approx(0.75)
+    assert gini(np.zeros(4, dtype=int)) == 0
+
+
+def one_list(categories, read, others=()):
+    """Return a list of known news, two clicks of whose user of three are of category 0."""
+    news = np.arange(2, 2 + len(categories))[None]
+    shares = np.array(read, dtype=float)[np.array(categories)][None]
+    cosines = np.ones((1, len(categories), len(categories)))
+    return Lists(news, np.array([categories]), shares, np.array([others]), np.zeros(news.shape),
+                 cosines=cosines)  # fmt: skip
+
+
+def test_divergences_by_hand():
+    perfect = one_list([0, 1], [2 / 3, 1 / 3])  # ranks weigh 1 and 1/2
+    assert calibration(perfect, 2)[0] == pytest.approx(0, abs=1e-7)
+    assert calibration(one_list([2, 2], [2 / 3, 1 / 3, 0]), 2)[0] == pytest.approx(1)
+    same, apart = one_list([0, 1], [1, 0], [[2, 3]]), one_list([0, 1], [1, 0], [[8, 9]])
+    assert fragmentation(same, 2)[0] == pytest.approx(0, abs=1e-7)
+    assert fragmentation(apart, 2)[0] == pytest.approx(1)
+    turned = fragmentation(one_list([0, 1], [1, 0], [[3, 2]]), 2)[0]
+    p, q, m = (2 / 3, 1 / 3), (1 / 3, 2 / 3), 1 / 2
+    expected = sum(a * math.log2(a / m) / 2 for a in (*p, *q))
+    assert turned == pytest.approx(math.sqrt(expected))
+    assert near_duplicates(perfect, 2)[0] == 0.5  # the second repeats the first
+
+
+def test_every_metric_has_a_meaning_in_one_line():
+    assert all(meaning.endswith((".", ",")) or " " in meaning for meaning in MEANINGS.values())
+    assert len(TABLE) * len(CUTS) == len(PER_IMPRESSION)
+    assert all(len(meaning) <= 97 for meaning in MEANINGS.values())
+
+
+def test_rows_that_lack_values_have_their_own_intervals():
+    rng = np.random.default_rng(1)
+    users = rng.integers(0, 40, 300)
+    rows = rng.normal(size=(4, 300))
+    rows[1, ::7] = np.nan
+    rows[2] = np.nan
+    found = row_intervals(rows, users)
+    np.testing.assert_allclose(found[0], mean_interval(rows[0], users))
+    kept = ~np.isnan(rows[1])
+    np.testing.assert_allclose(found[1], mean_interval(rows[1, kept], users[kept]))
+    assert np.isnan(found[2]).all()
+
+
+def test_what_is_unknown_is_left_out_and_json_holds_the_rest(mind_dir):
+    data = open_mind(mind_dir)
+    for name in ("dev", "test"):
+        part = data.split(name)
+        scores = np.random.default_rng(0).normal(size=len(part.candidates.values))
+        rank = ranks(scores, part.candidates.offsets)
+        found = beyond_accuracy(data, name, rank, {"same": rank}, None)
+        assert json.loads(json.dumps(found.metrics, allow_nan=False)) == found.metrics
+        named = set(found.metrics["metrics"])
+        assert not {f"{m}@5" for m in ("vector_diversity", "unexpectedness", "serendipity")} & named
+        assert {"calibration@5", "novelty@10", *WHOLE} <= named
+        for line in found.metrics["baselines"]["same"].values():
+            assert line["difference"] == 0
+            assert line["difference_interval"] == [0, 0]
+
+
+def test_beyond_accuracy_lists_count_in_no_metric(world):
+    data, split, _, rank, vectors = world
+    ids = split.impression_id.copy()
+    ids[-500:] = 0
+    flagged = split._replace(impression_id=ids, counts={"beyond_accuracy": 500})
+    found = beyond_accuracy(data._replace(splits={"train": flagged}), "train", rank, {}, vectors)
+    assert np.isnan(found.values[:, -500:]).all()
+    top = top_of(split, rank).news[:-500]
+    shown = int(shown_news(flagged).sum())
+    expected = leave_outs(top, split.user[:-500], shown)
+    assert found.metrics["metrics"]["gini@5"]["value"] == expected["gini@5"][0]
+
+
+def test_evaluate_and_compare_show_them(mind_dir, tmp_path, capsys):
+    base = [f"--data.root={mind_dir}", "--split=dev", "--trainer.accelerator=cpu"]
+    for name in ("recent", "random"):
+        main(["evaluate", f"--scorer={name}", *base, f"--output={tmp_path / name}"])
+    said = capsys.readouterr().out
+    assert "Beyond accuracy" in said
+    assert "freshness, hours" in said
+    assert "Metrics of news vectors" in said
+    page = (tmp_path / "recent" / "report.html").read_text()
+    assert "in any split; fewer is fresher." in page
+    recent = json.loads((tmp_path / "recent" / "metrics.json").read_text())["beyond"]
+    table = pq.read_table(tmp_path / "recent" / "per_impression.parquet")
+    ages = table["beyond/freshness@10"].to_numpy()
+    assert recent["metrics"]["freshness@10"]["value"] == pytest.approx(np.nanmean(ages))
+    main(["compare", str(tmp_path / "recent"), str(tmp_path / "random"), "--json"])
+    found = json.loads(capsys.readouterr().out)["beyond"]
+    beside = recent["baselines"]["random"]
+    for name, line in found.items():
+        assert line["a"] == pytest.approx(recent["metrics"][name]["value"], abs=1e-6)
+        assert line["difference"] == pytest.approx(beside[name]["difference"], abs=1e-6)
+        if name in WHOLE:
+            assert line["interval"] == pytest.approx(beside[name]["difference_interval"])
+    main(["compare", str(tmp_path / "recent"), str(tmp_path / "random")])
+    assert "Beyond accuracy, first 10" in capsys.readouterr().out
+    main(["evaluate", "--scorer=random", *base, f"--output={tmp_path / 'x'}", "--beyond=false"])
+    assert "beyond" not in json.loads((tmp_path / "x" / "metrics.json").read_text())
+    assert "Beyond accuracy" not in capsys.readouterr().out
+    main(["compare", str(tmp_path / "recent"), str(tmp_path / "x")])
+    assert "Beyond accuracy" not in capsys.readouterr().out
