@@ -17,6 +17,7 @@ from newsrec.model.plm.blocks import length_mask
 from newsrec.model.plm.masks import mask_by_padding, nothing_padded
 from newsrec.model.plm.packing import groups_of, join, pack, run_packed
 from newsrec.model.plm.transformers_internals import first_position
+from newsrec.model.sequences import Joined, Mask
 
 NOT_WEIGHTS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 """Keys of a PLM's configuration that name its origin and do not affect its output."""
@@ -84,7 +85,8 @@ class CutPlm:
         token_lengths: Tensor,
         token_states: Tensor | None = None,
         tokens_per_pass: int | None = None,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+        padded: bool = True,
+    ) -> Iterator[tuple[Tensor, Mask]]:
         """Run the PLM over news sorted by length, a group of similar length at a time.
 
         Args:
@@ -93,10 +95,11 @@ class CutPlm:
             token_states: States of the real tokens below the tuned layers, all news items joined;
                 the frozen layers then do not run ``[tokens, hidden]``. None runs the whole PLM.
             tokens_per_pass: Padded tokens that are run at once; None depends on the device.
+            padded: Whether states must be padded. If not, they are joined where that is faster.
 
         Yields:
             Last states of some news ``[rows, tokens, hidden]``, and a mask that is True where a
-            token is real ``[rows, tokens]``.
+            token is real ``[rows, tokens]``; or joined states ``[tokens, hidden]``.
 
         Raises:
             UserError: If the size of the states differs from this PLM's.
@@ -109,13 +112,21 @@ class CutPlm:
             )
         if tokens_per_pass is None:
             tokens_per_pass = blocks.tokens_per_pass(token_ids.device)
-        run = self._joined if self._packs else self._padded
-        yield from run(token_ids, token_lengths, token_states, tokens_per_pass)
+        if not self._packs:
+            yield from self._padded(token_ids, token_lengths, token_states, tokens_per_pass)
+            return
+        for lengths, states in self._joined(
+            token_ids, token_lengths, token_states, tokens_per_pass
+        ):
+            if padded or not blocks.runs_on_cpu(states.device):
+                yield from blocks.padded_blocks(states, lengths, tokens_per_pass)
+            else:
+                yield states, Joined.of(lengths)
 
     def _joined(
         self, token_ids: Tensor, token_lengths: Tensor, token_states: Tensor | None, per_pass: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Do what ``last_states`` does: run real tokens only, and pad the resulting states."""
+        """Run real tokens only; yield lengths of news and their joined states."""
         for rows in blocks.runs(token_lengths, per_pass):
             lengths = token_lengths[rows]
             groups = groups_of(lengths)
@@ -130,7 +141,7 @@ class CutPlm:
                     ids = torch.zeros(len(states), dtype=torch.int64, device=states.device)
                     with self._given(states[None]) as top:
                         states = run_packed(top, ids, groups)
-            yield from blocks.padded_blocks(states, lengths, per_pass)
+            yield lengths, states
 
     def _padded(
         self, token_ids: Tensor, token_lengths: Tensor, token_states: Tensor | None, per_pass: int
