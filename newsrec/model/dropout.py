@@ -25,7 +25,7 @@ class Dropout(nn.Dropout):
 
 def kept(x: Tensor, share: float) -> Tensor:
     """Return a random factor for each value: 0 for a share of them, else the same above 1."""
-    dropped = round(share * 2**BITS)
+    dropped = min(round(share * 2**BITS), 2**BITS - 1)
     words = torch.empty(-(-x.numel() * BITS // 64), dtype=torch.int64, device=x.device)
     bits = words.random_(-(2**63), None).view(torch.int16)[: x.numel()].view(x.shape)
     factor = torch.empty(x.shape, dtype=x.dtype, device=x.device)

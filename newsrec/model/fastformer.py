@@ -20,7 +20,7 @@ from newsrec.model.sequences import (
     Mask,
     masked_mean,
     masked_softmax,
-    spread,
+    product,
     weighted_sums,
 )
 from newsrec.model.transformer import SoftmaxAttention
@@ -177,13 +177,13 @@ class AdditiveAttention(nn.Module):
         """
         query, key = self.query(x), self.key(x)
         global_query = self._pool(self.query_score(query), query, mask)
-        key = key * global_query
+        key = product(key, global_query, mask)
         global_key = self._pool(self.key_score(key), key, mask)
-        return self.transform(query * global_key) + query
+        return self.transform(product(query, global_key, mask)).add_(query)
 
     def _pool(self, logits: Tensor, x: Tensor, mask: Mask) -> Tensor:
         weights = masked_softmax(logits * self.scale, mask)
-        return spread(weighted_sums(weights, x, mask), mask)
+        return weighted_sums(weights, x, mask)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -262,13 +262,14 @@ class Fastformer(nn.Module):
         The output is undefined where a mask ``[batch, length]`` is False. Raises UserError if
         there are fewer positions than elements.
         """
-        joined = isinstance(mask, Joined)
+        if isinstance(mask, Joined):
+            sizes, longest = (len(mask.lengths), len(x)), max(mask.lengths.tolist(), default=0)
+        else:
+            sizes, longest = (len(x), x.shape[1]), mask.shape[1]
         # During export the length is symbolic, and a comparison would fix it to one value.
         if self.positions is not None and not torch.compiler.is_exporting():
-            longest = max(mask.lengths.tolist(), default=0) if joined else mask.shape[1]
-            self._check_length(longest)
-        batch, elements = (len(mask.lengths), len(x)) if joined else x.shape[:2]
-        if self._compiled is not None and min(batch, elements) > 1:
+            self._check_length(longest, self.positions.num_embeddings)
+        if self._compiled is not None and min(sizes) > 1:
             return self._compiled(x, mask)
         return self._run(x, mask)
 
@@ -302,13 +303,12 @@ class Fastformer(nn.Module):
         # The last real element gets row 0 at any length if positions count from there.
         return (later if self.recency else before).clamp(0, self.positions.num_embeddings - 1)
 
-    def _check_length(self, length: int) -> None:
-        assert self.positions is not None
-        if length > self.positions.num_embeddings:
+    @staticmethod
+    def _check_length(length: int, known: int) -> None:
+        if length > known:
             raise UserError(
-                f"A sequence has {length} elements, but there are positions for "
-                f"{self.positions.num_embeddings}. Cut it, build the model for longer ones, or "
-                "choose positions none."
+                f"A sequence has {length} elements, but there are positions for {known}. Cut it, "
+                "build the model for longer ones, or choose positions none."
             )
 
 

@@ -49,6 +49,6 @@ class SoftmaxAttention(nn.Module):
 
     def _mix(self, parts: list[Tensor], attended: Tensor | None = None) -> Tensor:
         """Mix by queries, keys and values, each ``[batch, length, dim]``."""
-        heads = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in parts)
-        mixed = F.scaled_dot_product_attention(*heads, attended)
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in parts)
+        mixed = F.scaled_dot_product_attention(q, k, v, attended)
         return mixed.transpose(1, 2).flatten(2)

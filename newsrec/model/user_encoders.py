@@ -130,13 +130,14 @@ class UserEncoder(nn.Module):
     def _joined(self, history: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Do what ``_pooled`` does, over real clicks only, users with fewer clicks first."""
         lengths, order = mask.sum(dim=1).sort(stable=True)
-        places = torch.arange(mask.numel(), device=mask.device).view(mask.shape)
-        clicks = history.flatten(0, 1).index_select(0, places[order][mask[order]])
-        pooled = self._pooled(clicks, Joined.of(lengths))
-        return tuple(x.index_select(0, order.argsort()) for x in pooled)
+        owner, column = mask[order].nonzero(as_tuple=True)
+        clicks = history.flatten(0, 1).index_select(0, order[owner] * mask.shape[1] + column)
+        pooled, mean = self._pooled(clicks, Joined(lengths, owner))
+        back = order.argsort()
+        return pooled.index_select(0, back), mean.index_select(0, back)
 
     def _pooled(self, history: Tensor, mask: Mask) -> tuple[Tensor, Tensor]:
-        """Return the pooled output of Fastformer, and the mean, of each user ``[users, 1, dim]``."""
+        """Return Fastformer's pooled output and the mean of each user ``[users, 1, dim]``."""
         pooled = self.pooling(self.fastformer(history, mask), mask)
         return pooled.unsqueeze(1), masked_mean(history, mask).unsqueeze(1)
 
