@@ -54,11 +54,11 @@ def test_counts_are_those_of_a_loop(make):
     _, data = make()
     data.setup("fit")
     counts = _Counts()
-    clicks = tokens = squares = slots = mentions = distinct = 0
+    clicks = tokens = squares = read = mentions = distinct = 0
     for batch in data.train_dataloader():
         counts.add(batch)
         clicks += len(batch.labels)
-        slots += batch.history.numel()
+        read += sum(row > 0 for row in batch.history.flatten().tolist())
         for length in batch.token_lengths.tolist()[2:]:
             distinct += 1
             tokens += length
@@ -67,7 +67,7 @@ def test_counts_are_those_of_a_loop(make):
             mentions += sum(row > 0 for row in batch.history[user].tolist())
             mentions += sum(row > 0 for row in batch.candidates[sample].tolist())
     assert (counts.clicks, counts.news, counts.tokens) == (clicks, distinct, tokens)
-    assert (counts.squares, counts.slots, float(counts.mentions)) == (squares, slots, mentions)
+    assert (counts.squares, float(counts.read), float(counts.mentions)) == (squares, read, mentions)
 
 
 @pytest.mark.parametrize(("tune_layers", "rank"), [(-1, 0), (1, 0), (-1, 4), (1, 4)])

@@ -66,6 +66,8 @@ class Mentions(NamedTuple):
     """Standard deviation of ``distinct``, divided by ``distinct``."""
     users: float
     """Distinct histories."""
+    read: float
+    """Clicks of these histories."""
 
 
 def mentions(samples: int, max_history: int, candidates: int, by_user: bool) -> Mentions:
@@ -79,7 +81,8 @@ def mentions(samples: int, max_history: int, candidates: int, by_user: bool) -> 
     power = math.log(d2 / d1) / math.log(m2 / m1)
     distinct = min(d1 * (total / m1) ** power, total)
     users = max(samples / SAMPLES_OF_USER, 1) if by_user else samples
-    return Mentions(distinct, deviation / (mean + candidates) / math.sqrt(users), users)
+    spread = deviation / (mean + candidates) / math.sqrt(users)
+    return Mentions(distinct, spread, users, users * mean)
 
 
 def text_lengths(fields: Sequence[str], max_tokens: int, news: int) -> NDArray[np.int64]:

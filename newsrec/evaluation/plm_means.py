@@ -57,7 +57,7 @@ def record_means(module: "RecommenderModule") -> Iterator[list["Tensor"]]:
     The means are ``[news, hidden]``. With them the baseline ``cosine`` needs no second pass through
     the PLM.
     """
-    from newsrec.model.fastformer import masked_mean
+    from newsrec.model.sequences import masked_mean
 
     means: list[Tensor] = []
 

@@ -17,6 +17,7 @@ from newsrec.model.user_encoders import UserEncoder
 def folded(encoder: UserEncoder) -> UserEncoder:
     """Return a copy of a user encoder that gives the same vectors by fewer operations."""
     copied = copy.deepcopy(encoder)
+    copied.joins = False  # the parts below take padded histories only
     for layer in copied.fastformer.layers:
         if isinstance(layer.attention, AdditiveAttention):
             layer.attention = FoldedAttention(layer.attention)

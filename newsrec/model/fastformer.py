@@ -14,6 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from newsrec.errors import UserError
+from newsrec.model.dropout import Dropout
+from newsrec.model.sequences import (
+    Joined,
+    Mask,
+    masked_mean,
+    masked_softmax,
+    product,
+    weighted_sums,
+)
 from newsrec.model.transformer import SoftmaxAttention
 
 Encoder = Literal["fastformer", "transformer"]
@@ -111,26 +120,6 @@ class FastformerConfig:
             raise UserError(f"{option}dropout is {self.dropout}; it must be 0 or more, below 1.")
 
 
-def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over dimension 1, in float32 or better; exactly 0 where ``mask`` is False.
-
-    Logits and weights are ``[batch, length, heads]``, the mask ``[batch, length]``.
-    """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    logits = logits.masked_fill(~mask[..., None], torch.finfo(torch.float32).min)
-    return logits.softmax(dim=1) * mask[..., None]
-
-
-def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of each sequence's real elements ``[batch, dim]``; zeros if it has none.
-
-    ``x`` is ``[batch, length, dim]``, the mask ``[batch, length]``.
-    """
-    # A sum, because autocast would round a matrix product with weights.
-    total = x.masked_fill(~mask[..., None], 0).sum(dim=1)
-    return total / mask.sum(dim=1, keepdim=True).clamp(min=1)
-
-
 class AttentionPooling(nn.Module):
     """Weighted mean over a sequence of elements of size ``dim``, weights learned from them."""
 
@@ -139,20 +128,20 @@ class AttentionPooling(nn.Module):
         self.hidden = nn.Linear(dim, dim)
         self.logit = nn.Linear(dim, 1, bias=False)  # a bias would shift all logits equally
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask) -> Tensor:
         """Pool sequences ``[batch, length, dim]`` to vectors ``[batch, dim]``.
 
-        A row whose mask ``[batch, length]`` is all False gives zeros.
+        They may also be joined, see ``newsrec.model.sequences``. An empty sequence gives zeros.
         """
         weights = masked_softmax(self.logit(torch.tanh(self.hidden(x))), mask)
-        return torch.einsum("blo,bld->bd", weights.to(x.dtype), x)
+        return weighted_sums(weights, x, mask)
 
 
 class MeanPooling(nn.Module):
     """Mean over a sequence, in place of ``AttentionPooling``."""
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Pool a padded sequence; same arguments and result as ``AttentionPooling``."""
+    def forward(self, x: Tensor, mask: Mask) -> Tensor:
+        """Pool sequences; same arguments and result as ``AttentionPooling``."""
         return masked_mean(x, mask)
 
 
@@ -181,21 +170,20 @@ class AdditiveAttention(nn.Module):
         self.key_score = nn.Linear(dim, heads, bias=False)
         self.transform = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Mix sequences ``[batch, length, dim]``.
+    def forward(self, x: Tensor, mask: Mask) -> Tensor:
+        """Mix sequences ``[batch, length, dim]``, or joined ones ``[elements, dim]``.
 
-        The result is undefined where the mask ``[batch, length]`` is False.
+        The result is undefined where a mask ``[batch, length]`` is False.
         """
         query, key = self.query(x), self.key(x)
-        global_query = self._pool(self.query_score(query), query, mask)  # [batch, 1, dim]
-        key = key * global_query
-        global_key = self._pool(self.key_score(key), key, mask)  # [batch, 1, dim]
-        return self.transform(query * global_key) + query
+        global_query = self._pool(self.query_score(query), query, mask)
+        key = product(key, global_query, mask)
+        global_key = self._pool(self.key_score(key), key, mask)
+        return self.transform(product(query, global_key, mask)).add_(query)
 
-    def _pool(self, logits: Tensor, x: Tensor, mask: Tensor) -> Tensor:
-        weights = masked_softmax(logits * self.scale, mask).to(x.dtype)  # [batch, length, heads]
-        per_head = x.unflatten(-1, (self.heads, -1))  # [batch, length, heads, dim / heads]
-        return torch.einsum("blh,blhe->bhe", weights, per_head).flatten(1).unsqueeze(1)
+    def _pool(self, logits: Tensor, x: Tensor, mask: Mask) -> Tensor:
+        weights = masked_softmax(logits * self.scale, mask)
+        return weighted_sums(weights, x, mask)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -230,7 +218,7 @@ class FastformerLayer(nn.Module):
         self.attention = kind(dim, config.heads)
         self.output = nn.Linear(dim, dim)
         self.attention_norm = LayerNorm(dim) if norm else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.ffn: nn.Sequential | None = None
         if config.ffn is not None:
             self.ffn = nn.Sequential(
@@ -238,7 +226,7 @@ class FastformerLayer(nn.Module):
             )
             self.ffn_norm = LayerNorm(dim) if norm else nn.Identity()
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask) -> Tensor:
         """Return the layer's output; same arguments and shapes as ``AdditiveAttention``."""
         x = self.attention_norm(self.dropout(self.output(self.attention(x, mask))) + x)
         if self.ffn is not None:
@@ -261,20 +249,27 @@ class Fastformer(nn.Module):
         self.recency = config.positions == "recency"
         self.positions = None if config.positions == "none" else nn.Embedding(max_length, dim)
         self.norm = LayerNorm(dim) if config.norm == "post" else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         distinct = min(config.layers, 1) if config.share_layers else config.layers
         self.layers = nn.ModuleList(FastformerLayer(dim, config) for _ in range(distinct))
         self.passes = config.layers
         self._compiled: Any = None
         self.apply(init_weights)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Run the layers over sequences ``[batch, length, dim]``.
+    def forward(self, x: Tensor, mask: Mask) -> Tensor:
+        """Run the layers over sequences ``[batch, length, dim]``, or joined ``[elements, dim]``.
 
-        The output is undefined where the mask ``[batch, length]`` is False. Raises UserError if
+        The output is undefined where a mask ``[batch, length]`` is False. Raises UserError if
         there are fewer positions than elements.
         """
-        if self._compiled is not None and min(x.shape[:2]) > 1:
+        if isinstance(mask, Joined):
+            sizes, longest = (len(mask.lengths), len(x)), max(mask.lengths.tolist(), default=0)
+        else:
+            sizes, longest = (len(x), x.shape[1]), mask.shape[1]
+        # During export the length is symbolic, and a comparison would fix it to one value.
+        if self.positions is not None and not torch.compiler.is_exporting():
+            self._check_length(longest, self.positions.num_embeddings)
+        if self._compiled is not None and min(sizes) > 1:
             return self._compiled(x, mask)
         return self._run(x, mask)
 
@@ -286,7 +281,7 @@ class Fastformer(nn.Module):
         """
         self._compiled = torch.compile(self._run, *args, **kwargs)
 
-    def _run(self, x: Tensor, mask: Tensor) -> Tensor:
+    def _run(self, x: Tensor, mask: Mask) -> Tensor:
         if self.positions is not None:
             x = x + self.positions(self._places(mask))
         x = self.dropout(self.norm(x))
@@ -294,22 +289,27 @@ class Fastformer(nn.Module):
             x = self.layers[number % len(self.layers)](x, mask)
         return x
 
-    def _places(self, mask: Tensor) -> Tensor:
-        """Return the row of ``positions`` of each element ``[length]`` or ``[batch, length]``."""
+    def _places(self, mask: Mask) -> Tensor:
+        """Return the row of ``positions`` of each element, for all or only one of the sequences."""
         assert self.positions is not None
-        length, known = mask.shape[1], self.positions.num_embeddings
-        # During export the length is symbolic, and a comparison would fix it to one value.
-        exporting = torch.compiler.is_exporting()
-        if not exporting and length > known:
+        if isinstance(mask, Joined):
+            before = mask.numbers()
+            later = mask.lengths[mask.owner] - 1 - before
+        elif self.recency or torch.compiler.is_exporting():
+            before = mask.cumsum(dim=1) - 1  # real elements may follow older ones that are masked
+            later = mask.sum(dim=1, keepdim=True) - 1 - before
+        else:
+            return torch.arange(mask.shape[1], device=mask.device)
+        # The last real element gets row 0 at any length if positions count from there.
+        return (later if self.recency else before).clamp(0, self.positions.num_embeddings - 1)
+
+    @staticmethod
+    def _check_length(length: int, known: int) -> None:
+        if length > known:
             raise UserError(
                 f"A sequence has {length} elements, but there are positions for {known}. Cut it, "
                 "build the model for longer ones, or choose positions none."
             )
-        if self.recency:  # number of later real elements: the last one gets 0 at any length
-            return (mask.sum(dim=1, keepdim=True) - mask.cumsum(dim=1)).clamp(max=known - 1)
-        if exporting:  # real elements may follow older ones that are masked
-            return (mask.cumsum(dim=1) - 1).clamp(0, known - 1)
-        return torch.arange(length, device=mask.device)
 
 
 def init_weights(module: nn.Module) -> None:

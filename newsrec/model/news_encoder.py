@@ -14,13 +14,13 @@ from newsrec.model.fastformer import (
     Fastformer,
     FastformerConfig,
     init_weights,
-    masked_softmax,
     pooling_of,
 )
 from newsrec.model.plm.cut import CutPlm, longest_text
 from newsrec.model.plm.lora import LoraConfig, add_adapters
 from newsrec.model.plm.recompute import recompute_activations
 from newsrec.model.residual import ResidualPath, rename_weights
+from newsrec.model.sequences import Mask, masked_softmax
 
 StatesHook = Callable[[Tensor, Tensor], None]
 
@@ -144,10 +144,12 @@ class NewsEncoder(nn.Module):
             UserError: If the size of the states differs from this PLM's.
         """
         vectors = []
+        padded = bool(self._states_hooks)
         for states, mask in self.cut.last_states(
-            token_ids, token_lengths, token_states, self.tokens_per_pass
+            token_ids, token_lengths, token_states, self.tokens_per_pass, padded
         ):
             for hook in self._states_hooks.values():
+                assert isinstance(mask, Tensor)
                 hook(states, mask)
             vectors.append(self.pool(states, mask))
         if not vectors:
@@ -165,10 +167,10 @@ class NewsEncoder(nn.Module):
         self._states_hooks[handle.id] = hook
         return handle
 
-    def pool(self, states: Tensor, mask: Tensor) -> Tensor:
+    def pool(self, states: Tensor, mask: Mask) -> Tensor:
         """Pool the PLM's last states ``[news, tokens, hidden]`` into news vectors ``[news, dim]``.
 
-        The mask is True where a token is real ``[news, tokens]``.
+        The mask is True where a token is real ``[news, tokens]``. States may also be joined.
         """
         x = self.pooling(self.fastformer(self.project(states), mask), mask)
         return x if self.residual is None else self.residual(states, mask) + self.gate * x

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from newsrec.errors import UserError
-from newsrec.model.fastformer import masked_mean
+from newsrec.model.sequences import Mask, masked_mean
 
 
 class ResidualPath(nn.Module):
@@ -54,11 +54,11 @@ class ResidualPath(nn.Module):
         self.centre.copy_(centre.to(self.centre.dtype))
         self.fitted.fill_(True)
 
-    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, states: Tensor, mask: Mask) -> Tensor:
         """Return residual vectors ``[news, dim]``, in float32 or better.
 
         Takes the PLM's last states ``[news, tokens, hidden]`` and a mask that is True where a token
-        is real.
+        is real; or joined states ``[tokens, hidden]``.
         """
         with torch.autocast(states.device.type, enabled=False):
             return self.of_means(masked_mean(states.to(self.centre.dtype), mask))

@@ -9,10 +9,10 @@ from newsrec.model.fastformer import (
     Fastformer,
     FastformerConfig,
     init_weights,
-    masked_mean,
-    masked_softmax,
     pooling_of,
 )
+from newsrec.model.plm.blocks import runs_on_cpu
+from newsrec.model.sequences import Joined, Mask, masked_mean, masked_softmax
 
 START_SCALE = 10.0
 """Initial scale of the residual path's scores; products of sentence vectors are within about .3."""
@@ -94,6 +94,8 @@ class UserEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.dim = dim
+        self.joins = interests is None
+        """Whether clicks are joined without padding, where that is faster."""
         self.fastformer = Fastformer(dim, fastformer, max_history)
         self.pooling = pooling_of(dim, fastformer) if interests is None else nn.Identity()
         self.attention = None if interests is None else InterestAttention(dim, interests)
@@ -112,16 +114,32 @@ class UserEncoder(nn.Module):
         Returns:
             User vectors ``[users, interests, dim]``.
         """
-        mixed = self.fastformer(history, mask)
-        if self.attention is None:
-            pooled = self.pooling(mixed, mask).unsqueeze(1)
-            mean = masked_mean(history, mask).unsqueeze(1)
+        exporting = torch.compiler.is_exporting()
+        if self.joins and not exporting and runs_on_cpu(history.device):
+            pooled, mean = self._joined(history, mask)
+        elif self.attention is None:
+            pooled, mean = self._pooled(history, mask)
         else:
+            mixed = self.fastformer(history, mask)
             weights = self.attention(mixed, mask)
             pooled, mean = (weighted_sums(x, weights, mask) for x in (mixed, history))
         if self.gate is not None:
             pooled = self.scale() * (mean + self.gate * pooled)
         return torch.where(mask.any(dim=1)[:, None, None], pooled, self.empty.to(pooled.dtype))
+
+    def _joined(self, history: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Do what ``_pooled`` does, over real clicks only, users with fewer clicks first."""
+        lengths, order = mask.sum(dim=1).sort(stable=True)
+        owner, column = mask[order].nonzero(as_tuple=True)
+        clicks = history.flatten(0, 1).index_select(0, order[owner] * mask.shape[1] + column)
+        pooled, mean = self._pooled(clicks, Joined(lengths, owner))
+        back = order.argsort()
+        return pooled.index_select(0, back), mean.index_select(0, back)
+
+    def _pooled(self, history: Tensor, mask: Mask) -> tuple[Tensor, Tensor]:
+        """Return Fastformer's pooled output and the mean of each user ``[users, 1, dim]``."""
+        pooled = self.pooling(self.fastformer(history, mask), mask)
+        return pooled.unsqueeze(1), masked_mean(history, mask).unsqueeze(1)
 
     def scale(self) -> Tensor:
         """Return the factor from a product of two news vectors to a score; 1 without residual."""

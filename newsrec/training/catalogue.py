@@ -10,10 +10,10 @@ from torch import Tensor
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Catalogue
 from newsrec.data.states import NEWS_PER_PASS, StateStore, TokenStates, distinct_rows
-from newsrec.model.fastformer import masked_mean
 from newsrec.model.plm.blocks import length_mask
 from newsrec.model.plm.cut import CutPlm
 from newsrec.model.recommender import NewsRecommender
+from newsrec.model.sequences import masked_mean
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from newsrec.model.plm.blocks import length_mask
 from newsrec.model.plm.masks import mask_by_padding, nothing_padded
 from newsrec.model.plm.packing import groups_of, join, pack, run_packed
 from newsrec.model.plm.transformers_internals import first_position
+from newsrec.model.sequences import Joined, Mask
 
 NOT_WEIGHTS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 """Keys of a PLM's configuration that name its origin and do not affect its output."""
@@ -84,19 +85,21 @@ class CutPlm:
         token_lengths: Tensor,
         token_states: Tensor | None = None,
         tokens_per_pass: int | None = None,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+        padded: bool = True,
+    ) -> Iterator[tuple[Tensor, Mask]]:
         """Run the PLM over news sorted by length, a group of similar length at a time.
 
         Args:
             token_ids: Tokens, padded at the end ``[news, tokens]``.
             token_lengths: Number of real tokens, ascending, on the CPU ``[news]``.
-            token_states: States of the real tokens below the tuned layers, all news items joined;
-                the frozen layers then do not run ``[tokens, hidden]``. None runs the whole PLM.
+            token_states: Joined states of the real tokens below the tuned layers; the frozen
+                layers then do not run ``[tokens, hidden]``. None runs the whole PLM.
             tokens_per_pass: Padded tokens that are run at once; None depends on the device.
+            padded: Whether states must be padded, also where joined ones would be faster.
 
         Yields:
-            Last states of some news ``[rows, tokens, hidden]``, and a mask that is True where a
-            token is real ``[rows, tokens]``.
+            Last states of some news ``[rows, tokens, hidden]`` and a mask that is True where a
+            token is real ``[rows, tokens]``; or joined states.
 
         Raises:
             UserError: If the size of the states differs from this PLM's.
@@ -110,49 +113,52 @@ class CutPlm:
         if tokens_per_pass is None:
             tokens_per_pass = blocks.tokens_per_pass(token_ids.device)
         run = self._joined if self._packs else self._padded
-        yield from run(token_ids, token_lengths, token_states, tokens_per_pass)
+        yield from run(token_ids, token_lengths, token_states, tokens_per_pass, padded)
 
     def _joined(
-        self, token_ids: Tensor, token_lengths: Tensor, token_states: Tensor | None, per_pass: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Do what ``last_states`` does: run real tokens only, and pad the resulting states."""
-        for rows in blocks.runs(token_lengths, per_pass):
-            lengths = token_lengths[rows]
+        self, tokens: Tensor, sizes: Tensor, given: Tensor | None, per_pass: int, padded: bool
+    ) -> Iterator[tuple[Tensor, Mask]]:
+        """Do what ``last_states`` does: run real tokens only."""
+        for rows in blocks.runs(sizes, per_pass):
+            lengths = sizes[rows]
             groups = groups_of(lengths)
-            if token_states is None:
-                ids = join(token_ids[rows], groups)
+            if given is None:
+                ids = join(tokens[rows], groups)
                 with torch.set_grad_enabled(torch.is_grad_enabled() and self.tune_layers != 0):
                     states = run_packed(self.plm, ids, groups)
             else:
-                below, token_states = token_states.tensor_split([int(lengths.sum())])
+                below, given = given.tensor_split([int(lengths.sum())])
                 states = below.to(self.plm.dtype)
                 if self.tune_layers:
                     ids = torch.zeros(len(states), dtype=torch.int64, device=states.device)
                     with self._given(states[None]) as top:
                         states = run_packed(top, ids, groups)
-            yield from blocks.padded_blocks(states, lengths, per_pass)
+            if padded or not blocks.runs_on_cpu(states.device):
+                yield from blocks.padded_blocks(states, lengths, per_pass)
+            else:
+                yield states, Joined.of(lengths)
 
     def _padded(
-        self, token_ids: Tensor, token_lengths: Tensor, token_states: Tensor | None, per_pass: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+        self, tokens: Tensor, sizes: Tensor, given: Tensor | None, per_pass: int, padded: bool
+    ) -> Iterator[tuple[Tensor, Mask]]:
         """Do what ``last_states`` does, for a PLM family that needs padding."""
-        all_lengths = token_lengths.to(token_ids.device, non_blocking=True)
+        all_lengths = sizes.to(tokens.device, non_blocking=True)
         ends = all_lengths.cumsum(0)
-        spare = blocks.spare_tokens(token_ids.device)
-        for rows, tokens in blocks.blocks_by_length(token_lengths, per_pass, spare):
-            lengths, ids = all_lengths[rows], token_ids[rows, :tokens]
-            mask = length_mask(lengths, tokens)
-            full = int(token_lengths[rows][0]) == tokens  # lengths ascend, so all are equal
-            if token_states is None:
+        spare = blocks.spare_tokens(tokens.device)
+        for rows, longest in blocks.blocks_by_length(sizes, per_pass, spare):
+            lengths, ids = all_lengths[rows], tokens[rows, :longest]
+            mask = length_mask(lengths, longest)
+            full = int(sizes[rows][0]) == longest  # lengths ascend, so all are equal
+            if given is None:
                 learns = torch.is_grad_enabled() and self.tune_layers != 0
                 with torch.set_grad_enabled(learns), nothing_padded(full):
                     states = run_plm(self.plm, ids, mask)
                 yield states, mask  # outside the with block, which turns gradients off
                 continue
-            places = torch.arange(tokens, device=lengths.device).minimum(lengths[:, None] - 1)
+            places = torch.arange(longest, device=lengths.device).minimum(lengths[:, None] - 1)
             places += (ends[rows] - lengths)[:, None]
             with nothing_padded(full):
-                states = self.above(token_states[places].to(self.plm.dtype), ids, mask)
+                states = self.above(given[places].to(self.plm.dtype), ids, mask)
             yield states, mask
 
     def works(self, token_ids: Tensor, mask: Tensor) -> bool:

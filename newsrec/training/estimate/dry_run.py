@@ -240,7 +240,8 @@ def _published(data: MindDataModule, processes: int, size: mind.Published) -> Wo
     def shape(news: float) -> Shape:
         titles = int(min(news, most))
         sizes = int(batch.users), data.max_history, samples, candidates
-        return Shape(lengths_of(titles), *sizes, titles if abstract else None)
+        texts = lengths_of(titles), *sizes, titles if abstract else None
+        return Shape(*texts, int(batch.read))
 
     total = size.train if whole else int(size.train * size.clicks)
     largest = batch.distinct * (1 + LARGEST * batch.spread)

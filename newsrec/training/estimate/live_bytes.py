@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -102,6 +102,11 @@ def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = F
 def without_values() -> FakeTensorMode:
     """Create all new tensors without values, so that a model of any size takes no memory."""
     return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def with_values() -> AbstractContextManager[Any]:
+    """Create new tensors with values inside ``without_values``."""
+    return unset_fake_temporarily()
 
 
 @contextmanager

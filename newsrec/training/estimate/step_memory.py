@@ -14,7 +14,7 @@ from newsrec.model.plm.load import build_plm
 from newsrec.model.plm.packing import ATTENTION, pack
 from newsrec.model.plm.transformers_internals import set_attention
 from newsrec.model.recommender import NewsRecommender
-from newsrec.training.estimate.live_bytes import LiveBytes, as_on, without_values
+from newsrec.training.estimate.live_bytes import LiveBytes, as_on, with_values, without_values
 from newsrec.training.losses import LOSSES
 from newsrec.training.options import recommender_options
 from newsrec.training.progress.throughput import model_flop
@@ -39,6 +39,8 @@ class Shape(NamedTuple):
     """Candidates of a sample, including the clicked one."""
     titles: int | None = None
     """Number of distinct news items if some have two texts; None if each has one."""
+    clicks: int | None = None
+    """Clicks of all histories; None if all are as long as the longest."""
 
     @property
     def news(self) -> int:
@@ -56,9 +58,9 @@ class Shape(NamedTuple):
         return int((self.lengths**2).sum())
 
     @property
-    def slots(self) -> int:
-        """Places of all histories, including padding."""
-        return self.users * self.history
+    def read(self) -> int:
+        """Clicks of all histories."""
+        return self.users * self.history if self.clicks is None else self.clicks
 
     @classmethod
     def of(cls, batch: Batch) -> "Shape":
@@ -66,7 +68,9 @@ class Shape(NamedTuple):
         users, history = batch.history.shape
         samples, candidates = batch.candidates.shape
         titles = None if batch.views is None else batch.num_news - FIRST_NEWS
-        return cls(batch.token_lengths[FIRST_NEWS:], users, history, samples, candidates, titles)
+        sizes = users, history, samples, candidates
+        clicks = int((batch.history > 0).sum())
+        return cls(batch.token_lengths[FIRST_NEWS:], *sizes, titles, clicks)
 
 
 class StepCost(NamedTuple):
@@ -161,7 +165,7 @@ def packable(plm_config: dict[str, Any]) -> bool:
 def batch_of(
     shape: Shape, hidden: int, states: torch.dtype | None, shares_clicks: bool = False
 ) -> Batch:
-    """Return a batch of a given shape; all values but the lengths are zeros."""
+    """Return a batch of a given shape; all values but lengths and histories are zeros."""
     lengths = np.pad(shape.lengths, (FIRST_NEWS, 0))
     longest = int(shape.lengths.max())
     candidates = torch.zeros(shape.samples, shape.candidates, dtype=torch.int64)
@@ -172,10 +176,20 @@ def batch_of(
         token_ids=torch.zeros(len(lengths), longest, dtype=torch.int32),
         token_lengths=lengths,
         token_states=None if states is None else torch.zeros(shape.tokens, hidden, dtype=states),
-        history=torch.zeros(shape.users, shape.history, dtype=torch.int64),
+        history=histories(shape),
         user=torch.zeros(shape.samples, dtype=torch.int64),
         candidates=candidates,
         labels=candidates.clone(),
         shared=shared if shares_clicks else None,
         views=None if shape.titles is None else views,
     )
+
+
+def histories(shape: Shape) -> Tensor:
+    """Return histories that share the clicks evenly ``[users, history]``.
+
+    They have values, since what real clicks take depends on their number.
+    """
+    slots = np.arange(shape.users * shape.history).reshape(shape.history, shape.users).T
+    with with_values():
+        return torch.from_numpy((slots < shape.read).astype(np.int64))

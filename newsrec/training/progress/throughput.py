@@ -106,9 +106,10 @@ class _Counts:
     """Counts of clicks, news items and tokens in the batches of this process."""
 
     def __init__(self) -> None:
-        self.clicks = self.news = self.tokens = self.slots = 0
+        self.clicks = self.news = self.tokens = 0
         self.squares = 0
         self.mentions: Tensor | float = 0.0
+        self.read: Tensor | float = 0.0
 
     def add(self, batch: Batch) -> None:
         """Count a batch, without waiting for the device."""
@@ -117,8 +118,8 @@ class _Counts:
         self.news += batch.num_news - FIRST_NEWS
         self.tokens += int(lengths.sum())
         self.squares += int((lengths * lengths).sum())
-        self.slots += batch.history.numel()
         history = (batch.history > 0).sum(dim=1)
+        self.read = self.read + history.sum()
         self.mentions = self.mentions + history[batch.user].sum() + (batch.candidates > 0).sum()
 
 
@@ -126,7 +127,7 @@ def model_flop(recommender: NewsRecommender, counts: Any, kept_states: bool) -> 
     """Return the floating-point operations that a model needs for some batches.
 
     As in papers, only matrix products of real tokens count: not padding, softmaxes and norms.
-    ``counts`` has the tokens, the sums of squared text lengths, and the history slots of the
+    ``counts`` has the tokens, the sums of squared text lengths, and the clicks that are read in the
     batches. With ``kept_states``, the states of frozen layers are read instead of computed.
     """
     news, user = recommender.news_encoder, recommender.user_encoder
@@ -151,7 +152,7 @@ def model_flop(recommender: NewsRecommender, counts: Any, kept_states: bool) -> 
     parts = nn.ModuleList([news.project, news.fastformer, news.pooling])
     flop += FORWARD_AND_BACKWARD * counts.tokens * _weights(parts)
     per_click = _weights(user) + _weights(recommender.head)
-    return flop + FORWARD_AND_BACKWARD * counts.slots * per_click
+    return flop + FORWARD_AND_BACKWARD * float(counts.read) * per_click
 
 
 def _weights(module: nn.Module) -> int:

@@ -1,0 +1,147 @@
+"""Sequences of different lengths, padded to one length or joined without padding.
+
+Layers over sequences treat most things element by element. The rest is here, for both forms: a
+softmax, weighted sums and means within each sequence. Padded sequences come with a mask that is
+True where an element is real ``[batch, length]``; joined ones with ``Joined`` in its place.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class Joined(NamedTuple):
+    """Where each sequence is among joined elements ``[elements, ...]``; on the CPU."""
+
+    lengths: Tensor
+    """Number of elements of each sequence, in their order ``[batch]``."""
+    owner: Tensor
+    """Sequence of each element ``[elements]``."""
+
+    @classmethod
+    def of(cls, lengths: Tensor) -> "Joined":
+        """Return where sequences of these lengths are ``[batch]``."""
+        return cls(lengths, torch.repeat_interleave(lengths))
+
+    def sums(self, x: Tensor) -> Tensor:
+        """Return the sum of each sequence's elements ``[batch, ...]``; zeros if it has none."""
+        return x.new_zeros(len(self.lengths), *x.shape[1:]).index_add(0, self.owner, x)
+
+    def numbers(self) -> Tensor:
+        """Return the number of elements before each in its sequence ``[elements]``."""
+        starts = self.lengths.cumsum(0) - self.lengths
+        return torch.arange(len(self.owner)) - starts[self.owner]
+
+
+Mask = Tensor | Joined
+
+
+def masked_softmax(logits: Tensor, mask: Mask) -> Tensor:
+    """Softmax within each sequence, in float32 or better; exactly 0 where a mask is False.
+
+    Logits and weights are ``[batch, length, heads]``, or joined ``[elements, heads]``.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if isinstance(mask, Joined):
+        weights: Tensor = _Softmax.apply(logits, *mask)  # type: ignore[no-untyped-call]
+        return weights
+    logits = logits.masked_fill(~mask[..., None], torch.finfo(torch.float32).min)
+    return logits.softmax(dim=1) * mask[..., None]
+
+
+def weighted_sums(weights: Tensor, x: Tensor, mask: Mask) -> Tensor:
+    """Return the weighted sums of each sequence's elements, each head's part by its own weights.
+
+    Weights are ``[batch, length, heads]`` and elements ``[batch, length, dim]``, or both joined;
+    the sums are ``[batch, dim]``.
+    """
+    if isinstance(mask, Joined):
+        sums: Tensor = _WeightedSums.apply(weights, x, *mask)  # type: ignore[no-untyped-call]
+        return sums
+    per_head = x.unflatten(-1, (weights.shape[-1], -1))  # [batch, length, heads, dim / heads]
+    return torch.einsum("blh,blhe->bhe", weights.to(x.dtype), per_head).flatten(1)
+
+
+def product(x: Tensor, vectors: Tensor, mask: Mask) -> Tensor:
+    """Multiply each element by the vector of its sequence ``[batch, dim]``.
+
+    Elements and products are ``[batch, length, dim]``, or joined ``[elements, dim]``.
+    """
+    if isinstance(mask, Joined):
+        products: Tensor = _Product.apply(x, vectors, *mask)  # type: ignore[no-untyped-call]
+        return products
+    return x * vectors.unsqueeze(1)
+
+
+def masked_mean(x: Tensor, mask: Mask) -> Tensor:
+    """Return the mean of each sequence's real elements ``[batch, dim]``; zeros if it has none.
+
+    Elements are ``[batch, length, dim]``, or joined ``[elements, dim]``.
+    """
+    if isinstance(mask, Joined):
+        return mask.sums(x) / mask.lengths[:, None].clamp(min=1)
+    # A sum, because autocast would round a matrix product with weights.
+    total = x.masked_fill(~mask[..., None], 0).sum(dim=1)
+    return total / mask.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+# Of joined sequences, autograd would keep what each element gets from its sequence, and results
+# of each step, all as large as the elements: the time of this work is that of the memory it fills.
+
+
+class _Softmax(torch.autograd.Function):
+    """Softmax within joined sequences."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, lengths: Tensor, owner: Tensor) -> Tensor:
+        highest = logits.new_full((len(lengths), logits.shape[1]), -torch.inf)
+        highest.scatter_reduce_(0, owner[:, None].expand(logits.shape), logits, "amax")
+        weights = (logits - highest[owner]).exp_()
+        weights /= Joined(lengths, owner).sums(weights)[owner]
+        ctx.save_for_backward(weights, lengths, owner)
+        return weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        weights, lengths, owner = ctx.saved_tensors
+        gradient = gradient - Joined(lengths, owner).sums(weights * gradient)[owner]
+        return gradient.mul_(weights), None, None
+
+
+class _WeightedSums(torch.autograd.Function):
+    """Sums of joined elements, each head's part by its own weights."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, x: Tensor, lengths: Tensor, owner: Tensor) -> Tensor:
+        ctx.save_for_backward(weights, x, owner)
+        weighted = weights[..., None] * x.unflatten(-1, (weights.shape[-1], -1))
+        return Joined(lengths, owner).sums(weighted.flatten(1)).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        weights, x, owner = ctx.saved_tensors
+        own = gradient.to(weights.dtype).index_select(0, owner)
+        per_head = own.unflatten(-1, (weights.shape[-1], -1))  # [elements, heads, dim / heads]
+        of_weights = (own * x).view(per_head.shape).sum(dim=-1)
+        per_head *= weights[..., None]
+        return of_weights, own.to(x.dtype), None, None
+
+
+class _Product(torch.autograd.Function):
+    """Products of joined elements with the vectors of their sequences."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, vectors: Tensor, lengths: Tensor, owner: Tensor) -> Tensor:
+        ctx.save_for_backward(x, vectors, lengths, owner)
+        return vectors.index_select(0, owner).mul_(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        x, vectors, lengths, owner = ctx.saved_tensors
+        of_vectors = Joined(lengths, owner).sums(gradient * x)
+        return vectors.index_select(0, owner).mul_(gradient), of_vectors, None, None
