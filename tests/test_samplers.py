@@ -147,12 +147,21 @@ def test_an_epoch_by_user_visits_each_sample_once(num_samples, world_size):
     assert sizes == [sizes[0]] * world_size
 
 
+def test_a_group_larger_than_a_batch_goes_over_into_the_next_batch():
+    groups = SampleGroups(np.repeat([0, 1, 2], [1, 9, 2]), np.repeat([7, 8, 7], [1, 9, 2]))
+    for world_size in (1, 2):
+        ranks = epoch_of(12, 3, world_size=world_size, groups=groups)
+        together = flat(flat(pieces) for pieces in zip(*ranks, strict=True))
+        assert sorted(together) == list(range(12))
+        assert [group for group in runs(groups.group[together].tolist()) if group == 1] == [1]
+
+
 # TokenBatches
 
 
 @st.composite
 def token_worlds(draw):
-    """Return a SampleTokens, SampleUsers or None, and a bound that is just or amply enough."""
+    """Return a SampleTokens, SampleGroups or None, and a bound that is just or amply enough."""
     num_users = draw(st.integers(1, 8))
     of_history = np.array(
         draw(st.lists(st.integers(0, 50), min_size=num_users, max_size=num_users))
@@ -286,8 +295,9 @@ def made_dataset(split, lengths, max_history, npratio, mode=""):
 def made_batches(dataset, mode, rank=0, world_size=1, slack=0):
     """Return the batches of one process; ``mode`` is what the data module's options choose."""
     groups, index, split = None, dataset.index, dataset.split
-    if "user" in mode:
-        groups = SampleGroups(split.user[index.impression], split.history[index.impression])
+    if "user" in mode or "impression" in mode:
+        group = split.user[index.impression] if "user" in mode else index.impression
+        groups = SampleGroups(group, split.history[index.impression])
     if "tokens" not in mode:
         return TrainBatches(len(dataset), 3, 42, rank, world_size, groups)
     lengths = dataset.token_lengths
@@ -297,7 +307,7 @@ def made_batches(dataset, mode, rank=0, world_size=1, slack=0):
 
 
 MODES = ["random", "by user", "tokens", "tokens by user"]
-MODES = [*(f"{mode}, whole" for mode in MODES), *MODES]
+MODES = [*(f"{mode}, whole" for mode in MODES), *MODES, "by impression", "tokens by impression"]
 BY_TOKENS = [mode for mode in MODES if "tokens" in mode]
 
 
