@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch
 from newsrec.data.datamodule import MindDataModule
+from newsrec.data.options import BATCHES
 from newsrec.data.samplers import EvalBatches
 from newsrec.data.samples import SampleIndex, index_samples
 from newsrec.plm_source import DEFAULT_PLM
@@ -180,15 +181,15 @@ def measure(root: Path, args: argparse.Namespace) -> dict:
 
     news = {
         order: distinct_news(
-            set_up(root, args, batch_size=NEWS_AT, group_by_user=order == "by_user"),
+            set_up(root, args, batch_size=NEWS_AT, batches=order),
             args.batches,
         )
-        for order in ("random", "by_user")
+        for order in BATCHES
     }
     bound = 2 * args.max_tokens * (args.max_history + args.npratio + 1) + 20_000
     tokens = {}
-    for order in ("random", "by_user"):
-        by_tokens = set_up(root, args, tokens_per_batch=bound, group_by_user=order == "by_user")
+    for order in BATCHES:
+        by_tokens = set_up(root, args, tokens_per_batch=bound, batches=order)
         loader = by_tokens.train_dataloader()
         read = [int(batch.token_lengths.sum()) for batch in islice(iter(loader), args.batches)]
         assert max(read) <= bound
@@ -222,7 +223,9 @@ def measure(root: Path, args: argparse.Namespace) -> dict:
         "news_per_batch": {
             "batch_size": NEWS_AT,
             **{order: round(number, 1) for order, number in news.items()},
-            "reduction_percent": round(100 * (1 - news["by_user"] / news["random"]), 1),
+            "reduction_percent": {
+                order: round(100 * (1 - news[order] / news["random"]), 1) for order in BATCHES
+            },
         },
         "tokens_per_batch": {"bound": bound, **tokens},
         "reference": {
