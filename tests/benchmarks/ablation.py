@@ -74,9 +74,6 @@ OWN_ABSTRACT = {"data.abstract_tokens": "64"}
 LATE = {"model.matching": "late"}
 EVERYTHING = TUNE | LATE | OWN_ABSTRACT | {"model.appeal": "true"}
 INTERESTS = {"model.matching": "interests"}
-RANDOM = {"data.batches": "random"}
-BY_IMPRESSION = {"data.batches": "impression"}
-BY_USER = {"data.batches": "user"}
 
 ARMS = {
     "base": Arm("What are all others compared with?", {}),
@@ -84,9 +81,6 @@ ARMS = {
     "interests": Arm("Has a user several interests?", INTERESTS),
     "in-batch": Arm("Are other users' clicks good negatives?", {"model.loss": "in_batch"}),
     "impression": Arm("Is a softmax over all candidates better?", {"model.loss": "impression"}),
-    "batches-random": Arm("Do clicks learn more on their own?", RANDOM),
-    "batches-impression": Arm("Do an impression's cost?", BY_IMPRESSION, "batches-random"),
-    "batches-user": Arm("Do a user's cost?", BY_USER, "batches-random"),
     "appeal": Arm("Do all users like some news more?", {"model.appeal": "true"}),
     "abstract": Arm("Are abstracts of use, as texts of their own?", OWN_ABSTRACT),
     "late-appeal": Arm("Do both add up?", LATE | {"model.appeal": "true"}),
