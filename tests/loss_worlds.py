@@ -20,6 +20,11 @@ class Sample(NamedTuple):
     clicks: list[int]
     """The sample's own click first, then the impression's others."""
     skips: list[int]
+    user: int | None = None
+    """Number of the user; None for a user of no other sample."""
+
+    def is_of_user_of(self, other):
+        return self is other or (self.user is not None and self.user == other.user)
 
 
 class World(NamedTuple):
@@ -51,7 +56,7 @@ def made_samples(rng, number, num_news):
         clicks = shown[: rng.integers(1, 4)]
         skips = shown[len(clicks) :][: rng.integers(1, 4)]
         history = rng.integers(FIRST_NEWS, num_news, rng.integers(0, 4)).tolist()
-        samples.append(Sample(history, clicks, skips))
+        samples.append(Sample(history, clicks, skips, int(rng.integers(0, 5))))
     return samples
 
 
@@ -65,8 +70,11 @@ def padded(rows):
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows]).long()
 
 
-def encoded_batch(world, samples, share=None, whole=False, largest=0):
-    """Number the news of a batch anew, encode them and the users; return both."""
+def encoded_batch(world, samples, share=None, whole=False, largest=0, everyone=None):
+    """Number the news of a batch anew, encode them and the users; return both.
+
+    ``everyone`` has all training samples, from which a user's clicks come.
+    """
     mentioned = {n for s in samples for n in (*s.history, *s.clicks, *s.skips)}
     rows = [0, 1, *sorted(mentioned, key=lambda n: (7 * n) % 11)]
     number = {row: i for i, row in enumerate(rows)}
@@ -76,11 +84,17 @@ def encoded_batch(world, samples, share=None, whole=False, largest=0):
     shared = None
     if share is not None:
         excluded = [[*c, *s.clicks, *s.history] for c, s in zip(shown, samples, strict=True)]
+        for row, one in zip(excluded, samples, strict=True):
+            others = (s for s in everyone or samples if s.is_of_user_of(one))
+            row += [s.clicks[0] for s in others]
+        alone = range(1000, 1000 + len(samples))  # numbers of users with one sample
+        user = [s.user if s.user is not None else n for s, n in zip(samples, alone, strict=True)]
         click = np.array([s.clicks[0] for s in samples])
         padding = (0, max(largest - len(click), 0))
         shared = SharedClicks(
             torch.from_numpy(np.pad(click, padding)),
             torch.from_numpy(np.pad(share[click], padding)),
+            torch.from_numpy(np.pad(user, padding)),
             padded(excluded).sort(dim=1).values,
         )
     width = max(map(len, shown))
@@ -105,7 +119,7 @@ def gradients_of_process(rank, store, part):
     world, share, samples = made_world(rng, 14, 2), made_share(rng, 14), made_samples(rng, 8, 14)
     largest = max(part, len(samples) - part)
     own = samples[:part] if rank == 0 else samples[part:]
-    loss = in_batch(*encoded_batch(world, own, share, largest=largest))
+    loss = in_batch(*encoded_batch(world, own, share, largest=largest, everyone=samples))
     weight = 2 * len(own) / len(samples)  # 1 where batches are equally large
     found = [loss.detach() * weight, *torch.autograd.grad(loss * weight, world)]
     for value in found:

@@ -30,7 +30,7 @@ def devices(batch):
 
 
 def test_a_batch_moves_as_a_whole_but_for_its_lengths():
-    shared = SharedClicks(torch.ones(1), torch.ones(1), torch.ones(1, 2))
+    shared = SharedClicks(*[torch.ones(1)] * 3, torch.ones(1, 2))
     made = made_batch(torch.zeros(4, 2, 3))._replace(shared=shared, views=torch.zeros(3, 2))
     moved = made.to("meta", non_blocking=True)
     assert isinstance(moved, Batch)

@@ -22,7 +22,7 @@ def stored(**shape):
 def test_a_run_of_an_earlier_version_goes_on_with_the_defaults_of_later_options():
     options = {
         "model": {"dim": 16, "news": SHAPE, "user": SHAPE},
-        "data": {"batch_size": 32, "group_by_user": False, "stale": 0},
+        "data": {"batch_size": 32, "batches": "random", "stale": 0},
     }
     check_same_options(stored(), options, "last.ckpt")
 
@@ -41,7 +41,7 @@ def test_a_run_from_before_the_residual_path_has_none():
         ("model", "user", SHAPE | {"encoder": "transformer"}),
         ("model", "news", SHAPE | {"heads": 4}),
         ("data", "batch_size", 64),
-        ("data", "group_by_user", True),
+        ("data", "batches", "user"),
     ],
 )
 def test_an_option_that_differs_is_refused_with_both_values(part, option, value):

@@ -82,7 +82,7 @@ def test_a_checkpoint_of_the_first_version_loads(trained, tmp_path):
     expected = checkpoints.answers(trained)
     for later in ("plm_layers", "checkpoint_activations", "torch_compile", "gate_lr", "schedule"):
         del checkpoint["hyper_parameters"][later]
-    for later in ("stale", "frozen_states", "group_by_user", "tokens_per_batch", "on_bad_line"):
+    for later in ("stale", "frozen_states", "batches", "tokens_per_batch", "on_bad_line"):
         del checkpoint["datamodule_hyper_parameters"][later]
     for later in ("val_days", "val_news"):
         del checkpoint["datamodule_hyper_parameters"][later]

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from newsrec.data.batch import Batch, EvalBatch
 from newsrec.data.datamodule import MindDataModule
+from newsrec.data.options import BATCHES
 from newsrec.data.states import TokenStates
 from newsrec.errors import UserError
 
@@ -247,9 +248,9 @@ def tokens_of(batches):
     return [int(batch.token_lengths.sum()) for batch in batches]
 
 
-@pytest.mark.parametrize("group_by_user", [False, True])
-def test_a_bound_on_tokens_takes_the_place_of_the_batch_size(make, group_by_user):
-    data = make(tokens_per_batch=1000, group_by_user=group_by_user, batch_size=1)
+@pytest.mark.parametrize("order", BATCHES)
+def test_a_bound_on_tokens_takes_the_place_of_the_batch_size(make, order):
+    data = make(tokens_per_batch=1000, batches=order, batch_size=1)
     data.setup("fit")
     loader = data.train_dataloader()
     batches = list(loader)
@@ -276,16 +277,37 @@ def test_a_bound_that_one_sample_may_pass_is_refused_with_the_least_that_will_do
     make(tokens_per_batch=40).setup("predict")  # evaluation has batches of its own
 
 
-def test_users_may_stay_together(make):
-    changes = {}
-    for grouped in (False, True):
-        data = make(group_by_user=grouped)
+def test_the_samples_of_an_impression_or_of_a_user_stay_together(make):
+    changes, histories = {}, {}
+    for batches in BATCHES:
+        data = make(batches=batches)
         data.setup("fit")
-        user = data.data.split("train").user[data.index.impression]
+        impression = data.index.impression
+        user = data.data.split("train").user[impression]
         order = [s for key in data.train_dataloader().sampler for s in key.samples]
         assert sorted(order) == list(range(len(user)))
-        changes[grouped] = int((user[order][1:] != user[order][:-1]).sum())
-    assert changes[True] == len(set(user.tolist())) - 1 < changes[False]
+        changes[batches] = [int((x[order][1:] != x[order][:-1]).sum()) for x in (impression, user)]
+        made = list(data.train_dataloader())
+        assert {len(batch.labels) for batch in made[:-1]} == {8}
+        histories[batches] = sum(len(batch.history) for batch in made)
+    assert changes["impression"][0] == len(set(impression.tolist())) - 1 < changes["random"][0]
+    assert changes["user"][1] == len(set(user.tolist())) - 1 < changes["random"][1]
+    assert histories["user"] < histories["impression"] < histories["random"]
+
+
+def test_whole_impressions_have_one_order_whether_or_not_clicks_stay_together(make):
+    orders = []
+    for batches in ("random", "impression"):
+        data = make(batches=batches, loss="impression")
+        data.setup("fit")
+        orders.append([key.samples.tolist() for key in data.train_dataloader().sampler])
+    assert orders[0] == orders[1]
+
+
+def test_an_order_that_there_is_not_is_refused_with_those_that_are(make):
+    said = r"data\.batches is 'shuffled'\. Choose one of impression, random, user\."
+    with pytest.raises(UserError, match=said):
+        make(batches="shuffled")
 
 
 def test_workers_prepare_as_many_batches_ahead_as_asked_for(make):
@@ -327,10 +349,10 @@ def test_samples_are_listed_once_for_all_setups_with_the_same_split(make, monkey
 
 def test_options_of_an_older_checkpoint_still_build_a_data_module(make):
     stored = dict(make().hparams)
-    for option in ("tokens_per_batch", "group_by_user", "prefetch_factor"):
+    for option in ("tokens_per_batch", "batches", "prefetch_factor"):
         del stored[option]
     again = MindDataModule(**(stored | {"pin_memory": False}))
-    assert (again.tokens_per_batch, again.group_by_user, again.prefetch_factor) == (None, False, 2)
+    assert (again.tokens_per_batch, again.prefetch_factor) == (None, 2)
 
 
 DONE = 8
@@ -359,14 +381,17 @@ class Watcher(LightningModule):
 @pytest.mark.parametrize(
     "options",
     [
-        {"group_by_user": True},
-        {"tokens_per_batch": 1000},
-        {"tokens_per_batch": 800, "group_by_user": True, "num_workers": 1},
+        {"batches": "user"},
+        {"batches": "impression", "pin_memory": False},
+        {"tokens_per_batch": 1000, "batches": "random"},
+        {"tokens_per_batch": 800, "batches": "user", "num_workers": 1},
     ],
-    ids=["by user", "tokens", "tokens by user"],
+    ids=["by user", "by impression, ahead", "tokens", "tokens by user"],
 )
-def test_a_run_goes_on_in_the_middle_of_an_epoch(make, tmp_path, options):
+def test_a_run_goes_on_in_the_middle_of_an_epoch(make, tmp_path, options, monkeypatch):
     path = tmp_path / "middle.ckpt"
+    if "pin_memory" in options:  # a thread is two batches ahead of the step that is saved
+        monkeypatch.setattr(MindDataModule, "_on_gpu", lambda self: True)
 
     def train(ckpt_path=None):
         watcher, data, saver = Watcher(), make(**options), Callback()

@@ -130,7 +130,7 @@ def test_a_step_of_every_loss_has_a_cost():
     assert costs["in_batch"].activations > costs["cross_entropy"].activations
     excluded = SHAPE.samples * (SHAPE.history + SHAPE.candidates) * 8
     more = costs["in_batch"].batch - costs["cross_entropy"].batch
-    assert more == excluded + SHAPE.samples * (8 + 4)
+    assert more == excluded + SHAPE.samples * (8 + 4 + 8)
     assert costs["impression"].batch == costs["cross_entropy"].batch
 
 
@@ -151,9 +151,9 @@ def test_a_dry_run_without_data_counts_impressions_where_they_are_the_samples(
 
 
 def test_a_batch_of_mind_mentions_what_was_counted():
-    assert mentions(32, 50, 5, by_user=False).distinct == pytest.approx(822, rel=0.01)
-    assert mentions(168, 50, 5, by_user=False).distinct == pytest.approx(3012, rel=0.01)
-    assert mentions(512, 100, 5, by_user=True).distinct == pytest.approx(5150, rel=0.01)
+    assert mentions(32, 50, 5, "random").distinct == pytest.approx(822, rel=0.01)
+    assert mentions(168, 50, 5, "random").distinct == pytest.approx(3012, rel=0.01)
+    assert mentions(512, 100, 5, "user").distinct == pytest.approx(5150, rel=0.01)
     lengths = text_lengths(["title"], 48, 1000)
     assert (np.diff(lengths) >= 0).all()
     assert lengths.mean() == pytest.approx(15.9, abs=0.3)

@@ -102,6 +102,7 @@ def made_batch(plm, tokens, history, size, news=300, states=False):
         shared=SharedClicks(
             torch.zeros(size, dtype=torch.int64),
             torch.zeros(size),
+            torch.zeros(size, dtype=torch.int64),
             torch.zeros(size, history + 5, dtype=torch.int64),
         ),
     )

@@ -123,16 +123,16 @@ def test_what_test_has_changes_no_tensor(tmp_path, plm_dir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("group_by_user", [False, True])
+@pytest.mark.parametrize("batches", ["random", "user"])
 @pytest.mark.parametrize("frozen_states", ["bf16", "fp32", "none"])
 @pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("tune_layers", [0, 1, -1])
 def test_what_test_has_changes_no_tensor_whatever_the_options(
-    tmp_path, plm_dir, tune_layers, residual, frozen_states, group_by_user
+    tmp_path, plm_dir, tune_layers, residual, frozen_states, batches
 ):
     assert_the_same(
         tmp_path, plm_dir, OF_TEST, tune_layers=tune_layers, residual=residual,
-        frozen_states=frozen_states, group_by_user=group_by_user,
+        frozen_states=frozen_states, batches=batches,
     )  # fmt: skip
 
 

@@ -55,6 +55,28 @@ def test_who_stops_early_leaves_no_thread():
     assert not threads()
 
 
+def test_an_interrupt_during_a_step_leaves_no_thread():
+    """The next batch is still being made when the step is interrupted."""
+    making, go_on = threading.Event(), threading.Event()
+
+    def items():
+        yield 1
+        making.set()
+        go_on.wait(10)
+        yield 2
+
+    def steps():
+        for _ in one_ahead(items()):
+            making.wait(10)
+            go_on.set()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as interrupt:
+        steps()
+    del interrupt  # it holds the generator, which ends the thread when it goes
+    assert not threads()
+
+
 def test_training_batches_are_the_same_ahead_or_not(mind_dir, plm_dir):
     batches = {}
     for ahead in (False, True):

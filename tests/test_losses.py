@@ -71,11 +71,13 @@ def test_half_precision_vectors_give_a_loss_in_float32():
 
 def in_batch_loop(world, samples, share):
     losses = []
-    for i, sample in enumerate(samples):
+    for sample in samples:
         own = [sample.clicks[0], *sample.skips]
         total = sum(world.score(sample, news).exp() for news in own)
-        others = [other.clicks[0] for j, other in enumerate(samples) if j != i]
-        for news in sorted(set(others) - {*own, *sample.history, *sample.clicks}):
+        others = [other.clicks[0] for other in samples if not other.is_of_user_of(sample)]
+        known = {*sample.history, *sample.clicks}
+        known |= {s.clicks[0] for s in samples if s.is_of_user_of(sample)}
+        for news in sorted(set(others) - {*own, *known}):
             q = 1 - (1 - float(share[news])) ** len(others)
             total = total + world.score(sample, news).exp() / q
         losses.append(total.log() - world.score(sample, sample.clicks[0]))
@@ -161,6 +163,18 @@ def test_another_sample_adds_its_click_unless_the_user_has_clicked_it():
     assert loss(one, one._replace(history=[])) == pytest.approx(math.log(2))
 
 
+def test_no_click_of_a_user_is_a_negative_of_the_same_user():
+    """Nor does it count among the samples that may click a negative."""
+    world = World(torch.zeros(9, 2), torch.zeros(2), torch.zeros(1, 2, 2))
+    share = np.array([0, 0, 0.5, 0.25, 0.25, 0, 0, 0, 0], np.float32)
+    one, two = Sample([5], [2], [7], user=3), Sample([5], [3], [8], user=3)
+    other = Sample([6], [4], [8])
+    found = in_batch(*encoded_batch(world, [one, two, other], share))
+    q = {2: 1 - 0.5**2, 3: 1 - 0.75**2, 4: 0.25}
+    of_user = 2 * math.log(2 + 1 / q[4])  # of one other sample, not of two
+    assert float(found) == pytest.approx((of_user + math.log(2 + 1 / q[2] + 1 / q[3])) / 3)
+
+
 def test_a_news_item_that_all_samples_click_is_no_negative_and_gives_finite_gradients():
     world = made_world(np.random.default_rng(0), 6)
     share = np.array([0, 0, 1, 0, 0, 0], np.float32)
@@ -181,7 +195,9 @@ def test_what_a_popular_news_item_adds_does_not_depend_on_its_popularity_on_aver
     totals = []
     for clicks in rng.choice(12, (1000, 9), p=share / share.sum()):  # of nine other samples
         news = torch.tensor([2, *clicks])
-        shared = batch.shared._replace(news=news, share=torch.from_numpy(share)[news])
+        shared = batch.shared._replace(
+            news=news, share=torch.from_numpy(share)[news], user=torch.arange(10)
+        )
         totals.append(math.exp(float(in_batch(encoded, batch._replace(shared=shared)))))
     assert np.mean(totals) == pytest.approx(2 + 6, abs=0.35)  # four standard errors
 

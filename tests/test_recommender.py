@@ -11,6 +11,7 @@ from newsrec.model.matching import match_all
 from newsrec.model.plm.blocks import length_mask
 from newsrec.model.plm.load import load_plm
 from newsrec.model.recommender import NewsRecommender
+from newsrec.training.losses import cross_entropy
 
 DIM = 16
 TITLES = [
@@ -111,6 +112,26 @@ def test_scores_depend_neither_on_who_shares_the_batch_nor_on_padding(recommende
             torch.testing.assert_close(
                 scores[real[chosen]], together[chosen][real[chosen]], rtol=1e-5, atol=1e-5
             )
+
+
+def test_a_history_encoded_once_for_its_samples_gives_the_loss_and_gradient_of_one_for_each(
+    recommender,
+):
+    recommender.double()
+    shared = compose(SAMPLES)
+    assert len(shared.history) < len(SAMPLES)
+    alone = shared._replace(history=shared.history[shared.user], user=torch.arange(len(SAMPLES)))
+    found = []
+    for batch in (shared, alone):
+        recommender.zero_grad()
+        loss = cross_entropy(recommender.encode(batch), batch)
+        loss.backward()
+        trained = {n: p.grad for n, p in recommender.named_parameters() if p.grad is not None}
+        found.append({"loss": loss.detach()} | trained)
+    assert found[0].keys() == found[1].keys()
+    for name, value in found[0].items():
+        tolerance = 1e-6 if name == "loss" else 1e-9  # the loss is in float32, and so its gradient
+        torch.testing.assert_close(value, found[1][name], rtol=tolerance, atol=tolerance)
 
 
 def test_one_users_score_has_no_gradient_to_the_news_of_others(recommender):

@@ -104,7 +104,7 @@ def cases(*kinds):
         (("on_validation_batch_start", 3), ("--trainer.val_check_interval=3",)),
         (("on_train_batch_end", 8), ("--data.val=none",)),
         (("on_train_epoch_start", 2), ("--data.val=none",)),
-        (("on_train_batch_end", 8), ("--data.tokens_per_batch=300", "--data.group_by_user=true")),
+        (("on_train_batch_end", 8), ("--data.tokens_per_batch=300", "--data.batches=user")),
         (("on_train_batch_end", 9), (EMA, "--model.lora.rank=2", "--model.lora.dropout=0.3")),
     ),
 )

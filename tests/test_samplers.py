@@ -15,8 +15,8 @@ from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.samplers import (
     BatchKey,
     EvalBatches,
+    SampleGroups,
     SampleTokens,
-    SampleUsers,
     TokenBatches,
     TrainBatches,
 )
@@ -25,11 +25,11 @@ from newsrec.data.samples import TrainSamples, count_tokens, index_samples
 # TrainBatches
 
 
-def epoch_of(num_samples, batch_size, seed=42, epoch=0, world_size=1, sample_users=None):
+def epoch_of(num_samples, batch_size, seed=42, epoch=0, world_size=1, groups=None):
     """Return the batches of every rank in one epoch."""
     ranks = []
     for rank in range(world_size):
-        batches = TrainBatches(num_samples, batch_size, seed, rank, world_size, sample_users)
+        batches = TrainBatches(num_samples, batch_size, seed, rank, world_size, groups)
         batches.set_epoch(epoch)
         keys = list(batches)
         assert len(keys) == len(batches)
@@ -79,9 +79,9 @@ def flat(batches):
 
 @pytest.mark.parametrize("grouped", [False, True])
 def test_processes_take_neighbouring_pieces_of_a_step(grouped):
-    sample_users = made_users(101, 7) if grouped else None
-    (alone,) = epoch_of(101, 12, sample_users=sample_users)
-    ranks = epoch_of(101, 4, world_size=3, sample_users=sample_users)
+    groups = made_groups(101, 7) if grouped else None
+    (alone,) = epoch_of(101, 12, groups=groups)
+    ranks = epoch_of(101, 4, world_size=3, groups=groups)
     together = [flat(pieces) for pieces in zip(*ranks, strict=True)]
     assert together[:-1] == alone[:-1]
     assert flat(together) == flat(alone)[:99]
@@ -96,11 +96,11 @@ def test_the_order_of_a_run_is_that_of_earlier_versions():
 # users' blocks
 
 
-def made_users(num_samples, num_users, seed=0, histories_per_user=1):
+def made_groups(num_samples, num_users, seed=0, histories_per_user=1):
     rng = np.random.default_rng(seed)
     user = rng.integers(0, num_users, num_samples, dtype=np.int32)
     history = 100 + user * histories_per_user + rng.integers(0, histories_per_user, num_samples)
-    return SampleUsers(user, history.astype(np.int32))
+    return SampleGroups(user, history.astype(np.int32))
 
 
 def runs(values):
@@ -110,41 +110,50 @@ def runs(values):
 @given(st.integers(0, 60), st.integers(1, 12), st.integers(1, 3), st.integers(0, 99))
 @settings(max_examples=200, deadline=None)
 def test_samples_of_a_user_follow_each_other(num_samples, num_users, histories_per_user, epoch):
-    sample_users = made_users(num_samples, num_users, epoch, histories_per_user)
-    batches = TrainBatches(num_samples, 4, 42, sample_users=sample_users)
+    groups = made_groups(num_samples, num_users, epoch, histories_per_user)
+    batches = TrainBatches(num_samples, 4, 42, groups=groups)
     order = batches.order(epoch)
     assert sorted(order.tolist()) == list(range(num_samples))
-    users = runs(sample_users.user[order].tolist())
+    users = runs(groups.group[order].tolist())
     assert len(users) == len(set(users))
-    histories = runs(sample_users.history[order].tolist())
+    histories = runs(groups.history[order].tolist())
     assert len(histories) == len(set(histories))
 
 
 def test_users_and_the_samples_within_a_user_are_shuffled_anew_in_each_epoch():
-    sample_users = made_users(2000, 100)
+    groups = made_groups(2000, 100)
     first, second, other = (
-        TrainBatches(2000, 8, seed, sample_users=sample_users).order(epoch)
+        TrainBatches(2000, 8, seed, groups=groups).order(epoch)
         for seed, epoch in ((42, 0), (42, 1), (43, 0))
     )
     for order in (first, second, other):
-        users = runs(sample_users.user[order].tolist())
+        users = runs(groups.group[order].tolist())
         assert len(users) == 100
         assert sum(user == place for place, user in enumerate(users)) < 10
-    of_one = [order[sample_users.user[order] == 7].tolist() for order in (first, second, other)]
+    of_one = [order[groups.group[order] == 7].tolist() for order in (first, second, other)]
     assert sorted(of_one[0]) == sorted(of_one[1]) == sorted(of_one[2])
     assert of_one[0] != of_one[1] != of_one[2] != of_one[0]
     assert of_one[0] != sorted(of_one[0])
-    assert runs(sample_users.user[first].tolist()) != runs(sample_users.user[second].tolist())
+    assert runs(groups.group[first].tolist()) != runs(groups.group[second].tolist())
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("num_samples", [1, 25, 101])
 def test_an_epoch_by_user_visits_each_sample_once(num_samples, world_size):
-    ranks = epoch_of(num_samples, 4, world_size=world_size, sample_users=made_users(num_samples, 9))
+    ranks = epoch_of(num_samples, 4, world_size=world_size, groups=made_groups(num_samples, 9))
     visited = flat(flat(ranks))
     assert len(set(visited)) == len(visited) > num_samples - world_size
     sizes = [[len(batch) for batch in batches] for batches in ranks]
     assert sizes == [sizes[0]] * world_size
+
+
+def test_a_group_larger_than_a_batch_goes_over_into_the_next_batch():
+    groups = SampleGroups(np.repeat([0, 1, 2], [1, 9, 2]), np.repeat([7, 8, 7], [1, 9, 2]))
+    for world_size in (1, 2):
+        ranks = epoch_of(12, 3, world_size=world_size, groups=groups)
+        together = flat(flat(pieces) for pieces in zip(*ranks, strict=True))
+        assert sorted(together) == list(range(12))
+        assert [group for group in runs(groups.group[together].tolist()) if group == 1] == [1]
 
 
 # TokenBatches
@@ -152,7 +161,7 @@ def test_an_epoch_by_user_visits_each_sample_once(num_samples, world_size):
 
 @st.composite
 def token_worlds(draw):
-    """Return a SampleTokens, SampleUsers or None, and a bound that is just or amply enough."""
+    """Return a SampleTokens, SampleGroups or None, and a bound that is just or amply enough."""
     num_users = draw(st.integers(1, 8))
     of_history = np.array(
         draw(st.lists(st.integers(0, 50), min_size=num_users, max_size=num_users))
@@ -160,21 +169,19 @@ def token_worlds(draw):
     user = np.array(draw(st.lists(st.integers(0, num_users - 1), min_size=1, max_size=60)))
     own = np.array(draw(st.lists(st.integers(1, 20), min_size=len(user), max_size=len(user))))
     tokens = SampleTokens(own.astype(np.int32), of_history[user].astype(np.int32))
-    sample_users = (
-        SampleUsers(user.astype(np.int32), user.astype(np.int32)) if draw(st.booleans()) else None
+    groups = (
+        SampleGroups(user.astype(np.int32), user.astype(np.int32)) if draw(st.booleans()) else None
     )
     bound = 2 * tokens.largest + draw(st.sampled_from([0, 1, 7, 100, 1000]))
-    return tokens, sample_users, bound
+    return tokens, groups, bound
 
 
 @given(token_worlds(), st.integers(1, 4))
 @settings(max_examples=200, deadline=None)
 def test_batches_stay_within_their_tokens_on_any_number_of_processes(world, world_size):
-    tokens, sample_users, bound = world
+    tokens, groups, bound = world
     num_samples = len(tokens.own)
-    ranks = [
-        TokenBatches(tokens, bound, 42, r, world_size, sample_users) for r in range(world_size)
-    ]
+    ranks = [TokenBatches(tokens, bound, 42, r, world_size, groups) for r in range(world_size)]
     assert len({len(rank) for rank in ranks}) == 1
     for epoch in (0, 1, 5):
         visited = []
@@ -186,8 +193,8 @@ def test_batches_stay_within_their_tokens_on_any_number_of_processes(world, worl
                 assert len(samples)
                 # In the order of users every history counts once, otherwise with every sample.
                 shared = tokens.history[samples]
-                if sample_users is not None:
-                    shared = shared[np.unique(sample_users.history[samples], return_index=True)[1]]
+                if groups is not None:
+                    shared = shared[np.unique(groups.history[samples], return_index=True)[1]]
                 assert tokens.own[samples].sum() + shared.sum() <= bound
             visited += flat(batches)
         assert len(set(visited)) == len(visited)
@@ -210,18 +217,16 @@ def test_the_bound_is_used_well():
 
 
 def test_fewer_batches_do_where_users_stay_together():
-    sample_users = made_users(3000, 300)
+    groups = made_groups(3000, 300)
     tokens = SampleTokens(np.full(3000, 60, np.int32), np.full(3000, 500, np.int32))
-    alone, together = (
-        len(TokenBatches(tokens, 9000, 42, sample_users=r)) for r in (None, sample_users)
-    )
+    alone, together = (len(TokenBatches(tokens, 9000, 42, groups=r)) for r in (None, groups))
     assert together < 0.4 * alone
 
 
 def test_a_cut_within_a_user_counts_the_history_again():
     tokens = SampleTokens(np.full(100, 10, np.int32), np.full(100, 20, np.int32))
-    sample_users = SampleUsers(np.zeros(100, np.int32), np.zeros(100, np.int32))
-    sizes = [len(key.samples) for key in TokenBatches(tokens, 200, 42, sample_users=sample_users)]
+    groups = SampleGroups(np.zeros(100, np.int32), np.zeros(100, np.int32))
+    sizes = [len(key.samples) for key in TokenBatches(tokens, 200, 42, groups=groups)]
     assert sizes == [15, 17, 17, 17, 17, 17]
     assert 20 + 10 * max(sizes) <= 200
 
@@ -289,19 +294,20 @@ def made_dataset(split, lengths, max_history, npratio, mode=""):
 
 def made_batches(dataset, mode, rank=0, world_size=1, slack=0):
     """Return the batches of one process; ``mode`` is what the data module's options choose."""
-    sample_users, index, split = None, dataset.index, dataset.split
-    if "user" in mode:
-        sample_users = SampleUsers(split.user[index.impression], split.history[index.impression])
+    groups, index, split = None, dataset.index, dataset.split
+    if "user" in mode or "impression" in mode:
+        group = split.user[index.impression] if "user" in mode else index.impression
+        groups = SampleGroups(group, split.history[index.impression])
     if "tokens" not in mode:
-        return TrainBatches(len(dataset), 3, 42, rank, world_size, sample_users)
+        return TrainBatches(len(dataset), 3, 42, rank, world_size, groups)
     lengths = dataset.token_lengths
     most = dataset.max_candidates if "whole" in mode else None
     tokens = count_tokens(split, index, lengths, dataset.max_history, dataset.npratio, most)
-    return TokenBatches(tokens, 2 * tokens.largest + slack, 42, rank, world_size, sample_users)
+    return TokenBatches(tokens, 2 * tokens.largest + slack, 42, rank, world_size, groups)
 
 
 MODES = ["random", "by user", "tokens", "tokens by user"]
-MODES = [*(f"{mode}, whole" for mode in MODES), *MODES]
+MODES = [*(f"{mode}, whole" for mode in MODES), *MODES, "by impression", "tokens by impression"]
 BY_TOKENS = [mode for mode in MODES if "tokens" in mode]
 
 

@@ -473,6 +473,10 @@ def test_shared_clicks_are_what_a_loop_over_samples_finds(data):
     index, impressions = index_samples(split), list(impressions_of(split))
     dataset = TrainSamples(split, index, catalogue, 2, 1, 42, loss="in_batch")
     clicks = Counter(index.click.tolist())
+    user, of_user = split.user[index.impression].tolist(), {}
+    for one, click in zip(user, index.click.tolist(), strict=True):
+        of_user.setdefault(one, set()).add(click)
+    assert max(map(len, of_user.values())) > 2
     for key in (BatchKey(0, np.arange(9), 9), BatchKey(1, np.arange(9, 20), 14)):
         batch = dataset[key]
         rows = read_back(batch, catalogue)
@@ -481,13 +485,13 @@ def test_shared_clicks_are_what_a_loop_over_samples_finds(data):
         assert batch.shared.news.tolist() == news + padding
         expected = [clicks[n] / len(index.click) for n in news] + padding
         assert batch.shared.share.tolist() == pytest.approx(expected)
-        for b, row in enumerate(index.impression[key.samples]):
-            clicked, shown, labels = impressions[row]  # the whole history, not its last two
+        assert batch.shared.user.tolist() == [user[sample] for sample in key.samples] + padding
+        for b, sample in enumerate(key.samples):
+            clicked, _, _ = impressions[index.impression[sample]]  # the whole history, not two
             excluded = batch.shared.excluded[b].tolist()
             assert excluded == sorted(excluded)
             own = rows[batch.candidates[b]].tolist()
-            others = [n for n, y in zip(shown, labels, strict=True) if y and n != UNKNOWN]
-            assert set(excluded) - {0} == {*own, *others, *clicked} - {0}
+            assert set(excluded) - {0} == {*own, *of_user[user[sample]], *clicked} - {0}
     plain = TrainSamples(split, index, catalogue, 2, 1, 42)[key]
     assert plain.shared is None
     for one, other in zip(plain, batch._replace(shared=None), strict=True):

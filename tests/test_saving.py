@@ -204,25 +204,25 @@ def test_too_little_memory_names_the_options_that_lower_it(error):
 
 
 def test_what_is_set_already_is_no_advice_against_too_little_memory(plm_dir):
-    def advice(precision, group_by_user, **options):
+    def advice(precision, batches, **options):
         module = RecommenderModule(plm=str(plm_dir), **options)
-        data = MindDataModule(plm=str(plm_dir), group_by_user=group_by_user)
+        data = MindDataModule(plm=str(plm_dir), batches=batches)
         trainer = SimpleNamespace(precision=precision)
         with pytest.raises(UserError) as error, out_of_memory(module, data, trainer):
             raise MemoryError
         return str(error.value)
 
-    told = advice("32-true", False, tune_layers=2)
-    for option in ("checkpoint_activations", "model.precision bf16", "tune_layers", "group_by"):
+    told = advice("32-true", "random", tune_layers=2)
+    for option in ("checkpoint_activations", "model.precision bf16", "tune_layers", "data.batches"):
         assert option in told
     assert "model.lora.rank 8" in told
     lora = {"rank": 8}
-    told = advice("bf16-mixed", True, tune_layers=-1, checkpoint_activations=True, lora=lora)
+    told = advice("bf16-mixed", "user", tune_layers=-1, checkpoint_activations=True, lora=lora)
     assert "set fewer model.tune_layers." in told
-    for option in ("checkpoint_activations", "model.precision", "group_by_user", "lora"):
+    for option in ("checkpoint_activations", "model.precision", "data.batches", "lora"):
         assert option not in told
     assert "abstract_tokens" not in told
-    told = advice("bf16-mixed", True, tune_layers=0)  # nothing is kept for the backward pass
+    told = advice("bf16-mixed", "user", tune_layers=0)  # nothing is kept for the backward pass
     assert "tune_layers" not in told
     assert "checkpoint_activations" not in told
     assert "data.npratio. `fit --dry_run`" in told

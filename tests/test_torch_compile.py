@@ -14,7 +14,7 @@ from newsrec.model.plm.load import build_plm
 from newsrec.model.recommender import NewsRecommender
 
 SIZES = [(5, 7), (9, 7), (1, 7), (5, 1), (1, 1), (6, 3), (64, 50), (0, 7), (2, 2), (0, 0)]
-"""Users and clicks of a batch; with ``group_by_user`` one may hold a single user."""
+"""Users and clicks of a batch; with ``data.batches user`` one may hold a single user."""
 
 
 def outputs(stack):

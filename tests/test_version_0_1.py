@@ -91,6 +91,8 @@ def test_old_names_in_a_checkpoint_are_those_of_today_and_options_added_since_ar
     assert model["residual"] is True
     assert "skip" not in model
     assert data["on_bad_line"] == "drop"
+    assert data["batches"] == "random"
+    assert "group_by_user" not in data
     check_same_options(checkpoint, {"model": {"residual": True}, "data": data}, "last.ckpt")
     assert RecommenderModule(**model).loss == "cross_entropy"
 
@@ -110,6 +112,7 @@ def test_weights_under_the_old_names_load_into_a_model_as_a_resumed_run_loads_th
     ("command", "old_option", "new"),
     [
         ("fit", "--model.skip=false", "--model.residual"),
+        ("fit", "--data.group_by_user=true", "--data.batches"),
         ("fit", "--model.loss=hinge", "cross_entropy"),
         ("prepare", "--data.on_bad_line=skip", "drop"),
         ("fit", "--data.on_bad_line=skip", "drop"),

@@ -31,6 +31,7 @@ ALIASES = {
     "checkpoint": "ckpt_path",
     "ckpt": "ckpt_path",
     "data": "data.root",
+    "data.group_by_user": "data.batches",
     "data_dir": "data.root",
     "epochs": "trainer.max_epochs",
     "gpus": "trainer.devices",

@@ -16,9 +16,11 @@ class SharedClicks(NamedTuple):
     step, so that the processes can join theirs ``[largest]``."""
     share: Tensor
     """Share of the training samples that click the same news item, or 0 ``[largest]``."""
+    user: Tensor
+    """Number of each sample's user, or 0 ``[largest]``."""
     excluded: Tensor
     """Catalogue rows that are no further negatives of a sample: its candidates, and the news that
-    its user clicked in the whole history or in the impression; ascending, with zeros in front
+    its user clicked in the whole history or in any training sample; ascending, with zeros in front
     ``[batch, rows]``."""
 
 

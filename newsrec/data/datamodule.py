@@ -19,8 +19,8 @@ from newsrec.data.options import DataOptions
 from newsrec.data.samplers import (
     EvalBatches,
     SameBatches,
+    SampleGroups,
     SampleTokens,
-    SampleUsers,
     TokenBatches,
     TrainBatches,
 )
@@ -267,15 +267,16 @@ class MindDataModule(DataOptions, LightningDataModule):
                 )
 
     def _train_batches(self, split: Split) -> TrainBatches:
-        users = None
-        if self.group_by_user:
-            impression = self.index.impression
-            users = SampleUsers(split.user[impression], split.history[impression])
+        groups, impression = None, self.index.impression
+        if self.batches == "user":
+            groups = SampleGroups(split.user[impression], split.history[impression])
+        elif self.batches == "impression" and self.loss not in WHOLE_IMPRESSIONS:
+            groups = SampleGroups(impression, split.history[impression])
         place = self.seed, *self._process()
         if self.tokens_per_batch is None:
-            return TrainBatches(len(self.index.click), self.batch_size, *place, users)
+            return TrainBatches(len(self.index.click), self.batch_size, *place, groups)
         assert self._tokens is not None, "setup('fit') comes first"
-        return TokenBatches(self._tokens, self.tokens_per_batch, *place, users)
+        return TokenBatches(self._tokens, self.tokens_per_batch, *place, groups)
 
     def _process(self) -> tuple[int, int]:
         """Return this process's number and how many there are."""

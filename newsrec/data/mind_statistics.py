@@ -35,12 +35,12 @@ CANDIDATES = 37.4
 """Candidates per impression, on average."""
 HISTORY = 32
 """Clicks of a whole history, on average."""
-SAMPLES_OF_USER = 4.7
-"""Training samples per user, on average."""
+SAMPLES_OF = {"random": 1.0, "impression": 1.5, "user": 4.7}
+"""Training samples that stay together, on average, by ``data.batches``."""
 
 CUT_HISTORY = {0: (0.0, 0.0), 50: (25.5, 18.1), 100: (32.9, 31.0)}
 """``max_history`` to mean and standard deviation of the length of cut histories, over samples."""
-DISTINCT = {"random": ((975, 822), (5116, 3012)), "by_user": ((5125, 2133), (19379, 5150))}
+DISTINCT = {"random": ((975, 822), (5116, 3012)), "user": ((5125, 2133), (19379, 5150))}
 """Pairs of mentions of news in a batch (clicks of histories, and candidates) and distinct news
 among them. Counted on batches of 32 and 168 samples in random order, and on batches of 168 and 512
 samples grouped by user."""
@@ -70,17 +70,21 @@ class Mentions(NamedTuple):
     """Clicks of these histories."""
 
 
-def mentions(samples: int, max_history: int, candidates: int, by_user: bool) -> Mentions:
-    """Estimate what a batch mentions, with a power law through the two counted batch sizes."""
+def mentions(samples: int, max_history: int, candidates: int, batches: str) -> Mentions:
+    """Estimate what a batch mentions, with a power law through the two counted batch sizes.
+
+    ``batches`` is the option of that name. With ``impression``, a batch is taken for one of random
+    samples in which samples of one impression mention its history once.
+    """
     known = sorted(CUT_HISTORY)
     mean, deviation = (
         float(np.interp(max_history, known, [CUT_HISTORY[k][i] for k in known])) for i in (0, 1)
     )
-    total = samples * (mean + candidates)
-    (m1, d1), (m2, d2) = DISTINCT["by_user" if by_user else "random"]
+    users = max(samples / SAMPLES_OF[batches], 1)
+    total = (users if batches == "impression" else samples) * mean + samples * candidates
+    (m1, d1), (m2, d2) = DISTINCT["user" if batches == "user" else "random"]
     power = math.log(d2 / d1) / math.log(m2 / m1)
     distinct = min(d1 * (total / m1) ** power, total)
-    users = max(samples / SAMPLES_OF_USER, 1) if by_user else samples
     spread = deviation / (mean + candidates) / math.sqrt(users)
     return Mentions(distinct, spread, users, users * mean)
 

@@ -14,6 +14,8 @@ from newsrec.plm_source import DEFAULT_PLM
 
 NPRATIO = 4
 """Default of ``npratio``."""
+BATCHES = ("impression", "random", "user")
+"""Choices of ``batches``."""
 LARGEST = 2**62
 """Upper limit of every number among the options."""
 MOST = {
@@ -58,8 +60,10 @@ class DataOptions:
         tokens_per_batch: Limit on the tokens that the PLM reads per process and step. If set,
             batch_size is ignored: each batch takes as many samples as surely fit. The number of
             steps is the same in every epoch.
-        group_by_user: Shuffle users, and the samples within a user, instead of all samples. A batch
-            then has fewer news items to encode, but also fewer users.
+        batches: Samples that stay together when an epoch's samples are shuffled: impression, the
+            clicks of an impression; user, all clicks of a user; or random, none. A batch counts
+            batch_size samples in each case. With impression, and more so with user, a batch has
+            fewer histories and news items to encode, but also fewer users.
         eval_batch_size: Impressions per process and step in evaluation.
         train: Split to train on; train+dev joins two.
         val: Split that chooses the checkpoint. last_day takes the last day of train, which is then
@@ -94,7 +98,7 @@ class DataOptions:
     max_candidates: int = 50
     batch_size: int = 64
     tokens_per_batch: int | None = None
-    group_by_user: bool = False
+    batches: str = "random"
     eval_batch_size: int = 512
     train: str = "train"
     val: str = "dev"
@@ -128,6 +132,10 @@ class DataOptions:
                 f"data.abstract_tokens is {self.abstract_tokens}, and data.fields names the "
                 "abstract, which would then be read twice. Leave it out of data.fields, or set "
                 "data.abstract_tokens to 0."
+            )
+        if self.batches not in BATCHES:
+            raise UserError(
+                f"data.batches is {self.batches!r}. Choose one of {', '.join(BATCHES)}."
             )
         if self.frozen_states not in PRECISIONS:
             raise UserError(

@@ -27,11 +27,11 @@ class BatchKey(NamedTuple):
     """Samples of the largest batch that any process has in this step."""
 
 
-class SampleUsers(NamedTuple):
-    """User and history of each sample."""
+class SampleGroups(NamedTuple):
+    """What keeps samples together in an epoch's order."""
 
-    user: NDArray[np.int32]
-    """User of each sample ``[samples]``."""
+    group: NDArray[np.int32]
+    """Number of each sample's impression, or of its user ``[samples]``."""
     history: NDArray[np.int32]
     """Row of each sample's history ``[samples]``; in MIND a user has one history in a split."""
 
@@ -55,8 +55,9 @@ class TrainBatches(Sampler[BatchKey]):
     """Shuffled training batches: all processes get equally many, and share out the samples.
 
     In an epoch each sample is in at most one batch of one process; up to ``world_size - 1`` samples
-    are left out. The order depends on seed and epoch. With ``sample_users``, samples of one user
-    stay together: users are shuffled, and the samples within a user. ``batch_size`` is per process.
+    are left out. The order depends on seed and epoch. With ``groups``, the samples of one group
+    follow each other: groups are shuffled, and the samples within a group. If a group is too large
+    for what is left of a batch, the next batch goes on with it. ``batch_size`` is per process.
     """
 
     num_samples: int
@@ -64,7 +65,7 @@ class TrainBatches(Sampler[BatchKey]):
     seed: int
     rank: int = 0
     world_size: int = 1
-    sample_users: SampleUsers | None = None
+    groups: SampleGroups | None = None
     epoch: int = field(default=0, init=False)
     start: int = field(default=0, init=False)
     """Batches to leave out, which a run resumed within an epoch has done already."""
@@ -96,10 +97,10 @@ class TrainBatches(Sampler[BatchKey]):
         """Return all samples in an epoch's order ``[samples]``."""
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(self.num_samples)
-        if self.sample_users is not None:
-            user, history = self.sample_users
-            place = rng.permutation(int(user.max(initial=-1)) + 1)  # of each user
-            key = (place[user] << 32) | history
+        if self.groups is not None:
+            group, history = self.groups
+            place = rng.permutation(int(group.max(initial=-1)) + 1)  # of each group
+            key = (place[group] << 32) | history
             order = order[np.argsort(key[order], kind="stable")]
         return order
 
@@ -118,7 +119,7 @@ class TokenBatches(TrainBatches):
     """Batches with about equally many tokens, and never more than ``tokens_per_batch``.
 
     The cost of a sample is the most tokens that it can add. Its history counts each time, but
-    only once for consecutive samples that share it if samples are grouped by user. The total cost
+    only once for consecutive samples of a group that share it. The total cost
     of an epoch is always the same, and so is the number of batches, which Lightning asks for only
     once. Batches are cut so that each gets an equal share of the total cost. A batch can exceed its
     share by one sample, so a share is smaller than the bound by the cost of the largest sample, and
@@ -134,9 +135,9 @@ class TokenBatches(TrainBatches):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        sample_users: SampleUsers | None = None,
+        groups: SampleGroups | None = None,
     ) -> None:
-        super().__init__(len(tokens.own), 1, seed, rank, world_size, sample_users)
+        super().__init__(len(tokens.own), 1, seed, rank, world_size, groups)
         assert tokens_per_batch >= 2 * tokens.largest
         self.tokens = tokens
         share = max(tokens_per_batch - tokens.largest, 1)
@@ -164,9 +165,9 @@ class TokenBatches(TrainBatches):
     def _costs(self, order: NDArray[np.int64]) -> NDArray[np.int32]:
         """Return the cost of each sample in an order ``[samples]``."""
         own, history = (counts[order] for counts in self.tokens)
-        if self.sample_users is not None:
-            user, shared = (numbers[order] for numbers in self.sample_users)
-            history[1:][(user[1:] == user[:-1]) & (shared[1:] == shared[:-1])] = 0
+        if self.groups is not None:
+            group, shared = (numbers[order] for numbers in self.groups)
+            history[1:][(group[1:] == group[:-1]) & (shared[1:] == shared[:-1])] = 0
         return own + history
 
 

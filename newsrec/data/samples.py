@@ -170,6 +170,9 @@ class TrainSamples(Dataset[Batch]):
         if loss in SHARING_CLICKS:
             clicks = np.bincount(index.click, minlength=catalogue.num_news)
             self.share = (clicks / len(index.click)).astype(np.float32)
+            user = split.user[index.impression]
+            by_user = index.click[np.argsort(user, kind="stable")]
+            self.clicks_of_user = Ragged(by_user, to_offsets(np.bincount(user)))
 
     def __len__(self) -> int:
         return len(self.index.click)
@@ -199,13 +202,14 @@ class TrainSamples(Dataset[Batch]):
         batch = self._with_news(history, user, candidates, labels)
         if self.share is None:
             return batch
-        clicks = shown.select(known & (clicked.values == 1)).pad()
+        who, click = self.split.user[impression], candidates[:, 0]
+        clicks = self.clicks_of_user.take(who).pad()
         excluded = [candidates, clicks, self.split.histories.take(owner).pad()]
-        click = candidates[:, 0]
         padding = (0, max(key.largest - len(click), 0))
         shared = SharedClicks(
             news=torch.from_numpy(np.pad(click, padding)),
             share=torch.from_numpy(np.pad(self.share[click], padding)),
+            user=torch.from_numpy(np.pad(who, padding).astype(np.int64)),
             excluded=torch.from_numpy(np.sort(np.hstack(excluded).astype(np.int64), axis=1)),
         )
         return batch._replace(shared=shared)

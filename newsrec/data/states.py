@@ -78,14 +78,25 @@ class TokenStates:
         total = int(ends[-1]) if len(ends) else 0
         places = (self.starts[rows] - ends + lengths).repeat_interleave(lengths)
         places += torch.arange(total)
-        if len(self.parts) == 1:
-            return self.parts[0][places]
+        first, *others = (_bits(part) for part in self.parts)
+        if not others:
+            return torch.from_numpy(first.take(places.numpy(), axis=0)).view(self.parts[0].dtype)
         owner = self.part[rows].repeat_interleave(lengths)
-        taken = self.parts[0].new_empty(total, self.parts[0].shape[1])
-        for number, values in enumerate(self.parts):
-            here = owner == number
-            taken[here] = values[places[here]]
-        return taken
+        taken = np.empty((total, first.shape[1]), first.dtype)
+        for number, values in enumerate((first, *others)):
+            here = (owner == number).numpy()
+            taken[here] = values.take(places.numpy()[here], axis=0)
+        return torch.from_numpy(taken).view(self.parts[0].dtype)
+
+
+def _bits(part: Tensor) -> NDArray[Any]:
+    """Return a part as an array of the same memory.
+
+    NumPy takes memory in large pages. For a tensor of a large batch's states, the system would take
+    four times as long to give the memory, page by page, as to copy the states.
+    """
+    array: NDArray[Any] = (part.view(torch.int16) if part.dtype == torch.bfloat16 else part).numpy()
+    return array
 
 
 @dataclass

@@ -131,8 +131,8 @@ def _more_remedies(module: Any, data: Any, trainer: Any) -> str:
         options.append("--model.lora.rank 8, which trains few weights")
     if tuned:
         options.append("fewer model.tune_layers")
-    if not getattr(data, "group_by_user", False):
-        options.append("--data.group_by_user true, which brings fewer news items into a batch")
+    if getattr(data, "batches", None) != "user":
+        options.append("--data.batches user, which brings fewer news items into a batch")
     if not options:
         return ""
     *first, last = options

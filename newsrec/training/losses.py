@@ -30,9 +30,9 @@ def in_batch(encoded: Encoded, batch: Batch) -> Tensor:
 
         -log( exp(s[click]) / (sum over C of exp(s) + sum over N of exp(s - log q)) )
 
-    where ``q = 1 - (1 - p)^n`` is the probability that any of the ``n`` other samples clicks the
-    news item, and ``p`` its share of the training samples. Popular news are negatives more often,
-    and the division by ``q`` takes this back (logQ correction: Bengio and Senecal, IEEE
+    where ``q = 1 - (1 - p)^n`` is the probability that any of the ``n`` samples of other users
+    clicks the news item, and ``p`` its share of the training samples. Popular news are negatives
+    more often, and the division by ``q`` takes this back (logQ correction: Bengio and Senecal, IEEE
     Transactions on Neural Networks 2008; for in-batch negatives Yi et al., RecSys 2019): its
     expectation is the sum of ``exp(s)`` over all clicked news of the training set that are not
     excluded, each once. The formula of ``q`` holds for negatives without repeats, as in
@@ -47,9 +47,10 @@ def in_batch(encoded: Encoded, batch: Batch) -> Tensor:
     own = encoded.news[batch.candidates.gather(1, clicked[:, None]).squeeze(1)]
     padding = len(shared.news) - len(own)
     vectors = gather(F.pad(own.float(), (0, 0, 0, padding))).to(own.dtype)
-    news, share = gather(shared.news), gather(shared.share)
+    news, share, user = (gather(x) for x in (shared.news, shared.share, shared.user))
     scores = match_all(encoded.users, vectors)[batch.user].float()  # [batch, shared clicks]
-    others = (news > 0).sum() - 1
+    others = (news > 0) & (user != shared.user[: len(own), None])
+    others = others.sum(dim=1, keepdim=True)
     log_q = torch.log(-torch.expm1(others * torch.log1p(-share)))
     no_negative = _in_rows(news, shared.excluded) | (_repeats(news) | (news == 0))
     scores = (scores - log_q).masked_fill(no_negative, -torch.inf)

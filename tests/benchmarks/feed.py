@@ -6,6 +6,10 @@ Without ``--data.root`` it simulates a world in a temporary folder. Texts are to
 default PLM's tokenizer. The reference is what a plain Dataset does: look up one sample at a time,
 copy the tokens of each of its news items, and stack. It must give the same content as our batches,
 or the benchmark fails.
+
+``wait`` is how long a step waits for its batch, made in the step's own thread or ahead in another
+one, as for a GPU. A pause of ``--step_ms`` takes the place of a step on a device. The batches have
+kept states of the PLM's last layer, in bf16 and memory-mapped, with random values.
 """
 
 import argparse
@@ -20,6 +24,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -27,14 +32,18 @@ from torch.utils.data import DataLoader, Dataset
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch
 from newsrec.data.datamodule import MindDataModule
+from newsrec.data.options import BATCHES
 from newsrec.data.samplers import EvalBatches
 from newsrec.data.samples import SampleIndex, index_samples
+from newsrec.data.states import TokenStates
 from newsrec.plm_source import DEFAULT_PLM
 from newsrec.simulation.simulate import simulate
 
 NEWS_AT = 168
 """Batch size at which distinct news items are counted, that of the best public recipe."""
 
+HIDDEN = 384
+"""Size of the default PLM's states."""
 MASK = 2**64 - 1
 
 
@@ -123,6 +132,45 @@ def distinct_news(data: MindDataModule, number: int) -> float:
     return statistics.mean(len(batch.token_lengths) - FIRST_NEWS for batch in batches)
 
 
+def made_states(data: MindDataModule, folder: Path) -> TokenStates:
+    """Return states of the whole catalogue in a file of random bits."""
+    lengths = data.catalogue.token_lengths
+    path = folder / "states.npy"
+    size = int(lengths.sum()), HIDDEN
+    values = np.lib.format.open_memmap(path, "w+", np.int16, size)
+    for start in range(0, len(values), 1 << 16):
+        part = values[start : start + (1 << 16)]
+        part[:] = np.random.default_rng(start).integers(0, 1 << 14, part.shape)
+    values.flush()
+    part = torch.from_numpy(np.load(path, mmap_mode="c")).view(torch.bfloat16)
+    starts = lengths.cumsum(0) - lengths
+    return TokenStates([part], torch.zeros_like(starts), starts, lengths)
+
+
+def waiting(data: MindDataModule, number: int, step: float) -> dict[str, float]:
+    """Return the ms that a step waits for its batch, made ahead or not, and that making it takes.
+
+    A step is a pause of ``step`` seconds.
+    """
+    found = {}
+    for name, ahead, pause in (
+        ("made", False, 0.0),
+        ("in_turn", False, step),
+        ("ahead", True, step),
+    ):
+        loader = data.train_dataloader()
+        loader.ahead = ahead
+        batches, waits = iter(loader), []
+        for _ in range(min(number, len(loader))):
+            start = time.perf_counter()
+            next(batches)
+            waits.append(time.perf_counter() - start)
+            time.sleep(pause)
+        batches.close()
+        found[name] = round(statistics.mean(waits[1:]) * 1e3, 3)  # nothing is ahead of the first
+    return found
+
+
 def private_memory() -> int | None:
     """Return the MB that are this process's own: mapped files belong to the page cache."""
     status = Path("/proc/self/status")  # Linux alone has it
@@ -180,15 +228,19 @@ def measure(root: Path, args: argparse.Namespace) -> dict:
 
     news = {
         order: distinct_news(
-            set_up(root, args, batch_size=NEWS_AT, group_by_user=order == "by_user"),
+            set_up(root, args, batch_size=NEWS_AT, batches=order),
             args.batches,
         )
-        for order in ("random", "by_user")
+        for order in BATCHES
     }
+    with tempfile.TemporaryDirectory() as folder:
+        data.use_states(made_states(data, Path(folder)))
+        wait = waiting(data, args.batches, args.step_ms / 1e3)
+        data.use_states(None)
     bound = 2 * args.max_tokens * (args.max_history + args.npratio + 1) + 20_000
     tokens = {}
-    for order in ("random", "by_user"):
-        by_tokens = set_up(root, args, tokens_per_batch=bound, group_by_user=order == "by_user")
+    for order in BATCHES:
+        by_tokens = set_up(root, args, tokens_per_batch=bound, batches=order)
         loader = by_tokens.train_dataloader()
         read = [int(batch.token_lengths.sum()) for batch in islice(iter(loader), args.batches)]
         assert max(read) <= bound
@@ -222,8 +274,11 @@ def measure(root: Path, args: argparse.Namespace) -> dict:
         "news_per_batch": {
             "batch_size": NEWS_AT,
             **{order: round(number, 1) for order, number in news.items()},
-            "reduction_percent": round(100 * (1 - news["by_user"] / news["random"]), 1),
+            "reduction_percent": {
+                order: round(100 * (1 - news[order] / news["random"]), 1) for order in BATCHES
+            },
         },
+        "wait": {"step_ms": args.step_ms, "ms": wait},
         "tokens_per_batch": {"bound": bound, **tokens},
         "reference": {
             "samples_per_second": round(theirs_per_second),
@@ -246,6 +301,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--passes", type=int, default=5)
     parser.add_argument("--batches", type=int, default=200, help="of a pass, at most")
+    parser.add_argument("--step_ms", type=float, default=30, help="a step while batches are made")
     parser.add_argument("--reference_batches", type=int, default=8)
     args = parser.parse_args()
     if args.root:

@@ -52,7 +52,7 @@ class Case(NamedTuple):
     max_tokens: int = 32
     max_history: int = 50
     dim: int = 256
-    group_by_user: bool = False
+    batches: str = "random"
 
 
 CASES = {
@@ -61,8 +61,8 @@ CASES = {
     "small_top2": Case(MINILM, 2, 64),
     "small_full": Case(MINILM, -1, 64),
     "large_base": Case(BASE, -1, 64, max_tokens=48),
-    "large_leaderboard": Case((768, 8, 12, 3072), -1, 168, max_history=100, group_by_user=True),
-    "large_512": Case(BASE, -1, 512, group_by_user=True),
+    "large_leaderboard": Case((768, 8, 12, 3072), -1, 168, max_history=100, batches="user"),
+    "large_512": Case(BASE, -1, 512, batches="user"),
 }
 
 
@@ -98,7 +98,7 @@ def measure(case: Case, root: str, plm: str, args: argparse.Namespace) -> dict[s
         max_tokens=case.max_tokens,
         max_history=case.max_history,
         batch_size=case.batch_size,
-        group_by_user=case.group_by_user,
+        batches=case.batches,
         val="none",
         num_workers=args.num_workers,
     )

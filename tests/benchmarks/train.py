@@ -1,7 +1,8 @@
 """Training throughput: full steps per arm against encoding every appearance. JSON on stdout.
 
-    python tests/benchmarks/train.py [--data.root DIR] [--batches random:32 by_user:168] ...
-    python tests/benchmarks/train.py --device cuda --plm_config base --batches by_user:512
+    python tests/benchmarks/train.py [--data.root DIR] [--batches random:32 user:168] ...
+    python tests/benchmarks/train.py --batches random:32 impression:32 --arms frozen-fp32
+    python tests/benchmarks/train.py --device cuda --plm_config base --batches user:512
 
 Without ``--data.root`` it simulates a world of MIND-small's statistics in a temporary folder. Arms:
 
@@ -11,11 +12,13 @@ Without ``--data.root`` it simulates a world of MIND-small's statistics in a tem
 - full: the whole PLM tuned, on our batches.
 - top2: the PLM's two top layers tuned, on kept states of those below; what it takes to read them
   belongs to the feed and is not in the step.
+- frozen: no layer of the PLM tuned, on kept states of the last.
 - lora8: adapters of rank 8 in all layers of the PLM, whose own weights are frozen.
 
 A step is forward, backward, AdamW and ``zero_grad``, with dropout off and a learning rate of 0:
 all arms then do all the work and stay at the same weights, gates open, so their losses must agree
-in every round. Arms take turns; medians over rounds are compared. The reference takes some samples
+in every round. Arms take turns, and so do kinds of batches; medians over rounds are compared. The
+reference takes some samples
 at a time where its memory would not do, and sums gradients. Peak memory is that of a process of its
 own that makes one step.
 
@@ -32,7 +35,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +47,7 @@ from torch.nn import functional as F
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch
 from newsrec.data.datamodule import MindDataModule
+from newsrec.data.options import BATCHES
 from newsrec.model.matching import match_candidates
 from newsrec.model.plm.blocks import length_mask
 from newsrec.model.plm.cut import run_plm
@@ -57,10 +61,11 @@ from newsrec.training.optimizer import parameter_groups
 REFERENCE = "reference"
 REQUIRED = {
     "random:32": {"full-fp32": 1.8, "full-bf16": 2.7, "top2-fp32": 5, "top2-bf16": 9},
-    "by_user:168": {"full-fp32": 3, "full-bf16": 5, "top2-fp32": 9, "top2-bf16": 16},
+    "user:168": {"full-fp32": 3, "full-bf16": 5, "top2-fp32": 9, "top2-bf16": 16},
 }
 """How many times as fast as the reference each arm should be."""
-ARMS = [*REQUIRED["random:32"], "lora8-fp32", "lora8-bf16"]
+ARMS = [*REQUIRED["random:32"]]
+ARMS += [f"{way}-{precision}" for way in ("lora8", "frozen") for precision in ("fp32", "bf16")]
 SHARE_AIMS = {"fp32": 0.6, "bf16": 0.4}
 """Of the matmul rate that the PLM should reach."""
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.1}
@@ -81,7 +86,7 @@ class Arm(NamedTuple):
     @property
     def tune_layers(self) -> int:
         """Top layers that are tuned."""
-        return 2 if self.name.startswith("top2") else -1
+        return {"top2": 2, "frozen": 0}.get(self.name.partition("-")[0], -1)
 
     @property
     def lora(self) -> LoraConfig:
@@ -299,10 +304,10 @@ def seconds(run: Callable[[], Any], clock: Callable[[], float], device: str) -> 
 
 
 def set_up(root: str, order: str, args: argparse.Namespace) -> MindDataModule:
-    """Return a data module that makes the batches of ``order``, such as ``by_user:168``."""
+    """Return a data module that makes the batches of ``order``, such as ``user:168``."""
     name, _, size = order.partition(":")
-    if name not in ("random", "by_user"):
-        raise SystemExit(f"--batches has {order!r}. Write random:N or by_user:N.")
+    if name not in BATCHES or not size.isdecimal():
+        raise SystemExit(f"--batches has {order!r}. Write one of {', '.join(BATCHES)}, and :N.")
     data = MindDataModule(
         root,
         fields=args.fields,
@@ -310,7 +315,7 @@ def set_up(root: str, order: str, args: argparse.Namespace) -> MindDataModule:
         max_history=args.max_history,
         npratio=args.npratio,
         batch_size=int(size),
-        group_by_user=name == "by_user",
+        batches=name,
         seed=args.seed,
     )
     data.setup("fit")
@@ -349,11 +354,13 @@ def describe(batches: list[Batch]) -> dict[str, Any]:
     return {name: round(statistics.mean(values), 1) for name, values in found.items()}
 
 
-def measure(root: str, order: str, arms: list[Arm], args: argparse.Namespace) -> dict[str, Any]:
-    """Return what all arms take for one kind of batch."""
+def measure(
+    root: str, order: str, runners: list[Runner], args: argparse.Namespace
+) -> Generator[None, None, dict[str, Any]]:
+    """Take turns with other kinds of batches: yield after each round, return what arms take."""
     clock = time.process_time if args.clock == "cpu" else time.perf_counter
     batches = take_batches(root, order, args)
-    runners = [Runner(arm, args) for arm in arms]
+    arms = [runner.arm for runner in runners]
     taken: dict[str, list[float]] = {arm.name: [] for arm in arms}
     plm: dict[str, list[tuple[float, float]]] = {arm.name: [] for arm in arms}
     losses: dict[str, list[float]] = {arm.name: [] for arm in arms}
@@ -376,10 +383,13 @@ def measure(root: str, order: str, arms: list[Arm], args: argparse.Namespace) ->
             expected, tolerance = losses[arms[0].name][-1], TOLERANCE[runner.arm.precision]
             if not abs(losses[name][-1] - expected) <= tolerance:
                 raise SystemExit(f"{order}: the losses differ: {losses}")
+            if not runner.arm.tune_layers:
+                continue
             lengths = torch.as_tensor(batch.token_lengths)[FIRST_NEWS:]
             flops[name].append(matmul_flops(runner, lengths))
             calls = plm_step(runner, ready), matrix_products(runner, lengths)
             plm[name].append(tuple(seconds(call, clock, args.device) for call in calls))
+        yield
     samples = int(order.partition(":")[2])
     medians = {name: statistics.median(values) for name, values in taken.items()}
     result: dict[str, Any] = {"batch": describe(batches), "arms": {}}
@@ -390,11 +400,11 @@ def measure(root: str, order: str, arms: list[Arm], args: argparse.Namespace) ->
             "step_seconds": round(medians[name], 4),
             "losses": [round(loss, 5) for loss in losses[name]],
         }
-        if name != REFERENCE:
-            if REFERENCE in medians:
-                ratios = [a / b for a, b in zip(taken[REFERENCE], taken[name], strict=True)]
-                row["faster_than_reference"] = round(statistics.median(ratios), 2)
-                row["required"] = REQUIRED.get(order, {}).get(name)
+        if name != REFERENCE and REFERENCE in medians:
+            ratios = [a / b for a, b in zip(taken[REFERENCE], taken[name], strict=True)]
+            row["faster_than_reference"] = round(statistics.median(ratios), 2)
+            row["required"] = REQUIRED.get(order, {}).get(name)
+        if plm[name]:
             whole, products = (statistics.median(v) for v in zip(*plm[name], strict=True))
             row["plm"] = {
                 "seconds": round(whole, 4),
@@ -498,7 +508,16 @@ def run(root: str, args: argparse.Namespace) -> dict[str, Any]:
     }
     if args.device == "cuda":
         result["peak_tflops"] = args.peak_tflops
-    return result | {order: measure(root, order, arms, args) for order in args.batches}
+    runners = [Runner(arm, args) for arm in arms]
+    turns = {order: measure(root, order, runners, args) for order in args.batches}
+    while turns:
+        for order, turn in list(turns.items()):
+            try:
+                next(turn)
+            except StopIteration as end:
+                result[order] = end.value
+                del turns[order]
+    return result
 
 
 def main() -> None:
@@ -510,7 +529,7 @@ def main() -> None:
     add("--preset", default="small", help="what to simulate")
     add("--device", choices=["cpu", "cuda"], default="cpu")
     add("--plm_config", choices=list(SHAPES), help="random weights in place of MiniLM's")
-    add("--batches", nargs="+", help="random:N or by_user:N; random:32 by_user:168 on a CPU")
+    add("--batches", nargs="+", help="such as impression:64; random:32 user:168 on a CPU")
     add(
         "--arms",
         nargs="+",
@@ -533,7 +552,7 @@ def main() -> None:
     args = parser.parse_args()
     args.argv = sys.argv[1:]
     if args.batches is None:
-        args.batches = ["by_user:512"] if args.device == "cuda" else ["random:32", "by_user:168"]
+        args.batches = ["user:512"] if args.device == "cuda" else ["random:32", "user:168"]
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.peak_memory_of:

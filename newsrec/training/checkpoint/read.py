@@ -30,7 +30,7 @@ BEFORE: dict[str, dict[str, Any]] = {
         **{"residual": False, "matching": "dot", "lora": {}},
         **{"appeal": False, "abstract_tokens": 0},
     },
-    "data": {"frozen_states": "fp32", "abstract_tokens": 0},
+    "data": {"frozen_states": "fp32", "abstract_tokens": 0, "batches": "random"},
 }
 """Values for runs from before an option existed, if they differ from the option's default or must
 not be contradicted."""
@@ -83,8 +83,11 @@ def _with_new_names(checkpoint: dict[str, Any]) -> dict[str, Any]:
     }
     if "hyper_parameters" in found:
         found["hyper_parameters"] = renamed(found["hyper_parameters"])
-    if found.get("datamodule_hyper_parameters", {}).get("on_bad_line") == "skip":
-        found["datamodule_hyper_parameters"]["on_bad_line"] = "drop"
+    data = found.get("datamodule_hyper_parameters", {})
+    if data.get("on_bad_line") == "skip":
+        data["on_bad_line"] = "drop"
+    if "group_by_user" in data:
+        data["batches"] = "user" if data.pop("group_by_user") else "random"
     if "state_dict" in found:
         rename_weights(found["state_dict"], "recommender.news_encoder.")
     return checkpoint | found

@@ -232,9 +232,10 @@ def _published(data: MindDataModule, processes: int, size: mind.Published) -> Wo
 
     mean = float(lengths_of(1000).sum()) / 1000  # tokens of a news item
     if bound is not None:  # each sample counts with all of its news
-        one = mind.mentions(1, data.max_history, candidates, False).distinct
+        one = mind.mentions(1, data.max_history, candidates, "random").distinct
         samples = max(int(bound / (one * mean)), 1)
-    batch = mind.mentions(samples, data.max_history, candidates, data.group_by_user)
+    together = "random" if whole and data.batches == "impression" else data.batches
+    batch = mind.mentions(samples, data.max_history, candidates, together)
     most = samples * (data.max_history + candidates)
 
     def shape(news: float) -> Shape:

@@ -171,7 +171,8 @@ def batch_of(
     candidates = torch.zeros(shape.samples, shape.candidates, dtype=torch.int64)
     excluded = torch.zeros(shape.samples, shape.candidates + shape.history, dtype=torch.int64)
     views = torch.zeros(FIRST_NEWS + shape.news, 2, dtype=torch.int64)
-    shared = SharedClicks(candidates[:, 0].clone(), torch.zeros(shape.samples), excluded)
+    news, user = (torch.zeros(shape.samples, dtype=torch.int64) for _ in range(2))
+    shared = SharedClicks(news, torch.zeros(shape.samples), user, excluded)
     return Batch(
         token_ids=torch.zeros(len(lengths), longest, dtype=torch.int32),
         token_lengths=lengths,
