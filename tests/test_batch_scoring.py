@@ -54,9 +54,9 @@ def users_of(rng, number):
     ]
     candidates = [[f"N{i}" for i in rng.permutation(NEWS + 4)[: rng.integers(0, 9)]]
                   for _ in range(number)]  # fmt: skip
-    columns = {"user_id": [f"U{i % 7}" for i in range(number)], "history": histories,
-               "candidates": candidates, "time": np.arange(number).astype("datetime64[s]")}  # fmt: skip
-    return pa.table(columns)
+    ids, times = [f"U{i % 7}" for i in range(number)], np.arange(number).astype("datetime64[s]")
+    lists = {"history": histories, "candidates": candidates}
+    return pa.table({"user_id": ids, **lists, "time": times})
 
 
 @pytest.mark.parametrize("result", RESULTS)
@@ -157,11 +157,15 @@ def test_ids_of_every_type_mean_the_same_news(tmp_path, history):
 
 def test_of_a_huge_history_the_newest_clicks_count(export):
     old = [f"N{i}" for i in range(8, 20)] * 5000
-    users = pa.table({"user_id": ["A", "B"], "history": [[*old, "N1", "N2", "N3"], ["N1", "N2", "N3"]]})
+    users = pa.table(
+        {"user_id": ["A", "B"], "history": [[*old, "N1", "N2", "N3"], ["N1", "N2", "N3"]]}
+    )
     first, second = BatchScorer(export, "vectors")(users)["user_vector"].to_pylist()
     assert first == second
     best = BatchScorer(export, k=NEWS)(users)["news_ids"].to_pylist()
-    assert set(best[1]) - set(best[0]) == {f"N{i}" for i in range(8, 20)}  # all clicked are left out
+    assert set(best[1]) - set(best[0]) == {
+        f"N{i}" for i in range(8, 20)
+    }  # all clicked are left out
 
 
 def test_a_table_without_users_has_the_columns(export):
@@ -184,7 +188,10 @@ def test_a_table_without_users_has_the_columns(export):
         ({"history": ["N1 N2", ""]}, "lists of ids (text or whole numbers)"),
         ({"history": [[["N1"]], []]}, "lists of ids"),
         ({"history": [[{"id": "N1"}], []]}, "lists of ids"),
-        ({"candidates": [["N1", None], []]}, "row 0, column candidates: a null or empty id: 'N1 None'"),
+        (
+            {"candidates": [["N1", None], []]},
+            "row 0, column candidates: a null or empty id: 'N1 None'",
+        ),
         ({"candidates": [["N1"], None]}, "row 1, column candidates: null"),
     ],
 )

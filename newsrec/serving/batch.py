@@ -10,7 +10,7 @@ divided in any way. For this, each user is encoded alone. Matrix products over m
 which news could be among the best; ``newsrec.serving.search.best_alone`` scores these.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from newsrec.errors import DataError, UserError
 from newsrec.serving.catalogue import Catalogue
 from newsrec.serving.folder import ExportFolder
 from newsrec.serving.matching import Users, match_all
-from newsrec.serving.search import SCORES_AT_ONCE, best_alone, score_alone
+from newsrec.serving.search import SCORES_AT_ONCE, Best, best_alone, score_alone
 from newsrec.serving.sessions import Encoders
 from newsrec.serving.vectors import blocks
 
@@ -45,8 +45,8 @@ RESULTS = {
 }
 """What may be asked for, and its columns beside ``user_id``, ``time`` and
 ``num_unknown_history``."""
-REQUIRED = {"user_id": checks.an_id, "history": checks.ids}
-OPTIONAL = {"time": checks.a_time}
+REQUIRED: dict[str, Check] = {"user_id": checks.an_id, "history": checks.ids}
+OPTIONAL: dict[str, Check] = {"time": checks.a_time}
 MOST_USERS = 256
 """Most users whose scores are in memory at once."""
 ROWS_AT_ONCE = 1 << 14
@@ -190,7 +190,7 @@ class BatchScorer:
         news = self._catalogue.real_vectors
         at_once = max(1, min(MOST_USERS, len(clicked), SCORES_AT_ONCE // len(news)))
         block = np.empty((at_once, len(news)), np.float32)
-        found = []
+        found: list[Best] = []
         for start in range(0, len(clicked), at_once):
             part = clicked[start : start + at_once]
             users = list(self._map(self._encode, part))
@@ -232,7 +232,9 @@ class BatchScorer:
 
     def _vectors(self, rows: Rows, clicked: Sequence[NDArray[np.int32]]) -> dict[str, Any]:
         vectors = self._catalogue.vectors
-        found = self._map(lambda known: self._encoders.user_vectors([known.tolist()], vectors)[0], clicked)
+        found = self._map(
+            lambda known: self._encoders.user_vectors([known.tolist()], vectors)[0], clicked
+        )
         offsets = np.arange(len(clicked) + 1) * self._encoders.dim
         return {"user_vector": _lists(offsets, pa.array(_joined(list(found), np.float32)))}
 
@@ -240,14 +242,14 @@ class BatchScorer:
         """Encode one user alone: what a block of users gives depends on its shape."""
         return self._encoders.users([known.tolist()], self._catalogue.vectors)
 
-    def _map(self, work: Any, *lists: Sequence[Any]) -> Iterator[Any]:
+    def _map(self, work: Any, *lists: Iterable[Any]) -> Iterator[Any]:
         return self._pool.map(work, *lists) if self._pool else map(work, *lists)
 
 
 def columns_of(result: str) -> tuple[dict[str, Check], dict[str, Check]]:
     """Return the columns that users must and may have for a result, and how to check each."""
-    candidates = {"candidates": checks.ids} if result == "ranks" else {}
-    return REQUIRED | candidates, OPTIONAL
+    candidates: dict[str, Check] = {"candidates": checks.ids} if result == "ranks" else {}
+    return {**REQUIRED, **candidates}, OPTIONAL
 
 
 def _made(settings: dict[str, Any]) -> BatchScorer:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.reranking import repeats
-from newsrec.serving.matching import FEW_NEWS, Scores, Users, match_all
+from newsrec.serving.matching import FEW_NEWS, Scores, Users, highest, match_all
 from newsrec.serving.vectors import NUMBERS_AT_ONCE, Vectors, blocks
 
 SCORES_AT_ONCE = 16 * 2**20
@@ -133,14 +133,14 @@ def score_alone(user: Users, news: Vectors, rows: NDArray[np.integer]) -> Scores
         rows: Rows of the news to score.
     """
     vectors = user.real_vectors(0)
+    combine = user.combine if user.vectors.shape[1] > 1 else None
     found = np.empty(len(rows), np.float32)
     # Below FEW_NEWS, with_clicks sums in one order.
     step = max(1, min(FEW_NEWS - 1, NUMBERS_AT_ONCE // vectors.size))
     for start in range(0, len(rows), step):
         block = news[rows[start : start + step]]
         products = np.add.reduce(vectors[:, None] * block, axis=2)
-        several = user.combine is not None and user.vectors.shape[1] > 1
-        found[start : start + step] = user.combine(products) if several else products.max(axis=0)
+        found[start : start + step] = (combine or highest)(products)
     return found
 
 
