@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,11 @@ from newsrec.serving.batch_parts import Advance, Job, score_part
 ENGINES = ("local", "ray", "spark")
 Engine = Callable[[Job, BatchScorer, list[int], Advance], Iterator[dict[str, Any]]]
 """Scores parts, by their numbers, and yields what ``score_part`` returns for each."""
+RAY_VARIABLES = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves the machine unasked
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its remarks are of no use to a user
+    "RAY_worker_niceness": "0",  # as the other engines; by default it gives way to all else
+}
 RAY_STORE = 128 << 20
 """Bytes of Ray's object store on one machine: only numbers and counts of parts pass through it."""
 
@@ -81,18 +87,22 @@ def _ray(
     workers: int | None,
     address: str | None,
 ) -> Iterator[dict[str, Any]]:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves the machine unasked
+    for name, value in RAY_VARIABLES.items():
+        os.environ.setdefault(name, value)
     ray: Any = importlib.import_module("ray")
     data: Any = importlib.import_module("ray.data")
+    for name in ("ray.data", "ray.data._internal"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     mine = not ray.is_initialized()
     if mine:
         _start_ray(ray, workers, address)
     try:
         context = data.DataContext.get_current()
         context.enable_progress_bars = False  # newsrec has its own
+        context.print_on_execution_start = False
         actors = min(workers or int(ray.cluster_resources().get("CPU", 1)), len(numbers)) or 1
-        blocks = [pa.table({"part": [number]}) for number in numbers]
-        done = data.from_arrow(blocks).map_batches(
+        parts = data.from_items([{"part": n} for n in numbers], override_num_blocks=len(numbers))
+        done = parts.map_batches(
             PartScorer,
             fn_constructor_args=(job,),
             batch_size=1,
