@@ -27,6 +27,7 @@ COMMANDS = {
     "compare": "compare two results of evaluate, or several seeds of each, with intervals",
     "export": "write a model to a folder that runs without PyTorch",
     "recommend": "recommend news for a user, from an exported folder",
+    "batch": "recommend news for all users of Parquet files, here or on Ray or Spark",
     "serve": "answer recommendations over HTTP, from an exported folder and a store",
     "encode-news": "add new news items to a copy of an exported folder",
     "store": "read and write a service's store as Parquet, change its export, or free space",

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.reranking import repeats
-from newsrec.serving.matching import Users, match_all
-from newsrec.serving.vectors import Vectors, blocks
+from newsrec.serving.matching import FEW_NEWS, Scores, Users, highest, match_all
+from newsrec.serving.vectors import NUMBERS_AT_ONCE, Vectors, blocks
 
 SCORES_AT_ONCE = 16 * 2**20
 """Most scores in memory at once, which take 64 MiB; at least the scores of one user."""
@@ -16,6 +16,9 @@ SCORES_AT_ONCE = 16 * 2**20
 GROUPS, GROUPS_PER_RESULT = 1024, 8
 """Scores are divided into ``max(GROUPS, GROUPS_PER_RESULT * k)`` groups, whose maxima are compared
 first. These values were the fastest in measurements."""
+
+ROUNDING = 2.0**-24
+"""Largest relative error of one operation in float32."""
 
 
 class Best(NamedTuple):
@@ -116,3 +119,48 @@ def _low_bar(scores: NDArray[np.float32], k: int) -> np.float32:
     bar = np.partition(scores, len(scores) - k)[len(scores) - k]
     low: np.float32 = np.maximum(bar, np.finfo(np.float32).min)  # excludes minus infinity
     return low
+
+
+def score_alone(user: Users, news: Vectors, rows: NDArray[np.integer]) -> Scores:
+    """Score some news for one user, each news item by itself ``[rows]``.
+
+    The last bits of a matrix product depend on its shape and on the number of threads. Here every
+    product is a sum over one pair of vectors, so a score depends on nothing else.
+
+    Args:
+        user: One user.
+        news: News vectors ``[news, dim]``.
+        rows: Rows of the news to score.
+    """
+    vectors = user.real_vectors(0)
+    combine = user.combine if user.vectors.shape[1] > 1 else None
+    found = np.empty(len(rows), np.float32)
+    # Below FEW_NEWS, with_clicks sums in one order.
+    step = max(1, min(FEW_NEWS - 1, NUMBERS_AT_ONCE // vectors.size))
+    for start in range(0, len(rows), step):
+        block = news[rows[start : start + step]]
+        products = np.add.reduce(vectors[:, None] * block, axis=2)
+        found[start : start + step] = (combine or highest)(products)
+    return found
+
+
+def best_alone(scores: Scores, user: Users, news: Vectors, k: int, longest: float) -> Best:
+    """Return one user's best news by ``score_alone``, from scores that may be a little off.
+
+    Args:
+        scores: Scores by ``match_all``; minus infinity for news that must not be found ``[news]``.
+        user: One user.
+        news: News vectors ``[news, dim]``.
+        k: Number of news to find, from 1 to the number of all news.
+        longest: Largest length of a news vector.
+    """
+    # The k-th of the exact scores is at least the k-th of the others less the error, so news below
+    # that by more than the error again cannot be among the best. A sum over dim products is wrong
+    # by at most dim roundings of the lengths' product, whatever its order. The factor 16 covers
+    # two such sums, a score that adds two products, and what combines them; 64 its few operations.
+    length = float(np.linalg.norm(user.real_vectors(0), axis=1).max()) * longest
+    error = 16 * ROUNDING * ((news.shape[1] + 64) * length + 64)
+    rows = np.flatnonzero(scores >= _low_bar(scores, k) - np.float32(error))
+    exact = score_alone(user, news, rows)
+    places = top_k(exact, min(k, len(exact))) if len(exact) else rows
+    return Best(rows[places], exact[places])

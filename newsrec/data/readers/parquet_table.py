@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -70,8 +71,8 @@ class ParquetTable:
         """Files that decide what is made of the table; their hashes count, too."""
         self._hashes: dict[SourceFile, str] = {}
         for i, file in enumerate(files):
-            with readable(file), _open(file) as parquet:
-                columns = _check_schema(file, parquet.schema_arrow, required, optional)
+            with readable(file), open_parquet(file.path) as parquet:
+                columns = check_schema(file, parquet.schema_arrow, required, optional)
                 # Where columns are encrypted, Arrow refuses to read them, but aborts the process if
                 # it is asked for their sizes. So read a row before that.
                 next(parquet.iter_batches(1, columns=columns), None)
@@ -113,10 +114,10 @@ class ParquetTable:
     def head(self, column: str, num_rows: int) -> pa.Array:
         """Return the first values of a column, of the first file that has rows."""
         for file in self.files:
-            with readable(file), _open(file) as parquet:
+            with readable(file), open_parquet(file.path) as parquet:
                 batch = next(parquet.iter_batches(num_rows, columns=[column]), None)
                 if batch is not None and len(batch):
-                    _check_codes(batch.column(column))
+                    check_codes(batch.column(column))
                     return batch.column(column)
         return pa.nulls(0)
 
@@ -124,16 +125,16 @@ class ParquetTable:
         row = 0
         for file in self.files:
             begin, size, told = row, file.size, 0
-            with readable(file), _open(file) as parquet:
+            with readable(file), open_parquet(file.path) as parquet:
                 expected = parquet.metadata.num_rows
                 for group in range(parquet.metadata.num_row_groups):
                     for batch in parquet.iter_batches(
-                        _rows_per_block(file, parquet, group, self.columns),
+                        rows_per_block(file, parquet, group, self.columns),
                         row_groups=[group],
                         columns=self.columns,
                     ):
                         for column in batch.columns:
-                            _check_codes(column)
+                            check_codes(column)
                         lines = row + np.arange(len(batch))
                         yield Rows(pa.Table.from_batches([batch]), lines, [], 0)
                         row += len(batch)
@@ -183,9 +184,9 @@ def readable(file: SourceFile) -> Iterator[None]:
         ) from None
 
 
-def _open(file: SourceFile) -> pq.ParquetFile:
+def open_parquet(source: Path | pa.NativeFile) -> pq.ParquetFile:
     """Open a file so that columns of text are read as the dictionaries that they are stored as."""
-    with pq.ParquetFile(file.path) as parquet:
+    with pq.ParquetFile(source) as parquet:
         schema = parquet.schema
         texts = [
             column.path
@@ -193,11 +194,11 @@ def _open(file: SourceFile) -> pq.ParquetFile:
             if column.physical_type == "BYTE_ARRAY"
         ]
     return pq.ParquetFile(
-        file.path, read_dictionary=texts, buffer_size=1 << 20, page_checksum_verification=True
+        source, read_dictionary=texts, buffer_size=1 << 20, page_checksum_verification=True
     )
 
 
-def _check_codes(column: pa.Array) -> None:
+def check_codes(column: pa.Array) -> None:
     """Check that codes point into their dictionary: Arrow trusts those of a damaged file."""
     while is_list(column.type):
         column = column.values
@@ -209,7 +210,7 @@ def _check_codes(column: pa.Array) -> None:
             raise ValueError("a value lies outside of its dictionary")
 
 
-def _rows_per_block(
+def rows_per_block(
     file: SourceFile, parquet: pq.ParquetFile, group: int, columns: Sequence[str]
 ) -> int:
     """Return how many rows of a row group fit into a block."""
@@ -231,8 +232,8 @@ def _rows_per_block(
     return max(fit, 64)
 
 
-def _check_schema(
-    file: SourceFile,
+def check_schema(
+    file: object,
     schema: pa.Schema,
     required: Mapping[str, Check],
     optional: Mapping[str, Check],

@@ -1,0 +1,250 @@
+"""The files of a batch run: Parquet with users, in any file system, and parts written whole."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from newsrec.aside import file_aside, put
+from newsrec.data.readers.base import Rows
+from newsrec.data.readers.parquet_checks import is_text
+from newsrec.data.readers.parquet_table import (
+    check_codes,
+    check_schema,
+    open_parquet,
+    readable,
+    rows_per_block,
+)
+from newsrec.data.readers.source import SourceFile
+from newsrec.errors import DataError, MissingDataError, UserError
+from newsrec.places import looked_for
+from newsrec.serving.batch import columns_of
+
+ROWS_AT_ONCE = 1024
+"""Most users that are read, scored and written at once."""
+
+
+class Place(NamedTuple):
+    """A file or folder in a file system."""
+
+    filesystem: Any
+    path: str
+    given: str
+    """As the user wrote it."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine's disks, where a rename replaces a file or folder."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def __truediv__(self, name: str) -> "Place":
+        return Place(self.filesystem, f"{self.path.rstrip('/')}/{name}", f"{self.given}/{name}")
+
+    def beside(self, ending: str) -> "Place":
+        """Return the place with an ending after its name."""
+        return Place(self.filesystem, self.path + ending, self.given + ending)
+
+    def info(self) -> Any:
+        """Return what pyarrow says of it."""
+        return self.filesystem.get_file_info(self.path)
+
+    def files(self) -> list[Any]:
+        """Return what pyarrow says of the files in a folder and its folders, sorted by path."""
+        found = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=True))
+        return sorted((info for info in found if info.is_file), key=lambda info: info.path)
+
+    def read(self) -> bytes:
+        """Return the content of a file."""
+        with self.filesystem.open_input_file(self.path) as file:
+            content: bytes = file.read()
+        return content
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Any]:
+        """Open a file that is whole or absent; in an object store it appears when it is closed."""
+        if not self.is_local:
+            with self.filesystem.open_output_stream(self.path) as stream:
+                yield stream
+            return
+        with file_aside(Path(self.path)) as aside:
+            with self.filesystem.open_output_stream(str(aside)) as stream:
+                yield stream
+            aside.chmod(0o644)
+            put(aside, Path(self.path))
+
+
+def find_place(given: str, option: str) -> Place:
+    """Return the place that a path or a URI names; ``option`` is named in messages.
+
+    Raises:
+        UserError: If the scheme of a URI is not known, or its file system cannot be opened.
+    """
+    given = given.rstrip("/") or given
+    if "://" not in given:
+        return Place(fs.LocalFileSystem(), os.path.abspath(given), given)
+    scheme = given.partition(":")[0]
+    try:
+        if scheme in ("file", "s3", "gs", "gcs", "hdfs", "abfs", "abfss"):
+            filesystem, path = fs.FileSystem.from_uri(given)
+            return Place(filesystem, path, given)
+        import fsspec
+
+        found, path = fsspec.core.url_to_fs(given)
+    except (ValueError, ImportError, OSError) as error:  # ArrowInvalid is a ValueError
+        raise UserError(
+            f"{option} {given}: {scheme}:// cannot be opened ({str(error).splitlines()[0]}). Check "
+            "the address, install what it needs, or copy the files to a folder."
+        ) from error
+    return Place(fs.PyFileSystem(fs.FSSpecHandler(found)), path, given)
+
+
+class Users(NamedTuple):
+    """The Parquet files of users."""
+
+    place: str
+    files: tuple[tuple[str, int], ...]
+    """Path in its file system and number of rows of each."""
+    fingerprint: str
+    """Hash of names, sizes, times of change and footers."""
+    columns: tuple[str, ...]
+    time: pa.DataType | None
+    """Type of the column ``time``, if there is one."""
+
+    @property
+    def num_rows(self) -> int:
+        """Number of all users."""
+        return sum(rows for _, rows in self.files)
+
+
+def find_users(given: str, result: str) -> Users:
+    """Find the files of users, and check their columns.
+
+    Args:
+        given: A Parquet file, or a folder with such files at any depth. Files and folders whose
+            names begin with ``_`` or ``.`` are left out.
+        result: As in ``newsrec.serving.batch.BatchScorer``.
+
+    Raises:
+        DataError: If there is none, or one cannot be read or has other columns.
+    """
+    place = find_place(given, "--users")
+    info = place.info()
+    if info.type == fs.FileType.NotFound:
+        hint = looked_for(given) if place.is_local else "Check the address."
+        raise MissingDataError(f"--users {given} does not exist. {hint}".rstrip())
+    infos = [info] if info.is_file else [i for i in place.files() if _is_parquet(i.path, place)]
+    if not infos:
+        raise DataError(
+            f"--users {given} is a folder without a .parquet file. Write the users there by "
+            "df.to_parquet(...), or name another folder."
+        )
+    hashed, files = hashlib.sha256(), []
+    columns: list[list[str]] = []
+    kinds: list[pa.DataType | None] = []
+    for info in infos:
+        with _parquet(place, info.path) as (source, parquet):
+            name = os.path.relpath(info.path, place.path)
+            columns.append(check_schema(info.path, parquet.schema_arrow, *columns_of(result)))
+            # An encrypted column cannot be read, but Arrow aborts if it is asked for its size.
+            next(parquet.iter_batches(1, columns=columns[-1]), None)
+            footer = parquet.metadata.serialized_size + 8
+            ending = source.read_at(footer, source.size() - footer)
+            files.append((info.path, parquet.metadata.num_rows))
+            kinds.append(_time_of(parquet.schema_arrow))
+        told = json.dumps([name, info.size, info.mtime_ns]).encode()
+        hashed.update(told + hashlib.sha256(ending).digest())
+        for mine, first, what in ((columns, columns[0], "columns"), (kinds, kinds[0], "time")):
+            if mine[-1] != first:
+                raise DataError(
+                    f"{info.path} has the {what} {_told(mine[-1])}, but {files[0][0]} has "
+                    f"{_told(first)}. Write all files of --users {given} alike."
+                )
+    users = Users(given, tuple(files), hashed.hexdigest(), tuple(columns[0]), kinds[0])
+    if not users.num_rows:
+        raise DataError(f"--users {given} has no rows. Write the file again.")
+    return users
+
+
+def read_users(users: Users, start: int, stop: int) -> Iterator[tuple[str, Rows]]:
+    """Read users by their numbers, counted through all files, in blocks of one file.
+
+    Yields:
+        The file, and rows, whose ``lines`` count from 0 in this file.
+
+    Raises:
+        DataError: If a file cannot be read, or is not as it was found.
+    """
+    place = find_place(users.place, "--users")
+    begin = 0
+    for path, num_rows in users.files:
+        if begin < stop and begin + num_rows > start:
+            with _parquet(place, path) as (_, parquet):
+                if parquet.metadata.num_rows != num_rows:
+                    raise DataError(
+                        f"{path} was changed while it was read: it had {num_rows:,} rows, and now "
+                        f"has {parquet.metadata.num_rows:,}. Run the command anew."
+                    )
+                for line, batch in _batches(path, parquet, users.columns, start - begin):
+                    if line >= stop - begin:
+                        break
+                    first = max(start - begin - line, 0)
+                    batch = batch.slice(first, stop - begin - line - first)
+                    if len(batch):
+                        for column in batch.columns:
+                            check_codes(column)
+                        lines = line + first + np.arange(len(batch))
+                        yield path, Rows(pa.Table.from_batches([batch]), lines, [], 0)
+        begin += num_rows
+
+
+def _batches(
+    path: str, parquet: pq.ParquetFile, columns: Sequence[str], start: int
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield batches and the number of their first row, from the row group that has ``start``."""
+    line = 0
+    for group in range(parquet.metadata.num_row_groups):
+        rows = parquet.metadata.row_group(group).num_rows
+        if line + rows > start:
+            size = rows_per_block(SourceFile(Path(path)), parquet, group, columns)
+            batches = parquet.iter_batches(
+                min(size, ROWS_AT_ONCE), row_groups=[group], columns=columns
+            )
+            at = line
+            for batch in batches:
+                yield at, batch
+                at += len(batch)
+        line += rows
+
+
+@contextlib.contextmanager
+def _parquet(place: Place, path: str) -> Iterator[tuple[Any, pq.ParquetFile]]:
+    with (
+        readable(SourceFile(Path(path))),
+        place.filesystem.open_input_file(path) as source,
+        open_parquet(source) as parquet,
+    ):
+        yield source, parquet
+
+
+def _time_of(schema: pa.Schema) -> pa.DataType | None:
+    if "time" not in schema.names:
+        return None
+    kind = schema.field("time").type
+    return pa.string() if is_text(kind) else kind
+
+
+def _is_parquet(path: str, place: Place) -> bool:
+    names = os.path.relpath(path, place.path).split("/")
+    return path.endswith(".parquet") and not any(name.startswith(("_", ".")) for name in names)
+
+
+def _told(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)

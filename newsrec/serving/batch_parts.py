@@ -1,0 +1,142 @@
+"""The parts of a batch run: ranges of users, counted through all files.
+
+Whichever engine scores a part, the same code reads it, scores it and writes its file whole. So a
+part is the same to the byte on every engine.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from newsrec.errors import DataError, ModelError, UserError
+from newsrec.files import file_hash
+from newsrec.serving.batch import BatchScorer
+from newsrec.serving.batch_files import Place, Users, find_place, read_users
+from newsrec.serving.folder import ExportFolder
+from newsrec.serving.manifest import MANIFEST
+
+Advance = Callable[[int], None]
+"""Is called with the number of users just scored."""
+
+
+class Job(NamedTuple):
+    """All that a process needs to score a part; plain values, so that it can be sent."""
+
+    export: str
+    export_hash: str
+    users: Users
+    folder: str
+    """Folder in which the parts gather."""
+    result: str
+    k: int
+    exclude_history: bool
+    users_per_part: int
+    on_bad_line: str
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """What all parts have in common; see ``newsrec.serving.batch_run.OPTIONS``."""
+        return {
+            "export": self.export_hash,
+            "users": self.users.fingerprint,
+            "result": self.result,
+            "k": self.k if self.result == "news" else None,
+            "exclude_history": self.exclude_history if self.result == "news" else None,
+            "users_per_part": self.users_per_part,
+        }
+
+    @property
+    def num_parts(self) -> int:
+        """Number of parts."""
+        return -(-self.users.num_rows // self.users_per_part)
+
+    def scorer(self, threads: int = 1) -> BatchScorer:
+        """Return a scorer.
+
+        Raises:
+            UserError: If the export is not the one of the job.
+        """
+        if export_hash(self.export) != self.export_hash:
+            raise ModelError(
+                f"{self.export} is another export on this machine, or was changed meanwhile. Put "
+                "the same folder at the same place on all machines, and leave it as it is."
+            )
+        return BatchScorer(
+            self.export,
+            self.result,
+            self.k,
+            exclude_history=self.exclude_history,
+            threads=threads,
+        )
+
+
+def score_part(
+    job: Job, number: int, scorer: BatchScorer, advance: Advance = lambda users: None
+) -> dict[str, Any]:
+    """Score one part and write its file; return its name, hash and counts.
+
+    A mistake of the user is returned as ``error``, since an engine would bury it in its own words.
+    """
+    start = number * job.users_per_part
+    stop = min(start + job.users_per_part, job.users.num_rows)
+    counts: Counter[str] = Counter(users=0, bad_rows=0)
+    schema = scorer.schema
+    if job.users.time is not None:
+        schema = schema.insert(1, pa.field("time", job.users.time))
+    target = find_place(job.folder, "--output") / part_name(number)
+    try:
+        with (
+            target.write() as stream,
+            pq.ParquetWriter(stream, schema, compression="zstd") as writer,
+        ):
+            for path, rows in read_users(job.users, start, stop):
+                good = scorer.check(rows)
+                if good.num_bad and job.on_bad_line == "error":
+                    raise DataError(
+                        f"{path}, {good.bad[0].in_words('row')}. Correct the row (rows count "
+                        "from 0, as in pandas) and write the file again, or leave such rows "
+                        "out by --on_bad_line drop."
+                    )
+                table = scorer.score(good.table)
+                writer.write_table(table)
+                counts.update(users=len(table), bad_rows=good.num_bad)
+                for name in table.schema.names:
+                    if name.startswith("num_"):
+                        counts[name.removeprefix("num_")] += pc.sum(table[name]).as_py() or 0
+                advance(rows.num_rows)
+            kept = {"common": job.common, "number": number, "counts": counts}
+            writer.add_key_value_metadata({"newsrec": json.dumps(kept)})
+    except UserError as error:
+        return {"number": number, "error": str(error)}
+    except OSError as error:
+        problem = f"{target.given} could not be written ({error}). Look at the disk there, and go "
+        return {"number": number, "error": problem + "on by --resume."}
+    return described(target, number, counts)
+
+
+def part_name(number: int) -> str:
+    """Return the file name of a part."""
+    return f"part-{number:05d}.parquet"
+
+
+def described(target: Place, number: int, counts: Counter[str]) -> dict[str, Any]:
+    """Return what an engine returns for a part that is written."""
+    with target.filesystem.open_input_file(target.path) as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    name = part_name(number)
+    return {"number": number, "name": name, "sha256": sha256, "counts": dict(counts)}
+
+
+def export_hash(export: str) -> str:
+    """Return a hash of an exported folder: of its manifest, which has the hashes of its files.
+
+    Raises:
+        ModelError: If it is not an exported folder.
+    """
+    return file_hash(ExportFolder(export).path / MANIFEST)

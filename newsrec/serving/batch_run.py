@@ -1,0 +1,259 @@
+"""Scores the users of Parquet files part by part, on one of several engines, and resumes.
+
+Parts gather in a folder beside the output, which is renamed when all are there. So a run that was
+killed goes on with the parts that are missing, also on another engine.
+"""
+
+import contextlib
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from newsrec import __version__
+from newsrec.aside import MARK
+from newsrec.console import progress
+from newsrec.errors import UserError
+from newsrec.files import require_empty, require_replaceable, require_writable
+from newsrec.serving.batch import BatchScorer
+from newsrec.serving.batch_engines import Engine, make_engine
+from newsrec.serving.batch_files import Place, find_place, find_users
+from newsrec.serving.batch_parts import Job, described, export_hash, part_name
+
+log = logging.getLogger(__name__)
+
+DONE = "_manifest.json"
+PLAN = "_plan.json"
+UNFINISHED = ".unfinished"
+"""Ending of the folder beside the output in which parts gather; ``--resume`` goes on with it."""
+SLOW = 2000
+"""Fewer users need no progress bar."""
+OPTIONS = {
+    "export": "the export is another one, or was changed",
+    "users": "the users are others, or were written again",
+    "result": "--result was {}",
+    "k": "-k was {}",
+    "exclude_history": "--exclude_history was {}",
+    "users_per_part": "--users_per_part was {}",
+}
+"""What all parts of an output have in common, and how a difference is told."""
+
+
+def run_batch(
+    export: str,
+    users: str,
+    output: str,
+    *,
+    engine: str = "local",
+    workers: int | None = None,
+    address: str | None = None,
+    result: str = "news",
+    k: int = 100,
+    exclude_history: bool = True,
+    users_per_part: int = 20_000,
+    on_bad_line: str = "error",
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Score the users of Parquet files and write Parquet, whole or not at all.
+
+    Args:
+        export: The exported folder.
+        users: As in ``newsrec.serving.batch_files.find_users``.
+        output: Folder to write, absent or empty.
+        engine: As in ``newsrec.serving.batch_engines.make_engine``; so are the following.
+        workers: Likewise.
+        address: Likewise.
+        result: As in ``newsrec.serving.batch.BatchScorer``; so are the following.
+        k: Likewise.
+        exclude_history: Likewise.
+        users_per_part: Users of one file of the output.
+        on_bad_line: ``error`` or ``drop``, for users that cannot be scored.
+        resume: Whether to go on with the parts that an earlier run left.
+
+    Returns:
+        The manifest of the output.
+
+    Raises:
+        UserError: If an input cannot be used, or the output is there and ``resume`` does not fit.
+    """
+    if users_per_part < 1:
+        raise UserError(f"--users_per_part is {users_per_part}; it must be at least 1.")
+    place = find_place(output, "--output")
+    work = place.beside(UNFINISHED) if place.is_local else place
+    job = Job(
+        export if "://" in export else os.path.abspath(export),
+        export_hash(export),
+        find_users(users, result),
+        work.given if not place.is_local else work.path,
+        result,
+        k,
+        exclude_history,
+        users_per_part,
+        on_bad_line,
+    )
+    run = make_engine(engine, workers, address)
+    # Also refuses what cannot be scored before anything is written.
+    scorer = job.scorer(workers or os.cpu_count() or 1 if engine == "local" else 1)
+    finished = _finished(place, job, resume)
+    if finished is not None:
+        log.info("%s is complete already; nothing was left to do.", output)
+        return finished
+    _begin(place, work, job, resume)
+    with _only_one(work):
+        done = _parts_done(work, job)
+        try:
+            _score_missing(job, run, scorer, done)
+        except BaseException:
+            _keep_or_remove(work, done, job)
+            raise
+        counts: Counter[str] = Counter()
+        for part in done.values():
+            counts.update(part["counts"])
+        manifest = {
+            "format": 1,
+            "newsrec": __version__,
+            "export": {"path": export, "manifest_sha256": job.export_hash},
+            "source": {"path": users, "files": len(job.users.files)},
+            **{name: value for name, value in job.common.items() if name != "export"},
+            "counts": dict(sorted(counts.items())),
+            "parts": {done[n]["name"]: done[n]["sha256"] for n in sorted(done)},
+        }
+        _write_json(work / DONE, manifest)
+        if place.is_local:
+            Path((work / PLAN).path).unlink()
+            require_replaceable(Path(place.path))
+            os.rename(work.path, place.path)
+        else:
+            work.filesystem.delete_file((work / PLAN).path)
+    return manifest
+
+
+def _score_missing(
+    job: Job, engine: Engine, scorer: BatchScorer, done: dict[int, dict[str, Any]]
+) -> None:
+    """Score the parts that are not in ``done``, and add them to it."""
+    missing = [number for number in range(job.num_parts) if number not in done]
+    if done:
+        log.info("%d of %d parts are there already.", len(done), job.num_parts)
+    last = job.users.num_rows - (job.num_parts - 1) * job.users_per_part
+    left = sum(last if n == job.num_parts - 1 else job.users_per_part for n in missing)
+    with progress("scoring", left, SLOW, lambda rate: f"{rate:,.0f} users/s") as advance:
+        for part in engine(job, scorer, missing, advance):
+            if "error" in part:
+                raise UserError(part["error"])
+            done[part["number"]] = part
+    assert len(done) == job.num_parts, "an engine lost a part"
+
+
+def _finished(place: Place, job: Job, resume: bool) -> dict[str, Any] | None:
+    """Return the manifest of an output that is complete; None if there is none to return."""
+    if resume and (place / DONE).info().type == fs.FileType.File:
+        manifest: dict[str, Any] = json.loads((place / DONE).read())
+        found = {**manifest, "export": manifest["export"]["manifest_sha256"]}
+        _require_same(found, job, place.given)
+        return manifest
+    if place.is_local:
+        require_empty(Path(place.path), "Choose another --output, or remove it.")
+    elif (place / DONE).info().type == fs.FileType.File:
+        raise UserError(f"--output {place.given} is complete. Choose another --output.")
+    return None
+
+
+def _begin(place: Place, work: Place, job: Job, resume: bool) -> None:
+    """Create the folder in which parts gather, or check that it is of the same job."""
+    plan = work / PLAN
+    if plan.info().type == fs.FileType.File:
+        if not resume:
+            raise UserError(
+                f"{work.given} has the parts of a run that did not end. Go on with it by --resume, "
+                "or remove it."
+            )
+        _require_same(json.loads(plan.read()), job, work.given)
+        return
+    if place.is_local:
+        require_replaceable(Path(place.path))
+        if Path(work.path).exists() and any(Path(work.path).iterdir()):
+            raise UserError(f"{work.given} is in the way. Remove it, or choose another --output.")
+        require_writable(Path(work.path))
+    elif work.info().type == fs.FileType.Directory and work.files():
+        raise UserError(f"--output {work.given} is not empty. Choose another --output.")
+    if resume:
+        log.info("There is nothing to resume: %s starts from the beginning.", place.given)
+    work.filesystem.create_dir(work.path, recursive=True)
+    _write_json(plan, job.common)
+
+
+def _require_same(found: dict[str, Any], job: Job, where: str) -> None:
+    for name, value in job.common.items():
+        if found.get(name) != value:
+            told = OPTIONS[name].format(found.get(name))
+            raise UserError(
+                f"--resume: {where} was written otherwise: {told}. Give the same as then, or "
+                "choose another --output."
+            )
+
+
+def _parts_done(work: Place, job: Job) -> dict[int, dict[str, Any]]:
+    """Return what is known of the parts that are there, and remove what was left half written."""
+    found: dict[int, dict[str, Any]] = {}
+    names = {part_name(number): number for number in range(job.num_parts)}
+    for info in work.files():
+        name = info.path.rpartition("/")[2]
+        if work.is_local and MARK in name:
+            with contextlib.suppress(OSError):
+                os.unlink(info.path)
+        if name not in names:
+            continue
+        try:
+            with work.filesystem.open_input_file(info.path) as file:
+                kept = json.loads(pq.read_metadata(file).metadata[b"newsrec"])
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+            continue  # cut off or foreign: it is written again
+        if kept["common"] == job.common and kept["number"] == names[name]:
+            found[names[name]] = described(work / name, names[name], Counter(kept["counts"]))
+    return found
+
+
+def _keep_or_remove(work: Place, done: dict[int, Any], job: Job) -> None:
+    """Say what a run that failed leaves, or remove a folder in which no part was done."""
+    if done:
+        told = "%s keeps %d of %d parts. The same command with --resume goes on."
+        log.warning(told, work.given, len(done), job.num_parts)
+        return
+    with contextlib.suppress(OSError):
+        for info in work.files():
+            work.filesystem.delete_file(info.path)
+        work.filesystem.delete_dir(work.path)
+
+
+@contextlib.contextmanager
+def _only_one(work: Place) -> Iterator[None]:
+    """Let one command at a time write a folder; the lock ends with the process."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        fcntl = None  # type: ignore[assignment]
+    if not work.is_local or fcntl is None:
+        yield
+        return
+    handle = os.open(work.path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+            return
+        raise UserError(f"Another command is writing {work.given}. Wait for its end.")
+    finally:
+        os.close(handle)
+
+
+def _write_json(place: Place, value: Any) -> None:
+    with place.write() as stream:
+        stream.write((json.dumps(value, indent=1) + "\n").encode())
