@@ -62,11 +62,11 @@ def evaluate(
     """Score a split, compute its metrics, and write the folder of results, whole or not at all.
 
     ``output``, absent or empty, is checked before ``score`` scores anything; None writes nothing.
-    The page shows curves and configuration of the run of ``ckpt_path``; ``leave_out`` is a baseline to leave out
-    of the comparison. ``raw_scores`` writes every candidate's score, too; ``beyond`` measures the
-    best-ranked news beyond accuracy. ``rerank`` changes the first news of each impression, and
-    ``measure_trade_off`` measures what that costs and gains, on a split with labels. Returns the
-    results on the first process, None on the others.
+    The page shows curves and configuration of the run of ``ckpt_path``; ``leave_out`` is a baseline
+    to leave out of the comparison. ``raw_scores`` writes every candidate's score, too; ``beyond``
+    measures the best-ranked news beyond accuracy. ``rerank`` changes the first news of each
+    impression, and ``measure_trade_off`` measures what that costs and gains, on a split with
+    labels. Returns the results on the first process, None on the others.
     """
     folder = None if output is None else Path(output)
     if folder is not None:

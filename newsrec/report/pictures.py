@@ -130,11 +130,18 @@ class Dot(NamedTuple):
     marks: Sequence[Mark] = ()
     reference: float | None = None
     """Where a dashed line is drawn."""
+    wider: Sequence[float] | None = None
+    """An interval that covers more, drawn as a thin line."""
 
     @property
     def ends(self) -> list[float]:
         """All numbers that the row's axis must cover."""
-        known = [self.value, *(self.interval or ()), *(mark.value for mark in self.marks)]
+        known = [
+            self.value,
+            *(self.interval or ()),
+            *(self.wider or ()),
+            *(mark.value for mark in self.marks),
+        ]
         return known if self.reference is None else [*known, self.reference]
 
 
