@@ -109,7 +109,7 @@ def _line(name: str, about: str, row: Mapping[str, Any], wider: Any = None) -> D
     """Return a row whose dot is coloured if 0 is outside the interval."""
     bounds, kind = row["interval"], "faint"
     if bounds is not None:
-        kind = "higher" if bounds[0] > 0 else "weak" if bounds[1] < 0 else ""
+        kind = "higher" if bounds[0] > 0 else "lower" if bounds[1] < 0 else ""
     dot = Dot(f"{name}, A - B", row["difference"], bounds, kind, reference=0.0, wider=wider)
     return Difference(name, about, row, dot)
 

@@ -239,7 +239,7 @@ def _apart(
 def _ticks(low: float, high: float) -> list[float]:
     """Return a few round numbers between two."""
     step = 10 ** np.floor(np.log10((high - low) / 2))
-    while (high - low) / step > 4.5:
+    while (high - low) / step > 5.5:  # so that there are two at least
         step *= 2 if round(float(step / 10 ** np.floor(np.log10(step)))) != 2 else 2.5
     first = np.ceil(low / step)
     # + 0.0 turns -0.0, which would be written "-0", into 0.0.
