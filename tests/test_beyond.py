@@ -2,6 +2,7 @@ import json
 import math
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from beyond_worlds import by_loop, random_data
@@ -12,6 +13,7 @@ from newsrec.evaluation import beyond_lists
 from newsrec.evaluation.beyond import (
     CUTS,
     MEANINGS,
+    OF_VECTORS,
     PER_IMPRESSION,
     TABLE,
     WHOLE,
@@ -24,11 +26,13 @@ from newsrec.evaluation.beyond import (
 from newsrec.evaluation.beyond_lists import centred, measure, shown_news, top_of
 from newsrec.evaluation.beyond_results import (
     beyond_accuracy,
+    differences,
     jackknife,
     leave_outs,
     row_intervals,
 )
 from newsrec.evaluation.intervals import mean_interval
+from newsrec.evaluation.runs import EvaluatedRun
 from newsrec.metrics import ranks
 
 
@@ -154,6 +158,23 @@ def test_what_is_unknown_is_left_out_and_json_holds_the_rest(mind_dir):
         for line in found.metrics["baselines"]["same"].values():
             assert line["difference"] == 0
             assert line["difference_interval"] == [0, 0]
+
+
+def test_metrics_of_the_vectors_of_two_plms_are_not_compared(world, tmp_path):
+    data, split, _, rank, vectors = world
+    runs = []
+    for number, some in enumerate((vectors, vectors + 1e-4, -vectors)):
+        found = beyond_accuracy(data, "train", rank, {}, some)
+        named = dict(zip(PER_IMPRESSION, found.values.astype(float), strict=True))
+        users = pa.chunked_array([pa.array(split.user.astype(str))])
+        empty = np.zeros(0)
+        runs.append(
+            EvaluatedRun(tmp_path / str(number), {"beyond": found.metrics}, empty, users, empty,
+                         {}, named, found.top.news)
+        )  # fmt: skip
+    assert set(differences(runs[:1], runs[1:2])) == {*PER_IMPRESSION, *WHOLE}
+    assert set(differences(runs[:1], runs[2:])) == {*PER_IMPRESSION, *WHOLE} - OF_VECTORS
+    assert OF_VECTORS
 
 
 def test_beyond_accuracy_lists_count_in_no_metric(world):
