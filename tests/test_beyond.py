@@ -9,7 +9,7 @@ from beyond_worlds import by_loop, random_data
 
 from newsrec.__main__ import main
 from newsrec.data.dataset import open_mind
-from newsrec.evaluation import beyond_lists
+from newsrec.evaluation import beyond_lists, beyond_results
 from newsrec.evaluation.beyond import (
     CUTS,
     MEANINGS,
@@ -49,7 +49,7 @@ def world():
 def test_every_metric_is_that_of_a_loop_in_2000_impressions(world):
     data, split, scores, rank, vectors = world
     found = measure(data, "train", {"": top_of(split, rank)}, vectors)[""]
-    others = beyond_lists.draw_others(split.user, np.arange(2000), seed=0)
+    others = beyond_lists.draw_others(split.user, seed=0)
     assert (split.user[others] != split.user[:, None]).all()
     expected = by_loop(data, scores, centred(vectors).astype(np.float64), others, range(2000))
     table = np.array([[line[name] for line in expected] for name in PER_IMPRESSION])
@@ -177,6 +177,20 @@ def test_metrics_of_the_vectors_of_two_plms_are_not_compared(world, tmp_path):
     assert OF_VECTORS
 
 
+def test_of_very_many_impressions_some_are_measured(world, monkeypatch):
+    data, _, _, rank, vectors = world
+    whole = beyond_accuracy(data, "train", rank, {}, vectors)
+    monkeypatch.setattr(beyond_results, "MOST", 400)
+    some = beyond_accuracy(data, "train", rank, {"same": rank}, vectors)
+    kept = ~np.isnan(some.values[PER_IMPRESSION.index("novelty@10")])
+    assert 390 < kept.sum() <= 400
+    same = [name for name in PER_IMPRESSION if not name.startswith("fragmentation")]
+    for name in same:  # fragmentation draws other lists
+        row = PER_IMPRESSION.index(name)
+        np.testing.assert_allclose(some.values[row, kept], whole.values[row, kept], rtol=1e-5)
+    np.testing.assert_array_equal(some.top.news, whole.top.news)
+
+
 def test_beyond_accuracy_lists_count_in_no_metric(world):
     data, split, _, rank, vectors = world
     ids = split.impression_id.copy()
@@ -184,6 +198,7 @@ def test_beyond_accuracy_lists_count_in_no_metric(world):
     flagged = split._replace(impression_id=ids, counts={"beyond_accuracy": 500})
     found = beyond_accuracy(data._replace(splits={"train": flagged}), "train", rank, {}, vectors)
     assert np.isnan(found.values[:, -500:]).all()
+    assert not found.top.news[-500:].any()
     top = top_of(split, rank).news[:-500]
     shown = int(shown_news(flagged).sum())
     expected = leave_outs(top, split.user[:-500], shown)

@@ -31,6 +31,8 @@ from newsrec.evaluation.intervals import mean_interval
 from newsrec.evaluation.runs import BEYOND, TOP, EvaluatedRun
 from newsrec.evaluation.slices import clusters
 
+MOST = 1_000_000
+"""Most impressions that are measured; of more, as many evenly over the file."""
 GROUPS = 40
 """Most groups of users of the jackknife."""
 SAMPLE = 4
@@ -43,7 +45,8 @@ class Beyond(NamedTuple):
     metrics: dict[str, Any]
     """The field ``beyond`` of ``metrics.json``."""
     values: NDArray[np.float32]
-    """Metrics of impressions, in the order of ``PER_IMPRESSION`` ``[metrics, impressions]``."""
+    """Metrics of impressions, in the order of ``PER_IMPRESSION``; NaN where an impression has none
+    or was not measured ``[metrics, impressions]``."""
     top: Top
     """The best-ranked candidates."""
 
@@ -72,11 +75,17 @@ def beyond_accuracy(
         ranks from it, with ``difference_interval``.
     """
     part = data.split(split)
-    tops = {name: top_of(part, rank) for name, rank in ({"": ranks} | dict(baselines)).items()}
-    values = measure(data, split, tops, vectors)
-    kept, users = ~part.beyond_accuracy, np.asarray(part.user)
+    rows = np.flatnonzero(~part.beyond_accuracy)
+    if len(rows) > MOST:
+        rows = rows[np.linspace(0, len(rows) - 1, MOST).round().astype(int)]
+    top = top_of(part, ranks)
+    top.news[part.beyond_accuracy] = 0  # these lists count in nothing, in compare neither
+    tops = {"": top.take(rows)}
+    tops |= {name: top_of(part, rank).take(rows) for name, rank in baselines.items()}
+    values = measure(data, split, tops, vectors, rows)
+    users = np.asarray(part.user)[rows]
     shown = int(shown_news(part).sum())
-    whole = {name: leave_outs(top.news[kept], users[kept], shown) for name, top in tops.items()}
+    whole = {name: leave_outs(best.news, users, shown) for name, best in tops.items()}
     owner = clusters(users)
     own = values[""]
     metrics = {
@@ -116,7 +125,9 @@ def beyond_accuracy(
         first = np.asarray(vectors[FIRST_NEWS], dtype=np.float64)
         sample = (first[:SAMPLE] / max(float(np.linalg.norm(first)), 1e-12)).tolist()
     found = {"shown_news": shown, "vectors": sample, "metrics": metrics, "baselines": beside}
-    return Beyond(_plain(found), own, tops[""])
+    all_values = np.full((len(own), len(part.history)), np.nan, dtype=np.float32)
+    all_values[:, rows] = own
+    return Beyond(_plain(found), all_values, top)
 
 
 def with_beyond(table: pa.Table, beyond: Beyond) -> pa.Table:
