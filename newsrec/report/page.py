@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from newsrec.console import clipped
 from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import BASELINE_NAMES, HEADINGS
 from newsrec.evaluation.results import ENTROPY
@@ -147,7 +148,10 @@ def _verdict(
             f"The best AUC that is possible in this simulated world is {ceiling['auc']:.4f}."
         )
     if weak:
-        named = [f"{group.slice} {group.name} ({group.row['auc']:.4f})" for group in weak[:NAMED]]
+        named = [
+            f"{clipped(group.slice)} {clipped(group.name)} ({group.row['auc']:.4f})"
+            for group in weak[:NAMED]
+        ]
         said.append(f"It is weakest on these groups: {', '.join(named)}.")
     return said
 

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from newsrec.console import printable
 
 WIDTH = 360
+LONG_TEXT = 300
+"""Letters from which on a text has a box of its own."""
 MAX_POINTS = 240
 """Most points of a line; more would not be visible."""
 TALL = 150
@@ -40,6 +42,14 @@ def _interval(bounds: Sequence[float] | None, form: str = "{:.4f} to {:.4f}") ->
     return NONE if bounds is None or not all(map(math.isfinite, bounds)) else form.format(*bounds)
 
 
+def _long(text: str) -> str | Markup:
+    """Put a text that would fill the page into a box that scrolls."""
+    if len(text) <= LONG_TEXT:
+        return text
+    box = Markup('<span class="long" tabindex="0">{}</span>')
+    return box.format(printable(text, lines=True))
+
+
 TEMPLATES = Environment(
     loader=PackageLoader("newsrec.report", ""),
     autoescape=True,
@@ -53,6 +63,7 @@ TEMPLATES.filters |= {
     "num": _number,
     "signed": lambda value: _number(value, "{:+.4f}"),
     "count": "{:,}".format,
+    "long": _long,
     "interval": _interval,
     "capital": lambda text: text[:1].upper() + text[1:],
 }
