@@ -1,5 +1,6 @@
 """Random impressions for metrics beyond accuracy, and each metric as a plain loop."""
 
+import functools
 import math
 from collections import defaultdict
 from pathlib import Path
@@ -86,11 +87,13 @@ def by_loop(data, scores, vectors, others, rows, ks=(5, 10), near=0.9):
     def cosine(a, b):
         return cosines[a][b] if cosines is not None else float(vectors[a] @ vectors[b])
 
+    @functools.cache
     def best(row, k):
         order = sorted(range(bounds[row], bounds[row + 1]), key=lambda i: -scores[i])[:k]
         known = [(i, rank) for rank, i in enumerate(order, 1) if values[i] >= FIRST_NEWS]
         return [values[i] for i, _ in known], [rank for _, rank in known], [i for i, _ in known]
 
+    scores, others = scores.tolist(), others.tolist()
     result = []
     for row in rows:
         user, now = split.history[row], int(split.time[row].astype(int))

@@ -2,16 +2,18 @@ import json
 import math
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from beyond_worlds import by_loop, random_data
 
 from newsrec.__main__ import main
 from newsrec.data.dataset import open_mind
-from newsrec.evaluation import beyond_lists
+from newsrec.evaluation import beyond_lists, beyond_results
 from newsrec.evaluation.beyond import (
     CUTS,
     MEANINGS,
+    OF_VECTORS,
     PER_IMPRESSION,
     TABLE,
     WHOLE,
@@ -24,11 +26,13 @@ from newsrec.evaluation.beyond import (
 from newsrec.evaluation.beyond_lists import centred, measure, shown_news, top_of
 from newsrec.evaluation.beyond_results import (
     beyond_accuracy,
+    differences,
     jackknife,
     leave_outs,
     row_intervals,
 )
 from newsrec.evaluation.intervals import mean_interval
+from newsrec.evaluation.runs import EvaluatedRun
 from newsrec.metrics import ranks
 
 
@@ -45,7 +49,7 @@ def world():
 def test_every_metric_is_that_of_a_loop_in_2000_impressions(world):
     data, split, scores, rank, vectors = world
     found = measure(data, "train", {"": top_of(split, rank)}, vectors)[""]
-    others = beyond_lists.draw_others(split.user, np.arange(2000), seed=0)
+    others = beyond_lists.draw_others(split.user, seed=0)
     assert (split.user[others] != split.user[:, None]).all()
     expected = by_loop(data, scores, centred(vectors).astype(np.float64), others, range(2000))
     table = np.array([[line[name] for line in expected] for name in PER_IMPRESSION])
@@ -156,6 +160,37 @@ def test_what_is_unknown_is_left_out_and_json_holds_the_rest(mind_dir):
             assert line["difference_interval"] == [0, 0]
 
 
+def test_metrics_of_the_vectors_of_two_plms_are_not_compared(world, tmp_path):
+    data, split, _, rank, vectors = world
+    runs = []
+    for number, some in enumerate((vectors, vectors + 1e-4, -vectors)):
+        found = beyond_accuracy(data, "train", rank, {}, some)
+        named = dict(zip(PER_IMPRESSION, found.values.astype(float), strict=True))
+        users = pa.chunked_array([pa.array(split.user.astype(str))])
+        empty = np.zeros(0)
+        runs.append(
+            EvaluatedRun(tmp_path / str(number), {"beyond": found.metrics}, empty, users, empty,
+                         {}, named, found.top.news)
+        )  # fmt: skip
+    assert set(differences(runs[:1], runs[1:2])) == {*PER_IMPRESSION, *WHOLE}
+    assert set(differences(runs[:1], runs[2:])) == {*PER_IMPRESSION, *WHOLE} - OF_VECTORS
+    assert OF_VECTORS
+
+
+def test_of_very_many_impressions_some_are_measured(world, monkeypatch):
+    data, _, _, rank, vectors = world
+    whole = beyond_accuracy(data, "train", rank, {}, vectors)
+    monkeypatch.setattr(beyond_results, "MOST", 400)
+    some = beyond_accuracy(data, "train", rank, {"same": rank}, vectors)
+    kept = ~np.isnan(some.values[PER_IMPRESSION.index("novelty@10")])
+    assert 390 < kept.sum() <= 400
+    same = [name for name in PER_IMPRESSION if not name.startswith("fragmentation")]
+    for name in same:  # fragmentation draws other lists
+        row = PER_IMPRESSION.index(name)
+        np.testing.assert_allclose(some.values[row, kept], whole.values[row, kept], rtol=1e-5)
+    np.testing.assert_array_equal(some.top.news, whole.top.news)
+
+
 def test_beyond_accuracy_lists_count_in_no_metric(world):
     data, split, _, rank, vectors = world
     ids = split.impression_id.copy()
@@ -163,6 +198,7 @@ def test_beyond_accuracy_lists_count_in_no_metric(world):
     flagged = split._replace(impression_id=ids, counts={"beyond_accuracy": 500})
     found = beyond_accuracy(data._replace(splits={"train": flagged}), "train", rank, {}, vectors)
     assert np.isnan(found.values[:, -500:]).all()
+    assert not found.top.news[-500:].any()
     top = top_of(split, rank).news[:-500]
     shown = int(shown_news(flagged).sum())
     expected = leave_outs(top, split.user[:-500], shown)

@@ -59,6 +59,7 @@ def test_fit_and_evaluate_in_one_go(mind_dir, plm_dir, tmp_path, capsys):
     assert str(best) in said
     assert "recent" in said
     evaluations = [line for line in said.splitlines() if "python -m newsrec evaluate" in line]
+    assert said.rstrip().endswith(f"Open the page: {(trained / 'report.html').as_uri()}")
     assert [line.split("--split ")[1].split()[0] for line in evaluations] == ["dev", "test"]
     assert "check-submission results/one-test/prediction.zip" in said
 
@@ -82,7 +83,8 @@ def test_fit_and_evaluate_in_one_go(mind_dir, plm_dir, tmp_path, capsys):
     for row in metrics["baselines"].values():
         assert " ".join(f"{row[name]:.4f}" for name in METRICS) in re.sub("[ │]+", " ", said)
     page = (tmp_path / "dev" / "report.html").read_text()
-    assert page.count("<polyline") == 1  # validation; a run so short logs no loss
+    assert page.count("<polyline") == len(METRICS)  # validation; a run so short logs no loss
+    assert "max_epochs" in page  # the configuration
 
 
 def assert_reported(output, metrics, said, *more):

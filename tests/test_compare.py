@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from test_html_report import Page
 from test_runs import write_run
 
 from newsrec.__main__ import COMMANDS, main
@@ -13,6 +14,7 @@ from newsrec.evaluation.compare import compare
 from newsrec.evaluation.intervals import paired_interval, sign_flip_p
 from newsrec.evaluation.runs import METRICS, read_run
 from newsrec.evaluation.seeds import seed_interval
+from newsrec.report.comparison_page import comparison_page
 
 COVERS = "covers the choice of users, not the training seed"
 
@@ -298,3 +300,44 @@ assert "torch" not in sys.modules
     command = [sys.executable, "-c", code, world.run("a"), world.run("b")]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert all(name in said for name in COMMANDS)
+
+
+def test_compare_writes_a_page_whose_numbers_are_those_of_its_json(world, tmp_path, capsys):
+    a, b = world.run("<i>a", 0.05, scorer="checkpoint"), world.run("b", scorer="checkpoint")
+    output = tmp_path / "out"
+    main(["compare", str(a), str(b), f"--output={output}"])
+    page_file = output / "report.html"
+    assert capsys.readouterr().out.endswith(f"Open the page: {page_file.as_uri()}\n")
+    result = json.loads((output / "comparison.json").read_text())
+    assert result == as_json(capsys, a, b)
+    text = page_file.read_text()
+    page = Page(text)
+    assert page.tags.count("script") == 1
+    assert "<i>a" in page.text
+    assert "<i>" not in text
+    assert len(page.ids) == len(set(page.ids))
+    for row in result["metrics"].values():
+        low, high = row["interval"]
+        wanted = f"{row['difference']:+.4f} {low:+.4f} to {high:+.4f} {row['a']:.4f} {row['b']:.4f}"
+        assert wanted in page.text
+    for groups in result["slices"].values():
+        for name, row in groups.items():
+            bounds = "–"  # noqa: RUF001
+            if row["interval"]:
+                bounds = " to ".join(f"{end:+.4f}" for end in row["interval"])
+            assert f"{name} {row['difference']:+.4f} {bounds} {row['a']:.4f}" in page.text
+    assert "A is better" in page.text
+    with pytest.raises(SystemExit):
+        main(["compare", str(a), str(b), f"--output={output}"])
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_the_page_of_several_seeds_has_the_wider_interval(world, tmp_path):
+    sides = [[world.run(f"{side}{n}", seed=0.02) for n in range(3)] for side in "ab"]
+    result = compare(*([read_run(run) for run in side] for side in sides))
+    text = comparison_page(result)
+    words = Page(text).text
+    low, high = result["metrics"]["auc"]["over_seeds"]["interval"]
+    assert f"{low:+.4f} to {high:+.4f}" in words
+    assert "runs of A" in words
+    assert text.count('class="wider" x1="') >= 4

@@ -1,3 +1,6 @@
+import base64
+import hashlib
+import math
 import re
 from html.parser import HTMLParser
 
@@ -12,7 +15,8 @@ from newsrec.evaluation.results import compute_results
 from newsrec.metrics import METRICS
 from newsrec.report.examples import RANKED_BLIND, UNKNOWN, choose_examples
 from newsrec.report.page import html_page
-from newsrec.report.pictures import LEFT, RIGHT, WIDTH, Dot, dots, line
+from newsrec.report.page_rows import WEAKEST
+from newsrec.report.pictures import TEMPLATES, WIDTH, Axis, Dot, Mark, bar_axis, bars, line, lines
 from newsrec.report.terminal import read_curves
 
 EVIL = "<script>alert('x')</script> & <b>\"bold\""
@@ -23,7 +27,7 @@ INFO = {
     "precision": "fp32",
     "checkpoint_sha256": "ab" * 32,
 }
-VOID = {"meta", "br", "line", "circle", "polyline"}
+VOID = {"meta", "br", "line", "circle", "polyline", "use"}
 
 
 class Page(HTMLParser):
@@ -31,7 +35,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.links, self.words = [], [], [], []
+        self.open, self.tags, self.links, self.words, self.ids = [], [], [], [], []
         self.feed(text)
         self.close()
         assert not self.open
@@ -39,6 +43,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.links += [v for k, v in attrs if k in ("src", "href", "xlink:href", "action", "data")]
+        self.ids += [v for k, v in attrs if k == "id"]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -51,7 +56,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if not {"style", "script", "title"} & set(self.open):
             self.words.append(data)
 
     @property
@@ -76,10 +81,24 @@ def page_of(mind_dir, split="dev", title="runs/one/checkpoints/best.ckpt", curve
 def test_the_page_needs_nothing_from_elsewhere(mind_dir):
     text, _, _ = page_of(mind_dir, curves={"val/auc": (np.arange(3.0), np.arange(3.0))})
     page = Page(text)
-    assert page.links == []
-    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
-    assert not re.search(r"url\(|@import|https?:", text)
-    assert page.tags.count("svg") == 1 + 9 + 1
+    assert len(page.ids) == len(set(page.ids))
+    assert {link[0] for link in page.links} == {"#"}
+    assert {link[1:] for link in page.links} <= set(page.ids)
+    assert page.tags.count("script") == 1
+    assert not {"link", "img", "iframe", "object", "form"} & set(page.tags)
+    assert not re.search(r"url\(|@import|https?:|\bon\w+=|style=", text)
+
+
+def test_the_policy_of_the_page_allows_its_own_script_and_style_alone(mind_dir):
+    text, _, _ = page_of(mind_dir)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text).group(1)
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    assert len(rules) == 5
+    for kind in ("script", "style"):
+        inside = re.search(f"<{kind}>(.*?)</{kind}>", text, re.DOTALL).group(1)
+        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert rules[f"{kind}-src"] == f"'sha256-{digest}'"
 
 
 def test_the_page_knows_light_and_dark_and_narrow_screens(mind_dir):
@@ -108,8 +127,9 @@ def test_the_numbers_are_those_of_the_metrics(mind_dir):
             numbers = [name, f"{row['impressions']:,}", f"{row['evaluated']:,}"]
             if row["evaluated"]:
                 low, high = row["intervals"]["auc"]
-                interval = f"{low:.4f} to {high:.4f}" if row["users"] >= FEWEST_USERS else "-"
-                numbers += [*(f"{row[m]:.4f}" for m in METRICS), interval]
+                interval = f"{low:.4f} to {high:.4f}" if row["users"] >= FEWEST_USERS else "–"  # noqa: RUF001
+                first, *others = (f"{row[m]:.4f}" for m in METRICS)
+                numbers = [name, first, interval, *numbers[1:], *others]
             assert " ".join(numbers) in words
     for fact in ("ab" * 32, metrics["data_fingerprint"], "train, 2019-11-11", "fp32", "0.9000"):
         assert fact in words
@@ -129,8 +149,7 @@ def test_all_text_is_escaped(tmp_path):
     for split in ("dev", "test"):
         text, _, _ = page_of(tmp_path, split, title=EVIL)
         page = Page(text)
-        assert "script" not in page.tags
-        assert "<script" not in text
+        assert page.tags.count("script") == text.count("<script") == 1
         assert '<b>"bold' not in text
         assert not re.search(r"U\d+<i>", text)
         assert EVIL in page.text
@@ -219,29 +238,72 @@ def test_curves_are_read_from_the_run_folder_alone(tmp_path):
 
 
 def numbers(picture, name):
-    return [float(n) for n in re.findall(rf'\b{name}="(-?[\d.]+)"', picture)]
+    return [float(n) for n in re.findall(rf'\b{name}="(-?[\d.]+)%?"', picture)]
 
 
-def test_dots_lie_in_order_inside_the_picture():
+def picture_of(axis, dot):
+    return str(TEMPLATES.get_template("parts.html.j2").module.row(axis, dot))
+
+
+def test_rows_share_an_axis_that_covers_all_of_their_whiskers():
     rows = [
-        Dot("a", 0.5, (0.45, 0.55)),
-        Dot("b", 0.7, (0.0, 1.0), "strong"),
-        Dot("a label that is much too long", 0.6),
+        Dot("a", 0.5, (0.45, 0.55), reference=0.62),
+        Dot("b", 0.7, (-3.0, 4.0), "strong", [Mark("other", 0.6), Mark("x", -4.5, "unseen")]),
+        Dot("c", 0.6, wider=(0.1, 0.2)),
     ]
-    picture = dots(rows, "about & about", 0.62)
-    Page(picture)
-    a, b, c = numbers(picture, "cx")
-    assert LEFT <= a < c < b <= RIGHT
-    for name in ("x1", "x2", "x"):
-        assert all(0 <= x <= WIDTH for x in numbers(picture, name))
-    assert "<title>a label that is much too long</title>" in picture
-    assert 'aria-label="about &amp; about"' in picture
-    assert "0.7000" in picture
+    axis = Axis.of((end for dot in rows for end in dot.ends), "a")
+    places, values = [], []
+    for dot in rows:
+        picture = picture_of(axis, dot)
+        Page(picture)
+        places += numbers(picture, "cx")[-1:]
+        values.append(dot.value)
+        if dot.interval:
+            ends = re.findall(r'whisker" x1="([\d.]+)%" x2="([\d.]+)%"', picture)
+            assert len(ends) == 3  # the line and both of its caps
+            places += map(float, ends[0])
+            values += dot.interval
+            assert f"{dot.label} {dot.value:.4f} ({dot.interval[0]:.4f} to" in picture
+        assert all(0 <= x <= 100 for name in ("x1", "x2", "cx") for x in numbers(picture, name))
+    slope, start = np.polyfit(values, places, 1)
+    np.testing.assert_allclose(np.polyval([slope, start], values), places, atol=0.01)
+    assert slope > 0
+    assert axis.low <= min(axis.ticks) < max(axis.ticks) <= axis.high
 
 
-@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
-def test_a_picture_of_one_number_is_drawn(value):
-    assert LEFT < numbers(dots([Dot("a", value, (value, value))], "x", value), "cx")[0] < RIGHT
+def test_an_axis_has_two_to_six_ticks():
+    for span in np.geomspace(1e-6, 1e6, 200):
+        assert 2 <= len(Axis.of([-0.3 * span, 0.7 * span], "a").ticks) <= 6
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0, -1e-9, 1e6])
+def test_a_row_of_one_number_is_drawn(value):
+    axis = Axis.of([value, None, math.nan], "a")
+    assert numbers(picture_of(axis, Dot("a", value, (value, value))), "cx") == [50]
+
+
+def test_a_row_without_a_number_has_no_dot():
+    axis = Axis.of([math.nan, None], "a")
+    picture = picture_of(
+        axis, Dot("a", math.nan, (math.nan, math.nan), marks=[Mark("m", math.nan)])
+    )
+    assert "nan" not in picture
+    assert "circle" not in picture
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_bars_are_as_long_as_the_parts_of_the_scores(seed):
+    rng = np.random.default_rng(seed)
+    scores = [[(float(v), "click") for v in rng.normal(size=4)] for _ in range(3)]
+    axis = bar_axis(scores)
+    span = axis.high - axis.low
+    for parts in scores:
+        for bar in bars(parts, axis):
+            left, width = float(bar.left[:-1]), float(bar.width[:-1])
+            assert width == pytest.approx(100 * abs(bar.value) / span, abs=0.01)
+            zero = float(axis.at(0)[:-1])
+            assert left >= zero - 0.02 if bar.value > 0 else left + width <= zero + 0.02
+            assert -0.02 <= left <= left + width <= 100.02
 
 
 @pytest.mark.parametrize("points", [1, 2, 5, 1000])
@@ -267,3 +329,113 @@ def test_an_unknown_candidate_is_marked_wherever_it_is_ranked(mind_dir):
     assert {candidate.category for candidate in unknown} == {RANKED_BLIND}
     assert RANKED_BLIND not in {c.category for c in listed if c not in unknown}
     assert Page(text).text.count(f"{UNKNOWN} {RANKED_BLIND}") == len(unknown)
+
+
+def test_lines_have_one_axis_and_their_names_do_not_overlap():
+    x = np.arange(5.0)
+    series = {name: (x, x * 0 + value) for name, value in {"a": 0.5, "b": 0.501, "c": 0.9}.items()}
+    picture = lines(series, "x", "step")
+    Page(picture)
+    heights = [
+        {float(pair.split(",")[1]) for pair in points.split()}
+        for points in re.findall(r'points="([^"]+)"', picture)
+    ]
+    a, b, c = (each.pop() for each in heights)
+    assert a > b > c
+    assert (a - b) / (a - c) == pytest.approx(0.001 / 0.4, abs=0.005)
+    names = sorted(
+        float(y) for y in re.findall(r'class="name c\d" x="[\d.]+" y="([\d.]+)"', picture)
+    )
+    assert min(np.diff(names)) >= 12.9
+
+
+def fake(slices=None, **more):
+    """Return the metrics of a split, made up."""
+    metrics = {
+        "split": "dev", "window": "a day", "impressions": 1, "evaluated": 1, "single_class": 0,
+        "tied": 0, "users": 1, "unknown_candidates": 0, "dropped_lines": 0,
+        "data_fingerprint": "x", "category_entropy@10": 0.0, "slices": slices or {},
+        **INFO, **dict.fromkeys(METRICS, 0.7),
+        "intervals": {name: [0.6, 0.8] for name in METRICS},
+    }  # fmt: skip
+    return metrics | more
+
+
+def group(auc, low, high, users=50):
+    row = dict.fromkeys(METRICS, auc) | {"intervals": {"auc": [low, high]}}
+    return row | {"impressions": users, "evaluated": users, "users": users}
+
+
+def test_weak_groups_are_named_first():
+    rng = np.random.default_rng(1)
+    slices = {
+        f"slice {number}": {
+            f"group {number}-{k}": group(auc, auc - reach, auc + reach, users)
+            for k, (auc, reach, users) in enumerate(
+                zip(
+                    rng.uniform(0.3, 1, 10),
+                    rng.uniform(0, 0.2, 10),
+                    rng.integers(1, 60, 10),
+                    strict=True,
+                )
+            )
+        }
+        for number in range(40)
+    }
+    words = Page(html_page("x", fake(slices), None, [], None)).text
+    weak = []
+    for name, groups in slices.items():
+        for key, row in groups.items():
+            if row["users"] >= FEWEST_USERS and row["intervals"]["auc"][1] < 0.7:
+                weak.append((row["auc"], f"{name}: {key}"))
+    named = words[words.index("Weakest groups") : words.rindex("All groups")]
+    assert re.findall(r"slice \d+: group [\d-]+", named) == [n for _, n in sorted(weak)[:WEAKEST]]
+    first = words.index(f"{min(weak)[1].replace(': ', ' ')} ({min(weak)[0]:.4f})")
+    assert first < words.index("Accuracy")
+    assert all(f"group 39-{k}" in words for k in range(10))
+    strong = {"slice": {"group": group(0.9, 0.8, 1.0)}}
+    assert "has its whole interval below" in Page(html_page("x", fake(strong), None, [], None)).text
+
+
+def test_a_page_without_baselines_or_with_numbers_that_are_none_is_whole():
+    text = html_page("x", fake(auc=math.nan, intervals=dict.fromkeys(METRICS, [math.nan] * 2)),
+                     None, [], None)  # fmt: skip
+    assert "nan%" not in text
+    assert "baseline" not in Page(text).text
+    assert Page(html_page("x", fake(baselines={}), None, [], {})).text.count("Groups") == 0
+
+
+def test_long_and_turned_titles_are_written_out(tmp_path):
+    news, behaviors = tiny_news(), tiny_behaviors()
+    title = "W" * 10_000
+    for rows in news.values():
+        for row in rows:
+            row[3] = f"\u202e{title}\u2066"
+    write_mind(tmp_path, news, behaviors)
+    text, _, _ = page_of(tmp_path)
+    assert f'class="long" tabindex="0">{title}</span>' in text  # in a box that scrolls
+    assert not re.search("[\u202a-\u202e\u2066-\u2069]", text)
+
+
+def test_the_page_has_the_curves_as_numbers_and_the_configuration(mind_dir):
+    steps = np.array([10.0, 20.0])
+    curves = {f"val/{name}": (steps, np.array([0.1, 0.25]) + k) for k, name in enumerate(METRICS)}
+    curves["train/loss"] = (np.arange(1000.0), np.ones(1000))
+    text = html_page("x", fake(), None, [], curves, config="data: <b>\n  k: 1\n")
+    words = Page(text).text
+    assert "step AUC MRR nDCG@5 nDCG@10 10 0.1000 1.1000 2.1000 3.1000 20 0.2500 1.2500" in words
+    assert text.count("<polyline") == len(METRICS) + 1
+    assert "<pre>data: &lt;b&gt;\n  k: 1\n</pre>" in text
+
+
+def test_scores_are_explained_by_bars_and_in_words(mind_dir):
+    _, metrics, examples = page_of(mind_dir)
+    why = [(1.5, "<i>one</i>"), (-0.25, "two"), (0.125, "without any click")]
+    first = examples[0]._replace(
+        candidates=[c._replace(reasons=why) for c in examples[0].candidates]
+    )
+    words = Page(text := html_page("x", metrics, None, [first], None)).text
+    assert words.count("+1.500 <i>one</i> -0.250 two +0.125 without any click") == len(
+        first.candidates
+    )
+    assert text.count('<rect class="rest"') == len(first.candidates)

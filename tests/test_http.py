@@ -150,13 +150,14 @@ def test_the_rules_of_a_request_reach_the_recommender(client, engine):
     body = {
         "user_id": "U1", "categories": ["sports"], "max_age": 6, "half_life": 2.5,
         "exclude": ["N1"], "exclude_history": False, "per_category": 2, "near_duplicates": 0.9,
-        "skip_repeats": 0.8, "diversity": 0.3,
+        "skip_repeats": 0.8, "diversity": 0.3, "calibration": 0.2,
     }  # fmt: skip
     assert client.post("/recommend?explain=true", json=body).status_code == 200
     history, user_id, k, rules, explain = engine.asked[0]
     assert (history, user_id, k, explain) == (None, "U1", SMALL.k, True)
     assert (rules.categories, rules.exclude) == (("sports",), ("N1",))
     assert (rules.max_age, rules.half_life, rules.diversity) == (6, 2.5, 0.3)
+    assert rules.calibration == 0.2
     assert (rules.per_category, rules.exclude_history) == (2, False)
     assert (rules.near_duplicates, rules.skip_repeats) == (0.9, 0.8)
 

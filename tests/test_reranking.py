@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,17 +95,22 @@ def test_the_shortlist_gives_what_a_loop_over_all_news_gives(rules, seed, number
     number=st.integers(2, 300),
     spread=st.sampled_from([0.1, 1.0, 10.0]),
     rules=RULES,
+    calibration=st.sampled_from([0.0, 0.5, 1.0]),
 )
-def test_the_shortlist_gives_what_picking_from_all_news_gives(seed, number, spread, rules):
+def test_the_shortlist_gives_what_picking_from_all_news_gives(
+    seed, number, spread, rules, calibration
+):
+    rules = replace(rules, calibration=calibration)
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(number, 8)).astype(np.float32)
     scores = (spread * vectors @ rng.normal(size=8)).astype(np.float32)
     categories, ages = rng.integers(-1, 4, number), rng.exponential(8, number)
     k = int(rng.integers(1, min(number, 30)))
-    found = choose(scores, vectors, categories, ages, rules, k)
+    read = rng.integers(-1, 6, rng.integers(0, 5))  # categories of no news, and no clicks, too
+    found = choose(scores, vectors, categories, ages, rules, k, read=read)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SHORTLIST", number)
-        whole = choose(scores, vectors, categories, ages, rules, k)
+        whole = choose(scores, vectors, categories, ages, rules, k, read=read)
     np.testing.assert_array_equal(found.rows, whole.rows)
 
 
@@ -152,6 +158,7 @@ def test_picking_by_hand():
         ({"near_duplicates": 1.5}, "near_duplicates is 1.5; it is a cosine"),
         ({"skip_repeats": 0}, "skip_repeats is 0; it is a cosine"),
         ({"diversity": 1.1}, "diversity is 1.1; it is a number from 0 to 1"),
+        ({"calibration": -0.1}, "calibration is -0.1; it is a number from 0 to 1"),
         ({"diversity": math.nan}, "diversity is nan; it is a number from 0 to 1"),
     ],
 )
@@ -177,18 +184,31 @@ def test_a_recommender_applies_the_rules_to_each_user(served):
             assert one.news_ids == [ids[row] for row in best]
             np.testing.assert_allclose(one.scores, scores, atol=1e-5)
             assert recommender.recommend(history, 6, **values).news_ids == one.news_ids
+    rules = Rules(calibration=0.9)
+    calibrated = recommender.recommend_many(histories, 6, calibration=0.9)
+    for history, one in zip(histories, calibrated, strict=True):
+        scores = recommender.rank(history, ids).candidate_scores
+        allowed = np.array([news_id not in history for news_id in ids])
+        read = codes[[ids.index(news_id) for news_id in history if news_id in ids]]
+        expected = choose(scores, vectors, codes, None, rules, 6, allowed, read)
+        assert one.news_ids == [ids[row] for row in expected.rows]
+    assert calibrated[2].news_ids != recommender.recommend(histories[2], 6).news_ids
     with pytest.raises(UserError, match="diversity is 2; it is a number from 0 to 1"):
         recommender.recommend([], diversity=2)
 
 
 def test_the_command_applies_the_rules_and_refuses_them_with_candidates(capsys, served):
     main(["recommend", str(served.export), "--history", "N1", "-k", "4", "--json",
-          "--per_category=1", "--near_duplicates=0.95", "--diversity=0.5"])  # fmt: skip
+          "--per_category=1", "--near_duplicates=0.95", "--diversity=0.5",
+          "--calibration=.1"])  # fmt: skip
     found = [news["news_id"] for news in json.loads(capsys.readouterr().out)["news"]]
     recommender = Recommender.load(served.export, threads=1)
-    values = {"per_category": 1, "near_duplicates": 0.95, "diversity": 0.5}
+    values = {"per_category": 1, "near_duplicates": 0.95, "diversity": 0.5, "calibration": 0.1}
     assert found == recommender.recommend(["N1"], 4, **values).news_ids
-    for option in ("--per_category=1", "--near_duplicates=0.9", "--diversity=0"):
+    for option in (
+        *("--per_category=1", "--near_duplicates=0.9"),
+        *("--diversity=0", "--calibration=0"),
+    ):
         said = refused(capsys, "recommend", served.export, "--candidates", "N1", option)
         assert f"either --candidates, which are all ranked, or {option.split('=')[0]}." in said
     said = refused(capsys, "recommend", served.export, "--per_category=0")

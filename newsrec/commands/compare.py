@@ -5,11 +5,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from newsrec.console import say
 from newsrec.errors import UserError
 from newsrec.evaluation.compare import compare
 from newsrec.evaluation.power import MARGIN
 from newsrec.evaluation.runs import METRICS, read_run
+from newsrec.files import require_empty
+from newsrec.report.comparison_page import RESULT_FILE, write_comparison
 from newsrec.report.differences import print_differences
+from newsrec.report.terminal import PAGE_FILE, page_link
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--metric", choices=METRICS, default="auc", help="what to compare in each group")
     use = "difference of a metric up to which A and B count as equal, for the test of equivalence"
     add("--margin", type=float, default=MARGIN, help=use)
+    use = f"folder to write, absent or empty: {PAGE_FILE}, a page with pictures, and {RESULT_FILE}"
+    add("--output", help=use)
     add("--json", action="store_true", help="print all numbers as JSON in place of tables")
 
 
@@ -47,9 +53,15 @@ def run(args: argparse.Namespace) -> None:
                 f"{number} given. Give two, A B, or several seeds on each side: A1 A2 -- B1 B2."
             )
         folders, against = folders[:1], folders[1:]
+    if args.output is not None:
+        require_empty(Path(args.output))
     a, b = ([read_run(Path(folder)) for folder in side] for side in (folders, against))
     result = compare(a, b, args.metric, args.margin)
+    if args.output is not None:
+        write_comparison(result, Path(args.output))
     if args.json:
         print(json.dumps(result, indent=1))
-    else:
-        print_differences(result)
+        return
+    print_differences(result)
+    if args.output is not None:
+        say(page_link(Path(args.output) / PAGE_FILE))

@@ -10,7 +10,10 @@ from newsrec.report.recommendations import print_recommendations
 from newsrec.serving.answer import answer
 from newsrec.serving.recommend import Recommender
 
-LIMITS = ("categories", "skip_repeats", "per_category", "near_duplicates", "diversity")
+LIMITS = (
+    *("categories", "skip_repeats", "per_category", "near_duplicates"),
+    *("diversity", "calibration"),
+)
 """Options that have no meaning where all candidates are ranked."""
 
 
@@ -41,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "by difference alone, except the first"
     )
     add("--diversity", type=float, metavar="SHARE", help=use)
+    use = "how much the categories must be those of the history, from 0 to 1"
+    add("--calibration", type=float, metavar="SHARE", help=use)
     use = "say for each news item how much each click of the history adds to its score"
     add("--explain", action="store_true", help=use)
     add("--json", action="store_true", help="print JSON instead of a table")

@@ -218,6 +218,13 @@ MEANINGS = {
 """First line of each metric's definition."""
 PER_IMPRESSION = tuple(f"{name}@{k}" for name in TABLE for k in CUTS)
 """Names of all metrics of an impression."""
+OF_VECTORS = frozenset(
+    f"{name}@{k}"
+    for name, line in TABLE.items()
+    for k in CUTS
+    if {"cosines", "to_history"} & {*line.needs}
+)
+"""Names of the metrics of news vectors."""
 WHOLE = tuple(f"{name}@{k}" for name in OVER_ALL for k in CUTS)
 """Names of all metrics of a split."""
 

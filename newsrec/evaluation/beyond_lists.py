@@ -33,6 +33,10 @@ class Top(NamedTuple):
     clicked: NDArray[np.bool_] | None
     """Whether each was clicked ``[impressions, LONGEST]``; None without labels."""
 
+    def take(self, rows: NDArray[np.integer]) -> "Top":
+        """Return those of some impressions."""
+        return Top(self.news[rows], None if self.clicked is None else self.clicked[rows])
+
 
 def top_of(split: Split, ranks: NDArray[np.integer]) -> Top:
     """Return the best-ranked candidates of a split, from the rank of each ``[candidates]``."""
@@ -64,6 +68,7 @@ def measure(
     split: str,
     tops: Mapping[str, Top],
     vectors: NDArray[np.floating] | None = None,
+    rows: NDArray[np.integer] | None = None,
     seed: int = 0,
 ) -> dict[str, NDArray[np.float32]]:
     """Return every metric of each impression, by the name of its ranking.
@@ -71,34 +76,33 @@ def measure(
     Args:
         data: The data.
         split: Name of the split.
-        tops: The best candidates of each ranking.
+        tops: The best candidates of each ranking, of the impressions in ``rows``.
         vectors: News vectors for diversity and so on ``[news, dim]``; None leaves these out.
-        seed: Of the impressions of other users that are drawn.
+        rows: Impressions that are measured; None measures all.
+        seed: Of the impressions of other users that are drawn from these.
 
     Returns:
-        Metrics in the order of ``PER_IMPRESSION``, NaN where an impression has none, as beyond-
-        accuracy lists have ``[metrics, impressions]``.
+        Metrics in the order of ``PER_IMPRESSION``, NaN where an impression has none
+        ``[metrics, rows]``.
     """
     part = data.split(split)
     unit = None if vectors is None else centred(vectors)
     first, information, codes = first_shown(data), _information(data), category_codes(data)
     codes -= codes.min(initial=0)  # no negative number
-    counted = np.flatnonzero(~part.beyond_accuracy)
-    others = draw_others(np.asarray(part.user), counted, seed)
-    values = {
-        name: np.full((len(PER_IMPRESSION), len(part.history)), np.nan, np.float32) for name in tops
-    }
-    order = counted[np.argsort(part.history[counted], kind="stable")]  # a history is read once
+    rows = np.arange(len(part.history)) if rows is None else rows
+    others = draw_others(np.asarray(part.user)[rows], seed)
+    values = {name: np.empty((len(PER_IMPRESSION), len(rows)), np.float32) for name in tops}
+    order = np.argsort(part.history[rows], kind="stable")  # a history is read once
     step = max(1, min(BLOCK, CELLS // (int(codes.max(initial=0)) + 1)))
     for begin in range(0, len(order), step):
-        rows = order[begin : begin + step]
-        distinct, owner = np.unique(part.history[rows], return_inverse=True)
+        places = order[begin : begin + step]
+        distinct, owner = np.unique(part.history[rows[places]], return_inverse=True)
         histories = part.histories.take(distinct)
         read = _category_shares(histories, codes)
         profiles = None if unit is None else _mean_vectors(histories, unit)
-        time = part.time[rows].astype(np.int64)[:, None]
+        time = part.time[rows[places]].astype(np.int64)[:, None]
         for name, top in tops.items():
-            news = top.news[rows]
+            news = top.news[places]
             cosines = to_history = None
             if unit is not None:
                 listed = unit[news]
@@ -109,14 +113,14 @@ def measure(
                 news=news,
                 categories=codes[news],
                 read=read[owner[:, None], codes[news]],
-                others=top.news[others[rows]],
+                others=top.news[others[places]],
                 hours=np.where(first[news] < NEVER, time - first[news], 0) / 3600,
                 information=None if information is None else information[news],
                 cosines=cosines,
                 to_history=to_history,
-                clicked=None if top.clicked is None else top.clicked[rows],
+                clicked=None if top.clicked is None else top.clicked[places],
             )
-            values[name][:, rows] = measure_lists(lists)
+            values[name][:, places] = measure_lists(lists)
     return values
 
 
@@ -138,14 +142,12 @@ def _information(data: NewsData) -> NDArray[np.float64] | None:
     return np.log2(len(clicked) + len(data.news)) - np.log2(clicks + 1)
 
 
-def draw_others(
-    users: NDArray[np.integer], counted: NDArray[np.integer], seed: int
-) -> NDArray[np.int64]:
+def draw_others(users: NDArray[np.integer], seed: int) -> NDArray[np.int64]:
     """Return for each impression some of other users, evenly drawn ``[impressions, OTHERS]``.
 
     If all impressions are of one user, an impression is compared with itself.
     """
-    order = counted[np.argsort(users[counted], kind="stable")]
+    order = np.argsort(users, kind="stable")
     _, start, number = np.unique(users[order], return_index=True, return_counts=True)
     start, number = np.repeat(start, number)[:, None], np.repeat(number, number)[:, None]
     drawn = np.random.default_rng(seed).random((len(order), OTHERS))

@@ -19,6 +19,7 @@ from newsrec.data.dataset import NewsData
 from newsrec.evaluation.beyond import (
     CUTS,
     LONGEST,
+    OF_VECTORS,
     OVER_ALL,
     PER_IMPRESSION,
     WHOLE,
@@ -30,8 +31,12 @@ from newsrec.evaluation.intervals import mean_interval
 from newsrec.evaluation.runs import BEYOND, TOP, EvaluatedRun
 from newsrec.evaluation.slices import clusters
 
+MOST = 1_000_000
+"""Most impressions that are measured; of more, as many evenly over the file."""
 GROUPS = 40
 """Most groups of users of the jackknife."""
+SAMPLE = 4
+"""Numbers of the first news vector that tell whether two results have the same vectors."""
 
 
 class Beyond(NamedTuple):
@@ -40,7 +45,8 @@ class Beyond(NamedTuple):
     metrics: dict[str, Any]
     """The field ``beyond`` of ``metrics.json``."""
     values: NDArray[np.float32]
-    """Metrics of impressions, in the order of ``PER_IMPRESSION`` ``[metrics, impressions]``."""
+    """Metrics of impressions, in the order of ``PER_IMPRESSION``; NaN where an impression has none
+    or was not measured ``[metrics, impressions]``."""
     top: Top
     """The best-ranked candidates."""
 
@@ -62,17 +68,24 @@ def beyond_accuracy(
         vectors: News vectors for diversity and so on ``[news, dim]``; None leaves these out.
 
     Returns:
-        ``metrics`` has the fields ``shown_news``, ``metrics`` and ``baselines``. ``metrics`` has
+        ``metrics`` has the fields ``shown_news``, ``vectors`` (the first numbers of the first news
+        vector, by which ``compare`` knows the PLM), ``metrics`` and ``baselines``. ``metrics`` has
         for each metric its ``value``, ``interval`` and, for a mean, number of ``impressions``;
         ``baselines`` has for each baseline and metric its ``value`` and the ``difference`` of these
         ranks from it, with ``difference_interval``.
     """
     part = data.split(split)
-    tops = {name: top_of(part, rank) for name, rank in ({"": ranks} | dict(baselines)).items()}
-    values = measure(data, split, tops, vectors)
-    kept, users = ~part.beyond_accuracy, np.asarray(part.user)
+    rows = np.flatnonzero(~part.beyond_accuracy)
+    if len(rows) > MOST:
+        rows = rows[np.linspace(0, len(rows) - 1, MOST).round().astype(int)]
+    top = top_of(part, ranks)
+    top.news[part.beyond_accuracy] = 0  # these lists count in nothing, in compare neither
+    tops = {"": top.take(rows)}
+    tops |= {name: top_of(part, rank).take(rows) for name, rank in baselines.items()}
+    values = measure(data, split, tops, vectors, rows)
+    users = np.asarray(part.user)[rows]
     shown = int(shown_news(part).sum())
-    whole = {name: leave_outs(top.news[kept], users[kept], shown) for name, top in tops.items()}
+    whole = {name: leave_outs(best.news, users, shown) for name, best in tops.items()}
     owner = clusters(users)
     own = values[""]
     metrics = {
@@ -107,11 +120,14 @@ def beyond_accuracy(
             apart = whole[""][metric] - whole[name][metric]
             line = {"value": whole[name][metric][0], "difference": apart[0]}
             lines[metric] = line | {"difference_interval": _reach(apart)}
-    return Beyond(
-        {"shown_news": shown, "metrics": _plain(metrics), "baselines": _plain(beside)},
-        own,
-        tops[""],
-    )
+    sample = None
+    if vectors is not None:
+        first = np.asarray(vectors[FIRST_NEWS], dtype=np.float64)
+        sample = (first[:SAMPLE] / max(float(np.linalg.norm(first)), 1e-12)).tolist()
+    found = {"shown_news": shown, "vectors": sample, "metrics": metrics, "baselines": beside}
+    all_values = np.full((len(own), len(part.history)), np.nan, dtype=np.float32)
+    all_values[:, rows] = own
+    return Beyond(_plain(found), all_values, top)
 
 
 def with_beyond(table: pa.Table, beyond: Beyond) -> pa.Table:
@@ -136,7 +152,12 @@ def differences(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> dict[st
     runs = [*a, *b]
     users = runs[0].user.combine_chunks().dictionary_encode().indices.to_numpy()
     owner = clusters(users)
-    named = [name for name in PER_IMPRESSION if all(name in run.beyond for run in runs)]
+    alike = _same_vectors(runs)
+    named = [
+        name
+        for name in PER_IMPRESSION
+        if all(name in run.beyond for run in runs) and (alike or name not in OF_VECTORS)
+    ]
     result: dict[str, dict[str, Any]] = {}
     if named:
         means = [
@@ -189,6 +210,14 @@ def list_distances(
         name: float(np.mean([_apart(*pair) for pair in found])) if found else None
         for name, found in pairs.items()
     }
+
+
+def _same_vectors(runs: Sequence[EvaluatedRun]) -> bool:
+    """Return whether the news vectors of all runs, if they have any, are those of one PLM."""
+    samples = [run.metrics.get("beyond", {}).get("vectors") for run in runs]
+    known = [sample for sample in samples if sample is not None]
+    sizes = {len(sample) for sample in known}
+    return len(sizes) < 2 and all(np.allclose(known[0], other, atol=0.01) for other in known)
 
 
 def _apart(one: NDArray[np.integer], other: NDArray[np.integer]) -> float:

@@ -148,19 +148,12 @@ def trade_off(
     counted = np.flatnonzero(plain.valid)
     rows = counted[np.linspace(0, len(counted) - 1, min(MOST, len(counted))).round().astype(int)]
     users = clusters(np.asarray(part.user)[rows])
-    # Only these impressions are measured; the lists of others are those they are compared with.
-    kept = np.zeros(part.candidates.num_rows, dtype=bool)
-    kept[rows] = True
-    held = part._replace(
-        impression_id=np.where(kept, 1, 0), counts=dict(part.counts) | {"beyond_accuracy": 1}
-    )
-    narrowed = data._replace(splits=dict(data.splits) | {split: held})
 
     def measured(changed: NDArray[np.floating]) -> tuple[dict[str, float], NDArray[np.floating]]:
         assert part.labels is not None
         values = impression_metrics(changed, part.labels, part.candidates.offsets)
-        top = top_of(part, ranks(changed, part.candidates.offsets))
-        beyond = measure(narrowed, split, {"": top}, plm_vectors)[""][:, rows]
+        top = top_of(part, ranks(changed, part.candidates.offsets)).take(rows)
+        beyond = measure(data, split, {"": top}, plm_vectors, rows)[""]
         means = {"auc": float(values.of("auc")[rows].mean())}
         means["ndcg@10"] = float(values.of("ndcg@10")[rows].mean())
         for name, row in zip(PER_IMPRESSION, beyond, strict=True):

@@ -18,11 +18,11 @@ from newsrec.evaluation.baselines import scores_beside
 from newsrec.evaluation.explained import explainer
 from newsrec.evaluation.names import BASELINE_NAMES
 from newsrec.evaluation.plm_means import record_means, vectors_before_training
-from newsrec.evaluation.results import compute_results
 from newsrec.evaluation.scoring import score_split
 from newsrec.evaluation.submission import zip_name
 from newsrec.files import write_text
-from newsrec.report.examples import choose_examples
+from newsrec.report.evaluate import measure_split
+from newsrec.report.examples import choose_examples, examples_of
 from newsrec.report.page import html_page
 from newsrec.report.terminal import (
     PAGE_FILE,
@@ -125,7 +125,7 @@ def compare_best(
     others = {}
     if baselines:
         others = scores_beside(data, split, news_vectors=vectors)
-    results = compute_results(data, split, scores, others)
+    results, _, worst = measure_split(data, split, scores, others, vectors, scores)
     metrics = results.metrics
     metrics |= trained.provenance("fp32")
     run = {
@@ -138,8 +138,9 @@ def compare_best(
     curves = read_curves(path)
     explain = explainer(module, datamodule.max_history)
     examples = choose_examples(data, split, scores, results, explain)
+    losses = examples_of(data, split, scores, results, worst, explain)
     config = read_config(path)
-    page = html_page(str(path), metrics, ceiling, examples, curves, config=config)
+    page = html_page(str(path), metrics, ceiling, examples, curves, losses=losses, config=config)
     write_text(output / SUMMARY_FILE, json.dumps(metrics | {"run": run}, indent=1) + "\n")
     write_text(output / PAGE_FILE, page)
     best = max(metrics.get("baselines", {}).items(), key=lambda row: row[1]["auc"], default=None)

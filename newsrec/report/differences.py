@@ -26,42 +26,48 @@ def print_differences(result: dict[str, Any]) -> None:
         console.print(Text(text))
 
     for side in "ab":
-        print(printable(f"{side.upper()}: {', '.join(map(_name, result[side]))}"))
+        print(printable(f"{side.upper()}: {', '.join(map(run_name, result[side]))}"))
     where = ", ".join(filter(None, [result["split"], result["window"]]))
     say(f"{where}: {result['evaluated']:,} impressions of {result['users']:,} users.")
-    for note in _notes(result):
+    for note in unfair_notes(result):
         say(note)
     rows = [
-        (HEADINGS[name], *_cells(row, row["p"]), _p(row["detectable"]), _p(row["p_equivalent"]))
+        (
+            HEADINGS[name],
+            *_cells(row, row["p"]),
+            p_value(row["detectable"]),
+            p_value(row["p_equivalent"]),
+        )
         for name, row in result["metrics"].items()
     ]
-    margin = f"p, equal\nwithin {_plain(result['margin'])}"
+    margin = f"p, equal\nwithin {plain_number(result['margin'])}"
     headings = ("", "A", "B", "A - B", "95 % interval", "p", "detect-\nable", margin)
     print_tables(table(headings, rows))
     say(f"The interval covers {USERS}; so does p. Both are paired and clustered by user.")
-    say(_power_note(result))
+    say(power_note(result))
     if result["users"] < FEWEST_USERS:
         say(f"{result['users']} users are too few to trust them.")
     if "a_runs" in result["metrics"]["auc"]:
         print_tables(_seeds_table(result))
-        say(_seeds_note(result))
+        say(seeds_note(result))
     if result["beyond"]:
         print_tables(beyond_differences(result))
     if result["list_distances"]:
-        say(_lists_note(result["list_distances"]))
+        say(lists_note(result["list_distances"]))
     if result["slices"]:
         print_tables(_slices_table(result))
-        say(_slices_note(result))
+        say(slices_note(result))
     if result["slices_left_out"]:
         names = ", ".join(result["slices_left_out"])
         say(f"Left out, because not all runs have the same groups: {names}.")
 
 
-def _name(run: dict[str, Any]) -> str:
+def run_name(run: dict[str, Any]) -> str:
+    """Return the folder of a run, with its precision if it has one."""
     return f"{run['folder']} ({run['precision']})" if run["precision"] else run["folder"]
 
 
-def _notes(result: dict[str, Any]) -> list[str]:
+def unfair_notes(result: dict[str, Any]) -> list[str]:
     """Return what makes a comparison unfair, one sentence each."""
     split, notes = result["split"], []
     for side in "ab":
@@ -110,9 +116,9 @@ def _half_life(found: dict[str, Any] | None) -> str:
     return f"lowers them with a half-life of {found['hours']:g} h"
 
 
-def _power_note(result: dict[str, Any]) -> str:
+def power_note(result: dict[str, Any]) -> str:
     """Return what the split can show, and whether the AUC of both sides is equal."""
-    auc, margin = result["metrics"]["auc"], _plain(result["margin"])
+    auc, margin = result["metrics"]["auc"], plain_number(result["margin"])
     if auc["detectable"] is None:
         return ""
     said = (
@@ -126,14 +132,15 @@ def _power_note(result: dict[str, Any]) -> str:
     return f"{said}in AUC they are shown neither to differ nor to be equal."
 
 
-def _lists_note(found: dict[str, float | None]) -> str:
+def lists_note(found: dict[str, float | None]) -> str:
     """Return how far apart the lists of the sides and of runs with other seeds are."""
     names = {"between": "A and B", "a": "the runs of A", "b": "the runs of B"}
     said = [f"{names[k]} {value:.3f}" for k, value in found.items() if value is not None]
     return f"Distance of the first 10 news (0: equal; 1: none in common): {', '.join(said)}."
 
 
-def _plain(value: float) -> str:
+def plain_number(value: float) -> str:
+    """Format a number below 1 without its leading 0."""
     return f"{value:g}".replace("0.", ".", 1)
 
 
@@ -145,7 +152,7 @@ def _seeds_table(result: dict[str, Any]) -> Table:
             for runs in (row["a_runs"], row["b_runs"])
         ]
         over = row["over_seeds"] or {"interval": None, "p": None}
-        rows.append((HEADINGS[name], *ranges, _range(over["interval"]), _p(over["p"])))
+        rows.append((HEADINGS[name], *ranges, _range(over["interval"]), p_value(over["p"])))
     return table(("", "A", "B", "95 % interval", "p"), rows, "Runs, lowest to highest")
 
 
@@ -161,7 +168,8 @@ def _slices_table(result: dict[str, Any]) -> Table:
     return table(headings, rows, f"{HEADINGS[result['slice_metric']]} by group")
 
 
-def _seeds_note(result: dict[str, Any]) -> str:
+def seeds_note(result: dict[str, Any]) -> str:
+    """Return what the interval over training seeds covers, or why there is none."""
     numbers = f"{len(result['a'])} and {len(result['b'])} runs"
     if result["metrics"]["auc"]["over_seeds"] is None:
         side = "A" if len(result["a"]) == 1 else "B"
@@ -172,7 +180,8 @@ def _seeds_note(result: dict[str, Any]) -> str:
     )
 
 
-def _slices_note(result: dict[str, Any]) -> str:
+def slices_note(result: dict[str, Any]) -> str:
+    """Return how to read the tests of groups."""
     groups = [group for slice_ in result["slices"].values() for group in slice_.values()]
     tested = sum(group["p"] is not None for group in groups)
     few = (
@@ -190,14 +199,15 @@ def _slices_note(result: dict[str, Any]) -> str:
 
 def _cells(row: dict[str, Any], p: float | None) -> tuple[str, ...]:
     a, b = _short(row["a"]), _short(row["b"])
-    return a, b, _short(row["difference"], "+"), _range(row["interval"]), _p(p)
+    return a, b, _short(row["difference"], "+"), _range(row["interval"]), p_value(p)
 
 
 def _range(bounds: list[float] | None) -> str:
     return "-" if bounds is None else f"{_short(bounds[0], '+')} to {_short(bounds[1], '+')}"
 
 
-def _p(p: float | None) -> str:
+def p_value(p: float | None) -> str:
+    """Format a p value; ``-`` if there is none."""
     return "-" if p is None else "<.0001" if p < 1e-4 else _short(p)
 
 

@@ -10,7 +10,7 @@ from newsrec.report.tables import table
 
 GROUPS_SHOWN = 5
 """Weakest groups on the terminal; the page has them all."""
-GROUP_HEADINGS = ("slice", "group", "number", "AUC", "baseline", "above", "95 % interval")
+GROUP_HEADINGS = ("slice", "group", "number", "AUC", "above", "95 % interval")
 
 
 def weakest_table(errors: Mapping[str, Any], name: str) -> Table | None:
@@ -35,7 +35,6 @@ def group_rows(errors: Mapping[str, Any]) -> list[list[str]]:
             line["group"],
             f"{line['impressions']:,}",
             f"{line['auc']:.4f}",
-            f"{line['baseline_auc']:.4f}",
             f"{line['difference']:+.4f}",
             " to ".join(f"{end:+.3f}" for end in line["interval"]),
         ]

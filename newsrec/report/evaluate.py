@@ -2,19 +2,22 @@
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from newsrec.console import is_first_process
+from newsrec.data.dataset import NewsData
 from newsrec.evaluation.baselines import scores_beside
 from newsrec.evaluation.beyond_results import Beyond, beyond_accuracy, with_beyond
 from newsrec.evaluation.error_analysis import analyse
 from newsrec.evaluation.raw_scores import write_scores
 from newsrec.evaluation.rerank import Rerank, trade_off
-from newsrec.evaluation.results import compute_results, per_impression_table
+from newsrec.evaluation.results import Results, compute_results, per_impression_table
 from newsrec.evaluation.runs import IMPRESSIONS_FILE, METRICS_FILE
 from newsrec.evaluation.scoring import Scored
 from newsrec.evaluation.submission import write_predictions, zip_name
@@ -45,6 +48,45 @@ class Evaluation(NamedTuple):
     """Names of the files in the folder."""
 
 
+class Measured(NamedTuple):
+    """All that is computed of a split's scores."""
+
+    results: Results
+    beyond: Beyond | None
+    """Metrics beyond accuracy; None if nobody asked, or without impressions."""
+    worst: list[int]
+    """Rows of the impressions that lose most against the best baseline."""
+
+
+def measure_split(
+    data: NewsData,
+    split: str,
+    scores: NDArray[np.floating],
+    baselines: Mapping[str, NDArray[np.float32]],
+    vectors: NDArray[np.floating] | None,
+    logits: NDArray[np.floating] | None,
+    beyond: bool = True,
+) -> Measured:
+    """Compute the metrics of a split's scores ``[candidates]``, errors and metrics beyond accuracy.
+
+    ``baselines`` are scores by name; ``vectors`` are the news vectors of the baseline ``cosine``,
+    or None; ``logits`` the model's scores, if a softmax makes probabilities of them.
+    """
+    part = data.split(split)
+    results = compute_results(data, split, scores, baselines)
+    worst: list[int] = []
+    if results.values is not None and results.metrics["evaluated"]:
+        errors = analyse(part, results.values, results.slices, baselines, logits)
+        results.metrics["errors"], worst = errors.metrics, errors.worst.tolist()
+    aspects: Beyond | None = None
+    if beyond and len(part.history):
+        offsets = part.candidates.offsets
+        beside = {name: ranks(values, offsets) for name, values in baselines.items()}
+        aspects = beyond_accuracy(data, split, results.ranks, beside, vectors)
+        results.metrics["beyond"] = aspects.metrics
+    return Measured(results, aspects, worst)
+
+
 def evaluate(
     score: Callable[[], Scored | None],
     root: str | Path,
@@ -62,11 +104,11 @@ def evaluate(
     """Score a split, compute its metrics, and write the folder of results, whole or not at all.
 
     ``output``, absent or empty, is checked before ``score`` scores anything; None writes nothing.
-    The page shows curves and configuration of the run of ``ckpt_path``; ``leave_out`` is a baseline to leave out
-    of the comparison. ``raw_scores`` writes every candidate's score, too; ``beyond`` measures the
-    best-ranked news beyond accuracy. ``rerank`` changes the first news of each impression, and
-    ``measure_trade_off`` measures what that costs and gains, on a split with labels. Returns the
-    results on the first process, None on the others.
+    The page shows curves and configuration of the run of ``ckpt_path``; ``leave_out`` is a baseline
+    to leave out of the comparison. ``raw_scores`` writes every candidate's score, too; ``beyond``
+    measures the best-ranked news beyond accuracy. ``rerank`` changes the first news of each
+    impression, and ``measure_trade_off`` measures what that costs and gains, on a split with
+    labels. Returns the results on the first process, None on the others.
     """
     folder = None if output is None else Path(output)
     if folder is not None:
@@ -95,17 +137,8 @@ def evaluate(
     others = {}
     if baselines and part.labels is not None:
         others = scores_beside(data, split, vectors, leave_out=leave_out)
-    results = compute_results(data, split, scores, others)
+    results, aspects, worst = measure_split(data, split, scores, others, vectors, logits, beyond)
     metrics = results.metrics | info
-    worst: Sequence[int] = ()
-    if results.values is not None and metrics["evaluated"]:
-        errors = analyse(part, results.values, results.slices, others, logits)
-        metrics["errors"], worst = errors.metrics, errors.worst.tolist()
-    aspects: Beyond | None = None
-    if beyond and len(part.history):
-        beside = {name: ranks(values, part.candidates.offsets) for name, values in others.items()}
-        aspects = beyond_accuracy(data, split, results.ranks, beside, vectors)
-        metrics["beyond"] = aspects.metrics
     if folder is None:
         return Evaluation(title, metrics, ceiling, oracles, [])
 

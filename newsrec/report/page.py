@@ -3,15 +3,25 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from newsrec.console import clipped
 from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import BASELINE_NAMES, HEADINGS
 from newsrec.evaluation.results import ENTROPY
-from newsrec.report.beyond import LONG, SHORT, best_baseline, beyond_names, beyond_notes, beyond_rows
+from newsrec.report.beyond import (
+    LONG,
+    SHORT,
+    best_baseline,
+    beyond_names,
+    beyond_notes,
+    beyond_rows,
+)
 from newsrec.report.error_analysis import baseline_name, error_notes
 from newsrec.report.examples import Example
 from newsrec.report.notes import chosen_by, counts, notes, oracles_note
 from newsrec.report.page_rows import (
+    WEAKEST,
     Curves,
+    Group,
     accuracy_lines,
     beyond_groups,
     bin_lines,
@@ -25,6 +35,9 @@ from newsrec.report.pictures import Axis, Dot, render_page
 from newsrec.report.recommendations import WITHOUT_CLICKS
 from newsrec.report.terminal import CEILING, in_precision, scored_name
 from newsrec.report.trade_off import trade_off_pictures, trade_off_rows
+
+NAMED = 3
+"""Most groups that the first lines of the page name as weak."""
 
 
 def html_page(
@@ -65,7 +78,7 @@ def html_page(
     accuracy = accuracy_lines(metrics, own, ceiling) if "intervals" in metrics else []
     slices = slice_groups(metrics) if "intervals" in metrics else []
     groups = [group for each in slices for group in each.groups]
-    aspects = beyond_groups(metrics)
+    weak, aspects = weakest(groups), beyond_groups(metrics)
     trade_off = metrics.get("trade_off")
     errors = metrics.get("errors") or {"reliability": None, "drift": None}
     less, bins = loss_groups(errors), bin_lines(errors)
@@ -86,13 +99,13 @@ def html_page(
     return render_page(
         "page.html.j2",
         **{"title": title, "heading": heading + in_precision(metrics), "metrics": metrics},
-        **{"verdict": _verdict(metrics, ceiling), "notes": under, "counts": counts(metrics)},
+        **{"verdict": _verdict(metrics, ceiling, weak), "notes": under, "counts": counts(metrics)},
         sections={name: id_ for name, (content, id_) in parts.items() if content},
         **{"own": own, "accuracy": accuracy, "kinds": legend((line.dot for line in accuracy), own)},
         accuracy_axis=Axis.of((end for line in accuracy for end in line.dot.ends), "a"),
         **{"beside": beside, "beside_dots": dots, "on_unseen": on_unseen},
         beside_axis=Axis.of((end for dot in dots.values() for end in dot.ends), "b"),
-        **{"slices": slices, "num_groups": len(groups), "weak": weakest(groups)},
+        **{"slices": slices, "num_groups": len(groups), "weak": weak},
         group_axis=Axis.of((end for each in groups if each.dot for end in each.dot.ends), "g"),
         **{"less": less, "bins": bins, "losses": losses, "against": baseline_name(errors)},
         error_notes=error_notes(errors),
@@ -107,12 +120,14 @@ def html_page(
         **{"curves": drawn, "examples": examples, "WITHOUT_CLICKS": WITHOUT_CLICKS},
         explained=any(candidate.reasons for each in examples for candidate in each.candidates),
         **{"facts": _facts(metrics, title), "config": config},
-        **{"HEADINGS": HEADINGS, "FEWEST_USERS": FEWEST_USERS},
+        **{"HEADINGS": HEADINGS, "FEWEST_USERS": FEWEST_USERS, "WEAKEST": WEAKEST},
     )
 
 
-def _verdict(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None) -> list[str]:
-    """Return what the page says first: the AUC, and how far it is from the best baseline."""
+def _verdict(
+    metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None, weak: Sequence[Group]
+) -> list[str]:
+    """Return what the page says first: the AUC, how far it is from others, and weak groups."""
     if "intervals" not in metrics:
         return []
     low, high = metrics["intervals"]["auc"]
@@ -129,7 +144,15 @@ def _verdict(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None) ->
             f"{high:+.4f}){shown}."
         )
     if ceiling:
-        said.append(f"The best AUC that is possible in this simulated world is {ceiling['auc']:.4f}.")
+        said.append(
+            f"The best AUC that is possible in this simulated world is {ceiling['auc']:.4f}."
+        )
+    if weak:
+        named = [
+            f"{clipped(group.slice)} {clipped(group.name)} ({group.row['auc']:.4f})"
+            for group in weak[:NAMED]
+        ]
+        said.append(f"It is weakest on these groups: {', '.join(named)}.")
     return said
 
 

@@ -135,8 +135,9 @@ def slice_groups(metrics: Mapping[str, Any]) -> list[SliceGroups]:
             dot = None
             if row["evaluated"]:
                 sure = row["users"] >= FEWEST_USERS
-                shown = (row["intervals"]["auc"], "") if sure else (None, "faint")
-                dot = Dot(f"{name}: {group},", row["auc"], *shown, reference=metrics["auc"])
+                bounds, kind = (row["intervals"]["auc"], "") if sure else (None, "faint")
+                label = f"{name}: {group},"
+                dot = Dot(label, row["auc"], bounds, kind, reference=metrics["auc"])
             groups.append(Group(name, group, row, dot))
         result.append(SliceGroups(name, SLICES.get(key, ""), groups))
     return result

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from newsrec.console import printable
 
 WIDTH = 360
+LONG_TEXT = 300
+"""Letters from which on a text has a box of its own."""
 MAX_POINTS = 240
 """Most points of a line; more would not be visible."""
 TALL = 150
@@ -40,6 +42,14 @@ def _interval(bounds: Sequence[float] | None, form: str = "{:.4f} to {:.4f}") ->
     return NONE if bounds is None or not all(map(math.isfinite, bounds)) else form.format(*bounds)
 
 
+def _long(text: str) -> str | Markup:
+    """Put a text that would fill the page into a box that scrolls."""
+    if len(text) <= LONG_TEXT:
+        return text
+    box = Markup('<span class="long" tabindex="0">{}</span>')
+    return box.format(printable(text, lines=True))
+
+
 TEMPLATES = Environment(
     loader=PackageLoader("newsrec.report", ""),
     autoescape=True,
@@ -53,6 +63,7 @@ TEMPLATES.filters |= {
     "num": _number,
     "signed": lambda value: _number(value, "{:+.4f}"),
     "count": "{:,}".format,
+    "long": _long,
     "interval": _interval,
     "capital": lambda text: text[:1].upper() + text[1:],
 }
@@ -130,11 +141,18 @@ class Dot(NamedTuple):
     marks: Sequence[Mark] = ()
     reference: float | None = None
     """Where a dashed line is drawn."""
+    wider: Sequence[float] | None = None
+    """An interval that covers more, drawn as a thin line."""
 
     @property
     def ends(self) -> list[float]:
         """All numbers that the row's axis must cover."""
-        known = [self.value, *(self.interval or ()), *(mark.value for mark in self.marks)]
+        known = [
+            self.value,
+            *(self.interval or ()),
+            *(self.wider or ()),
+            *(mark.value for mark in self.marks),
+        ]
         return known if self.reference is None else [*known, self.reference]
 
 
@@ -232,7 +250,7 @@ def _apart(
 def _ticks(low: float, high: float) -> list[float]:
     """Return a few round numbers between two."""
     step = 10 ** np.floor(np.log10((high - low) / 2))
-    while (high - low) / step > 4.5:
+    while (high - low) / step > 5.5:  # so that there are two at least
         step *= 2 if round(float(step / 10 ** np.floor(np.log10(step)))) != 2 else 2.5
     first = np.ceil(low / step)
     # + 0.0 turns -0.0, which would be written "-0", into 0.0.

@@ -88,6 +88,9 @@ class RecommendBody(User):
         None, description="leave out news with at least this cosine with a clicked news item"
     )
     diversity: float = Field(0.0, ge=0, le=1, allow_inf_nan=False, description="of MMR; 0: none")
+    calibration: float = Field(
+        0.0, ge=0, le=1, allow_inf_nan=False, description="to the history's categories; 0: none"
+    )
 
 
 class RankBody(User):

@@ -106,7 +106,7 @@ class LiveRecommender:
                 are gone from the disk within a day. None keeps them.
             threads: Threads of the encoders; None uses all cores.
             index_above: Number of news above which an index proposes what is scored, except with
-                ``half_life``, ``diversity`` or few allowed news; None scores all news.
+                ``half_life``, ``diversity``, ``calibration`` or few allowed news; None scores all.
 
         Raises:
             UserError: If the export or the store cannot be used.

@@ -32,15 +32,15 @@ def recommend(
         ages = (at - view.published) / 3600
         if rules.max_age is not None:
             allowed &= in_window(ages, rules.max_age)
-        best = None
+        best, read = None, np.asarray(view.category[rows], dtype=np.int64)
         if allowed.sum() * FEW <= len(allowed):
-            best = _best(view, users, ages, rules, k, np.flatnonzero(allowed))
+            best = _best(view, users, ages, rules, k, np.flatnonzero(allowed), read)
         elif engine.proposals is not None:
             some = engine.proposals.search(users, k, rules, allowed)
-            best = None if some is None else _best(view, users, ages, rules, k, some)
+            best = None if some is None else _best(view, users, ages, rules, k, some, read)
         if best is None or len(best.rows) < min(k, int(allowed.sum())):
             scores = match_all(users, view.vectors)[0]
-            best = choose(scores, view.vectors, view.category, ages, rules, k, allowed)
+            best = choose(scores, view.vectors, view.category, ages, rules, k, allowed, read)
         answer = _answer(engine, view, history, best.rows.tolist(), best.scores, at)
         if not explained:
             return answer
@@ -55,11 +55,12 @@ def _best(
     rules: Rules,
     k: int,
     some: NDArray[np.int64],
+    read: NDArray[np.int64],
 ) -> Best:
     """Return the best of some rows."""
     vectors = view.vectors[some]
     scores = match_all(users, vectors)[0]
-    best = choose(scores, vectors, view.category[some], ages[some], rules, k)
+    best = choose(scores, vectors, view.category[some], ages[some], rules, k, read=read)
     return Best(some[best.rows], best.scores)
 
 

@@ -90,12 +90,13 @@ class Proposals:
         Args:
             users: The user.
             k: Number of news asked for.
-            rules: The rules. With ``half_life`` and ``diversity`` nothing is proposed: the best
-                news may then have low scores.
+            rules: The rules. With ``half_life``, ``diversity`` and ``calibration`` nothing is
+                proposed: the best news may then have low scores.
             allowed: False for rows that must not be found ``[rows]``.
         """
         index = self._index
-        if index is None or rules.half_life is not None or rules.diversity > 0:
+        turned = rules.half_life is not None or rules.diversity > 0 or rules.calibration > 0
+        if index is None or turned:
             return None
         number = max(BEST, k if rules.by_score_alone else SPARE * max(k, BEST))
         return index.search(users.real_vectors(0), number, allowed)

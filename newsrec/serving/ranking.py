@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,6 +141,7 @@ class Ranker(TextEncoder):
         per_category: int | None = None,
         near_duplicates: float | None = None,
         diversity: float = 0.0,
+        calibration: float = 0.0,
     ) -> Recommendations:
         """Score the whole catalogue for one user, and return the ``k`` best news.
 
@@ -153,6 +155,7 @@ class Ranker(TextEncoder):
             per_category: As in ``newsrec.serving.rules.Rules``; so are the following.
             near_duplicates: Of two news with at least this cosine, keep only the better one.
             diversity: How much a news item has to differ from the ones before it, from 0 to 1.
+            calibration: How much the categories have to be those of the history, from 0 to 1.
 
         Raises:
             UserError: If the catalogue is empty, or an argument is invalid.
@@ -167,6 +170,7 @@ class Ranker(TextEncoder):
             per_category=per_category,
             near_duplicates=near_duplicates,
             diversity=diversity,
+            calibration=calibration,
         )[0]
 
     def recommend_many(
@@ -180,6 +184,7 @@ class Ranker(TextEncoder):
         per_category: int | None = None,
         near_duplicates: float | None = None,
         diversity: float = 0.0,
+        calibration: float = 0.0,
     ) -> list[Recommendations]:
         """Do the same as ``recommend`` for several users, with a history for each."""
         catalogue = self._catalogue
@@ -197,23 +202,24 @@ class Ranker(TextEncoder):
             near_duplicates=near_duplicates,
             skip_repeats=skip_repeats,
             diversity=diversity,
+            calibration=calibration,
         )
         allowed = None if categories is None else of_categories(catalogue.table, categories)
         found = catalogue.look_up_all(histories)
         results: list[Recommendations] = []
         news = catalogue.real_vectors
-        best = None
-        if not rules.by_score_alone:
-            codes = None if per_category is None else category_codes(catalogue.table)
+        codes = category_codes(catalogue.table) if rules.by_category else None
 
-            def best(scores: NDArray[np.float32]) -> Best:
-                return choose(scores, news, codes, None, rules, k)
+        def best(clicked: list[int], scores: NDArray[np.float32]) -> Best:
+            read = None if codes is None else codes[clicked]
+            return choose(scores, news, codes, None, rules, k, read=read)
 
         for users in self._users(catalogue, found):
             part = found[len(results) : len(results) + len(users)]
             clicks = [[row - FIRST_NEWS for row in history.rows] for history in part]
             excluded = excluded_rows(news, clicks, exclude_history, skip_repeats)
-            tops = self._search(catalogue, users, k, excluded, allowed, best)
+            own = None if rules.by_score_alone else [partial(best, rows) for rows in clicks]
+            tops = self._search(catalogue, users, k, excluded, allowed, own)
             results += [
                 Recommendations([catalogue.ids[row] for row in top], scores, history.unknown)
                 for (top, scores), history in zip(tops, part, strict=True)
@@ -227,7 +233,7 @@ class Ranker(TextEncoder):
         k: int,
         excluded: list[list[int]],
         allowed: NDArray[np.bool_] | None,
-        best: Callable[[NDArray[np.float32]], Best] | None,
+        best: Sequence[Callable[[NDArray[np.float32]], Best]] | None,
     ) -> Iterator[Best]:
         """Search the real news of a catalogue; arguments as in ``newsrec.serving.search.search``.
 

@@ -34,6 +34,8 @@ class Rules:
             clicked news item; None leaves out none.
         diversity: How much unlike the news before it a news item has to be: 0 ranks by score alone,
             up to 1; see ``newsrec.reranking.pick``.
+        calibration: How much the categories of the list have to be those of the user's clicks, from
+            0 to 1; see there. Without clicks, or where none has a category, it changes nothing.
 
     Raises:
         UserError: If a value is invalid; the message names the field.
@@ -48,6 +50,7 @@ class Rules:
     near_duplicates: float | None = None
     skip_repeats: float | None = None
     diversity: float = 0.0
+    calibration: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("max_age", "half_life"):
@@ -62,13 +65,21 @@ class Rules:
         for name in ("near_duplicates", "skip_repeats"):
             if getattr(self, name) is not None:
                 check_threshold(getattr(self, name), name)
-        if not (_is_number(self.diversity) and 0 <= self.diversity <= 1):
-            raise UserError(f"diversity is {self.diversity!r}; it is a number from 0 to 1.")
+        for name in ("diversity", "calibration"):
+            share = getattr(self, name)
+            if not (_is_number(share) and 0 <= share <= 1):
+                raise UserError(f"{name} is {share!r}; it is a number from 0 to 1.")
 
     @property
     def by_score_alone(self) -> bool:
         """Whether the best news are those with the highest scores."""
-        return (self.per_category, self.near_duplicates, self.diversity) == (None, None, 0)
+        limited = self.per_category is not None or self.near_duplicates is not None
+        return not (limited or self.diversity or self.calibration)
+
+    @property
+    def by_category(self) -> bool:
+        """Whether the categories of news decide on a list."""
+        return self.per_category is not None or self.calibration > 0
 
 
 def choose(
@@ -79,6 +90,7 @@ def choose(
     rules: Rules,
     k: int,
     allowed: NDArray[np.bool_] | None = None,
+    read: NDArray[np.integer] | None = None,
 ) -> Best:
     """Return one user's best news under the rules, with their scores after the age term.
 
@@ -89,12 +101,13 @@ def choose(
         scores: Score of each news item; minus infinity is never chosen ``[news]``.
         vectors: News vectors ``[news, dim]``; needed by ``near_duplicates`` and ``diversity``.
         categories: Number of each category, negative for none ``[news]``; needed by
-            ``per_category``.
+            ``per_category`` and ``calibration``.
         ages: Age of each news item in hours, NaN where unknown ``[news]``; needed by ``max_age``
             and ``half_life``.
         rules: The rules.
         k: Number of news, 1 or more; fewer are found if fewer may be.
         allowed: False for news that must not be chosen ``[news]``; None allows all.
+        read: Numbers of the categories of the user's clicks; needed by ``calibration``.
     """
     scores = np.array(scores, dtype=np.float32)
     if rules.half_life is not None:
@@ -109,6 +122,10 @@ def choose(
     if rules.by_score_alone or not k:
         rows = top_k(scores, k) if k else np.zeros(0, np.int64)
         return Best(rows, scores[rows])
+    target = None
+    if rules.calibration > 0 and categories is not None and read is not None and (read >= 0).any():
+        counts = np.bincount(read[read >= 0], minlength=int(categories.max(initial=0)) + 1)
+        target = counts / counts.sum()
     compared = rules.near_duplicates is not None or rules.diversity > 0
     size = min(len(scores), max(SHORTLIST, SHORTLIST_PER_RESULT * k))
     while True:
@@ -122,6 +139,8 @@ def choose(
             per_category=rules.per_category,
             near_duplicates=rules.near_duplicates,
             diversity=rules.diversity,
+            calibration=0.0 if target is None else rules.calibration,
+            target=target,
             left_out=-np.inf if whole else float(scores[rows[-1]]),
         )
         if whole or len(picked) == k:

@@ -60,7 +60,7 @@ def search(
     k: int,
     excluded: Sequence[Sequence[int]] = (),
     allowed: NDArray[np.bool_] | None = None,
-    best: Callable[[NDArray[np.float32]], Best] | None = None,
+    best: Sequence[Callable[[NDArray[np.float32]], Best]] | None = None,
 ) -> Iterator[Best]:
     """Score all news for all users, and yield each user's best.
 
@@ -70,8 +70,8 @@ def search(
         k: Number of news to find for each user, from 1 to the number of all news.
         excluded: For each user, the rows that must not be found ``[users]``; empty excludes none.
         allowed: False for news that must not be found for any user ``[news]``.
-        best: Finds the best news by the scores of all, minus infinity for news that must not be
-            found ``[news]``; None finds the ``k`` highest scores.
+        best: For each user, finds the best news by the scores of all, minus infinity for news that
+            must not be found ``[news]``; None finds the ``k`` highest scores.
 
     Yields:
         The ``k`` best news of each user; fewer if fewer may be found.
@@ -89,7 +89,7 @@ def search(
             if excluded:
                 row[excluded[user]] = -np.inf
             if best is not None:
-                yield best(row)
+                yield best[user](row)
                 continue
             rows = top_k(row, k)
             yield Best(rows, row[rows])

@@ -45,7 +45,7 @@ def main() -> None:
     others = {str(number): rank for number in range(args.baselines)}
     found: list[Beyond] = []
     cost = measured(lambda: found.append(beyond_accuracy(data, "train", rank, others, vectors)))
-    drawn = draw_others(split.user, np.arange(args.impressions), 0)
+    drawn = draw_others(split.user, 0)
     rows = range(0, args.impressions, max(1, args.impressions // PART))
     expected = by_loop(data, scores, centred(vectors).astype(np.float64), drawn, rows)
     table = np.array([[line[name] for line in expected] for name in PER_IMPRESSION])
