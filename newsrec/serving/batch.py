@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.types as types
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS, UNKNOWN_NEWS
@@ -45,7 +46,14 @@ RESULTS = {
 }
 """What may be asked for, and its columns beside ``user_id``, ``time`` and
 ``num_unknown_history``."""
-REQUIRED: dict[str, Check] = {"user_id": checks.an_id, "history": checks.ids}
+
+
+def a_user(kind: pa.DataType) -> str | None:
+    """Check a column of user ids; files without rows may have no type."""
+    return None if types.is_null(kind) else checks.an_id(kind)
+
+
+REQUIRED: dict[str, Check] = {"user_id": a_user, "history": checks.ids}
 OPTIONAL: dict[str, Check] = {"time": checks.a_time}
 MOST_USERS = 256
 """Most users whose scores are in memory at once."""

@@ -4,6 +4,8 @@ import importlib
 import json
 import logging
 import os
+import re
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -25,6 +27,7 @@ RAY_VARIABLES = {
 }
 RAY_STORE = 128 << 20
 """Bytes of Ray's object store on one machine: only numbers and counts of parts pass through it."""
+SECONDS_TO_CONNECT = 5
 
 
 def make_engine(name: str, workers: int | None = None, address: str | None = None) -> Engine:
@@ -134,8 +137,11 @@ def _start_ray(ray: Any, workers: int | None, address: str | None) -> None:
         )
         return
     try:
+        host = re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", address)
+        if host:  # Ray itself tries for minutes
+            socket.create_connection((host[1], int(host[2])), SECONDS_TO_CONNECT).close()
         ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         problem = " ".join(str(error).split())[:300].rstrip(".")
         raise UserError(
             f"--ray_address {address}: Ray {ray.__version__} cannot use this cluster ({problem}). "

@@ -47,9 +47,9 @@ OPTIONS = {
 
 
 def run_batch(
-    export: str,
-    users: str,
-    output: str,
+    export: str | Path,
+    users: str | Path,
+    output: str | Path,
     *,
     engine: str = "local",
     workers: int | None = None,
@@ -85,10 +85,11 @@ def run_batch(
     """
     if users_per_part < 1:
         raise UserError(f"--users_per_part is {users_per_part}; it must be at least 1.")
+    export, users, output = str(export), str(users), str(output)
     place = find_place(output, "--output")
     work = place.beside(UNFINISHED) if place.is_local else place
     job = Job(
-        export if "://" in export else os.path.abspath(export),
+        os.path.abspath(export),
         export_hash(export),
         find_users(users, result),
         work.given if not place.is_local else work.path,
