@@ -256,6 +256,17 @@ def test_an_export_that_changed_on_the_way_is_refused(world, tmp_path, monkeypat
     monkeypatch.setattr(batch_parts, "export_hash", lambda export: "another")
     with pytest.raises(UserError, match="another export on this machine"):
         run_batch(world / "export", world / "users", tmp_path / "out")
+    job = batch_parts.Job("export", "first", None, "", "news", 1, True, 1, "error")
+    (line,) = batch_engines.PartScorer(job)(pa.table({"part": [3]}))["done"].to_pylist()
+    assert json.loads(line)["number"] == 3
+    assert "another export on this machine" in json.loads(line)["error"]
+
+
+def test_an_output_among_the_users_is_refused(world, tmp_path, capsys):
+    shutil.copytree(world / "users", tmp_path / "users")
+    said = refused(capsys, *batch(world, tmp_path / "users" / "out", users=tmp_path / "users"))
+    assert "where it would count as users" in said
+    assert len(list((tmp_path / "users").iterdir())) == 4
 
 
 def test_an_output_that_another_command_writes_is_refused(world, tmp_path, capsys, monkeypatch):

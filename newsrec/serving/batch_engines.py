@@ -72,12 +72,21 @@ class PartScorer:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.scorer = job.scorer()
+        self.scorer: BatchScorer | None = None
+        self.error = ""
+        try:
+            self.scorer = job.scorer()
+        except UserError as error:  # raised here, an engine would try again and again
+            self.error = str(error)
 
     def __call__(self, parts: pa.Table) -> pa.Table:
         """Score parts by their numbers."""
-        numbers = parts["part"].to_pylist()
-        done = [json.dumps(score_part(self.job, number, self.scorer)) for number in numbers]
+        done = []
+        for number in parts["part"].to_pylist():
+            part: dict[str, Any] = {"number": number, "error": self.error}
+            if self.scorer is not None:
+                part = score_part(self.job, number, self.scorer)
+            done.append(json.dumps(part))
         return pa.table({"done": pa.array(done, pa.string())})
 
 
