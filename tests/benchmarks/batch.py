@@ -7,13 +7,15 @@ Prints one JSON object. The user encoder is the default model's with random weig
 histories (0 to 50 clicks) are random. Each engine is the command in a process of its own; its
 memory is the largest sum of the proportional sizes (PSS) of all its processes. ``bare`` multiplies
 the same number of user vectors, at most 2,000, with all news in blocks and takes the top k,
-``encoder`` encodes as many users one by one, both in one process; times are for a user.
+``encoder`` encodes as many users one by one, both in one process; their CPU time is for a user.
+``cpu_s`` of Ray and Spark lacks the workers.
 """
 
 import argparse
 import contextlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -37,18 +39,18 @@ from newsrec.serving.search import search
 recommender, users, k = Recommender.load(sys.argv[1], threads=1), int(sys.argv[2]), int(sys.argv[3])
 news = np.array(recommender.news_vectors[2:])
 vectors = np.random.default_rng(0).standard_normal((users, 1, news.shape[1]), dtype=np.float32)
-start = time.perf_counter()
+start = time.process_time()
 for best in search(vectors, news, k):
     pass
-bare = time.perf_counter() - start
+bare = time.process_time() - start
 rng = np.random.default_rng(0)
 histories = [rng.integers(2, len(news), n).tolist() for n in rng.integers(0, 51, users)]
-start = time.perf_counter()
+start = time.process_time()
 for history in histories:
     recommender._encoders.users([history], recommender._catalogue.vectors)
-encoder = time.perf_counter() - start
-print(json.dumps({"users": users, "bare_ms": round(bare / users * 1e3, 2),
-                  "encoder_ms": round(encoder / users * 1e3, 2)}))
+encoder = time.process_time() - start
+print(json.dumps({"users": users, "bare_cpu_ms": round(bare / users * 1e3, 2),
+                  "encoder_cpu_ms": round(encoder / users * 1e3, 2)}))
 """
 
 
@@ -69,6 +71,7 @@ def write_users(path: Path, users: int, news: int) -> None:
 def measure(command: list[str], threads: int) -> dict[str, float]:
     """Return the seconds and the memory of a command and its processes."""
     variables = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=variables)
     peak = [0]
@@ -83,7 +86,10 @@ def measure(command: list[str], threads: int) -> dict[str, float]:
     assert process.wait() == 0
     seconds = time.perf_counter() - start
     watcher.join()
-    return {"seconds": round(seconds, 1), "peak_mb": round(peak[0] / 1024)}
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    found = {"seconds": round(seconds, 1), "cpu_s": round(cpu, 1)}
+    return found | {"peak_mb": round(peak[0] / 1024)}
 
 
 def memory_below(root: int) -> int:
@@ -139,6 +145,8 @@ def main() -> None:
                        "--workers", str(args.workers), "--users_per_part", "1000"]  # fmt: skip
             taken = measure(command, args.workers if engine == "local" else 1)
             taken["users_per_s"] = round(args.users / taken["seconds"])
+            if engine == "local":
+                taken["cpu_ms_per_user"] = round(taken["cpu_s"] / args.users * 1e3, 2)
             found[engine] = taken
             hashes.add(json.dumps(json.loads((output / "_manifest.json").read_text())["parts"]))
         found["same_bytes"] = len(hashes) == 1
