@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from newsrec.frames import metrics_of_table
     from newsrec.metrics import mind_metrics
     from newsrec.model.recommender import NewsRecommender
+    from newsrec.serving.batch import BatchScorer
     from newsrec.serving.recommend import Recommender
     from newsrec.simulation.simulate import simulate
     from newsrec.training.checkpoint.saving import Stopped
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from newsrec.tuning.study import tune
 
 _HOMES = {
+    "BatchScorer": "serving.batch",
     "DataError": "errors",
     "HubError": "errors",
     "MindDataModule": "data.datamodule",
@@ -67,6 +69,7 @@ _SHARED = ("open_mind", "simulate")
 """Functions that commands also call."""
 
 __all__ = [
+    "BatchScorer",
     "DataError",
     "HubError",
     "MindDataModule",

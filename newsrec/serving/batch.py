@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.types as types
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS, UNKNOWN_NEWS
@@ -28,7 +29,7 @@ from newsrec.data.readers.parquet_table import Check, check_schema
 from newsrec.errors import DataError, UserError
 from newsrec.serving.catalogue import Catalogue
 from newsrec.serving.folder import ExportFolder
-from newsrec.serving.matching import Users, match_all
+from newsrec.serving.matching import Scores, Users, match_all
 from newsrec.serving.search import SCORES_AT_ONCE, Best, best_alone, score_alone
 from newsrec.serving.sessions import Encoders
 from newsrec.serving.vectors import blocks
@@ -45,7 +46,14 @@ RESULTS = {
 }
 """What may be asked for, and its columns beside ``user_id``, ``time`` and
 ``num_unknown_history``."""
-REQUIRED: dict[str, Check] = {"user_id": checks.an_id, "history": checks.ids}
+
+
+def a_user(kind: pa.DataType) -> str | None:
+    """Check a column of user ids; files without rows may have no type."""
+    return None if types.is_null(kind) else checks.an_id(kind)
+
+
+REQUIRED: dict[str, Check] = {"user_id": a_user, "history": checks.ids}
 OPTIONAL: dict[str, Check] = {"time": checks.a_time}
 MOST_USERS = 256
 """Most users whose scores are in memory at once."""
@@ -108,6 +116,7 @@ class BatchScorer:
         self._ids = news.table["news_id"].combine_chunks()
         self._lookup = Lookup(self._ids)
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._cold: Best | None = None
         real = self._catalogue.real_vectors
         lengths = (np.linalg.norm(real[rows], axis=1).max() for rows in blocks(real))
         self._longest = float(max(lengths))
@@ -202,13 +211,20 @@ class BatchScorer:
             if self.exclude_history:
                 for row, known in zip(scores, part, strict=True):
                     row[known - FIRST_NEWS] = -np.inf
-            found += self._map(
-                lambda row, user: best_alone(row, user, news, self.k, self._longest), scores, users
-            )
+            found += self._map(self._best, scores, users, part)
         offsets = to_offsets(np.array([len(best.rows) for best in found], np.int64))
         ids = self._ids.take(pa.array(_joined([best.rows for best in found], np.int64)))
         scored = _joined([best.scores for best in found], np.float32)
         return {"news_ids": _lists(offsets, ids), "scores": _lists(offsets, pa.array(scored))}
+
+    def _best(self, scores: Scores, user: Users, known: NDArray[np.int32]) -> Best:
+        """Return one user's best news; all users without a known click have the same."""
+        if self._cold is not None and not len(known):
+            return self._cold
+        best = best_alone(scores, user, self._catalogue.real_vectors, self.k, self._longest)
+        if not len(known):
+            self._cold = best
+        return best
 
     def _ranks(self, rows: Rows, clicked: Sequence[NDArray[np.int32]]) -> dict[str, Any]:
         lists = Lists.of(rows.column("candidates"))

@@ -4,6 +4,8 @@ import importlib
 import json
 import logging
 import os
+import re
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -25,6 +27,7 @@ RAY_VARIABLES = {
 }
 RAY_STORE = 128 << 20
 """Bytes of Ray's object store on one machine: only numbers and counts of parts pass through it."""
+SECONDS_TO_CONNECT = 5
 
 
 def make_engine(name: str, workers: int | None = None, address: str | None = None) -> Engine:
@@ -69,12 +72,21 @@ class PartScorer:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.scorer = job.scorer()
+        self.scorer: BatchScorer | None = None
+        self.error = ""
+        try:
+            self.scorer = job.scorer()
+        except UserError as error:  # raised here, an engine would try again and again
+            self.error = str(error)
 
     def __call__(self, parts: pa.Table) -> pa.Table:
         """Score parts by their numbers."""
-        numbers = parts["part"].to_pylist()
-        done = [json.dumps(score_part(self.job, number, self.scorer)) for number in numbers]
+        done = []
+        for number in parts["part"].to_pylist():
+            part: dict[str, Any] = {"number": number, "error": self.error}
+            if self.scorer is not None:
+                part = score_part(self.job, number, self.scorer)
+            done.append(json.dumps(part))
         return pa.table({"done": pa.array(done, pa.string())})
 
 
@@ -134,8 +146,11 @@ def _start_ray(ray: Any, workers: int | None, address: str | None) -> None:
         )
         return
     try:
+        host = re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", address)
+        if host:  # Ray itself tries for minutes
+            socket.create_connection((host[1], int(host[2])), SECONDS_TO_CONNECT).close()
         ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         problem = " ".join(str(error).split())[:300].rstrip(".")
         raise UserError(
             f"--ray_address {address}: Ray {ray.__version__} cannot use this cluster ({problem}). "

@@ -158,7 +158,8 @@ def find_users(given: str, result: str) -> Users:
             footer = parquet.metadata.serialized_size + 8
             ending = source.read_at(footer, source.size() - footer)
             files.append((info.path, parquet.metadata.num_rows))
-            kinds.append(_time_of(parquet.schema_arrow))
+            kind = _time_of(parquet.schema_arrow)
+            kinds.append(kind if files[-1][1] or not kinds else kinds[0])
         told = json.dumps([name, info.size, info.mtime_ns]).encode()
         hashed.update(told + hashlib.sha256(ending).digest())
         for mine, first, what in ((columns, columns[0], "columns"), (kinds, kinds[0], "time")):

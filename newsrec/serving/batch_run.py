@@ -47,9 +47,9 @@ OPTIONS = {
 
 
 def run_batch(
-    export: str,
-    users: str,
-    output: str,
+    export: str | Path,
+    users: str | Path,
+    output: str | Path,
     *,
     engine: str = "local",
     workers: int | None = None,
@@ -85,10 +85,16 @@ def run_batch(
     """
     if users_per_part < 1:
         raise UserError(f"--users_per_part is {users_per_part}; it must be at least 1.")
+    export, users, output = str(export), str(users), str(output)
     place = find_place(output, "--output")
+    if f"{place.path}/".startswith(f"{find_place(users, '--users').path}/"):
+        raise UserError(
+            f"--output {output} lies in --users {users}, where it would count as users. Choose "
+            "another --output."
+        )
     work = place.beside(UNFINISHED) if place.is_local else place
     job = Job(
-        export if "://" in export else os.path.abspath(export),
+        os.path.abspath(export),
         export_hash(export),
         find_users(users, result),
         work.given if not place.is_local else work.path,
@@ -119,7 +125,11 @@ def run_batch(
         manifest = {
             "format": 1,
             "newsrec": __version__,
-            "export": {"path": export, "manifest_sha256": job.export_hash},
+            "export": {
+                "path": export,
+                "manifest_sha256": job.export_hash,
+                "model_hash": scorer.folder.manifest["model_hash"],
+            },
             "source": {"path": users, "files": len(job.users.files)},
             **{name: value for name, value in job.common.items() if name != "export"},
             "counts": dict(sorted(counts.items())),
@@ -229,8 +239,10 @@ def _keep_or_remove(work: Place, done: dict[int, Any], job: Job) -> None:
         return
     with contextlib.suppress(OSError):
         for info in work.files():
-            work.filesystem.delete_file(info.path)
-        work.filesystem.delete_dir(work.path)
+            if info.path.rpartition("/")[2] in {PLAN, *map(part_name, range(job.num_parts))}:
+                work.filesystem.delete_file(info.path)
+        if not work.files():
+            work.filesystem.delete_dir(work.path)
 
 
 @contextlib.contextmanager

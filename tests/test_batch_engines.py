@@ -1,0 +1,202 @@
+"""Ray and Spark give the rows that one process gives, also after kills: ``pytest -m engines``."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from batch_world import users_of, write_export, write_users
+
+from newsrec.__main__ import main
+from newsrec.errors import UserError
+from newsrec.files import file_hash
+from newsrec.serving.batch import BatchScorer
+from newsrec.serving.batch_engines import RAY_VARIABLES
+from newsrec.serving.batch_run import run_batch
+
+pytestmark = [
+    pytest.mark.engines,
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
+]
+MANY = 8_000
+"""News items, so that a part takes a moment."""
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """Ray with two CPUs on this machine alone."""
+    os.environ.update(RAY_VARIABLES)
+    ray = pytest.importorskip("ray", reason='ray is missing: pip install "newsrec[ray]"')
+    pytest.importorskip("ray.data", reason='ray is missing: pip install "newsrec[ray]"')
+    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False,
+             object_store_memory=100 << 20, _node_ip_address="127.0.0.1")  # fmt: skip
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def spark():
+    """Spark with two tasks at a time on this machine alone."""
+    sql = pytest.importorskip("pyspark.sql", reason='pyspark is missing: "newsrec[spark]"')
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    builder = sql.SparkSession.builder.master("local[2,4]").config("spark.ui.enabled", "false")
+    for name in ("spark.driver.bindAddress", "spark.driver.host"):
+        builder = builder.config(name, "127.0.0.1")
+    session = builder.getOrCreate()
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("world")
+    write_export(root / "export")
+    write_users(root / "users")
+    write_export(root / "many", news=MANY)
+    write_users(root / "many_users", sizes=(1000, 1000), news=MANY)
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory):
+    """What one process writes for many users."""
+    output = tmp_path_factory.mktemp("whole") / "out"
+    return run_batch(world / "many", world / "many_users", output, k=7, users_per_part=100)
+
+
+def scored(root, output, engine, per_part, workers, **options):
+    """Return what a run writes: the hash of each part, which covers every bit of it."""
+    manifest = run_batch(
+        root / "export", root / "users", output, engine=engine, workers=workers, k=7,
+        users_per_part=per_part, **options,
+    )  # fmt: skip
+    return manifest["parts"], manifest["counts"]
+
+
+@pytest.mark.parametrize(("workers", "per_part"), [(1, 103), (3, 1), (3, 37)])
+def test_actors_of_ray_write_the_files_of_one_process(ray, world, tmp_path, workers, per_part):
+    result = {"result": "ranks" if per_part == 37 else "news"}
+    if per_part == 1:  # a part of one user each; the first three are enough
+        pq.write_table(users_of(0, 3), tmp_path / "users")
+        (tmp_path / "export").symlink_to(world / "export")
+        world = tmp_path
+    local = scored(world, tmp_path / "local", "local", per_part, 2, **result)
+    assert scored(world, tmp_path / "ray", "ray", per_part, workers, **result) == local
+
+
+@pytest.mark.parametrize("per_part", [103, 37])
+def test_tasks_of_spark_write_the_files_of_one_process(spark, world, tmp_path, per_part):
+    result = {"result": "vectors" if per_part == 37 else "news"}
+    local = scored(world, tmp_path / "local", "local", per_part, 1, **result)
+    assert scored(world, tmp_path / "spark", "spark", per_part, 2, **result) == local
+
+
+def test_the_scorer_is_a_class_for_ray_data(ray, world):
+    """As docs/batch.md shows it, with batches that Ray chooses."""
+    found = ray.data.read_parquet(str(world / "users")).map_batches(
+        BatchScorer, fn_constructor_args=(str(world / "export"),), fn_constructor_kwargs={"k": 7},
+        batch_format="pyarrow", batch_size=13, compute=ray.data.ActorPoolStrategy(size=2),
+    )  # fmt: skip
+    rows = sorted((row for row in found.iter_rows()), key=lambda row: int(row["user_id"][1:]))
+    expected = BatchScorer(world / "export", k=7)(users_of(0, 103)).to_pylist()
+    for row, other in zip(rows, expected, strict=True):
+        assert {name: list(v) if name in ("news_ids", "scores") else v for name, v in row.items()}\
+            == other  # fmt: skip
+
+
+def test_the_scorer_runs_under_map_in_arrow(spark, world):
+    export = str(world / "export")
+
+    def score(batches):
+        scorer = BatchScorer(export, k=7)
+        for batch in batches:
+            yield from scorer(pa.Table.from_batches([batch])).to_batches()
+
+    schema = "user_id string, news_ids array<string>, scores array<float>, num_unknown_history int"
+    users = spark.read.schema(
+        "user_id string, history array<string>, candidates array<string>"
+    ).parquet(*[str(world / "users" / f"{number}.parquet") for number in (0, 2, 3)])
+    rows = [row.asDict() for row in users.mapInArrow(score, schema).collect()]
+    rows.sort(key=lambda row: int(row["user_id"][1:]))
+    assert rows == BatchScorer(world / "export", k=7)(users_of(0, 103)).to_pylist()
+
+
+def test_a_mistake_of_the_user_is_one_sentence_on_every_engine(ray, spark, world, tmp_path):
+    table = pa.table({"user_id": ["U1", "U2"], "history": [["N1"], None]})
+    pq.write_table(table, tmp_path / "users.parquet")
+    for engine in ("local", "ray", "spark"):
+        with pytest.raises(UserError, match=r"users\.parquet, row 1, column history: null"):
+            run_batch(
+                world / "export", tmp_path / "users.parquet", tmp_path / "out", engine=engine, k=7
+            )
+    assert [path.name for path in tmp_path.iterdir()] == ["users.parquet"]
+
+
+def test_a_run_of_ray_whose_worker_is_killed_is_complete_and_equal(ray, world, whole, tmp_path):
+    killed = []
+
+    def kill():
+        work = tmp_path / "ray.unfinished"
+        while len(list(work.glob("part-*"))) < 2:
+            time.sleep(0.02)
+        (worker, *_) = processes(os.getpid(), "ray::MapWorker")
+        os.kill(worker, signal.SIGKILL)
+        killed.append(worker)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    options = {"k": 7, "users_per_part": 100}
+    many = run_batch(world / "many", world / "many_users", tmp_path / "ray", engine="ray",
+                     workers=2, **options)  # fmt: skip
+    thread.join(10)
+    assert killed
+    assert many["parts"] == whole["parts"]
+
+
+def test_a_run_of_ray_whose_driver_is_killed_is_resumed(world, whole, tmp_path):
+    pytest.importorskip("ray", reason='ray is missing: pip install "newsrec[ray]"')
+    argv = ["batch", str(world / "many"), "--users", str(world / "many_users"), "-k", "7",
+            "--users_per_part", "100"]  # fmt: skip
+    ray = ["--output", str(tmp_path / "out"), "--engine", "ray", "--workers", "2"]
+    driver = subprocess.Popen([sys.executable, "-m", "newsrec", *argv, *ray])
+    work = tmp_path / "out.unfinished"
+    try:
+        while len(list(work.glob("part-*"))) < 3:
+            assert driver.poll() is None
+            time.sleep(0.02)
+    finally:
+        driver.kill()
+    driver.wait(30)
+    assert not (tmp_path / "out").exists()
+    kept = len(list(work.glob("part-*")))
+    assert 3 <= kept < 20
+    main([*argv, *ray[:2], "--resume"])  # on another engine
+    manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
+    assert manifest["parts"] == whole["parts"]
+    assert {name: file_hash(tmp_path / "out" / name) for name in whole["parts"]} == whole["parts"]
+
+
+def processes(root, name):
+    """Return the processes below one whose command line begins with a name."""
+    parents = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                status = (folder / "stat").read_text().rpartition(")")[2].split()
+                parents[int(folder.name)] = int(status[1]), (folder / "cmdline").read_text()
+            except OSError:
+                continue  # it has ended
+    found = []
+    for pid, (parent, line) in parents.items():
+        while parent in parents and parent != root:
+            parent = parents[parent][0]
+        if parent == root and line.startswith(name):
+            found.append(pid)
+    return found

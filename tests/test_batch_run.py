@@ -1,0 +1,314 @@
+"""The command ``batch`` in this process: whole or not at all, resumed, and every bad input."""
+
+import json
+import os
+import shutil
+import socket
+import sys
+from types import SimpleNamespace
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from batch_world import users_of, write_export, write_users
+from conftest import refused
+
+from newsrec.__main__ import main
+from newsrec.errors import UserError
+from newsrec.files import file_hash
+from newsrec.serving import batch_engines, batch_files, batch_parts
+from newsrec.serving.batch import RESULTS, BatchScorer
+from newsrec.serving.batch_run import run_batch
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("world")
+    write_export(root / "export")
+    write_export(root / "other", seed=1)
+    write_users(root / "users")
+    return root
+
+
+def batch(world, output, *more, users="users", export="export"):
+    """Return the words of a command of small parts."""
+    return ["batch", f"{world / export}", "--users", f"{world / users}", "--output", f"{output}",
+            "-k", "5", "--users_per_part", "30", "--workers", "2", *more]  # fmt: skip
+
+
+def rows_of(output):
+    return pq.read_table(output).to_pylist()
+
+
+@pytest.mark.parametrize("result", RESULTS)
+def test_the_output_has_a_row_for_each_user_in_their_order(world, tmp_path, capsys, result):
+    main(batch(world, tmp_path / "out", "--result", result))
+    users = users_of(0, 103)
+    assert rows_of(tmp_path / "out") == BatchScorer(world / "export", result, 5)(users).to_pylist()
+    frame = pd.read_parquet(tmp_path / "out")
+    assert frame["user_id"].tolist() == users["user_id"].to_pylist()
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert files == ["_manifest.json", *(f"part-0000{i}.parquet" for i in range(4))]
+    manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
+    assert manifest["counts"]["users"] == 103
+    unknown = sum(frame["num_unknown_history"])
+    assert manifest["counts"]["unknown_history"] == unknown > 0
+    assert manifest["parts"] == {n: file_hash(tmp_path / "out" / n) for n in files[1:]}
+    said = capsys.readouterr().out
+    assert "103 users in 4 files" in said
+    assert f"{unknown} ids of histories are not in the export" in said
+
+
+@pytest.mark.parametrize("per_part", [7, 103, 1000])
+def test_parts_of_every_size_have_the_same_rows(world, tmp_path, monkeypatch, per_part):
+    monkeypatch.setattr(batch_files, "ROWS_AT_ONCE", 11)
+    run_batch(world / "export", world / "users", tmp_path / "out", k=5, users_per_part=per_part)
+    expected = BatchScorer(world / "export", k=5)(users_of(0, 103))
+    assert rows_of(tmp_path / "out") == expected.to_pylist()
+
+
+def stopping_after(monkeypatch, parts, error):
+    """Let the local engine fail in the part after some."""
+    real = batch_engines.score_part
+
+    def score(job, number, *more):
+        if number == parts:
+            raise error
+        return real(job, number, *more)
+
+    monkeypatch.setattr(batch_engines, "score_part", score)
+
+
+def test_a_stopped_run_leaves_no_output_and_goes_on_with_what_is_missing(
+    world, tmp_path, monkeypatch, capsys
+):
+    main(batch(world, tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        stopping_after(patch, 2, KeyboardInterrupt)
+        with pytest.raises(SystemExit) as stop:
+            main(batch(world, tmp_path / "out"))
+    assert stop.value.code == 130
+    assert not (tmp_path / "out").exists()
+    work = tmp_path / "out.unfinished"
+    kept = "keeps 2 of 4 parts. The same command with --resume goes on."
+    assert kept in capsys.readouterr().err
+    (work / "part-00001.parquet").write_bytes((work / "part-00001.parquet").read_bytes()[:-9])
+    (work / ".part-00002.parquet.building-abcdefgh").write_bytes(b"half")
+    assert "Go on with it by --resume" in refused(capsys, *batch(world, tmp_path / "out"))
+    scored = []
+    real = batch_engines.score_part
+    monkeypatch.setattr(batch_engines, "score_part", lambda *a: (scored.append(a[1]), real(*a))[1])
+    main(batch(world, tmp_path / "out", "--resume"))
+    assert scored == [1, 2, 3]  # the first part was whole
+    assert not work.exists()
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
+    main(batch(world, tmp_path / "out", "--resume"))
+    assert "is complete already" in capsys.readouterr().err
+    assert "is not empty" in refused(capsys, *batch(world, tmp_path / "out"))
+    said = refused(capsys, *batch(world, tmp_path / "out", "--resume", "-k", "6"))
+    assert "-k was 5" in said
+
+
+def test_resume_refuses_another_export_other_users_and_other_options(
+    world, tmp_path, monkeypatch, capsys
+):
+    shutil.copytree(world / "users", tmp_path / "users")
+    with monkeypatch.context() as patch:
+        stopping_after(patch, 1, KeyboardInterrupt)
+        with pytest.raises(SystemExit):
+            main(batch(world, tmp_path / "out", users=tmp_path / "users"))
+    again = {"users": tmp_path / "users", "export": "export"}
+    before = sorted((tmp_path / "out.unfinished").iterdir())
+    for change, more, told in (
+        ({"export": "other"}, (), "the export is another one, or was changed"),
+        ({"users": "users/0.parquet"}, (), "the users are others"),
+        ({}, ("-k", "4"), "-k was 5"),
+        ({}, ("--result", "vectors"), "--result was news"),
+        ({}, ("--users_per_part", "31"), "--users_per_part was 30"),
+        ({}, ("--exclude_history", "false"), "--exclude_history was True"),
+    ):
+        argv = batch(world, tmp_path / "out", "--resume", *more, **(again | change))
+        assert told in refused(capsys, *argv)
+    os.utime(tmp_path / "users" / "0.parquet", (1, 1))
+    assert "written again" in refused(capsys, *batch(world, tmp_path / "out", "--resume", **again))
+    assert sorted((tmp_path / "out.unfinished").iterdir()) == before
+
+
+def test_a_resume_without_anything_to_go_on_with_starts_from_the_beginning(world, tmp_path, capsys):
+    main(batch(world, tmp_path / "out", "--resume"))
+    assert "There is nothing to resume" in capsys.readouterr().err
+    assert len(rows_of(tmp_path / "out")) == 103
+
+
+def bad(**columns):
+    return pa.table({"user_id": ["U1", "U2"], "history": [["N1"], []]} | columns)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({}, "is a folder without a .parquet file"),
+        ({"a.txt": b"", "_b.parquet": b""}, "is a folder without a .parquet file"),
+        ({"a.parquet": b""}, "a.parquet cannot be read as Parquet: it is empty"),
+        ({"a.parquet": b"id,history\n" * 9}, "no Parquet file, whatever its name says"),
+        ({"a.parquet": bad().drop("history")}, "has no column history"),
+        ({"a.parquet": bad().rename_columns(["user", "history"])}, "Rename user"),
+        ({"a.parquet": bad(history=["N1 N2", ""])}, "df['history'].str.split()"),
+        ({"a.parquet": bad(history=[[["N1"]], []])}, "lists of ids (text or whole numbers)"),
+        ({"a.parquet": bad(history=[{"a": "N1"}, None])}, "lists of ids (text or whole numbers)"),
+        ({"a.parquet": bad(user_id=[0.5, 1.5])}, "the column user_id holds"),
+        ({"a.parquet": bad().slice(0, 0)}, "has no rows"),
+        ({"a.parquet": bad(), "b.parquet": bad(time=[1, 2])}, "b.parquet has the columns user_id, "
+         "history, time, but"),
+        ({"a.parquet": bad(time=[1, 2]), "b.parquet": bad(time=["1", "2"])},
+         "b.parquet has the time string, but"),
+        ({"a.parquet": bad(history=[["N1"], None])},
+         "a.parquet, row 1, column history: null; a user without has an empty list: 'None'"),
+        ({"a.parquet": bad(), "b.parquet": bad(user_id=["U1", None])},
+         "b.parquet, row 1, column user_id: null, empty or not UTF-8"),
+    ],
+)  # fmt: skip
+def test_users_that_cannot_be_read_are_refused_and_nothing_is_written(
+    world, tmp_path, capsys, files, said
+):
+    (tmp_path / "users").mkdir()
+    for name, content in files.items():
+        if isinstance(content, bytes):
+            (tmp_path / "users" / name).write_bytes(content)
+        else:
+            pq.write_table(content, tmp_path / "users" / name)
+    assert said in refused(capsys, *batch(world, tmp_path / "out", users=tmp_path / "users"))
+    assert [path.name for path in tmp_path.iterdir()] == ["users"]
+
+
+def test_bad_rows_are_left_out_and_counted_if_asked(world, tmp_path, capsys):
+    table = bad(history=[None, ["N1", "X", None]], user_id=pa.array([1, 2], pa.int64()))
+    pq.write_table(table, tmp_path / "users.parquet")
+    users = tmp_path / "users.parquet"
+    main(batch(world, tmp_path / "out", "--on_bad_line", "drop", users=users))
+    assert [(row["user_id"], row["num_unknown_history"]) for row in rows_of(tmp_path / "out")] == [
+        ("2", 2)
+    ]
+    said = capsys.readouterr().out
+    assert "1 rows were left out" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--users", "nowhere"], "--users nowhere does not exist. Looked for"),
+        (["--users", "strange://users"], "strange:// cannot be opened"),
+        (["-k", "61"], "k is 61; it must be from 1 to the number of news, 60."),
+        (["--workers", "0"], "--workers is 0"),
+        (["--users_per_part", "0"], "--users_per_part is 0"),
+        (["--ray_address", "auto"], "--ray_address is for --engine ray, and --engine is local"),
+        (["--result", "best"], "--result"),
+        (["--engine", "dask"], "--engine"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(world, tmp_path, capsys, change, said):
+    assert said in refused(capsys, *batch(world, tmp_path / "out"), *change)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_engine_that_is_not_installed_is_told_with_its_command(
+    world, tmp_path, capsys, monkeypatch
+):
+    for engine, package in (("ray", "ray"), ("spark", "pyspark")):
+        monkeypatch.setitem(sys.modules, package, None)
+        said = refused(capsys, *batch(world, tmp_path / "out", "--engine", engine))
+        assert f'pip install "newsrec[{engine}]"' in said
+        assert f"--engine {engine} needs the package {package}" in said
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        ConnectionError("Could not find any running Ray instance."),
+        RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.1\n"),
+    ],
+)
+def test_a_cluster_that_ray_cannot_use_is_told(problem):
+    def init(**options):
+        assert options["address"] == "auto"
+        raise problem
+
+    ray = SimpleNamespace(init=init, __version__="2.60.0")
+    with pytest.raises(UserError) as error:
+        batch_engines._start_ray(ray, 2, "auto")
+    said = str(error.value)
+    assert said.startswith("--ray_address auto: Ray 2.60.0 cannot use this cluster (")
+    assert " ".join(str(problem).split()).rstrip(".") in said
+
+
+def test_a_cluster_that_cannot_be_reached_is_told_at_once():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "127.0.0.1:99999"):
+        with pytest.raises(UserError, match=rf"^--ray_address {address}: Ray 1 cannot use"):
+            batch_engines._start_ray(SimpleNamespace(__version__="1"), 2, address)
+
+
+def test_an_export_that_changed_on_the_way_is_refused(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_parts, "export_hash", lambda export: "another")
+    with pytest.raises(UserError, match="another export on this machine"):
+        run_batch(world / "export", world / "users", tmp_path / "out")
+    job = batch_parts.Job("export", "first", None, "", "news", 1, True, 1, "error")
+    (line,) = batch_engines.PartScorer(job)(pa.table({"part": [3]}))["done"].to_pylist()
+    assert json.loads(line)["number"] == 3
+    assert "another export on this machine" in json.loads(line)["error"]
+
+
+def test_an_output_among_the_users_is_refused(world, tmp_path, capsys):
+    shutil.copytree(world / "users", tmp_path / "users")
+    said = refused(capsys, *batch(world, tmp_path / "users" / "out", users=tmp_path / "users"))
+    assert "where it would count as users" in said
+    assert len(list((tmp_path / "users").iterdir())) == 4
+
+
+def test_an_output_that_another_command_writes_is_refused(world, tmp_path, capsys, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    with monkeypatch.context() as patch:
+        stopping_after(patch, 1, KeyboardInterrupt)
+        with pytest.raises(SystemExit):
+            main(batch(world, tmp_path / "out"))
+    handle = os.open(tmp_path / "out.unfinished", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    said = refused(capsys, *batch(world, tmp_path / "out", "--resume"))
+    assert "Another command is writing" in said
+    os.close(handle)
+
+
+def test_users_and_output_may_lie_in_an_object_store(world, tmp_path, monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    memory.put(str(world / "users"), "/in/users", recursive=True)
+    run_batch(world / "export", world / "users", tmp_path / "plain", k=5, users_per_part=30)
+    options = {"k": 5, "users_per_part": 30}
+    stopping_after(monkeypatch, 2, KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_batch(world / "export", "memory://in/users", "memory://out/a", **options)
+    assert not memory.exists("/out/a/_manifest.json")
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="Go on with it by --resume"):
+        run_batch(world / "export", "memory://in/users", "memory://out/a", **options)
+    run_batch(world / "export", "memory://in/users", "memory://out/a", **options, resume=True)
+    run_batch(world / "export", f"file://{world}/users", f"file://{tmp_path}/file", **options)
+    names = sorted(path.rpartition("/")[2] for path in memory.ls("/out/a", detail=False))
+    assert names == sorted(path.name for path in (tmp_path / "file").iterdir())
+    rows = pq.read_table("/out/a", filesystem=memory).to_pylist()
+    assert rows == rows_of(tmp_path / "plain") == rows_of(tmp_path / "file")
+    with pytest.raises(UserError, match="is complete"):
+        run_batch(world / "export", "memory://in/users", "memory://out/a", **options)
+
+
+def test_a_history_of_very_many_clicks_is_read(world, tmp_path):
+    clicks = [f"N{i % 60}" for i in range(200_000)]
+    table = pa.table({"user_id": ["U"], "history": [clicks], "candidates": [["N1"]]})
+    pq.write_table(table, tmp_path / "users.parquet")
+    run_batch(world / "export", tmp_path / "users.parquet", tmp_path / "out", result="ranks")
+    short = table.set_column(1, "history", pa.array([clicks[-6:]]))
+    assert rows_of(tmp_path / "out") == BatchScorer(world / "export", "ranks")(short).to_pylist()
