@@ -154,6 +154,12 @@ def test_a_batch_of_mind_mentions_what_was_counted():
     assert mentions(32, 50, 5, "random").distinct == pytest.approx(822, rel=0.01)
     assert mentions(168, 50, 5, "random").distinct == pytest.approx(3012, rel=0.01)
     assert mentions(512, 100, 5, "user").distinct == pytest.approx(5150, rel=0.01)
+    alone, together = (mentions(60, 50, 5, batches) for batches in ("random", "impression"))
+    assert (alone.users, together.users) == (60, 40)
+    assert (
+        0.7 < together.distinct / alone.distinct < 0.8
+    )  # 40 histories of 25.5 clicks, 300 candidates
+    assert mentions(1, 50, 5, "impression").users == 1
     lengths = text_lengths(["title"], 48, 1000)
     assert (np.diff(lengths) >= 0).all()
     assert lengths.mean() == pytest.approx(15.9, abs=0.3)

@@ -98,7 +98,7 @@ class DataOptions:
     max_candidates: int = 50
     batch_size: int = 64
     tokens_per_batch: int | None = None
-    batches: str = "random"
+    batches: str = "impression"
     eval_batch_size: int = 512
     train: str = "train"
     val: str = "dev"

@@ -52,7 +52,7 @@ class Case(NamedTuple):
     max_tokens: int = 32
     max_history: int = 50
     dim: int = 256
-    batches: str = "random"
+    batches: str = "impression"
 
 
 CASES = {

@@ -30,7 +30,8 @@ SHAPE = {"heads": 8, "ffn": 128, "dropout": 0.3}
 
 def measure(root: str, batch_size: int, steps: int) -> dict[str, Any]:
     """Return what a step takes, by loss."""
-    sources = {name: MindDataModule(root, loss=name, batch_size=batch_size) for name in LOSSES}
+    options: dict[str, Any] = {"batch_size": batch_size, "batches": "random"}
+    sources = {name: MindDataModule(root, loss=name, **options) for name in LOSSES}
     torch.manual_seed(0)
     first = next(iter(sources.values()))
     user = SHAPE | {"positions": "recency"}
