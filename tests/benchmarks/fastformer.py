@@ -5,11 +5,11 @@
 
 The same batches go through the same model on kept states, turn by turn in one process: forward,
 backward, clipping and AdamW with a learning rate of 0. ``padded`` is what a CPU did before, and
-what a GPU does: blocks of similar length, a mask, and PyTorch's own dropout. Without dropout, losses
-and gradients must agree. Seconds are of the CPU. The share of the matmul rate is the operations
-that matrix products of real tokens and clicks need, over what a square product does in that time.
-``parts`` are shares of a profile. Peak memory is that of a process that runs one way only. Prints
-one JSON object.
+what a GPU does: blocks of similar length, a mask, and PyTorch's own dropout. Without dropout,
+losses and gradients must agree. Seconds are of the CPU. The share of the matmul rate is the
+operations that matrix products of real tokens and clicks need, over what a square product does in
+that time. ``parts`` are shares of a profile. Peak memory is that of a process that runs one way
+only. Prints one JSON object.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def taking(way: str) -> Iterator[None]:
     with ExitStack() as stack:
         if way == "padded":
             for name in DECIDES:
-                stack.enter_context(mock.patch(f"{name}.runs_on_cpu", lambda device: False))
+                stack.enter_context(mock.patch(f"{name}.runs_on_cpu", return_value=False))
         yield
 
 
@@ -190,7 +190,8 @@ def peak_of_steps(root: str, args: argparse.Namespace) -> int:
     """Take steps in one way; return the MB by which they raise the most memory held."""
     model, batches = made(root, args)
     step = stepper(model)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins at what is held now
+    # From here on, the peak begins at what is held now.
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     before = held("VmHWM")
     with taking(args.alone):
         for batch in batches:
