@@ -34,6 +34,7 @@ from newsrec.data.datamodule import MindDataModule
 from newsrec.model.plm.load import load_plm
 from newsrec.model.recommender import NewsRecommender
 from newsrec.training.catalogue import frozen_states
+from newsrec.training.hardware.heap import keep_freed_memory
 from newsrec.training.losses import LOSSES
 from newsrec.training.progress.throughput import _Counts, model_flop
 
@@ -218,6 +219,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--alone", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    keep_freed_memory()  # as ``fit`` does
     if args.alone:
         print(peak_of_steps(args.root, args))
         return
