@@ -9,8 +9,8 @@ from waits import Reads, Waits
 
 from newsrec.model.plm import cut as tuning
 from newsrec.model.plm.blocks import length_mask
-from newsrec.model.plm.cut import CutPlm, run_plm
-from newsrec.model.plm.masks import PADDED, mask_by_padding, nothing_padded
+from newsrec.model.plm.cut import CutPlm
+from newsrec.model.plm.masks import PADDED, mask_by_padding, nothing_padded, run_plm
 
 OWN_MASKS = ("deberta-v2", "xlm")
 """Families that make masks without transformers' shared functions."""

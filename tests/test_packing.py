@@ -12,7 +12,8 @@ from torch._dynamo.testing import CompileCounter
 from newsrec.model.news_encoder import NewsEncoder
 from newsrec.model.plm import packing
 from newsrec.model.plm.blocks import length_mask, padded_blocks, runs
-from newsrec.model.plm.cut import CutPlm, run_plm
+from newsrec.model.plm.cut import CutPlm
+from newsrec.model.plm.masks import run_plm
 from newsrec.model.plm.packing import ATTENTION, attend, groups_of, join, pack, run_packed
 
 PACKED = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")

@@ -9,8 +9,9 @@ from test_news_encoder import FAMILIES, SIZES, news, trainable
 from newsrec.errors import UserError
 from newsrec.model.fastformer import FastformerConfig
 from newsrec.model.news_encoder import NewsEncoder
-from newsrec.model.plm.cut import CutPlm, length_mask, run_plm
+from newsrec.model.plm.cut import CutPlm, length_mask
 from newsrec.model.plm.load import build_plm
+from newsrec.model.plm.masks import run_plm
 from newsrec.model.plm.recompute import recompute_activations
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

@@ -265,7 +265,7 @@ class Fastformer(nn.Module):
         if isinstance(mask, Joined):
             sizes, longest = (len(mask.lengths), len(x)), max(mask.lengths.tolist(), default=0)
         else:
-            sizes, longest = (len(x), x.shape[1]), mask.shape[1]
+            sizes, longest = (x.shape[0], x.shape[1]), mask.shape[1]
         # During export the length is symbolic, and a comparison would fix it to one value.
         if self.positions is not None and not torch.compiler.is_exporting():
             self._check_length(longest, self.positions.num_embeddings)

@@ -23,11 +23,11 @@ class Joined(NamedTuple):
     @classmethod
     def of(cls, lengths: Tensor) -> "Joined":
         """Return where sequences of these lengths are ``[batch]``."""
-        return cls(lengths, torch.repeat_interleave(lengths))
+        return cls(lengths, torch.arange(len(lengths)).repeat_interleave(lengths))
 
     def sums(self, x: Tensor) -> Tensor:
         """Return the sum of each sequence's elements ``[batch, ...]``; zeros if it has none."""
-        return x.new_zeros(len(self.lengths), *x.shape[1:]).index_add(0, self.owner, x)
+        return _sums(x, self.owner, len(self.lengths))
 
     def numbers(self) -> Tensor:
         """Return the number of elements before each in its sequence ``[elements]``."""
@@ -45,7 +45,7 @@ def masked_softmax(logits: Tensor, mask: Mask) -> Tensor:
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if isinstance(mask, Joined):
-        weights: Tensor = _Softmax.apply(logits, *mask)  # type: ignore[no-untyped-call]
+        weights: Tensor = _Softmax.apply(logits, mask.owner, len(mask.lengths))  # type: ignore[no-untyped-call]
         return weights
     logits = logits.masked_fill(~mask[..., None], torch.finfo(torch.float32).min)
     return logits.softmax(dim=1) * mask[..., None]
@@ -58,7 +58,7 @@ def weighted_sums(weights: Tensor, x: Tensor, mask: Mask) -> Tensor:
     the sums are ``[batch, dim]``.
     """
     if isinstance(mask, Joined):
-        sums: Tensor = _WeightedSums.apply(weights, x, *mask)  # type: ignore[no-untyped-call]
+        sums: Tensor = _WeightedSums.apply(weights, x, mask.owner, len(mask.lengths))  # type: ignore[no-untyped-call]
         return sums
     per_head = x.unflatten(-1, (weights.shape[-1], -1))  # [batch, length, heads, dim / heads]
     return torch.einsum("blh,blhe->bhe", weights.to(x.dtype), per_head).flatten(1)
@@ -70,7 +70,7 @@ def product(x: Tensor, vectors: Tensor, mask: Mask) -> Tensor:
     Elements and products are ``[batch, length, dim]``, or joined ``[elements, dim]``.
     """
     if isinstance(mask, Joined):
-        products: Tensor = _Product.apply(x, vectors, *mask)  # type: ignore[no-untyped-call]
+        products: Tensor = _Product.apply(x, vectors, mask.owner, len(mask.lengths))  # type: ignore[no-untyped-call]
         return products
     return x * vectors.unsqueeze(1)
 
@@ -87,6 +87,10 @@ def masked_mean(x: Tensor, mask: Mask) -> Tensor:
     return total / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
+def _sums(x: Tensor, owner: Tensor, batch: int) -> Tensor:
+    return x.new_zeros(batch, *x.shape[1:]).index_add_(0, owner, x)
+
+
 # Of joined sequences, autograd would keep what each element gets from its sequence, and results
 # of each step, all as large as the elements: the time of this work is that of the memory it fills.
 
@@ -95,19 +99,20 @@ class _Softmax(torch.autograd.Function):
     """Softmax within joined sequences."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, lengths: Tensor, owner: Tensor) -> Tensor:
-        highest = logits.new_full((len(lengths), logits.shape[1]), -torch.inf)
+    def forward(ctx: Any, logits: Tensor, owner: Tensor, batch: int) -> Tensor:
+        highest = logits.new_full((batch, logits.shape[1]), -torch.inf)
         highest.scatter_reduce_(0, owner[:, None].expand(logits.shape), logits, "amax")
         weights = (logits - highest[owner]).exp_()
-        weights /= Joined(lengths, owner).sums(weights)[owner]
-        ctx.save_for_backward(weights, lengths, owner)
+        weights /= _sums(weights, owner, batch)[owner]
+        ctx.save_for_backward(weights, owner)
+        ctx.batch = batch
         return weights
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        weights, lengths, owner = ctx.saved_tensors
-        gradient = gradient - Joined(lengths, owner).sums(weights * gradient)[owner]
+        weights, owner = ctx.saved_tensors
+        gradient = gradient - _sums(weights * gradient, owner, ctx.batch)[owner]
         return gradient.mul_(weights), None, None
 
 
@@ -115,10 +120,10 @@ class _WeightedSums(torch.autograd.Function):
     """Sums of joined elements, each head's part by its own weights."""
 
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, x: Tensor, lengths: Tensor, owner: Tensor) -> Tensor:
+    def forward(ctx: Any, weights: Tensor, x: Tensor, owner: Tensor, batch: int) -> Tensor:
         ctx.save_for_backward(weights, x, owner)
         weighted = weights[..., None] * x.unflatten(-1, (weights.shape[-1], -1))
-        return Joined(lengths, owner).sums(weighted.flatten(1)).to(x.dtype)
+        return _sums(weighted.flatten(1), owner, batch).to(x.dtype)
 
     @staticmethod
     @once_differentiable
@@ -135,13 +140,13 @@ class _Product(torch.autograd.Function):
     """Products of joined elements with the vectors of their sequences."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, vectors: Tensor, lengths: Tensor, owner: Tensor) -> Tensor:
-        ctx.save_for_backward(x, vectors, lengths, owner)
+    def forward(ctx: Any, x: Tensor, vectors: Tensor, owner: Tensor, batch: int) -> Tensor:
+        ctx.save_for_backward(x, vectors, owner)
         return vectors.index_select(0, owner).mul_(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        x, vectors, lengths, owner = ctx.saved_tensors
-        of_vectors = Joined(lengths, owner).sums(gradient * x)
+        x, vectors, owner = ctx.saved_tensors
+        of_vectors = _sums(gradient * x, owner, len(vectors))
         return vectors.index_select(0, owner).mul_(gradient), of_vectors, None, None

@@ -132,7 +132,7 @@ class UserEncoder(nn.Module):
         lengths, order = mask.sum(dim=1).sort(stable=True)
         owner, column = mask[order].nonzero(as_tuple=True)
         clicks = history.flatten(0, 1).index_select(0, order[owner] * mask.shape[1] + column)
-        pooled, mean = self._pooled(clicks, Joined(lengths, owner))
+        pooled, mean = self._pooled(clicks, Joined.of(lengths))
         back = order.argsort()
         return pooled.index_select(0, back), mean.index_select(0, back)
 

@@ -3,10 +3,11 @@
     python tests/benchmarks/attention.py                              # 32 to 16,384 tokens
     python tests/benchmarks/attention.py --lengths 32 256 --figure attention.png
 
-Every batch holds the same number of tokens, cut into sequences of one length; forward and backward
-of one layer and its pooling, in float32. The softmax never holds all its weights at once (SDPA), so
-memory grows linearly in both; time does not. Prints one JSON object. Each measurement is a process
-of its own, so that its peak memory is its own.
+Every batch holds the same number of tokens, cut into sequences of one length; forward and backward,
+or forward alone, of one layer and its pooling, in float32. On a CPU both run over joined sequences,
+as a model does, and seconds are of the CPU. The softmax never holds all its weights at once (SDPA),
+so memory grows linearly in both; time does not. Prints one JSON object. Each measurement is a
+process of its own, so that its peak memory is its own.
 """
 
 import argparse
@@ -41,6 +42,7 @@ def measure(encoder: str, length: int, args: argparse.Namespace) -> dict[str, fl
 
     from newsrec.model.convert import PooledFastformer
     from newsrec.model.fastformer import FastformerConfig
+    from newsrec.model.sequences import Joined
 
     torch.manual_seed(0)
     config = FastformerConfig(args.heads, ffn=args.dim, encoder=encoder)
@@ -48,25 +50,36 @@ def measure(encoder: str, length: int, args: argparse.Namespace) -> dict[str, fl
     batch = max(args.tokens // length, 1)
     x = torch.randn(batch, length, args.dim, device=args.device)
     mask = torch.ones(batch, length, dtype=torch.bool, device=args.device)
+    if args.device == "cpu":  # as in a model
+        x, mask = x.flatten(0, 1), Joined.of(torch.full((batch,), length))
+    clock = time.process_time if args.device == "cpu" else time.perf_counter
 
-    def step() -> float:
+    def step(trains: bool = True) -> float:
         model.zero_grad()
-        start = time.perf_counter()
-        model(x, mask).sum().backward()
+        start = clock()
+        with torch.set_grad_enabled(trains):
+            total = model(x, mask).sum()
+        if trains:
+            total.backward()
         if args.device == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - start
+        return clock() - start
+
+    def fastest(trains: bool) -> float:
+        times = [step(trains)]
+        while sum(times) < SECONDS:
+            times.append(step(trains))
+        return min(times)
 
     before = peak_bytes(args.device)
-    times = [step()]  # the first one warms up
+    step()  # the first one warms up
     peak = peak_bytes(args.device) - before
-    while len(times) < 2 or sum(times[1:]) < SECONDS:
-        times.append(step())
-    seconds = min(times[1:])
+    seconds, forward = fastest(True), fastest(False)
     return {
         "threads": torch.get_num_threads(),
         "sequences": batch,
         "seconds": round(seconds, 5),
+        "forward_seconds": round(forward, 5),
         "ms_per_sequence": round(1e3 * seconds / batch, 4),
         "peak_mb": round(peak / 2**20, 1),
         "peak_mb_per_sequence": round(peak / 2**20 / batch, 4),
@@ -124,14 +137,17 @@ def main() -> None:
             results.append({"encoder": encoder, "length": length, **json.loads(done.stdout)})
     if args.figure:
         draw(results, args.figure)
-    seconds = {(row["encoder"], row["length"]): row["seconds"] for row in results}
-    ratio = {
-        length: round(seconds["transformer", length] / seconds["fastformer", length], 2)
-        for length in args.lengths
+    found = {(row["encoder"], row["length"]): row for row in results}
+    ratios = {
+        name: {
+            length: round(found["transformer", length][key] / found["fastformer", length][key], 2)
+            for length in args.lengths
+        }
+        for name, key in (("training", "seconds"), ("forward", "forward_seconds"))
     }
     sizes = {name: getattr(args, name) for name in ("tokens", "dim", "heads", "device")}
     sizes["torch"] = version("torch")
-    print(json.dumps({**sizes, "transformer_over_fastformer": ratio, "results": results}))
+    print(json.dumps({**sizes, "transformer_over_fastformer": ratios, "results": results}))
 
 
 if __name__ == "__main__":

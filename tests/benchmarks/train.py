@@ -50,9 +50,9 @@ from newsrec.data.datamodule import MindDataModule
 from newsrec.data.options import BATCHES
 from newsrec.model.matching import match_candidates
 from newsrec.model.plm.blocks import length_mask
-from newsrec.model.plm.cut import run_plm
 from newsrec.model.plm.load import build_plm, load_plm
 from newsrec.model.plm.lora import LoraConfig
+from newsrec.model.plm.masks import run_plm
 from newsrec.model.recommender import NewsRecommender
 from newsrec.plm_source import DEFAULT_PLM
 from newsrec.simulation.simulate import simulate

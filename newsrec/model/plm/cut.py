@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from newsrec.errors import UserError
 from newsrec.model.plm import blocks
 from newsrec.model.plm.blocks import length_mask
-from newsrec.model.plm.masks import mask_by_padding, nothing_padded
+from newsrec.model.plm.masks import mask_by_padding, nothing_padded, run_plm
 from newsrec.model.plm.packing import groups_of, join, pack, run_packed
 from newsrec.model.plm.transformers_internals import first_position
 from newsrec.model.sequences import Joined, Mask
@@ -98,8 +98,8 @@ class CutPlm:
             padded: Whether states must be padded, also where joined ones would be faster.
 
         Yields:
-            Last states of some news ``[rows, tokens, hidden]`` and a mask that is True where a
-            token is real ``[rows, tokens]``; or joined states.
+            Last states of some news ``[rows, tokens, hidden]``, and a mask that is True where real
+            ``[rows, tokens]``; or joined states.
 
         Raises:
             UserError: If the size of the states differs from this PLM's.
@@ -127,8 +127,7 @@ class CutPlm:
                 with torch.set_grad_enabled(torch.is_grad_enabled() and self.tune_layers != 0):
                     states = run_packed(self.plm, ids, groups)
             else:
-                below, given = given.tensor_split([int(lengths.sum())])
-                states = below.to(self.plm.dtype)
+                states, given = given.to(self.plm.dtype).tensor_split([int(lengths.sum())])
                 if self.tune_layers:
                     ids = torch.zeros(len(states), dtype=torch.int64, device=states.device)
                     with self._given(states[None]) as top:
@@ -311,11 +310,6 @@ def layer_lists(plm: PreTrainedModel, tune_layers: int) -> list[nn.ModuleList]:
         f"model.tune_layers is {tune_layers}, but the layers of this PLM "
         f"({plm.config.model_type}) are not separate modules. Choose 0 (frozen) or -1 (all)."
     )
-
-
-def run_plm(plm: PreTrainedModel, token_ids: Tensor, mask: Tensor) -> Tensor:
-    """Return a PLM's last states ``[news, tokens, hidden]``; tokens and mask ``[news, tokens]``."""
-    return plm(input_ids=token_ids.long(), attention_mask=mask.long())[0]
 
 
 def longest_text(plm: PreTrainedModel) -> int | None:

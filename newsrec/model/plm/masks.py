@@ -80,3 +80,8 @@ def mask_by_padding(plm: PreTrainedModel) -> bool:
     return internals.try_attention(
         plm, PADDED[before], lambda: [states(mask) for mask in masks], same
     )
+
+
+def run_plm(plm: PreTrainedModel, token_ids: Tensor, mask: Tensor) -> Tensor:
+    """Return a PLM's last states ``[news, tokens, hidden]``; tokens and mask ``[news, tokens]``."""
+    return plm(input_ids=token_ids.long(), attention_mask=mask.long())[0]

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -20,8 +20,7 @@ class LiveBytes(TorchDispatchMode):
 
     Every operation of the forward and backward pass is seen here, so the count includes tensors
     that autograd keeps, bf16 copies under autocast, recomputed layers and intermediate gradients.
-    Tensors with values, such as lengths that a model reads on the CPU, are computed as usual and do
-    not count.
+    Tensors with values, such as lengths that a model reads on the CPU, are computed as usual.
 
     Uses torch's private ``FakeTensor`` (2.13).
     """
@@ -37,16 +36,15 @@ class LiveBytes(TorchDispatchMode):
         """Run an operation and count the storages that it allocates."""
         kwargs = kwargs or {}
         given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        if given and not any(isinstance(x, FakeTensor) for x in given):
-            with unset_fake_temporarily():
-                return func(*args, **kwargs)
-        result = func(*args, **kwargs)
-        made = [x for x in pytree.tree_leaves(result) if isinstance(x, FakeTensor)]
+        with_values = given and not any(isinstance(x, FakeTensor) for x in given)
+        with unset_fake_temporarily() if with_values else nullcontext():
+            result = func(*args, **kwargs)
+        made = [x for x in pytree.tree_leaves(result) if isinstance(x, Tensor)]
         old = {x.untyped_storage()._cdata for x in given}
         for tensor in made:
             if tensor.untyped_storage()._cdata not in old:  # a view of a weight allocates nothing
                 self._note(tensor)
-        self.kernels += bool(made) and not func.is_view
+        self.kernels += bool(made) and not func.is_view and not with_values
         return result
 
     def _note(self, tensor: Tensor) -> None:
