@@ -189,3 +189,13 @@ def test_rules_for_unknown_candidates_are_compared(
     assert len(result["rules"]) == 11
     assert result["rules"]["mean news vector"]["gain there"] == [0, 0, 0]
     assert result["rules"]["first"]["auc"] != result["rules"]["last"]["auc"]
+
+
+@pytest.mark.slow
+def test_joined_stacks_give_the_losses_of_padded_ones(monkeypatch, capsys, demo):
+    options = f"--data.root={demo}", "--steps", "1", "--rounds", "1", "--batch_size", "8"
+    result = measure(monkeypatch, capsys, "fastformer.py", *options)
+    assert max(result["differences"].values()) < 1e-5
+    for way in ("padded", "joined"):
+        assert result[way]["step_ms"] > 0
+        assert sum(result[way]["parts"].values()) == pytest.approx(1, abs=0.01)
