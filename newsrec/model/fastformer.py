@@ -179,7 +179,7 @@ class AdditiveAttention(nn.Module):
         global_query = self._pool(self.query_score(query), query, mask)
         key = product(key, global_query, mask)
         global_key = self._pool(self.key_score(key), key, mask)
-        return self.transform(product(query, global_key, mask)).add_(query)
+        return self.transform(product(query, global_key, mask)) + query
 
     def _pool(self, logits: Tensor, x: Tensor, mask: Mask) -> Tensor:
         weights = masked_softmax(logits * self.scale, mask)

@@ -98,8 +98,7 @@ class CutPlm:
             padded: Whether states must be padded, also where joined ones would be faster.
 
         Yields:
-            Last states of some news ``[rows, tokens, hidden]``, and a mask that is True where real
-            ``[rows, tokens]``; or joined states.
+            Last states of some news ``[rows, tokens, hidden]`` with a mask; or both joined.
 
         Raises:
             UserError: If the size of the states differs from this PLM's.
@@ -127,7 +126,8 @@ class CutPlm:
                 with torch.set_grad_enabled(torch.is_grad_enabled() and self.tune_layers != 0):
                     states = run_packed(self.plm, ids, groups)
             else:
-                states, given = given.to(self.plm.dtype).tensor_split([int(lengths.sum())])
+                below, given = given.tensor_split([int(lengths.sum())])
+                states = below.to(self.plm.dtype)
                 if self.tune_layers:
                     ids = torch.zeros(len(states), dtype=torch.int64, device=states.device)
                     with self._given(states[None]) as top:
