@@ -195,7 +195,6 @@ def test_rules_for_unknown_candidates_are_compared(
 
 
 @pytest.mark.slow
-<<<<<<< HEAD
 def test_the_table_of_all_parts_is_written(monkeypatch, capsys, tmp_path):
     options = ("--only", "submission", "--rounds=1", f"--output={tmp_path}")
     monkeypatch.setattr(sys, "argv", ["all.py", *options])
@@ -229,7 +228,9 @@ def test_metrics_beyond_accuracy_are_timed_and_compared_with_a_loop(monkeypatch,
     result = measure(monkeypatch, capsys, "beyond.py", *options)
     assert result["metrics"] == 22
     assert result["compared_with_a_loop"] == 500
-=======
+
+
+@pytest.mark.slow
 def test_joined_stacks_give_the_losses_of_padded_ones(monkeypatch, capsys, demo):
     options = f"--data.root={demo}", "--steps", "1", "--rounds", "1", "--batch_size", "8"
     result = measure(monkeypatch, capsys, "fastformer.py", *options)
@@ -237,4 +238,3 @@ def test_joined_stacks_give_the_losses_of_padded_ones(monkeypatch, capsys, demo)
     for way in ("padded", "joined"):
         assert result[way]["step_ms"] > 0
         assert sum(result[way]["parts"].values()) == pytest.approx(1, abs=0.01)
->>>>>>> joined
