@@ -53,6 +53,11 @@ def clipped(text: str, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def counted(number: int, thing: str) -> str:
+    """Return a number with what it counts, such as ``1 news item`` or ``2,000 news items``."""
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
 def say(*parts: object, sep: str = " ", error: bool = False) -> None:
     """Print a message that may quote data, to stderr if ``error``; line ends in it stay."""
     print(printable(sep.join(map(str, parts)), lines=True), file=sys.stderr if error else None)

@@ -15,6 +15,8 @@ ROUNDING = 1e-6
 """A repeat's cosine may be this much below the threshold: equal vectors do not give exactly 1."""
 MIXED = 0.01
 """Share of the target in what a list's categories are compared with, after Steck 2018."""
+MOST_HALVINGS = 1e30
+"""Scores are lowered by no more than this many half-lives, so they stay finite in float32."""
 NEWS_AT_ONCE = 8192
 """Number of news items that are compared at once."""
 
@@ -87,7 +89,9 @@ def age_term(ages: NDArray[np.floating], half_life: float) -> NDArray[np.float64
     """
     # fmax ignores NaN; adding 0 makes -0 a plain 0.
     # Division first: -ln 2 by a tiny half-life is infinite, and 0 times that is NaN.
-    return np.fmax(ages, 0).astype(np.float64) / half_life * -math.log(2) + 0.0
+    with np.errstate(over="ignore"):
+        halvings = np.fmax(ages, 0).astype(np.float64) / half_life
+    return np.minimum(halvings, MOST_HALVINGS) * -math.log(2) + 0.0
 
 
 def in_window(ages: NDArray[np.floating], max_age: float) -> NDArray[np.bool_]:

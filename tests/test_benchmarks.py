@@ -107,13 +107,16 @@ def test_recommending_is_timed_and_gives_what_sorting_gives(monkeypatch, capsys)
 
 
 @pytest.mark.slow
-def test_the_index_is_timed_beside_the_exact_search(monkeypatch, capsys):
-    result = measure(monkeypatch, capsys, "index.py", "--sizes", "2000", "4000")
+def test_the_index_is_timed_beside_the_exact_search(monkeypatch, capsys, tmp_path):
+    figure = tmp_path / "index.png"
+    options = ("--sizes", "2000", "4000", f"--figure={figure}")
+    result = measure(monkeypatch, capsys, "index.py", *options)
     small, large, computed = result["sizes"]
     assert (small["news"], large["news"], computed["news"]) == (2000, 4000, 5_000_000)
     assert min(small["recall_at_100"], large["recall_at_100"]) > 0.98
     assert small["removed_found"] == large["removed_found"] == 0
     assert computed["exact_ms"] > 0
+    assert figure.stat().st_size > 10_000
 
 
 @pytest.mark.slow

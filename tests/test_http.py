@@ -240,6 +240,10 @@ WRONG = [
     ("/recommend", {"k": 6}, "k is 6; the most here is 5"),
     ("/recommend", {"k": "ten"}, "k should be a valid integer"),
     ("/recommend", {"k": 2.5}, "k should be"),
+    ("/recommend", {"k": "3"}, "k should be a valid integer, not '3'"),
+    ("/recommend", {"k": True}, "k should be a valid integer, not True"),
+    ("/recommend", {"explain": "yes"}, "explain should be a valid boolean, not 'yes'"),
+    ("/recommend", {"max_age": "24"}, "max_age should be a valid number, not '24'"),
     ("/recommend", {"history": ["N1"] * 5}, "history has 5; the most here is 4"),
     ("/recommend", {"history": "N1"}, "history should be a valid list"),
     ("/recommend", {"history": ["N1", 2]}, "history[1] should be a valid string, not 2"),
@@ -393,6 +397,14 @@ def test_a_token_is_asked_for():
     for path in ("/health", "/ready", "/openapi.json"):
         assert client.get(path).status_code == 200
     refused(client.get("/metrics"), 401)
+
+
+def test_without_the_token_ready_has_no_counts():
+    client = client_of(Fake(), tokens=("one",))
+    assert client.get("/ready").json() == {"status": "ready", "version": "abc"}
+    counted = client.get("/ready", headers={"authorization": "Bearer one"}).json()
+    assert (counted["news"], counted["free_slots"]) == (3, 7)
+    assert client_of(Fake()).get("/ready").json() == counted
 
 
 def test_another_sites_name_for_this_machine_is_refused(client):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,7 +19,8 @@ import pytest
 from conftest import refused
 
 from newsrec.__main__ import main
-from newsrec.serving.http_server import bind
+from newsrec.errors import StoreError
+from newsrec.serving.http_server import bind, run
 from newsrec.serving.http_settings import Settings
 
 IS_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -281,10 +283,12 @@ def test_a_port_that_may_not_be_used_is_named(served, capsys, monkeypatch):
     assert "127.0.0.1, port 80: Permission denied. Ports below 1024" in said
 
 
-def test_a_store_that_cannot_be_opened_ends_the_service(served, tmp_path, capsys):
+def test_a_store_that_cannot_be_opened_ends_the_service_before_it_is_announced(served, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    said = refused(capsys, "serve", served.export, "--port=0", "--store", tmp_path / "file")
-    assert str(tmp_path / "file") in said
+    announced = []
+    with pytest.raises(StoreError, match=re.escape(str(tmp_path / "file"))):
+        run(Settings(served.export, tmp_path / "file", port=0), announced.append)
+    assert not announced
 
 
 def test_everybody_is_warned_of_only_where_everybody_reaches_it(served, monkeypatch, capsys):

@@ -41,7 +41,7 @@ def test_a_store_comes_back_whole_from_its_files(live, tmp_path, capsys, opened,
     files = [f"--{name}={tmp_path / 'out' / name}.parquet" for name in ("news", "clicks")]
     main(["store", "import", str(tmp_path / "new"), *files])
     said = capsys.readouterr().out
-    assert "5 news items are new, 0 were replaced, 0 are unchanged; 3 clicks are new" in said
+    assert "of the news, 5 new, 0 replaced, 0 unchanged; of the clicks, 3 new, 0 stored" in said
     again = opened(live.store.parent / "export", tmp_path / "new")
     assert news_of(again) == news_of(live)
     assert again.user("U1") == live.user("U1")
@@ -49,7 +49,7 @@ def test_a_store_comes_back_whole_from_its_files(live, tmp_path, capsys, opened,
     assert scores_of(again) == pytest.approx(scores_of(live))
     main(["store", "import", str(live.store), *files])
     said = capsys.readouterr().out
-    assert "0 news items are new, 0 were replaced, 5 are unchanged; 0 clicks are new" in said
+    assert "of the news, 0 new, 0 replaced, 5 unchanged; of the clicks, 0 new, 3 stored" in said
 
 
 def test_news_of_a_file_are_served_at_once(live, tmp_path):

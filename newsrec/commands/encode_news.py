@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from newsrec.commands.common import add_on_bad_line, add_output
-from newsrec.console import say
+from newsrec.console import counted, say
 from newsrec.serving.extend import extend_export
 
 
@@ -23,6 +23,6 @@ def run(args: argparse.Namespace) -> None:
         Path(args.export_dir), Path(args.news), Path(args.output), args.on_bad_line
     )
     say(
-        f"{args.output} holds {total:,} news items: {added.added:,} new, "
+        f"{args.output} holds {counted(total, 'news item')}: {added.added:,} new, "
         f"{added.replaced:,} with another text than before, {added.unchanged:,} as they were."
     )

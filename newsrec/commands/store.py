@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from newsrec.console import say
+from newsrec.console import counted, say
 from newsrec.data.readers.parquet_files import CLICKS, NEWS
 from newsrec.errors import UserError
 from newsrec.serving.store_tables import (
@@ -53,9 +53,12 @@ def run(args: argparse.Namespace) -> None:
     store = Path(args.store)
     if args.action == "export":
         if args.output is None:
-            raise UserError("store export needs --output, a folder to write.")
+            raise UserError("store export needs --output DIR, a folder to write.")
         rows = export_store(store, Path(args.output))
-        say(f"{args.output} has {rows[NEWS]:,} news items and {rows[CLICKS]:,} clicks.")
+        say(
+            f"{args.output} has {counted(rows[NEWS], 'news item')} and "
+            f"{counted(rows[CLICKS], 'click')}."
+        )
     elif args.action == "import":
         files = [None if path is None else Path(path) for path in (args.news, args.clicks)]
         if files == [None, None]:
@@ -63,9 +66,9 @@ def run(args: argparse.Namespace) -> None:
         done = import_store(store, *files)
         news = done.news
         say(
-            f"{store}: {news.added:,} news items are new, {news.replaced:,} were replaced, "
-            f"{news.unchanged:,} are unchanged; {done.clicks:,} clicks are new, "
-            f"{done.known_clicks:,} were already stored. A service on the store makes the vectors; "
+            f"{store}: of the news, {news.added:,} new, {news.replaced:,} replaced, "
+            f"{news.unchanged:,} unchanged; of the clicks, {done.clicks:,} new, "
+            f"{done.known_clicks:,} stored before. A service on the store makes the vectors; "
             f"`newsrec serve EXPORT --store {store}` starts one."
         )
     elif args.action == "switch":
@@ -73,8 +76,9 @@ def run(args: argparse.Namespace) -> None:
             raise UserError("store switch needs --export, an exported folder.")
         version = switch_store(store, Path(args.export))
         say(
-            f"{store} answers with {args.export} (version {version}), and so does each service on "
-            "this store. Name this export, too, in the command that starts the service."
+            f"{store} answers with {args.export} (version {version}). A service on this store "
+            "changes to it in the background when it gets its next request. Name this export, too, "
+            "in the command that starts the service."
         )
     else:
         before, after = vacuum_store(store, args.retention_days)

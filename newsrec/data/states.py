@@ -181,8 +181,9 @@ class StateStore:
         missing: Tensor,
         compute: Callable[[Tensor], Tensor],
     ) -> None:
-        from newsrec.console import progress
+        from newsrec.console import counted, progress
 
+        news = counted(len(missing), "news item")
         lengths = catalogue.token_lengths
         per_token = self.hidden * self.dtype.itemsize
         tokens = int(lengths[missing].sum())
@@ -191,13 +192,11 @@ class StateStore:
         if need > free:
             half = "bf16 (half as much) or " if self.dtype == torch.float32 else ""
             raise UserError(
-                f"The frozen layers' states of {len(missing):,} news items need {room}, where "
+                f"The frozen layers' states of {news} need {room}, where "
                 f"{free / 2**20:,.1f} MiB are free. Free more, or set --data.frozen_states to "
                 f"{half}none (the whole PLM runs in every step)."
             )
-        log.info(
-            "frozen layers of the PLM: computing %s news items once, %s", f"{len(missing):,}", room
-        )
+        log.info("frozen layers of the PLM: computing %s once, %s", news, room)
         ends = lengths[missing].cumsum(0) * per_token
         with progress(
             "Reading news items", tokens, 100_000, lambda speed: f"{speed:,.0f} tokens/s"

@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from newsrec.console import counted
 from newsrec.data import FIRST_NEWS
 from newsrec.data.datamodule import MindDataModule
 from newsrec.data.fields import read_texts
@@ -46,7 +47,7 @@ def write_catalogue(
         RuntimeError: If the exported model's vectors or metrics differ from PyTorch's.
         UserError: If a smaller export loses too much.
     """
-    log.info("encoding %s news items", f"{len(data.data.news):,}")
+    log.info("encoding %s", counted(len(data.data.news), "news item"))
     vectors = _encode(module, data)
     table = data.data.news.select(["news_id", "title", "category", "subcategory"])
     rows = pa.array(np.arange(FIRST_NEWS, len(vectors)))

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-from newsrec.console import say, terminal
+from newsrec.console import counted, say, terminal
 from newsrec.data.dataset import NewsData, Split
 from newsrec.data.doubts import doubts
 from newsrec.data.leaks import SUSPECT, InHistory, count_in_history
@@ -13,7 +13,7 @@ from newsrec.report.tables import table
 
 def print_data(data: NewsData, notes: bool = True) -> None:
     """Print each split's counts and the problems in its files, with ``notes`` also odd counts."""
-    say(f"{data.root}: {len(data.news):,} news items, {len(data.users):,} users")
+    say(f"{data.root}: {counted(len(data.news), 'news item')}, {counted(len(data.users), 'user')}")
     inside = {name: count_in_history(split) for name, split in data.splits.items()}
     terminal().print(table(("", *data.splits), table_of(data, inside), framed=True))
     say("Unknown: not in any file of news. A history is empty if it has no known news.")

@@ -58,9 +58,9 @@ Time = Annotated[
 
 
 class Body(BaseModel):
-    """A request; a field that is not known is refused."""
+    """A request; a field that is not known, or of another type, is refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class User(Body):

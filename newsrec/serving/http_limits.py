@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OPEN = ("/", "/health", "/ready", "/openapi.json")
-"""Paths that need no token: they tell how many news and users there are, and not which."""
+"""Paths that need no token; without one, ``/ready`` has no counts."""
+TRUSTED = "newsrec.trusted"
+"""In a request's scope: whether it may see everything, since it has a token or none is needed."""
 PAGE = "/page/"
 """Beginning of the paths of the page's files, which need no token."""
 BODY_SECONDS = 30
@@ -102,13 +104,13 @@ class Guard:
                 why = "Host is not a name of this service; --allowed_hosts NAME adds one."
                 raise Refused(403, why)
         path = scope["path"]
-        if self._tokens and path not in OPEN and not path.startswith(PAGE):
-            scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-            given = scheme.lower() + b" " + token.strip()
-            if not any(hmac.compare_digest(given, known) for known in self._tokens):
-                why = "Authorization should be `Bearer TOKEN`, with a token of the service."
-                raise Refused(401, why, WWW_Authenticate="Bearer")
-
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+        given = scheme.lower() + b" " + token.strip()
+        known = any(hmac.compare_digest(given, known) for known in self._tokens)
+        scope[TRUSTED] = known or not self._tokens
+        if not (scope[TRUSTED] or path in OPEN or path.startswith(PAGE)):
+            why = "Authorization should be `Bearer TOKEN`, with a token of the service."
+            raise Refused(401, why, WWW_Authenticate="Bearer")
         if scope["method"] == "POST":
             kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
             if kind != b"application/json":  # a form of another site can send no JSON

@@ -179,13 +179,13 @@ class HealthAnswer(Versioned):
 
 
 class ReadyAnswer(HealthAnswer):
-    """Recommendations are answered."""
+    """Recommendations are answered; the counts need the service's token if it has one."""
 
-    news: int
-    users: int
-    clicks: int
-    free_slots: int
-    lag_seconds: float
-    encoding: str | None
-    encoded: int
-    encode_total: int
+    news: int | None = None
+    users: int | None = None
+    clicks: int | None = None
+    free_slots: int | None = None
+    lag_seconds: float | None = None
+    encoding: str | None = None
+    encoded: int | None = None
+    encode_total: int | None = None

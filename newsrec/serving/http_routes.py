@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import FastAPI, Query, Response
+from fastapi import FastAPI, Query, Request, Response
 from starlette.convertors import PathConvertor, register_url_convertor
 
 from newsrec.serving import http_bodies as bodies
@@ -15,7 +15,7 @@ from newsrec.serving.http_answers import (
     found_or_404,
     news_of,
 )
-from newsrec.serving.http_limits import Refused
+from newsrec.serving.http_limits import TRUSTED, Refused
 from newsrec.serving.items import Click, NewsItem
 from newsrec.serving.live import LiveRecommender
 
@@ -180,12 +180,16 @@ def _add_state(app: FastAPI, service: Service) -> None:
         return service.reply({"status": "ok"})
 
     @app.get("/ready", response_model=models.ReadyAnswer)
-    async def ready() -> Response:
-        """Say whether recommendations are answered; 503 until the vectors are read."""
+    async def ready(request: Request) -> Response:
+        """Say whether recommendations are answered; 503 until the vectors are read.
+
+        A request without the token that the service asks for gets no counts.
+        """
 
         def work(engine: LiveRecommender) -> Found:
             if not engine.ready:
                 raise Refused(503, NOT_READY, Retry_After="1")
-            return {"status": "ready"} | engine.stats()._asdict()
+            counts = engine.stats()._asdict() if request.scope[TRUSTED] else {}
+            return {"status": "ready"} | counts
 
         return await service.answer(work)

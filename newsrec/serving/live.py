@@ -111,15 +111,8 @@ class LiveRecommender:
         Raises:
             UserError: If the export or the store cannot be used.
         """
-        if export is None and store is None:
-            raise UserError("export and store are None; give one of them.")
+        path = store_folder(export, store)
         folder = None if export is None else ExportFolder(export)
-        path = Path(os.path.abspath(store or f"{os.path.abspath(export or '')}.store"))
-        if folder is not None and path.is_relative_to(os.path.abspath(folder.path)):
-            raise UserError(
-                f"The store {path} lies in {folder.path}, which is only read. Choose another "
-                "folder for the store."
-            )
         return cls(folder, path, retention_days, threads, index_above)
 
     @property
@@ -305,6 +298,33 @@ class LiveRecommender:
             self._purging.join()
         self._news.close()
         self._clicks.close()
+
+
+def store_folder(export: str | Path | None, store: str | Path | None) -> Path:
+    """Return the folder of a store; by default the export's name with ``.store`` behind it.
+
+    Raises:
+        UserError: If there is no name, or the folder lies in the export.
+    """
+    if export is None and store is None:
+        raise UserError("export and store are None; give one of them.")
+    path = Path(os.path.abspath(store or f"{os.path.abspath(export or '')}.store"))
+    if export is not None and path.is_relative_to(os.path.abspath(export)):
+        raise UserError(
+            f"The store {path} lies in {export}, which is only read. Choose another folder for "
+            "the store."
+        )
+    return path
+
+
+def check_store(path: Path) -> None:
+    """Check that a store's files can be used; a folder that is absent is created.
+
+    Raises:
+        StoreError: If they cannot.
+    """
+    for kind in (NewsStore, ClickStore):
+        kind(path).close()
 
 
 def _seconds(now: datetime | None) -> float:

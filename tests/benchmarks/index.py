@@ -146,6 +146,34 @@ def continued(a, b, number):
     }
 
 
+def draw(sizes, path):
+    """Draw the times over the number of news, both axes logarithmic, and the recall."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (times, recall) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    measured = [row for row in sizes if not row.get("computed")]
+    for name, label, marker in (("exact_ms", "all products", "o"), ("index_ms", "index", "s")):
+        (line,) = times.plot(*_points(measured, name), marker=marker, label=label)
+        style = {"linestyle": "--", "marker": marker, "mfc": "white", "zorder": 1}
+        times.plot(*_points(sizes[-2:], name), color=line.get_color(), **style)
+    times.set(xscale="log", yscale="log", ylabel="ms for the 100 best (dashed: computed)")
+    times.legend()
+    recall.plot(*_points(measured, "recall_at_100"), marker="s", color="C1")
+    recall.axhline(0.99, color="gray", linestyle=":")
+    recall.set(xscale="log", ylim=(0.98, 1), ylabel="recall of the 100 best")
+    for axis in (times, recall):
+        axis.set(xlabel="news items")
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)
+
+
+def _points(sizes, name):
+    return [row["news"] for row in sizes], [row[name] for row in sizes]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 160_000, 1_000_000])
@@ -153,6 +181,7 @@ def main():
     parser.add_argument("--export", help="folder that export wrote; needs --data.root")
     parser.add_argument("--data.root", dest="root")
     parser.add_argument("--usearch", action="store_true", help="also measure usearch's graph")
+    parser.add_argument("--figure", help="PNG to draw")
     args = parser.parse_args()
     recommender = Recommender.load(args.export, threads=1) if args.export else None
     sizes = []
@@ -166,6 +195,8 @@ def main():
         del news
     if len(sizes) > 1:
         sizes.append(continued(*sizes[-2:], args.computed))
+    if args.figure:
+        draw(sizes, args.figure)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(json.dumps({"sizes": sizes, "peak_gib": round(peak, 2)}, indent=1))
 

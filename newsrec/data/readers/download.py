@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from newsrec.console import counted
 from newsrec.data.cache import digest
 from newsrec.data.readers import official
 from newsrec.errors import UserError
@@ -229,7 +230,7 @@ def numbered(*steps: str) -> str:
 
 def _counted(name: str) -> str:
     news, behaviors = official.LINES[name]
-    return f"checked: {behaviors:,} impressions, {news:,} news items"
+    return f"checked: {counted(behaviors, 'impression')}, {counted(news, 'news item')}"
 
 
 def _megabytes(size: int) -> str:
