@@ -13,10 +13,10 @@ from newsrec.errors import UserError
 
 ROUNDING = 1e-6
 """A repeat's cosine may be this much below the threshold: equal vectors do not give exactly 1."""
-MOST_HALVINGS = 1e30
-"""Scores are lowered by no more than this many half-lives, so they stay finite in float32."""
 MIXED = 0.01
 """Share of the target in what a list's categories are compared with, after Steck 2018."""
+MOST_HALVINGS = 1e30
+"""Scores are lowered by no more than this many half-lives, so they stay finite in float32."""
 NEWS_AT_ONCE = 8192
 """Number of news items that are compared at once."""
 

@@ -439,3 +439,18 @@ def test_scores_are_explained_by_bars_and_in_words(mind_dir):
         first.candidates
     )
     assert text.count('<rect class="rest"') == len(first.candidates)
+
+
+def test_one_impression_of_a_user_without_history_has_a_page(mind_dir):
+    path = mind_dir / "dev" / "behaviors.tsv"
+    lines = path.read_text().splitlines()
+    fields = next(line for line in lines if "-1" in line and "-0" in line).split("\t")
+    fields[3] = ""
+    path.write_text("\t".join(fields) + "\n")
+    text, metrics, _ = page_of(mind_dir)
+    words = Page(text).text
+    assert metrics["evaluated"] == 1
+    assert "1 user is too few" in words
+    assert "No clicks before." in words
+    assert f"{metrics['auc']:.4f}" in words
+    assert not re.search(r"\bnan\b", words)

@@ -1,6 +1,7 @@
 "use strict";
 // Sorts and filters tables, shows the numbers of pictures under the pointer. The page says the same without it.
 
+const none = (value) => value !== value;  // of text that has no number
 const number = (text) => parseFloat(text.replaceAll(",", "").replace("−", "-"));
 
 for (const table of document.querySelectorAll("table.sort")) {
@@ -20,13 +21,13 @@ for (const table of document.querySelectorAll("table.sort")) {
       table.classList.toggle("sorted", next !== null);
       if (next === null) return rows.forEach((row, place) => homes[place].append(row));
       heading.setAttribute("aria-sort", next);
-      const words = rows.every((row) => Number.isNaN(number(cell(row, column))));
+      const words = rows.every((row) => none(number(cell(row, column))));
       const sign = next === "ascending" ? 1 : -1;
       const order = (a, b) => {
         const [one, two] = [cell(a, column), cell(b, column)];
         if (words) return sign * one.localeCompare(two);
         const [x, y] = [number(one), number(two)];
-        return Number.isNaN(x) - Number.isNaN(y) || sign * (x - y);  // rows without a number come last
+        return none(x) - none(y) || sign * (x - y);  // rows without a number come last
       };
       table.tBodies[0].append(...[...rows].sort(order));
     });
