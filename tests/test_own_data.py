@@ -100,6 +100,30 @@ def test_the_recipe_writes_what_the_log_says(tmp_path, library):
     assert contents(open_mind(tmp_path)) == expected_of(log, history)
 
 
+@pytest.mark.engines
+def test_the_recipe_for_spark_writes_what_the_log_says(tmp_path):
+    sql = pytest.importorskip("pyspark.sql")
+    session = sql.SparkSession.builder.master("local[1]")
+    for name, value in {
+        "spark.ui.enabled": "false",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": "127.0.0.1",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": "2",
+    }.items():
+        session = session.config(name, value)
+    spark = session.getOrCreate()
+    try:
+        log, history, news = frames()
+        shuffled = log.sample(frac=1, random_state=0)
+        frames_of = {"log": shuffled, "history": history, "news": news}
+        given = {name: spark.createDataFrame(frame) for name, frame in frames_of.items()}
+        exec(recipe("F.sort_array"), given | {"root": tmp_path, "F": sql.functions})
+    finally:
+        spark.stop()
+    assert contents(open_mind(tmp_path)) == expected_of(log, history)
+
+
 def test_the_lines_for_mind_turn_it_into_parquet(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     main(["simulate", "--output", "data/demo", "--preset", "demo"])
