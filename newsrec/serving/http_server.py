@@ -22,11 +22,13 @@ from fastapi import FastAPI
 
 from newsrec.console import say, show_our_messages
 from newsrec.errors import UserError
+from newsrec.serving.clicks import ClickStore
 from newsrec.serving.examples import Examples
 from newsrec.serving.http import create_app
 from newsrec.serving.http_answers import Service
 from newsrec.serving.http_settings import Settings
-from newsrec.serving.live import LiveRecommender, check_store, store_folder
+from newsrec.serving.live import LiveRecommender
+from newsrec.serving.store import NewsStore, store_folder
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +101,8 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     host, port = bound.getsockname()[:2]
     name = f"[{host}]" if bound.family == socket.AF_INET6 else host
     if settings.workers == 1:
-        check_store(store_folder(settings.export, settings.store))  # before it says "Serving"
+        for kind in (NewsStore, ClickStore):  # unusable files are told before "Serving"
+            kind(store_folder(settings.export, settings.store)).close()
         announce(f"http://{name}:{port}")
         _serve(settings, bound, None, None)
         return

@@ -1,7 +1,6 @@
 """Recommends from a catalogue that changes all the time; see ``LiveRecommender``."""
 
 import logging
-import os
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from newsrec.serving.live_ranking import place, rank, recommend
 from newsrec.serving.live_results import Answer, Near, Placed, Recommended, Stats, UserClicks
 from newsrec.serving.results import AddedNews
 from newsrec.serving.rules import Rules
-from newsrec.serving.store import NewsStore
+from newsrec.serving.store import NewsStore, store_folder
 
 __all__ = [
     "AddedNews",
@@ -298,33 +297,6 @@ class LiveRecommender:
             self._purging.join()
         self._news.close()
         self._clicks.close()
-
-
-def store_folder(export: str | Path | None, store: str | Path | None) -> Path:
-    """Return the folder of a store; by default the export's name with ``.store`` behind it.
-
-    Raises:
-        UserError: If there is no name, or the folder lies in the export.
-    """
-    if export is None and store is None:
-        raise UserError("export and store are None; give one of them.")
-    path = Path(os.path.abspath(store or f"{os.path.abspath(export or '')}.store"))
-    if export is not None and path.is_relative_to(os.path.abspath(export)):
-        raise UserError(
-            f"The store {path} lies in {export}, which is only read. Choose another folder for "
-            "the store."
-        )
-    return path
-
-
-def check_store(path: Path) -> None:
-    """Check that a store's files can be used; a folder that is absent is created.
-
-    Raises:
-        StoreError: If they cannot.
-    """
-    for kind in (NewsStore, ClickStore):
-        kind(path).close()
 
 
 def _seconds(now: datetime | None) -> float:

@@ -5,11 +5,13 @@ number up to which it has read the log then reads only the news that were change
 """
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from newsrec.errors import UserError
 from newsrec.serving.database import Database
 from newsrec.serving.items import NewsItem
 from newsrec.serving.news_rows import (
@@ -283,3 +285,20 @@ class NewsStore:
                 (*words, k),
             ).fetchall()
         return [to_item(row) for row in rows]
+
+
+def store_folder(export: str | Path | None, store: str | Path | None) -> Path:
+    """Return the folder of a store; by default the export's name with ``.store`` behind it.
+
+    Raises:
+        UserError: If there is no name, or the folder lies in the export.
+    """
+    if export is None and store is None:
+        raise UserError("export and store are None; give one of them.")
+    path = Path(os.path.abspath(store or f"{os.path.abspath(export or '')}.store"))
+    if export is not None and path.is_relative_to(os.path.abspath(export)):
+        raise UserError(
+            f"The store {path} lies in {export}, which is only read. Choose another folder for "
+            "the store."
+        )
+    return path
