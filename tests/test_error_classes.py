@@ -116,7 +116,9 @@ def calls_of(*names):
 
 def test_every_message_is_logged_below_one_name():
     given = {ast.unparse(call.args[0]) for _, call in calls_of("getLogger")}
-    foreign = {name for name in given if name.lstrip("f").startswith(("'lightning.", "'torch."))}
+    foreign = {
+        name for name in given if name.lstrip("f").startswith(("'lightning.", "'torch.", "'ray."))
+    }
     assert given - foreign == {"__name__", "'newsrec'"}
     logged = {path for path, _ in calls_of("basicConfig", "addHandler", "StreamHandler")}
     assert logged == {"console.py"}  # in show_our_messages, which only the command calls

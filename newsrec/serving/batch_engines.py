@@ -103,8 +103,8 @@ def _ray(
         os.environ.setdefault(name, value)
     ray: Any = importlib.import_module("ray")
     data: Any = importlib.import_module("ray.data")
-    for name in ("ray.data", "ray.data._internal"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data._internal").setLevel(logging.ERROR)  # ray gives it its own
     mine = not ray.is_initialized()
     if mine:
         _start_ray(ray, workers, address)
