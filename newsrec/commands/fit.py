@@ -91,6 +91,12 @@ class FitCLI(LightningCLI):
         for key, place, _ in written:
             if key in LINKS:
                 raise UserError(f"{place}: {key} follows {LINKS[key]}. Set {LINKS[key]} instead.")
+            if key == "data.group_by_user":
+                raise UserError(
+                    f"{place}: {key} is now data.batches. Replace true by `--data.batches user`, and "
+                    "false by `--data.batches random`; in a file, `batches: user` and `batches: "
+                    "random`."
+                )
         try:
             super().parse_arguments(parser, args)
         except (ArgumentError, OmegaConfBaseException) as error:
