@@ -93,9 +93,9 @@ class FitCLI(LightningCLI):
                 raise UserError(f"{place}: {key} follows {LINKS[key]}. Set {LINKS[key]} instead.")
             if key == "data.group_by_user":
                 raise UserError(
-                    f"{place}: {key} is now data.batches. Replace true by `--data.batches user`, and "
-                    "false by `--data.batches random`; in a file, `batches: user` and `batches: "
-                    "random`."
+                    f"{place}: {key} is now data.batches. In place of true, give `--data.batches "
+                    "user`, and in place of false `--data.batches random`; in a file, `batches: "
+                    "user` or `batches: random`."
                 )
         try:
             super().parse_arguments(parser, args)
