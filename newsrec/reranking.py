@@ -1,6 +1,6 @@
-"""Changes the order that scores give.
+"""Re-ranks news by repeats, age, categories, near-duplicates, diversity and calibration.
 
-By repeats, age, categories, near-duplicates, diversity and calibration. Needs only numpy.
+Needs only numpy.
 """
 
 import math
@@ -14,7 +14,7 @@ from newsrec.errors import UserError
 ROUNDING = 1e-6
 """A repeat's cosine may be this much below the threshold: equal vectors do not give exactly 1."""
 MIXED = 0.01
-"""Share of the target in what a list's categories are compared with, after Steck 2018."""
+"""Share of the target that is mixed into a list's categories before the two are compared."""
 MOST_HALVINGS = 1e30
 """Scores are lowered by no more than this many half-lives, so they stay finite in float32."""
 NEWS_AT_ONCE = 8192
@@ -116,7 +116,7 @@ def pick(
 
     The best is the news item with the highest ``(1 - diversity) score - diversity cosine``, where
     the cosine is the highest with a news item picked before (maximal marginal relevance, Carbonell
-    and Goldstein 1998); of equal ones the first. With ``calibration``, that worth is multiplied by
+    and Goldstein 1998); of equal ones the first. With ``calibration``, this value is multiplied by
     ``1 - calibration``, and ``calibration`` times the divergence of the list's categories from
     ``target`` is subtracted (calibrated recommendations, Steck 2018; see ``_miscalibration``).
 
@@ -152,7 +152,7 @@ def pick(
     picked: list[int] = []
     while len(picked) < k and free.any():
         worth = values - diversity * closest if picked and diversity else values
-        most = bound + diversity * (1 + ROUNDING) * bool(picked)  # of news not here: a cosine of -1
+        most = bound + diversity * (1 + ROUNDING) * bool(picked)  # for other news: a cosine of -1
         if calibration:
             assert target is not None
             assert categories is not None
@@ -182,7 +182,7 @@ def pick(
 def _miscalibration(
     target: NDArray[np.floating], listed: NDArray[np.floating], number: int
 ) -> NDArray[np.float64]:
-    """Return how far a list is from a target if a news item of each category joins it.
+    """Return, for each category, how far a list is from a target if such a news item joins it.
 
     It is the Kullback-Leibler divergence of the target's shares p from the list's shares q, each
     mixed with a little p so that it is finite (Steck 2018, with alpha ``MIXED``).
@@ -193,7 +193,7 @@ def _miscalibration(
         number: Number of news items in the list.
 
     Returns:
-        Divergence by category; the last is that with a news item of none ``[categories + 1]``.
+        Divergence by category; the last is for a news item without one ``[categories + 1]``.
     """
     wanted = target > 0
 

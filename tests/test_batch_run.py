@@ -91,7 +91,7 @@ def test_a_stopped_run_leaves_no_output_and_goes_on_with_what_is_missing(
     assert stop.value.code == 130
     assert not (tmp_path / "out").exists()
     work = tmp_path / "out.unfinished"
-    kept = "keeps 2 of 4 parts. The same command with --resume goes on."
+    kept = "keeps 2 of 4 parts. The same command with --resume continues."
     assert kept in capsys.readouterr().err
     (work / "part-00001.parquet").write_bytes((work / "part-00001.parquet").read_bytes()[:-9])
     (work / ".part-00002.parquet.building-abcdefgh").write_bytes(b"half")
@@ -165,7 +165,7 @@ def bad(**columns):
         ({"a.parquet": bad(time=[1, 2]), "b.parquet": bad(time=["1", "2"])},
          "b.parquet has the time string, but"),
         ({"a.parquet": bad(history=[["N1"], None])},
-         "a.parquet, row 1, column history: null; a user without has an empty list: 'None'"),
+         "a.parquet, row 1, column history: null; write an empty list instead: 'None'"),
         ({"a.parquet": bad(), "b.parquet": bad(user_id=["U1", None])},
          "b.parquet, row 1, column user_id: null, empty or not UTF-8"),
     ],
@@ -265,7 +265,7 @@ def test_an_export_that_changed_on_the_way_is_refused(world, tmp_path, monkeypat
 def test_an_output_among_the_users_is_refused(world, tmp_path, capsys):
     shutil.copytree(world / "users", tmp_path / "users")
     said = refused(capsys, *batch(world, tmp_path / "users" / "out", users=tmp_path / "users"))
-    assert "where it would count as users" in said
+    assert "would be read as users" in said
     assert len(list((tmp_path / "users").iterdir())) == 4
 
 

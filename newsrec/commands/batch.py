@@ -14,18 +14,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     add = parser.add_argument
     add("export_dir", help="folder that export wrote")
-    use = "Parquet file, or folder of such files, with user_id and history (list of news ids, "
+    use = "Parquet file, or folder of such files, with the columns user_id and history (news "
     use += (
-        "oldest first), maybe candidates and time; a path or an address such as s3://bucket/users"
+        "ids, oldest first), maybe candidates and time; a path or address such as s3://bucket/users"
     )
     add("--users", required=True, metavar="PATH", help=use)
-    use = "folder for Parquet files with a row for each user, absent or empty"
+    use = "folder to write, absent or empty: Parquet files with a row for each user"
     add("--output", required=True, help=use)
     use = "news: the best news of the export; ranks: scores and ranks of each user's candidates; "
     use += "vectors: user vectors"
     add("--result", choices=tuple(RESULTS), default="news", help=use)
     add("-k", type=int, default=100, help="news items for each user, with --result news")
-    add("--exclude_history", type=bool, default=True, help="leave out what the user has clicked")
+    add("--exclude_history", type=bool, default=True, help="leave out news that the user clicked")
     use = "local: this process; ray, spark: actors or tasks on this machine or a cluster"
     add("--engine", choices=ENGINES, default="local", help=use)
     use = "users scored at once: threads, actors of Ray, or tasks of Spark on this machine; all "
@@ -37,9 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     use = "master of a Spark cluster, such as spark://10.0.0.1:7077; without it Spark starts on "
     use += "this machine, unless spark-submit runs the command"
     add("--spark_master", default=None, metavar="MASTER", help=use)
-    use = "users in one file of the output, the unit that is scored anew after a failure"
+    use = "users in each file of the output; after a failure, unfinished files are scored again"
     add("--users_per_part", type=int, default=20_000, metavar="N", help=use)
-    use = "keep the parts that a stopped run of the same command has finished"
+    use = "continue a stopped run of the same command: keep the files that it finished"
     add("--resume", action="store_true", help=use)
     add_on_bad_line(parser, "--on_bad_line", of="the users")
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     told = {
         "bad_rows": "rows were left out",
         "unknown_history": "ids of histories are not in the export and were left out",
-        "unknown_candidates": "candidates are not in the export and were scored by the mean",
+        "unknown_candidates": "candidates are not in the export and got the mean news vector",
     }
     for name, words in told.items():
         if counts.get(name):

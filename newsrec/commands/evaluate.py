@@ -95,13 +95,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 def _add_rerank(add: Callable[..., Any]) -> None:
     """Add the options that re-rank the first news, named as those of ``recommend``."""
     first = f"re-rank the first {LONGEST} news of each impression: "
-    use = "most news items of one category"
+    use = "at most this many news items of one category"
     add("--per_category", type=int, metavar="N", help=first + use)
-    use = "of two news whose vectors have at least this cosine, up to 1, keep only the better one"
+    use = "of two news items with at least this cosine, up to 1, keep only the better one"
     add("--near_duplicates", type=float, metavar="COSINE", help=first + use)
     use = "how much each must differ from those above it, from 0 to 1"
     add("--diversity", type=float, metavar="SHARE", help=first + use)
-    use = "how much the categories must be those of the user's history, from 0 to 1"
+    use = "how much the categories must match those of the user's history, from 0 to 1"
     add("--calibration", type=float, metavar="SHARE", help=first + use)
     use = (
         "measure on this split what some values of --diversity, --calibration and --half_life cost "

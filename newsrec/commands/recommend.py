@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "by difference alone, except the first"
     )
     add("--diversity", type=float, metavar="SHARE", help=use)
-    use = "how much the categories must be those of the history, from 0 to 1"
+    use = "how much the categories must match those of the history, from 0 to 1"
     add("--calibration", type=float, metavar="SHARE", help=use)
     use = "say for each news item how much each click of the history adds to its score"
     add("--explain", action="store_true", help=use)

@@ -73,8 +73,8 @@ class Mentions(NamedTuple):
 def mentions(samples: int, max_history: int, candidates: int, batches: str) -> Mentions:
     """Estimate what a batch mentions, with a power law through the two counted batch sizes.
 
-    ``batches`` is the option of that name. With ``impression``, a batch is taken for one of random
-    samples in which samples of one impression mention its history once.
+    ``batches`` is the option of that name. With ``impression``, a batch is treated like one
+    of random samples, except that the samples of an impression mention its history once.
     """
     known = sorted(CUT_HISTORY)
     mean, deviation = (

@@ -61,7 +61,7 @@ class DataOptions:
             batch_size is ignored: each batch takes as many samples as surely fit. The number of
             steps is the same in every epoch.
         batches: Samples that stay together when an epoch's samples are shuffled: impression, the
-            clicks of an impression; user, all clicks of a user; or random, none. A batch counts
+            clicks of an impression; user, all clicks of a user; or random, none. A batch has
             batch_size samples in each case. With impression, and more so with user, a batch has
             fewer histories and news items to encode, but also fewer users.
         eval_batch_size: Impressions per process and step in evaluation.

@@ -28,7 +28,7 @@ class BatchKey(NamedTuple):
 
 
 class SampleGroups(NamedTuple):
-    """What keeps samples together in an epoch's order."""
+    """Groups of samples that stay together in an epoch's order."""
 
     group: NDArray[np.int32]
     """Number of each sample's impression, or of its user ``[samples]``."""
@@ -56,8 +56,9 @@ class TrainBatches(Sampler[BatchKey]):
 
     In an epoch each sample is in at most one batch of one process; up to ``world_size - 1`` samples
     are left out. The order depends on seed and epoch. With ``groups``, the samples of one group
-    follow each other: groups are shuffled, and the samples within a group. If a group is too large
-    for what is left of a batch, the next batch goes on with it. ``batch_size`` is per process.
+    follow each other: groups are shuffled, and the samples within a group. If a group does
+    not fit into the rest of a batch, its remaining samples go into the next batch. ``batch_size``
+    is per process.
     """
 
     num_samples: int

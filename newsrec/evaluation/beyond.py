@@ -1,4 +1,4 @@
-"""What the news on top of a ranking are like, beyond whether they are clicked.
+"""Metrics beyond accuracy: what the news at the top of a ranking are like.
 
 A metric here is a function of the best-ranked candidates of impressions, and gives each impression
 a number, NaN where it has none. To add a metric, add a function and a line in ``TABLE``. Coverage
@@ -6,7 +6,7 @@ and Gini belong to all lists of a split together: ``OVER_ALL``.
 
 Unknown news has no properties: it keeps its place in a list, and is left out of every metric.
 Representation, alternative voices and activation, the other three metrics of RADio, need names of
-persons and sentiments of texts, which no reader of newsrec reads.
+persons and sentiments of texts, which newsrec does not read.
 
 Sources: Vrijenhoek et al., RADio, RecSys 2022 (calibration, fragmentation); Kruse et al., EB-NeRD,
 RecSys Challenge 2024 (diversity, novelty, unexpectedness); Murakami et al. 2007 (serendipity);
@@ -109,7 +109,7 @@ def vector_diversity(lists: Lists, k: int) -> Floats:
 def near_duplicates(lists: Lists, k: int) -> Floats:
     """Share of the list's news items whose vector is like that of one ranked above.
 
-    Alike are vectors, as in ``vector_diversity``, with a cosine of at least ``NEAR``.
+    Two vectors, those of ``vector_diversity``, are alike if their cosine is at least ``NEAR``.
     """
     assert lists.cosines is not None
     known = lists.news[:, :k] >= FIRST_NEWS
@@ -120,7 +120,7 @@ def near_duplicates(lists: Lists, k: int) -> Floats:
 def novelty(lists: Lists, k: int) -> Floats:
     """Mean self-information, in bits, of the list's news items (EB-NeRD; Zhou et al. 2010).
 
-    That of a news item with c of all n clicks of train is -log2((c + 1) / (n + m)), m being the
+    For a news item with c of the n clicks of train it is -log2((c + 1) / (n + m)), where m is the
     number of news items in the catalogue.
     """
     assert lists.information is not None
@@ -139,7 +139,7 @@ def unexpectedness(lists: Lists, k: int) -> Floats:
 def serendipity(lists: Lists, k: int) -> Floats:
     """Mean over the list's news items of 1 - mean cosine with the history if clicked, else 0.
 
-    After Murakami et al. 2007: unexpectedness counts only where the news item was of use. NaN
+    After Murakami et al. 2007: unexpectedness counts only where the user clicked. NaN
     without history.
     """
     assert lists.to_history is not None
@@ -153,7 +153,7 @@ def freshness(lists: Lists, k: int) -> Floats:
 
 
 def coverage(exposure: NDArray[np.integer]) -> float:
-    """Share of the news that any impression shows that are in at least one list (Ge et al. 2010).
+    """Share of the news shown in any impression that are in at least one list (Ge et al. 2010).
 
     Args:
         exposure: In how many lists each news item is ``[shown news]``.
@@ -162,7 +162,7 @@ def coverage(exposure: NDArray[np.integer]) -> float:
 
 
 def gini(exposure: NDArray[np.integer]) -> float:
-    """Gini coefficient of exposure: 0 if all news are in equally many lists, near 1 if few are.
+    """Gini coefficient of exposure: 0 if all news are in equally many lists, 1 if few fill them.
 
     Args:
         exposure: In how many lists each news item is ``[shown news]``.
@@ -245,7 +245,7 @@ def measure_lists(lists: Lists) -> NDArray[np.float32]:
 
 
 def _rank_weights(news: NDArray[np.integer], k: int) -> Floats:
-    """Return 1 / rank of known news, scaled to sum to 1, 0 of unknown; NaN if none is known."""
+    """Return 1 / rank of known news, scaled to sum to 1, 0 for unknown; NaN if none is known."""
     weights = (news[:, :k] >= FIRST_NEWS) / np.arange(1, k + 1)
     total = weights.sum(axis=1, keepdims=True)
     return np.divide(weights, total, out=np.full_like(weights, np.nan), where=total > 0)
@@ -253,7 +253,7 @@ def _rank_weights(news: NDArray[np.integer], k: int) -> Floats:
 
 def _shares(values: NDArray, weights: Floats, of: NDArray) -> Floats:
     """Return the weight of each of ``values`` in a list ``of`` values with ``weights``."""
-    # A matrix for each impression, whose rows are few: matmul would cost more than a sum.
+    # One small matrix for each impression: matmul would take longer than einsum.
     return np.einsum("ijl,il->ij", values[:, :, None] == of[:, None, :], weights)
 
 

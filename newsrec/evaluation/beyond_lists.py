@@ -1,6 +1,6 @@
 """Reads from a data folder what the metrics of ``newsrec.evaluation.beyond`` need, block by block.
 
-Memory is bounded by the blocks and, for each ranking, by a number per impression and metric.
+Memory holds one block and, for each ranking, one number per impression and metric.
 """
 
 from collections.abc import Mapping
@@ -79,7 +79,7 @@ def measure(
         tops: The best candidates of each ranking, of the impressions in ``rows``.
         vectors: News vectors for diversity and so on ``[news, dim]``; None leaves these out.
         rows: Impressions that are measured; None measures all.
-        seed: Of the impressions of other users that are drawn from these.
+        seed: Decides which impressions of other users are drawn.
 
     Returns:
         Metrics in the order of ``PER_IMPRESSION``, NaN where an impression has none
@@ -152,7 +152,7 @@ def draw_others(users: NDArray[np.integer], seed: int) -> NDArray[np.int64]:
     start, number = np.repeat(start, number)[:, None], np.repeat(number, number)[:, None]
     drawn = np.random.default_rng(seed).random((len(order), OTHERS))
     drawn = (drawn * (len(order) - number)).astype(np.int64)
-    drawn += number * (drawn >= start)  # over the user's own impressions
+    drawn += number * (drawn >= start)  # skips the user's own impressions
     others = np.repeat(np.arange(len(users))[:, None], OTHERS, axis=1)
     if len(order) and number[0, 0] < len(order):
         others[order] = order[drawn]

@@ -1,8 +1,8 @@
 """Means of the metrics beyond accuracy, with intervals that are clustered by user.
 
 The mean of a metric of impressions is resampled by users, as AUC is. Coverage and Gini are no
-means, so their intervals are those of a jackknife: users are dealt into groups, and the metric is
-computed without each. The lists of other users that fragmentation draws count as given.
+means, so their intervals come from a jackknife: users are divided into groups, and the metric is
+computed without each. The lists of other users that fragmentation draws are treated as fixed.
 """
 
 import itertools
@@ -32,7 +32,7 @@ from newsrec.evaluation.runs import BEYOND, TOP, EvaluatedRun
 from newsrec.evaluation.slices import clusters
 
 MOST = 1_000_000
-"""Most impressions that are measured; of more, as many evenly over the file."""
+"""Most impressions that are measured; if there are more, this many, evenly over the file."""
 GROUPS = 40
 """Most groups of users of the jackknife."""
 SAMPLE = 4
@@ -58,7 +58,7 @@ def beyond_accuracy(
     baselines: Mapping[str, NDArray[np.integer]],
     vectors: NDArray[np.floating] | None,
 ) -> Beyond:
-    """Measure the lists of a ranking and of baselines, on top of a split's impressions.
+    """Measure the first news of a ranking and of baselines, for the impressions of a split.
 
     Args:
         data: The data.
@@ -69,7 +69,7 @@ def beyond_accuracy(
 
     Returns:
         ``metrics`` has the fields ``shown_news``, ``vectors`` (the first numbers of the first news
-        vector, by which ``compare`` knows the PLM), ``metrics`` and ``baselines``. ``metrics`` has
+        vector, which tell ``compare`` the PLM), ``metrics`` and ``baselines``. ``metrics`` has
         for each metric its ``value``, ``interval`` and, for a mean, number of ``impressions``;
         ``baselines`` has for each baseline and metric its ``value`` and the ``difference`` of these
         ranks from it, with ``difference_interval``.
@@ -79,7 +79,7 @@ def beyond_accuracy(
     if len(rows) > MOST:
         rows = rows[np.linspace(0, len(rows) - 1, MOST).round().astype(int)]
     top = top_of(part, ranks)
-    top.news[part.beyond_accuracy] = 0  # these lists count in nothing, in compare neither
+    top.news[part.beyond_accuracy] = 0  # these lists count in no metric, nor in compare
     tops = {"": top.take(rows)}
     tops |= {name: top_of(part, rank).take(rows) for name, rank in baselines.items()}
     values = measure(data, split, tops, vectors, rows)
@@ -225,7 +225,7 @@ def _apart(one: NDArray[np.integer], other: NDArray[np.integer]) -> float:
     distances = []
     for begin in range(0, len(one), BLOCK):
         news = one[begin : begin + BLOCK]
-        none = np.zeros(0)  # of what fragmentation does not read
+        none = np.zeros(0)  # for fields that fragmentation does not use
         lists = Lists(news, news, none, other[begin : begin + BLOCK, None], none)
         distances.append(fragmentation(lists, LONGEST))
     return float(np.nanmean(np.concatenate(distances)))
@@ -273,7 +273,7 @@ def jackknife(values: NDArray[np.float64]) -> tuple[float, float]:
 def row_intervals(rows: NDArray[np.floating], users: NDArray[np.integer]) -> NDArray[np.float64]:
     """Return the interval of the mean of each row, of its values that are not NaN ``[rows, 2]``.
 
-    Rows that lack the same values share the weights of users, and so the work.
+    Rows with NaN in the same places are resampled together, which saves work.
     """
     bounds = np.full((len(rows), 2), np.nan)
     alike: dict[bytes, list[int]] = {}
@@ -292,7 +292,7 @@ def _reach(values: NDArray[np.float64]) -> list[float] | None:
 
 
 def _plain(values: Any) -> Any:
-    """Return numbers as Python has them, inside dictionaries too."""
+    """Turn NumPy's numbers into Python's, also inside dictionaries."""
     if isinstance(values, dict):
         return {name: _plain(value) for name, value in values.items()}
     return float(values) if isinstance(values, np.floating) else values

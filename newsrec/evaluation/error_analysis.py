@@ -27,7 +27,7 @@ def weakest_groups(
     other: NDArray[np.float64],
     users: NDArray[np.integer],
 ) -> list[dict[str, Any]]:
-    """Return the groups of all slices, those first where a model gains least over a baseline.
+    """Return the groups of all slices, those with the smallest gain over a baseline first.
 
     Groups of fewer than ``FEWEST_USERS`` users, and slices of one group, are left out.
 
@@ -68,8 +68,8 @@ def worst_impressions(
 ) -> NDArray[np.int64]:
     """Return the rows of impressions where a model's AUC is most below a baseline's.
 
-    Of equal ones those with more candidates come first. Impressions where the model is not worse
-    are left out, and so are all but ``NUM_WORST`` ``[impressions]``.
+    They are at most ``NUM_WORST`` impressions ``[impressions]``, and only those where the model is
+    worse. Of equally bad ones, those with more candidates come first.
     """
     rows = np.flatnonzero(own < other)
     order = np.lexsort((rows, -split.candidates.lengths[rows], (own - other)[rows]))
@@ -108,7 +108,7 @@ def reliability(split: Split, scores: NDArray[np.floating]) -> dict[str, Any] | 
     """Return how well click probabilities, a softmax over each impression's scores, are calibrated.
 
     A candidate's expected clicks are its probability times the number of clicks of its impression,
-    at most 1. Candidates are put into bins by it. ``ece``, the expected calibration error within
+    at most 1. They decide the candidate's bin. ``ece``, the expected calibration error within
     impressions, is the mean over candidates of the distance of their bin's share of clicked from
     its mean expectation. Chance alone gives about ``ece_by_chance`` if all expectations are right.
 
@@ -190,7 +190,7 @@ def analyse(
         split: The split.
         own: The metrics of every impression.
         slices: The group of every impression in each slice.
-        baselines: Scores of each baseline; that with the highest AUC is compared with.
+        baselines: Scores of each baseline; only the one with the highest AUC is used.
         logits: The model's scores, if a softmax makes probabilities of them ``[candidates]``.
 
     Returns:

@@ -12,9 +12,9 @@ MEANINGS = {
     "auc": "share of pairs of a clicked and a skipped candidate in which the clicked one is ranked "
     "higher; 0.5 is chance",
     "mrr": "mean of 1 / rank over the clicked candidates",
-    "ndcg@5": "what clicks among the first 5 gain, less on lower ranks, as a share of the most "
-    "possible",
-    "ndcg@10": "the same of the first 10",
+    "ndcg@5": "gain of the clicks among the first 5, smaller on lower ranks, as a share of the "
+    "largest possible gain",
+    "ndcg@10": "the same for the first 10",
 }
 """What each metric is, in a line."""
 

@@ -16,7 +16,7 @@ from newsrec.evaluation.seeds import clustered_error
 LEVEL = 0.05
 POWER = 0.8
 MARGIN = 0.005
-"""Differences up to this count as none, if nobody says otherwise."""
+"""Default margin: differences up to it count as none."""
 
 
 def detectable(error: float, users: int) -> float:
@@ -31,10 +31,10 @@ def detectable(error: float, users: int) -> float:
 
 
 def equivalence_p(difference: float, error: float, users: int, margin: float) -> float:
-    """Return p of the hypothesis that the true difference is at least ``margin``, either way.
+    """Return p of the hypothesis that the true difference is ``margin`` or more in size.
 
-    It is the larger p of two one-sided tests (TOST, Schuirmann 1987). Below ``LEVEL`` the two are
-    equal within the margin; above it, the data do not show that they are.
+    It is the larger p of two one-sided tests (TOST, Schuirmann 1987). Below ``LEVEL``, the two are
+    equal within the margin; above it, the data do not show this.
     """
     room = margin - abs(difference)
     if error == 0:

@@ -22,7 +22,7 @@ from newsrec.metrics import impression_metrics, ranks
 from newsrec.reranking import age_term, check_threshold, pick
 
 MOST = 10_000
-"""Most impressions that the trade-off is measured on; of more, as many evenly over the file."""
+"""Most impressions that the trade-off is measured on; of more, this many evenly over the file."""
 SHARES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.97)
 HOURS = (384.0, 192.0, 96.0, 48.0, 24.0, 12.0, 6.0)
 TRADE_OFF = {
@@ -45,7 +45,9 @@ class Rerank(NamedTuple):
 
     @classmethod
     def of(cls, *values: Any) -> "Rerank | None":
-        """Return the rules that options describe, None for those not given; None if none is.
+        """Return the rules from options in the order of the fields; None if they change nothing.
+
+        An option that is not given is None.
 
         Raises:
             UserError: If an option has an invalid value.
@@ -206,7 +208,7 @@ def check_vectors(rules: "Rerank | None", scorer: str | None, members: int) -> N
 
 
 def rerank_note(found: Mapping[str, Any]) -> str:
-    """Return in words how the first news were re-ranked."""
+    """Describe in words how the first news were re-ranked."""
     said = {
         "per_category": "at most {:g} of a category",
         "near_duplicates": "no near-duplicates (cosine of at least {:g})",

@@ -44,7 +44,7 @@ class Scored(NamedTuple):
     explain: Explain | None = None
     """Divides a score among the clicks; None if it is not the score of one model."""
     model_vectors: NDArray[np.float32] | None = None
-    """News vectors of the model; None if the scores are not those of one ``[news, dim]``."""
+    """News vectors of the model; None if the scores are not those of one model ``[news, dim]``."""
 
 
 def score_split(

@@ -10,7 +10,7 @@ BITS = 16
 
 
 class Dropout(nn.Dropout):
-    """``nn.Dropout``, with less time for its random numbers on a CPU.
+    """``nn.Dropout`` that draws its random numbers faster on a CPU.
 
     PyTorch's kernel takes about 10 ns for each value there, as long as 100 multiplications and
     additions of a matrix product. Here 64 random bits decide about four values.
@@ -24,7 +24,7 @@ class Dropout(nn.Dropout):
 
 
 def kept(x: Tensor, share: float) -> Tensor:
-    """Return a random factor for each value: 0 for a share of them, else the same above 1."""
+    """Return a random factor for each value: 0 for a share of them, a constant for the rest."""
     dropped = min(round(share * 2**BITS), 2**BITS - 1)
     words = torch.empty(-(-x.numel() * BITS // 64), dtype=torch.int64, device=x.device)
     bits = words.random_(-(2**63), None).view(torch.int16)[: x.numel()].view(x.shape)

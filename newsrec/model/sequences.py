@@ -1,8 +1,8 @@
 """Sequences of different lengths, padded to one length or joined without padding.
 
-Layers over sequences treat most things element by element. The rest is here, for both forms: a
-softmax, weighted sums and means within each sequence. Padded sequences come with a mask that is
-True where an element is real ``[batch, length]``; joined ones with ``Joined`` in its place.
+Most operations of a layer work on each element alone. Those that work within a sequence are here,
+for both forms: softmax, weighted sums, products and means. Padded sequences come with a mask that
+is True where an element is real ``[batch, length]``; joined ones with ``Joined`` in its place.
 """
 
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 
 class Joined(NamedTuple):
-    """Where each sequence is among joined elements ``[elements, ...]``; on the CPU."""
+    """Where each sequence is among joined elements ``[elements, ...]``; kept on the CPU."""
 
     lengths: Tensor
     """Number of elements of each sequence, in their order ``[batch]``."""
@@ -22,7 +22,7 @@ class Joined(NamedTuple):
 
     @classmethod
     def of(cls, lengths: Tensor) -> "Joined":
-        """Return where sequences of these lengths are ``[batch]``."""
+        """Return where sequences of some lengths ``[batch]`` are."""
         return cls(lengths, torch.arange(len(lengths)).repeat_interleave(lengths))
 
     def sums(self, x: Tensor) -> Tensor:
@@ -91,8 +91,8 @@ def _sums(x: Tensor, owner: Tensor, batch: int) -> Tensor:
     return x.new_zeros(batch, *x.shape[1:]).index_add_(0, owner, x)
 
 
-# Of joined sequences, autograd would keep what each element gets from its sequence, and results
-# of each step, all as large as the elements: the time of this work is that of the memory it fills.
+# For joined sequences, autograd would keep several results that are as large as the elements. Such
+# work takes as long as filling memory does, so these functions keep less and compute it again.
 
 
 class _Softmax(torch.autograd.Function):

@@ -36,7 +36,7 @@ class SoftmaxAttention(nn.Module):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # or each length would be compiled
     def _mix_joined(self, parts: list[Tensor], mask: Joined) -> Tensor:
-        """Mix neighbours of equal length in one call, which needs no mask."""
+        """Mix consecutive sequences of equal length in one call, which needs no mask."""
         lengths, counts = mask.lengths.unique_consecutive(return_counts=True)
         shapes = list(zip(counts.tolist(), lengths.tolist(), strict=True))
         sizes = [count * length for count, length in shapes]

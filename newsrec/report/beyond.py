@@ -88,7 +88,7 @@ def beyond_names(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def beyond_notes(metrics: Mapping[str, Any]) -> list[str]:
-    """Return what to know of the table."""
+    """Return notes on the table."""
     found = metrics.get("beyond")
     if found is None:
         return []

@@ -123,7 +123,7 @@ def power_note(result: dict[str, Any]) -> str:
         return ""
     said = (
         f"Detectable: the true difference that this split shows with a chance of {POWER:.0%}. "
-        f"The last p is of the hypothesis that A and B differ by {margin} or more (TOST): "
+        f"The last p tests the hypothesis that A and B differ by {margin} or more (TOST): "
     )
     if auc["p_equivalent"] < LEVEL:
         return f"{said}in AUC they are equal within {margin}."

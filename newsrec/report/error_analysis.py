@@ -66,8 +66,8 @@ def error_notes(errors: Mapping[str, Any]) -> list[str]:
     lines = []
     if errors.get("groups"):
         lines.append(
-            f"The weakest of {len(errors['groups'])} groups, by differences that are paired; "
-            "some groups are weak by chance."
+            f"{len(errors['groups'])} groups were compared by paired differences; some of them are "
+            "weak by chance."
         )
     found = errors["reliability"]
     if found is not None:

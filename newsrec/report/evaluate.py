@@ -53,7 +53,7 @@ class Measured(NamedTuple):
 
     results: Results
     beyond: Beyond | None
-    """Metrics beyond accuracy; None if nobody asked, or without impressions."""
+    """Metrics beyond accuracy; None if they are turned off or there are no impressions."""
     worst: list[int]
     """Rows of the impressions that lose most against the best baseline."""
 

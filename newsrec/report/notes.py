@@ -120,9 +120,9 @@ def can_show(metrics: Mapping[str, Any]) -> list[str]:
         return []
     name = BASELINE_NAMES.get(best[0], best[0])
     return [
-        f"Beside {name}, this split shows a true difference of the AUC of "
-        f"{best[1]['auc_detectable']:.4f} with a chance of 80 %; of models that are more alike, a "
-        "smaller one (compare says which)."
+        f"Against {name}, this split shows a true difference of the AUC of "
+        f"{best[1]['auc_detectable']:.4f} with a chance of 80 %; between models that are more "
+        "alike, a smaller one (compare prints it)."
     ]
 
 

@@ -20,7 +20,7 @@ from newsrec.console import printable
 
 WIDTH = 360
 LONG_TEXT = 300
-"""Letters from which on a text has a box of its own."""
+"""Longest text, in letters, that has no box of its own."""
 MAX_POINTS = 240
 """Most points of a line; more would not be visible."""
 TALL = 150
@@ -157,7 +157,7 @@ class Dot(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A part of a score, drawn from the parts before it of the same sign on; places are shares."""
+    """A part of a score, drawn after earlier parts of the same sign; places are percentages."""
 
     value: float
     name: str

@@ -1,11 +1,11 @@
-"""Scores tables of users by an exported folder: Arrow in, Arrow out, without PyTorch.
+"""Scores tables of users with an exported folder: Arrow in, Arrow out, without PyTorch.
 
     from newsrec.serving.batch import BatchScorer
 
     scorer = BatchScorer("exports/demo", k=100)
     scorer(pyarrow.table({"user_id": ["U1"], "history": [["N1", "N7"]]}))
 
-A row of the answer is the same bit for bit whatever other rows the table has, so a table may be
+A row of the answer is the same to the bit, whatever other rows the table has, so a table may be
 divided in any way. For this, each user is encoded alone. Matrix products over many users only say
 which news could be among the best; ``newsrec.serving.search.best_alone`` scores these.
 """
@@ -44,7 +44,7 @@ RESULTS = {
     },
     "vectors": {"user_vector": pa.list_(pa.float32())},
 }
-"""What may be asked for, and its columns beside ``user_id``, ``time`` and
+"""Kinds of result, and their columns besides ``user_id``, ``time`` and
 ``num_unknown_history``."""
 
 
@@ -58,21 +58,21 @@ OPTIONAL: dict[str, Check] = {"time": checks.a_time}
 MOST_USERS = 256
 """Most users whose scores are in memory at once."""
 ROWS_AT_ONCE = 1 << 14
-"""Users whose answers become one piece of a table."""
+"""Users whose rows are scored, and added to the answer, at once."""
 
 
 class BatchScorer:
-    """Scores tables of users; every row by itself, whatever else is in the table.
+    """Scores tables of users, each row independently of the others.
 
-    Ray Data takes the class for ``map_batches``, with ``batch_format="pyarrow"``. A copy by pickle
-    reads the folder anew.
+    Ray Data takes the class for ``map_batches``, with ``batch_format="pyarrow"``. A pickled scorer
+    reads the folder again when it is loaded.
 
     Args:
         export: Folder that ``python -m newsrec export`` wrote.
         result: ``news`` finds the best news of the export, ``ranks`` ranks the candidates of each
             user, ``vectors`` returns the user vectors.
-        k: Number of news to find; fewer are found if fewer may be.
-        exclude_history: Whether news of the history are left out of the best.
+        k: Number of news to find; fewer are found if fewer are left after ``exclude_history``.
+        exclude_history: Whether news of the history are left out.
         threads: Users encoded at once. OMP_NUM_THREADS sets the threads of numpy's products.
 
     Raises:
@@ -104,7 +104,7 @@ class BatchScorer:
         news = self.folder.read_news()
         if not len(news.table):
             raise UserError(
-                f"{export} holds no news, by which histories are read. Export the checkpoint again "
+                f"{export} holds no news, so histories cannot be read. Export the checkpoint again "
                 "with its data (`export --data.root`)."
             )
         if result == "news" and (not isinstance(k, int) or not 1 <= k <= len(news.table)):
@@ -158,14 +158,14 @@ class BatchScorer:
         return pa.concat_tables(tables)
 
     def check(self, rows: Rows) -> Rows:
-        """Return the rows that can be scored; the others are among its bad lines."""
+        """Return the rows that can be scored; the others are recorded as bad lines."""
         texts = as_text(rows.column("user_id"))
         told = shown(rows, "user_id")
         rows = rows.require(is_filled(texts), "user_id", "null, empty or not UTF-8", told)
         names = ["history", "candidates"] if self.result == "ranks" else ["history"]
         for name in names:
             good = as_bools(rows.column(name).is_valid())
-            rows = rows.require(good, name, "null; a user without has an empty list")
+            rows = rows.require(good, name, "null; write an empty list instead")
         if self.result == "ranks":
             lists = Lists.of(rows.column("candidates"))
             wrong = lists.rows_with(self._lookup.find(lists.values) == 0)
@@ -174,7 +174,7 @@ class BatchScorer:
         return rows
 
     def score(self, users: pa.Table) -> pa.Table:
-        """Score users whose rows ``check`` found good; as for calling the scorer."""
+        """Score users whose rows ``check`` found good; returns what a call of the scorer does."""
         rows = Rows(users, np.arange(len(users)), [], 0)
         lists = Lists.of(rows.column("history"))
         found = self._lookup.find(lists.values)
@@ -255,7 +255,7 @@ class BatchScorer:
         return {"user_vector": _lists(offsets, pa.array(_joined(list(found), np.float32)))}
 
     def _encode(self, known: NDArray[np.int32]) -> Users:
-        """Encode one user alone: what a block of users gives depends on its shape."""
+        """Encode one user alone, because the last bits of a block of users depend on its shape."""
         return self._encoders.users([known.tolist()], self._catalogue.vectors)
 
     def _map(self, work: Any, *lists: Iterable[Any]) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""What scores the parts of a batch run: this process, actors of Ray, or tasks of Spark."""
+"""Engines that score the parts of a batch run: this process, actors of Ray, or tasks of Spark."""
 
 import importlib
 import json
@@ -23,7 +23,7 @@ Engine = Callable[[Job, BatchScorer, list[int], Advance], Iterator[dict[str, Any
 RAY_VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves the machine unasked
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # its remarks are of no use to a user
-    "RAY_worker_niceness": "0",  # as the other engines; by default it gives way to all else
+    "RAY_worker_niceness": "0",  # like the other engines; by default all else goes first
 }
 RAY_STORE = 128 << 20
 """Bytes of Ray's object store on one machine: only numbers and counts of parts pass through it."""
@@ -36,7 +36,7 @@ def make_engine(name: str, workers: int | None = None, address: str | None = Non
     Args:
         name: One of ``ENGINES``.
         workers: Users scored at once: threads of this process, actors, or tasks; None takes all
-            cores, in a cluster all of its.
+            cores of this machine or of the cluster.
         address: Address of a cluster of Ray or master of Spark; None starts one on this machine.
 
     Raises:
@@ -76,7 +76,7 @@ class PartScorer:
         self.error = ""
         try:
             self.scorer = job.scorer()
-        except UserError as error:  # raised here, an engine would try again and again
+        except UserError as error:  # an engine would retry an error raised here forever
             self.error = str(error)
 
     def __call__(self, parts: pa.Table) -> pa.Table:
@@ -186,7 +186,7 @@ def _spark(
             "Java 17 or later; check JAVA_HOME and --spark_master."
         ) from error
     try:
-        # One part for each task: what a killed task leaves is one part.
+        # One part for each task, so that a killed task loses one part only.
         rows = spark.sparkContext.parallelize([(n,) for n in numbers], max(len(numbers), 1))
         frame = spark.createDataFrame(rows, "part long")
         done = frame.mapInArrow(partial(_score_batches, job), "done string").collect()

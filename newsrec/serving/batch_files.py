@@ -53,11 +53,11 @@ class Place(NamedTuple):
         return Place(self.filesystem, self.path + ending, self.given + ending)
 
     def info(self) -> Any:
-        """Return what pyarrow says of it."""
+        """Return pyarrow's ``FileInfo`` of it."""
         return self.filesystem.get_file_info(self.path)
 
     def files(self) -> list[Any]:
-        """Return what pyarrow says of the files in a folder and its folders, sorted by path."""
+        """Return the ``FileInfo`` of all files in a folder, at any depth, sorted by path."""
         found = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=True))
         return sorted((info for info in found if info.is_file), key=lambda info: info.path)
 
@@ -69,7 +69,7 @@ class Place(NamedTuple):
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Any]:
-        """Open a file that is whole or absent; in an object store it appears when it is closed."""
+        """Open a file that appears when it is complete; in an object store, when it is closed."""
         if not self.is_local:
             with self.filesystem.open_output_stream(self.path) as stream:
                 yield stream
@@ -113,7 +113,7 @@ class Users(NamedTuple):
     files: tuple[tuple[str, int], ...]
     """Path in its file system and number of rows of each."""
     fingerprint: str
-    """Hash of names, sizes, times of change and footers."""
+    """Hash of names, sizes, modification times and footers."""
     columns: tuple[str, ...]
     time: pa.DataType | None
     """Type of the column ``time``, if there is one."""
@@ -162,7 +162,7 @@ def find_users(given: str, result: str) -> Users:
             kinds.append(kind if files[-1][1] or not kinds else kinds[0])
         told = json.dumps([name, info.size, info.mtime_ns]).encode()
         hashed.update(told + hashlib.sha256(ending).digest())
-        for mine, first, what in ((columns, columns[0], "columns"), (kinds, kinds[0], "time")):
+        for mine, first, what in ((columns, columns[0], "columns"), (kinds, kinds[0], "time type")):
             if mine[-1] != first:
                 raise DataError(
                     f"{info.path} has the {what} {_told(mine[-1])}, but {files[0][0]} has "
@@ -181,7 +181,7 @@ def read_users(users: Users, start: int, stop: int) -> Iterator[tuple[str, Rows]
         The file, and rows, whose ``lines`` count from 0 in this file.
 
     Raises:
-        DataError: If a file cannot be read, or is not as it was found.
+        DataError: If a file cannot be read, or has changed since it was found.
     """
     place = find_place(users.place, "--users")
     begin = 0
@@ -191,7 +191,7 @@ def read_users(users: Users, start: int, stop: int) -> Iterator[tuple[str, Rows]
                 if parquet.metadata.num_rows != num_rows:
                     raise DataError(
                         f"{path} was changed while it was read: it had {num_rows:,} rows, and now "
-                        f"has {parquet.metadata.num_rows:,}. Run the command anew."
+                        f"has {parquet.metadata.num_rows:,}. Run the command again."
                     )
                 for line, batch in _batches(path, parquet, users.columns, start - begin):
                     if line >= stop - begin:

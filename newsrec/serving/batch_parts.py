@@ -22,17 +22,17 @@ from newsrec.serving.folder import ExportFolder
 from newsrec.serving.manifest import MANIFEST
 
 Advance = Callable[[int], None]
-"""Is called with the number of users just scored."""
+"""Called with the number of users just scored."""
 
 
 class Job(NamedTuple):
-    """All that a process needs to score a part; plain values, so that it can be sent."""
+    """All that a process needs to score a part; plain values, to be sent to other processes."""
 
     export: str
     export_hash: str
     users: Users
     folder: str
-    """Folder in which the parts gather."""
+    """Folder that the parts are written to."""
     result: str
     k: int
     exclude_history: bool
@@ -64,8 +64,8 @@ class Job(NamedTuple):
         """
         if export_hash(self.export) != self.export_hash:
             raise ModelError(
-                f"{self.export} is another export on this machine, or was changed meanwhile. Put "
-                "the same folder at the same place on all machines, and leave it as it is."
+                f"{self.export} is another export on this machine, or was changed during the run. "
+                "Put the same folder at the same path on all machines, and do not change it."
             )
         return BatchScorer(
             self.export,
@@ -81,7 +81,7 @@ def score_part(
 ) -> dict[str, Any]:
     """Score one part and write its file; return its name, hash and counts.
 
-    A mistake of the user is returned as ``error``, since an engine would bury it in its own words.
+    A mistake of the user is returned as ``error``: raised, it would be lost among an engine's own.
     """
     start = number * job.users_per_part
     stop = min(start + job.users_per_part, job.users.num_rows)
@@ -115,8 +115,8 @@ def score_part(
     except UserError as error:
         return {"number": number, "error": str(error)}
     except OSError as error:
-        problem = f"{target.given} could not be written ({error}). Look at the disk there, and go "
-        return {"number": number, "error": problem + "on by --resume."}
+        problem = f"{target.given} could not be written ({error}). Check the disk there, and "
+        return {"number": number, "error": problem + "continue with --resume."}
     return described(target, number, counts)
 
 

@@ -1,7 +1,7 @@
 """Scores the users of Parquet files part by part, on one of several engines, and resumes.
 
-Parts gather in a folder beside the output, which is renamed when all are there. So a run that was
-killed goes on with the parts that are missing, also on another engine.
+Parts are written to a folder beside the output, which gets the output's name when all are complete.
+So a run that was killed can be continued with the missing parts, also on another engine.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 DONE = "_manifest.json"
 PLAN = "_plan.json"
 UNFINISHED = ".unfinished"
-"""Ending of the folder beside the output in which parts gather; ``--resume`` goes on with it."""
+"""Ending of the folder that parts are written to; ``--resume`` continues there."""
 SLOW = 2000
 """Fewer users need no progress bar."""
 OPTIONS = {
@@ -43,7 +43,7 @@ OPTIONS = {
     "exclude_history": "--exclude_history was {}",
     "users_per_part": "--users_per_part was {}",
 }
-"""What all parts of an output have in common, and how a difference is told."""
+"""Settings that all parts of an output share, and what is said where one differs."""
 
 
 def run_batch(
@@ -75,13 +75,13 @@ def run_batch(
         exclude_history: Likewise.
         users_per_part: Users of one file of the output.
         on_bad_line: ``error`` or ``drop``, for users that cannot be scored.
-        resume: Whether to go on with the parts that an earlier run left.
+        resume: Whether to keep the parts that an earlier run finished.
 
     Returns:
         The manifest of the output.
 
     Raises:
-        UserError: If an input cannot be used, or the output is there and ``resume`` does not fit.
+        UserError: If an input cannot be used, or the output exists and cannot be resumed.
     """
     if users_per_part < 1:
         raise UserError(f"--users_per_part is {users_per_part}; it must be at least 1.")
@@ -89,7 +89,7 @@ def run_batch(
     place = find_place(output, "--output")
     if f"{place.path}/".startswith(f"{find_place(users, '--users').path}/"):
         raise UserError(
-            f"--output {output} lies in --users {users}, where it would count as users. Choose "
+            f"--output {output} lies in --users {users}, and would be read as users. Choose "
             "another --output."
         )
     work = place.beside(UNFINISHED) if place.is_local else place
@@ -105,7 +105,7 @@ def run_batch(
         on_bad_line,
     )
     run = make_engine(engine, workers, address)
-    # Also refuses what cannot be scored before anything is written.
+    # Made before anything is written, because it refuses invalid settings.
     scorer = job.scorer(workers or os.cpu_count() or 1 if engine == "local" else 1)
     finished = _finished(place, job, resume)
     if finished is not None:
@@ -163,7 +163,7 @@ def _score_missing(
 
 
 def _finished(place: Place, job: Job, resume: bool) -> dict[str, Any] | None:
-    """Return the manifest of an output that is complete; None if there is none to return."""
+    """Return the manifest of a complete output to resume; None if there is none."""
     if resume and (place / DONE).info().type == fs.FileType.File:
         manifest: dict[str, Any] = json.loads((place / DONE).read())
         found = {**manifest, "export": manifest["export"]["manifest_sha256"]}
@@ -177,12 +177,12 @@ def _finished(place: Place, job: Job, resume: bool) -> dict[str, Any] | None:
 
 
 def _begin(place: Place, work: Place, job: Job, resume: bool) -> None:
-    """Create the folder in which parts gather, or check that it is of the same job."""
+    """Create the folder that parts are written to, or check that it is of the same job."""
     plan = work / PLAN
     if plan.info().type == fs.FileType.File:
         if not resume:
             raise UserError(
-                f"{work.given} has the parts of a run that did not end. Go on with it by --resume, "
+                f"{work.given} has the parts of a run that did not end. Continue it with --resume, "
                 "or remove it."
             )
         _require_same(json.loads(plan.read()), job, work.given)
@@ -205,13 +205,13 @@ def _require_same(found: dict[str, Any], job: Job, where: str) -> None:
         if found.get(name) != value:
             told = OPTIONS[name].format(found.get(name))
             raise UserError(
-                f"--resume: {where} was written otherwise: {told}. Give the same as then, or "
+                f"--resume: {where} was written with other settings: {told}. Use those again, or "
                 "choose another --output."
             )
 
 
 def _parts_done(work: Place, job: Job) -> dict[int, dict[str, Any]]:
-    """Return what is known of the parts that are there, and remove what was left half written."""
+    """Describe the parts that are complete, and remove files that were left half written."""
     found: dict[int, dict[str, Any]] = {}
     names = {part_name(number): number for number in range(job.num_parts)}
     for info in work.files():
@@ -234,7 +234,7 @@ def _parts_done(work: Place, job: Job) -> dict[int, dict[str, Any]]:
 def _keep_or_remove(work: Place, done: dict[int, Any], job: Job) -> None:
     """Say what a run that failed leaves, or remove a folder in which no part was done."""
     if done:
-        told = "%s keeps %d of %d parts. The same command with --resume goes on."
+        told = "%s keeps %d of %d parts. The same command with --resume continues."
         log.warning(told, work.given, len(done), job.num_parts)
         return
     with contextlib.suppress(OSError):
@@ -261,7 +261,7 @@ def _only_one(work: Place) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
             return
-        raise UserError(f"Another command is writing {work.given}. Wait for its end.")
+        raise UserError(f"Another command is writing {work.given}. Wait until it ends.")
     finally:
         os.close(handle)
 

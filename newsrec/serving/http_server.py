@@ -101,7 +101,7 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     host, port = bound.getsockname()[:2]
     name = f"[{host}]" if bound.family == socket.AF_INET6 else host
     if settings.workers == 1:
-        for kind in (NewsStore, ClickStore):  # unusable files are told before "Serving"
+        for kind in (NewsStore, ClickStore):  # unusable files are reported before "Serving"
             kind(store_folder(settings.export, settings.store)).close()
         announce(f"http://{name}:{port}")
         _serve(settings, bound, None, None)

@@ -155,7 +155,7 @@ class Ranker(TextEncoder):
             per_category: As in ``newsrec.serving.rules.Rules``; so are the following.
             near_duplicates: Of two news with at least this cosine, keep only the better one.
             diversity: How much a news item has to differ from the ones before it, from 0 to 1.
-            calibration: How much the categories have to be those of the history, from 0 to 1.
+            calibration: How much the categories have to match those of the history, from 0 to 1.
 
         Raises:
             UserError: If the catalogue is empty, or an argument is invalid.

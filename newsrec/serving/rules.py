@@ -34,8 +34,9 @@ class Rules:
             clicked news item; None leaves out none.
         diversity: How much unlike the news before it a news item has to be: 0 ranks by score alone,
             up to 1; see ``newsrec.reranking.pick``.
-        calibration: How much the categories of the list have to be those of the user's clicks, from
-            0 to 1; see there. Without clicks, or where none has a category, it changes nothing.
+        calibration: How much the categories of the list have to match those of the user's clicks,
+            from 0 to 1; see there. Without clicks, or where none has a category, it changes
+            nothing.
 
     Raises:
         UserError: If a value is invalid; the message names the field.

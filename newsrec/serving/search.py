@@ -154,10 +154,11 @@ def best_alone(scores: Scores, user: Users, news: Vectors, k: int, longest: floa
         k: Number of news to find, from 1 to the number of all news.
         longest: Largest length of a news vector.
     """
-    # The k-th of the exact scores is at least the k-th of the others less the error, so news below
-    # that by more than the error again cannot be among the best. A sum over dim products is wrong
-    # by at most dim roundings of the lengths' product, whatever its order. The factor 16 covers
-    # two such sums, a score that adds two products, and what combines them; 64 its few operations.
+    # The k-th best exact score is at least the k-th best given score less the error. So news with a
+    # given score that is lower than this by more than the error is not among the best. A sum over
+    # dim products is wrong by at most dim roundings of the lengths' product, whatever its order.
+    # The factor 16 covers two such sums, a score that adds two products, and what combines them; 64
+    # its few operations.
     length = float(np.linalg.norm(user.real_vectors(0), axis=1).max()) * longest
     error = 16 * ROUNDING * ((news.shape[1] + 64) * length + 64)
     rows = np.flatnonzero(scores >= _low_bar(scores, k) - np.float32(error))

@@ -1,4 +1,4 @@
-"""One table of the speed of all parts, beside another commit in the same run.
+"""One table of the speed of all parts, compared with another commit in the same run.
 
     python tests/benchmarks/all.py --output DIR                       # this tree alone
     python tests/benchmarks/all.py --output DIR --against v0.1.0      # and a commit, tag or branch
@@ -7,9 +7,9 @@
 Each part is a benchmark of this folder with small options, run on ``--data.root`` (``data/demo``)
 in a process of its own. With ``--against`` the other commit is checked out into a temporary folder,
 and its own benchmarks are run with the same options, turn by turn with this tree's. ``ratio`` is
-the median over the rounds of the other commit's value by this tree's, or the inverse where more is
-better: above 1, this tree is better. ``noise`` is the largest ratio of two rounds of one tree: a
-ratio within it says nothing. A figure that the other commit does not print has no ratio.
+the median over the rounds of the other commit's value divided by this tree's, or the inverse where
+more is better: above 1, this tree is better. ``noise`` is the largest ratio of two rounds of one
+tree: a ratio within it says nothing. A figure that the other commit does not print has no ratio.
 
 ``per GFLOP/s`` divides a speed by the rate of a large float32 product that was measured before each
 run, since machines differ. The output folder gets ``speed.json``, ``speed.md`` and ``speed.png``.

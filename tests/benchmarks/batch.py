@@ -7,8 +7,8 @@ Prints one JSON object. The user encoder is the default model's with random weig
 histories (0 to 50 clicks) are random. Each engine is the command in a process of its own; its
 memory is the largest sum of the proportional sizes (PSS) of all its processes. ``bare`` multiplies
 the same number of user vectors, at most 2,000, with all news in blocks and takes the top k,
-``encoder`` encodes as many users one by one, both in one process; their CPU time is for a user.
-``cpu_s`` of Ray and Spark lacks the workers.
+``encoder`` encodes as many users one by one, both in one process; their CPU time is per user.
+``cpu_s`` of Ray and Spark does not include the workers.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""What is learned from batches by impression or by user, and what they save. JSON on stdout.
+"""How well a model learns from batches by impression or by user, and their speed. JSON on stdout.
 
     python tests/benchmarks/batches.py --data.root DIR --output DIR [--seeds 0 1 2] [--steps 250]
 
 The demo's model (frozen MiniLM, kept states) trains for equally many steps, and so on equally many
-clicks, with each ``data.batches``. It is scored on dev as it is at the end. A difference in AUC is
-from ``random`` at the same seeds, impression by impression; its 95 % interval is paired, covers the
-choice of users and not of seeds, and is also given for each seed. Clicks per second are of CPU
+clicks, with each ``data.batches``. It is scored on dev with its last weights. A difference in AUC
+is from ``random`` at the same seeds, impression by impression; its 95 % interval is paired, covers
+the choice of users and not of seeds, and is also given for each seed. Clicks per second are of CPU
 time, of the steps alone, batches included. Finished runs are kept in the output folder.
 """
 
@@ -35,7 +35,7 @@ class CpuTime(Callback):
     """Measures the CPU seconds from the first step to the last."""
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step == 1:  # the first step starts much up
+        if trainer.global_step == 1:  # the first step also sets things up
             self.start = time.process_time()
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:

@@ -4,8 +4,8 @@
 
 Prints one JSON object. Impressions have about as many candidates as MIND's dev, users as many
 clicks; a news vector has 384 numbers. The reference is a loop over impressions, on a part of them:
-it must give the same numbers, or the benchmark fails. Memory is what the process holds of its own
-beyond what it held before.
+it must give the same numbers, or the benchmark fails. Memory is the growth of
+the process's own memory.
 """
 
 import argparse

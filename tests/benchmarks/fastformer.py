@@ -1,4 +1,4 @@
-"""A training step of the frozen preset: stacks over joined elements against padded ones.
+"""A training step of the frozen preset: encoders over joined elements against padded ones.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/fastformer.py                    # data/demo
     OMP_NUM_THREADS=1 python tests/benchmarks/fastformer.py --data.root DIR --dim 256 --heads 16

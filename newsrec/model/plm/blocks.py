@@ -105,7 +105,7 @@ def spare_tokens(device: torch.device) -> int:
 
 
 def runs_on_cpu(device: torch.device) -> bool:
-    """Return whether this is a CPU, where joined elements and dropout of our own are faster.
+    """Return whether this is a CPU, where joined elements and our own dropout are faster.
 
     On a GPU, sums over joined elements would be added up in another order in each run, and a step
     waits for the host, which launches the kernels: padded blocks need fewer of them.
