@@ -13,6 +13,7 @@ from newsrec.evaluation import beyond_lists, beyond_results
 from newsrec.evaluation.beyond import (
     CUTS,
     MEANINGS,
+    OF_CATEGORIES,
     OF_VECTORS,
     PER_IMPRESSION,
     TABLE,
@@ -34,6 +35,7 @@ from newsrec.evaluation.beyond_results import (
 from newsrec.evaluation.intervals import mean_interval
 from newsrec.evaluation.runs import EvaluatedRun
 from newsrec.metrics import ranks
+from newsrec.report.beyond import DIRECTIONS, short_number, short_range
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +207,36 @@ def test_beyond_accuracy_lists_count_in_no_metric(world):
     assert found.metrics["metrics"]["gini@5"]["value"] == expected["gini@5"][0]
 
 
+def test_impressions_of_one_user_have_no_fragmentation(world):
+    data, split, _, rank, _ = world
+    alone = split._replace(user=np.zeros_like(split.user))
+    found = beyond_accuracy(data._replace(splits={"train": alone}), "train", rank, {}, None)
+    assert not {"fragmentation@5", "fragmentation@10"} & set(found.metrics["metrics"])
+    assert "novelty@10" in found.metrics["metrics"]
+
+
+def test_news_of_one_category_have_no_metrics_of_categories(world):
+    data, _, _, rank, _ = world
+    bare = data._replace(news=pa.table({"category": [""] * len(data.news)}))
+    found = beyond_accuracy(bare, "train", rank, {"same": rank}, None).metrics
+    for named in (found["metrics"], found["baselines"]["same"]):
+        assert not OF_CATEGORIES & set(named)
+        assert "fragmentation@10" in named
+
+
+def test_intervals_of_shares_are_from_0_to_1():
+    data, scores, _ = random_data(60, 80, 2)
+    rank = ranks(scores, data.split("train").candidates.offsets)
+    found = beyond_accuracy(data, "train", rank, {}, None).metrics["metrics"]
+    low, high = found["coverage@10"]["interval"]
+    assert 0 <= low <= found["coverage@10"]["value"] <= high == 1
+
+
+def test_large_numbers_have_two_digits_after_the_point():
+    assert short_range([9.85, 10.024]) == "9.850 to 10.02"
+    assert short_number(-22.6404, "+") == "-22.64"
+
+
 def test_evaluate_and_compare_show_them(mind_dir, tmp_path, capsys):
     base = [f"--data.root={mind_dir}", "--split=dev", "--trainer.accelerator=cpu"]
     for name in ("recent", "random"):
@@ -212,6 +244,7 @@ def test_evaluate_and_compare_show_them(mind_dir, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "Beyond accuracy" in said
     assert "freshness, hours" in said
+    assert DIRECTIONS in " ".join(said.split())
     assert "Metrics of news vectors" in said
     page = (tmp_path / "recent" / "report.html").read_text()
     assert "in any split; fewer is fresher." in page

@@ -332,6 +332,18 @@ def test_compare_writes_a_page_whose_numbers_are_those_of_its_json(world, tmp_pa
     assert "is not empty" in capsys.readouterr().err
 
 
+def test_a_group_is_coloured_only_if_it_differs_after_the_adjustment(world):
+    runs = [[read_run(world.run(name))] for name in "ab"]
+    result = compare(*runs)
+    group = result["slices"]["half"]["first"]
+    group |= {"difference": 0.03, "interval": [0.01, 0.05]}
+    for p, coloured in ((0.2, False), (0.01, True)):
+        group["p_holm"] = p
+        text = comparison_page(result)
+        row = text[text.rindex("first</") :].partition("</tr>")[0]
+        assert ("dots higher" in row) == coloured
+
+
 def test_the_page_of_several_seeds_has_the_wider_interval(world, tmp_path):
     sides = [[world.run(f"{side}{n}", seed=0.02) for n in range(3)] for side in "ab"]
     result = compare(*([read_run(run) for run in side] for side in sides))

@@ -225,6 +225,10 @@ OF_VECTORS = frozenset(
     if {"cosines", "to_history"} & {*line.needs}
 )
 """Names of the metrics of news vectors."""
+OF_CATEGORIES = frozenset(
+    f"{name}@{k}" for name in ("calibration", "category_diversity") for k in CUTS
+)
+"""Names of the metrics of categories."""
 WHOLE = tuple(f"{name}@{k}" for name in OVER_ALL for k in CUTS)
 """Names of all metrics of a split."""
 

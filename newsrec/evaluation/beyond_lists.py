@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
@@ -14,7 +15,7 @@ from newsrec.data import FIRST_NEWS
 from newsrec.data.dataset import NewsData, Split
 from newsrec.data.ragged import Ragged
 from newsrec.evaluation.ages import NEVER, first_shown
-from newsrec.evaluation.beyond import LONGEST, PER_IMPRESSION, Lists, measure_lists
+from newsrec.evaluation.beyond import LONGEST, OF_CATEGORIES, PER_IMPRESSION, Lists, measure_lists
 from newsrec.evaluation.results import category_codes
 
 OTHERS = 3
@@ -83,14 +84,16 @@ def measure(
 
     Returns:
         Metrics in the order of ``PER_IMPRESSION``, NaN where an impression has none
-        ``[metrics, rows]``.
+        ``[metrics, rows]``. If all impressions are of one user, there is no fragmentation; if all
+        news are of one category, there are no metrics of categories.
     """
     part = data.split(split)
     unit = None if vectors is None else centred(vectors)
     first, information, codes = first_shown(data), _information(data), category_codes(data)
     codes -= codes.min(initial=0)  # no negative number
     rows = np.arange(len(part.history)) if rows is None else rows
-    others = draw_others(np.asarray(part.user)[rows], seed)
+    users = np.asarray(part.user)[rows]
+    others, several = draw_others(users, seed), len(np.unique(users)) > 1
     values = {name: np.empty((len(PER_IMPRESSION), len(rows)), np.float32) for name in tops}
     order = np.argsort(part.history[rows], kind="stable")  # a history is read once
     step = max(1, min(BLOCK, CELLS // (int(codes.max(initial=0)) + 1)))
@@ -113,7 +116,7 @@ def measure(
                 news=news,
                 categories=codes[news],
                 read=read[owner[:, None], codes[news]],
-                others=top.news[others[places]],
+                others=top.news[others[places]] * several,
                 hours=np.where(first[news] < NEVER, time - first[news], 0) / 3600,
                 information=None if information is None else information[news],
                 cosines=cosines,
@@ -121,6 +124,9 @@ def measure(
                 clicked=None if top.clicked is None else top.clicked[places],
             )
             values[name][:, places] = measure_lists(lists)
+    if len(pc.unique(data.news["category"])) < 2:
+        for found in values.values():
+            found[[name in OF_CATEGORIES for name in PER_IMPRESSION]] = np.nan
     return values
 
 
@@ -145,7 +151,7 @@ def _information(data: NewsData) -> NDArray[np.float64] | None:
 def draw_others(users: NDArray[np.integer], seed: int) -> NDArray[np.int64]:
     """Return for each impression some of other users, evenly drawn ``[impressions, OTHERS]``.
 
-    If all impressions are of one user, an impression is compared with itself.
+    If all impressions are of one user, each gets itself; ``measure`` has no fragmentation then.
     """
     order = np.argsort(users, kind="stable")
     _, start, number = np.unique(users[order], return_index=True, return_counts=True)

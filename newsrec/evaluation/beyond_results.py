@@ -102,7 +102,9 @@ def beyond_accuracy(
             strict=True,
         )
         if number
-    } | {name: {"value": all_[0], "interval": _reach(all_)} for name, all_ in whole[""].items()}
+    } | {
+        name: {"value": all_[0], "interval": _share_reach(all_)} for name, all_ in whole[""].items()
+    }
     beside: dict[str, dict[str, Any]] = {name: {} for name in baselines}
     for name, lines in beside.items():
         difference = own - values[name]
@@ -289,6 +291,12 @@ def row_intervals(rows: NDArray[np.floating], users: NDArray[np.integer]) -> NDA
 def _reach(values: NDArray[np.float64]) -> list[float] | None:
     low, high = jackknife(values)
     return None if np.isnan(low) else [low, high]
+
+
+def _share_reach(values: NDArray[np.float64]) -> list[float] | None:
+    """Return the interval of a share, which is from 0 to 1."""
+    bounds = _reach(values)
+    return bounds if bounds is None else [max(bounds[0], 0.0), min(bounds[1], 1.0)]
 
 
 def _plain(values: Any) -> Any:

@@ -10,6 +10,11 @@ from newsrec.evaluation.names import BASELINE_NAMES
 from newsrec.report.tables import table
 
 SHORT, LONG = min(CUTS), max(CUTS)
+DIRECTIONS = (
+    "More is not always better: calibration is a distance, 0 where the categories are those of the "
+    "history; freshness is an age, lower where news are newer."
+)
+"""How to read the signs of the table."""
 
 
 def beyond_table(metrics: Mapping[str, Any]) -> Table:
@@ -92,15 +97,15 @@ def beyond_notes(metrics: Mapping[str, Any]) -> list[str]:
     found = metrics.get("beyond")
     if found is None:
         return []
-    lines = ["docs/evaluate.md explains each line (Beyond accuracy)."]
+    lines = [f"{DIRECTIONS} docs/evaluate.md explains each line (Beyond accuracy)."]
     if f"vector_diversity@{LONG}" not in found["metrics"]:
         lines.append("Metrics of news vectors need the baselines and labels; they are left out.")
     return lines
 
 
 def short_number(value: float, sign: str = "") -> str:
-    """Format a number with three digits after the point, or one if it is large."""
-    return f"{value:{sign}.3f}" if abs(value) < 10 else f"{value:{sign}.1f}"
+    """Format a number with three digits after the point, or two if it is large."""
+    return f"{value:{sign}.3f}" if abs(value) < 10 else f"{value:{sign}.2f}"
 
 
 def short_range(bounds: Sequence[float] | None, sign: str = "") -> str:

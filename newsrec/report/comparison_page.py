@@ -12,7 +12,7 @@ from newsrec.evaluation.names import HEADINGS, MEANINGS, SLICE_NAMES
 from newsrec.evaluation.power import LEVEL
 from newsrec.evaluation.slices import SLICES
 from newsrec.files import publish
-from newsrec.report.beyond import LONG
+from newsrec.report.beyond import DIRECTIONS, LONG
 from newsrec.report.differences import (
     lists_note,
     p_value,
@@ -101,15 +101,22 @@ def comparison_page(result: Mapping[str, Any]) -> str:
         group_metric=HEADINGS[result["slice_metric"]],
         margin=plain_number(result["margin"]),
         facts={side.upper(): [_facts(run) for run in result[side]] for side in "ab"},
+        directions=DIRECTIONS,
         **{"p_value": p_value, "FEWEST_USERS": FEWEST_USERS, "LONG": LONG},
     )
 
 
 def _line(name: str, about: str, row: Mapping[str, Any], wider: Any = None) -> Difference:
-    """Return a row whose dot is coloured if 0 is outside the interval."""
+    """Return a row whose dot is coloured if the sides differ.
+
+    They do if 0 is outside the interval and, for a group, if p adjusted for the number of groups
+    is below ``LEVEL`` too.
+    """
     bounds, kind = row["interval"], "faint"
     if bounds is not None:
         kind = "higher" if bounds[0] > 0 else "lower" if bounds[1] < 0 else ""
+        if (row.get("p_holm") or 0.0) >= LEVEL:
+            kind = ""
     dot = Dot(f"{name}, A - B", row["difference"], bounds, kind, reference=0.0, wider=wider)
     return Difference(name, about, row, dot)
 

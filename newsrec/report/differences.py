@@ -11,7 +11,7 @@ from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import HEADINGS, SLICE_NAMES, data_notes
 from newsrec.evaluation.power import LEVEL, POWER
 from newsrec.evaluation.rerank import rerank_note
-from newsrec.report.beyond import beyond_differences
+from newsrec.report.beyond import DIRECTIONS, beyond_differences
 from newsrec.report.tables import Cell, bold, print_tables, table
 
 GROUPS_SHOWN = 8
@@ -52,6 +52,7 @@ def print_differences(result: dict[str, Any]) -> None:
         say(seeds_note(result))
     if result["beyond"]:
         print_tables(beyond_differences(result))
+        say(DIRECTIONS)
     if result["list_distances"]:
         say(lists_note(result["list_distances"]))
     if result["slices"]:
@@ -122,8 +123,9 @@ def power_note(result: dict[str, Any]) -> str:
     if auc["detectable"] is None:
         return ""
     said = (
-        f"Detectable: the true difference that this split shows with a chance of {POWER:.0%}. "
-        f"The last p tests the hypothesis that A and B differ by {margin} or more (TOST): "
+        "Detectable: the true difference that this split shows with a chance of "
+        f"{POWER * 100:.0f} %. The last p tests the hypothesis that A and B differ by {margin} "
+        "or more (TOST): "
     )
     if auc["p_equivalent"] < LEVEL:
         return f"{said}in AUC they are equal within {margin}."

@@ -232,8 +232,10 @@ def print_results(
         tables = [metrics_table(metrics)]
         if metrics.get("baselines"):
             tables.append(beside_table(metrics, ceiling))
-        print_tables(*tables, slices_table(metrics))
-        say(f"A group of fewer than {FEWEST_USERS} users has no interval.\n")
+        slices = slices_table(metrics)
+        print_tables(*tables, *([slices] if slices.row_count else []))
+        if slices.row_count:
+            say(f"A group of fewer than {FEWEST_USERS} users has no interval.\n")
         if "errors" in metrics:
             _print_errors(metrics["errors"], scored_name(metrics))
         if oracles:
