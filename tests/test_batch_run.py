@@ -1,5 +1,6 @@
 """The command ``batch`` in this process: whole or not at all, resumed, and every bad input."""
 
+import errno
 import json
 import os
 import shutil
@@ -136,6 +137,60 @@ def test_resume_refuses_another_export_other_users_and_other_options(
     assert sorted((tmp_path / "out.unfinished").iterdir()) == before
 
 
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b"{}"])
+def test_a_damaged_plan_or_manifest_is_refused(world, tmp_path, capsys, content):
+    for folder, name in (("out.unfinished", "_plan.json"), ("done", "_manifest.json")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_bytes(content)
+        output = tmp_path / folder.partition(".")[0]
+        said = refused(capsys, *batch(world, output, "--resume"))
+        assert "is damaged. Remove" in said or "was written otherwise" in said
+        assert [path.name for path in (tmp_path / folder).iterdir()] == [name]
+
+
+def test_a_complete_output_with_a_lost_or_changed_part_is_refused(world, tmp_path, capsys):
+    main(batch(world, tmp_path / "out"))
+    part = tmp_path / "out" / "part-00002.parquet"
+    part.write_bytes(part.read_bytes()[:-9])
+    told = "part-00002.parquet is missing or was changed"
+    assert told in refused(capsys, *batch(world, tmp_path / "out", "--resume"))
+    part.unlink()
+    assert told in refused(capsys, *batch(world, tmp_path / "out", "--resume"))
+
+
+def test_a_resume_that_keeps_no_bad_rows_scores_their_parts_again(
+    world, tmp_path, monkeypatch, capsys
+):
+    history = pa.array([["N1"]] * 20 + [None] + [["N1"]] * 60, pa.list_(pa.string()))
+    table = pa.table({"user_id": [f"U{i}" for i in range(81)], "history": history})
+    pq.write_table(table, tmp_path / "users.parquet")
+    argv = batch(world, tmp_path / "out", users=tmp_path / "users.parquet")
+    with monkeypatch.context() as patch:
+        stopping_after(patch, 1, KeyboardInterrupt)
+        with pytest.raises(SystemExit):
+            main([*argv, "--on_bad_line", "drop"])
+    assert "row 20, column history: null" in refused(capsys, *argv, "--resume")
+    main([*argv, "--resume", "--on_bad_line", "drop"])
+    assert len(rows_of(tmp_path / "out")) == 80
+    assert "left out 1 rows" in refused(capsys, *argv, "--resume")
+
+
+def test_users_that_change_while_the_command_runs_are_refused(world, tmp_path, monkeypatch, capsys):
+    users = tmp_path / "users.parquet"
+    pq.write_table(users_of(0, 60), users)
+    real = batch_engines.score_part
+
+    def score(*given):
+        done = real(*given)
+        pq.write_table(users_of(0, 60).rename_columns(["user_id", "clicks", "shown"]), users)
+        return done
+
+    monkeypatch.setattr(batch_engines, "score_part", score)
+    said = refused(capsys, *batch(world, tmp_path / "out", users=users))
+    assert "users.parquet was changed while the command ran" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_resume_without_anything_to_go_on_with_starts_from_the_beginning(world, tmp_path, capsys):
     main(batch(world, tmp_path / "out", "--resume"))
     assert "There is nothing to resume" in capsys.readouterr().err
@@ -200,6 +255,10 @@ def test_bad_rows_are_left_out_and_counted_if_asked(world, tmp_path, capsys):
     [
         (["--users", "nowhere"], "--users nowhere does not exist. Looked for"),
         (["--users", "strange://users"], "strange:// cannot be opened"),
+        (["--users", ""], "--users is empty"),
+        (["--users", "a\0b"], "--users holds a null character"),
+        (["--users", os.devnull], f"{os.devnull} is neither a file nor a folder"),
+        (["--output", ""], "--output is empty"),
         (["-k", "61"], "k is 61; it must be from 1 to the number of news, 60."),
         (["--workers", "0"], "--workers is 0"),
         (["--users_per_part", "0"], "--users_per_part is 0"),
@@ -267,6 +326,39 @@ def test_an_output_among_the_users_is_refused(world, tmp_path, capsys):
     said = refused(capsys, *batch(world, tmp_path / "users" / "out", users=tmp_path / "users"))
     assert "would be read as users" in said
     assert len(list((tmp_path / "users").iterdir())) == 4
+
+
+def test_an_output_that_a_link_leads_to_the_users_is_refused(world, tmp_path, capsys):
+    shutil.copytree(world / "users", tmp_path / "users")
+    (tmp_path / "link").symlink_to(tmp_path / "users")
+    for users, output in (("users", "link/out"), ("link", "users/out")):
+        said = refused(capsys, *batch(world, tmp_path / output, users=tmp_path / users))
+        assert "lies in --users" in said
+
+
+def test_what_a_file_system_refuses_is_told_with_the_place(world, tmp_path, capsys):
+    def refuse(*given):
+        raise PermissionError(errno.EACCES, "Cannot open it")  # pyarrow's errors name no file
+
+    refusing = SimpleNamespace(get_file_info=refuse, open_input_file=refuse)
+    place = batch_files.Place(refusing, "users", "s3://users")
+    for act in (place.info, place.files, place.read, place.hash):
+        with pytest.raises(UserError, match=r"^s3://users cannot be used: Permission denied"):
+            act()
+    with pytest.raises(UserError, match=r"^users/1 cannot be used"):
+        batch_files._parquet(place, "users/1").__enter__()
+    with pytest.raises(FileNotFoundError), batch_files.named("there"):  # names its file
+        (tmp_path / "nowhere").stat()
+    pytest.importorskip("aiohttp")
+    said = refused(capsys, *batch(world, "http://127.0.0.1:1/out"))
+    assert "http://127.0.0.1:1/out cannot be used" in said
+
+
+def test_names_of_parts_sort_as_their_numbers():
+    users = batch_files.Users("", (("a", 100_002, ""),), "", (), None)
+    job = batch_parts.Job("", "", users, "", "news", 1, True, 1, "error")
+    names = [job.part_name(number) for number in (0, 9_999, 10_001, 100_001)]
+    assert names == sorted(names)
 
 
 def test_an_output_that_another_command_writes_is_refused(world, tmp_path, capsys, monkeypatch):

@@ -54,18 +54,25 @@ class Place(NamedTuple):
 
     def info(self) -> Any:
         """Return pyarrow's ``FileInfo`` of it."""
-        return self.filesystem.get_file_info(self.path)
+        with named(self.given):
+            return self.filesystem.get_file_info(self.path)
 
     def files(self) -> list[Any]:
         """Return the ``FileInfo`` of all files in a folder, at any depth, sorted by path."""
-        found = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=True))
+        with named(self.given):
+            found = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=True))
         return sorted((info for info in found if info.is_file), key=lambda info: info.path)
 
     def read(self) -> bytes:
         """Return the content of a file."""
-        with self.filesystem.open_input_file(self.path) as file:
+        with named(self.given), self.filesystem.open_input_file(self.path) as file:
             content: bytes = file.read()
         return content
+
+    def hash(self) -> str:
+        """Return the SHA-256 of a file."""
+        with named(self.given), self.filesystem.open_input_file(self.path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Any]:
@@ -81,12 +88,37 @@ class Place(NamedTuple):
             put(aside, Path(self.path))
 
 
+@contextlib.contextmanager
+def named(given: str) -> Iterator[None]:
+    """Name a place in the errors of its file system, which often do not.
+
+    Raises:
+        UserError: If the block raises an error of a file system that names no file.
+    """
+    try:
+        yield
+    except (OSError, NotImplementedError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.filename:
+            raise
+        code: int | None = getattr(error, "errno", None)
+        reason = os.strerror(code) if code else str(error)
+        reason = reason.partition("\n")[0].rstrip(".") or "its file system cannot do this"
+        raise UserError(
+            f"{given} cannot be used: {reason}. Check the path and its permissions, or name "
+            "another place."
+        ) from error
+
+
 def find_place(given: str, option: str) -> Place:
     """Return the place that a path or a URI names; ``option`` is named in messages.
 
     Raises:
-        UserError: If the scheme of a URI is not known, or its file system cannot be opened.
+        UserError: If there is no such path, the scheme of a URI is not known, or its file system
+            cannot be opened.
     """
+    if not given or "\0" in given:
+        problem = "holds a null character" if given else "is empty"
+        raise UserError(f"{option} {problem}. Name a file or folder.")
     given = given.rstrip("/") or given
     if "://" not in given:
         return Place(fs.LocalFileSystem(), os.path.abspath(given), given)
@@ -110,8 +142,8 @@ class Users(NamedTuple):
     """The Parquet files of users."""
 
     place: str
-    files: tuple[tuple[str, int], ...]
-    """Path in its file system and number of rows of each."""
+    files: tuple[tuple[str, int, str], ...]
+    """Path in its file system, number of rows and hash of the footer of each."""
     fingerprint: str
     """Hash of names, sizes, modification times and footers."""
     columns: tuple[str, ...]
@@ -121,7 +153,7 @@ class Users(NamedTuple):
     @property
     def num_rows(self) -> int:
         """Number of all users."""
-        return sum(rows for _, rows in self.files)
+        return sum(rows for _, rows, _ in self.files)
 
 
 def find_users(given: str, result: str) -> Users:
@@ -140,6 +172,11 @@ def find_users(given: str, result: str) -> Users:
     if info.type == fs.FileType.NotFound:
         hint = looked_for(given) if place.is_local else "Check the address."
         raise MissingDataError(f"--users {given} does not exist. {hint}".rstrip())
+    if info.type == fs.FileType.Unknown:
+        raise DataError(
+            f"--users {given} is neither a file nor a folder. Name a Parquet file, or a folder of "
+            "such files."
+        )
     infos = [info] if info.is_file else [i for i in place.files() if _is_parquet(i.path, place)]
     if not infos:
         raise DataError(
@@ -155,13 +192,12 @@ def find_users(given: str, result: str) -> Users:
             columns.append(check_schema(info.path, parquet.schema_arrow, *columns_of(result)))
             # An encrypted column cannot be read, but Arrow aborts if it is asked for its size.
             next(parquet.iter_batches(1, columns=columns[-1]), None)
-            footer = parquet.metadata.serialized_size + 8
-            ending = source.read_at(footer, source.size() - footer)
-            files.append((info.path, parquet.metadata.num_rows))
+            footer = _footer_hash(source, parquet)
+            files.append((info.path, parquet.metadata.num_rows, footer))
             kind = _time_of(parquet.schema_arrow)
             kinds.append(kind if files[-1][1] or not kinds else kinds[0])
         told = json.dumps([name, info.size, info.mtime_ns]).encode()
-        hashed.update(told + hashlib.sha256(ending).digest())
+        hashed.update(told + bytes.fromhex(footer))
         for mine, first, what in ((columns, columns[0], "columns"), (kinds, kinds[0], "time type")):
             if mine[-1] != first:
                 raise DataError(
@@ -185,13 +221,13 @@ def read_users(users: Users, start: int, stop: int) -> Iterator[tuple[str, Rows]
     """
     place = find_place(users.place, "--users")
     begin = 0
-    for path, num_rows in users.files:
+    for path, num_rows, footer in users.files:
         if begin < stop and begin + num_rows > start:
-            with _parquet(place, path) as (_, parquet):
-                if parquet.metadata.num_rows != num_rows:
+            with _parquet(place, path) as (source, parquet):
+                if _footer_hash(source, parquet) != footer:
                     raise DataError(
-                        f"{path} was changed while it was read: it had {num_rows:,} rows, and now "
-                        f"has {parquet.metadata.num_rows:,}. Run the command again."
+                        f"{path} was changed while the command ran. Run the command anew, without "
+                        "--resume and with another --output."
                     )
                 for line, batch in _batches(path, parquet, users.columns, start - begin):
                     if line >= stop - begin:
@@ -228,11 +264,18 @@ def _batches(
 @contextlib.contextmanager
 def _parquet(place: Place, path: str) -> Iterator[tuple[Any, pq.ParquetFile]]:
     with (
+        named(path),
         readable(SourceFile(Path(path))),
         place.filesystem.open_input_file(path) as source,
         open_parquet(source) as parquet,
     ):
         yield source, parquet
+
+
+def _footer_hash(source: Any, parquet: pq.ParquetFile) -> str:
+    """Return a hash of a file's footer, which has places, sizes and bounds of all columns."""
+    size = parquet.metadata.serialized_size + 8
+    return hashlib.sha256(source.read_at(size, source.size() - size)).hexdigest()
 
 
 def _time_of(schema: pa.Schema) -> pa.DataType | None:

@@ -4,7 +4,6 @@ Whichever engine scores a part, the same code reads it, scores it and writes its
 part is the same to the byte on every engine.
 """
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -56,6 +55,11 @@ class Job(NamedTuple):
         """Number of parts."""
         return -(-self.users.num_rows // self.users_per_part)
 
+    def part_name(self, number: int) -> str:
+        """Return the file name of a part; names sort as the numbers do."""
+        digits = max(5, len(str(self.num_parts - 1)))
+        return f"part-{number:0{digits}d}.parquet"
+
     def scorer(self, threads: int = 1) -> BatchScorer:
         """Return a scorer.
 
@@ -89,7 +93,7 @@ def score_part(
     schema = scorer.schema
     if job.users.time is not None:
         schema = schema.insert(1, pa.field("time", job.users.time))
-    target = find_place(job.folder, "--output") / part_name(number)
+    target = find_place(job.folder, "--output") / job.part_name(number)
     try:
         with (
             target.write() as stream,
@@ -120,17 +124,10 @@ def score_part(
     return described(target, number, counts)
 
 
-def part_name(number: int) -> str:
-    """Return the file name of a part."""
-    return f"part-{number:05d}.parquet"
-
-
 def described(target: Place, number: int, counts: Counter[str]) -> dict[str, Any]:
     """Return what an engine returns for a part that is written."""
-    with target.filesystem.open_input_file(target.path) as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    name = part_name(number)
-    return {"number": number, "name": name, "sha256": sha256, "counts": dict(counts)}
+    name = target.path.rpartition("/")[2]
+    return {"number": number, "name": name, "sha256": target.hash(), "counts": dict(counts)}
 
 
 def export_hash(export: str) -> str:

@@ -24,8 +24,8 @@ from newsrec.errors import UserError
 from newsrec.files import require_empty, require_replaceable, require_writable
 from newsrec.serving.batch import BatchScorer
 from newsrec.serving.batch_engines import Engine, make_engine
-from newsrec.serving.batch_files import Place, find_place, find_users
-from newsrec.serving.batch_parts import Job, described, export_hash, part_name
+from newsrec.serving.batch_files import Place, find_place, find_users, named
+from newsrec.serving.batch_parts import Job, described, export_hash
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def run_batch(
         raise UserError(f"--users_per_part is {users_per_part}; it must be at least 1.")
     export, users, output = str(export), str(users), str(output)
     place = find_place(output, "--output")
-    if f"{place.path}/".startswith(f"{find_place(users, '--users').path}/"):
+    if _lies_in(place, find_place(users, "--users")):
         raise UserError(
             f"--output {output} lies in --users {users}, and would be read as users. Choose "
             "another --output."
@@ -165,9 +165,25 @@ def _score_missing(
 def _finished(place: Place, job: Job, resume: bool) -> dict[str, Any] | None:
     """Return the manifest of a complete output to resume; None if there is none."""
     if resume and (place / DONE).info().type == fs.FileType.File:
-        manifest: dict[str, Any] = json.loads((place / DONE).read())
-        found = {**manifest, "export": manifest["export"]["manifest_sha256"]}
+        manifest = _read_json(place / DONE)
+        try:
+            found = {**manifest, "export": manifest["export"]["manifest_sha256"]}
+            parts, left_out = manifest["parts"].items(), manifest["counts"]["bad_rows"]
+        except (AttributeError, KeyError, TypeError):
+            raise _damaged(place / DONE) from None
         _require_same(found, job, place.given)
+        if left_out and job.on_bad_line == "error":
+            raise UserError(
+                f"--resume: {place.given} was written with --on_bad_line drop, which left out "
+                f"{left_out:,} rows. Give the same as then, or choose another --output."
+            )
+        for name, sha256 in parts:
+            part = place / name
+            if part.info().type != fs.FileType.File or part.hash() != sha256:
+                raise UserError(
+                    f"--resume: {part.given} is missing or was changed since it was written. "
+                    f"Remove {place.given}, and run the command again."
+                )
         return manifest
     if place.is_local:
         require_empty(Path(place.path), "Choose another --output, or remove it.")
@@ -185,7 +201,7 @@ def _begin(place: Place, work: Place, job: Job, resume: bool) -> None:
                 f"{work.given} has the parts of a run that did not end. Continue it with --resume, "
                 "or remove it."
             )
-        _require_same(json.loads(plan.read()), job, work.given)
+        _require_same(_read_json(plan), job, work.given)
         return
     if place.is_local:
         require_replaceable(Path(place.path))
@@ -196,8 +212,9 @@ def _begin(place: Place, work: Place, job: Job, resume: bool) -> None:
         raise UserError(f"--output {work.given} is not empty. Choose another --output.")
     if resume:
         log.info("There is nothing to resume: %s starts from the beginning.", place.given)
-    work.filesystem.create_dir(work.path, recursive=True)
-    _write_json(plan, job.common)
+    with named(work.given):
+        work.filesystem.create_dir(work.path, recursive=True)
+        _write_json(plan, job.common)
 
 
 def _require_same(found: dict[str, Any], job: Job, where: str) -> None:
@@ -213,7 +230,7 @@ def _require_same(found: dict[str, Any], job: Job, where: str) -> None:
 def _parts_done(work: Place, job: Job) -> dict[int, dict[str, Any]]:
     """Describe the parts that are complete, and remove files that were left half written."""
     found: dict[int, dict[str, Any]] = {}
-    names = {part_name(number): number for number in range(job.num_parts)}
+    names = {job.part_name(number): number for number in range(job.num_parts)}
     for info in work.files():
         name = info.path.rpartition("/")[2]
         if work.is_local and MARK in name:
@@ -224,10 +241,14 @@ def _parts_done(work: Place, job: Job) -> dict[int, dict[str, Any]]:
         try:
             with work.filesystem.open_input_file(info.path) as file:
                 kept = json.loads(pq.read_metadata(file).metadata[b"newsrec"])
+            counts = Counter(kept["counts"])
+            fits = kept["common"] == job.common and kept["number"] == names[name]
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
             continue  # cut off or foreign: it is written again
-        if kept["common"] == job.common and kept["number"] == names[name]:
-            found[names[name]] = described(work / name, names[name], Counter(kept["counts"]))
+        if counts["bad_rows"] and job.on_bad_line == "error":
+            continue  # scored again, so that its first bad row is named
+        if fits:
+            found[names[name]] = described(work / name, names[name], counts)
     return found
 
 
@@ -237,9 +258,10 @@ def _keep_or_remove(work: Place, done: dict[int, Any], job: Job) -> None:
         told = "%s keeps %d of %d parts. The same command with --resume continues."
         log.warning(told, work.given, len(done), job.num_parts)
         return
-    with contextlib.suppress(OSError):
+    ours = {PLAN, *map(job.part_name, range(job.num_parts))}
+    with contextlib.suppress(OSError, UserError):
         for info in work.files():
-            if info.path.rpartition("/")[2] in {PLAN, *map(part_name, range(job.num_parts))}:
+            if info.path.rpartition("/")[2] in ours:
                 work.filesystem.delete_file(info.path)
         if not work.files():
             work.filesystem.delete_dir(work.path)
@@ -264,6 +286,31 @@ def _only_one(work: Place) -> Iterator[None]:
         raise UserError(f"Another command is writing {work.given}. Wait until it ends.")
     finally:
         os.close(handle)
+
+
+def _lies_in(place: Place, folder: Place) -> bool:
+    """Return whether a place is a folder or lies in it, also by way of links."""
+    if place.is_local != folder.is_local:
+        return False
+    inner, outer = (os.path.realpath(p.path) if p.is_local else p.path for p in (place, folder))
+    return f"{inner}/".startswith(f"{outer.rstrip('/')}/")
+
+
+def _read_json(place: Place) -> dict[str, Any]:
+    try:
+        value = json.loads(place.read())
+    except ValueError:
+        raise _damaged(place) from None
+    if not isinstance(value, dict):
+        raise _damaged(place)
+    return value
+
+
+def _damaged(place: Place) -> UserError:
+    folder = place.given.rpartition("/")[0]
+    return UserError(
+        f"{place.given} is damaged. Remove {folder}, and run the command without --resume."
+    )
 
 
 def _write_json(place: Place, value: Any) -> None:
