@@ -96,7 +96,7 @@ def test_a_stopped_run_leaves_no_output_and_goes_on_with_what_is_missing(
     assert kept in capsys.readouterr().err
     (work / "part-00001.parquet").write_bytes((work / "part-00001.parquet").read_bytes()[:-9])
     (work / ".part-00002.parquet.building-abcdefgh").write_bytes(b"half")
-    assert "Go on with it by --resume" in refused(capsys, *batch(world, tmp_path / "out"))
+    assert "Continue it with --resume" in refused(capsys, *batch(world, tmp_path / "out"))
     scored = []
     real = batch_engines.score_part
     monkeypatch.setattr(batch_engines, "score_part", lambda *a: (scored.append(a[1]), real(*a))[1])
@@ -144,7 +144,7 @@ def test_a_damaged_plan_or_manifest_is_refused(world, tmp_path, capsys, content)
         (tmp_path / folder / name).write_bytes(content)
         output = tmp_path / folder.partition(".")[0]
         said = refused(capsys, *batch(world, output, "--resume"))
-        assert "is damaged. Remove" in said or "was written otherwise" in said
+        assert "is damaged. Remove" in said or "was written with other settings" in said
         assert [path.name for path in (tmp_path / folder).iterdir()] == [name]
 
 
@@ -218,7 +218,7 @@ def bad(**columns):
         ({"a.parquet": bad(), "b.parquet": bad(time=[1, 2])}, "b.parquet has the columns user_id, "
          "history, time, but"),
         ({"a.parquet": bad(time=[1, 2]), "b.parquet": bad(time=["1", "2"])},
-         "b.parquet has the time string, but"),
+         "b.parquet has the time type string, but"),
         ({"a.parquet": bad(history=[["N1"], None])},
          "a.parquet, row 1, column history: null; write an empty list instead: 'None'"),
         ({"a.parquet": bad(), "b.parquet": bad(user_id=["U1", None])},
@@ -385,7 +385,7 @@ def test_users_and_output_may_lie_in_an_object_store(world, tmp_path, monkeypatc
         run_batch(world / "export", "memory://in/users", "memory://out/a", **options)
     assert not memory.exists("/out/a/_manifest.json")
     monkeypatch.undo()
-    with pytest.raises(UserError, match="Go on with it by --resume"):
+    with pytest.raises(UserError, match="Continue it with --resume"):
         run_batch(world / "export", "memory://in/users", "memory://out/a", **options)
     run_batch(world / "export", "memory://in/users", "memory://out/a", **options, resume=True)
     run_batch(world / "export", f"file://{world}/users", f"file://{tmp_path}/file", **options)
