@@ -16,7 +16,7 @@ from hard import TIMES
 REPOSITORY = Path(__file__).parent.parent.parent
 SIZES = {"compile": 12, "save": 12, "evaluate": 12, "simulate": 2, "export": 2}
 """How many sizes are tried in small."""
-LARGEST = {"compile": 5_000, "save": 400_000, "evaluate": 40_000, "simulate": 20_000_000,
+LARGEST = {"compile": 5_000, "save": 400_000, "evaluate": 200_000, "simulate": 20_000_000,
            "export": 4_000_000}  # fmt: skip
 """Bytes: no file of that kind is larger."""
 
