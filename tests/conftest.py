@@ -339,6 +339,20 @@ def fit_options(mind_dir, plm_dir, output):
     ]
 
 
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed; pip install playwright"
+    )
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no chromium on the PATH; on Debian, apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
 def refused(capsys, *argv):
     """Run a command that must exit with 2; return what it said."""
     from newsrec.__main__ import main

@@ -1,7 +1,6 @@
 """The page in a browser, with a stand-in for the service: its answers are the oracle."""
 
 import re
-import shutil
 import threading
 from contextlib import contextmanager
 
@@ -22,20 +21,6 @@ HOSTILE = [
     "W" * 2000,
     " ".join(["word"] * 400),
 ]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed; pip install playwright"
-    )
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("no chromium on the PATH; on Debian, apt-get install chromium")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

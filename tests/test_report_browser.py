@@ -1,7 +1,5 @@
 """The page of ``evaluate`` in a browser: it sorts, filters, explains and asks no network."""
 
-import shutil
-
 import numpy as np
 import pytest
 from test_html_report import EVIL, METRICS, fake, group, page_of
@@ -17,18 +15,6 @@ SLICES = {
     },
     EVIL: {"W" * 10_000: group(0.5, 0.45, 0.55), "\u202eturned": group(0.9, 0.85, 0.95)},
 }
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("no chromium on the PATH; on Debian, apt-get install chromium")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -88,40 +88,10 @@ def beyond_accuracy(
     whole = {name: leave_outs(best.news, users, shown) for name, best in tops.items()}
     owner = clusters(users)
     own = values[""]
-    metrics = {
-        name: {
-            "value": float(np.nanmean(row, dtype=np.float64)),
-            "interval": bounds,
-            "impressions": int(number),
-        }
-        for name, row, bounds, number in zip(
-            PER_IMPRESSION,
-            own,
-            row_intervals(own, owner).tolist(),
-            (~np.isnan(own)).sum(axis=1),
-            strict=True,
-        )
-        if number
-    } | {
-        name: {"value": all_[0], "interval": _share_reach(all_)} for name, all_ in whole[""].items()
+    metrics = _own_lines(own, whole[""], owner)
+    beside = {
+        name: _lines_beside(own, values[name], whole[""], whole[name], owner) for name in baselines
     }
-    beside: dict[str, dict[str, Any]] = {name: {} for name in baselines}
-    for name, lines in beside.items():
-        difference = own - values[name]
-        bounds = row_intervals(difference, owner).tolist()
-        for metric, row, low_high, other in zip(
-            PER_IMPRESSION, difference, bounds, values[name], strict=True
-        ):
-            if not np.isnan(row).all():
-                line = {
-                    "value": float(np.nanmean(other, dtype=np.float64)),
-                    "difference": float(np.nanmean(row, dtype=np.float64)),
-                }
-                lines[metric] = line | {"difference_interval": low_high}
-        for metric in WHOLE:
-            apart = whole[""][metric] - whole[name][metric]
-            line = {"value": whole[name][metric][0], "difference": apart[0]}
-            lines[metric] = line | {"difference_interval": _reach(apart)}
     sample = None
     if vectors is not None:
         first = np.asarray(vectors[FIRST_NEWS], dtype=np.float64)
@@ -130,6 +100,48 @@ def beyond_accuracy(
     all_values = np.full((len(own), len(part.history)), np.nan, dtype=np.float32)
     all_values[:, rows] = own
     return Beyond(_plain(found), all_values, top)
+
+
+def _own_lines(
+    own: NDArray[np.floating], whole: Mapping[str, NDArray[np.float64]], owner: NDArray[np.integer]
+) -> dict[str, Any]:
+    """Return each metric of a ranking with its interval; without those that no impression has."""
+    bounds = row_intervals(own, owner).tolist()
+    numbers = (~np.isnan(own)).sum(axis=1)
+    return {
+        name: {
+            "value": float(np.nanmean(row, dtype=np.float64)),
+            "interval": low_high,
+            "impressions": int(number),
+        }
+        for name, row, low_high, number in zip(PER_IMPRESSION, own, bounds, numbers, strict=True)
+        if number
+    } | {name: {"value": all_[0], "interval": _share_reach(all_)} for name, all_ in whole.items()}
+
+
+def _lines_beside(
+    own: NDArray[np.floating],
+    other: NDArray[np.floating],
+    own_whole: Mapping[str, NDArray[np.float64]],
+    other_whole: Mapping[str, NDArray[np.float64]],
+    owner: NDArray[np.integer],
+) -> dict[str, Any]:
+    """Return each metric of a baseline, and the difference of a ranking from it."""
+    lines: dict[str, Any] = {}
+    difference = own - other
+    bounds = row_intervals(difference, owner).tolist()
+    for metric, row, low_high, there in zip(PER_IMPRESSION, difference, bounds, other, strict=True):
+        if not np.isnan(row).all():
+            line = {
+                "value": float(np.nanmean(there, dtype=np.float64)),
+                "difference": float(np.nanmean(row, dtype=np.float64)),
+            }
+            lines[metric] = line | {"difference_interval": low_high}
+    for metric in WHOLE:
+        apart = own_whole[metric] - other_whole[metric]
+        line = {"value": other_whole[metric][0], "difference": apart[0]}
+        lines[metric] = line | {"difference_interval": _reach(apart)}
+    return lines
 
 
 def with_beyond(table: pa.Table, beyond: Beyond) -> pa.Table:

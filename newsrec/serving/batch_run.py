@@ -119,22 +119,7 @@ def run_batch(
         except BaseException:
             _keep_or_remove(work, done, job)
             raise
-        counts: Counter[str] = Counter()
-        for part in done.values():
-            counts.update(part["counts"])
-        manifest = {
-            "format": 1,
-            "newsrec": __version__,
-            "export": {
-                "path": export,
-                "manifest_sha256": job.export_hash,
-                "model_hash": scorer.folder.manifest["model_hash"],
-            },
-            "source": {"path": users, "files": len(job.users.files)},
-            **{name: value for name, value in job.common.items() if name != "export"},
-            "counts": dict(sorted(counts.items())),
-            "parts": {done[n]["name"]: done[n]["sha256"] for n in sorted(done)},
-        }
+        manifest = _manifest(job, export, users, scorer.folder.manifest["model_hash"], done)
         _write_json(work / DONE, manifest)
         if place.is_local:
             Path((work / PLAN).path).unlink()
@@ -143,6 +128,24 @@ def run_batch(
         else:
             work.filesystem.delete_file((work / PLAN).path)
     return manifest
+
+
+def _manifest(
+    job: Job, export: str, users: str, model_hash: str, done: dict[int, dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what ``_manifest.json`` says of a complete output."""
+    counts: Counter[str] = Counter()
+    for part in done.values():
+        counts.update(part["counts"])
+    return {
+        "format": 1,
+        "newsrec": __version__,
+        "export": {"path": export, "manifest_sha256": job.export_hash, "model_hash": model_hash},
+        "source": {"path": users, "files": len(job.users.files)},
+        **{name: value for name, value in job.common.items() if name != "export"},
+        "counts": dict(sorted(counts.items())),
+        "parts": {done[n]["name"]: done[n]["sha256"] for n in sorted(done)},
+    }
 
 
 def _score_missing(
