@@ -1,4 +1,4 @@
-"""Makes the C library keep the memory that a step frees, for the next step."""
+"""Keeps the memory of steps on a CPU from going back to the system, and from growing."""
 
 import ctypes
 import os
@@ -10,6 +10,8 @@ LARGE = 1 << 25
 """Larger blocks, in bytes, are still given back when freed; glibc allows no higher limit."""
 SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 """Environment variables with which a user sets the same options."""
+PRIMITIVES = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+"""Environment variable that limits the number of functions oneDNN keeps."""
 
 
 def keep_freed_memory() -> bool:
@@ -24,3 +26,14 @@ def keep_freed_memory() -> bool:
         return False
     options = {MMAP_THRESHOLD: LARGE, TRIM_THRESHOLD: (1 << 31) - 1}
     return all(libc.mallopt(*option) for option in options.items())  # type: ignore[union-attr]
+
+
+def forget_shapes() -> None:
+    """Limit oneDNN to the functions of 32 shapes, enough for a step, unless the user limits it.
+
+    oneDNN compiles a function for each shape, for example of a GELU, and by default keeps 1,024 of
+    them. Nearly every batch has other shapes, so they are of no use after a step, and each holds a
+    little memory between large tensors: the process grows from step to step. Has no effect once
+    oneDNN has compiled a function.
+    """
+    os.environ.setdefault(PRIMITIVES, "32")

@@ -15,7 +15,7 @@ from newsrec.errors import UserError
 from newsrec.plm_source import read_plm_config
 from newsrec.shipped import data_folder
 from newsrec.training.checkpoint.read import hyper_parameters
-from newsrec.training.hardware.heap import keep_freed_memory
+from newsrec.training.hardware.heap import forget_shapes, keep_freed_memory
 from newsrec.training.hardware.precision import (
     TRAINERS,
     choose_auto,
@@ -130,6 +130,7 @@ def _settle_threads(
     processes = processes_here(trainer)
     on_cpu = device is not None and device.type == "cpu"
     if on_cpu:
+        forget_shapes()
         keep_freed_memory()
     chosen = choose_threads(processes, maps if on_cpu else None, *given)
     set_threads(chosen, processes)
