@@ -171,8 +171,8 @@ def test_metrics_of_the_vectors_of_two_plms_are_not_compared(world, tmp_path):
         users = pa.chunked_array([pa.array(split.user.astype(str))])
         empty = np.zeros(0)
         runs.append(
-            EvaluatedRun(tmp_path / str(number), {"beyond": found.metrics}, empty, users, empty,
-                         {}, named, found.top.news)
+            EvaluatedRun(tmp_path / str(number), {"beyond": found.metrics}, empty, users,
+                         split.user, empty, {}, named, found.top.news)
         )  # fmt: skip
     assert set(differences(runs[:1], runs[1:2])) == {*PER_IMPRESSION, *WHOLE}
     assert set(differences(runs[:1], runs[2:])) == {*PER_IMPRESSION, *WHOLE} - OF_VECTORS

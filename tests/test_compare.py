@@ -3,18 +3,25 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from beyond_worlds import random_data
 from test_html_report import Page
 from test_runs import write_run
 
 from newsrec.__main__ import COMMANDS, main
 from newsrec.commands.compare import name_separator
 from newsrec.errors import UserError
+from newsrec.evaluation import beyond_results, slices
+from newsrec.evaluation.beyond import PER_IMPRESSION, WHOLE
+from newsrec.evaluation.beyond_results import with_beyond
 from newsrec.evaluation.compare import compare
 from newsrec.evaluation.intervals import paired_interval, sign_flip_p
+from newsrec.evaluation.results import per_impression_table
 from newsrec.evaluation.runs import METRICS, read_run
 from newsrec.evaluation.seeds import seed_interval
 from newsrec.report.comparison_page import comparison_page
+from newsrec.report.evaluate import measure_split
 
 COVERS = "covers the choice of users, not the training seed"
 
@@ -74,7 +81,7 @@ def test_the_numbers_are_those_of_the_interval_and_the_test(world, capsys):
         assert found["a"] == pytest.approx(one.mean())
         assert found["b"] == pytest.approx(other.mean())
         assert found["difference"] == pytest.approx(mean)
-        # Users are numbered as they come here, so that others get the same weights.
+        # This folder has no user_number: users are numbered as they come.
         assert found["interval"] == pytest.approx([low, high], abs=0.002)
         assert found["p"] == pytest.approx(sign_flip_p(one - other, users), abs=0.02)
         assert set(found) == {
@@ -85,6 +92,38 @@ def test_the_numbers_are_those_of_the_interval_and_the_test(world, capsys):
     assert result["impressions"] == len(kept)
     assert result["users"] == len(np.unique(users))
     assert [run["folder"] for run in result["a"]] == [str(a)]
+
+
+def test_compare_finds_the_differences_of_evaluate(tmp_path, monkeypatch):
+    """More users than clusters, and users whose numbers are not in the order of the file."""
+    monkeypatch.setattr(slices, "CLUSTERS", 200)
+    monkeypatch.setattr(beyond_results, "MOST", 400)
+    data, scores, vectors = random_data(500, 300, 4)
+    assert len(np.unique(data.split("train").user)) > slices.CLUSTERS
+    others = {"random": np.random.default_rng(1).random(len(scores), dtype=np.float32)}
+    found, folders = {}, {}
+    for name, own, beside in (("a", scores, others), ("b", others["random"], {})):
+        results, aspects, _ = measure_split(data, "train", own, beside, vectors, None)
+        found[name] = results.metrics | {"trained_on": {}, "selected_on": None}
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        (folders[name] / "metrics.json").write_text(json.dumps(found[name]))
+        table = with_beyond(per_impression_table(data, "train", results), aspects)
+        pq.write_table(table, folders[name] / "per_impression.parquet")
+    result = compare([read_run(folders["a"])], [read_run(folders["b"])])
+    auc, beside = result["metrics"]["auc"], found["a"]["baselines"]["random"]
+    assert auc["difference"] == pytest.approx(beside["auc_difference"])
+    assert auc["interval"] == pytest.approx(beside["auc_difference_interval"])
+    assert auc["detectable"] == pytest.approx(beside["auc_detectable"])
+    for row in found["a"]["errors"]["groups"]:
+        group = result["slices"][row["slice"]][row["group"]]
+        assert group["difference"] == pytest.approx(row["difference"])
+        assert group["interval"] == pytest.approx(row["interval"])
+    assert set(result["beyond"]) == {*PER_IMPRESSION, *WHOLE}
+    for name, row in found["a"]["beyond"]["baselines"]["random"].items():
+        line = result["beyond"][name]
+        assert line["difference"] == pytest.approx(row["difference"], abs=1e-6)
+        assert line["interval"] == pytest.approx(row["difference_interval"], abs=1e-6)
 
 
 def test_a_run_against_itself_does_not_differ(world, capsys):

@@ -240,7 +240,8 @@ def test_everything_is_reached_by_keys_alone(open_page, server):
 
 def test_rules_are_sent_and_kept_in_the_address(open_page, server):
     page = open_page(address())
-    sliders = {"k": 0, "half_life": 5, "per_category": 4, "diversity": 3, "near_duplicates": 2}
+    sliders = {"k": 0, "half_life": 5, "per_category": 4, "diversity": 3, "calibration": 8}
+    sliders["near_duplicates"] = 2
     for name, step in sliders.items():
         page.locator(f"#rule-{name}").evaluate(
             "(slider, step) => { slider.value = step; slider.dispatchEvent(new Event('input')); }",

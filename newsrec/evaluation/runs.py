@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from newsrec.errors import UserError
+from newsrec.evaluation.results import USER_NUMBER
 from newsrec.metrics import METRICS
 from newsrec.places import looked_for
 
@@ -37,6 +38,8 @@ class EvaluatedRun(NamedTuple):
     """Impression ids in the order of the file ``[impressions]``."""
     user: pa.ChunkedArray
     """User ids ``[impressions]``."""
+    number: NDArray[np.integer]
+    """Number of each impression's user ``[impressions]``."""
     values: NDArray[np.float64]
     """Metrics; NaN where an impression has no clicked or no skipped candidate
     ``[metrics, impressions]``."""
@@ -104,11 +107,16 @@ def read_run(folder: Path) -> EvaluatedRun:
     path = folder / IMPRESSIONS_FILE
     try:
         table = pq.read_table(path)
+        user = table["user"].cast(pa.string())
+        number = user.combine_chunks().dictionary_encode().indices
+        if USER_NUMBER in table.column_names:  # older versions did not write it
+            number = table[USER_NUMBER]
         return EvaluatedRun(
             folder,
             metrics,
             table["impression_id"].cast(pa.int64()).to_numpy(),
-            table["user"].cast(pa.string()),
+            user,
+            number.to_numpy(),
             np.stack([table[metric].cast(pa.float64()).to_numpy() for metric in METRICS]),
             {
                 name.removeprefix(SLICE): table[name]
@@ -141,7 +149,7 @@ def pair(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> Paired:
     for other in others:
         _check_same(first, other)
     kept = ~np.any([np.isnan(run.values).any(axis=0) for run in (*a, *b)], axis=0)
-    user = first.user.combine_chunks().dictionary_encode().indices.to_numpy()[kept]
+    user = first.number[kept]
     number = len(np.unique(user))
     if number < 2:
         raise UserError(
