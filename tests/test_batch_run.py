@@ -247,7 +247,7 @@ def test_bad_rows_are_left_out_and_counted_if_asked(world, tmp_path, capsys):
         ("2", 2)
     ]
     said = capsys.readouterr().out
-    assert "1 rows were left out" in said
+    assert "Rows left out: 1." in said
 
 
 @pytest.mark.parametrize(

@@ -247,7 +247,7 @@ def test_evaluate_and_compare_show_them(mind_dir, tmp_path, capsys):
     assert DIRECTIONS in " ".join(said.split())
     assert "Metrics of news vectors" in said
     page = (tmp_path / "recent" / "report.html").read_text()
-    assert "in any split; fewer is fresher." in page
+    assert "in any split. Less is better." in page
     recent = json.loads((tmp_path / "recent" / "metrics.json").read_text())["beyond"]
     table = pq.read_table(tmp_path / "recent" / "per_impression.parquet")
     ages = table["beyond/freshness@10"].to_numpy()

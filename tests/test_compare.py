@@ -13,7 +13,7 @@ from newsrec.__main__ import COMMANDS, main
 from newsrec.commands.compare import name_separator
 from newsrec.errors import UserError
 from newsrec.evaluation import beyond_results, slices
-from newsrec.evaluation.beyond import PER_IMPRESSION, WHOLE
+from newsrec.evaluation.beyond import ASPECT_HEADINGS, PER_IMPRESSION, WHOLE
 from newsrec.evaluation.beyond_results import with_beyond
 from newsrec.evaluation.compare import compare
 from newsrec.evaluation.intervals import paired_interval, sign_flip_p
@@ -222,7 +222,7 @@ def test_a_comparison_reads_in_80_columns(world, capsys, monkeypatch):
     assert "This interval and p cover the choice of users and the training seeds" in prose
     assert "dev chose the checkpoint of A" in prose
     assert "chose the checkpoint of B" not in prose
-    assert "12 groups were tested" in prose
+    assert "Tests: 12 groups, of which some may differ by chance" in prose
     assert "Groups of fewer than 20 users have no interval and no p" in prose
     assert "and 1 more" in prose
     assert "nDCG@10" in prose
@@ -284,7 +284,7 @@ def test_a_handful_of_users_is_compared_with_a_warning(tmp_path, capsys):
     main(["compare", str(world.run("a")), str(world.run("b"))])
     text = " ".join(capsys.readouterr().out.split())
     assert "6 users are too few to trust them." in text
-    assert "groups were tested" not in text
+    assert "Tests:" not in text
     assert "Groups of fewer than 20 users have no interval and no p." in text
 
 
@@ -380,7 +380,25 @@ def test_a_group_is_coloured_only_if_it_differs_after_the_adjustment(world):
         group["p_holm"] = p
         text = comparison_page(result)
         row = text[text.rindex("first</") :].partition("</tr>")[0]
-        assert ("dots higher" in row) == coloured
+        assert ("dots better" in row) == coloured
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_dot_is_coloured_by_the_direction_of_its_metric(world, sign):
+    result = compare(*([read_run(world.run(name))] for name in "ab"))
+    line = {"a": 0.5, "b": 0.4, "difference": 0.1 * sign}
+    line["interval"] = sorted([0.05 * sign, 0.15 * sign])
+    result["beyond"] = {f"{name}@10": line for name in ASPECT_HEADINGS}
+    text = comparison_page(result)
+    less = {"calibration", "near-duplicates", "freshness", "Gini of exposure"}
+    for heading in ASPECT_HEADINGS.values():
+        name = heading.partition(",")[0]
+        row = text[text.rindex(f">{name[:1].upper()}{name[1:]}<") :].partition("</tr>")[0]
+        kind = "better" if (name in less) == (sign < 0) else "worse"
+        if name in ("fragmentation", "unexpectedness"):
+            kind = "apart"
+        assert f'class="dots {kind}"' in row
+        assert ("Less is better." in row) == (name in less)
 
 
 def test_the_page_of_several_seeds_has_the_wider_interval(world, tmp_path):

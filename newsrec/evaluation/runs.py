@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from newsrec.console import counted
 from newsrec.errors import UserError
 from newsrec.evaluation.results import USER_NUMBER
 from newsrec.metrics import METRICS
@@ -153,9 +154,9 @@ def pair(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> Paired:
     number = len(np.unique(user))
     if number < 2:
         raise UserError(
-            f"{first.folder}: the {len(user):,} impressions with a clicked and a skipped candidate "
-            f"are of {number} users. An interval needs two users, and some dozens to mean "
-            "anything: evaluate a larger split."
+            f"{first.folder}: {counted(len(user), 'impression')} with a clicked and a skipped "
+            f"candidate, of {counted(number, 'user')}. An interval needs two users, "
+            "and some dozens to mean anything: evaluate a larger split."
         )
     alike = {
         name: column
@@ -217,7 +218,7 @@ def _check_same(a: EvaluatedRun, b: EvaluatedRun) -> None:
             )
     one, other, said = a.impression_id, b.impression_id, ""
     if len(one) != len(other):
-        said = f"{a.folder} has {len(one):,} impressions, {b.folder} {len(other):,}"
+        said = f"{a.folder} has {counted(len(one), 'impression')}, {b.folder} {len(other):,}"
     elif (one != other).any():
         row = np.flatnonzero(one != other)[0]
         said = f"{IMPRESSIONS_FILE}, row {row + 1:,}: impression {one[row]} in {a.folder}, "
