@@ -34,13 +34,10 @@ def trade_off_tables(found: Mapping[str, Any]) -> list[Table]:
 
 
 def trade_off_note(metrics: Mapping[str, Any]) -> str:
-    """Return on what a trade-off was measured."""
+    """Return a sentence on the impressions and the order that a trade-off was measured on."""
     said = f"Measured on {counted(metrics['trade_off']['impressions'], 'impression')}"
-    return (
-        f"{said}, each option alone, without the rules above."
-        if "rerank" in metrics
-        else f"{said}."
-    )
+    alone = ", each option alone, without the rules above" if "rerank" in metrics else ""
+    return f"{said}{alone}."
 
 
 def trade_off_rows(found: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]]:
