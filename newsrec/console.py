@@ -55,7 +55,7 @@ def clipped(text: str, most: int = 80) -> str:
 
 def counted(number: int, thing: str) -> str:
     """Return a number with what it counts, such as ``1 news item`` or ``2,000 news items``."""
-    return f"{number:,} {thing}{'s' * (number != 1)}"
+    return f"{number:,} {thing if number == 1 else thing + 's'}"
 
 
 def say(*parts: object, sep: str = " ", error: bool = False) -> None:

@@ -34,7 +34,7 @@ def random_data(number, num_news, dim, unknown=0.0, hour=3600, largest=283):
     split = Split(
         name="train", impression_id=np.arange(1, number + 1), user=user, time=times, history=user,
         histories=Ragged(read, to_offsets(clicks)), candidates=candidates, labels=labels,
-        counts={}, fingerprint="", num_news=num_news,
+        counts={"unknown_candidates": 0}, fingerprint="", num_news=num_news,
     )  # fmt: skip
     names = [f"category {i}" for i in rng.integers(0, 18, num_news - FIRST_NEWS)]
     arrays = {"candidate_offsets": candidates.offsets, "candidate_values": shown, "time": times}

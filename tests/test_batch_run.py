@@ -58,7 +58,7 @@ def test_the_output_has_a_row_for_each_user_in_their_order(world, tmp_path, caps
     assert manifest["parts"] == {n: file_hash(tmp_path / "out" / n) for n in files[1:]}
     said = capsys.readouterr().out
     assert "103 users in 4 files" in said
-    assert f"{unknown} ids of histories are not in the export" in said
+    assert f"Ids of histories that are not in the export, left out: {unknown}." in said
 
 
 @pytest.mark.parametrize("per_part", [7, 103, 1000])
@@ -247,7 +247,7 @@ def test_bad_rows_are_left_out_and_counted_if_asked(world, tmp_path, capsys):
         ("2", 2)
     ]
     said = capsys.readouterr().out
-    assert "1 rows were left out" in said
+    assert "Rows left out: 1." in said
 
 
 @pytest.mark.parametrize(

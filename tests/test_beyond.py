@@ -171,8 +171,8 @@ def test_metrics_of_the_vectors_of_two_plms_are_not_compared(world, tmp_path):
         users = pa.chunked_array([pa.array(split.user.astype(str))])
         empty = np.zeros(0)
         runs.append(
-            EvaluatedRun(tmp_path / str(number), {"beyond": found.metrics}, empty, users, empty,
-                         {}, named, found.top.news)
+            EvaluatedRun(tmp_path / str(number), {"beyond": found.metrics}, empty, users,
+                         split.user, empty, {}, named, found.top.news)
         )  # fmt: skip
     assert set(differences(runs[:1], runs[1:2])) == {*PER_IMPRESSION, *WHOLE}
     assert set(differences(runs[:1], runs[2:])) == {*PER_IMPRESSION, *WHOLE} - OF_VECTORS
@@ -247,7 +247,7 @@ def test_evaluate_and_compare_show_them(mind_dir, tmp_path, capsys):
     assert DIRECTIONS in " ".join(said.split())
     assert "Metrics of news vectors" in said
     page = (tmp_path / "recent" / "report.html").read_text()
-    assert "in any split; fewer is fresher." in page
+    assert "in any split. Less is better." in page
     recent = json.loads((tmp_path / "recent" / "metrics.json").read_text())["beyond"]
     table = pq.read_table(tmp_path / "recent" / "per_impression.parquet")
     ages = table["beyond/freshness@10"].to_numpy()

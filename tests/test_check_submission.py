@@ -357,9 +357,9 @@ def test_shares_that_no_data_has_are_warned_of():
     split = split_of(IDS, LENGTHS)
     split.counts.update(empty_histories=4, unknown_history_news=1, unknown_candidates=9)
     empty, clicks, candidates = warnings_of(Report(4), split)
-    assert "4 of 4 histories (100.0%) are empty" in empty
-    assert "1 of 11 clicks (9.1%) are unknown" in clicks
-    assert "9 of 18 candidates (50.0%) are unknown" in candidates
+    assert "empty histories: 4 of 4 (100.0%)." in empty
+    assert "unknown history clicks: 1 of 11 (9.1%)." in clicks
+    assert "unknown candidates: 9 of 18 (50.0%)." in candidates
 
 
 def evaluated(mind_dir, output, split, scorer="random"):
@@ -417,7 +417,7 @@ def test_histories_read_as_empty_show(mind_dir, tmp_path, capsys):
     path, _ = evaluated(mind_dir, tmp_path / "test", "test")
     capsys.readouterr()
     checked(path, mind_dir, "test")
-    assert "Warning: 15 of 15 histories (100.0%) are empty." in capsys.readouterr().out
+    assert "Warning: empty histories: 15 of 15 (100.0%)." in capsys.readouterr().out
 
 
 def test_a_refusal_exits_with_2_and_says_what_to_do(mind_dir, tmp_path, capsys):
@@ -441,7 +441,7 @@ def test_a_refusal_exits_with_2_and_says_what_to_do(mind_dir, tmp_path, capsys):
     assert "It has as many lines as dev: is it for --split dev?" in answer
     lines = zipfile.ZipFile(path).read("prediction.txt").decode().splitlines()
     answer = said(zipped(path, "\n".join(lines[:20])), "dev")
-    assert "ends after line 20; 3 of 23 impressions have no line" in answer
+    assert "ends after line 20; impressions without a line: 3 of 23." in answer
     assert "3 missing (62, ...)" in answer
     assert "There is no nowhere.zip" in said("nowhere.zip", "dev")
     shutil.rmtree(mind_dir / "test")

@@ -3,18 +3,25 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from beyond_worlds import random_data
 from test_html_report import Page
 from test_runs import write_run
 
 from newsrec.__main__ import COMMANDS, main
 from newsrec.commands.compare import name_separator
 from newsrec.errors import UserError
+from newsrec.evaluation import beyond_results, slices
+from newsrec.evaluation.beyond import ASPECT_HEADINGS, PER_IMPRESSION, WHOLE
+from newsrec.evaluation.beyond_results import with_beyond
 from newsrec.evaluation.compare import compare
 from newsrec.evaluation.intervals import paired_interval, sign_flip_p
+from newsrec.evaluation.results import per_impression_table
 from newsrec.evaluation.runs import METRICS, read_run
 from newsrec.evaluation.seeds import seed_interval
 from newsrec.report.comparison_page import comparison_page
+from newsrec.report.evaluate import measure_split
 
 COVERS = "covers the choice of users, not the training seed"
 
@@ -74,7 +81,7 @@ def test_the_numbers_are_those_of_the_interval_and_the_test(world, capsys):
         assert found["a"] == pytest.approx(one.mean())
         assert found["b"] == pytest.approx(other.mean())
         assert found["difference"] == pytest.approx(mean)
-        # Users are numbered as they come here, so that others get the same weights.
+        # This folder has no user_number: users are numbered as they come.
         assert found["interval"] == pytest.approx([low, high], abs=0.002)
         assert found["p"] == pytest.approx(sign_flip_p(one - other, users), abs=0.02)
         assert set(found) == {
@@ -85,6 +92,38 @@ def test_the_numbers_are_those_of_the_interval_and_the_test(world, capsys):
     assert result["impressions"] == len(kept)
     assert result["users"] == len(np.unique(users))
     assert [run["folder"] for run in result["a"]] == [str(a)]
+
+
+def test_compare_finds_the_differences_of_evaluate(tmp_path, monkeypatch):
+    """More users than clusters, and users whose numbers are not in the order of the file."""
+    monkeypatch.setattr(slices, "CLUSTERS", 200)
+    monkeypatch.setattr(beyond_results, "MOST", 400)
+    data, scores, vectors = random_data(500, 300, 4)
+    assert len(np.unique(data.split("train").user)) > slices.CLUSTERS
+    others = {"random": np.random.default_rng(1).random(len(scores), dtype=np.float32)}
+    found, folders = {}, {}
+    for name, own, beside in (("a", scores, others), ("b", others["random"], {})):
+        results, aspects, _ = measure_split(data, "train", own, beside, vectors, None)
+        found[name] = results.metrics | {"trained_on": {}, "selected_on": None}
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        (folders[name] / "metrics.json").write_text(json.dumps(found[name]))
+        table = with_beyond(per_impression_table(data, "train", results), aspects)
+        pq.write_table(table, folders[name] / "per_impression.parquet")
+    result = compare([read_run(folders["a"])], [read_run(folders["b"])])
+    auc, beside = result["metrics"]["auc"], found["a"]["baselines"]["random"]
+    assert auc["difference"] == pytest.approx(beside["auc_difference"])
+    assert auc["interval"] == pytest.approx(beside["auc_difference_interval"])
+    assert auc["detectable"] == pytest.approx(beside["auc_detectable"])
+    for row in found["a"]["errors"]["groups"]:
+        group = result["slices"][row["slice"]][row["group"]]
+        assert group["difference"] == pytest.approx(row["difference"])
+        assert group["interval"] == pytest.approx(row["interval"])
+    assert set(result["beyond"]) == {*PER_IMPRESSION, *WHOLE}
+    for name, row in found["a"]["beyond"]["baselines"]["random"].items():
+        line = result["beyond"][name]
+        assert line["difference"] == pytest.approx(row["difference"], abs=1e-6)
+        assert line["interval"] == pytest.approx(row["difference_interval"], abs=1e-6)
 
 
 def test_a_run_against_itself_does_not_differ(world, capsys):
@@ -183,7 +222,7 @@ def test_a_comparison_reads_in_80_columns(world, capsys, monkeypatch):
     assert "This interval and p cover the choice of users and the training seeds" in prose
     assert "dev chose the checkpoint of A" in prose
     assert "chose the checkpoint of B" not in prose
-    assert "12 groups were tested" in prose
+    assert "Tests: 12 groups, of which some may differ by chance" in prose
     assert "Groups of fewer than 20 users have no interval and no p" in prose
     assert "and 1 more" in prose
     assert "nDCG@10" in prose
@@ -245,7 +284,7 @@ def test_a_handful_of_users_is_compared_with_a_warning(tmp_path, capsys):
     main(["compare", str(world.run("a")), str(world.run("b"))])
     text = " ".join(capsys.readouterr().out.split())
     assert "6 users are too few to trust them." in text
-    assert "groups were tested" not in text
+    assert "Tests:" not in text
     assert "Groups of fewer than 20 users have no interval and no p." in text
 
 
@@ -341,7 +380,25 @@ def test_a_group_is_coloured_only_if_it_differs_after_the_adjustment(world):
         group["p_holm"] = p
         text = comparison_page(result)
         row = text[text.rindex("first</") :].partition("</tr>")[0]
-        assert ("dots higher" in row) == coloured
+        assert ("dots better" in row) == coloured
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_dot_is_coloured_by_the_direction_of_its_metric(world, sign):
+    result = compare(*([read_run(world.run(name))] for name in "ab"))
+    line = {"a": 0.5, "b": 0.4, "difference": 0.1 * sign}
+    line["interval"] = sorted([0.05 * sign, 0.15 * sign])
+    result["beyond"] = {f"{name}@10": line for name in ASPECT_HEADINGS}
+    text = comparison_page(result)
+    less = {"calibration", "near-duplicates", "freshness", "Gini of exposure"}
+    for heading in ASPECT_HEADINGS.values():
+        name = heading.partition(",")[0]
+        row = text[text.rindex(f">{name[:1].upper()}{name[1:]}<") :].partition("</tr>")[0]
+        kind = "better" if (name in less) == (sign < 0) else "worse"
+        if name in ("fragmentation", "unexpectedness"):
+            kind = "apart"
+        assert f'class="dots {kind}"' in row
+        assert ("Less is better." in row) == (name in less)
 
 
 def test_the_page_of_several_seeds_has_the_wider_interval(world, tmp_path):

@@ -59,7 +59,7 @@ def test_a_run_goes_on_in_a_damaged_log_and_keeps_it(tmp_path, caplog, torn):
     writer.forget_after(10, validation=False)
     assert path.read_bytes().decode() == WHOLE.replace("19,0.6,\r\n", "")
     assert (tmp_path / "metrics.damaged.csv").read_bytes() == damaged
-    assert "1 lines cannot be read" in caplog.text
+    assert "lines that cannot be read, left out: 1" in caplog.text
     writer.log_metrics({"val/mrr": 0.3}, 12)
     writer.save()
     assert path.read_text().splitlines()[-1] == "12,,,0.3"

@@ -355,8 +355,9 @@ def test_prepare_batches_evaluate_and_check_a_submission(tmp_path, plm_dir, caps
     root = write(tmp_path / "data")
     main(["prepare", f"--data.root={root}"])
     said = capsys.readouterr().out
-    assert "2 rows of test are beyond-accuracy lists" in said
-    assert "1 clicks of train are on news that their impression did not show" in said
+    assert "Beyond-accuracy lists of test (impression id 0)" in said
+    assert "count in no metric: 2." in said
+    assert "Clicks of train on news that their impression did not show, left out: 1." in said
 
     data = MindDataModule(root=str(root), plm=str(plm_dir), max_tokens=8, batch_size=2)
     data.setup("fit")

@@ -9,7 +9,7 @@ from beyond_worlds import distance, random_data, ranked_shares
 from newsrec.__main__ import main
 from newsrec.data.dataset import open_mind
 from newsrec.evaluation import error_analysis
-from newsrec.evaluation.beyond_results import list_distances
+from newsrec.evaluation.beyond_lists import list_distances
 from newsrec.evaluation.error_analysis import EDGES, drift, reliability, weakest_groups
 from newsrec.evaluation.intervals import paired_interval
 from newsrec.evaluation.runs import read_run

@@ -12,6 +12,7 @@ from newsrec.evaluation.results import evaluate_scores
 from newsrec.metrics import METRICS
 from newsrec.report.notes import counts
 from newsrec.report.terminal import metrics_table, read_ceiling, read_oracles, slices_table
+from newsrec.simulation.oracles import ORACLES
 
 
 def scores_of(split):
@@ -93,7 +94,9 @@ def test_a_worlds_oracles_are_shown(mind_dir, tmp_path, capsys):
           "--baselines=false"])  # fmt: skip
     said = "no_drift 0.7500, mean_click 0.7000."
     assert said in " ".join(capsys.readouterr().out.split())
-    assert said in " ".join((tmp_path / "x" / "report.html").read_text(encoding="utf-8").split())
+    page = (tmp_path / "x" / "report.html").read_text(encoding="utf-8")
+    assert page.index(">no_drift<") < page.index("0.7500") < page.index(">mean_click<")
+    assert ORACLES["no_drift"] in page
 
 
 MALFORMED = {

@@ -43,8 +43,9 @@ def test_the_format_the_language_and_odd_rows_are_told(mind_dir, tmp_path, capsy
     assert "Format: own data as Parquet" in inspected(capsys, tmp_path / "own")
     said = inspected(capsys, write_ebnerd(tmp_path / "ebnerd"))
     assert "Format: EB-NeRD" in said
-    assert "2 rows of test are beyond-accuracy lists" in said
-    assert said.count("beyond-accuracy lists") == 1
+    assert "Beyond-accuracy lists of test (impression id 0)" in said
+    assert "count in no metric: 2." in said
+    assert said.count("Beyond-accuracy lists") == 1
     assert "Danish" in said
     assert "--model.plm sentence-transformers/paraphrase-multilingual" in said.splitlines()[-1]
     translate(mind_dir / "swh", "swh")

@@ -240,7 +240,8 @@ def test_everything_is_reached_by_keys_alone(open_page, server):
 
 def test_rules_are_sent_and_kept_in_the_address(open_page, server):
     page = open_page(address())
-    sliders = {"k": 0, "half_life": 5, "per_category": 4, "diversity": 3, "near_duplicates": 2}
+    sliders = {"k": 0, "half_life": 5, "per_category": 4, "diversity": 3, "calibration": 8}
+    sliders["near_duplicates"] = 2
     for name, step in sliders.items():
         page.locator(f"#rule-{name}").evaluate(
             "(slider, step) => { slider.value = step; slider.dispatchEvent(new Event('input')); }",
@@ -251,7 +252,7 @@ def test_rules_are_sent_and_kept_in_the_address(open_page, server):
     settled(page, expected(server, **rules))
     sent = server.asked[-1][1]
     kept = {name: value for name, value in sent.items() if name not in ("history", "explain")}
-    assert kept == rules | {"diversity": 0.3, "near_duplicates": 0.95}
+    assert kept == rules | {"diversity": 0.3, "calibration": 0.8, "near_duplicates": 0.95}
     other = open_page(page.url.removeprefix(server.url))
     assert titles(other) == titles(page)
     assert other.locator("#rule-half_life-value").inner_text() == "12 h"

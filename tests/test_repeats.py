@@ -132,8 +132,8 @@ def test_no_options_are_no_repeats_and_a_note_says_what_was_done():
     assert Repeats.of(None, None) is None
     metrics = {"split": "dev", "trained_on": {}, "selected_on": None}
     for penalty, number, said in (
-        (None, 1200, "1,200 candidates repeat a click (cosine of at least 0.9) and were ranked la"),
-        (0.5, 3, "3 candidates repeat a click (cosine of at least 0.9) and were scored 0.5 low"),
+        (None, 1200, "1,200 candidates repeat a click (cosine of at least 0.9), ranked la"),
+        (0.5, 3, "3 candidates repeat a click (cosine of at least 0.9), scored 0.5 low"),
     ):
         (line,) = notes(metrics | {"repeats": Repeats.of(0.9, penalty).described(number)})
         assert line.startswith(said)

@@ -116,7 +116,7 @@ def test_each_rule_moves_the_metric_that_it_is_for(world):
     assert low <= strong["ndcg@10_difference"] <= high
     rows = trade_off_rows(found)
     assert all(len(lines) == 8 for _, lines in rows.values())
-    assert all("<svg" in picture for picture in trade_off_pictures(found).values())
+    assert all("<svg" in curve.picture for curve in trade_off_pictures(found).values())
     assert set(trade_off(data, "train", scores, None, None)["rules"]) == {
         "calibration",
         "half_life",
@@ -146,6 +146,7 @@ def test_evaluate_reports_the_new_order(mind_dir, tmp_path, capsys):
     )
     page = (tmp_path / "x" / "report.html").read_text()
     assert ">Trade-off</h2>" in page
+    assert "each option alone, without the rules above." in page
     assert "are re-ranked: no near-duplicates (cosine of at least 0.8), diversity 0.4." in page
 
 

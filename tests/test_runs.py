@@ -176,8 +176,8 @@ def test_runs_of_other_impressions_are_refused(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("auc", "users", "message"),
     [
-        ([np.nan, np.nan], [1, 2], "the 0 .* of 0 users"),
-        ([0.5, 0.7], [1, 1], "the 2 .* of 1 users"),
+        ([np.nan, np.nan], [1, 2], "a: 0 impressions .* of 0 users"),
+        ([0.5, 0.7], [1, 1], "a: 2 impressions .* of 1 user"),
     ],
 )
 def test_fewer_than_two_users_are_refused(tmp_path, auc, users, message):

@@ -11,6 +11,7 @@ from lightning import Callback, Trainer, seed_everything
 
 from newsrec.api.arguments import check_arguments, listed
 from newsrec.api.run_folder import RunFolder
+from newsrec.console import counted
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import UserError
 from newsrec.files import require_writable, write_text
@@ -122,8 +123,9 @@ def fit(
             run.train(built, config, resume)
             close_run(run, built, baselines)
     except Stopped as error:
-        done = f"after {built.global_step:,} steps; resume with newsrec.fit(..., resume='last')"
-        error.add_note(f"The run in {folder} stopped {done}.")
+        done = f"after {counted(built.global_step, 'step')}"
+        again = "resume with newsrec.fit(..., resume='last')"
+        error.add_note(f"The run in {folder} stopped {done}; {again}.")
         raise
     return RunFolder(folder, _trial=trial)
 

@@ -3,7 +3,7 @@
 import argparse
 
 from newsrec.commands.common import add_on_bad_line
-from newsrec.console import say
+from newsrec.console import counted, say
 from newsrec.errors import UserError
 from newsrec.serving.batch import RESULTS
 from newsrec.serving.batch_engines import ENGINES
@@ -70,12 +70,13 @@ def run(args: argparse.Namespace) -> None:
         **{name: getattr(args, name) for name in names},
     )
     counts = manifest["counts"]
-    say(f"{args.output} has {counts['users']:,} users in {len(manifest['parts']):,} files.")
+    files = counted(len(manifest["parts"]), "file")
+    say(f"{args.output} has {counted(counts['users'], 'user')} in {files}.")
     told = {
-        "bad_rows": "rows were left out",
-        "unknown_history": "ids of histories are not in the export and were left out",
-        "unknown_candidates": "candidates are not in the export and got the mean news vector",
+        "bad_rows": "Rows left out",
+        "unknown_history": "Ids of histories that are not in the export, left out",
+        "unknown_candidates": "Candidates that are not in the export, given the mean news vector",
     }
     for name, words in told.items():
         if counts.get(name):
-            say(f"{counts[name]:,} {words}.")
+            say(f"{words}: {counts[name]:,}.")

@@ -20,7 +20,7 @@ from newsrec.commands import failures
 from newsrec.commands.parser_messages import explain
 from newsrec.commands.resume import resume, run_config
 from newsrec.commands.written_options import with_shipped_files, written_options
-from newsrec.console import is_first_process
+from newsrec.console import counted, is_first_process
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import MissingPackageError, UserError
 from newsrec.files import require_writable
@@ -183,7 +183,8 @@ class FitCLI(LightningCLI):
             if not self.trainer.is_global_zero:
                 sys.exit(0)  # its starter would take another code for a crash
             print(
-                f"\nStopped by {error} after {self.trainer.global_step:,} steps. Resume with\n"
+                f"\nStopped by {error} after {counted(self.trainer.global_step, 'step')}. "
+                "Resume with\n"
                 f"  python -m newsrec fit --ckpt_path last --output {self.output}",
                 file=sys.stderr,
             )

@@ -17,7 +17,7 @@ from lightning import Callback
 from newsrec.commands.fit import FitCLI, cli_options, fit
 from newsrec.commands.parser_messages import near_options
 from newsrec.commands.written_options import with_shipped_files
-from newsrec.console import say, show_our_messages
+from newsrec.console import counted, say, show_our_messages
 from newsrec.data.samples import WHOLE_IMPRESSIONS
 from newsrec.errors import UserError
 from newsrec.files import write_text
@@ -120,8 +120,8 @@ def _report(tuning: Tuning, space: Space, base: "Options") -> None:
     draw_tuning(tuning, space, output / "tuning.png")
     print_tuning(tuning)
     say(
-        f"The best of {len(tuning.trials)} trials was chosen by its val/auc on {split}, which is "
-        f"therefore too high: judge the model on data that was not used to choose it.\n\n"
+        f"The best of {counted(len(tuning.trials), 'trial')} was chosen by its val/auc on {split}, "
+        f"which is therefore too high: judge the model on data that was not used to choose it.\n\n"
         f"Written to {output}: best.yaml, trials.csv, tuning.png; each trial in trials/.\n"
         f"Next:\n  python -m newsrec fit --config {output / 'best.yaml'}"
     )

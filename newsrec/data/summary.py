@@ -1,5 +1,6 @@
 """What a run says about its splits before it begins."""
 
+from newsrec.console import counted
 from newsrec.data.dataset import Split
 from newsrec.data.splits import Unseen
 
@@ -10,8 +11,8 @@ def describe_split(split: Split) -> str:
     unknown = count["unknown_candidates"] / max(count["candidates"], 1)
     drawn = f"{count.get('sampled_candidates', 0):,} drawn at random, not shown, "
     return (
-        f"{split.name}: {split.window}, {count['impressions']:,} impressions, {count['users']:,} "
-        f"users, {count['candidates']:,} candidates "
+        f"{split.name}: {split.window}, {counted(count['impressions'], 'impression')}, "
+        f"{counted(count['users'], 'user')}, {counted(count['candidates'], 'candidate')} "
         f"({drawn if 'sampled_candidates' in count else ''}"
         f"{unknown:.1%} not among the news), "
         f"{count['empty_histories'] / count['impressions']:.1%} empty histories"

@@ -148,7 +148,7 @@ def serendipity(lists: Lists, k: int) -> Floats:
 
 
 def freshness(lists: Lists, k: int) -> Floats:
-    """Mean hours since the list's news items were first shown, in any split; fewer is fresher."""
+    """Mean hours since the list's news items were first shown, in any split."""
     return _mean(lists.news, k, lists.hours[:, :k])
 
 
@@ -179,20 +179,22 @@ class Aspect(NamedTuple):
     """Name of the metric in tables and pages."""
     of: Callable[[Lists, int], Floats]
     """Computes the metric of each impression's k best candidates ``[impressions]``."""
+    better: int
+    """1 if more is better, -1 if less is, 0 if neither is better as such."""
     needs: tuple[str, ...] = ()
     """Fields of ``Lists`` that must not be None."""
 
 
 TABLE: dict[str, Aspect] = {
-    "calibration": Aspect("calibration", calibration),
-    "fragmentation": Aspect("fragmentation", fragmentation),
-    "category_diversity": Aspect("category diversity", category_diversity),
-    "vector_diversity": Aspect("vector diversity", vector_diversity, ("cosines",)),
-    "near_duplicates": Aspect("near-duplicates", near_duplicates, ("cosines",)),
-    "novelty": Aspect("novelty, bits", novelty, ("information",)),
-    "unexpectedness": Aspect("unexpectedness", unexpectedness, ("to_history",)),
-    "serendipity": Aspect("serendipity", serendipity, ("to_history", "clicked")),
-    "freshness": Aspect("freshness, hours", freshness),
+    "calibration": Aspect("calibration", calibration, -1),
+    "fragmentation": Aspect("fragmentation", fragmentation, 0),
+    "category_diversity": Aspect("category diversity", category_diversity, 1),
+    "vector_diversity": Aspect("vector diversity", vector_diversity, 1, ("cosines",)),
+    "near_duplicates": Aspect("near-duplicates", near_duplicates, -1, ("cosines",)),
+    "novelty": Aspect("novelty, bits", novelty, 1, ("information",)),
+    "unexpectedness": Aspect("unexpectedness", unexpectedness, 0, ("to_history",)),
+    "serendipity": Aspect("serendipity", serendipity, 1, ("to_history", "clicked")),
+    "freshness": Aspect("freshness, hours", freshness, -1),
 }
 """Metrics of an impression, in the order in which they are reported."""
 
@@ -203,19 +205,26 @@ class Whole(NamedTuple):
     heading: str
     of: Callable[[NDArray[np.integer]], float]
     """Computes the metric of all lists from the exposure of the shown news."""
+    better: int
+    """As in ``Aspect``."""
 
 
 OVER_ALL: dict[str, Whole] = {
-    "coverage": Whole("coverage", coverage),
-    "gini": Whole("Gini of exposure", gini),
+    "coverage": Whole("coverage", coverage, 1),
+    "gini": Whole("Gini of exposure", gini, -1),
 }
 """Metrics of all lists of a split together."""
 ASPECT_HEADINGS = {name: line.heading for name, line in (TABLE | OVER_ALL).items()}
+BETTER = {name: line.better for name, line in (TABLE | OVER_ALL).items()}
+"""The direction of each metric, as in ``Aspect``."""
 MEANINGS = {
     name: " ".join((line.of.__doc__ or "").partition("\n")[0].split())
     for name, line in (TABLE | OVER_ALL).items()
 }
 """First line of each metric's definition."""
+SAID = {1: "More is better.", -1: "Less is better.", 0: "Neither more nor less is better as such."}
+EXPLAINED = {name: f"{meaning} {SAID[BETTER[name]]}" for name, meaning in MEANINGS.items()}
+"""Each metric's meaning and direction, for pages."""
 PER_IMPRESSION = tuple(f"{name}@{k}" for name in TABLE for k in CUTS)
 """Names of all metrics of an impression."""
 OF_VECTORS = frozenset(

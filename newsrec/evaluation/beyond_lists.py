@@ -3,7 +3,8 @@
 Memory holds one block and, for each ranking, one number per impression and metric.
 """
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +16,16 @@ from newsrec.data import FIRST_NEWS
 from newsrec.data.dataset import NewsData, Split
 from newsrec.data.ragged import Ragged
 from newsrec.evaluation.ages import NEVER, first_shown
-from newsrec.evaluation.beyond import LONGEST, OF_CATEGORIES, PER_IMPRESSION, Lists, measure_lists
+from newsrec.evaluation.beyond import (
+    LONGEST,
+    OF_CATEGORIES,
+    PER_IMPRESSION,
+    Lists,
+    fragmentation,
+    measure_lists,
+)
 from newsrec.evaluation.results import category_codes
+from newsrec.evaluation.runs import EvaluatedRun
 
 OTHERS = 3
 """Impressions of other users that each is compared with, for fragmentation."""
@@ -187,3 +196,37 @@ def _mean_vectors(histories: Ragged, unit: NDArray[np.float32]) -> NDArray[np.fl
 def _of_length_one(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+
+
+def list_distances(
+    a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]
+) -> dict[str, float | None] | None:
+    """Return how far apart the first news of runs are, 0 for equal lists to 1 for none in common.
+
+    It is the distance of ``fragmentation``, which is rank-aware, of the lists of one impression,
+    averaged over impressions and pairs of runs: ``between`` the sides, and among the runs of ``a``
+    and of ``b``, None for one run. None if a run does not have its lists.
+    """
+    tops_a, tops_b = ([run.top for run in side if run.top is not None] for side in (a, b))
+    if len(tops_a) + len(tops_b) < len(a) + len(b):
+        return None
+    pairs = {
+        "between": list(itertools.product(tops_a, tops_b)),
+        "a": list(itertools.combinations(tops_a, 2)),
+        "b": list(itertools.combinations(tops_b, 2)),
+    }
+    return {
+        name: float(np.mean([_apart(*pair) for pair in found])) if found else None
+        for name, found in pairs.items()
+    }
+
+
+def _apart(one: NDArray[np.integer], other: NDArray[np.integer]) -> float:
+    """Return the mean distance of the lists of two runs, NaN left out."""
+    distances = []
+    for begin in range(0, len(one), BLOCK):
+        news = one[begin : begin + BLOCK]
+        none = np.zeros(0)  # for fields that fragmentation does not use
+        lists = Lists(news, news, none, other[begin : begin + BLOCK, None], none)
+        distances.append(fragmentation(lists, LONGEST))
+    return float(np.nanmean(np.concatenate(distances)))

@@ -5,7 +5,6 @@ means, so their intervals come from a jackknife: users are divided into groups, 
 computed without each. The lists of other users that fragmentation draws are treated as fixed.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,15 +17,12 @@ from newsrec.data import FIRST_NEWS
 from newsrec.data.dataset import NewsData
 from newsrec.evaluation.beyond import (
     CUTS,
-    LONGEST,
     OF_VECTORS,
     OVER_ALL,
     PER_IMPRESSION,
     WHOLE,
-    Lists,
-    fragmentation,
 )
-from newsrec.evaluation.beyond_lists import BLOCK, Top, measure, shown_news, top_of
+from newsrec.evaluation.beyond_lists import Top, measure, shown_news, top_of
 from newsrec.evaluation.intervals import mean_interval
 from newsrec.evaluation.runs import BEYOND, TOP, EvaluatedRun
 from newsrec.evaluation.slices import clusters
@@ -75,9 +71,7 @@ def beyond_accuracy(
         ranks from it, with ``difference_interval``.
     """
     part = data.split(split)
-    rows = np.flatnonzero(~part.beyond_accuracy)
-    if len(rows) > MOST:
-        rows = rows[np.linspace(0, len(rows) - 1, MOST).round().astype(int)]
+    rows = _measured(~part.beyond_accuracy)
     top = top_of(part, ranks)
     top.news[part.beyond_accuracy] = 0  # these lists count in no metric, nor in compare
     tops = {"": top.take(rows)}
@@ -164,7 +158,9 @@ def differences(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> dict[st
     user. Values of several runs of a side are averaged; the interval does not cover the seeds.
     """
     runs = [*a, *b]
-    users = runs[0].user.combine_chunks().dictionary_encode().indices.to_numpy()
+    listed = [run.top.any(axis=1) for run in runs if run.top is not None]
+    rows = _measured(np.all([np.ones(len(runs[0].number), dtype=bool), *listed], axis=0))
+    users = runs[0].number[rows]
     owner = clusters(users)
     alike = _same_vectors(runs)
     named = [
@@ -175,7 +171,8 @@ def differences(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> dict[st
     result: dict[str, dict[str, Any]] = {}
     if named:
         means = [
-            np.mean([[run.beyond[n] for n in named] for run in side], axis=0) for side in (a, b)
+            np.mean([[run.beyond[n][rows] for n in named] for run in side], axis=0)
+            for side in (a, b)
         ]
         apart = means[0] - means[1]
         for name, one, other, row, bounds in zip(
@@ -192,7 +189,8 @@ def differences(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> dict[st
     if all(run.top is not None and "beyond" in run.metrics for run in runs):
         shown = runs[0].metrics["beyond"]["shown_news"]
         for side in (a, b):
-            wholes = [leave_outs(run.top, users, shown) for run in side if run.top is not None]
+            tops = [run.top[rows] for run in side if run.top is not None]
+            wholes = [leave_outs(top, users, shown) for top in tops]
             for name in WHOLE:
                 found = np.mean([whole[name] for whole in wholes], axis=0)
                 result.setdefault(name, {})["a" if side is a else "b"] = found
@@ -203,27 +201,10 @@ def differences(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> dict[st
     return _plain(result)
 
 
-def list_distances(
-    a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]
-) -> dict[str, float | None] | None:
-    """Return how far apart the first news of runs are, 0 for equal lists to 1 for none in common.
-
-    It is the distance of ``fragmentation``, which is rank-aware, of the lists of one impression,
-    averaged over impressions and pairs of runs: ``between`` the sides, and among the runs of ``a``
-    and of ``b``, None for one run. None if a run does not have its lists.
-    """
-    tops_a, tops_b = ([run.top for run in side if run.top is not None] for side in (a, b))
-    if len(tops_a) + len(tops_b) < len(a) + len(b):
-        return None
-    pairs = {
-        "between": list(itertools.product(tops_a, tops_b)),
-        "a": list(itertools.combinations(tops_a, 2)),
-        "b": list(itertools.combinations(tops_b, 2)),
-    }
-    return {
-        name: float(np.mean([_apart(*pair) for pair in found])) if found else None
-        for name, found in pairs.items()
-    }
+def _measured(may: NDArray[np.bool_]) -> NDArray[np.integer]:
+    """Return the rows of impressions that are measured, at most ``MOST`` of those that may be."""
+    rows = np.flatnonzero(may)
+    return rows[np.linspace(0, len(rows) - 1, min(MOST, len(rows))).round().astype(int)]
 
 
 def _same_vectors(runs: Sequence[EvaluatedRun]) -> bool:
@@ -232,17 +213,6 @@ def _same_vectors(runs: Sequence[EvaluatedRun]) -> bool:
     known = [sample for sample in samples if sample is not None]
     sizes = {len(sample) for sample in known}
     return len(sizes) < 2 and all(np.allclose(known[0], other, atol=0.01) for other in known)
-
-
-def _apart(one: NDArray[np.integer], other: NDArray[np.integer]) -> float:
-    """Return the mean distance of the lists of two runs, NaN left out."""
-    distances = []
-    for begin in range(0, len(one), BLOCK):
-        news = one[begin : begin + BLOCK]
-        none = np.zeros(0)  # for fields that fragmentation does not use
-        lists = Lists(news, news, none, other[begin : begin + BLOCK, None], none)
-        distances.append(fragmentation(lists, LONGEST))
-    return float(np.nanmean(np.concatenate(distances)))
 
 
 def leave_outs(

@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.console import progress
-from newsrec.evaluation.beyond_results import differences, list_distances
+from newsrec.evaluation.beyond_lists import list_distances
+from newsrec.evaluation.beyond_results import differences
 from newsrec.evaluation.intervals import FEWEST_USERS, holm, mean_interval, sign_flip_p
 from newsrec.evaluation.names import COUNTS
 from newsrec.evaluation.power import MARGIN, power_of
 from newsrec.evaluation.runs import EvaluatedRun, Paired, has_seed, pair
 from newsrec.evaluation.seeds import seed_interval
+from newsrec.evaluation.slices import clusters
 from newsrec.metrics import METRICS
 
 SLOW_IMPRESSIONS = 200_000
@@ -126,7 +128,7 @@ def _by_group(
                     "p_holm": None,
                 }
                 if test["users"] >= FEWEST_USERS:
-                    test["interval"] = mean_interval(difference, users).tolist()
+                    test["interval"] = mean_interval(difference, clusters(users)).tolist()
                     test["p"] = sign_flip_p(difference, users)
                     tests.append(test)
                 result[name][group] = test

@@ -20,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from newsrec.console import counted
 from newsrec.data.dataset import NewsData, Split
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.errors import UserError
@@ -150,7 +151,7 @@ def learn(
     if folds < 1 + cross_fitted:
         raise UserError(
             f"--ensemble {FITTED}: {source.name} has impressions with a click and a skip of "
-            f"{folds} {'user' if folds == 1 else 'users'}, and weights need {1 + cross_fitted} at "
+            f"{counted(folds, 'user')}, and weights need {1 + cross_fitted} at "
             "least. Choose --ensemble mean_score."
         )
     if len(rows) > MOST_IMPRESSIONS:

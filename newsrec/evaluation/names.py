@@ -45,12 +45,12 @@ BASELINE_NAMES = {
 COUNTS = {
     "sampled_candidates": "The {:,} skipped news of {} were drawn from what others clicked shortly "
     "before; nobody was shown them. Compare its metrics only with those on the same draws.",
-    "beyond_accuracy": "{:,} rows of {} are beyond-accuracy lists (impression id 0): they are "
-    "ranked and are in the submission, but count in no metric.",
-    "clicks_not_shown": "{:,} clicks of {} are on news that their impression did not show; they "
-    "are left out.",
-    "users_without_history": "{:,} impressions of {} have a user whom the file of histories lacks; "
-    "their histories are empty.",
+    "beyond_accuracy": "Beyond-accuracy lists of {1} (impression id 0), which are ranked and are "
+    "in the submission, but count in no metric: {0:,}.",
+    "clicks_not_shown": "Clicks of {1} on news that their impression did not show, left out: "
+    "{0:,}.",
+    "users_without_history": "Impressions of {1} with a user whom the file of histories lacks, so "
+    "their histories are empty: {0:,}.",
 }
 """Sentences about counts that only some data have, with places for the number and the split."""
 

@@ -26,6 +26,8 @@ from newsrec.metrics import (
 RESULTS_FORMAT = 1
 """Version of ``metrics.json``."""
 ENTROPY = "category_entropy@10"
+USER_NUMBER = "user_number"
+"""Column of ``per_impression.parquet``."""
 
 
 class Results(NamedTuple):
@@ -120,15 +122,17 @@ def evaluate_scores(data: NewsData, split: str, scores: NDArray[np.floating]) ->
 def per_impression_table(data: NewsData, split: str, results: Results) -> pa.Table:
     """Return the metrics and the groups of every impression, in the order of the file.
 
-    Columns: ``impression_id`` and ``user`` as in the file; ``auc``, ``mrr``, ``ndcg@5`` and
-    ``ndcg@10``, null where the impression has no clicked or no skipped candidate; ``slice/NAME``,
-    the group in each slice, null where the impression has none.
+    Columns: ``impression_id`` and ``user`` as in the file; ``user_number``, the order in which
+    intervals draw weights of users, so that ``compare`` finds the same intervals; ``auc``, ``mrr``,
+    ``ndcg@5`` and ``ndcg@10``, null where the impression has no clicked or no skipped candidate;
+    ``slice/NAME``, the group in each slice, null where the impression has none.
     """
     part = data.split(split)
     assert results.values is not None
     columns: dict[str, pa.Array] = {
         "impression_id": pa.array(np.asarray(part.impression_id)),
         "user": data.users.take(pa.array(np.asarray(part.user))).cast(pa.string()),
+        USER_NUMBER: pa.array(np.asarray(part.user)),
     }
     for metric, values in zip(METRICS, results.values.values, strict=True):
         columns[metric] = pa.array(values, mask=~results.values.valid)

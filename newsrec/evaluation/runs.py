@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from newsrec.console import counted
 from newsrec.errors import UserError
+from newsrec.evaluation.results import USER_NUMBER
 from newsrec.metrics import METRICS
 from newsrec.places import looked_for
 
@@ -37,6 +39,8 @@ class EvaluatedRun(NamedTuple):
     """Impression ids in the order of the file ``[impressions]``."""
     user: pa.ChunkedArray
     """User ids ``[impressions]``."""
+    number: NDArray[np.integer]
+    """Number of each impression's user ``[impressions]``."""
     values: NDArray[np.float64]
     """Metrics; NaN where an impression has no clicked or no skipped candidate
     ``[metrics, impressions]``."""
@@ -104,11 +108,16 @@ def read_run(folder: Path) -> EvaluatedRun:
     path = folder / IMPRESSIONS_FILE
     try:
         table = pq.read_table(path)
+        user = table["user"].cast(pa.string())
+        number = user.combine_chunks().dictionary_encode().indices
+        if USER_NUMBER in table.column_names:  # older versions did not write it
+            number = table[USER_NUMBER]
         return EvaluatedRun(
             folder,
             metrics,
             table["impression_id"].cast(pa.int64()).to_numpy(),
-            table["user"].cast(pa.string()),
+            user,
+            number.to_numpy(),
             np.stack([table[metric].cast(pa.float64()).to_numpy() for metric in METRICS]),
             {
                 name.removeprefix(SLICE): table[name]
@@ -141,13 +150,13 @@ def pair(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> Paired:
     for other in others:
         _check_same(first, other)
     kept = ~np.any([np.isnan(run.values).any(axis=0) for run in (*a, *b)], axis=0)
-    user = first.user.combine_chunks().dictionary_encode().indices.to_numpy()[kept]
+    user = first.number[kept]
     number = len(np.unique(user))
     if number < 2:
         raise UserError(
-            f"{first.folder}: the {len(user):,} impressions with a clicked and a skipped candidate "
-            f"are of {number} users. An interval needs two users, and some dozens to mean "
-            "anything: evaluate a larger split."
+            f"{first.folder}: {counted(len(user), 'impression')} with a clicked and a skipped "
+            f"candidate, of {counted(number, 'user')}. An interval needs two users, "
+            "and some dozens to mean anything: evaluate a larger split."
         )
     alike = {
         name: column
@@ -209,7 +218,7 @@ def _check_same(a: EvaluatedRun, b: EvaluatedRun) -> None:
             )
     one, other, said = a.impression_id, b.impression_id, ""
     if len(one) != len(other):
-        said = f"{a.folder} has {len(one):,} impressions, {b.folder} {len(other):,}"
+        said = f"{a.folder} has {counted(len(one), 'impression')}, {b.folder} {len(other):,}"
     elif (one != other).any():
         row = np.flatnonzero(one != other)[0]
         said = f"{IMPRESSIONS_FILE}, row {row + 1:,}: impression {one[row]} in {a.folder}, "

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from newsrec.console import counted
 from newsrec.data.ragged import to_offsets
 from newsrec.data.readers.tsv import BOM
 
@@ -184,7 +185,11 @@ def mistake_in(
         return Mistake("id", problem, named)
     words = ranks_word[1:-1].split(b",") if ranks_word != b"[]" else []
     if len(words) != num_candidates:
-        return Mistake("count", f"{len(words):,} ranks for {num_candidates:,} candidates", number)
+        return Mistake(
+            "count",
+            f"{counted(len(words), 'rank')} for {counted(num_candidates, 'candidate')}",
+            number,
+        )
     for word in words:
         if not RANK.fullmatch(word):
             wanted = f"a whole number from 1 to {num_candidates}"
@@ -200,7 +205,7 @@ def _not_a_permutation(ranks: list[int]) -> str:
     missing = min(set(range(1, len(ranks) + 1)) - set(ranks))
     above = next((rank for rank in ranks if rank > len(ranks)), None)
     if above is not None:
-        return f"the rank {above} of {len(ranks)} candidates, while {missing} is missing"
+        return f"the rank {above} of {counted(len(ranks), 'candidate')}, while {missing} is missing"
     twice, times = Counter(ranks).most_common(1)[0]
     return f"the rank {twice} occurs {times} times, and {missing} is missing"
 

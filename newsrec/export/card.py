@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from newsrec.console import counted
 from newsrec.evaluation.names import data_notes
 from newsrec.export.smaller import described
 from newsrec.metrics import METRICS
@@ -67,7 +68,7 @@ be compared.
 
 ## Training
 
-- Data: {data}; {origin["step"]:,} steps, {origin["epoch"]} epochs begun.
+- Data: {data}; {counted(origin["step"], "step")}, {counted(origin["epoch"], "epoch")} begun.
 - The checkpoint was chosen on: {_chosen_on(origin) or "nothing (the last one was taken)"}.
 - Checkpoint SHA-256: {origin["sha256"]}
 
@@ -202,8 +203,8 @@ def _metrics(manifest: dict[str, Any]) -> str:
     how = "by evaluate" if found.get("by_evaluate") else "through the exported user encoder"
     chosen = " The same split chose the checkpoint, so they flatter." if found["selected"] else ""
     lines = [
-        f"On {found['split']} ({found['window']}), {found['evaluated']:,} impressions, {how}; "
-        f"the interval covers the choice of users, not the training seed.{chosen}{other}",
+        f"On {found['split']} ({found['window']}), {counted(found['evaluated'], 'impression')}, "
+        f"{how}; the interval covers the choice of users, not the training seed.{chosen}{other}",
         *data_notes(found["split"], found),
         "",
         "| | | 95 % interval |",

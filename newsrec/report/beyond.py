@@ -5,14 +5,18 @@ from typing import Any
 
 from rich.table import Table
 
-from newsrec.evaluation.beyond import ASPECT_HEADINGS, CUTS, MEANINGS
+from newsrec.evaluation.beyond import ASPECT_HEADINGS, BETTER, CUTS
 from newsrec.evaluation.names import BASELINE_NAMES
 from newsrec.report.tables import table
 
 SHORT, LONG = min(CUTS), max(CUTS)
+_HEADINGS = {
+    side: [ASPECT_HEADINGS[name].partition(",")[0] for name in BETTER if BETTER[name] == side]
+    for side in (-1, 0)
+}
 DIRECTIONS = (
-    "More is not always better: calibration is a distance, 0 where the categories are those of the "
-    "history; freshness is an age, lower where news are newer."
+    f"Less is better: {', '.join(_HEADINGS[-1])}. Calibration is a distance from the categories of "
+    f"the history, freshness an age. Neither is better as such: {', '.join(_HEADINGS[0])}."
 )
 """How to read the signs of the table."""
 
@@ -65,7 +69,7 @@ def best_baseline(metrics: Mapping[str, Any]) -> str:
 
 
 def beyond_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of the page's table: heading, meaning, values, interval, of baselines."""
+    """Return the rows of the page's table: heading, values, interval, of baselines."""
     found = metrics.get("beyond", {"metrics": {}, "baselines": {}})
     rows = []
     for name, heading in ASPECT_HEADINGS.items():
@@ -76,7 +80,6 @@ def beyond_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "heading": heading,
-                "meaning": MEANINGS[name],
                 "short": short_number(short["value"]),
                 "long": short_number(line["value"]),
                 "interval": short_range(line["interval"]),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from newsrec.console import say, terminal
+from newsrec.console import counted, say, terminal
 from newsrec.data.dataset import NewsData, Split
 from newsrec.evaluation.check_submission import JUDGED, Report
 from newsrec.evaluation.names import data_notes
@@ -24,8 +24,8 @@ MOST_UNKNOWN = 0.05
 def print_checked(path: Path, report: Report, data: NewsData, split: Split) -> None:
     """Print a summary of a submission that the leaderboard would accept, with warnings."""
     say(
-        f"{path} would be accepted: {report.lines:,} lines, one for each impression of "
-        f"{split.name}, {split.window}, in its order, each with a permutation of its candidates."
+        f"{path} would be accepted: {counted(report.lines, 'line')}, one for each impression "
+        f"of {split.name}, {split.window}, in its order, each with a permutation of its candidates."
     )
     terminal().print(_data_table(data, split))
     say("Empty: without a known news item. Unknown: in no file of news.")
@@ -38,7 +38,8 @@ def print_checked(path: Path, report: Report, data: NewsData, split: Split) -> N
         return
     from newsrec.report.terminal import comparison_table  # imports PyTorch
 
-    title = f"{split.name}, {split.window}: {report.metrics['evaluated']:,} impressions"
+    evaluated = counted(report.metrics["evaluated"], "impression")
+    title = f"{split.name}, {split.window}: {evaluated}"
     terminal().print(comparison_table(title, {path.name: report.metrics}))
 
 
@@ -68,9 +69,8 @@ def warnings_of(report: Report, split: Split) -> list[str]:
         number, total = shares[what]
         if number > most * total:
             found.append(
-                f"{number:,} of {total:,} {what.split()[-1]} ({number / total:.1%}) are "
-                f"{what.split()[0]}. {advice}: are the files of news whole, and their ids those of "
-                "the impressions?"
+                f"{what}: {number:,} of {total:,} ({number / total:.1%}). {advice}: are the files "
+                "of news whole, and their ids those of the impressions?"
             )
     found += data_notes(split.name, split.counts)
     dropped = split.counts.get("dropped_lines", 0)
@@ -96,8 +96,8 @@ def refusal(report: Report, data: NewsData) -> str:
     if report.lines < report.expected:
         missing = report.expected - report.lines
         parts.append(
-            f"{report.name} ends after line {report.lines:,}; {missing:,} of {report.expected:,} "
-            "impressions have no line."
+            f"{report.name} ends after line {report.lines:,}; impressions without a line: "
+            f"{missing:,} of {report.expected:,}."
         )
     if report.ids:
         parts.append(report.ids)

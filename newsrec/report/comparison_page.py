@@ -5,8 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from newsrec.evaluation.beyond import ASPECT_HEADINGS
-from newsrec.evaluation.beyond import MEANINGS as ASPECT_MEANINGS
+from newsrec.evaluation.beyond import ASPECT_HEADINGS, BETTER, EXPLAINED
 from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import HEADINGS, MEANINGS, SLICE_NAMES
 from newsrec.evaluation.power import LEVEL
@@ -27,6 +26,13 @@ from newsrec.report.pictures import Axis, Dot, render_page
 from newsrec.report.terminal import PAGE_FILE
 
 RESULT_FILE = "comparison.json"
+KINDS = {
+    "better": "A is better",
+    "worse": "B is better",
+    "apart": "they differ, and neither is better as such",
+    "": "the split does not show a difference",
+}
+"""What the colour of a dot says."""
 
 
 class Difference(NamedTuple):
@@ -69,7 +75,8 @@ def comparison_page(result: Mapping[str, Any]) -> str:
     for name, heading in ASPECT_HEADINGS.items():
         if (row := result["beyond"].get(f"{name}@{LONG}")) is not None:
             short, _, unit = heading.partition(", ")
-            units.setdefault(unit, []).append(_line(short, ASPECT_MEANINGS[name], row))
+            line = _line(short, EXPLAINED[name], row, better=BETTER[name])
+            units.setdefault(unit, []).append(line)
     slices = {
         name: [_line(group, SLICE_NAMES.get(name, name), row) for group, row in groups.items()]
         for name, groups in result["slices"].items()
@@ -102,19 +109,23 @@ def comparison_page(result: Mapping[str, Any]) -> str:
         margin=plain_number(result["margin"]),
         facts={side.upper(): [_facts(run) for run in result[side]] for side in "ab"},
         directions=DIRECTIONS,
+        kinds=KINDS,
         **{"p_value": p_value, "FEWEST_USERS": FEWEST_USERS, "LONG": LONG},
     )
 
 
-def _line(name: str, about: str, row: Mapping[str, Any], wider: Any = None) -> Difference:
-    """Return a row whose dot is coloured if the sides differ.
+def _line(
+    name: str, about: str, row: Mapping[str, Any], wider: Any = None, better: int = 1
+) -> Difference:
+    """Return a row whose dot is coloured if the sides differ, by which of them is better.
 
-    They do if 0 is outside the interval and, for a group, if p adjusted for the number of groups
-    is below ``LEVEL`` too.
+    They differ if 0 is outside the interval and, for a group, if p adjusted for the number of
+    groups is below ``LEVEL`` too. ``better`` is 1 if more is better, -1 if less is, else 0.
     """
     bounds, kind = row["interval"], "faint"
     if bounds is not None:
-        kind = "higher" if bounds[0] > 0 else "lower" if bounds[1] < 0 else ""
+        sign = (bounds[0] > 0) - (bounds[1] < 0)
+        kind = {1: "better", -1: "worse"}.get(sign * better, "apart" if sign else "")
         if (row.get("p_holm") or 0.0) >= LEVEL:
             kind = ""
     dot = Dot(f"{name}, A - B", row["difference"], bounds, kind, reference=0.0, wider=wider)

@@ -5,7 +5,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from newsrec.console import printable, terminal
+from newsrec.console import counted, printable, terminal
 from newsrec.evaluation.compare import SEEDS, USERS
 from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import HEADINGS, SLICE_NAMES, data_notes
@@ -28,7 +28,10 @@ def print_differences(result: dict[str, Any]) -> None:
     for side in "ab":
         print(printable(f"{side.upper()}: {', '.join(map(run_name, result[side]))}"))
     where = ", ".join(filter(None, [result["split"], result["window"]]))
-    say(f"{where}: {result['evaluated']:,} impressions of {result['users']:,} users.")
+    say(
+        f"{where}: {counted(result['evaluated'], 'impression')} of "
+        f"{counted(result['users'], 'user')}."
+    )
     for note in unfair_notes(result):
         say(note)
     rows = [
@@ -194,8 +197,8 @@ def slices_note(result: dict[str, Any]) -> str:
     if not tested:
         return few.strip()
     return (
-        f"{tested} groups were tested, and some of them differ by chance: p is adjusted for their "
-        f"number (Holm), the intervals are not. Both cover {USERS}.{few}"
+        f"Tests: {counted(tested, 'group')}, of which some may differ by chance: p is adjusted for "
+        f"their number (Holm), the intervals are not. Both cover {USERS}.{few}"
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
+from newsrec.console import counted
 from newsrec.evaluation.names import BASELINE_NAMES, SLICE_NAMES
 from newsrec.report.tables import table
 
@@ -66,8 +67,8 @@ def error_notes(errors: Mapping[str, Any]) -> list[str]:
     lines = []
     if errors.get("groups"):
         lines.append(
-            f"{len(errors['groups'])} groups were compared by paired differences; some of them are "
-            "weak by chance."
+            f"Paired differences of {counted(len(errors['groups']), 'group')}, of which some may "
+            "be weak by chance."
         )
     found = errors["reliability"]
     if found is not None:

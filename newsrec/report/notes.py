@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from newsrec.console import counted
 from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import BASELINE_NAMES, data_notes
 from newsrec.evaluation.rerank import rerank_note
@@ -48,9 +49,10 @@ def _repeats(found: Mapping[str, Any]) -> str:
     how = "ranked last"
     if found["penalty"] != "last":
         how = f"scored {found['penalty']:g} lower"
+    repeat = "repeats" if found["candidates"] == 1 else "repeat"
     return (
-        f"{found['candidates']:,} candidates repeat a click (cosine of at least "
-        f"{found['threshold']:g}) and were {how}."
+        f"{counted(found['candidates'], 'candidate')} {repeat} a click (cosine of at least "
+        f"{found['threshold']:g}), {how}."
     )
 
 
@@ -69,8 +71,8 @@ def _how_fitted(fitted: Mapping[str, Any]) -> list[str]:
     """Return on what the weights of an ensemble were learned, and which weights mean little."""
     source, members = fitted["learned_on"], fitted["members"]
     lines = [
-        f"Weights learned on {source}, {fitted['window']}: {fitted['impressions']:,} impressions "
-        f"of {fitted['users']:,} users."
+        f"Weights learned on {source}, {fitted['window']}: "
+        f"{counted(fitted['impressions'], 'impression')} of {counted(fitted['users'], 'user')}."
     ]
     if fitted["cross_fitted"]:
         folds = len(members[0]["fold_weights"])
@@ -107,9 +109,9 @@ def on_unseen(metrics: Mapping[str, Any]) -> list[str]:
     if best is not None:
         auc += f" ({BASELINE_NAMES.get(best[0], best[0])}: {best[1]['auc']:.4f})"
     return [
-        f"Only unseen news: {unseen['candidates']:,} candidates that train "
-        f"neither shows nor has in a history, in {unseen['impressions']:,} impressions of "
-        f"{unseen['users']:,} users; {auc}."
+        f"Only unseen news: {counted(unseen['candidates'], 'candidate')} that train "
+        f"neither shows nor has in a history, in {counted(unseen['impressions'], 'impression')} of "
+        f"{counted(unseen['users'], 'user')}; {auc}."
     ]
 
 
@@ -128,11 +130,10 @@ def can_show(metrics: Mapping[str, Any]) -> list[str]:
 
 def counts(metrics: Mapping[str, Any]) -> list[str]:
     """Return the counts that go with the metrics, as lines of text."""
-    number = metrics["unknown_candidates"]
-    unknown = f"{number:,} {'candidate' if number == 1 else 'candidates'} not among the news."
+    unknown = f"{counted(metrics['unknown_candidates'], 'candidate')} not among the news."
     if "evaluated" in metrics:
         lines = [
-            f"{metrics['impressions']:,} impressions, {metrics['evaluated']:,} evaluated "
+            f"{counted(metrics['impressions'], 'impression')}, {metrics['evaluated']:,} evaluated "
             f"({metrics['single_class']:,} without a clicked or a skipped candidate left out);",
             f"{metrics['tied']:,} with tied scores; {unknown}",
             "Intervals cover the choice of users, not the training seed."
@@ -146,8 +147,8 @@ def counts(metrics: Mapping[str, Any]) -> list[str]:
             lines.append(f"{metrics['users']} {were} too few for intervals that can be trusted.")
     else:
         lines = [
-            f"{metrics['split']} has no labels: {metrics['impressions']:,} impressions ranked, "
-            f"{unknown}"
+            f"{metrics['split']} has no labels: {counted(metrics['impressions'], 'impression')} "
+            f"ranked, {unknown}"
         ]
     dropped = metrics["dropped_lines"]
     if dropped:

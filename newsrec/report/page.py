@@ -17,7 +17,7 @@ from newsrec.report.beyond import (
 )
 from newsrec.report.error_analysis import baseline_name, error_notes
 from newsrec.report.examples import Example
-from newsrec.report.notes import chosen_by, counts, notes, oracles_note
+from newsrec.report.notes import chosen_by, counts, notes
 from newsrec.report.page_rows import (
     WEAKEST,
     Curves,
@@ -27,6 +27,7 @@ from newsrec.report.page_rows import (
     bin_lines,
     legend,
     loss_groups,
+    oracle_dots,
     slice_groups,
     training_curves,
     weakest,
@@ -34,7 +35,8 @@ from newsrec.report.page_rows import (
 from newsrec.report.pictures import Axis, Dot, render_page
 from newsrec.report.recommendations import WITHOUT_CLICKS
 from newsrec.report.terminal import CEILING, in_precision, scored_name
-from newsrec.report.trade_off import trade_off_pictures, trade_off_rows
+from newsrec.report.trade_off import trade_off_note, trade_off_pictures, trade_off_rows
+from newsrec.simulation.oracles import ORACLES
 
 NAMED = 3
 """Most groups that the first lines of the page name as weak."""
@@ -93,13 +95,17 @@ def html_page(
         "Trade-off": (trade_off, "trade-off"),
         "Training": (drawn, "training"),
         "Examples": (examples, "examples"),
+        "Losses": (losses, "losses"),
         "What was evaluated": (True, "facts"),
     }
-    under = [*notes(metrics), *([oracles_note(oracles)] if oracles and "auc" in metrics else [])]
+    known = oracle_dots(oracles, metrics["auc"]) if oracles and "auc" in metrics else {}
+    lost = {row["impression_id"]: row["baseline_auc"] for row in errors.get("impressions", ())}
     return render_page(
         "page.html.j2",
         **{"title": title, "heading": heading + in_precision(metrics), "metrics": metrics},
-        **{"verdict": _verdict(metrics, ceiling, weak), "notes": under, "counts": counts(metrics)},
+        **{"verdict": _verdict(metrics, ceiling, weak), "notes": notes(metrics)},
+        **{"counts": counts(metrics), "oracles": known, "ORACLES": ORACLES},
+        oracle_axis=Axis.of((end for dot in known.values() for end in dot.ends), "o"),
         sections={name: id_ for name, (content, id_) in parts.items() if content},
         **{"own": own, "accuracy": accuracy, "kinds": legend((line.dot for line in accuracy), own)},
         accuracy_axis=Axis.of((end for line in accuracy for end in line.dot.ends), "a"),
@@ -107,7 +113,8 @@ def html_page(
         beside_axis=Axis.of((end for dot in dots.values() for end in dot.ends), "b"),
         **{"slices": slices, "num_groups": len(groups), "weak": weak},
         group_axis=Axis.of((end for each in groups if each.dot for end in each.dot.ends), "g"),
-        **{"less": less, "bins": bins, "losses": losses, "against": baseline_name(errors)},
+        **{"less": less, "bins": bins, "losses": losses, "lost": lost},
+        against=baseline_name(errors),
         error_notes=error_notes(errors),
         less_axis=Axis.of((end for group in less for end in group.dot.ends), "l"),
         bin_axis=Axis.of((end for bin_ in bins for end in bin_.dot.ends), "p"),
@@ -116,6 +123,7 @@ def html_page(
         kinds_beyond=legend((line.dot for group in aspects for line in group.lines), own),
         best=BASELINE_NAMES.get(best, best),
         trade_off=trade_off_rows(trade_off) if trade_off else {},
+        trade_off_note=trade_off_note(metrics) if trade_off else "",
         trade_offs=trade_off_pictures(trade_off) if trade_off else {},
         **{"curves": drawn, "examples": examples, "WITHOUT_CLICKS": WITHOUT_CLICKS},
         explained=any(candidate.reasons for each in examples for candidate in each.candidates),

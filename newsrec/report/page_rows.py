@@ -7,8 +7,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from newsrec.evaluation.beyond import ASPECT_HEADINGS, CUTS
-from newsrec.evaluation.beyond import MEANINGS as ASPECT_MEANINGS
+from newsrec.evaluation.beyond import ASPECT_HEADINGS, CUTS, EXPLAINED
 from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import BASELINE_NAMES, HEADINGS, MEANINGS, SLICE_NAMES
 from newsrec.evaluation.slices import SLICES
@@ -173,6 +172,12 @@ def bin_lines(errors: Mapping[str, Any]) -> list[Bin]:
     return result
 
 
+def oracle_dots(oracles: Mapping[str, float], reference: float) -> dict[str, Dot]:
+    """Return a dot for each oracle of a simulated world by its name, the best first."""
+    ordered = sorted(oracles.items(), key=lambda pair: -pair[1])
+    return {name: Dot(name, auc, reference=reference) for name, auc in ordered}
+
+
 def beyond_groups(metrics: Mapping[str, Any]) -> list[BeyondGroup]:
     """Return the metrics beyond accuracy, those of one unit together."""
     found = metrics.get("beyond")
@@ -190,7 +195,7 @@ def beyond_groups(metrics: Mapping[str, Any]) -> list[BeyondGroup]:
         dot = Dot(name, row["value"], row["interval"], "strong", _marks(beside, best))
         short = found["metrics"].get(f"{key}@{SHORT}", {}).get("value")
         apart = found["baselines"].get(best, {}).get(long, {}).get("difference_interval")
-        line = BeyondLine(dot, ASPECT_MEANINGS[key], short, beside.get(best), apart)
+        line = BeyondLine(dot, EXPLAINED[key], short, beside.get(best), apart)
         units.setdefault(unit, []).append(line)
     result = []
     for number, (unit, rows) in enumerate(units.items()):

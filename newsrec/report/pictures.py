@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from newsrec.console import printable
+from newsrec.console import counted, printable
 
 WIDTH = 360
 LONG_TEXT = 300
@@ -63,6 +63,7 @@ TEMPLATES.filters |= {
     "num": _number,
     "signed": lambda value: _number(value, "{:+.4f}"),
     "count": "{:,}".format,
+    "counted": counted,
     "long": _long,
     "interval": _interval,
     "capital": lambda text: text[:1].upper() + text[1:],
@@ -219,8 +220,13 @@ def lines(
         **{"about": about, "left": left, "right": right, "width": WIDTH, "tall": TALL},
         **{"curves": curves, "labels": _apart(series, curves), "x_name": x_name},
         **{"ticks": list(zip(ticks, down(ticks), strict=True))},
-        **{"first": f"{every_x.min():.5g}", "last": f"{every_x.max():.5g}"},
+        **{"first": _end(every_x.min()), "last": _end(every_x.max())},
     )
+
+
+def _end(value: float) -> str:
+    """Format an end of an axis, short enough to stand beside the name of the axis."""
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
 
 def thinned(

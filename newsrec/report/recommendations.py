@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.text import Text
 
-from newsrec.console import printable, say
+from newsrec.console import counted, printable, say
 from newsrec.report.tables import Cell, print_tables, table
 
 EXPLAINED = 3
@@ -72,7 +72,7 @@ def score_parts(explanation: Mapping[str, Any]) -> list[tuple[float, str]]:
 def _title(clicks: int, read: int) -> str:
     if not clicks:
         return "for a user without history"
-    number = f"{clicks:,} click{'s' * (clicks != 1)}"
+    number = counted(clicks, "click")
     return f"for {number}" if read == clicks else f"read the newest {read:,} of {number}"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from newsrec.console import say, terminal
+from newsrec.console import counted, say, terminal
 from newsrec.evaluation.ceiling import read_ceiling as read_ceiling  # re-exported
 from newsrec.evaluation.ceiling import read_oracles as read_oracles
 from newsrec.evaluation.intervals import FEWEST_USERS
@@ -18,7 +18,7 @@ from newsrec.report.beyond import beyond_notes, beyond_table
 from newsrec.report.error_analysis import error_notes, weakest_table
 from newsrec.report.notes import chosen_by, counts, notes, on_unseen, oracles_note
 from newsrec.report.tables import Cell, bold, print_tables, table
-from newsrec.report.trade_off import trade_off_tables
+from newsrec.report.trade_off import trade_off_note, trade_off_tables
 
 PAGE_FILE = "report.html"
 CEILING = "world's ceiling"
@@ -141,7 +141,7 @@ def print_comparison(
 ) -> None:
     """Print the metrics of a model, of the baselines and, in a simulated world, of the ceiling."""
     split, baselines = metrics["split"], metrics.get("baselines", {})
-    title = f"{split}, {metrics['window']}: {metrics['evaluated']:,} impressions"
+    title = f"{split}, {metrics['window']}: {counted(metrics['evaluated'], 'impression')}"
     title += in_precision(metrics)
     if split in (metrics["selected_on"] or "").split("+"):
         title += f", the split that chose the checkpoint{chosen_by(metrics)}"
@@ -227,7 +227,7 @@ def print_results(
         print_tables(half_life_table(metrics["half_life"]))
     if "trade_off" in metrics:
         print_tables(*trade_off_tables(metrics["trade_off"]))
-        say(f"Measured on {metrics['trade_off']['impressions']:,} impressions.")
+        say(trade_off_note(metrics))
     if "auc" in metrics:
         tables = [metrics_table(metrics)]
         if metrics.get("baselines"):

@@ -1,13 +1,14 @@
 """Tables and pictures of what re-ranking costs in accuracy, and what it gains."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 from rich.table import Table
 
-from newsrec.evaluation.beyond import ASPECT_HEADINGS
+from newsrec.console import counted
+from newsrec.evaluation.beyond import ASPECT_HEADINGS, BETTER
 from newsrec.report.beyond import short_number, short_range
 from newsrec.report.pictures import line
 from newsrec.report.tables import bold, table
@@ -32,6 +33,13 @@ def trade_off_tables(found: Mapping[str, Any]) -> list[Table]:
     return tables
 
 
+def trade_off_note(metrics: Mapping[str, Any]) -> str:
+    """Return a sentence on the impressions and the order that a trade-off was measured on."""
+    said = f"Measured on {counted(metrics['trade_off']['impressions'], 'impression')}"
+    alone = ", each option alone, without the rules above" if "rerank" in metrics else ""
+    return f"{said}{alone}."
+
+
 def trade_off_rows(found: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]]:
     """Return the headings and rows of each rule's table, by the name of its option.
 
@@ -49,8 +57,15 @@ def trade_off_rows(found: Mapping[str, Any]) -> dict[str, tuple[list[str], list[
     return result
 
 
-def trade_off_pictures(found: Mapping[str, Any]) -> dict[str, Markup]:
-    """Return a curve for each rule: nDCG@10 against the metric that the rule is for."""
+class Curve(NamedTuple):
+    """A curve of nDCG@10 against the metric that a rule is for."""
+
+    about: str
+    picture: Markup
+
+
+def trade_off_pictures(found: Mapping[str, Any]) -> dict[str, Curve]:
+    """Return a curve for each rule by the name of its option."""
     pictures = {}
     for rule, lines in found["rules"].items():
         aim = lines["for"]
@@ -59,8 +74,11 @@ def trade_off_pictures(found: Mapping[str, Any]) -> dict[str, Markup]:
         points = sorted((one[aim], one["ndcg@10"]) for one in [found["none"], *lines["measured"]])
         x, y = np.array(points).T
         name = _heading(aim).replace("\n", " ")
-        about = f"nDCG@10 by {name}, a dot for each value of {RULE_NAMES.get(rule, rule)}"
-        pictures[RULE_NAMES.get(rule, rule)] = line(x, y, about, f"{name} of the first 10")
+        side = {1: "more", -1: "less"}[BETTER[aim.removesuffix("@10")]]
+        about = (
+            f"nDCG@10 by {name} of the first 10, of which {side} is better. A dot for each value."
+        )
+        pictures[RULE_NAMES.get(rule, rule)] = Curve(about, line(x, y, about, name))
     return pictures
 
 

@@ -150,7 +150,7 @@ class _RunCsvWriter(ExperimentWriter):
             kept = path.with_name(DAMAGED)
             path.replace(kept)
             log.warning(
-                "%s: %s lines cannot be read and are left out; the original file is now %s",
+                "%s: lines that cannot be read, left out: %s; the original file is now %s",
                 *(path, f"{damaged:,}", kept.name),
             )
         rows = [

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from newsrec.console import counted
 from newsrec.errors import UserError
 from newsrec.model.plm.lora import LoraConfig
 from newsrec.model.recommender import NewsRecommender
@@ -57,7 +58,7 @@ class Schedule:
     def describe(self) -> str:
         """Describe the schedule in words."""
         then = "constant" if self.shape == "constant" else f"{self.shape} to 0"
-        count = "no end" if self.steps == math.inf else f"{int(self.steps):,} steps"
+        count = "no end" if self.steps == math.inf else counted(int(self.steps), "step")
         return f"{count}, {self.rising:,} of them rising, then {then}"
 
 

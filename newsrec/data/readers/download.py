@@ -167,7 +167,9 @@ def _append_rest(remote: Remote) -> None:
                 if file.tell() == done:
                     break
         if done != remote.size:
-            raise UserError(f"{remote.partial.name} has {done:,} bytes, not {remote.size:,}.")
+            raise UserError(
+                f"{remote.partial.name} has {counted(done, 'byte')}, not {remote.size:,}."
+            )
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
+from newsrec.console import counted
 from newsrec.data.readers.mind_files import NAMES, find_splits
 from newsrec.data.readers.source import SPLITS, SourceFile
 from newsrec.data.readers.zips import DAMAGE
@@ -49,7 +50,8 @@ def check(root: Path, name: str) -> Path | None:
     for file, tsv, expected in zip(found[split], NAMES, LINES[name], strict=True):
         if lines[file] != expected:
             raise DataError(
-                f"{place} is not {name}: its {tsv} has {lines[file]:,} lines, not {expected:,}."
+                f"{place} is not {name}: its {tsv} has {counted(lines[file], 'line')}, "
+                f"not {expected:,}."
             )
     return place
 

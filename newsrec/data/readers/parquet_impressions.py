@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from newsrec.console import counted
 from newsrec.data.ragged import Ragged
 from newsrec.data.readers import parquet_checks as checks
 from newsrec.data.readers.base import Impressions, Pass, Rows
@@ -114,7 +115,8 @@ class _Parser:
             problem = "not one label for each candidate"
 
             def both(row: int) -> str:
-                return f"{lists.lengths[row]} candidates, {flags.lengths[row]} labels"
+                labels = counted(flags.lengths[row], "label")
+                return f"{counted(lists.lengths[row], 'candidate')}, {labels}"
 
             return self._candidates(rows.require(agree, "labels", problem, both))
         labels = flags.values.cast(pa.float64()).fill_null(2).to_numpy()

@@ -44,7 +44,7 @@ export const short = (text, most = 60) => (text.length > most ? `${text.slice(0,
 export function duration(hours) {
   if (hours < 1) return `${Math.max(1, Math.round(hours * 60))} min`;
   if (hours < 48) return `${Math.round(hours)} h`;
-  return `${number(Math.round(hours / 24))} days`;
+  return plural(Math.round(hours / 24), "day");
 }
 
 const hues = new Map(); // category of a click -> 1 to 8

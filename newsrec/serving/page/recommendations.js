@@ -131,7 +131,7 @@ function table(news, history) {
   const others = clicks.slice(named.length);
   const total = (parts) => parts.reduce((sum, part) => sum + part.value, 0);
   const lines = named.map(({ value, at }) => ({ at, value, hue: hueOf(history[at].category), name: history[at].title || history[at].news_id }));
-  if (others.length) lines.push({ value: total(others), hue: "hue-0", name: `${others.length} other clicks` });
+  if (others.length) lines.push({ value: total(others), hue: "hue-0", name: plural(others.length, "other click") });
   lines.push({ value: why.rest, hue: "rest", name: "the rest, which no click accounts for" });
   if (why.age) lines.push({ value: why.age, hue: "age", name: "age" });
   const low = Math.min(0, ...lines.map((line) => line.value)), high = Math.max(0, ...lines.map((line) => line.value));

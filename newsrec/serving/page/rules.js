@@ -2,14 +2,16 @@
 import { $, duration, el, hueOf, short } from "./dom.js";
 
 const share = (value) => (value ? value.toFixed(2) : "off");
+const TENTHS = [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1];
 const FIELDS = {
   k: { label: "Length", steps: [5, 10, 20, 30, 50, 100], start: 10, say: String, hint: "News in the list" },
   half_life: { label: "Half-life", steps: [null, 168, 72, 48, 24, 12, 6, 3, 1], say: duration, ages: true,
     hint: "After this time the odds of a news item are halved" },
   max_age: { label: "Age at most", steps: [null, 168, 72, 48, 24, 12, 6, 3, 1], say: duration, ages: true, hint: "Older news is left out" },
   per_category: { label: "Per category", steps: [null, 5, 4, 3, 2, 1], say: String, hint: "Most news of one category" },
-  diversity: { label: "Diversity", steps: [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1], start: 0, say: share,
-    hint: "How much news unlike the news above it is preferred" },
+  diversity: { label: "Diversity", steps: TENTHS, start: 0, say: share, hint: "How much news unlike the news above it is preferred" },
+  calibration: { label: "Calibration", steps: TENTHS, start: 0, say: share,
+    hint: "How much the categories of the list must match those of the clicks" },
   near_duplicates: { label: "Near-duplicates", steps: [null, 0.99, 0.95, 0.9, 0.85, 0.8, 0.7], say: share,
     hint: "Of two news items with this cosine or a higher one, only the better one is kept" },
 };

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from newsrec.console import counted
 from newsrec.data import FIRST_NEWS
 from newsrec.data import mind_statistics as mind
 from newsrec.data.datamodule import MindDataModule
@@ -132,7 +133,7 @@ class Estimate(NamedTuple):
         """Return the estimate as a line for a preset's header."""
         first = next(name for name, peak in PEAKS.items() if peak[0] == self.run.device)
         disk = f", {_gib(self.states)} of states on disk" if self.states else ""
-        steps = f"{self.work.steps:,} steps of {_flop(self.flop)} an epoch{self.many}"
+        steps = f"{counted(self.work.steps, 'step')} of {_flop(self.flop)} an epoch{self.many}"
         return f"{self.fits}{disk}; {steps}: {_time(self.hours(*PEAKS[first]))} on {first}."
 
 
@@ -177,14 +178,15 @@ def describe(estimate: Estimate) -> str:
     rows = {
         "parameters": f"{cost.trained:,} trained, {cost.frozen:,} frozen: {_gib(cost.weights)}",
         "gradients": f"{_gib(cost.gradients)}, optimizer states {_gib(cost.optimizer)}",
-        "batch": f"{usual.samples} samples, {usual.news:,} distinct news, "
-        f"{usual.tokens:,} tokens; the largest {largest.news:,} and "
+        "batch": f"{counted(usual.samples, 'sample')}, {usual.news:,} distinct news, "
+        f"{counted(usual.tokens, 'token')}; the largest {largest.news:,} and "
         f"{largest.tokens:,}",
         "activations": f"{_gib(cost.activations)} of the largest batch",
         "peak of a step": f"{_gib(cost.peak)}; {estimate.fits}",
         "states on disk": kept,
         "data arrays": f"{_gib(work.arrays)} (on disk, memory-mapped)",
-        "epoch": f"{work.samples:,} samples, {work.steps:,} batches{estimate.many}",
+        "epoch": f"{counted(work.samples, 'sample')}, {work.steps:,} "
+        f"{'batch' if work.steps == 1 else 'batches'}{estimate.many}",
         "work": f"{_flop(estimate.flop)} a step, "
         f"{_flop(estimate.flop * work.steps)} an epoch; {estimate.cost.kernels:,} kernels "
         "a step",

@@ -7,6 +7,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from newsrec.console import counted
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch
 from newsrec.model.plm.lora import lowest_adapted
@@ -95,7 +96,7 @@ class Throughput(Callback):
         rate = self.flop / self.seconds
         peak = matrix_rate(trainer.strategy.root_device, trainer.precision)
         return (
-            f"Training: {self.clicks:,} clicks in {self.seconds:,.0f} s, "
+            f"Training: {counted(self.clicks, 'click')} in {self.seconds:,.0f} s, "
             f"{self.clicks / self.seconds:,.0f} clicks/s, {self.tokens / self.seconds:,.0f} "
             f"tokens/s. Model: {rate / 1e9:,.1f} GFLOP/s per process, {rate / peak:.0%} of the "
             f"{peak / 1e9:,.1f} that a matrix product reaches here ({trainer.precision})."
