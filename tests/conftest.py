@@ -135,6 +135,28 @@ def left_out() -> Iterator[dict[str, Callable]]:
         yield originals
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_parser() -> Iterator[None]:
+    """Build the parser of ``fit`` once for all tests: it takes longer than a tiny run's epoch."""
+    from lightning.pytorch.cli import LightningCLI
+
+    parts = ("parser", "_subcommand_parsers", "_subcommand_method_arguments")
+    plain, built = LightningCLI.setup_parser, {}
+
+    def setup_parser(cli: LightningCLI, *given: Any) -> None:
+        options = (cli.trainer_defaults, cli.seed_everything_default, given)
+        kind = (type(cli).add_arguments_to_parser, cli._model_class, cli._datamodule_class)
+        key = (*kind, repr(options))
+        if key not in built:
+            plain(cli, *given)
+            built[key] = {name: vars(cli)[name] for name in parts if name in vars(cli)}
+        vars(cli).update(built[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LightningCLI, "setup_parser", setup_parser)
+        yield
+
+
 @pytest.fixture
 def whole_runs(left_out: dict[str, Callable], monkeypatch: pytest.MonkeyPatch) -> None:
     """Have runs draw their curves and measure a matrix product, as they do for a user."""
