@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 
 # Tests work on small arrays, where a second thread only waits; torch reads this when imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # and does not spin while it waits
 # What is measured of a machine is kept for its user; no test reads or writes that.
 os.environ["NEWSREC_CACHE"] = tempfile.mkdtemp(prefix="newsrec-tests-")
 atexit.register(shutil.rmtree, os.environ["NEWSREC_CACHE"], ignore_errors=True)
@@ -104,6 +106,14 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_left_to_look_at() -> Iterator[None]:
+    """Leave what a file of tests has imported and cached out of later searches for garbage."""
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_collect_file() -> None:
     """Import Lightning before any test module does.
 
@@ -137,8 +147,21 @@ def left_out() -> Iterator[dict[str, Callable]]:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_parser() -> Iterator[None]:
-    """Build the parser of ``fit`` once for all tests: it takes longer than a tiny run's epoch."""
+    """Build the parser of ``fit`` once for all tests, and find an option in it once.
+
+    That takes longer than an epoch of a tiny run: jsonargparse searches a list for each option.
+    """
+    from jsonargparse import _core, _subcommands
     from lightning.pytorch.cli import LightningCLI
+
+    search, known = _subcommands.find_action_and_subcommand, WeakKeyDictionary()
+
+    def find(parser: Any, dest: str, exclude: Any = None) -> tuple:
+        found = known.setdefault(parser, {})
+        key = (dest, exclude, len(parser._actions))
+        if key not in found:
+            found[key] = search(parser, dest, exclude)
+        return found[key]
 
     parts = ("parser", "_subcommand_parsers", "_subcommand_method_arguments")
     plain, built = LightningCLI.setup_parser, {}
@@ -154,6 +177,8 @@ def one_parser() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LightningCLI, "setup_parser", setup_parser)
+        for module in (_core, _subcommands):
+            patch.setattr(module, "find_action_and_subcommand", find)
         yield
 
 

@@ -23,6 +23,7 @@ WARM.set_forkserver_preload([
     "torch._subclasses.fake_tensor",
     "transformers.models.bert.modeling_bert",
     "newsrec.commands.evaluate",
+    "newsrec.commands.export",
     "newsrec.commands.fit",
 ])  # fmt: skip
 
