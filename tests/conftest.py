@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 
 # Tests work on small arrays, where a second thread only waits; torch reads this when imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # and does not spin while it waits
 # What is measured of a machine is kept for its user; no test reads or writes that.
 os.environ["NEWSREC_CACHE"] = tempfile.mkdtemp(prefix="newsrec-tests-")
 atexit.register(shutil.rmtree, os.environ["NEWSREC_CACHE"], ignore_errors=True)
@@ -99,9 +101,18 @@ def pytest_sessionstart() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Look for garbage again, and never among what was imported."""
+    """Look for garbage again, less often than by default and never among what was imported."""
     gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
     gc.enable()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_left_to_look_at() -> Iterator[None]:
+    """Leave what a file of tests has imported and cached out of later searches for garbage."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collect_file() -> None:
@@ -133,6 +144,43 @@ def left_out() -> Iterator[dict[str, Callable]]:
         for place, stand_in in STAND_INS.items():
             patch.setattr(place, stand_in)
         yield originals
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_parser() -> Iterator[None]:
+    """Build the parser of ``fit`` once for all tests, and find an option in it once.
+
+    That takes longer than an epoch of a tiny run: jsonargparse searches a list for each option.
+    """
+    from jsonargparse import _core, _subcommands
+    from lightning.pytorch.cli import LightningCLI
+
+    search, known = _subcommands.find_action_and_subcommand, WeakKeyDictionary()
+
+    def find(parser: Any, dest: str, exclude: Any = None) -> tuple:
+        found = known.setdefault(parser, {})
+        key = (dest, exclude, len(parser._actions))
+        if key not in found:
+            found[key] = search(parser, dest, exclude)
+        return found[key]
+
+    parts = ("parser", "_subcommand_parsers", "_subcommand_method_arguments")
+    plain, built = LightningCLI.setup_parser, {}
+
+    def setup_parser(cli: LightningCLI, *given: Any) -> None:
+        options = (cli.trainer_defaults, cli.seed_everything_default, given)
+        kind = (type(cli).add_arguments_to_parser, cli._model_class, cli._datamodule_class)
+        key = (*kind, repr(options))
+        if key not in built:
+            plain(cli, *given)
+            built[key] = {name: vars(cli)[name] for name in parts if name in vars(cli)}
+        vars(cli).update(built[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LightningCLI, "setup_parser", setup_parser)
+        for module in (_core, _subcommands):
+            patch.setattr(module, "find_action_and_subcommand", find)
+        yield
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ a GPU would refuse is an error here, and so is what would have the host wait for
 """
 
 import functools
-import multiprocessing
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch.utils.backend_registration import (  # torch 2.13
     _DummyBackendModule,
     _setup_privateuseone_for_python_backend,
 )
+from warm import WARM
 
 NAME = "gpu"
 
@@ -151,18 +151,6 @@ class _Watch(TorchDispatchMode):
             raise Waits(f"{name} from the CPU without non_blocking")
 
 
-PRELOAD = [
-    "pytest",
-    "torch.utils.data",
-    "torch._subclasses.fake_tensor",
-    "transformers",
-    "transformers.models.bert.modeling_bert",
-    "newsrec.data.datamodule",
-    "newsrec.training.module",
-]
-"""What every check imports; the server cannot import the tests themselves."""
-
-
 def failure_of(check: Callable[..., None], *args: Any) -> str | None:
     """Run a check in a process of its own, since the device cannot be unregistered again.
 
@@ -176,10 +164,8 @@ def failure_of(check: Callable[..., None], *args: Any) -> str | None:
     Returns:
         The traceback of what was raised there; None if nothing was.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(there, check, args))
+    here, there = WARM.Pipe(duplex=False)
+    process = WARM.Process(target=_run, args=(there, check, args))
     process.start()
     there.close()
     try:

@@ -16,6 +16,7 @@ import torch
 import yaml
 from conftest import fit_options, refused, tiny_behaviors, tiny_news, write_mind
 from sklearn.metrics import roc_auc_score
+from warm import run
 
 from newsrec.__main__ import main
 from newsrec.evaluation.baselines import BASELINES
@@ -775,11 +776,10 @@ def test_checkpoints_of_two_seeds_make_an_ensemble(mind_dir, plm_dir, tmp_path, 
 @pytest.mark.slow
 def test_any_number_of_processes_gives_the_metrics_of_one(mind_dir, plm_dir, tmp_path):
     output = tmp_path / "run"
-    newsrec = [sys.executable, "-m", "newsrec"]
     ddp = ["--trainer.devices=2", "--trainer.strategy=ddp"]
     options = fit_options(mind_dir, plm_dir, output)
     options += ["--model.tune_layers=1", "--model.residual=true"]  # states by one, read by both
-    subprocess.run([*newsrec, *options, *ddp], check=True, timeout=300)
+    subprocess.run([sys.executable, "-m", "newsrec", *options, *ddp], check=True, timeout=300)
     # One folder for the news of train, one for those that dev adds.
     assert len(list(Path(mind_dir).glob(".newsrec/states-*"))) == 2
     best, other = str(output / "checkpoints" / "best.ckpt"), str(tmp_path / "other.ckpt")
@@ -802,13 +802,10 @@ def test_any_number_of_processes_gives_the_metrics_of_one(mind_dir, plm_dir, tmp
                        f"--output={folder}", "--trainer.accelerator=cpu"]  # fmt: skip
             if number == 1:
                 main([*command, "--trainer.devices=1"])
-            elif number == 2:
-                subprocess.run([*newsrec, *command, *ddp], check=True, timeout=300)
             else:  # torchrun counts, not the option
-                launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-                launch += [f"--nproc-per-node={number}", "-m", "newsrec"]
-                command.append("--trainer.devices=1")
-                subprocess.run([*launch, *command], check=True, timeout=300)
+                launch = ["--standalone", f"--nproc-per-node={number}"]
+                done = run([*command, "--trainer.devices=1"], torchrun=launch)
+                assert done.returncode == 0, done.stderr
             metrics.append(json.loads((folder / "metrics.json").read_text()))
             with zipfile.ZipFile(folder / "prediction.zip") as archive:
                 predictions.append(archive.read("prediction.txt").splitlines())
@@ -827,9 +824,9 @@ def test_two_processes_choose_by_the_unseen_news_of_one(mind_dir, plm_dir, tmp_p
     output = tmp_path / "run"
     options = fit_options(mind_dir, plm_dir, output)
     options += ["--data.val_news=new", "--data.eval_batch_size=2", "--data.frozen_states=none"]
-    command = [sys.executable, "-m", "newsrec", *options, "--baselines=false"]
-    command += ["--trainer.devices=2", "--trainer.strategy=ddp"]
-    subprocess.run(command, check=True, timeout=300)
+    launch = ["--standalone", "--nproc-per-node=2"]
+    done = run([*options, "--baselines=false"], torchrun=launch)
+    assert done.returncode == 0, done.stderr
     with (output / "metrics.csv").open() as file:
         logged = max(float(row["val/auc"]) for row in csv.DictReader(file) if row["val/auc"])
     best = output / "checkpoints" / "best.ckpt"

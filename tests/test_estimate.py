@@ -186,25 +186,28 @@ def test_a_dry_run_of_a_folder_counts_its_batches_and_writes_no_run(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(
-    ("accelerator", "heads"),
-    [
-        ("auto", ["On a GPU, bf16-mixed:", "On a CPU, 32-true:"]),
-        ("gpu", ["On a GPU, bf16-mixed:"]),
-        ("cpu", ["On a CPU, 32-true:"]),
-    ],
-)
-def test_a_dry_run_takes_what_auto_can_choose(mind_dir, plm_dir, capsys, accelerator, heads):
-    said = dry_run(
-        capsys,
-        f"--data.root={mind_dir}",
-        f"--model.plm={plm_dir}",
-        "--model.dim=16",
-        f"--trainer.accelerator={accelerator}",
-        "--data.batch_size=8",
-        "--model.precision=auto",
-    )
-    assert [line for line in said.splitlines() if line.startswith("On a ")] == heads
+def test_a_dry_run_takes_what_auto_can_choose(mind_dir, plm_dir, capsys, monkeypatch):
+    costs = {}
+
+    def once(module, plm, shape, device, bf16, states):
+        if (device, bf16) not in costs:
+            costs[device, bf16] = step_cost(module, plm, shape, device, bf16, states)
+        return costs[device, bf16]
+
+    monkeypatch.setattr("newsrec.training.estimate.dry_run.step_cost", once)
+    on_gpu, on_cpu = "On a GPU, bf16-mixed:", "On a CPU, 32-true:"
+    for accelerator, heads in (("auto", [on_gpu, on_cpu]), ("gpu", [on_gpu]), ("cpu", [on_cpu])):
+        said = dry_run(
+            capsys,
+            f"--data.root={mind_dir}",
+            f"--model.plm={plm_dir}",
+            "--model.dim=16",
+            f"--trainer.accelerator={accelerator}",
+            "--data.batch_size=8",
+            "--model.precision=auto",
+        )
+        assert [line for line in said.splitlines() if line.startswith("On a ")] == heads
+    assert costs.keys() == {("cuda", True), ("cpu", False)}
 
 
 @pytest.mark.slow

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import NEWS, fit_options, refused, tiny_behaviors, tiny_news, write_mind
+from warm import run
 
 from newsrec.__main__ import main
 from newsrec.errors import UserError
@@ -226,7 +225,7 @@ def test_another_head_than_the_checkpoints_is_refused(served, capsys):
 
 
 def test_two_processes_give_the_scores_of_one(served, tmp_path):
-    ddp = ["--trainer.devices=2", "--trainer.strategy=ddp", f"--output={tmp_path / 'two'}"]
-    command = [sys.executable, "-m", "newsrec", *served.evaluate, *ddp]
-    subprocess.run(command, check=True, timeout=300)
+    launch = ["--standalone", "--nproc-per-node=2"]
+    done = run([*served.evaluate, f"--output={tmp_path / 'two'}"], torchrun=launch)
+    assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(scores_of(tmp_path / "two"), served.scores, rtol=1e-5, atol=1e-5)

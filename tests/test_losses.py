@@ -1,20 +1,19 @@
 """The losses against sums by hand, and against plain loops over samples."""
 
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import fit_options, refused
+from forks import started
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loss_worlds import (
     Sample,
     World,
     encoded_batch,
+    gradients_of_other,
     gradients_of_process,
     made_samples,
     made_share,
@@ -232,15 +231,14 @@ def test_padded_candidates_have_no_gradient(name):
 # Several processes
 
 
-@pytest.mark.parametrize("part", [4, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("part", [4, 5])
 def test_two_processes_have_the_loss_and_gradient_of_one_with_the_joined_batch(part, tmp_path):
-    store, path = f"file://{tmp_path}/store", tmp_path / "other.pt"
-    script = Path(__file__).with_name("loss_worlds.py")
-    command = [sys.executable, "-W", "ignore", script, store, str(part), path]
-    other = subprocess.Popen(command)
+    store = f"file://{tmp_path}/store"
+    other, hears = started(gradients_of_other, store, part)
     here = gradients_of_process(0, store, part)
-    assert other.wait(timeout=60) == 0
-    there = torch.load(path, weights_only=True)
+    there = [torch.from_numpy(value) for value in hears.recv()]
+    other.join(60)
+    assert other.exitcode == 0
     rng = np.random.default_rng(5)
     world, share, samples = made_world(rng, 14, 2), made_share(rng, 14), made_samples(rng, 8, 14)
     whole = in_batch(*encoded_batch(world, samples, share))

@@ -1,6 +1,5 @@
 """The baseline ``cosine``: its means are made once, on the run's device, by all processes."""
 
-import subprocess
 import sys
 from collections import Counter
 from functools import partial
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import fit_options
+from warm import Process
 
 from newsrec.__main__ import main
 from newsrec.data.datamodule import MindDataModule
@@ -21,23 +21,19 @@ from newsrec.evaluation.plm_means import (
     vectors_before_training,
 )
 from newsrec.model.plm.load import load_plm
+from newsrec.training import catalogue
 from newsrec.training.catalogue import encode_catalogue, frozen_states, mean_states
 from newsrec.training.module import RecommenderModule
 
-TWO = """
-import sys, numpy as np, torch
-from newsrec.data.datamodule import MindDataModule
-from newsrec.evaluation.plm_means import vectors_before_training
-from newsrec.training.module import RecommenderModule
-rank, meeting, root, plm, out = int(sys.argv[1]), *sys.argv[2:]
-torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=2)
-import newsrec.data.states, newsrec.training.catalogue as catalogue
-catalogue.NEWS_PER_PASS = 4
-data = MindDataModule(root=root, plm=plm)
-data.setup("predict")
-module = RecommenderModule(plm=plm, tune_layers=-1, residual=False)
-np.save(f"{out}/{rank}.npy", vectors_before_training(module, data, [], "cpu", rank, 2))
-"""
+
+def one_of_two():
+    rank, meeting, root, plm, out = int(sys.argv[1]), *sys.argv[2:]
+    torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=2)
+    catalogue.NEWS_PER_PASS = 4
+    data = MindDataModule(root=root, plm=plm)
+    data.setup("predict")
+    module = RecommenderModule(plm=plm, tune_layers=-1, residual=False)
+    np.save(f"{out}/{rank}.npy", vectors_before_training(module, data, [], "cpu", rank, 2))
 
 
 @pytest.fixture
@@ -69,10 +65,9 @@ def test_ranks_together_make_the_means_of_one(data, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_give_the_means_of_one(data, mind_dir, plm_dir, tmp_path, monkeypatch):
-    given = [str(tmp_path / "meeting"), str(mind_dir), str(plm_dir), str(tmp_path)]
-    command = [sys.executable, "-c", TWO]
-    both = [subprocess.Popen([*command, str(rank), *given]) for rank in (0, 1)]
-    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    given = [tmp_path / "meeting", mind_dir, plm_dir, tmp_path]
+    both = [Process([rank, *given], one_of_two) for rank in (0, 1)]
+    assert [process.finish().returncode for process in both] == [0, 0]
     monkeypatch.setattr("newsrec.training.catalogue.NEWS_PER_PASS", 4)
     alone = vectors_before_training(tiny_module(plm_dir, -1), data, [], "cpu")
     for rank in (0, 1):

@@ -1,5 +1,6 @@
 """What auto chooses, what it remembers, and what a run keeps of it."""
 
+import functools
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from conftest import fit_options, tiny_behaviors, tiny_news, write_mind
 from lightning import Trainer
 from torch import nn
 from transformers import AutoConfig
+from warm import Process
 
 from newsrec.__main__ import main
 from newsrec.errors import UserError
@@ -419,36 +421,28 @@ def test_a_run_by_anothers_config_computes_with_its_threads_and_is_equal(
                for name in one["state_dict"])  # fmt: skip
 
 
-EACH_SAYS = """
-import functools, os, sys
-from lightning import Trainer
-from newsrec.training.hardware import precision
-from newsrec.training.processes import agreement
-from newsrec.training.hardware.probe import Rates
-from newsrec.__main__ import main
-first = agreement.is_first_process()
-ratio = 2.0 if first else 0.5  # each process would choose another
-plain = Trainer.fit
-@functools.wraps(plain)  # its signature is read for the options
-def fit(self, *args, **options):
-    print(f"trains in {self.precision}", file=sys.stderr)
-    plain(self, *args, **options)
-Trainer.fit = fit
-precision.measure = lambda maps, device: Rates(1e9, ratio * 1e9, ratio)
-precision.recall_rates = lambda device, maps: None
-main(sys.argv[1:])
-"""
+def each_chooses_another():
+    """Train where each process would choose another precision, and say in which it trains."""
+    plain = Trainer.fit
+
+    @functools.wraps(plain)  # its signature is read for the options
+    def fit(self, *args, **options):
+        print(f"trains in {self.precision}", file=sys.stderr)
+        plain(self, *args, **options)
+
+    Trainer.fit = fit
+    ratio = 2.0 if agreement.is_first_process() else 0.5
+    precision.measure = lambda maps, device: Rates(1e9, ratio * 1e9, ratio)
+    precision.recall_rates = lambda device, maps: None
+    main(sys.argv[1:])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["lightning", "torchrun", "slurm"])
 def test_the_first_process_chooses_for_all(mind_dir, plm_dir, tmp_path, launcher):
-    script = tmp_path / "each.py"
-    script.write_text(EACH_SAYS)
     run = tmp_path / "run"
     options = [*fit_options(mind_dir, plm_dir, run), "--model.precision=auto", "--baselines=false"]
     options += ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_steps=1"]
-    command = [sys.executable, str(script), *options]
     environ = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     environ |= LEFT_OVER
     port = str(free_port())
@@ -456,17 +450,21 @@ def test_the_first_process_chooses_for_all(mind_dir, plm_dir, tmp_path, launcher
              "SLURM_JOB_NAME": "x", "SLURM_JOB_ID": "1",
              "SLURM_NODEID": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
     each: list[dict[str, str]] = [{}]
-    if launcher == "torchrun":
-        torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
-        command[1:1] = torchrun
-    elif launcher == "slurm":
+    if launcher == "slurm":
         each = [slurm | {"SLURM_PROCID": n, "SLURM_LOCALID": n} for n in "01"]
-    started = [
-        subprocess.Popen(command, env=environ | own, stderr=subprocess.PIPE, text=True)
-        for own in each
-    ]
-    said = [process.communicate(timeout=240)[1] for process in started]
-    assert [process.returncode for process in started] == [0] * len(started), said
+    if launcher == "lightning":  # which starts the script again
+        script = tmp_path / "each.py"
+        script.write_text("import test_precision as t; t.each_chooses_another()")
+        environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+        command = [sys.executable, str(script), *options]
+        done = [subprocess.run(command, env=environ, capture_output=True, text=True)]
+    else:
+        torchrun = ["--nproc-per-node=2", f"--master-port={port}"]
+        launch = torchrun if launcher == "torchrun" else None
+        started = [Process(options, each_chooses_another, launch, environ | own) for own in each]
+        done = [process.finish() for process in started]
+    said = [each.stderr for each in done]
+    assert [each.returncode for each in done] == [0] * len(done), said
     assert checkpoint_of(run)["hyper_parameters"]["precision"] == "bf16"
     assert sum(text.count("(model.precision auto)") for text in said) == 1
     assert "bfloat16 Automatic Mixed Precision" in said[0]

@@ -11,23 +11,26 @@ import sys
 import time
 
 import pytest
-import torch
-from test_resume import assert_same, logged
+from lightning import Callback
+from resuming import assert_same, last
+from test_resume import logged
+from warm import run
+
+from newsrec.__main__ import main
 
 pytestmark = pytest.mark.slow
 
-DYING = """
-import os, signal, sys
-from lightning import Callback
-from newsrec.__main__ import main
 
 class Die(Callback):
+    """Ends its process at a step, as the kernel does that has no memory left."""
+
     def on_train_batch_end(self, trainer, *args):
         if trainer.global_step == 9:
             os.kill(os.getpid(), signal.SIGKILL)
 
-main(sys.argv[1:], [Die()])
-"""
+
+def dying():
+    main(sys.argv[1:], [Die()])
 
 
 @pytest.fixture
@@ -53,40 +56,26 @@ def options(mind_dir, plm_dir):
     ]
 
 
-def torchrun(*options, nodes=1, node=0, port=0, processes=2):
-    """Return the command that starts ``processes`` of a script or module on a machine."""
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+def torchrun(nodes=1, node=0, port=0, processes=2):
+    """Return the options of torchrun that start ``processes`` on a machine."""
+    own = [f"--nproc-per-node={processes}"]
     if nodes == 1:
-        return [*command, "--standalone", *options]
-    command += [f"--nnodes={nodes}", f"--node-rank={node}", "--master-addr=127.0.0.1"]
-    return [*command, f"--master-port={port}", *options]
-
-
-def run(command, **options):
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, timeout=240, env=env, capture_output=True, text=True, **options)
-
-
-def last(output):
-    return torch.load(output / "checkpoints" / "last.ckpt", weights_only=True)
+        return [*own, "--standalone"]
+    own += [f"--nnodes={nodes}", f"--node-rank={node}", "--master-addr=127.0.0.1"]
+    return [*own, f"--master-port={port}"]
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_kill_9_in_an_epoch_and_on_bit_for_bit(options, tmp_path, processes):
-    script = tmp_path / "dying.py"
-    script.write_text(DYING)
-    newsrec, dying = [sys.executable, "-m", "newsrec"], [sys.executable, str(script)]
-    if processes > 1:
-        newsrec = torchrun("-m", "newsrec", processes=processes)
-        dying = torchrun(str(script), processes=processes)
+    launch = {"torchrun": torchrun(processes=processes) if processes > 1 else None}
     # As in the presets for one device: torchrun's number of processes is the one that counts.
     options = [*options, "--save_every=2", "--trainer.devices=1"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert run([*newsrec, *options, f"--output={whole}"]).returncode == 0
+    assert run([*options, f"--output={whole}"], **launch).returncode == 0
     assert last(whole)["MindDataModule"]["world_size"] == processes
-    assert run([*dying, *options, f"--output={killed}"]).returncode != 0
+    assert run([*options, f"--output={killed}"], dying, **launch).returncode != 0
     assert last(killed)["global_step"] == 8
-    on = run([*newsrec, "fit", f"--output={killed}", "--ckpt_path=last"])
+    on = run(["fit", f"--output={killed}", "--ckpt_path=last"], **launch)
     assert on.returncode == 0, on.stderr
     assert_same(last(whole), last(killed))
     assert logged(whole) == logged(killed)
@@ -104,12 +93,12 @@ def test_half_a_batch_in_each_of_two_processes_is_a_whole_one(options, plm_dir, 
     for processes, size in ((1, 8), (2, 4)):
         output = tmp_path / str(processes)
         done = run([
-            *torchrun("-m", "newsrec", processes=processes), *options, f"--output={output}",
+            *options, f"--output={output}",
             f"--trainer.devices={processes}", f"--data.batch_size={size}", "--data.val=none",
             "--trainer.strategy=ddp", "--model.precision=fp32",
             # An odd sample is left over where two share.
             f"--trainer.limit_train_batches={4 if loss == 'impression' else 6}",
-        ])  # fmt: skip
+        ], torchrun=torchrun(processes=processes))  # fmt: skip
         assert done.returncode == 0, done.stderr
         with (output / "metrics.csv").open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["train/loss"]]
@@ -127,7 +116,8 @@ def test_two_machines_train_one_model(options, tmp_path):
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     agents = [
         subprocess.Popen(
-            [*torchrun("-m", "newsrec", nodes=2, node=node, port=port, processes=1), *options],
+            [sys.executable, "-m", "torch.distributed.run",
+             *torchrun(nodes=2, node=node, port=port, processes=1), "-m", "newsrec", *options],
             env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for node in (0, 1)

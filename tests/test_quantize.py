@@ -155,7 +155,12 @@ def test_a_loss_above_the_limit_is_refused_with_both_numbers(trained):
 
 @pytest.mark.slow
 def test_the_command_writes_a_smaller_export(served, tmp_path, monkeypatch, capsys):
+    def copy_encoders(_module, _tokenizer_json, folder, _news_encoder):  # writing takes 15 s
+        shutil.copytree(served.encoders, folder, dirs_exist_ok=True)
+        return {"user_encoder.onnx": 0.0}
+
     monkeypatch.setattr(module, "MOST_LOSS", 1)
+    monkeypatch.setattr("newsrec.export.export.write_encoders", copy_encoders)
     output = tmp_path / "export"
     main(["export", f"--ckpt_path={served.best}", f"--output={output}",
           f"--data.root={served.without_test}", "--vectors=float16", "--quantize"])  # fmt: skip

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from newsrec.__main__ import main
 
+pytestmark = pytest.mark.slow
 EMA = (
     "--trainer.callbacks+={class_path: EMAWeightAveraging, init_args: {decay: 0.9, "
     "use_buffers: false}}"
@@ -76,44 +77,44 @@ def shown(output):
     return [event.step for event in events.Reload().Scalars("train/loss")]
 
 
-def cases(*kinds):
-    """Return ways to die; the slow suite has those that the first few come near to."""
-    return [
-        pytest.param(*kind, marks=[] if place < 1 else pytest.mark.slow, id=f"{kind[0][0]}-{place}")
-        for place, kind in enumerate(kinds)
-    ]
+CASES = [
+    (("on_train_batch_end", 8), ("--trainer.accumulate_grad_batches=2",)),  # second epoch
+    (("on_validation_batch_start", 1), (EMA,)),  # the end of the first epoch
+    (
+        ("on_train_batch_end", 10),
+        ("--trainer.val_check_interval=4", "--trainer.check_val_every_n_epoch=null"),
+    ),
+    (("on_train_batch_end", 8), ()),
+    (("on_train_batch_start", 6), ()),
+    (("on_validation_batch_start", 1), ()),
+    (("on_validation_epoch_end", 2), ()),
+    (("on_train_epoch_end", 2), ()),
+    (("on_train_epoch_start", 3), ("--model.schedule=cosine",)),
+    (("on_train_batch_end", 9), (EMA,)),
+    (("on_train_batch_end", 9), ("--trainer.val_check_interval=3",)),
+    (("on_validation_batch_start", 3), ("--trainer.val_check_interval=3",)),
+    (("on_train_batch_end", 8), ("--data.val=none",)),
+    (("on_train_epoch_start", 2), ("--data.val=none",)),
+    (("on_train_batch_end", 8), ("--data.tokens_per_batch=300", "--data.batches=user")),
+    (("on_train_batch_end", 9), (EMA, "--model.lora.rank=2", "--model.lora.dropout=0.3")),
+]
+
+
+@pytest.fixture(scope="module")
+def unbroken():
+    """Runs that nothing ended, by their options."""
+    return {}
 
 
 @pytest.mark.parametrize(
-    ("kill", "options"),
-    cases(
-        (("on_train_batch_end", 8), ("--trainer.accumulate_grad_batches=2",)),  # second epoch
-        (("on_validation_batch_start", 1), (EMA,)),  # the end of the first epoch
-        (
-            ("on_train_batch_end", 10),
-            ("--trainer.val_check_interval=4", "--trainer.check_val_every_n_epoch=null"),
-        ),
-        (("on_train_batch_end", 8), ()),
-        (("on_train_batch_start", 6), ()),
-        (("on_validation_batch_start", 1), ()),
-        (("on_validation_epoch_end", 2), ()),
-        (("on_train_epoch_end", 2), ()),
-        (("on_train_epoch_start", 3), ("--model.schedule=cosine",)),
-        (("on_train_batch_end", 9), (EMA,)),
-        (("on_train_batch_end", 9), ("--trainer.val_check_interval=3",)),
-        (("on_validation_batch_start", 3), ("--trainer.val_check_interval=3",)),
-        (("on_train_batch_end", 8), ("--data.val=none",)),
-        (("on_train_epoch_start", 2), ("--data.val=none",)),
-        (("on_train_batch_end", 8), ("--data.tokens_per_batch=300", "--data.batches=user")),
-        (("on_train_batch_end", 9), (EMA, "--model.lora.rank=2", "--model.lora.dropout=0.3")),
-    ),
+    ("kill", "options"), CASES, ids=[f"{kill[0]}-{n}" for n, (kill, _) in enumerate(CASES)]
 )
-def test_a_killed_run_goes_on_bit_for_bit(fit, tmp_path, kill, options):
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
-    whole, killed = (tmp_path / name / "run" for name in ("whole", "killed"))
+def test_a_killed_run_goes_on_bit_for_bit(fit, unbroken, tmp_path, tmp_path_factory, kill, options):
     every = "--save_every=2"
-    fit(whole, every, *options)
+    if options not in unbroken:
+        unbroken[options] = tmp_path_factory.mktemp("whole") / "run"
+        fit(unbroken[options], every, *options)
+    whole, killed = unbroken[options], tmp_path / "run"
     fit(killed, every, *options, kill=kill)
     left = last(killed)
     assert left["global_step"] < last(whole)["global_step"]
@@ -126,7 +127,6 @@ def test_a_killed_run_goes_on_bit_for_bit(fit, tmp_path, kill, options):
     assert shown(whole) == shown(killed)
 
 
-@pytest.mark.slow
 def test_a_run_killed_in_its_last_validation_ends_as_finished(fit, tmp_path):
     """Its file must not say that a validation was begun, which the next resume would run again."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import fit_options, refused
 from forks import started
+from warm import Process
 
 from newsrec.__main__ import main
 from newsrec.errors import UserError
@@ -137,25 +138,11 @@ def test_of_two_runs_started_at_once_one_trains_and_one_is_refused(mind_dir, plm
     run = tmp_path / "run"
     options = [*fit_options(mind_dir, plm_dir, run), "--baselines=false", "--ckpt_path=auto"]
     options += ["--trainer.max_epochs=60", "--save_every=1"]
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-m", "newsrec", *options], stderr=subprocess.PIPE, text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        for _ in range(2)
-    ]  # fmt: skip
-    said = {}
-    deadline = time.monotonic() + 240
-    while len(said) < 2 and time.monotonic() < deadline:
-        for number, process in enumerate(both):
-            if number not in said and process.poll() is not None:
-                said[number] = process.stderr.read()
-        time.sleep(0.2)
-    codes = sorted(process.returncode for process in both)
-    assert codes == [0, 2], said
-    (loser,) = [n for n, process in enumerate(both) if process.returncode == 2]
-    assert "Another run is running in" in said[loser]
-    assert "Traceback" not in said[loser]
+    both = [Process(options) for _ in range(2)]
+    done = sorted([process.finish() for process in both], key=lambda each: each.returncode)
+    assert [each.returncode for each in done] == [0, 2], done
+    assert "Another run is running in" in done[1].stderr
+    assert "Traceback" not in done[1].stderr
     assert (run / "summary.json").is_file()
     assert not list((run / "checkpoints").glob(".*"))
 

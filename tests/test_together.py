@@ -17,7 +17,8 @@ import torch
 from forks import started
 from resuming import assert_same, last
 from test_processes import options as options
-from test_processes import run, torchrun
+from test_processes import torchrun
+from warm import Process, run
 
 from newsrec import parent
 from newsrec.errors import UserError
@@ -56,11 +57,8 @@ def on_two_machines(options, folders, stop=None):
     """
     port = free_port()
     agents = [
-        subprocess.Popen(
-            [*torchrun("-m", "newsrec", nodes=2, node=node, port=port, processes=1), *options],
-            env=os.environ | PATIENT | {"HOME": str(folder), "PYTHONPATH": os.getcwd()},
-            cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
+        Process(options, torchrun=torchrun(nodes=2, node=node, port=port, processes=1),
+                env=os.environ | {"HOME": str(folder)}, cwd=folder)
         for node, folder in enumerate(folders)
     ]  # fmt: skip
     deadline = time.monotonic() + 120
@@ -69,8 +67,13 @@ def on_two_machines(options, folders, stop=None):
             agents[stop].send_signal(signal.SIGTERM)
             break
         time.sleep(0.1)
-    said = [agent.communicate(timeout=240)[0] for agent in agents]
-    return [agent.returncode for agent in agents], said
+    return ended(agents)
+
+
+def ended(processes):
+    """Wait for processes; return their exit codes, and what each said."""
+    done = [process.finish() for process in processes]
+    return [each.returncode for each in done], [each.stdout + each.stderr for each in done]
 
 
 @pytest.fixture
@@ -210,17 +213,11 @@ def by_slurm(argv, folders):
     slurm = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2",
              "SLURM_JOB_NAME": "x", "SLURM_JOB_ID": "1", "SLURM_LOCALID": "0",
              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-m", "newsrec", *argv], cwd=folder,
-            env=os.environ | PATIENT | slurm | {"PYTHONPATH": os.getcwd()}
-            | {"SLURM_PROCID": str(number), "SLURM_NODEID": str(number)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
+    return ended([
+        Process(argv, cwd=folder, env=os.environ | slurm
+                | {"SLURM_PROCID": str(number), "SLURM_NODEID": str(number)})
         for number, folder in enumerate(folders)
-    ]  # fmt: skip
-    said = [process.communicate(timeout=240)[0] for process in both]
-    return [process.returncode for process in both], said
+    ])  # fmt: skip
 
 
 @pytest.mark.slow
@@ -240,10 +237,8 @@ def test_slurm_without_a_shared_disk_ends_with_the_host_that_lacks_the_files(pri
 @pytest.mark.slow
 def test_evaluate_ends_on_all_processes_where_one_lacks_the_checkpoint(private):
     options, folders = private
-    done = run([
-        sys.executable, "-m", "newsrec", *options, "--trainer.max_epochs=1", "--threads=1",
-        "--baselines=false",
-    ], cwd=folders[0])  # fmt: skip
+    train = [*options, "--trainer.max_epochs=1", "--threads=1", "--baselines=false"]
+    done = run(train, cwd=folders[0])
     assert done.returncode == 0, done.stderr
     codes, said = by_slurm([
         "evaluate", "--ckpt_path=run/checkpoints/best.ckpt", "--data.root=mind", "--split=dev",
@@ -335,7 +330,8 @@ def test_the_failure_of_a_process_ends_all_with_its_message(options, tmp_path):
     script = tmp_path / "failing.py"
     script.write_text(FAILING)
     command = [sys.executable, str(script), *options, f"--output={tmp_path / 'run'}"]
-    done = run([*command, "--trainer.devices=2", "--trainer.strategy=ddp"])
+    command += ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    done = subprocess.run(command, env=os.environ | PATIENT, capture_output=True, text=True)
     assert done.returncode != 0
     assert "newsrec: error:" in done.stderr
     assert "no room on this disk" in done.stderr
@@ -353,9 +349,9 @@ def test_machines_without_a_shared_disk_train_stop_and_go_on_as_with_one(private
     assert (folders[1] / "run" / "checkpoints" / "last.ckpt").is_file()  # from the first machine
     whole = tmp_path / "whole"
     done = run([
-        *torchrun("-m", "newsrec", processes=2), *options, f"--data.root={folders[0] / 'mind'}",
-        f"--output={whole}", "--trainer.max_epochs=2", "--trainer.devices=2",
-    ])  # fmt: skip
+        *options, f"--data.root={folders[0] / 'mind'}", f"--output={whole}",
+        "--trainer.max_epochs=2", "--trainer.devices=2",
+    ], torchrun=torchrun())  # fmt: skip
     assert done.returncode == 0, done.stderr
     for part in ("state_dict", "optimizer_states"):
         assert_same(last(whole)[part], last(folders[0] / "run")[part])
@@ -378,9 +374,9 @@ def test_a_signal_to_one_machine_without_a_shared_disk_stops_both_and_auto_goes_
     assert codes == [0, 0], said
     whole = tmp_path / "whole"
     done = run([
-        *torchrun("-m", "newsrec", processes=2), *options, f"--data.root={folders[0] / 'mind'}",
-        f"--output={whole}", "--trainer.max_epochs=5000", limit, "--trainer.devices=2",
-    ])  # fmt: skip
+        *options, f"--data.root={folders[0] / 'mind'}", f"--output={whole}",
+        "--trainer.max_epochs=5000", limit, "--trainer.devices=2",
+    ], torchrun=torchrun())  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert last(whole)["global_step"] == last(folders[0] / "run")["global_step"] == step + 3
     for part in ("state_dict", "optimizer_states"):

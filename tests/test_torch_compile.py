@@ -13,6 +13,7 @@ from newsrec.model.fastformer import Fastformer, FastformerConfig
 from newsrec.model.plm.load import build_plm
 from newsrec.model.recommender import NewsRecommender
 
+pytestmark = pytest.mark.slow
 SIZES = [(5, 7), (9, 7), (1, 7), (5, 1), (1, 1), (6, 3), (64, 50), (0, 7), (2, 2), (0, 0)]
 """Users and clicks of a batch; with ``data.batches user`` one may hold a single user."""
 
@@ -29,10 +30,7 @@ def outputs(stack):
                 yield stack(x, mask).detach()
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("none", "learned")]
-
-
-@pytest.mark.parametrize("positions", ["recency", *SLOW])
+@pytest.mark.parametrize("positions", ["recency", "none", "learned"])
 def test_a_stack_is_compiled_once_for_each_mode(positions):
     torch._dynamo.reset()
     config = FastformerConfig(heads=2, ffn=16, dropout=0.0, positions=positions)
@@ -45,7 +43,6 @@ def test_a_stack_is_compiled_once_for_each_mode(positions):
     assert compiled.state_dict().keys() == stack.state_dict().keys()
 
 
-@pytest.mark.slow
 def test_without_the_care_for_small_sizes_dynamo_would_give_up():
     torch._dynamo.reset()
     stack = Fastformer(16, FastformerConfig(heads=2, ffn=16, dropout=0.0), 64)
@@ -81,7 +78,6 @@ def made_batch(news, users, samples, tokens=12, history=10):
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "rank"), [("fp32", 0), ("bf16", 0), ("bf16", 2)])
 @torch._dynamo.config.patch(fail_on_recompile_limit_hit=True)
 def test_training_validation_and_closing_stay_within_dynamos_limit(monkeypatch, precision, rank):

@@ -54,6 +54,7 @@ def test_no_step_waits_for_the_device_but_those_that_are_logged(
 ):
     options = [o for o in fit_options(mind_dir, plm_dir, tmp_path / "run") if "progress" not in o]
     more = [*more, f"--model.precision={precision}", "--data.batch_size=6", "--data.num_workers=0"]
+    more += ["--trainer.max_steps=11"]  # the last of them in the second epoch
     with blocks_as_on("cuda"):  # on a CPU, histories are joined, which reads their lengths
         main([*options, *more, "--trainer.log_every_n_steps=4", "--baselines=false"])
     logged = Counter(kind for kind, _ in steps)

@@ -5,6 +5,7 @@ LightningCLI parses the options of ``fit``.
 
 import argparse
 import re
+from functools import cache
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -47,10 +48,7 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 def parse(module: Any, name: str, summary: str, argv: list[str]) -> Namespace:
     """Parse the options of a command by its module's ``add_arguments``."""
-    parser = ArgumentParser(
-        prog=f"newsrec {name}", description=f"{name}: {summary}.", exit_on_error=False
-    )
-    module.add_arguments(parser)
+    parser = _parser(module, name, summary)
     try:
         return parser.parse_args(argv)
     except argparse.ArgumentError as error:
@@ -61,3 +59,13 @@ def parse(module: Any, name: str, summary: str, argv: list[str]) -> Namespace:
                 shown = str(action.metavar or action.dest).upper()
                 message = re.sub(rf"(required: .*)\b{action.dest}\b", rf"\1{shown}", message)
         raise UserError(explain(message, written_options(argv), known, name)) from error
+
+
+@cache
+def _parser(module: Any, name: str, summary: str) -> ArgumentParser:
+    """Build a command's parser, once for a program that runs many commands."""
+    parser = ArgumentParser(
+        prog=f"newsrec {name}", description=f"{name}: {summary}.", exit_on_error=False
+    )
+    module.add_arguments(parser)
+    return parser

@@ -2,11 +2,8 @@
 
 import csv
 import json
-import os
 import random
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import pytest
 import torch
 from conftest import fit_options, tiny_behaviors, tiny_news, write_mind
 from resuming import assert_same, last
+from warm import Process, run
 
 from hard import TIMES
 from newsrec.__main__ import main
@@ -34,16 +32,6 @@ def trained(plm_dir, tmp_path_factory):
     return mind, root / "run" / "checkpoints" / "best.ckpt"
 
 
-def begin(command):
-    code = "from newsrec.__main__ import main; main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, command)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent.parent)},
-    )
-
-
 def left_overs(output):
     return list(output.parent.glob(f".{output.name}{MARK}*"))
 
@@ -54,25 +42,24 @@ def kill_often(command, output, times, check):
     duration, killed = 1.0, 0
     while killed < times:
         old = set(left_overs(output))
-        process, start = begin(command), None
+        process, start = Process(command), None
         until = rng.uniform(0, duration)
-        while process.poll() is None:
+        while process.returncode is None:
             if start is None and set(left_overs(output)) - old:
                 start = time.monotonic()
             if start is not None and time.monotonic() - start >= until:
-                process.kill()
+                process.process.kill()
                 killed += 1
                 break
             time.sleep(0.002)
-        process.wait()
-        assert process.returncode in (0, -9)
+        assert process.finish().returncode in (0, -9)
         assert len(left_overs(output)) <= 1  # its own: it took away those before
         if output.exists():
             check(output)
             shutil.rmtree(output)
             if start is not None and process.returncode == 0:
                 duration = time.monotonic() - start
-    assert begin(command).wait() == 0
+    assert run(command).returncode == 0
     assert left_overs(output) == []
     check(output)
 
@@ -134,7 +121,7 @@ def exported(exported_encoders, tmp_path_factory):
 
 def until_it_trains(process, run):
     """Wait until the run folder is the process's, or it ends; return the time."""
-    while process.poll() is None:
+    while process.returncode is None:
         try:
             if json.loads((run / HOLDER).read_text())["pid"] == process.pid:
                 break
@@ -167,32 +154,32 @@ def test_a_fit_killed_at_any_moment_goes_on_bit_for_bit(plm_dir, tmp_path):
         "--ckpt_path=auto",
     ]  # fmt: skip
     whole = tmp_path / "whole"
-    process = begin([*options, f"--output={whole}"])
+    process = Process([*options, f"--output={whole}"])
     start = until_it_trains(process, whole)
-    assert process.wait() == 0
+    assert process.finish().returncode == 0
     duration = time.monotonic() - start
     rng, killed, number = random.Random(15), 0, 0
     while killed < FIT_KILLS:
-        run = tmp_path / f"run{number}"
+        folder = tmp_path / f"run{number}"
         number += 1
         for _ in range(3):
-            process = begin([*options, f"--output={run}"])
-            until = until_it_trains(process, run) + rng.uniform(0, duration)
-            while process.poll() is None and time.monotonic() < until:
+            process = Process([*options, f"--output={folder}"])
+            until = until_it_trains(process, folder) + rng.uniform(0, duration)
+            while process.returncode is None and time.monotonic() < until:
                 time.sleep(0.002)
-            if process.poll() is not None or killed == FIT_KILLS:
+            if process.returncode is not None or killed == FIT_KILLS:
                 break
-            process.kill()
-            process.wait()
+            process.process.kill()
+            process.finish()
             killed += 1
-        if process.wait() == -9:
-            process = begin([*options, f"--output={run}"])
-        assert process.wait() == 0, run
-        assert_same(last(whole), last(run), str(run))
+        if process.finish().returncode == -9:
+            process = Process([*options, f"--output={folder}"])
+        assert process.finish().returncode == 0, folder
+        assert_same(last(whole), last(folder), str(folder))
         best = [
-            torch.load(r / "checkpoints" / "best.ckpt", weights_only=True) for r in (whole, run)
+            torch.load(r / "checkpoints" / "best.ckpt", weights_only=True) for r in (whole, folder)
         ]
-        assert_same(*(checkpoint["state_dict"] for checkpoint in best), str(run))
-        assert logged(run) == logged(whole)
-        assert not list(run.glob("checkpoints/.*.part"))
-        shutil.rmtree(run)
+        assert_same(*(checkpoint["state_dict"] for checkpoint in best), str(folder))
+        assert logged(folder) == logged(whole)
+        assert not list(folder.glob("checkpoints/.*.part"))
+        shutil.rmtree(folder)
