@@ -24,9 +24,12 @@ pytestmark = pytest.mark.slow
 OPTIONS = {
     "late": (
         *("--model.matching=late", "--model.late_clicks=2"),
-        *("--model.appeal=true", "--data.abstract_tokens=9"),
+        *("--model.appeal=true", "--data.abstract_tokens=9", "--data.categories=both"),
     ),
-    "interests": ("--model.matching=interests", "--model.interests=3"),
+    "interests": (
+        *("--model.matching=interests", "--model.interests=3"),
+        *("--data.categories=subcategory", "--data.fields=[title]"),
+    ),
 }
 
 

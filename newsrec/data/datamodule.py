@@ -6,13 +6,17 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
+import torch
 from lightning import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, Catalogue, EvalBatch
 from newsrec.data.dataset import NewsData, Split, open_mind
 from newsrec.data.doubts import doubts
+from newsrec.data.fields import CATEGORIES, category_names, category_rows, news_texts
 from newsrec.data.lightning_internals import replaces_samplers
 from newsrec.data.loader import TrainLoader
 from newsrec.data.options import DataOptions
@@ -57,6 +61,8 @@ class MindDataModule(DataOptions, LightningDataModule):
         self.save_hyperparameters({name: getattr(self, name) for name in names}, logger=False)
         self.tokenizer_json: str | None = None
         """Text of the tokenizer's file; read from the PLM unless a checkpoint provides it."""
+        self.category_names: dict[str, list[str]] | None = None
+        """Values of ``categories`` that have vectors, set by the model; None if there are none."""
         self._eval_split: str | None = None
         self._data: NewsData | None = None
         self._chosen = False
@@ -71,15 +77,19 @@ class MindDataModule(DataOptions, LightningDataModule):
 
     @classmethod
     def as_trained(
-        cls, options: Mapping[str, Any], tokenizer_json: str, eval_split: str | None = None
+        cls,
+        options: Mapping[str, Any],
+        tokenizer_json: str,
+        eval_split: str | None = None,
+        category_names: dict[str, list[str]] | None = None,
     ) -> "MindDataModule":
         """Build a data module that reads texts as the one did that the model was trained with.
 
         ``tokenizer_json`` is the text of that tokenizer's file, ``eval_split`` the split of
-        ``predict_dataloader``, which is ``val`` if None.
+        ``predict_dataloader``, which is ``val`` if None; ``category_names`` as the attribute.
         """
         data = cls(**options)
-        data.tokenizer_json = tokenizer_json
+        data.tokenizer_json, data.category_names = tokenizer_json, category_names
         data._eval_split = eval_split
         return data
 
@@ -135,7 +145,20 @@ class MindDataModule(DataOptions, LightningDataModule):
     def catalogue(self) -> Catalogue:
         """Tokens of all news; while fitting, only of the news that its splits know."""
         assert self._catalogue is not None, "setup() comes first"
-        return self._catalogue if self._num_news is None else self._catalogue.head(self._num_news)
+        found = self._catalogue
+        if self.category_names:
+            found = found._replace(categories=self._category_rows(self.category_names))
+        return found if self._num_news is None else found.head(self._num_news)
+
+    def known_categories(self) -> dict[str, list[str]]:
+        """Return the values of ``categories`` in the news of training and validation."""
+        last = max(self.data.split(name).num_news for name in self.windows())
+        return category_names(self.data.news[: last - FIRST_NEWS], CATEGORIES[self.categories])
+
+    def _category_rows(self, names: dict[str, list[str]]) -> Tensor:
+        columns = {field: news_texts(self.data.news, [field]) for field in names}
+        rows = category_rows(names, columns)
+        return torch.from_numpy(np.pad(rows, ((FIRST_NEWS, 0), (0, 0))))
 
     @property
     def news_ends(self) -> list[int]:

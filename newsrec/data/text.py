@@ -37,7 +37,7 @@ def tokenize_catalogue(
     key = digest(TOKENS_FORMAT, *settings, *([abstract_tokens] if abstract_tokens else []))
 
     def build(folder: Path) -> None:
-        titles, abstracts = read_texts(data.news, fields, bool(abstract_tokens))
+        titles, abstracts, *_ = read_texts(data.news, fields, bool(abstract_tokens))
         ids, lengths = _tokenize(titles, max_tokens, tokenizer_json)
         arrays = {}
         if abstracts is not None:
