@@ -87,7 +87,10 @@ def cases(*kinds):
 @pytest.mark.parametrize(
     ("kill", "options"),
     cases(
-        (("on_train_batch_end", 8), ("--trainer.accumulate_grad_batches=2",)),  # second epoch
+        (  # second epoch
+            ("on_train_batch_end", 8),
+            ("--trainer.accumulate_grad_batches=2", "--data.categories=both"),
+        ),
         (("on_validation_batch_start", 1), (EMA,)),  # the end of the first epoch
         (
             ("on_train_batch_end", 10),

@@ -6,17 +6,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
 from lightning import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, Catalogue, EvalBatch
 from newsrec.data.dataset import NewsData, Split, open_mind
 from newsrec.data.doubts import doubts
-from newsrec.data.fields import CATEGORIES, category_names, category_rows, news_texts
+from newsrec.data.fields import CATEGORIES, category_names
 from newsrec.data.lightning_internals import replaces_samplers
 from newsrec.data.loader import TrainLoader
 from newsrec.data.options import DataOptions
@@ -39,7 +36,7 @@ from newsrec.data.samples import (
 from newsrec.data.splits import LAST_DAY, NONE, Unseen, choose_splits, judged_news
 from newsrec.data.states import RunStates, TokenStates
 from newsrec.data.summary import describe_split, describe_unseen
-from newsrec.data.text import tokenize_catalogue
+from newsrec.data.text import tokenize_catalogue, with_categories
 from newsrec.data.workers import keep_working
 from newsrec.errors import DataError, UserError
 from newsrec.plm_source import load_tokenizer
@@ -147,18 +144,13 @@ class MindDataModule(DataOptions, LightningDataModule):
         assert self._catalogue is not None, "setup() comes first"
         found = self._catalogue
         if self.category_names:
-            found = found._replace(categories=self._category_rows(self.category_names))
+            found = with_categories(found, self.data.news, self.category_names)
         return found if self._num_news is None else found.head(self._num_news)
 
     def known_categories(self) -> dict[str, list[str]]:
         """Return the values of ``categories`` in the news of training and validation."""
         last = max(self.data.split(name).num_news for name in self.windows())
         return category_names(self.data.news[: last - FIRST_NEWS], CATEGORIES[self.categories])
-
-    def _category_rows(self, names: dict[str, list[str]]) -> Tensor:
-        columns = {field: news_texts(self.data.news, [field]) for field in names}
-        rows = category_rows(names, columns)
-        return torch.from_numpy(np.pad(rows, ((FIRST_NEWS, 0), (0, 0))))
 
     @property
     def news_ends(self) -> list[int]:

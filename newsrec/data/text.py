@@ -1,6 +1,6 @@
 """Turns news into token ids, once per data folder and settings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Catalogue
 from newsrec.data.cache import digest, find_or_build
 from newsrec.data.dataset import NewsData
-from newsrec.data.fields import check_fields, read_texts
+from newsrec.data.fields import category_rows, check_fields, news_texts, read_texts
 
 TOKENS_FORMAT = 1
 CHUNK = 10_000
@@ -52,6 +52,18 @@ def tokenize_catalogue(
             np.save(folder / f"{name}.npy", array)
 
     return _read(find_or_build(data.root, f"tokens-{key}", build))
+
+
+def with_categories(
+    catalogue: Catalogue, news: pa.Table, names: Mapping[str, Sequence[str]]
+) -> Catalogue:
+    """Return a catalogue with the rows of its news' categories; ``names`` are those with vectors.
+
+    ``news`` are the catalogue's real news.
+    """
+    rows = category_rows(names, {field: news_texts(news, [field]) for field in names})
+    padded = np.pad(rows, ((FIRST_NEWS, 0), (0, 0)))
+    return catalogue._replace(categories=torch.from_numpy(padded))
 
 
 def _read(folder: Path) -> Catalogue:

@@ -156,7 +156,12 @@ def trace_news_encoder(encoder: NewsEncoder) -> ExportedProgram:
     if encoder.categories is not None:
         rows = 2 if encoder.views is None else 3
         more.append(torch.zeros(rows, len(encoder.categories.names), dtype=torch.int64))
-    inputs, sizes = (ones, ones.bool(), *more), (texts, texts, (news,) * len(more))
+    inputs = ones, ones.bool(), *more
+    sizes = (
+        texts,
+        texts,
+        *([(news,) * len(more)] if more else []),
+    )  # *more is one argument
     attention = attention_of(encoder.plm)
     if attention not in ("eager", "sdpa"):  # others need packed news, but the graph gets padded
         set_attention(encoder.plm, "sdpa")
