@@ -112,6 +112,11 @@ def test_names_and_not_numbers_decide_the_rows_of_another_folder(root, plm_dir):
     assert rows == [row_alone(names, news_id) for news_id in ids]
     assert data.catalogue.categories[:FIRST_NEWS].tolist() == [[0, 0]] * FIRST_NEWS
     assert data.catalogue.head(5).categories.tolist() == [[0, 0], [0, 0], *rows[:3]]
+    data.category_names = {"subcategory": ["storms"]}  # of another model
+    storms = [[int(NEWS[i][1] == "storms")] for i in ids]
+    assert data.catalogue.categories[FIRST_NEWS:].tolist() == storms
+    data.category_names = None
+    assert data.catalogue.categories is None
 
 
 def test_each_news_item_of_a_batch_has_its_own_categories(world):

@@ -60,6 +60,8 @@ class MindDataModule(DataOptions, LightningDataModule):
         """Text of the tokenizer's file; read from the PLM unless a checkpoint provides it."""
         self.category_names: dict[str, list[str]] | None = None
         """Values of ``categories`` that have vectors, set by the model; None if there are none."""
+        self._named: dict[str, list[str]] | None = None
+        """The ``category_names`` whose rows are in the catalogue."""
         self._eval_split: str | None = None
         self._data: NewsData | None = None
         self._chosen = False
@@ -142,10 +144,10 @@ class MindDataModule(DataOptions, LightningDataModule):
     def catalogue(self) -> Catalogue:
         """Tokens of all news; while fitting, only of the news that its splits know."""
         assert self._catalogue is not None, "setup() comes first"
-        found = self._catalogue
-        if self.category_names:
-            found = with_categories(found, self.data.news, self.category_names)
-        return found if self._num_news is None else found.head(self._num_news)
+        if self._named != self.category_names:
+            self._named = self.category_names
+            self._catalogue = with_categories(self._catalogue, self.data.news, self._named)
+        return self._catalogue if self._num_news is None else self._catalogue.head(self._num_news)
 
     def known_categories(self) -> dict[str, list[str]]:
         """Return the values of ``categories`` in the news of training and validation."""

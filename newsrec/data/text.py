@@ -55,12 +55,14 @@ def tokenize_catalogue(
 
 
 def with_categories(
-    catalogue: Catalogue, news: pa.Table, names: Mapping[str, Sequence[str]]
+    catalogue: Catalogue, news: pa.Table, names: Mapping[str, Sequence[str]] | None
 ) -> Catalogue:
-    """Return a catalogue with the rows of its news' categories; ``names`` are those with vectors.
+    """Return a catalogue with the rows of the vectors of its real news' categories.
 
-    ``news`` are the catalogue's real news.
+    ``names`` are the values that have a vector; without any the catalogue has no categories.
     """
+    if not names:
+        return catalogue._replace(categories=None)
     rows = category_rows(names, {field: news_texts(news, [field]) for field in names})
     padded = np.pad(rows, ((FIRST_NEWS, 0), (0, 0)))
     return catalogue._replace(categories=torch.from_numpy(padded))

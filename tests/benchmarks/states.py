@@ -59,8 +59,12 @@ def measure(
     result: dict[str, Any] = {"tune_layers": tune_layers, "abstract_tokens": abstracts}
     for way in TOLERANCE:
         start, data = time.perf_counter(), sources[way]
-        data.use_states(frozen_states(recommender.news_encoder.cut, data.catalogue, root, way))
+        states = frozen_states(recommender.news_encoder.cut, data.catalogue, root, way)
+        data.use_states(states)
         result[f"first_{way}_s"] = round(time.perf_counter() - start, 2)
+        if states is not None:
+            size = sum(part.numel() * part.element_size() for part in states.parts)
+            result[f"states_{way}_mib"] = round(size / 2**20, 1)
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     loaders = {way: iter(data.train_dataloader()) for way, data in sources.items()}
     for number in range(steps + 1):
