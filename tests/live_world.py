@@ -34,6 +34,7 @@ class FakeEncoders:
     def __init__(self, folder, threads=None):
         self.folder, self.dim, self.max_history = folder, DIM, MAX_HISTORY
         self.abstract_tokens = folder.manifest.get("abstract_tokens", 0)
+        self.category_names = folder.manifest.get("category_names", {})
         self.matching = Matching(None)
 
     def news(self, texts):

@@ -243,11 +243,11 @@ def test_before_training_title_and_abstract_count_alike_and_both_are_centred(
 
 def test_news_vectors_do_not_depend_on_the_news_beside_them(model, catalogue):
     vectors = torch.randn(len(catalogue.first), DIM)
-    whole = model.pool_views(vectors, catalogue.views)
+    whole = model.news_encoder.join(vectors, catalogue.views)
     for rows in ([3], [5, 2], [0, 4, 4]):
-        assert torch.equal(model.pool_views(vectors, catalogue.views[rows]), whole[rows])
+        assert torch.equal(model.news_encoder.join(vectors, catalogue.views[rows]), whole[rows])
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(model.pool_views(vectors, catalogue.views), whole)
+        assert torch.equal(model.news_encoder.join(vectors, catalogue.views), whole)
 
 
 @pytest.mark.slow

@@ -66,6 +66,7 @@ def best(root, plm_dir, tmp_path_factory):
         ({"max_history": 3}, "has max_history 3, but the model uses 50"),
         ({"max_tokens": 12}, "has max_tokens 12, but the model uses 32"),
         ({"abstract_tokens": 9}, "has abstract_tokens 9, but the model uses 0"),
+        ({"categories": "both"}, "has categories both, but the model uses none"),
     ],
 )
 def test_a_checkpoint_refuses_data_made_otherwise(options, words, best, root, plm_dir):

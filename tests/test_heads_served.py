@@ -13,6 +13,7 @@ from warm import run
 
 from newsrec.__main__ import main
 from newsrec.errors import UserError
+from newsrec.export.pretrained import PretrainedRecommender
 from newsrec.export.weights import load_model
 from newsrec.model.heads import InterestHead, LateHead
 from newsrec.serving import Recommender
@@ -24,8 +25,12 @@ OPTIONS = {
     "late": (
         *("--model.matching=late", "--model.late_clicks=2"),
         *("--model.appeal=true", "--data.abstract_tokens=9"),
+        *("--data.categories=both", "--data.fields=[title]"),
     ),
-    "interests": ("--model.matching=interests", "--model.interests=3"),
+    "interests": (
+        *("--model.matching=interests", "--model.interests=3"),
+        *("--data.categories=subcategory", "--data.fields=[title]"),
+    ),
 }
 
 
@@ -39,6 +44,10 @@ def served(request, plm_dir, tmp_path_factory):
         patch.setattr(logging, "raiseExceptions", False)
         main([*fit_options(mind, plm_dir, root / "run"), *OPTIONS[request.param]])
     best = root / "run" / "checkpoints" / "best.ckpt"
+    content = torch.load(best, weights_only=True)
+    table = content["state_dict"]["recommender.news_encoder.categories.table.weight"]
+    torch.nn.init.normal_(table[1:], generator=torch.Generator().manual_seed(0))
+    torch.save(content, best)
     evaluate = ["evaluate", f"--ckpt_path={best}", f"--data.root={mind}", "--split=dev",
                 "--trainer.accelerator=cpu", "--baselines=false", "--scores=true"]  # fmt: skip
     main([*evaluate, f"--output={root / 'dev'}", "--trainer.devices=1"])
@@ -133,6 +142,9 @@ def test_the_manifest_and_the_card_name_the_head(served):
     assert len(outputs) == {"late": 3, "interests": 2}[served.head]
     assert next(iter(outputs))[1:] in manifest["input_contract"]
     inputs = manifest["encoders"]["news_encoder.onnx"]["inputs"]
+    fields = {"late": ["category", "subcategory"], "interests": ["subcategory"]}[served.head]
+    assert list(manifest["category_names"]) == fields
+    assert inputs["categories"] == {"shape": ["news", len(fields)], "dtype": "int64"}
     card = (served.export / "README.md").read_text()
     if served.head == "late":
         assert inputs["views"]["shape"] == ["news", 2]
@@ -183,6 +195,18 @@ def test_news_that_are_encoded_again_have_the_same_vectors(served, monkeypatch):
     np.testing.assert_allclose(found, recommender.news_vectors[2:], atol=1e-5)
     added = recommender.add_news(ids, title, category, subcategory, abstract)
     assert added == (0, 0, len(ids))
+    unknown = recommender.encode_news(title, ["opera"] * len(ids), [""] * len(ids), abstract)
+    assert (np.linalg.norm(unknown - found, axis=1) > 0.1).sum() == len(
+        [one for one in subcategory if one]
+    )
+    pretrained = PretrainedRecommender.from_pretrained(served.export)
+    assert pretrained.category_names == recommender.category_names
+    again = pretrained.encode(title, category, subcategory, abstract)
+    np.testing.assert_allclose(again, found, atol=1e-4)
+    checkpoint = PretrainedRecommender.from_checkpoint(served.best)
+    assert checkpoint.category_names == recommender.category_names
+    with pytest.raises(UserError, match="too, one for each title"):
+        recommender.encode_news(title, None, None, abstract)
     if served.head == "late":  # which reads abstracts
         assert (
             recommender.add_news(*(c[:1] for c in (ids, title, category, subcategory)), ["Other"])[

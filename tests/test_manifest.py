@@ -106,6 +106,8 @@ def test_a_link_within_the_folder_and_a_linked_folder_are_read(export, tmp_path)
         ("fields", []),
         ("fields", ["titel"]),
         ("fields", [["title"]]),
+        ("category_names", {"category": "sports"}),
+        ("category_names", {"title": ["sports"]}),
         ("model_hash", 7),
         ("files", {"user_encoder.onnx": 7}),
         ("files", {"user_encoder.onnx": "../../x"}),

@@ -78,7 +78,10 @@ def shown(output):
 
 
 CASES = [
-    (("on_train_batch_end", 8), ("--trainer.accumulate_grad_batches=2",)),  # second epoch
+    (  # second epoch
+        ("on_train_batch_end", 8),
+        ("--trainer.accumulate_grad_batches=2", "--data.categories=both"),
+    ),
     (("on_validation_batch_start", 1), (EMA,)),  # the end of the first epoch
     (
         ("on_train_batch_end", 10),

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel
 
 import newsrec as nr
 from newsrec.export.pretrained import PretrainedRecommender
+from newsrec.model.news_encoder import CategoryVectors
 
 LONG = "Storm closes ports along the coast " * 5
 TEXTS = [*TITLES, LONG, "Ten quiet streets", "x"]
@@ -152,6 +153,26 @@ def test_a_model_that_reads_abstracts_encodes_both_texts_and_is_no_sentence_tran
     with pytest.raises(nr.UserError, match="abstracts"):
         model.encode(titles)
     with pytest.raises(nr.UserError, match=r"one\. Use encode"):
+        model.sentence_transformer()
+    model.sentence_transformer(residual_only=True)
+
+
+def test_a_model_with_vectors_of_categories_is_no_sentence_transformer_but_for_its_residual(
+    plm_dir,
+):
+    model = pretrained(plm_dir)
+    plain = model.encode(TITLES)
+    model.module.category_names = {"category": ["sports", "travel"]}
+    encoder = model.model.news_encoder
+    encoder.categories = CategoryVectors(16, model.category_names)
+    torch.nn.init.normal_(encoder.categories.table.weight[1:].data)
+    categories = ["travel", "opera", *["sports"] * (len(TITLES) - 2)]
+    rows = [[2], [0], *[[1]] * (len(TITLES) - 2)]
+    added = encoder.categories.table.weight.detach().numpy()[rows].sum(axis=1)
+    assert_close(model.encode(TITLES, categories), plain + added)
+    with pytest.raises(nr.UserError, match="give categories"):
+        model.encode(TITLES)
+    with pytest.raises(nr.UserError, match="adds vectors of categories"):
         model.sentence_transformer()
     model.sentence_transformer(residual_only=True)
 

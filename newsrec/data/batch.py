@@ -53,6 +53,9 @@ class Batch(NamedTuple):
     views: Tensor | None = None
     """Rows of ``token_ids`` with the title and the abstract of each news item, 0 for no abstract
     ``[news, 2]``; None if each news item is one text, in the row of the news item."""
+    categories: Tensor | None = None
+    """Rows of the vectors of each news item's category and subcategory, or of one of them; 0 for an
+    unknown one ``[news, fields]``; None if categories have no vectors."""
 
     @property
     def num_news(self) -> int:
@@ -110,6 +113,9 @@ class Catalogue(NamedTuple):
     views: Tensor | None = None
     """Rows of each news item's title and abstract, 0 for no abstract ``[news, 2]``; None if each
     news item is one text."""
+    categories: Tensor | None = None
+    """Rows of the vectors of each news item's category and subcategory, or of one of them; 0 for an
+    unknown one ``[news, fields]``; None if categories have no vectors."""
 
     @property
     def num_news(self) -> int:
@@ -136,4 +142,5 @@ class Catalogue(NamedTuple):
         views = None if self.views is None else self.views[:news]
         texts = news if views is None else int(views.max()) + 1
         token_ids, token_lengths, first = (values[:texts] for values in self[:3])
-        return Catalogue(token_ids, token_lengths, first, views)
+        categories = None if self.categories is None else self.categories[:news]
+        return Catalogue(token_ids, token_lengths, first, views, categories)

@@ -13,6 +13,7 @@ from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, Catalogue, EvalBatch
 from newsrec.data.dataset import NewsData, Split, open_mind
 from newsrec.data.doubts import doubts
+from newsrec.data.fields import CATEGORIES, category_names
 from newsrec.data.lightning_internals import replaces_samplers
 from newsrec.data.loader import TrainLoader
 from newsrec.data.options import DataOptions
@@ -35,7 +36,7 @@ from newsrec.data.samples import (
 from newsrec.data.splits import LAST_DAY, NONE, Unseen, choose_splits, judged_news
 from newsrec.data.states import RunStates, TokenStates
 from newsrec.data.summary import describe_split, describe_unseen
-from newsrec.data.text import tokenize_catalogue
+from newsrec.data.text import tokenize_catalogue, with_categories
 from newsrec.data.workers import keep_working
 from newsrec.errors import DataError, UserError
 from newsrec.plm_source import load_tokenizer
@@ -57,6 +58,10 @@ class MindDataModule(DataOptions, LightningDataModule):
         self.save_hyperparameters({name: getattr(self, name) for name in names}, logger=False)
         self.tokenizer_json: str | None = None
         """Text of the tokenizer's file; read from the PLM unless a checkpoint provides it."""
+        self.category_names: dict[str, list[str]] | None = None
+        """Values of ``categories`` that have vectors, set by the model; None if there are none."""
+        self._named: dict[str, list[str]] | None = None
+        """The ``category_names`` whose rows are in the catalogue."""
         self._eval_split: str | None = None
         self._data: NewsData | None = None
         self._chosen = False
@@ -71,15 +76,19 @@ class MindDataModule(DataOptions, LightningDataModule):
 
     @classmethod
     def as_trained(
-        cls, options: Mapping[str, Any], tokenizer_json: str, eval_split: str | None = None
+        cls,
+        options: Mapping[str, Any],
+        tokenizer_json: str,
+        eval_split: str | None = None,
+        category_names: dict[str, list[str]] | None = None,
     ) -> "MindDataModule":
         """Build a data module that reads texts as the one did that the model was trained with.
 
         ``tokenizer_json`` is the text of that tokenizer's file, ``eval_split`` the split of
-        ``predict_dataloader``, which is ``val`` if None.
+        ``predict_dataloader``, which is ``val`` if None; ``category_names`` as the attribute.
         """
         data = cls(**options)
-        data.tokenizer_json = tokenizer_json
+        data.tokenizer_json, data.category_names = tokenizer_json, category_names
         data._eval_split = eval_split
         return data
 
@@ -135,7 +144,15 @@ class MindDataModule(DataOptions, LightningDataModule):
     def catalogue(self) -> Catalogue:
         """Tokens of all news; while fitting, only of the news that its splits know."""
         assert self._catalogue is not None, "setup() comes first"
+        if self._named != self.category_names:
+            self._named = self.category_names
+            self._catalogue = with_categories(self._catalogue, self.data.news, self._named)
         return self._catalogue if self._num_news is None else self._catalogue.head(self._num_news)
+
+    def known_categories(self) -> dict[str, list[str]]:
+        """Return the values of ``categories`` in the news of training and validation."""
+        last = max(self.data.split(name).num_news for name in self.windows())
+        return category_names(self.data.news[: last - FIRST_NEWS], CATEGORIES[self.categories])
 
     @property
     def news_ends(self) -> list[int]:

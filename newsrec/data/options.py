@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from newsrec.data.fields import CATEGORIES
 from newsrec.data.samples import WHOLE_IMPRESSIONS
 from newsrec.data.splits import NEWS_TO_JUDGE
 from newsrec.data.states import PRECISIONS
@@ -16,6 +17,8 @@ NPRATIO = 4
 """Default of ``npratio``."""
 BATCHES = ("impression", "random", "user")
 """Choices of ``batches``."""
+CHOICES = {"categories": tuple(CATEGORIES), "batches": BATCHES, "frozen_states": PRECISIONS}
+"""Allowed values of the options that name one of several."""
 LARGEST = 2**62
 """Upper limit of every number among the options."""
 MOST = {
@@ -50,6 +53,9 @@ class DataOptions:
         abstract_tokens: Tokens kept of an abstract that is read as a text of its own, beside the
             text made of fields; 0 reads none. Attention pools the vectors of both texts. To join
             the abstract to the title as one text instead, name abstract in fields.
+        categories: Which of a news item's category and subcategory have a learned vector per
+            value, which is added to the news vector: none, category, subcategory or both. Values
+            that neither train nor val has add nothing.
         max_history: Clicks kept of a history, the last ones.
         npratio: Skipped news per clicked news item in training.
         loss: Loss that training batches are made for; on the command line set model.loss instead.
@@ -92,6 +98,7 @@ class DataOptions:
     fields: Sequence[str] = ("category", "subcategory", "title")
     max_tokens: int = 32
     abstract_tokens: int = 0
+    categories: str = "none"
     max_history: int = 50
     npratio: int = NPRATIO
     loss: str = "cross_entropy"
@@ -133,15 +140,11 @@ class DataOptions:
                 "abstract, which would then be read twice. Leave it out of data.fields, or set "
                 "data.abstract_tokens to 0."
             )
-        if self.batches not in BATCHES:
-            raise UserError(
-                f"data.batches is {self.batches!r}. Choose one of {', '.join(BATCHES)}."
-            )
-        if self.frozen_states not in PRECISIONS:
-            raise UserError(
-                f"data.frozen_states is {self.frozen_states!r}. Choose one of "
-                f"{', '.join(PRECISIONS)}."
-            )
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise UserError(
+                    f"data.{name} is {getattr(self, name)!r}. Choose one of {', '.join(allowed)}."
+                )
         if self.loss in WHOLE_IMPRESSIONS and self.npratio != NPRATIO:
             raise UserError(
                 f"data.npratio is {self.npratio}, but model.loss {self.loss} trains on all "

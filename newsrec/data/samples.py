@@ -159,6 +159,8 @@ class TrainSamples(Dataset[Batch]):
         self.token_ids = catalogue.token_ids.numpy()
         self.token_lengths = catalogue.token_lengths.numpy()
         self.views = None if catalogue.views is None else catalogue.views.numpy()
+        categories = catalogue.categories
+        self.categories = None if categories is None else categories.numpy()
         # Padding and the unknown news have no tokens, so they come first here, as in a batch.
         self.by_length = np.argsort(self.token_lengths, kind="stable")
         """Rows of texts: 0 and 1, then the others, shortest text first ``[texts]``."""
@@ -236,7 +238,7 @@ class TrainSamples(Dataset[Batch]):
             texts, clicked, shown = _numbered(
                 len(self.place), self.place[history], self.place[candidates]
             )
-            views = None
+            news, views = self.by_length[texts], None
         else:
             news, clicked, shown = _numbered(len(self.views), history, candidates)
             texts, views = _numbered(len(self.place), self.place[self.views[news]])
@@ -254,6 +256,9 @@ class TrainSamples(Dataset[Batch]):
             candidates=torch.from_numpy(shown),
             labels=torch.from_numpy(labels),
             views=None if views is None else torch.from_numpy(views),
+            categories=(
+                None if self.categories is None else torch.from_numpy(self.categories[news])
+            ),
         )
 
 

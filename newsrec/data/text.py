@@ -1,6 +1,6 @@
 """Turns news into token ids, once per data folder and settings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Catalogue
 from newsrec.data.cache import digest, find_or_build
 from newsrec.data.dataset import NewsData
-from newsrec.data.fields import check_fields, read_texts
+from newsrec.data.fields import category_rows, check_fields, news_texts, read_texts
 
 TOKENS_FORMAT = 1
 CHUNK = 10_000
@@ -37,7 +37,7 @@ def tokenize_catalogue(
     key = digest(TOKENS_FORMAT, *settings, *([abstract_tokens] if abstract_tokens else []))
 
     def build(folder: Path) -> None:
-        titles, abstracts = read_texts(data.news, fields, bool(abstract_tokens))
+        titles, abstracts, *_ = read_texts(data.news, fields, bool(abstract_tokens))
         ids, lengths = _tokenize(titles, max_tokens, tokenizer_json)
         arrays = {}
         if abstracts is not None:
@@ -52,6 +52,20 @@ def tokenize_catalogue(
             np.save(folder / f"{name}.npy", array)
 
     return _read(find_or_build(data.root, f"tokens-{key}", build))
+
+
+def with_categories(
+    catalogue: Catalogue, news: pa.Table, names: Mapping[str, Sequence[str]] | None
+) -> Catalogue:
+    """Return a catalogue with the rows of the vectors of its real news' categories.
+
+    ``names`` are the values that have a vector; without any the catalogue has no categories.
+    """
+    if not names:
+        return catalogue._replace(categories=None)
+    rows = category_rows(names, {field: news_texts(news, [field]) for field in names})
+    padded = np.pad(rows, ((FIRST_NEWS, 0), (0, 0)))
+    return catalogue._replace(categories=torch.from_numpy(padded))
 
 
 def _read(folder: Path) -> Catalogue:

@@ -48,6 +48,9 @@ def model_card(module: RecommenderModule, manifest: dict[str, Any]) -> str:
     own = ""
     if module.abstract_tokens:
         own = f"; its abstract, at most {module.abstract_tokens}, is a text of its own"
+    if module.category_names:
+        named = " and of its ".join(module.category_names)
+        residual += f" A learned vector of its {named} is added."
     news, user = _stack(module.news), _stack(module.user)
     interests = manifest["matching"].get("interests")
     vectors = "as many" if interests is None else f"{interests} vectors of as many"
@@ -134,7 +137,8 @@ def _usage(manifest: dict[str, Any]) -> str:
     """Return how to load the folder; without ONNX only PyTorch reads it."""
     served = manifest["encoders"]
     name = "Recommender" if served else "PretrainedRecommender"
-    given = ", ".join(f'{ARGUMENTS[field]}=["..."]' for field in manifest["fields"])
+    read = dict.fromkeys([*manifest["fields"], *manifest.get("category_names", {})])
+    given = ", ".join(f'{ARGUMENTS[field]}=["..."]' for field in read)
     return f"""```python
 import newsrec as nr
 

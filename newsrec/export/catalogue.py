@@ -51,7 +51,9 @@ def write_catalogue(
     vectors = _encode(module, data)
     table = data.data.news.select(["news_id", "title", "category", "subcategory"])
     rows = pa.array(np.arange(FIRST_NEWS, len(vectors)))
-    texts = read_texts(data.data.news, data.fields, module.abstract_tokens > 0)
+    texts = read_texts(
+        data.data.news, data.fields, module.abstract_tokens > 0, tuple(module.category_names or ())
+    )
     hashes = pa.array(texts.hashes(), pa.string())
     table = table.add_column(0, "row", rows).append_column("text_hash", hashes)
     if (folder / NEWS_ENCODER).is_file():

@@ -8,7 +8,8 @@ INPUT_CONTRACT = (
     "replaced by one space and none at the ends. tokenizer.json turns it into token ids, special "
     "tokens included, and cuts them to max_tokens. In a batch, shorter texts are padded at the end "
     "with 0, where mask is false; each text has at least one token (0 if it would have none)."
-    "{abstract} Each line of news.parquet has in column row its row in news_vectors.npy, {stored}; "
+    "{abstract}{categories} Each line of news.parquet has in column row its row in "
+    "news_vectors.npy, {stored}; "
     "row 0 is zeros. history holds the vectors of the news that a user clicked, "
     "oldest first, repeats included, padded with zeros at the end; mask is true where history is "
     "real. Of more than max_history clicks the newest are read. For an empty history, pass at "
@@ -22,6 +23,12 @@ ABSTRACT = (
     "the texts of token_ids, counted from 1, and 0 for no abstract."
 )
 """The part of the contract of a model that reads abstracts as texts of their own."""
+CATEGORIES = (
+    " categories has for each news item, for each field of category_names in manifest.json, the "
+    "number of the field's value, counted from 1 over the lists of all fields one after the other, "
+    "and 0 for a value that its list lacks."
+)
+"""The part of the contract of a model with vectors of categories."""
 STORED = {
     "float32": "float32 [rows, dim]",
     "float16": "float16 [rows, dim], which are read as float32",
@@ -48,7 +55,10 @@ COMBINED = {
 
 
 def input_contract(
-    settings: Mapping[str, Any], abstract_tokens: int, vectors: str = "float32"
+    settings: Mapping[str, Any],
+    abstract_tokens: int,
+    vectors: str = "float32",
+    categories: bool = False,
 ) -> str:
     """Return the contract of a model, with its numbers.
 
@@ -56,10 +66,12 @@ def input_contract(
         settings: How scores are made, as a head's ``settings`` returns it.
         abstract_tokens: Longest abstract that is read as a text of its own; 0 if none is.
         vectors: Type of the news vectors.
+        categories: Whether categories have vectors.
     """
     combined = COMBINED[settings.get("combine", "max")].format(**settings)
     return INPUT_CONTRACT.format(
         abstract=ABSTRACT.format(abstract_tokens=abstract_tokens) if abstract_tokens else "",
+        categories=CATEGORIES if categories else "",
         stored=STORED[vectors],
         score=SCORE[settings["head"]].format(**{**settings, "combine": combined}),
     )

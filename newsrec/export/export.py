@@ -190,13 +190,19 @@ def describe(
     """Return the part of ``manifest.json`` on the model: how to use and how to identify it."""
     dim, head = module.dim, module.recommender.head
     settings = head.settings()
-    abstracts = {"abstract_tokens": module.abstract_tokens} if module.abstract_tokens else {}
+    later = ("abstract_tokens", "category_names")
+    read = {name: getattr(module, name) for name in later if getattr(module, name)}
 
     def describe_graph(names: Names, first: dict[str, Any]) -> dict[str, Any]:
         name, axes = next(iter(names.inputs.items()))
         batch, length = axes
         mask = {"shape": axes, "dtype": "bool"}
-        views = {"shape": ["news", 2], "dtype": "int64"}
+        widths = {"views": 2, "categories": len(module.category_names or ())}
+        more = {
+            name: {"shape": ["news", width], "dtype": "int64"}
+            for name, width in widths.items()
+            if name in names.inputs
+        }
         described = {name: first | {"shape": [*axes, *first["shape"]]}, "mask": mask}
         vectors: dict[str, Any] = {
             "user_vector": {"shape": [batch, dim], "dtype": "float32"},
@@ -206,7 +212,7 @@ def describe(
             "interest_vectors": {"shape": [batch, module.interests, dim], "dtype": "float32"},
         }
         return {
-            "inputs": described | ({"views": views} if "views" in names.inputs else {}),
+            "inputs": described | more,
             "outputs": {name: vectors[name] for name in names.outputs},
         }
 
@@ -218,14 +224,16 @@ def describe(
         news = news_names(module.recommender.news_encoder)
         encoders[NEWS_ENCODER] = describe_graph(news, token_ids)
     return {
-        "format": format_of(settings, module.abstract_tokens, smaller.vectors),
-        "input_contract": input_contract(settings, module.abstract_tokens, smaller.vectors),
+        "format": format_of({"matching": settings, "vectors": smaller.vectors, **read}),
+        "input_contract": input_contract(
+            settings, module.abstract_tokens, smaller.vectors, bool(module.category_names)
+        ),
         "matching": settings,
         "encoders": encoders,
         "dim": dim,
         "max_history": module.max_history,
         "max_tokens": module.max_tokens,
-        **abstracts,
+        **read,
         **({"vectors": smaller.vectors} if smaller.vectors != FLOAT32 else {}),
         "fields": list(fields),
         "model_hash": digest(

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from newsrec.data.batch import Catalogue
 
 Encoder = Callable[..., Tensor]
-"""Encodes padded token ids, their mask and, for news of two texts, the views of
-``graphs.ServedNewsEncoder`` as news vectors ``[news, dim]``."""
+"""Encodes padded token ids, their mask and the further inputs of ``graphs.ServedNewsEncoder`` as
+news vectors ``[news, dim]``."""
 Graph = Callable[..., list[NDArray[Any]]]
-"""Returns a graph's outputs from a padded array, its mask and any views."""
+"""Returns a graph's outputs from a padded array, its mask and any further inputs."""
 
 
 def onnx_encoder(path: Path, name: str) -> Encoder:
@@ -34,17 +34,18 @@ def onnx_graph(path: Path, name: str) -> Graph:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = name, "mask", *(node.name for node in session.get_inputs()[2:])
 
     def run(*inputs: Tensor) -> list[NDArray[Any]]:
-        feed = dict(zip((name, "mask", "views"), (x.numpy() for x in inputs), strict=False))
+        feed = dict(zip(names, (x.numpy() for x in inputs), strict=True))
         return [np.asarray(output) for output in session.run(None, feed)]
 
     return run
 
 
 def distinct_news(catalogue: "Catalogue") -> Tensor:
-    """Return the rows of real news, of news with the same text only the first."""
-    if catalogue.views is None:
+    """Return the rows of real news, of news that are one and the same text only the first."""
+    if catalogue.views is None and catalogue.categories is None:
         return catalogue.first.unique()[FIRST_NEWS:]
     return torch.arange(FIRST_NEWS, catalogue.num_news)
 
@@ -54,15 +55,17 @@ def encode_news(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Encode news of a catalogue; yield rows of a block, and their vectors ``[block, dim]``."""
     for block in rows[catalogue.news_lengths[rows].argsort()].split(64):
-        texts, views = block, []
+        texts, more = block, []
         if catalogue.views is not None:
             pairs = catalogue.views[block]
             texts = pairs[pairs > 0]
-            views = [(pairs > 0).flatten().cumsum(0).view_as(pairs) * (pairs > 0)]
+            more = [(pairs > 0).flatten().cumsum(0).view_as(pairs) * (pairs > 0)]
+        if catalogue.categories is not None:
+            more.append(catalogue.categories[block])
         lengths = catalogue.token_lengths[texts]
         tokens = int(lengths.max())
         token_ids = catalogue.token_ids[texts, :tokens].long()
-        yield block, encode(token_ids, length_mask(lengths, tokens), *views)
+        yield block, encode(token_ids, length_mask(lengths, tokens), *more)
 
 
 def encode_all(encode: Encoder, catalogue: "Catalogue", dim: int) -> Tensor:
@@ -70,6 +73,6 @@ def encode_all(encode: Encoder, catalogue: "Catalogue", dim: int) -> Tensor:
     vectors = torch.zeros(catalogue.num_news, dim)
     for block, found in encode_news(encode, catalogue, distinct_news(catalogue)):
         vectors[block] = found
-    if catalogue.views is None:
+    if catalogue.views is None and catalogue.categories is None:
         vectors = vectors[catalogue.first]
     return torch.from_numpy(np.asarray(with_unknown(vectors[FIRST_NEWS:].numpy())))

@@ -36,11 +36,14 @@ USER_NAMES = Names({"history": HISTORY, "mask": HISTORY}, ["user_vector"])
 NEWS_NAMES = Names({"token_ids": NEWS, "mask": NEWS}, ["news_vector"])
 TEXTS_NAMES = Names({"token_ids": TEXTS, "mask": TEXTS, "views": ["news"]}, ["news_vector"])
 """Names of a news encoder's graph that reads titles and abstracts."""
+CATEGORIES = {"categories": ["news"]}
+"""The further input of a news encoder's graph that adds vectors of categories."""
 
 
 def news_names(encoder: NewsEncoder) -> Names:
     """Return the names of a news encoder's graph."""
-    return NEWS_NAMES if encoder.views is None else TEXTS_NAMES
+    names = NEWS_NAMES if encoder.views is None else TEXTS_NAMES
+    return names if encoder.categories is None else names._replace(inputs=names.inputs | CATEGORIES)
 
 
 def user_names(head: DotHead) -> Names:
@@ -88,23 +91,37 @@ class ServedNewsEncoder(nn.Module):
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, token_ids: Tensor, mask: Tensor, views: Tensor | None = None) -> Tensor:
+    def forward(self, token_ids: Tensor, mask: Tensor, *more: Tensor) -> Tensor:
         """Encode news.
 
         Args:
             token_ids: Tokens of texts, padded at the end ``[texts, tokens]``.
             mask: True where real; at least one token in each row ``[texts, tokens]``.
-            views: Numbers of the title and of the abstract of each news item, counted from 1; 0
-                for no abstract ``[news, 2]``. None if each news item is one text.
+            more: As in ``join_numbered``.
 
         Returns:
             News vectors ``[news, dim]``.
         """
         texts = self.encoder.pool(run_plm(self.encoder.plm, token_ids, mask), mask)
-        if views is None or self.encoder.views is None:
-            return texts
-        pooled: Tensor = self.encoder.views(torch.cat([torch.zeros_like(texts[:1]), texts]), views)
-        return pooled
+        return join_numbered(self.encoder, texts, *more)
+
+
+def join_numbered(encoder: NewsEncoder, texts: Tensor, *more: Tensor) -> Tensor:
+    """Make news vectors of vectors of texts, as ``NewsEncoder.join`` does.
+
+    Args:
+        encoder: The news encoder.
+        texts: Vectors of texts ``[texts, dim]``.
+        more: If the encoder reads abstracts, the numbers of the title and of the abstract of each
+            news item, counted from 1, 0 for no abstract ``[news, 2]``. If it has vectors of
+            categories, then their rows, 0 for an unknown one ``[news, fields]``.
+
+    Returns:
+        News vectors ``[news, dim]``.
+    """
+    if encoder.views is None:
+        return encoder.join(texts, None, *more)
+    return encoder.join(torch.cat([torch.zeros_like(texts[:1]), texts]), *more)
 
 
 def trace_user_encoder(
@@ -134,10 +151,17 @@ def trace_news_encoder(encoder: NewsEncoder) -> ExportedProgram:
     """
     texts = {0: Dim("texts"), 1: Dim("tokens", max=longest_text(encoder.plm))}
     ones = torch.ones(2, 2, dtype=torch.int64)
-    inputs, sizes = [ones, ones.bool()], [texts, texts]
-    if encoder.views is not None:
-        inputs.append(torch.ones(3, 2, dtype=torch.int64))
-        sizes.append({0: Dim("news")})
+    news = {0: texts[0] if encoder.views is None else Dim("news")}
+    more = [] if encoder.views is None else [torch.ones(3, 2, dtype=torch.int64)]
+    if encoder.categories is not None:
+        rows = 2 if encoder.views is None else 3
+        more.append(torch.zeros(rows, len(encoder.categories.names), dtype=torch.int64))
+    inputs = ones, ones.bool(), *more
+    sizes = (
+        texts,
+        texts,
+        *([(news,) * len(more)] if more else []),
+    )  # *more is one argument
     attention = attention_of(encoder.plm)
     if attention not in ("eager", "sdpa"):  # others need packed news, but the graph gets padded
         set_attention(encoder.plm, "sdpa")
@@ -145,7 +169,7 @@ def trace_news_encoder(encoder: NewsEncoder) -> ExportedProgram:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             served = ServedNewsEncoder(encoder).eval()
-            return torch.export.export(served, tuple(inputs), dynamic_shapes=tuple(sizes))
+            return torch.export.export(served, inputs, dynamic_shapes=sizes)
     except Exception as error:  # a PLM's code can fail to be traced in many ways
         raise _untraceable(encoder, error) from error
     finally:

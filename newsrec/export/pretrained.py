@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from newsrec import __version__
-from newsrec.data.fields import Texts
+from newsrec.data.fields import Texts, category_rows
 from newsrec.errors import MissingPackageError, UserError
 from newsrec.export.card import model_card
 from newsrec.export.catalogue import reported
@@ -80,6 +80,11 @@ class PretrainedRecommender(TextEncoder):
         return self.module.abstract_tokens > 0
 
     @property
+    def category_names(self) -> dict[str, list[str]]:
+        """Categories and subcategories that have a learned vector; others add nothing."""
+        return self.module.category_names or {}
+
+    @property
     def max_tokens(self) -> int:
         """Length at which titles are cut, in tokens."""
         return self.module.max_tokens
@@ -127,8 +132,9 @@ class PretrainedRecommender(TextEncoder):
         with reading(folder.path):
             recommender = read_model(config, weights)
             options = renamed(json.loads(config.read_text(encoding="utf-8"))["model"])
+            names = options.pop("category_names", None)
             module = RecommenderModule(plm=folder.manifest["plm"], **options)
-            module.recommender = recommender
+            module.recommender, module.category_names = recommender, names
             module.eval()
             about = {part: folder.manifest.get(part) for part in ("checkpoint", "metrics")}
             tokenizer_json = folder.file(TOKENIZER).read_text(encoding="utf-8")
@@ -219,8 +225,8 @@ class PretrainedRecommender(TextEncoder):
         training = self.module.training
         self.module.eval()
         tokens = self._tokens(texts.titles.to_pylist(), self.module.max_tokens)
-        pooling, views = self.model.news_encoder.views, None
-        if pooling is not None and texts.abstracts is not None:
+        views, categories = None, None
+        if texts.abstracts is not None:
             abstracts = texts.abstracts.to_pylist()
             views = torch.zeros(len(tokens), 2, dtype=torch.int64)  # row 0 of the vectors is none
             views[:, 0] = torch.arange(1, 1 + len(tokens))
@@ -230,9 +236,13 @@ class PretrainedRecommender(TextEncoder):
                 [text for text in abstracts if text], self.module.abstract_tokens
             )
         vectors = self._encode_tokens(tokens)
-        if pooling is not None and views is not None:
+        if views is not None:
             vectors = torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors])
-            vectors = pooling(vectors, views.to(vectors.device))
+            views = views.to(vectors.device)
+        if self.category_names:
+            rows = category_rows(self.category_names, texts._asdict())
+            categories = torch.from_numpy(rows).to(vectors.device)
+        vectors = self.model.news_encoder.join(vectors, views, categories)
         self.module.train(training)
         found: NDArray[np.float32] = vectors.float().cpu().numpy()
         return found

@@ -114,6 +114,11 @@ def as_sentence_transformer(
             "The model reads title and abstract as two texts, and sentence_transformers gives it "
             "one. Use encode(titles, abstracts=...) instead."
         )
+    if pretrained.category_names and not residual_only:
+        raise UserError(
+            "The model adds vectors of categories, and sentence_transformers gives it only a text. "
+            "Use encode(titles, categories=...) instead."
+        )
     closed = encoder.gate is not None and not encoder.gate.item()
     with torch.random.fork_rng(devices=[]):  # random initial values, later kept only in a pooler
         torch.manual_seed(0)

@@ -1,6 +1,6 @@
 """Checks that an exported folder gives the model's scores: on random inputs, then on real data."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from newsrec.export.graph_runs import (
     onnx_encoder,
     onnx_graph,
 )
+from newsrec.export.graphs import join_numbered
 from newsrec.export.weights import read_model
 from newsrec.metrics import METRICS
 from newsrec.model.matching import Users, match_all, match_impressions
@@ -151,16 +152,19 @@ def made_texts(module: RecommenderModule) -> Iterator[tuple[Tensor, ...]]:
     """Yield random texts that a model can read, as ``made_news`` does."""
     longest = max(module.max_tokens, module.abstract_tokens)
     vocabulary = module.recommender.news_encoder.plm.config.vocab_size
-    return made_news(longest, vocabulary, module.abstract_tokens > 0)
+    categories = module.recommender.news_encoder.categories
+    sizes = () if categories is None else tuple(map(len, categories.names.values()))
+    return made_news(longest, vocabulary, module.abstract_tokens > 0, sizes)
 
 
 def made_news(
-    max_tokens: int, vocabulary: int, abstracts: bool = False
+    max_tokens: int, vocabulary: int, abstracts: bool = False, categories: Sequence[int] = ()
 ) -> Iterator[tuple[Tensor, ...]]:
     """Yield random tokens of texts of every length, and their mask, each ``[texts, tokens]``.
 
     With ``abstracts`` also yield ``views``, in which two of three news items have an abstract
-    ``[news, 2]``.
+    ``[news, 2]``. With ``categories``, the number of values of each field, also yield rows of their
+    vectors ``[news, fields]``.
     """
     generator = torch.Generator().manual_seed(0)
     for size in (1, *BATCHES):
@@ -169,19 +173,23 @@ def made_news(
         token_ids = torch.randint(2, vocabulary, mask.shape, generator=generator) * mask
         title = torch.arange(size)
         abstract = torch.where(title % 3 < 2, (7 * title + 1) % size + 1, 0)
-        views = [torch.stack([title + 1, abstract], dim=1)] if abstracts else []
-        yield token_ids, mask, *views
+        more = [torch.stack([title + 1, abstract], dim=1)] if abstracts else []
+        if categories:
+            fields = len(categories)
+            more.append(torch.randint(1 + sum(categories), (size, fields), generator=generator))
+        yield token_ids, mask, *more
 
 
 def sorted_news(
-    recommender: NewsRecommender, token_ids: Tensor, mask: Tensor, views: Tensor | None = None
+    recommender: NewsRecommender, token_ids: Tensor, mask: Tensor, *more: Tensor
 ) -> Tensor:
-    """Return PyTorch's vectors of news from padded texts in any order ``[news, dim]``."""
+    """Return PyTorch's vectors of news from padded texts in any order ``[news, dim]``.
+
+    ``more`` as in ``join_numbered``.
+    """
     lengths, order = mask.sum(dim=1).sort(stable=True)
     texts = recommender.news_encoder(token_ids[order], lengths)[order.argsort()]
-    if views is None:
-        return texts
-    return recommender.pool_views(torch.cat([torch.zeros_like(texts[:1]), texts]), views)
+    return join_numbered(recommender.news_encoder, texts, *more)
 
 
 def newest(history: Tensor, mask: Tensor, max_history: int) -> tuple[Tensor, Tensor]:

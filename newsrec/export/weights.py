@@ -19,7 +19,7 @@ from newsrec.training.module import RecommenderModule
 
 MATCHING_OPTIONS = ("matching", "late_clicks", "interests", "combine")
 
-LATER_OPTIONS = ("appeal", "abstract_tokens")
+LATER_OPTIONS = ("appeal", "abstract_tokens", "category_names")
 """Options that are written only if they are used, so that earlier versions can read the file."""
 
 ORIGIN = ("_name_or_path", "transformers_version")

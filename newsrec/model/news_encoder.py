@@ -1,7 +1,7 @@
 """Turns titles into news vectors."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -63,6 +63,34 @@ class ViewPooling(nn.Module):
             return (pair * weights).sum(dim=1)
 
 
+class CategoryVectors(nn.Module):
+    """A learned vector per category and subcategory, which is added to the news vector.
+
+    It is added past the gate of the residual path, since a vector behind a closed gate would get no
+    gradient. All vectors start at zero, so that an untrained model scores as without them. Row 0,
+    of unknown values, stays zero.
+
+    Args:
+        dim: Size of the vectors.
+        names: The values that have vectors, of each field; rows are counted over all fields.
+    """
+
+    def __init__(self, dim: int, names: Mapping[str, Sequence[str]]) -> None:
+        super().__init__()
+        self.names = {field: list(values) for field, values in names.items()}
+        self.table = nn.Embedding(1 + sum(map(len, names.values())), dim, padding_idx=0)
+        nn.init.zeros_(self.table.weight)
+
+    def forward(self, news: Tensor, rows: Tensor) -> Tensor:
+        """Add their vectors to news ``[news, dim]``; ``rows`` are of the table ``[news, fields]``.
+
+        Returns:
+            News vectors ``[news, dim]``.
+        """
+        added: Tensor = self.table(rows).sum(dim=1)
+        return news + added
+
+
 class NewsEncoder(nn.Module):
     """PLM, then Fastformer over its token states, then pooling.
 
@@ -83,6 +111,7 @@ class NewsEncoder(nn.Module):
         lora: Adapters of the tuned layers, trained in place of the layers' own weights.
         abstract_tokens: Longest abstract, in tokens, if abstracts are encoded as texts of their
             own; 0 if not.
+        category_names: Values of the fields category and subcategory that have a learned vector.
     """
 
     def __init__(
@@ -97,6 +126,7 @@ class NewsEncoder(nn.Module):
         tokens_per_pass: int | None = None,
         lora: LoraConfig = LoraConfig(),  # noqa: B008
         abstract_tokens: int = 0,
+        category_names: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         super().__init__()
         limit = longest_text(plm)
@@ -119,6 +149,7 @@ class NewsEncoder(nn.Module):
         self.residual = ResidualPath(plm.config.hidden_size, dim) if residual else None
         self.gate = nn.Parameter(torch.zeros(())) if residual else None
         self.views = ViewPooling(dim) if abstract_tokens else None
+        self.categories = CategoryVectors(dim, category_names) if category_names else None
         self._states_hooks: OrderedDict[int, StatesHook] = OrderedDict()
         self.register_load_state_dict_pre_hook(_rename_weights)  # type: ignore[no-untyped-call]
         self.project.apply(init_weights)
@@ -137,8 +168,7 @@ class NewsEncoder(nn.Module):
                 joined, so that the frozen layers need not run ``[tokens, hidden]``; None runs them.
 
         Returns:
-            Vectors of the texts ``[texts, dim]``. They are news vectors unless ``views`` pools the
-            vectors of title and abstract.
+            Vectors of the texts ``[texts, dim]``, of which ``join`` makes news vectors.
 
         Raises:
             UserError: If the size of the states differs from this PLM's.
@@ -155,6 +185,29 @@ class NewsEncoder(nn.Module):
         if not vectors:
             return token_ids.new_zeros((0, self.project.out_features), dtype=torch.float32)
         return torch.cat(vectors)
+
+    def join(
+        self, texts: Tensor, views: Tensor | None = None, categories: Tensor | None = None
+    ) -> Tensor:
+        """Make news vectors of vectors of texts.
+
+        Args:
+            texts: Vectors of texts ``[texts, dim]``.
+            views: Rows of the title and the abstract of each news item, 0 for no abstract
+                ``[news, 2]``; None if each news item is one text.
+            categories: Rows of the vectors of each news item's categories, 0 for an unknown one
+                ``[news, fields]``; None adds none.
+
+        Returns:
+            News vectors ``[news, dim]``.
+        """
+        if views is not None:
+            assert self.views is not None, "built without abstract_tokens"
+            texts = self.views(texts, views)
+        if categories is not None:
+            assert self.categories is not None, "built without category_names"
+            texts = self.categories(texts, categories)
+        return texts
 
     def register_states_hook(self, hook: StatesHook) -> RemovableHandle:
         """Call a hook with the PLM's last states whenever they are computed.

@@ -52,6 +52,8 @@ class NewsRecommender(nn.Module):
             like is ranked higher for all users, also for those without clicks.
         abstract_tokens: Longest abstract, in tokens, that is read as a text of its own; 0 reads
             none.
+        category_names: Values of the fields category and subcategory that have a learned vector,
+            which is added to the news vector.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class NewsRecommender(nn.Module):
         combine: Combine = "logsumexp",
         appeal: bool = False,
         abstract_tokens: int = 0,
+        category_names: dict[str, list[str]] | None = None,
         lora: LoraConfig | dict[str, Any] = LoraConfig(),  # noqa: B008
     ) -> None:
         super().__init__()
@@ -86,6 +89,7 @@ class NewsRecommender(nn.Module):
             checkpoint_activations,
             lora=LoraConfig.of(lora),
             abstract_tokens=abstract_tokens,
+            category_names=category_names,
         )
         vectors = interests if matching == "interests" else None
         self.user_encoder = USER_ENCODERS[user_encoder](
@@ -109,6 +113,7 @@ class NewsRecommender(nn.Module):
         token_lengths: Tensor,
         token_states: Tensor | None = None,
         views: Tensor | None = None,
+        categories: Tensor | None = None,
     ) -> Tensor:
         """Encode a batch's news; rows 0 and 1 have no tokens and get zeros.
 
@@ -117,8 +122,8 @@ class NewsRecommender(nn.Module):
             token_lengths: Number of real tokens, on the CPU ``[texts]``.
             token_states: States of the real tokens below the PLM's tuned layers, so that the frozen
                 layers need not run ``[tokens, hidden]``; None runs them.
-            views: Rows of the title and the abstract of each news item, 0 for no abstract
-                ``[news, 2]``; None if each news item is one text.
+            views: As in ``NewsEncoder.join``.
+            categories: Likewise.
 
         Returns:
             News vectors ``[news, dim]``.
@@ -129,15 +134,7 @@ class NewsRecommender(nn.Module):
             token_states,
         )
         vectors = torch.cat([vectors.new_zeros(FIRST_NEWS, self.dim), vectors])
-        return self.pool_views(vectors, views)
-
-    def pool_views(self, texts: Tensor, views: Tensor | None) -> Tensor:
-        """Return news vectors ``[news, dim]`` from vectors of texts; ``views`` as above."""
-        if views is None:
-            return texts
-        assert self.news_encoder.views is not None, "built without abstract_tokens"
-        pooled: Tensor = self.news_encoder.views(texts, views)
-        return pooled
+        return self.news_encoder.join(vectors, views, categories)
 
     def encode_user(self, news_vectors: Tensor, history: Tensor) -> Tensor:
         """Encode users from the news they clicked.
@@ -183,7 +180,8 @@ class NewsRecommender(nn.Module):
     def gates(self) -> dict[str, Tensor]:
         """Return the learned numbers of the residual path and of the head, by name.
 
-        For the appeal it is the length of the vector, for abstracts what is added to their logit.
+        For the appeal it is the length of the vector, for abstracts what is added to their logit,
+        and for categories the mean length of their vectors.
         """
         news = self.news_encoder.gate
         gates = {} if news is None else {"news": news, **self.user_encoder.gates()}
@@ -192,12 +190,16 @@ class NewsRecommender(nn.Module):
             gates["appeal"] = self.head.appeal.norm()
         if self.news_encoder.views is not None:
             gates["abstract"] = self.news_encoder.views.lean
+        if self.news_encoder.categories is not None:
+            gates["category"] = self.news_encoder.categories.table.weight[1:].norm(dim=1).mean()
         return {name: value.detach() for name, value in gates.items()}
 
     def encode(self, batch: Batch) -> Encoded:
         """Encode the news and the users of a training batch."""
         lengths = torch.as_tensor(batch.token_lengths)
-        news = self.encode_news(batch.token_ids, lengths, batch.token_states, batch.views)
+        news = self.encode_news(
+            batch.token_ids, lengths, batch.token_states, batch.views, batch.categories
+        )
         return Encoded(news, self.users(news, batch.history))
 
     def forward(self, batch: Batch) -> Tensor:

@@ -105,25 +105,28 @@ def news_table(
     return pa.table({field: pa.array(column, pa.string()) for field, column in columns.items()})
 
 
-def texts_of(table: pa.Table, fields: Sequence[str], abstracts: bool) -> Texts:
+def texts_of(
+    table: pa.Table, fields: Sequence[str], abstracts: bool, categories: Sequence[str] = ()
+) -> Texts:
     """Return what a model reads of news.
 
     Args:
         table: A table from ``news_table``.
         fields: Fields that make up the title's text.
         abstracts: Whether the model reads the abstract as a text of its own.
+        categories: Fields whose values have learned vectors.
 
     Raises:
         UserError: If a field is not in the table.
     """
-    read = [*fields, "abstract"] if abstracts else fields
+    read = list(dict.fromkeys([*fields, *(["abstract"] if abstracts else []), *categories]))
     missing = [field for field in read if field not in table.column_names]
     if missing:
         raise UserError(
             f"This model reads a news item's {', '.join(read)}: give {ARGUMENTS[missing[0]]}, "
             "too, one for each title."
         )
-    return read_texts(table, fields, abstracts)
+    return read_texts(table, fields, abstracts, categories)
 
 
 def require_same_number(

@@ -26,6 +26,11 @@ class TextEncoder(ABC):
     def reads_abstracts(self) -> bool:
         """Whether the model reads the abstract as a text of its own."""
 
+    @property
+    @abstractmethod
+    def category_names(self) -> dict[str, list[str]]:
+        """Categories and subcategories that have a learned vector; others add nothing."""
+
     @abstractmethod
     def _encode_texts(self, texts: Texts) -> NDArray[np.float32]:
         """Return the vectors of some news ``[news, dim]``."""
@@ -103,7 +108,8 @@ class TextEncoder(ABC):
 
     def _texts(self, *columns: Any) -> Texts:
         """Return what the model reads of some news; arguments as in ``encode_news``."""
-        return texts_of(news_table(*columns), self.fields, self.reads_abstracts)
+        table = news_table(*columns)
+        return texts_of(table, self.fields, self.reads_abstracts, tuple(self.category_names))
 
 
 def _rate(done_per_second: float) -> str:

@@ -19,6 +19,7 @@ from newsrec.errors import StoreError, UserError
 from newsrec.serving.folder import ExportFolder
 from newsrec.serving.items import NewsItem
 from newsrec.serving.manifest import (
+    LATER,
     NEWS_ENCODER,
     SERVED_FILES,
     SETTINGS,
@@ -87,7 +88,8 @@ class Engine:
         columns = {name: [getattr(item, name) or "" for item in items] for name in FIELDS}
         table = pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()})
         fields = self.folder.manifest["fields"]
-        return read_texts(table, fields, abstracts=self.encoders.abstract_tokens > 0)
+        named = tuple(self.encoders.category_names)
+        return read_texts(table, fields, self.encoders.abstract_tokens > 0, named)
 
     def upsert(self, items: Sequence[NewsItem]) -> AddedNews:
         """Encode and store news, then show them."""
@@ -258,7 +260,7 @@ def version_of(folder: ExportFolder) -> str:
     read = {USER_ENCODER, NEWS_ENCODER, TOKENIZER} if folder.has(NEWS_ENCODER) else SERVED_FILES
     read = read | {name + WEIGHTS_BESIDE for name in read}
     files = sorted(item for item in manifest["files"].items() if item[0] in read)
-    names = (*SETTINGS, "matching", "abstract_tokens", "vectors")
+    names = (*SETTINGS, "matching", *LATER)
     settings = [manifest.get(name) for name in names]
     text = json.dumps([files, settings])
     return hashlib.sha256(text.encode()).hexdigest()[:VERSION_DIGITS]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from newsrec.data.fields import FIELDS
+from newsrec.data.fields import CATEGORIES, FIELDS
 from newsrec.errors import MissingModelError, ModelError, UserError
 from newsrec.places import looked_for
 from newsrec.serving.matching import COMBINE, OUTPUTS
@@ -21,8 +21,9 @@ from newsrec.serving.vectors import TYPES
 MANIFEST_FORMAT, MATCHING_FORMAT, VECTORS_FORMAT = FORMATS = 2, 3, 4
 """Versions of the folder's format; increase them when the meaning changes. In format 2 scores are
 dot products and a news item is one text. In format 3 ``matching`` names how scores are made, and
-``abstract_tokens``, if given, says that abstracts are texts of their own. In format 4 ``vectors``
-also names the type of the news vectors; before, it was float32."""
+``abstract_tokens``, if given, says that abstracts are texts of their own, and ``category_names``
+which categories have a vector. In format 4 ``vectors`` also names the type of the news vectors;
+before, it was float32."""
 
 MANIFEST = "manifest.json"
 USER_ENCODER = "user_encoder.onnx"
@@ -56,6 +57,9 @@ TORCH_FILES = frozenset({WEIGHTS, CONFIG, TOKENIZER, CARD})
 
 SETTINGS = ("format", "dim", "max_history", "max_tokens", "fields", "model_hash")
 """Values that affect answers and are in no other file; ``settings_hash`` is made from them."""
+
+LATER = ("abstract_tokens", "category_names", "vectors")
+"""Such values that are there only if they are used."""
 
 AGAIN = "Copy the folder again, or export the checkpoint again."
 
@@ -129,7 +133,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             )
     matching, vectors = manifest.get("matching", {"head": "dot"}), manifest.get("vectors", FLOAT32)
     _check_files(path, manifest["files"], vectors)
-    if found != format_of(matching, manifest.get("abstract_tokens", 0), vectors):
+    if found != format_of(manifest):
         raise ModelError(
             f"{path} has format {found}, matching is {matching['head']}, vectors are {vectors}. "
             f"{AGAIN}"
@@ -147,19 +151,17 @@ def settings_hash(manifest: Mapping[str, Any]) -> str:
     Folders written before version 0.2 do not have this hash.
     """
     names = SETTINGS if manifest["format"] == MANIFEST_FORMAT else (*SETTINGS, "matching")
-    names = (*names, *(name for name in ("abstract_tokens", "vectors") if name in manifest))
+    names = (*names, *(name for name in LATER if name in manifest))
     text = json.dumps([manifest[name] for name in names])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def format_of(matching: Mapping[str, Any], abstract_tokens: int, vectors: str = FLOAT32) -> int:
-    """Return the format of a folder whose model makes scores and reads abstracts in this way.
-
-    ``vectors`` is the type of the news vectors.
-    """
-    if vectors != FLOAT32:
+def format_of(manifest: Mapping[str, Any]) -> int:
+    """Return the format of a folder, from how its model reads news and makes scores."""
+    if manifest.get("vectors", FLOAT32) != FLOAT32:
         return VECTORS_FORMAT
-    plain = matching["head"] == "dot" and not abstract_tokens
+    plain = manifest.get("matching", {"head": "dot"})["head"] == "dot"
+    plain = plain and not (manifest.get("abstract_tokens") or manifest.get("category_names"))
     return MANIFEST_FORMAT if plain else MATCHING_FORMAT
 
 
@@ -178,6 +180,15 @@ def _is_size(value: Any) -> bool:
 
 def _are_fields(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(field in FIELDS for field in value)
+
+
+def _are_categories(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        field in CATEGORIES["both"]
+        and isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
+        for field, names in value.items()
+    )
 
 
 def _are_hashes(value: Any) -> bool:
@@ -209,6 +220,7 @@ RULES = {
     "abstract_tokens": Rule(
         f"a number up to {LARGEST_NUMBER:,}", lambda v: _is_size(v) or (type(v) is int and not v), 0
     ),
+    "category_names": Rule("lists of categories and subcategories", _are_categories, {}),
     "fields": Rule(f"a list of {', '.join(FIELDS)}", _are_fields),
     "model_hash": Rule("a text", lambda value: isinstance(value, str)),
     "files": Rule("names of files, each with its SHA-256", _are_hashes),

@@ -163,7 +163,7 @@ class Recommender(Ranker):
         ids = require_strings(news_ids, "news_ids")
         table = news_table(titles, categories, subcategories, abstracts)
         require_same_number(ids, "news_ids", table["title"], "titles")
-        texts = texts_of(table, self.fields, self.reads_abstracts)
+        texts = texts_of(table, self.fields, self.reads_abstracts, tuple(self.category_names))
         hashes = texts.hashes()
         first: dict[str, int] = {}
         for place, news_id in enumerate(ids):
@@ -195,6 +195,11 @@ class Recommender(Ranker):
     def reads_abstracts(self) -> bool:
         """Whether the model reads the abstract as a text of its own."""
         return self._encoders.abstract_tokens > 0
+
+    @property
+    def category_names(self) -> dict[str, list[str]]:
+        """Categories and subcategories that have a learned vector; others add nothing."""
+        return self._encoders.category_names
 
     def _encode_texts(self, texts: Texts) -> NDArray[np.float32]:
         return self._encoders.news(texts)

@@ -10,9 +10,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from newsrec.data.fields import Texts
+from newsrec.data.fields import Texts, category_rows
 from newsrec.errors import MissingPackageError, UserError
 from newsrec.serving.folder import ExportFolder
 from newsrec.serving.manifest import (
@@ -29,7 +30,8 @@ from newsrec.serving.vectors import Vectors
 NEWS_OUTPUTS = ("news_vector",)
 
 INPUTS = {USER_ENCODER: {"history", "mask"}, NEWS_ENCODER: {"token_ids", "mask"}}
-"""Names of each graph's inputs; a news encoder that reads abstracts also has ``views``."""
+"""Names of each graph's inputs; a news encoder that reads abstracts also has ``views``, and one
+with vectors of categories ``categories``."""
 
 CLICKS_PER_RUN = 3200
 """Clicked news, padding included, that the user encoder reads at once."""
@@ -61,6 +63,7 @@ class Encoders:
         self.dim: int = folder.manifest["dim"]
         self.max_history: int = folder.manifest["max_history"]
         self.abstract_tokens: int = folder.manifest.get("abstract_tokens", 0)
+        self.category_names: dict[str, list[str]] = folder.manifest.get("category_names", {})
         self.matching = Matching(folder.manifest.get("matching"))
         if not folder.has(USER_ENCODER):
             raise UserError(
@@ -160,9 +163,24 @@ class Encoders:
                 # Without special tokens a text may have no tokens, but the PLM needs one.
                 views.append([e.ids or [0] for e in tokenizer.encode_batch_fast(list(column))])
         vectors = np.empty((len(distinct), self.dim), dtype=np.float32)
+        categories = self._categories(list(distinct))
         for rows, feed in self._blocks(list(distinct), views):
+            if categories is not None:
+                feed["categories"] = categories[rows]
             (vectors[rows],) = self._run(encoder, feed, NEWS_ENCODER)
         return vectors[[distinct[pair] for pair in pairs]]
+
+    def _categories(self, pairs: Sequence[tuple[str, ...]]) -> NDArray[np.int64] | None:
+        """Return the rows of vectors of categories, whose names are the last values of each news.
+
+        None if there are no such vectors ``[news, fields]``.
+        """
+        fields = list(self.category_names)
+        if not fields:
+            return None
+        columns = [pa.array([pair[place] for pair in pairs], pa.string()) for place in
+                   range(-len(fields), 0)]  # fmt: skip
+        return category_rows(self.category_names, dict(zip(fields, columns, strict=True)))
 
     def _blocks(
         self, pairs: Sequence[tuple[str, ...]], views: Sequence[Sequence[Sequence[int]]]
@@ -170,7 +188,8 @@ class Encoders:
         """Yield places of news, and the news encoder's inputs for this news.
 
         Args:
-            pairs: Title and, if abstracts are read, abstract of each news item ``[news]``.
+            pairs: Title and, if abstracts are read, abstract of each news item, and categories that
+                are not looked at ``[news]``.
             views: Tokens of all titles, then of all abstracts.
         """
         if not views:
@@ -211,6 +230,8 @@ class Encoders:
         needed = INPUTS[name]
         if name == NEWS_ENCODER and self.abstract_tokens:
             needed = needed | {"views"}
+        if name == NEWS_ENCODER and self.category_names:
+            needed = needed | {"categories"}
         if found != needed:
             raise UserError(
                 f"{path} takes {', '.join(sorted(found)) or 'nothing'}; it should take "

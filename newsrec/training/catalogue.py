@@ -51,9 +51,12 @@ def encode_catalogue(
     if world_size > 1:
         torch.distributed.all_reduce(vectors)  # each row is zeros on all processes except one
     vectors = vectors[catalogue.first.to(device, non_blocking=True)]
+    join = recommender.news_encoder.join
     if catalogue.views is not None:
         blocks = catalogue.views.to(device, non_blocking=True).split(VIEWS_AT_ONCE)
-        vectors = torch.cat([recommender.pool_views(vectors, block) for block in blocks])
+        vectors = torch.cat([join(vectors, block) for block in blocks])
+    if catalogue.categories is not None:
+        vectors = join(vectors, categories=catalogue.categories.to(device, non_blocking=True))
     if len(vectors) > FIRST_NEWS:
         vectors[FIRST_NEWS - 1] = vectors[FIRST_NEWS:].mean(dim=0)
     return vectors

@@ -138,6 +138,8 @@ class RecommenderModule(LightningModule):
         for name in ("news", "user", "lora"):
             values[name] = asdict(values[name])  # plain, for a checkpoint
         self.save_hyperparameters(values, logger=False)
+        self.category_names: dict[str, list[str]] | None = None
+        """Categories that have a vector, from a checkpoint or the training data."""
         self._precision_by_auto = False
         self._plm_config: dict[str, Any] | None = None
         """PLM configuration from a checkpoint; the PLM is then built without looking up weights."""
@@ -153,12 +155,16 @@ class RecommenderModule(LightningModule):
         if data is not None:
             trained = self._trained_to_read or contradictions.untrained(self, data)
             contradictions.check_agreement(trained, data)
+            if stage == "fit" and self._trained_to_read is None:
+                self.category_names = contradictions.categories_of(data)
+            data.category_names = self.category_names
             if stage == "fit":
                 contradictions.check_batches(self.loss, data)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a data module that contradicts the checkpoint that the Trainer loads."""
         if "newsrec" in checkpoint:
+            contradictions.check_categories(checkpoint, self.category_names)
             self._trained_to_read = contradictions.remembered(checkpoint)
             self.setup("")
 
@@ -329,6 +335,7 @@ class RecommenderModule(LightningModule):
         module = cls(**hyper_parameters(checkpoint, "model"))
         module._plm_config = checkpoint["newsrec"]["plm_config"]
         module._trained_to_read = contradictions.remembered(checkpoint)
+        module.category_names = checkpoint["newsrec"].get("category_names")
         module.configure_model()
         return module
 

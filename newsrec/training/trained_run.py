@@ -42,8 +42,9 @@ class TrainedRun:
         options = hyper_parameters(checkpoint, "data") | data_options
         if root is not None:
             options["root"] = str(root)
-        tokenizer_json = checkpoint["newsrec"]["tokenizer_json"]
-        datamodule = MindDataModule.as_trained(options, tokenizer_json, split)
+        ours = checkpoint["newsrec"]
+        tokenizer_json, names = ours["tokenizer_json"], ours.get("category_names")
+        datamodule = MindDataModule.as_trained(options, tokenizer_json, split, names)
         if split == LAST_DAY != datamodule.val:
             raise UserError(
                 f"--split last_day: {ckpt_path} was trained with data.val {datamodule.val}, so it "

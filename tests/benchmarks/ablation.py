@@ -92,6 +92,7 @@ ARMS = {
     "positions-none": Arm("Does recency matter?", {"model.user.positions": "none"}),
     "positions-learned": Arm("Does the order matter?", {"model.user.positions": "learned"}),
     "title": Arm("Are categories of use?", {"data.fields": "[title]"}),
+    "categories": Arm("Are learned vectors of them of use, too?", {"data.categories": "both"}),
     "abstract-joined": Arm("Are abstracts of use behind the title?", ABSTRACT),
     "tune-2": Arm("Is tuning two layers of the PLM of use?", TUNE),
     "lora-2": Arm("Are adapters in their place better?", TUNE | LORA),

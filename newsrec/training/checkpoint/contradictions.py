@@ -4,7 +4,7 @@ If texts or histories are made differently from those in training, the model sco
 error, but worse, and nobody notices.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -14,7 +14,7 @@ from newsrec.errors import UserError
 from newsrec.plm_source import load_tokenizer
 from newsrec.training.checkpoint.read import hyper_parameters, plain
 
-SHARED = ("fields", "max_tokens", "abstract_tokens", "max_history")
+SHARED = ("fields", "max_tokens", "abstract_tokens", "categories", "max_history")
 """Options of the data that shape the model's input."""
 SAMPLE = 200
 """Number of texts on which two tokenizers with equal vocabularies are compared."""
@@ -34,7 +34,7 @@ def untrained(module: Any, data: Any) -> dict[str, Any]:
         module: The ``RecommenderModule``.
         data: The data module, whose tokenizer is compared if it is named after another PLM.
     """
-    own = {name: getattr(module, name) for name in SHARED if name != "fields"}
+    own = {name: getattr(module, name) for name in SHARED if hasattr(module, name)}
     if getattr(data, "plm", module.plm) == module.plm:
         return own
     return own | {"plm": module.plm, "tokenizer_json": load_tokenizer(module.plm)}
@@ -61,6 +61,27 @@ def check_agreement(trained: Mapping[str, Any], data: Any) -> None:
         raise UserError(
             f"The data module has the tokenizer of {data.plm}, but the model uses that of "
             f"{trained.get('plm')}. Build both with plm={trained.get('plm')!r}."
+        )
+
+
+def categories_of(data: Any) -> dict[str, list[str]] | None:
+    """Return the categories that get vectors in a new model; None if its data names none.
+
+    Args:
+        data: A data module; one of another class is not asked.
+    """
+    return data.known_categories() if getattr(data, "categories", "none") != "none" else None
+
+
+def check_categories(
+    checkpoint: Mapping[str, Any], names: Mapping[str, Sequence[str]] | None
+) -> None:
+    """Refuse to load a checkpoint whose vectors belong to other categories than ``names``."""
+    if (checkpoint["newsrec"].get("category_names") or None) != (names or None):
+        raise UserError(
+            "The checkpoint has vectors of other categories than the news of train and val have "
+            "now. Resume with the data that the run began with, or build the model by "
+            "RecommenderModule.load_from_checkpoint."
         )
 
 

@@ -30,7 +30,10 @@ BEFORE: dict[str, dict[str, Any]] = {
         **{"residual": False, "matching": "dot", "lora": {}},
         **{"appeal": False, "abstract_tokens": 0},
     },
-    "data": {"frozen_states": "fp32", "abstract_tokens": 0, "batches": "random"},
+    "data": {
+        **{"frozen_states": "fp32", "abstract_tokens": 0, "categories": "none"},
+        "batches": "random",
+    },
 }
 """Values for runs from before an option existed, if they differ from the option's default or must
 not be contradicted."""

@@ -50,6 +50,7 @@ def values_beside_weights(module: Any, auto_precision: str | None) -> dict[str, 
         "windows": data.windows(),
         "metrics": {k: float(v) for k, v in metrics.items() if k.startswith("val/")},
         "data_fingerprint": {name: data.data.split(name).fingerprint for name in data.windows()},
+        **({"category_names": module.category_names} if module.category_names else {}),
     }
 
 

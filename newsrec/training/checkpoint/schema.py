@@ -78,6 +78,7 @@ OURS_LATER: dict[str, Any] = {
     "windows": dict[str, str],
     "auto_precision": str | None,
     "threads": int | None,
+    "category_names": dict[str, list[str]],
 }
 """Optional values under ``newsrec``."""
 LIGHTNINGS: dict[str, Any] = {"epoch": int, "global_step": int, "state_dict": dict[str, Tensor]}
@@ -112,6 +113,7 @@ def check_exported(config: Any, weights: Mapping[str, Tensor]) -> None:
     check_table(config, {"model": dict[str, Any], "plm": dict[str, Any]}, {}, "")
     hints = get_type_hints(RecommenderModule.__init__)
     names = [name for name in inspect.signature(NewsRecommender).parameters if name != "plm"]
+    hints |= OURS_LATER
     _check_options(config["model"], {name: hints[name] for name in names}, EXPORTED, "model")
     _check_sizes(config["model"], "model")
     _check_plm(config["plm"], "plm")
