@@ -39,6 +39,7 @@ from newsrec.training.processes.together import fail_together
 from newsrec.training.progress.curves import draw_curves
 from newsrec.training.progress.ending import how_it_ended
 from newsrec.training.run import Run
+from newsrec.training.sharding import load_weights
 from newsrec.training.trained_run import TrainedRun
 
 SUMMARY_FILE = "summary.json"
@@ -75,7 +76,7 @@ def _close(run: Run, trainer: Any, baselines: bool) -> None:
         read = read_checkpoint(best) if first else {}
         kept = {name: read.get(name) for name in ("state_dict", "newsrec")}
         checkpoint = trainer.strategy.broadcast(kept)
-        module.load_state_dict(checkpoint["state_dict"])
+        load_weights(module, checkpoint["state_dict"])
         if data.states is not None and not data.states.exact:
             data.use_states(None)  # score as evaluate does, which has none
         speeds = run.throughput.summary()

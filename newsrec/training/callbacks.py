@@ -43,6 +43,8 @@ class FrozenStates(Callback):
         """
         module: Any = pl_module
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if module.recommender.news_encoder.cut.in_step:
+            return
         if module.tune_layers == -1 or data.frozen_states == "none" or data.states is not None:
             return
 

@@ -48,6 +48,7 @@ def encode_catalogue(
     for rows in news_blocks(catalogue)[rank::world_size]:
         part = recommender.news_encoder(*_news(catalogue, rows, states, device)).float()
         vectors[rows.to(device, non_blocking=True)] = part
+    _keep_step(recommender.news_encoder.cut, catalogue, states, rank, world_size)
     if world_size > 1:
         torch.distributed.all_reduce(vectors)  # each row is zeros on all processes except one
     vectors = vectors[catalogue.first.to(device, non_blocking=True)]
@@ -83,6 +84,7 @@ def mean_states(
                 blocks = cut.last_states(*_news(catalogue, rows[here], given, device))
                 means[here] = torch.cat([masked_mean(*block) for block in blocks]).float().cpu()
         own.append(means)
+    _keep_step(cut, catalogue, states, rank, world_size)
     return gather_means(own, hidden, catalogue, device, rank, world_size)
 
 
@@ -107,6 +109,19 @@ def gather_means(
         torch.distributed.all_reduce(everywhere)  # each row is zeros on all processes except one
         means = everywhere.cpu()
     return means[catalogue.first]
+
+
+def _keep_step(
+    cut: CutPlm, catalogue: Catalogue, states: TokenStates | None, rank: int, world_size: int
+) -> None:
+    """Run a sharded PLM once more if other processes have one block more than this one.
+
+    They cannot gather its weights without this process. The result is not used.
+    """
+    blocks = news_blocks(catalogue)
+    if cut.in_step and len(blocks[rank::world_size]) < len(blocks[::world_size]):
+        for _ in cut.last_states(*_news(catalogue, blocks[0][:1], states, cut.plm.device)):
+            pass
 
 
 def _news(

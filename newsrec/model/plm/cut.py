@@ -38,6 +38,9 @@ class CutPlm:
     def __init__(self, plm: PreTrainedModel, tune_layers: int) -> None:
         self.plm = plm
         self.tune_layers = tune_layers
+        self.in_step = False
+        """Whether each call of ``last_states`` must run the PLM once, since its weights are sharded
+        and all processes gather them together."""
         self._top: _Top | None = None
         self._packs = pack(plm)
         if not self._packs:
@@ -109,7 +112,9 @@ class CutPlm:
                 f"The states are of another PLM: their size is {token_states.shape[1]}, but that "
                 f"of {config.model_type} is {config.hidden_size}. Compute them with this PLM."
             )
-        if tokens_per_pass is None:
+        if self.in_step:
+            tokens_per_pass = blocks.ALL
+        elif tokens_per_pass is None:
             tokens_per_pass = blocks.tokens_per_pass(token_ids.device)
         run = self._joined if self._packs else self._padded
         yield from run(token_ids, token_lengths, token_states, tokens_per_pass, padded)
@@ -143,7 +148,7 @@ class CutPlm:
         """Do what ``last_states`` does, for a PLM family that needs padding."""
         all_lengths = sizes.to(tokens.device, non_blocking=True)
         ends = all_lengths.cumsum(0)
-        spare = blocks.spare_tokens(tokens.device)
+        spare = blocks.ALL if self.in_step else blocks.spare_tokens(tokens.device)
         for rows, longest in blocks.blocks_by_length(sizes, per_pass, spare):
             lengths, ids = all_lengths[rows], tokens[rows, :longest]
             mask = length_mask(lengths, longest)

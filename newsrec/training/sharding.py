@@ -1,0 +1,155 @@
+"""Divides the weights of the PLM over the processes (FSDP2), for encoders too large for one device.
+
+Each layer of the PLM is sharded: a process keeps its part of the weights, gradients and optimizer
+state, and gathers a whole layer only while it runs. The encoders behind the PLM are small, so each
+process has them whole, and their gradients are averaged. A checkpoint is the same file as without
+sharding, with whole weights, so it can be resumed on any number of processes.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from newsrec.model.plm.cut import layer_lists
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """Lightning's FSDP2 over all processes, without tensor parallelism."""
+
+    def __init__(self) -> None:
+        super().__init__(save_distributed_checkpoint=False)
+
+    def setup_environment(self) -> None:
+        """Form the process group; Lightning's own sizes would shard over machines only."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        self._tensor_parallel_size = 1
+        super().setup_environment()
+
+    def post_backward(self, closure_loss: Tensor) -> None:
+        """Average the gradients of the weights that are not sharded.
+
+        Also right while batches are accumulated: an average of averages stays as it is.
+        """
+        super().post_backward(closure_loss)
+        assert self.model is not None
+        average(p.grad for p in self.model.parameters() if p.grad is not None)
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Return the whole weights on the first process, nothing on the others."""
+        assert self.model is not None
+        return self._on_first(whole(self.model.state_dict()))
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Return the whole state of an optimizer on the first process, nothing on the others."""
+        optimizer = getattr(optimizer, "_optimizer", optimizer)
+        return self._on_first(whole(optimizer.state_dict()))
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
+        """Read a checkpoint of any number of processes; each keeps its part of the weights."""
+        path = self.broadcast(checkpoint_path)
+        checkpoint = torch.load(path, mmap=True, map_location="cpu", weights_only=True)
+        assert self.model is not None
+        load_weights(self.model, checkpoint["state_dict"])
+        for optimizer, state in zip(
+            self.optimizers, checkpoint.get("optimizer_states", []), strict=False
+        ):
+            load_optimizer(optimizer, state)
+        return checkpoint
+
+    def _on_first(self, state: dict[str, Any]) -> dict[str, Any]:
+        return state if self.global_rank == 0 else {}
+
+
+StrategyRegistry.register("fsdp2", ShardedStrategy)
+
+
+def shard(recommender: nn.Module, mesh: Any) -> None:
+    """Shard the PLM of a recommender over the processes of a device mesh."""
+    cut: Any = recommender.news_encoder.cut
+    mesh = mesh["data_parallel"]
+    for layers in layer_lists(cut.plm, cut.plm.config.num_hidden_layers):
+        for layer in layers:
+            fully_shard(layer, mesh=mesh)
+    fully_shard(cut.plm, mesh=mesh)
+    cut.in_step = True
+
+
+def whole(state: Any) -> Any:
+    """Return a state dict with whole tensors on the CPU; every process calls this."""
+    if isinstance(state, DTensor):
+        return state.full_tensor().cpu()
+    if isinstance(state, Mapping):
+        return {name: whole(value) for name, value in state.items()}
+    if isinstance(state, list):
+        return [whole(value) for value in state]
+    return state
+
+
+def part(value: Tensor, like: Tensor) -> Tensor:
+    """Return this process's part of a whole tensor, sharded as ``like`` is."""
+    if not isinstance(like, DTensor):
+        return value
+    value = value.to(like.device, like.dtype)
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load whole weights into a module of which parts may be sharded."""
+    own = module.state_dict()
+    parts = {name: part(v, own[name]) if name in own else v for name, v in state.items()}
+    module.load_state_dict(parts)
+
+
+def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Load the whole state of an optimizer whose parameters may be sharded."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    own = dict(zip(numbers, parameters, strict=True))
+    parts = {
+        number: {
+            name: part(v, own[number]) if v.shape == own[number].shape else v
+            for name, v in values.items()
+        }
+        for number, values in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "state": parts})
+
+
+def average(gradients: Iterable[Tensor]) -> None:
+    """Average over all processes the gradients of weights that are not sharded, in one call."""
+    own = [g for g in gradients if not isinstance(g, DTensor)]
+    flat = torch.cat([g.flatten() for g in own])
+    torch.distributed.all_reduce(flat)
+    flat /= torch.distributed.get_world_size()
+    for gradient, mean in zip(own, flat.split([g.numel() for g in own]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def clip_shards(optimizer: Optimizer, limit: float | None, algorithm: str | None) -> None:
+    """Clip gradients by the norm of all of them together, or each by its value.
+
+    PyTorch's function cannot join sharded gradients with others.
+    """
+    if not limit:
+        return
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    own = [p.grad for p in parameters if p.grad is not None]
+    local = [g.to_local() if isinstance(g, DTensor) else g for g in own]
+    if algorithm == "value":
+        for gradient in local:
+            gradient.clamp_(-limit, limit)
+        return
+    squares = [gradient.float().square().sum() for gradient in local]
+    shared = torch.stack([s for s, g in zip(squares, own, strict=True) if isinstance(g, DTensor)])
+    total = shared.sum()
+    torch.distributed.all_reduce(total)
+    total += sum(s for s, g in zip(squares, own, strict=True) if not isinstance(g, DTensor))
+    factor = (limit / (total.sqrt() + 1e-6)).clamp(max=1.0)
+    for gradient in local:
+        gradient.mul_(factor)
