@@ -1,6 +1,7 @@
 """Find a pretrained language model (PLM) in a folder, a Python package or the hub."""
 
 import importlib.util
+import json
 import logging
 from functools import lru_cache
 from pathlib import Path
@@ -90,6 +91,45 @@ def load_tokenizer(name: str) -> str:
             "AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER)."
         )
     return tokenizer.backend_tokenizer.to_str()
+
+
+def sentence_pooling(source: str) -> str:
+    """Return how a decoder makes one vector of a text: ``last``, of its last token, or ``mean``.
+
+    Files of the package sentence_transformers say so in ``1_Pooling/config.json``; without this
+    file it is the last token, the only one that has seen all others. ``source`` is a result of
+    ``find_plm``. ModelError if the file cannot be read or names another way.
+    """
+    from transformers.utils import cached_file
+
+    place = "1_Pooling/config.json"
+    found = cached_file(
+        source,
+        place,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if found is None:
+        return "last"
+    try:
+        said = json.loads(Path(found).read_text(encoding="utf-8"))
+        ways = (
+            said["pooling_mode"]
+            if "pooling_mode" in said
+            else [
+                name.removeprefix("pooling_mode_").removesuffix("_tokens")
+                for name, value in said.items()
+                if name.startswith("pooling_mode_") and value is True
+            ]
+        )
+        if isinstance(ways, str):
+            ways = [ways]
+        return {("lasttoken",): "last", ("mean",): "mean"}[tuple(ways)]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(
+            f"model.plm: {place} of {source!r} does not name one of lasttoken and mean as the way "
+            "to pool a text. Correct the file, or name another PLM."
+        ) from error
 
 
 def _package_folder() -> Path | None:

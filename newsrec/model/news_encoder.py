@@ -116,7 +116,8 @@ class NewsEncoder(nn.Module):
         self.project = nn.Linear(plm.config.hidden_size, dim)
         self.fastformer = Fastformer(dim, fastformer, max(max_tokens, abstract_tokens))
         self.pooling = pooling_of(dim, fastformer)
-        self.residual = ResidualPath(plm.config.hidden_size, dim) if residual else None
+        hidden, last_token = plm.config.hidden_size, self.cut.last_token
+        self.residual = ResidualPath(hidden, dim, last_token) if residual else None
         self.gate = nn.Parameter(torch.zeros(())) if residual else None
         self.views = ViewPooling(dim) if abstract_tokens else None
         self._states_hooks: OrderedDict[int, StatesHook] = OrderedDict()

@@ -43,9 +43,10 @@ class FrozenStates(Callback):
         """
         module: Any = pl_module
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if module.recommender.news_encoder.cut.in_step:
-            return
         if module.tune_layers == -1 or data.frozen_states == "none" or data.states is not None:
+            return
+        if module.recommender.news_encoder.cut.in_step:
+            log.info("frozen states are not kept, since the PLM is sharded: it runs in every step")
             return
 
         def find() -> TokenStates | None:

@@ -13,7 +13,7 @@ from newsrec.data.states import NEWS_PER_PASS, StateStore, TokenStates, distinct
 from newsrec.model.plm.blocks import length_mask
 from newsrec.model.plm.cut import CutPlm
 from newsrec.model.recommender import NewsRecommender
-from newsrec.model.sequences import masked_mean
+from newsrec.model.residual import pool_states
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ def mean_states(
 ) -> Tensor:
     """Return the mean of each text's last states ``[texts, hidden]``; zeros for rows 0 and 1.
 
+    If ``cut.last_token``, it is the state of the last token instead.
     As in ``encode_catalogue``, the processes share the work and all get the result.
     ``states`` may cover only the first rows; the whole PLM then runs for the others, and for all
     texts if it is None. ``catalogue.of_titles`` selects the means of titles.
@@ -82,7 +83,8 @@ def mean_states(
         for here, given in ((rows < known, states), (rows >= known, None)):
             if here.any():
                 blocks = cut.last_states(*_news(catalogue, rows[here], given, device))
-                means[here] = torch.cat([masked_mean(*block) for block in blocks]).float().cpu()
+                pooled = [pool_states(*block, cut.last_token) for block in blocks]
+                means[here] = torch.cat(pooled).float().cpu()
         own.append(means)
     _keep_step(cut, catalogue, states, rank, world_size)
     return gather_means(own, hidden, catalogue, device, rank, world_size)

@@ -10,13 +10,19 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from newsrec.errors import UserError
 from newsrec.model.plm.cut import layer_lists
+
+
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
+"""Lightning's names; with fp16 its gradient scaler would have to know of shards."""
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -26,7 +32,12 @@ class ShardedStrategy(ModelParallelStrategy):
         super().__init__(save_distributed_checkpoint=False)
 
     def setup_environment(self) -> None:
-        """Form the process group; Lightning's own sizes would shard over machines only."""
+        """Form the process group; Lightning's own sizes would shard over machines only.
+
+        Raises:
+            UserError: For options that do not work with shards.
+        """
+        _check(self.lightning_module)
         self._data_parallel_size = self.num_nodes * self.num_processes
         self._tensor_parallel_size = 1
         super().setup_environment()
@@ -38,7 +49,7 @@ class ShardedStrategy(ModelParallelStrategy):
         """
         super().post_backward(closure_loss)
         assert self.model is not None
-        average(p.grad for p in self.model.parameters() if p.grad is not None)
+        average(self.model.parameters())
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Return the whole weights on the first process, nothing on the others."""
@@ -67,6 +78,25 @@ class ShardedStrategy(ModelParallelStrategy):
 
 
 StrategyRegistry.register("fsdp2", ShardedStrategy)
+
+
+def _check(module: Any) -> None:
+    """Refuse options that do not work with shards."""
+    if any(isinstance(callback, WeightAveraging) for callback in module.trainer.callbacks):
+        raise UserError(
+            "trainer.callbacks: Lightning cannot average the weights of a PLM that is sharded. "
+            "Leave the callback out, or choose --trainer.strategy ddp."
+        )
+    if module.torch_compile:
+        raise UserError(
+            "model.torch_compile is true, and newsrec does not compile a PLM that is sharded. Set "
+            "it to false, or choose --trainer.strategy ddp."
+        )
+    if module.trainer.precision not in PRECISIONS:
+        raise UserError(
+            f"trainer.precision is {module.trainer.precision}; a PLM that is sharded trains in one "
+            f"of {', '.join(PRECISIONS)}."
+        )
 
 
 def shard(recommender: nn.Module, mesh: Any) -> None:
@@ -121,14 +151,19 @@ def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     optimizer.load_state_dict({**state, "state": parts})
 
 
-def average(gradients: Iterable[Tensor]) -> None:
-    """Average over all processes the gradients of weights that are not sharded, in one call."""
-    own = [g for g in gradients if not isinstance(g, DTensor)]
-    flat = torch.cat([g.flatten() for g in own])
+def average(parameters: Iterable[Tensor]) -> None:
+    """Average over all processes the gradients of weights that are not sharded, in one call.
+
+    A weight that this process's batch does not use counts with a gradient of zeros.
+    """
+    own = [p for p in parameters if p.requires_grad and not isinstance(p, DTensor)]
+    if not own:
+        return
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in own])
     torch.distributed.all_reduce(flat)
     flat /= torch.distributed.get_world_size()
-    for gradient, mean in zip(own, flat.split([g.numel() for g in own]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
+    for parameter, mean in zip(own, flat.split([p.numel() for p in own]), strict=True):
+        parameter.grad = mean.view_as(parameter)
 
 
 def clip_shards(optimizer: Optimizer, limit: float | None, algorithm: str | None) -> None:
@@ -145,11 +180,10 @@ def clip_shards(optimizer: Optimizer, limit: float | None, algorithm: str | None
         for gradient in local:
             gradient.clamp_(-limit, limit)
         return
-    squares = [gradient.float().square().sum() for gradient in local]
-    shared = torch.stack([s for s, g in zip(squares, own, strict=True) if isinstance(g, DTensor)])
-    total = shared.sum()
-    torch.distributed.all_reduce(total)
-    total += sum(s for s, g in zip(squares, own, strict=True) if not isinstance(g, DTensor))
-    factor = (limit / (total.sqrt() + 1e-6)).clamp(max=1.0)
+    total = local[0].new_zeros(2, dtype=torch.float32)  # of shards, and of whole gradients
+    for gradient, here in zip(own, local, strict=True):
+        total[int(not isinstance(gradient, DTensor))] += here.float().square().sum()
+    torch.distributed.all_reduce(total[:1])
+    factor = (limit / (total.sum().sqrt() + 1e-6)).clamp(max=1.0)
     for gradient in local:
         gradient.mul_(factor)

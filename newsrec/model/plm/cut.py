@@ -41,6 +41,8 @@ class CutPlm:
         self.in_step = False
         """Whether each call of ``last_states`` must run the PLM once, since its weights are sharded
         and all processes gather them together."""
+        self.last_token = getattr(plm.config, "sentence_pooling", "mean") == "last"
+        """Whether the state of its last token stands for a text, and not the mean of its states."""
         self._top: _Top | None = None
         self._packs = pack(plm)
         if not self._packs:
