@@ -112,19 +112,12 @@ def sentence_pooling(source: str) -> str:
     if found is None:
         return "last"
     try:
-        said = json.loads(Path(found).read_text(encoding="utf-8"))
-        ways = (
-            said["pooling_mode"]
-            if "pooling_mode" in said
-            else [
-                name.removeprefix("pooling_mode_").removesuffix("_tokens")
-                for name, value in said.items()
-                if name.startswith("pooling_mode_") and value is True
-            ]
-        )
-        if isinstance(ways, str):
-            ways = [ways]
-        return {("lasttoken",): "last", ("mean",): "mean"}[tuple(ways)]
+        said = dict(json.loads(Path(found).read_text(encoding="utf-8")))
+        ways = {name for name, value in said.items() if value is True}
+        ways = {name.removeprefix("pooling_mode_") for name in ways if "pooling_mode_" in name}
+        ways |= {said["pooling_mode"]} if "pooling_mode" in said else set()
+        (way,) = ways
+        return {"lasttoken": "last", "mean_tokens": "mean", "mean": "mean"}[way]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(
             f"model.plm: {place} of {source!r} does not name one of lasttoken and mean as the way "

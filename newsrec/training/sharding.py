@@ -20,7 +20,6 @@ from torch.optim import Optimizer
 from newsrec.errors import UserError
 from newsrec.model.plm.cut import layer_lists
 
-
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 """Lightning's names; with fp16 its gradient scaler would have to know of shards."""
 

@@ -10,7 +10,6 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-
 ALL = 1 << 62
 """More tokens than there are: one block."""
 
