@@ -71,6 +71,14 @@ def _close(run: Run, trainer: Any, baselines: bool) -> None:
         if first:
             print(how_it_ended(trainer, run.last))
         return
+    if Path(best).is_dir():
+        if first:
+            one = Path(best).with_name(f"{Path(best).stem}-whole.ckpt")
+            print(
+                f"\nBest checkpoint: {best}, a folder of parts. Next:\n  python -m newsrec "
+                f"convert-checkpoint {best} --output {one}"
+            )
+        return
     if data.selected_on is not None:
         # Machines may share no disk, so only the first process is sure to have the file.
         read = read_checkpoint(best) if first else {}

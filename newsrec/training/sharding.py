@@ -6,29 +6,40 @@ process has them whole, and their gradients are averaged. A checkpoint is the sa
 sharding, with whole weights, so it can be resumed on any number of processes.
 """
 
+import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import Tensor, nn
+from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from newsrec.errors import UserError
 from newsrec.model.plm.cut import layer_lists
+from newsrec.training.checkpoint.folders import is_folder, read_folder, write_folder
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 """Lightning's names; with fp16 its gradient scaler would have to know of shards."""
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """Lightning's FSDP2 over all processes, without tensor parallelism."""
+    """Lightning's FSDP2 over all processes, without tensor parallelism.
 
-    def __init__(self) -> None:
-        super().__init__(save_distributed_checkpoint=False)
+    Args:
+        in_parts: Whether each process writes its part of a checkpoint into a folder. Otherwise the
+            first gathers the whole in the machine's memory and writes one file.
+    """
+
+    def __init__(self, in_parts: bool = False) -> None:
+        super().__init__(save_distributed_checkpoint=in_parts)
+        self.in_parts = in_parts
 
     def setup_environment(self) -> None:
         """Form the process group; Lightning's own sizes would shard over machines only.
@@ -51,19 +62,51 @@ class ShardedStrategy(ModelParallelStrategy):
         average(self.model.parameters())
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Return the whole weights on the first process, nothing on the others."""
+        """Return the whole weights on the first process, or each process's part."""
         assert self.model is not None
-        return self._on_first(whole(self.model.state_dict()))
+        return self._on_first(self.model.state_dict())
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """Return the whole state of an optimizer on the first process, nothing on the others."""
+        """Return the whole state of an optimizer on the first process, or each one's part."""
         optimizer = getattr(optimizer, "_optimizer", optimizer)
-        return self._on_first(whole(optimizer.state_dict()))
+        return self._on_first(optimizer.state_dict())
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint; a folder gets its name when it is complete."""
+        if not self.in_parts:
+            return super().save_checkpoint(checkpoint, filepath, storage_options)
+        path = Path(self.broadcast(filepath))
+        aside, before = (path.with_name(f".{path.name}-{name}.part") for name in ("new", "old"))
+        try:
+            for folder in (aside, before):
+                if self.global_rank == 0 and folder.exists():
+                    shutil.rmtree(folder)
+            self.barrier()
+            write_folder(aside, checkpoint, self.global_rank == 0)
+            if self.global_rank == 0:
+                with suppress(FileNotFoundError):
+                    path.rename(before)
+                aside.rename(path)
+                if before.is_dir():
+                    shutil.rmtree(before)
+                else:
+                    before.unlink(missing_ok=True)
+        except (OSError, RuntimeError, CheckpointException) as error:
+            io: Any = self.checkpoint_io
+            cause = " ".join(str(error).split())[:160]
+            io.failed = f"{path} could not be written ({cause}). Choose another --output."
+        self.barrier()
+        return None
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
         """Read a checkpoint of any number of processes; each keeps its part of the weights."""
         path = self.broadcast(checkpoint_path)
-        checkpoint = torch.load(path, mmap=True, map_location="cpu", weights_only=True)
+        if is_folder(Path(path)):
+            checkpoint = read_folder(Path(path))
+        else:
+            checkpoint = torch.load(path, mmap=True, map_location="cpu", weights_only=True)
         assert self.model is not None
         load_weights(self.model, checkpoint["state_dict"])
         for optimizer, state in zip(
@@ -73,10 +116,14 @@ class ShardedStrategy(ModelParallelStrategy):
         return checkpoint
 
     def _on_first(self, state: dict[str, Any]) -> dict[str, Any]:
-        return state if self.global_rank == 0 else {}
+        if self.in_parts:
+            return state
+        gathered = whole(state)  # on all processes together
+        return gathered if self.global_rank == 0 else {}
 
 
 StrategyRegistry.register("fsdp2", ShardedStrategy)
+StrategyRegistry.register("fsdp2_in_parts", ShardedStrategy, in_parts=True)
 
 
 def _check(module: Any) -> None:

@@ -24,6 +24,7 @@ from newsrec.aside import put
 from newsrec.errors import UserError
 from newsrec.model.plm.load import plm_config
 from newsrec.training import lightning_internals as internals
+from newsrec.training.checkpoint.folders import is_folder, read_folder
 from newsrec.training.checkpoint.read import CHECKPOINT_FORMAT
 from newsrec.training.processes.launch import connection_mistakes
 
@@ -88,6 +89,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"{path} could not be written ({cause}); {kept}. Free some space and {on}, or "
                 "choose an --output on another disk."
             )
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint, also one in a folder of parts."""
+        if is_folder(Path(path)):
+            return read_folder(Path(path))
+        return super().load_checkpoint(path, map_location, weights_only)
 
 
 class Stopped(Exception):
