@@ -14,7 +14,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 from newsrec.__main__ import main
 from newsrec.errors import MissingModelError, ModelError
-from newsrec.training.checkpoint.folders import LISTED, META, write_folder
+from newsrec.training.checkpoint.folders import LISTED, META, put_checkpoint, write_folder
 from newsrec.training.checkpoint.read import read_checkpoint
 from newsrec.training.trained_run import TrainedRun
 
@@ -70,6 +70,19 @@ def test_a_folder_becomes_one_file(run, tmp_path, capsys):
 def test_scoring_a_folder_says_how_to_make_a_file_of_it(run):
     with pytest.raises(MissingModelError, match=r"newsrec convert-checkpoint .*parts\.ckpt --out"):
         TrainedRun.open(run[1])
+
+
+def test_a_folder_and_a_file_replace_each_other(run, tmp_path):
+    path = tmp_path / "last.ckpt"
+    for number in range(3):
+        folder, file = tmp_path / "new", tmp_path / "file"
+        shutil.copytree(run[1], folder)
+        put_checkpoint(folder, path)
+        assert read_checkpoint(path, in_parts=True)["newsrec"]
+        file.write_text(str(number))
+        put_checkpoint(file, path)
+        assert path.read_text() == str(number)
+        assert [one.name for one in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 class Evil:

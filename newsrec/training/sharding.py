@@ -6,9 +6,7 @@ process has them whole, and their gradients are averaged. A checkpoint is the sa
 sharding, with whole weights, so it can be resumed on any number of processes.
 """
 
-import shutil
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,13 @@ from torch.optim import Optimizer
 
 from newsrec.errors import UserError
 from newsrec.model.plm.cut import layer_lists
-from newsrec.training.checkpoint.folders import is_folder, read_folder, write_folder
+from newsrec.training.checkpoint.folders import (
+    is_folder,
+    put_checkpoint,
+    read_folder,
+    remove,
+    write_folder,
+)
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 """Lightning's names; with fp16 its gradient scaler would have to know of shards."""
@@ -76,29 +80,23 @@ class ShardedStrategy(ModelParallelStrategy):
     ) -> None:
         """Write a checkpoint; a folder gets its name when it is complete."""
         if not self.in_parts:
-            return super().save_checkpoint(checkpoint, filepath, storage_options)
+            if self.global_rank == 0:
+                self.checkpoint_io.save_checkpoint(checkpoint, filepath)
+            return
         path = Path(self.broadcast(filepath))
-        aside, before = (path.with_name(f".{path.name}-{name}.part") for name in ("new", "old"))
+        aside = path.with_name(f".{path.name}-new.part")
         try:
-            for folder in (aside, before):
-                if self.global_rank == 0 and folder.exists():
-                    shutil.rmtree(folder)
+            if self.global_rank == 0:
+                remove(aside)
             self.barrier()
             write_folder(aside, checkpoint, self.global_rank == 0)
             if self.global_rank == 0:
-                with suppress(FileNotFoundError):
-                    path.rename(before)
-                aside.rename(path)
-                if before.is_dir():
-                    shutil.rmtree(before)
-                else:
-                    before.unlink(missing_ok=True)
+                put_checkpoint(aside, path)
         except (OSError, RuntimeError, CheckpointException) as error:
             io: Any = self.checkpoint_io
             cause = " ".join(str(error).split())[:160]
             io.failed = f"{path} could not be written ({cause}). Choose another --output."
         self.barrier()
-        return None
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
         """Read a checkpoint of any number of processes; each keeps its part of the weights."""

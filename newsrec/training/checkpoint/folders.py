@@ -7,8 +7,10 @@ is read here: nothing but the classes of this list is built, and tensors are loa
 
 import math
 import pickle
+import shutil
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from torch.distributed.checkpoint import (
     save,
 )
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+
+from newsrec.aside import put
 
 LISTED, META = ".metadata", "meta.pt"
 """The list of the tensors, and what is not a tensor of the weights or the optimizer."""
@@ -67,6 +71,26 @@ def write_folder(folder: Path, checkpoint: Mapping[str, Any], first: bool) -> No
         rest = {n: value for n, value in checkpoint.items() if n not in (WEIGHTS, OPTIMIZER)}
         rest[OPTIMIZER] = [{**optimizer, "state": {}} for optimizer in optimizers]
         torch.save(rest, folder / META)
+
+
+def put_checkpoint(aside: Path, path: Path) -> None:
+    """Rename a complete file or folder to ``path``; a checkpoint of either kind is replaced."""
+    if path.is_dir() or aside.is_dir():
+        before = path.with_name(f".{path.name}-old.part")
+        with suppress(FileNotFoundError):
+            path.rename(before)
+        put(aside, path)
+        remove(before)
+    else:
+        put(aside, path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder, if there is one."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def read_folder(folder: Path) -> dict[str, Any]:
