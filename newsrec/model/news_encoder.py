@@ -16,7 +16,8 @@ from newsrec.model.fastformer import (
     init_weights,
     pooling_of,
 )
-from newsrec.model.plm.cut import CutPlm, longest_text
+from newsrec.model.plm.cut import CutPlm
+from newsrec.model.plm.load import longest_text
 from newsrec.model.plm.lora import LoraConfig, add_adapters
 from newsrec.model.plm.recompute import recompute_activations
 from newsrec.model.residual import ResidualPath, rename_weights

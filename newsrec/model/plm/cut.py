@@ -16,7 +16,6 @@ from newsrec.model.plm import blocks
 from newsrec.model.plm.blocks import length_mask
 from newsrec.model.plm.masks import mask_by_padding, nothing_padded, run_plm
 from newsrec.model.plm.packing import groups_of, join, pack, run_packed
-from newsrec.model.plm.transformers_internals import first_position
 from newsrec.model.sequences import Joined, Mask
 
 NOT_WEIGHTS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
@@ -317,11 +316,3 @@ def layer_lists(plm: PreTrainedModel, tune_layers: int) -> list[nn.ModuleList]:
         f"model.tune_layers is {tune_layers}, but the layers of this PLM "
         f"({plm.config.model_type}) are not separate modules. Choose 0 (frozen) or -1 (all)."
     )
-
-
-def longest_text(plm: PreTrainedModel) -> int | None:
-    """Return how many tokens a PLM can read; None if it has no limit."""
-    limit = getattr(plm.config, "max_position_embeddings", None)
-    if limit is None or limit < 0:
-        return None
-    return limit - first_position(plm)

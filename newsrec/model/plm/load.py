@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from newsrec.errors import ModelError
+from newsrec.model.plm.transformers_internals import first_position
 from newsrec.plm_source import find_plm, sentence_pooling, unavailable
 
 DECODERS = ("llama", "mistral", "qwen2", "qwen3")
@@ -92,3 +93,11 @@ def _without_pooler(plm: PreTrainedModel) -> PreTrainedModel:
     if getattr(plm, "pooler", None) is not None:
         plm.pooler = nn.Identity()  # some families call the pooler unconditionally
     return plm
+
+
+def longest_text(plm: PreTrainedModel) -> int | None:
+    """Return how many tokens a PLM can read; None if it has no limit."""
+    limit = getattr(plm.config, "max_position_embeddings", None)
+    if limit is None or limit < 0:
+        return None
+    return limit - first_position(plm)
