@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 
+from newsrec import PretrainedRecommender
 from newsrec.__main__ import main
 from newsrec.data.text import _tokenize
 from newsrec.errors import ModelError
@@ -199,3 +200,13 @@ def test_a_decoder_is_trained_and_exported(mind_dir, decoder_dir, tmp_path):
         expected = trained.module.recommender.news_encoder(ids, lengths)
         found = load_model(out).news_encoder(ids, lengths)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    sentences = pytest.importorskip("newsrec.export.sentences")
+    pretrained = PretrainedRecommender.from_pretrained(out)
+    model = pretrained.model.news_encoder
+    ids = torch.tensor([pretrained.tokenizer.encode("a b c").ids])
+    with torch.no_grad():
+        last = model.residual.of_means(model.plm(ids)[0][:, -1])[0]
+        whole = model(ids, torch.tensor([ids.shape[1]]))[0]
+    for residual_only, vector in ((True, last), (False, whole)):
+        found = sentences.as_sentence_transformer(pretrained, residual_only).encode("a b c")
+        torch.testing.assert_close(torch.from_numpy(found), vector, atol=1e-5, rtol=1e-4)
