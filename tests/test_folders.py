@@ -15,7 +15,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from newsrec.__main__ import main
 from newsrec.errors import MissingModelError, ModelError
 from newsrec.training.checkpoint.folders import LISTED, META, put_checkpoint, write_folder
-from newsrec.training.checkpoint.read import read_checkpoint
+from newsrec.training.checkpoint.read import read_checkpoint, resolve_checkpoint
 from newsrec.training.trained_run import TrainedRun
 
 
@@ -83,6 +83,14 @@ def test_a_folder_and_a_file_replace_each_other(run, tmp_path):
         put_checkpoint(file, path)
         assert path.read_text() == str(number)
         assert [one.name for one in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_checkpoint_whose_replacing_was_interrupted_is_found(run, tmp_path):
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    shutil.copytree(run[1], path.with_name(".last.ckpt-old.part"))
+    shutil.copytree(run[1], path.with_name(".last.ckpt-new.part"))
+    assert resolve_checkpoint("last", tmp_path) == path
+    assert read_checkpoint(path, in_parts=True)["newsrec"]
 
 
 class Evil:

@@ -28,6 +28,7 @@ from newsrec.training.checkpoint.folders import (
     remove,
     write_folder,
 )
+from newsrec.training.lightning_internals import shard_over_all
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 """Lightning's names; with fp16 its gradient scaler would have to know of shards."""
@@ -46,14 +47,13 @@ class ShardedStrategy(ModelParallelStrategy):
         self.in_parts = in_parts
 
     def setup_environment(self) -> None:
-        """Form the process group; Lightning's own sizes would shard over machines only.
+        """Form the process group.
 
         Raises:
             UserError: For options that do not work with shards.
         """
         _check(self.lightning_module)
-        self._data_parallel_size = self.num_nodes * self.num_processes
-        self._tensor_parallel_size = 1
+        shard_over_all(self)
         super().setup_environment()
 
     def post_backward(self, closure_loss: Tensor) -> None:
@@ -72,7 +72,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """Return the whole state of an optimizer on the first process, or each one's part."""
-        optimizer = getattr(optimizer, "_optimizer", optimizer)
+        optimizer = getattr(optimizer, "optimizer", optimizer)  # of Lightning's wrapper
         return self._on_first(optimizer.state_dict())
 
     def save_checkpoint(

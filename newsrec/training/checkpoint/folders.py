@@ -29,6 +29,8 @@ from newsrec.aside import put
 
 LISTED, META = ".metadata", "meta.pt"
 """The list of the tensors, and what is not a tensor of the weights or the optimizer."""
+OLD = "-old.part"
+"""End of the name of a checkpoint that is being replaced."""
 WEIGHTS, OPTIMIZER = "state_dict", "optimizer_states"
 CLASSES = {
     "torch.distributed.checkpoint.metadata": {
@@ -76,13 +78,22 @@ def write_folder(folder: Path, checkpoint: Mapping[str, Any], first: bool) -> No
 def put_checkpoint(aside: Path, path: Path) -> None:
     """Rename a complete file or folder to ``path``; a checkpoint of either kind is replaced."""
     if path.is_dir() or aside.is_dir():
-        before = path.with_name(f".{path.name}-old.part")
+        before = path.with_name(f".{path.name}{OLD}")
         with suppress(FileNotFoundError):
             path.rename(before)
         put(aside, path)
         remove(before)
     else:
         put(aside, path)
+
+
+def recover(folder: Path) -> None:
+    """Give back its name to a checkpoint that a killed process was about to replace."""
+    for before in folder.glob(f".*{OLD}"):
+        path = before.with_name(before.name[1:].removesuffix(OLD))
+        if not path.exists():
+            with suppress(OSError):  # another process may be faster
+                before.rename(path)
 
 
 def remove(path: Path) -> None:

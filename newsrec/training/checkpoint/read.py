@@ -19,7 +19,7 @@ from newsrec.model.plm.lora import LoraConfig
 from newsrec.model.residual import rename_weights, renamed
 from newsrec.places import looked_for
 from newsrec.training.checkpoint import foreign
-from newsrec.training.checkpoint.folders import DamagedFolder, is_folder, read_folder
+from newsrec.training.checkpoint.folders import DamagedFolder, is_folder, read_folder, recover
 from newsrec.training.checkpoint.schema import check_checkpoint
 from newsrec.training.processes.run_lock import HOLDER, LOCK
 
@@ -126,6 +126,7 @@ def resolve_checkpoint(ckpt_path: str, output: Path) -> Path:
     _refuse_url(ckpt_path)
     path = Path(ckpt_path)
     if ckpt_path in ("last", "best"):
+        recover(output / "checkpoints")
         path = output / "checkpoints" / f"{ckpt_path}.ckpt"
     if path.is_dir() and not is_folder(path):
         raise MissingModelError(f"--ckpt_path {ckpt_path} {foreign.missing(path)}")

@@ -12,7 +12,7 @@ from typing import Any
 from newsrec.console import is_first_process
 from newsrec.errors import UserError
 from newsrec.files import file_hash, write_bytes
-from newsrec.training.checkpoint.folders import LISTED
+from newsrec.training.checkpoint.folders import LISTED, recover
 from newsrec.training.processes.agreement import SERVED, decided_by_first
 from newsrec.training.processes.run_lock import RunLock
 
@@ -92,6 +92,7 @@ def is_resumed(output: Path, num_nodes: int) -> bool:
     the first machine's is refused.
     """
     last = output / "checkpoints" / "last.ckpt"
+    recover(last.parent)
     theirs = decided_by_first("last_checkpoint", lambda: _hash(last) or "none", num_nodes)
     if not is_first_process() and (_hash(last) or "none") != theirs:
         has = f"does not have the first process's {last}"
