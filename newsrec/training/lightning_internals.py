@@ -101,7 +101,7 @@ def keep_buffers(trainer: Trainer) -> None:
 def shard_over_all(strategy: ModelParallelStrategy) -> None:
     """Have FSDP2 shard over all processes of all machines, without tensor parallelism.
 
-    Their number is not known when the strategy is made, and ``auto`` would shard over machines only.
+    Their number is not known when the strategy is made; ``auto`` would shard over machines only.
     """
     strategy._data_parallel_size = strategy.num_nodes * strategy.num_processes
     strategy._tensor_parallel_size = 1
