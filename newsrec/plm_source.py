@@ -3,9 +3,10 @@
 import importlib.util
 import json
 import logging
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from newsrec.errors import MissingModelError, ModelError
 
@@ -66,11 +67,20 @@ def read_plm_config(name: str, layers: int | None = None) -> "PretrainedConfig":
     """
     from transformers import AutoConfig
 
-    changes = {} if layers is None else {"num_hidden_layers": layers}
     try:
+        config = AutoConfig.from_pretrained(find_plm(name))
+        if layers is None:
+            return config
+        changes = first_layers(config.to_dict(), layers)
         return AutoConfig.from_pretrained(find_plm(name), **changes)
     except (OSError, ValueError) as error:
         raise unavailable(name, error) from error
+
+
+def first_layers(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
+    """Return the values that cut a PLM's configuration to its first ``layers``."""
+    kinds = config.get("layer_types")  # one for each layer, in families that have several kinds
+    return {"num_hidden_layers": layers} | ({"layer_types": kinds[:layers]} if kinds else {})
 
 
 def load_tokenizer(name: str) -> str:

@@ -19,7 +19,10 @@ from newsrec.model.news_encoder import NewsEncoder
 from newsrec.model.plm.cut import CutPlm
 from newsrec.model.plm.load import build_plm, load_plm, plm_config
 from newsrec.model.plm.lora import LoraConfig, add_adapters
+from newsrec.model.plm.sizes import plm_sizes
+from newsrec.plm_source import read_plm_config
 from newsrec.training.checkpoint.read import read_checkpoint
+from newsrec.training.estimate.step_memory import packable
 
 SIZES = {
     "vocab_size": 150,
@@ -168,6 +171,16 @@ def test_a_tokenizer_that_pads_on_the_left_gives_the_same_tokens(decoder_dir):
         _tokenize(texts, 12, text), _tokenize(texts, 12, left.to_str()), strict=True
     ):
         assert (one == other).all()
+
+
+def test_the_first_layers_of_a_decoder_are_used(decoder_dir):
+    """Its configuration has the kind of each layer, which is cut as well."""
+    plm = load_plm(str(decoder_dir), 1)
+    assert len(plm.layers) == len(plm.config.layer_types) == 1
+    assert read_plm_config(str(decoder_dir), 1).layer_types == plm.config.layer_types
+    config = plm_sizes(str(decoder_dir), 1)[0]
+    assert len(build_plm(config).layers) == 1
+    assert packable(plm_sizes(str(decoder_dir))[0])
 
 
 def test_adapters_go_beside_queries_keys_and_values(decoder_dir):

@@ -11,7 +11,7 @@ from transformers.models.auto import modeling_auto
 
 from newsrec.errors import ModelError
 from newsrec.model.plm.transformers_internals import first_position
-from newsrec.plm_source import find_plm, sentence_pooling, unavailable
+from newsrec.plm_source import find_plm, first_layers, sentence_pooling, unavailable
 
 DECODERS = ("llama", "mistral", "qwen2", "qwen3")
 """Families whose tokens see only those before them, and that newsrec can read."""
@@ -23,19 +23,22 @@ def load_plm(name: str, layers: int | None = None) -> PreTrainedModel:
     A PLM that cannot be loaded, is not a text encoder, or has fewer layers is refused.
     """
     source = find_plm(name)
+    cut: dict[str, Any] = {}
     try:
         if layers is not None:
-            depth = AutoConfig.from_pretrained(source).num_hidden_layers
+            config = AutoConfig.from_pretrained(source)
+            depth = config.num_hidden_layers
             if not 1 <= layers <= depth:
                 raise ModelError(
                     f"model.plm_layers is {layers}, but {name!r} has {depth} layers. Choose 1 to "
                     f"{depth}, or null for all."
                 )
+            cut = first_layers(config.to_dict(), layers)
         plm, found = AutoModel.from_pretrained(
             source,
             dtype=torch.float32,
             output_loading_info=True,
-            **({} if layers is None else {"num_hidden_layers": layers}),
+            **cut,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise unavailable(name, error) from error
