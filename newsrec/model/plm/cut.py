@@ -34,12 +34,13 @@ class CutPlm:
             is below it.
     """
 
+    in_step = False
+    """Whether each call of ``last_states`` must run the PLM once, since its weights are sharded and
+    all processes gather them together."""
+
     def __init__(self, plm: PreTrainedModel, tune_layers: int) -> None:
         self.plm = plm
         self.tune_layers = tune_layers
-        self.in_step = False
-        """Whether each call of ``last_states`` must run the PLM once, since its weights are sharded
-        and all processes gather them together."""
         self.last_token = getattr(plm.config, "sentence_pooling", "mean") == "last"
         """Whether the state of its last token stands for a text, and not the mean of its states."""
         self._top: _Top | None = None
