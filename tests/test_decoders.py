@@ -47,8 +47,9 @@ def write(folder, family="qwen3", **values):
 
 @pytest.fixture(scope="module")
 def decoder_dir(plm_dir, tmp_path_factory):
-    """A random Qwen3 with the tokenizer of ``plm_dir``, which needs fewer ids."""
-    folder = write(tmp_path_factory.mktemp("decoder"))
+    """A random Qwen3 with the tokenizer of ``plm_dir``."""
+    size = json.loads((plm_dir / "config.json").read_text())["vocab_size"]
+    folder = write(tmp_path_factory.mktemp("decoder"), vocab_size=size)
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
         shutil.copy(plm_dir / name, folder / name)
     return folder

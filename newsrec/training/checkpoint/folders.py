@@ -166,6 +166,7 @@ class _Reader(FileSystemReader):
         return {
             name: torch.zeros(tensor.size, dtype=tensor.properties.dtype)
             for name, tensor in listed.items()
+            if isinstance(tensor, TensorStorageMetadata)
         }
 
 
