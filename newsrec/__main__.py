@@ -26,6 +26,7 @@ COMMANDS = {
     "check-submission": "check whether the leaderboard would accept a prediction.zip",
     "compare": "compare two results of evaluate, or several seeds of each, with intervals",
     "export": "write a model to a folder that runs without PyTorch",
+    "convert-checkpoint": "make one file of a checkpoint that several processes wrote in parts",
     "recommend": "recommend news for a user, from an exported folder",
     "batch": "recommend news for all users of Parquet files, here or on Ray or Spark",
     "serve": "answer recommendations over HTTP, from an exported folder and a store",

@@ -1,10 +1,12 @@
 """Find a pretrained language model (PLM) in a folder, a Python package or the hub."""
 
 import importlib.util
+import json
 import logging
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from newsrec.errors import MissingModelError, ModelError
 
@@ -65,11 +67,20 @@ def read_plm_config(name: str, layers: int | None = None) -> "PretrainedConfig":
     """
     from transformers import AutoConfig
 
-    changes = {} if layers is None else {"num_hidden_layers": layers}
     try:
+        config = AutoConfig.from_pretrained(find_plm(name))
+        if layers is None:
+            return config
+        changes = first_layers(config.to_dict(), layers)
         return AutoConfig.from_pretrained(find_plm(name), **changes)
     except (OSError, ValueError) as error:
         raise unavailable(name, error) from error
+
+
+def first_layers(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
+    """Return the values that cut a PLM's configuration to its first ``layers``."""
+    kinds = config.get("layer_types")  # one for each layer, in families that have several kinds
+    return {"num_hidden_layers": layers} | ({"layer_types": kinds[:layers]} if kinds else {})
 
 
 def load_tokenizer(name: str) -> str:
@@ -90,6 +101,38 @@ def load_tokenizer(name: str) -> str:
             "AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER)."
         )
     return tokenizer.backend_tokenizer.to_str()
+
+
+def sentence_pooling(source: str) -> str:
+    """Return how a decoder makes one vector of a text: ``last``, of its last token, or ``mean``.
+
+    Files of the package sentence_transformers say so in ``1_Pooling/config.json``; without this
+    file it is the last token, the only one that has seen all others. ``source`` is a result of
+    ``find_plm``. ModelError if the file cannot be read or names another way.
+    """
+    from transformers.utils import cached_file
+
+    place = "1_Pooling/config.json"
+    found = cached_file(
+        source,
+        place,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if found is None:
+        return "last"
+    try:
+        said = dict(json.loads(Path(found).read_text(encoding="utf-8")))
+        ways = {name for name, value in said.items() if value is True}
+        ways = {name.removeprefix("pooling_mode_") for name in ways if "pooling_mode_" in name}
+        ways |= {said["pooling_mode"]} if "pooling_mode" in said else set()
+        (way,) = ways
+        return {"lasttoken": "last", "mean_tokens": "mean", "mean": "mean"}[way]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(
+            f"model.plm: {place} of {source!r} does not name one of lasttoken and mean as the way "
+            "to pool a text. Correct the file, or name another PLM."
+        ) from error
 
 
 def _package_folder() -> Path | None:

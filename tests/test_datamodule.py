@@ -422,7 +422,7 @@ def test_another_number_of_processes_goes_on_only_at_the_end_of_an_epoch(make, t
     data = make()
     data.setup("fit")
     data.trainer = process(0, 2)
-    assert data.state_dict() == {"world_size": 2}
+    assert data.state_dict() == {"world_size": 2, "batch_size": 8}
     if trained_on is not None:  # an older checkpoint does not say
         data.load_state_dict({"world_size": trained_on})
     loader = data.train_dataloader()
@@ -434,6 +434,20 @@ def test_another_number_of_processes_goes_on_only_at_the_end_of_an_epoch(make, t
             next(iter(loader))
     else:
         assert len(list(loader)) == len(loader) - done
+
+
+@pytest.mark.parametrize(
+    ("processes", "size", "goes_on"), [(1, 16, True), (4, 4, True), (2, 8, True), (2, 4, False)]
+)
+def test_another_batch_size_keeps_that_of_all_processes(make, processes, size, goes_on):
+    data = make()
+    data.trainer = process(0, 2)
+    state = {"world_size": processes, "batch_size": size}
+    if goes_on:
+        data.load_state_dict(state)
+    else:
+        with pytest.raises(UserError, match=r"8 on 2 processes, but .* with 4 on 2"):
+            data.load_state_dict(state)
 
 
 def test_a_trainer_that_would_deal_the_batches_out_again_is_refused(make):

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.profilers import SimpleProfiler
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.utils.data import DataLoader
 
 import newsrec
@@ -213,3 +214,11 @@ def test_a_parser_reads_whole_numbers_first_whatever_was_imported_before(monkeyp
     assert get_args(annotations["limit_test_batches"]) == (int, float, str, nothing)
     assert get_args(annotations["max_epochs"]) == (int, nothing)
     assert annotations["barebones"] is bool
+
+
+def test_shards_are_over_all_processes_of_all_machines():
+    strategy = ModelParallelStrategy()
+    assert strategy._data_parallel_size == strategy._tensor_parallel_size == "auto"
+    strategy.num_nodes, strategy.parallel_devices = 2, [torch.device("cpu")] * 4
+    internals.shard_over_all(strategy)
+    assert (strategy._data_parallel_size, strategy._tensor_parallel_size) == (8, 1)

@@ -8,8 +8,8 @@ from newsrec.errors import UserError
 from newsrec.model.fastformer import FastformerConfig
 from newsrec.model.news_encoder import NewsEncoder
 from newsrec.model.plm.blocks import blocks_by_length, length_mask
-from newsrec.model.plm.cut import CutPlm, longest_text
-from newsrec.model.plm.load import build_plm, load_plm
+from newsrec.model.plm.cut import CutPlm
+from newsrec.model.plm.load import build_plm, load_plm, longest_text
 
 DIM = 16
 SMALL = FastformerConfig(heads=4, ffn=24)

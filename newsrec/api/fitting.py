@@ -140,7 +140,7 @@ def _begin(
     """Return the state of the run to resume; for a new run, refuse a folder that is in use."""
     if checkpoint is not None:
         options = dict(model.hparams), dict(data.hparams)
-        begun = resumed(read_checkpoint(checkpoint), checkpoint, *options, threads)
+        begun = resumed(read_checkpoint(checkpoint, in_parts=True), checkpoint, *options, threads)
         if model.precision == "auto" and begun.precision is not None:
             model.settle_precision(begun.precision, by_auto=True)
         return begun

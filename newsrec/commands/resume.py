@@ -44,7 +44,7 @@ def resume(config: Namespace, output: Path, written: Collection[str]) -> Resumed
     are keys that the command line or a file sets.
     """
     config.ckpt_path = str(resolve_checkpoint(config.ckpt_path, output))
-    checkpoint = read_checkpoint(config.ckpt_path)
+    checkpoint = read_checkpoint(config.ckpt_path, in_parts=True)
     _take_unwritten(config, checkpoint, written)
     given = {part: config[part].as_dict() for part in ("model", "data")}
     found = resumed(checkpoint, config.ckpt_path, **given, threads=config.threads)

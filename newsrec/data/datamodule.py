@@ -15,7 +15,7 @@ from newsrec.data.dataset import NewsData, Split, open_mind
 from newsrec.data.doubts import doubts
 from newsrec.data.fields import CATEGORIES, category_names
 from newsrec.data.lightning_internals import replaces_samplers
-from newsrec.data.loader import TrainLoader
+from newsrec.data.loader import TrainLoader, check_batch_size
 from newsrec.data.options import DataOptions
 from newsrec.data.samplers import (
     EvalBatches,
@@ -128,11 +128,12 @@ class MindDataModule(DataOptions, LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of processes, which a checkpoint needs besides the options."""
-        return {"world_size": self._process()[1]}
+        return {"world_size": self._process()[1], "batch_size": self.batch_size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember the number of processes, for a run that resumes within an epoch."""
         self._trained_on = state_dict["world_size"]
+        check_batch_size(state_dict, self.batch_size, self._process()[1])
 
     @property
     def data(self) -> NewsData:

@@ -1,7 +1,7 @@
 """A DataLoader for training that can resume in the middle of an epoch."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -63,6 +63,19 @@ class TrainLoader(DataLoader[Batch]):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Do nothing, since ``state_dict`` is empty."""
+
+
+def check_batch_size(state: Mapping[str, int], size: int, processes: int) -> None:
+    """Refuse to resume with another batch size, unless all processes' batches together keep theirs.
+
+    ``state`` is a data module's, from a checkpoint; older ones do not have the batch size.
+    """
+    then, before = state.get("batch_size", size), state["world_size"]
+    if then != size and then * before != size * processes:
+        raise UserError(
+            f"data.batch_size is {size} on {processes} processes, but the checkpoint was trained "
+            f"with {then} on {before}. Leave it out, or give one that keeps the product."
+        )
 
 
 def one_ahead(items: Iterable[T]) -> Iterator[T]:

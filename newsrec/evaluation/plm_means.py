@@ -57,12 +57,13 @@ def record_means(module: "RecommenderModule") -> Iterator[list["Tensor"]]:
     The means are ``[news, hidden]``. With them the baseline ``cosine`` needs no second pass through
     the PLM.
     """
-    from newsrec.model.sequences import masked_mean
+    from newsrec.model.residual import pool_states
 
     means: list[Tensor] = []
+    last_token = module.recommender.news_encoder.cut.last_token
 
     def note(states: "Tensor", mask: "Tensor") -> None:
-        means.append(masked_mean(states, mask).float().cpu())
+        means.append(pool_states(states, mask, last_token).float().cpu())
 
     with module.recommender.news_encoder.register_states_hook(note):
         yield means

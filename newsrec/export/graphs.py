@@ -13,7 +13,7 @@ from newsrec.errors import UserError
 from newsrec.export.folded import folded
 from newsrec.model.heads import DotHead
 from newsrec.model.news_encoder import NewsEncoder
-from newsrec.model.plm.cut import longest_text
+from newsrec.model.plm.load import longest_text
 from newsrec.model.plm.masks import run_plm
 from newsrec.model.plm.transformers_internals import attention_of, set_attention
 from newsrec.model.user_encoders import UserEncoder

@@ -30,14 +30,24 @@ class NewsPooling(Module):
         fastformer: Shape of the stack over tokens.
         max_tokens: Longest text, in tokens.
         residual: Whether there is a residual path.
+        last_token: Whether this path reads the last token's state, and not the mean of all.
     """
 
-    config_keys: list[str] = ["hidden", "dim", "fastformer", "max_tokens", "residual"]  # noqa: RUF012
+    config_keys: list[str] = [  # noqa: RUF012
+        *("hidden", "dim", "fastformer", "max_tokens", "residual", "last_token")
+    ]
 
     def __init__(
-        self, hidden: int, dim: int, fastformer: dict[str, Any], max_tokens: int, residual: bool
+        self,
+        hidden: int,
+        dim: int,
+        fastformer: dict[str, Any],
+        max_tokens: int,
+        residual: bool,
+        last_token: bool = False,
     ) -> None:
         super().__init__()
+        self.last_token = last_token
         self.hidden, self.dim, self.fastformer = hidden, dim, fastformer
         self.max_tokens, self.residual = max_tokens, residual
         shape = FastformerConfig.of(fastformer)
@@ -48,7 +58,7 @@ class NewsPooling(Module):
         }
         self.parts = nn.ModuleDict(parts)
         if residual:
-            self.parts["residual"] = ResidualPath(hidden, dim)
+            self.parts["residual"] = ResidualPath(hidden, dim, last_token)
             self.parts.register_parameter("gate", nn.Parameter(torch.zeros(())))
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -135,7 +145,7 @@ def _residual(path: ResidualPath) -> list[nn.Module]:
     dim, hidden = path.projection.shape
     weight, bias = path.projection.clone(), -(path.projection @ path.centre)
     dense = Dense(hidden, dim, activation_function=None, init_weight=weight, init_bias=bias)
-    return [Pooling(hidden, "mean"), Normalize(), dense]
+    return [Pooling(hidden, "lasttoken" if path.last_token else "mean"), Normalize(), dense]
 
 
 def _pooling(encoder: NewsEncoder, pretrained: "PretrainedRecommender") -> NewsPooling:
@@ -143,7 +153,8 @@ def _pooling(encoder: NewsEncoder, pretrained: "PretrainedRecommender") -> NewsP
     module = pretrained.module
     sizes = encoder.project.in_features, encoder.project.out_features
     shape = vars(module.news)
-    pooling = NewsPooling(*sizes, dict(shape), module.max_tokens, module.residual)
+    rest = module.max_tokens, module.residual, encoder.cut.last_token
+    pooling = NewsPooling(*sizes, dict(shape), *rest)
     own = encoder.state_dict()
     pooling.parts.load_state_dict({name: own[name] for name in pooling.parts.state_dict()})
     return pooling

@@ -16,7 +16,8 @@ from newsrec.model.fastformer import (
     init_weights,
     pooling_of,
 )
-from newsrec.model.plm.cut import CutPlm, longest_text
+from newsrec.model.plm.cut import CutPlm
+from newsrec.model.plm.load import longest_text
 from newsrec.model.plm.lora import LoraConfig, add_adapters
 from newsrec.model.plm.recompute import recompute_activations
 from newsrec.model.residual import ResidualPath, rename_weights
@@ -146,7 +147,8 @@ class NewsEncoder(nn.Module):
         self.project = nn.Linear(plm.config.hidden_size, dim)
         self.fastformer = Fastformer(dim, fastformer, max(max_tokens, abstract_tokens))
         self.pooling = pooling_of(dim, fastformer)
-        self.residual = ResidualPath(plm.config.hidden_size, dim) if residual else None
+        hidden, last_token = plm.config.hidden_size, self.cut.last_token
+        self.residual = ResidualPath(hidden, dim, last_token) if residual else None
         self.gate = nn.Parameter(torch.zeros(())) if residual else None
         self.views = ViewPooling(dim) if abstract_tokens else None
         self.categories = CategoryVectors(dim, category_names) if category_names else None

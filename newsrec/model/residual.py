@@ -8,14 +8,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from newsrec.errors import UserError
-from newsrec.model.sequences import Mask, masked_mean
+from newsrec.model.sequences import Mask, last_element, masked_mean
 
 
 class ResidualPath(nn.Module):
     """A news item's mean PLM state, scaled to length 1, centred, and cut to ``dim`` directions.
 
     Before ``fit`` is called, nothing is subtracted and the first ``dim`` directions are kept. A
-    state of size ``hidden`` is at least as large.
+    state of size ``hidden`` is at least as large. With ``last_token`` the state of the last token
+    takes the place of the mean.
     """
 
     centre: Tensor
@@ -25,8 +26,9 @@ class ResidualPath(nn.Module):
     fitted: Tensor
     """Whether ``fit`` was called; stored with the model."""
 
-    def __init__(self, hidden: int, dim: int) -> None:
+    def __init__(self, hidden: int, dim: int, last_token: bool = False) -> None:
         super().__init__()
+        self.last_token = last_token
         if dim > hidden:
             raise UserError(
                 f"model.dim is {dim}, but the states of this PLM have {hidden} values, and the "
@@ -61,11 +63,16 @@ class ResidualPath(nn.Module):
         is real; or joined states ``[tokens, hidden]``.
         """
         with torch.autocast(states.device.type, enabled=False):
-            return self.of_means(masked_mean(states.to(self.centre.dtype), mask))
+            return self.of_means(pool_states(states.to(self.centre.dtype), mask, self.last_token))
 
     def of_means(self, means: Tensor) -> Tensor:
         """Return residual vectors ``[news, dim]``, from the mean of the last states of each."""
         return F.linear(F.normalize(means, dim=1) - self.centre, self.projection)
+
+
+def pool_states(states: Tensor, mask: Mask, last_token: bool) -> Tensor:
+    """Return the mean of each text's states, or the state of its last token ``[texts, hidden]``."""
+    return last_element(states, mask) if last_token else masked_mean(states, mask)
 
 
 OLD_NAME = "skip"

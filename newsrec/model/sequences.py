@@ -87,6 +87,17 @@ def masked_mean(x: Tensor, mask: Mask) -> Tensor:
     return total / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
+def last_element(x: Tensor, mask: Mask) -> Tensor:
+    """Return the last real element of each sequence, which has at least one ``[batch, dim]``.
+
+    Elements are ``[batch, length, dim]``, padded at the end, or joined ``[elements, dim]``.
+    """
+    if isinstance(mask, Joined):
+        return x[mask.lengths.cumsum(0) - 1]
+    places = mask.sum(dim=1)[:, None, None] - 1
+    return x.gather(1, places.expand(-1, 1, x.shape[-1])).squeeze(1)
+
+
 def _sums(x: Tensor, owner: Tensor, batch: int) -> Tensor:
     return x.new_zeros(batch, *x.shape[1:]).index_add_(0, owner, x)
 

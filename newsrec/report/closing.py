@@ -39,6 +39,7 @@ from newsrec.training.processes.together import fail_together
 from newsrec.training.progress.curves import draw_curves
 from newsrec.training.progress.ending import how_it_ended
 from newsrec.training.run import Run
+from newsrec.training.sharding import load_weights
 from newsrec.training.trained_run import TrainedRun
 
 SUMMARY_FILE = "summary.json"
@@ -70,12 +71,20 @@ def _close(run: Run, trainer: Any, baselines: bool) -> None:
         if first:
             print(how_it_ended(trainer, run.last))
         return
+    if Path(best).is_dir():
+        if first:
+            one = Path(best).with_name(f"{Path(best).stem}-whole.ckpt")
+            print(
+                f"\nBest checkpoint: {best}, a folder of parts. Next:\n  python -m newsrec "
+                f"convert-checkpoint {best} --output {one}"
+            )
+        return
     if data.selected_on is not None:
         # Machines may share no disk, so only the first process is sure to have the file.
         read = read_checkpoint(best) if first else {}
         kept = {name: read.get(name) for name in ("state_dict", "newsrec")}
         checkpoint = trainer.strategy.broadcast(kept)
-        module.load_state_dict(checkpoint["state_dict"])
+        load_weights(module, checkpoint["state_dict"])
         if data.states is not None and not data.states.exact:
             data.use_states(None)  # score as evaluate does, which has none
         speeds = run.throughput.summary()

@@ -45,6 +45,9 @@ class FrozenStates(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if module.tune_layers == -1 or data.frozen_states == "none" or data.states is not None:
             return
+        if module.recommender.news_encoder.cut.in_step:
+            log.info("frozen states are not kept, since the PLM is sharded: it runs in every step")
+            return
 
         def find() -> TokenStates | None:
             encoder = module.recommender.news_encoder.eval()

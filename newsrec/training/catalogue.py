@@ -13,7 +13,7 @@ from newsrec.data.states import NEWS_PER_PASS, StateStore, TokenStates, distinct
 from newsrec.model.plm.blocks import length_mask
 from newsrec.model.plm.cut import CutPlm
 from newsrec.model.recommender import NewsRecommender
-from newsrec.model.sequences import masked_mean
+from newsrec.model.residual import pool_states
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ def encode_catalogue(
     for rows in news_blocks(catalogue)[rank::world_size]:
         part = recommender.news_encoder(*_news(catalogue, rows, states, device)).float()
         vectors[rows.to(device, non_blocking=True)] = part
+    _keep_step(recommender.news_encoder.cut, catalogue, states, rank, world_size)
     if world_size > 1:
         torch.distributed.all_reduce(vectors)  # each row is zeros on all processes except one
     vectors = vectors[catalogue.first.to(device, non_blocking=True)]
@@ -72,6 +73,7 @@ def mean_states(
 ) -> Tensor:
     """Return the mean of each text's last states ``[texts, hidden]``; zeros for rows 0 and 1.
 
+    If ``cut.last_token``, it is the state of the last token instead.
     As in ``encode_catalogue``, the processes share the work and all get the result.
     ``states`` may cover only the first rows; the whole PLM then runs for the others, and for all
     texts if it is None. ``catalogue.of_titles`` selects the means of titles.
@@ -84,8 +86,10 @@ def mean_states(
         for here, given in ((rows < known, states), (rows >= known, None)):
             if here.any():
                 blocks = cut.last_states(*_news(catalogue, rows[here], given, device))
-                means[here] = torch.cat([masked_mean(*block) for block in blocks]).float().cpu()
+                pooled = [pool_states(*block, cut.last_token) for block in blocks]
+                means[here] = torch.cat(pooled).float().cpu()
         own.append(means)
+    _keep_step(cut, catalogue, states, rank, world_size)
     return gather_means(own, hidden, catalogue, device, rank, world_size)
 
 
@@ -110,6 +114,19 @@ def gather_means(
         torch.distributed.all_reduce(everywhere)  # each row is zeros on all processes except one
         means = everywhere.cpu()
     return means[catalogue.first]
+
+
+def _keep_step(
+    cut: CutPlm, catalogue: Catalogue, states: TokenStates | None, rank: int, world_size: int
+) -> None:
+    """Run a sharded PLM once more if other processes have one block more than this one.
+
+    They cannot gather its weights without this process. The result is not used.
+    """
+    blocks = news_blocks(catalogue)
+    if cut.in_step and len(blocks[rank::world_size]) < len(blocks[::world_size]):
+        for _ in cut.last_states(*_news(catalogue, blocks[0][:1], states, cut.plm.device)):
+            pass
 
 
 def _news(

@@ -80,7 +80,7 @@ class FiniteLoss(Callback):
         rates = f"model.lr, model.{'lora.learning_rate' if adapted else 'plm_lr'}, model.gate_lr"
         good = (
             f"The last good checkpoint is {self.last}; resume from it with --ckpt_path last"
-            if self.last.is_file()
+            if self.last.exists()
             else "There is no checkpoint yet; start a new run"
         )
         raise UserError(

@@ -13,7 +13,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm, convert_inf
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -96,6 +96,15 @@ def keep_buffers(trainer: Trainer) -> None:
         name = new if new in known else "broadcast_buffers"
         if not {"broadcast_buffers", new} & set(strategy._ddp_kwargs):
             strategy._ddp_kwargs[name] = False
+
+
+def shard_over_all(strategy: ModelParallelStrategy) -> None:
+    """Have FSDP2 shard over all processes of all machines, without tensor parallelism.
+
+    Their number is not known when the strategy is made; ``auto`` would shard over machines only.
+    """
+    strategy._data_parallel_size = strategy.num_nodes * strategy.num_processes
+    strategy._tensor_parallel_size = 1
 
 
 def is_accumulating(trainer: Trainer) -> bool:

@@ -34,6 +34,7 @@ from newsrec.training.mind_metric import MindMetric
 from newsrec.training.optimizer import Schedule, adamw, parameter_groups, peak_rates
 from newsrec.training.options import check_options, recommender_options
 from newsrec.training.processes.together import SameData
+from newsrec.training.sharding import clip_shards, shard
 
 log = logging.getLogger(__name__)
 
@@ -193,6 +194,8 @@ class RecommenderModule(LightningModule):
         stored = self._plm_config
         plm = build_plm(stored) if stored else load_plm(self.plm, self.plm_layers)
         self.recommender = NewsRecommender(plm, **recommender_options(self))
+        if self.device_mesh is not None:
+            shard(self.recommender, self.device_mesh)
 
     def on_train_start(self) -> None:
         """Compile the model if ``torch_compile`` is set; scoring runs uncompiled."""
@@ -364,5 +367,7 @@ class RecommenderModule(LightningModule):
     ) -> None:
         """Clip gradients as the Trainer's options say, also for a fused optimizer under bf16."""
         options = gradient_clip_val, gradient_clip_algorithm
+        if self.device_mesh is not None:
+            return clip_shards(optimizer, *options)
         if not clip_unscaled(self.trainer.precision_plugin, optimizer, *options):
             super().configure_gradient_clipping(optimizer, *options)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from newsrec.console import counted
 from newsrec.errors import UserError
@@ -125,6 +126,9 @@ def adamw(
     ``fused`` updates all parameters in one kernel, on devices that support it.
     """
     device = groups[0]["params"][0].device.type
+    for group in groups:  # no kernel takes shards and whole weights together
+        if len({isinstance(parameter, DTensor) for parameter in group["params"]}) > 1:
+            group |= {"fused": False, "foreach": False}
     optimizer = torch.optim.AdamW(groups, fused=fused and device in FUSED_ON)
     # A lambda, because a checkpoint would store the object with its number of steps, and a run that
     # is resumed with more epochs would stay at a rate of 0.

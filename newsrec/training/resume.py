@@ -1,5 +1,6 @@
 """What a resumed run takes from its checkpoint: steps, threads and precision."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +43,8 @@ def resumed(
         checkpoint: Result of ``read_checkpoint``.
         path: File of the checkpoint, named in messages.
         model: Options of the model; ``precision`` may differ.
-        data: Options of the data; ``FREE_ON_RESUME`` and a seed of None may differ.
+        data: Options of the data; ``FREE_ON_RESUME`` and a seed of None may differ. So may the
+            batch size, if another number of processes can have batches as large together.
         threads: Requested threads per process, if any.
 
     Raises:
@@ -50,6 +52,9 @@ def resumed(
     """
     fixed = {name: value for name, value in model.items() if name != "precision"}
     free = (*FREE_ON_RESUME, "seed") if data.get("seed") is None else FREE_ON_RESUME
+    size, together = data.get("batch_size"), _whole_batch(checkpoint.get("MindDataModule"))
+    if size and together and together % size == 0:
+        free = (*free, "batch_size")  # the data module compares it with the number of processes
     # A value that both share is named as the option that was given: of these here, data's.
     free = (*free, *(link.removeprefix("data.") for link in LINKS))
     read = {name: value for name, value in data.items() if name not in free}
@@ -60,3 +65,9 @@ def resumed(
     kept = checkpoint["newsrec"].get("threads") if threads is None else threads
     by_auto = began is not None and precision == began
     return Resumed(checkpoint["global_step"], Kept(kept, by_auto), began)
+
+
+def _whole_batch(state: Any) -> int:
+    """Return the size of all processes' batches together; 0 if a checkpoint does not say it."""
+    sizes = [state.get(n) for n in ("batch_size", "world_size")] if isinstance(state, dict) else [0]
+    return math.prod(sizes) if all(type(size) is int for size in sizes) else 0

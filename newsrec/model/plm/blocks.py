@@ -10,6 +10,9 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+ALL = 1 << 62
+"""More tokens than there are: one block."""
+
 
 def length_mask(lengths: Tensor, longest: int) -> Tensor:
     """Return True where a token is real ``[news, longest]``."""

@@ -16,7 +16,6 @@ from newsrec.model.plm import blocks
 from newsrec.model.plm.blocks import length_mask
 from newsrec.model.plm.masks import mask_by_padding, nothing_padded, run_plm
 from newsrec.model.plm.packing import groups_of, join, pack, run_packed
-from newsrec.model.plm.transformers_internals import first_position
 from newsrec.model.sequences import Joined, Mask
 
 NOT_WEIGHTS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
@@ -35,9 +34,15 @@ class CutPlm:
             is below it.
     """
 
+    in_step = False
+    """Whether each call of ``last_states`` must run the PLM once, since its weights are sharded and
+    all processes gather them together."""
+
     def __init__(self, plm: PreTrainedModel, tune_layers: int) -> None:
         self.plm = plm
         self.tune_layers = tune_layers
+        self.last_token = getattr(plm.config, "sentence_pooling", "mean") == "last"
+        """Whether the state of its last token stands for a text, and not the mean of its states."""
         self._top: _Top | None = None
         self._packs = pack(plm)
         if not self._packs:
@@ -109,7 +114,9 @@ class CutPlm:
                 f"The states are of another PLM: their size is {token_states.shape[1]}, but that "
                 f"of {config.model_type} is {config.hidden_size}. Compute them with this PLM."
             )
-        if tokens_per_pass is None:
+        if self.in_step:
+            tokens_per_pass = blocks.ALL
+        elif tokens_per_pass is None:
             tokens_per_pass = blocks.tokens_per_pass(token_ids.device)
         run = self._joined if self._packs else self._padded
         yield from run(token_ids, token_lengths, token_states, tokens_per_pass, padded)
@@ -143,7 +150,7 @@ class CutPlm:
         """Do what ``last_states`` does, for a PLM family that needs padding."""
         all_lengths = sizes.to(tokens.device, non_blocking=True)
         ends = all_lengths.cumsum(0)
-        spare = blocks.spare_tokens(tokens.device)
+        spare = blocks.ALL if self.in_step else blocks.spare_tokens(tokens.device)
         for rows, longest in blocks.blocks_by_length(sizes, per_pass, spare):
             lengths, ids = all_lengths[rows], tokens[rows, :longest]
             mask = length_mask(lengths, longest)
@@ -310,11 +317,3 @@ def layer_lists(plm: PreTrainedModel, tune_layers: int) -> list[nn.ModuleList]:
         f"model.tune_layers is {tune_layers}, but the layers of this PLM "
         f"({plm.config.model_type}) are not separate modules. Choose 0 (frozen) or -1 (all)."
     )
-
-
-def longest_text(plm: PreTrainedModel) -> int | None:
-    """Return how many tokens a PLM can read; None if it has no limit."""
-    limit = getattr(plm.config, "max_position_embeddings", None)
-    if limit is None or limit < 0:
-        return None
-    return limit - first_position(plm)

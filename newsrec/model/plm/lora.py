@@ -31,7 +31,10 @@ TARGETS = {
     ),
     ("q", "k", "v"): ("mpnet",),
     ("q_lin", "k_lin", "v_lin"): ("distilbert", "flaubert", "xlm"),
-    ("q_proj", "k_proj", "v_proj"): ("esmc", "eurobert", "gte", "jina_embeddings_v3", "nomic_bert"),
+    ("q_proj", "k_proj", "v_proj"): (
+        *("esmc", "eurobert", "gte", "jina_embeddings_v3", "nomic_bert"),
+        *("llama", "mistral", "qwen2", "qwen3"),
+    ),
     ("query_proj", "key_proj", "value_proj"): ("deberta-v2",),
     ("Wqkv",): ("modernbert",),
     ("in_proj",): ("deberta",),

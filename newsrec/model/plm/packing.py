@@ -6,6 +6,7 @@ news items of equal length share one call of PyTorch's attention, without a mask
 length. The CPU knows the lengths, so it never waits for the GPU.
 """
 
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ ATTENTION = "newsrec_packed"
 """Name under which ``attend`` is registered with ``transformers``."""
 FLASH = torch.ops.aten._flash_attention_forward
 """FlashAttention over joined sequences. Private: the public ``varlen_attn`` has no dropout."""
+_JOINED: ContextVar[bool] = ContextVar("joined", default=False)
 NOT_PACKED = ("position_bias", "sliding_window", "softcap")
 """Options of attention that joined news do not support."""
 
@@ -62,6 +64,7 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attend within each news item; without ``groups``, do what ``sdpa`` does.
 
+    In a decoder a token attends to those before it, and several heads may share keys and values.
     Queries, keys and values are those of all tokens, joined in the order of ``groups`` ``[1, heads,
     tokens, dim / heads]``; there is then no mask. Returns mixed values ``[1, tokens, heads, dim /
     heads]``, and None for the weights.
@@ -72,15 +75,25 @@ def attend(
         )
     if attention_mask is not None or any(kwargs.get(name) is not None for name in NOT_PACKED):
         raise NotImplementedError("attention with a mask, or beyond one news item's tokens")
-    return _attend_within(query, key, value, dropout, scaling, groups), None
+    causal = bool(getattr(module, "is_causal", False))
+    shared = getattr(module, "num_key_value_groups", 1)
+    if shared > 1:
+        key, value = (x.repeat_interleave(shared, dim=1) for x in (key, value))
+    return _attend_within(query, key, value, dropout, scaling, groups, causal), None
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # or each group would be compiled
 def _attend_within(
-    query: Tensor, key: Tensor, value: Tensor, dropout: float, scale: float | None, groups: Groups
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout: float,
+    scale: float | None,
+    groups: Groups,
+    causal: bool = False,
 ) -> Tensor:
     if query.is_cuda and _flash_takes(query, key, value, dropout):
-        return in_one_call(query, key, value, dropout, scale, groups)
+        return in_one_call(query, key, value, dropout, scale, groups, causal)
     sizes = [news * length for news, length in groups.pairs]
     mixed = []
     # split(), because each slice would add a full-size gradient in the backward pass.
@@ -88,7 +101,9 @@ def _attend_within(
     for (news, length), part in zip(groups.pairs, parts, strict=True):
         # each [news, heads, length, dim / heads]
         q, k, v = (x.unflatten(1, (news, length)).transpose(0, 1) for x in part)
-        own = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
+        own = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, is_causal=causal, scale=scale
+        )
         mixed.append(own.transpose(1, 2).flatten(0, 1))
     return torch.cat(mixed)[None]
 
@@ -100,17 +115,28 @@ def _flash_takes(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> b
 
 
 def in_one_call(
-    query: Tensor, key: Tensor, value: Tensor, dropout: float, scale: float | None, groups: Groups
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout: float,
+    scale: float | None,
+    groups: Groups,
+    causal: bool = False,
 ) -> Tensor:
     """Attend within each news item by FlashAttention; arguments and result as in ``attend``."""
     joined = (x[0].transpose(0, 1) for x in (query, key, value))  # [tokens, heads, dim / heads]
     starts, longest = groups.starts(query.device), groups.longest
-    rules = dropout, False, False  # not causal, no dropout mask returned
+    rules = dropout, causal, False  # no dropout mask returned
     mixed: Tensor = FLASH(*joined, starts, starts, longest, longest, *rules, scale=scale)[0]
     return mixed[None]
 
 
-internals.register_attention(ATTENTION, attend, internals.sdpa_mask)
+def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    """Return no mask for joined news, for which a decoder would ask for one over all tokens."""
+    return None if _JOINED.get() else internals.sdpa_mask(*args, **kwargs)
+
+
+internals.register_attention(ATTENTION, attend, _mask)
 
 
 def groups_of(lengths: Tensor) -> Groups:
@@ -133,11 +159,15 @@ def run_packed(plm: PreTrainedModel, token_ids: Tensor, groups: Groups) -> Tenso
     positions = torch.arange(groups.longest, device=token_ids.device) + internals.first_position(
         plm
     )
-    return plm(
-        input_ids=token_ids.long()[None],
-        position_ids=join(positions.expand(news, -1), groups)[None],
-        groups=groups,
-    )[0][0]
+    token = _JOINED.set(True)
+    try:
+        return plm(
+            input_ids=token_ids.long()[None],
+            position_ids=join(positions.expand(news, -1), groups)[None],
+            groups=groups,
+        )[0][0]
+    finally:
+        _JOINED.reset(token)
 
 
 def pack(plm: PreTrainedModel) -> bool:

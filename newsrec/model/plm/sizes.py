@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from newsrec.errors import UserError
-from newsrec.plm_source import DEFAULT_PLM, find_plm
+from newsrec.plm_source import DEFAULT_PLM, find_plm, first_layers
 
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 BASE = dict(zip(SIZES, (768, 12, 12, 3072), strict=True))
@@ -48,5 +48,5 @@ def plm_sizes(name: str, layers: int | None = None) -> tuple[dict[str, Any], boo
                 f"by save_pretrained, or one of {', '.join(KNOWN)}, whose sizes are known."
             ) from error
     if layers is not None:
-        config["num_hidden_layers"] = layers
+        config |= first_layers(config, layers)
     return config, not known

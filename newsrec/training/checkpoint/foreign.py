@@ -11,6 +11,7 @@ from torch import Tensor
 
 from newsrec.places import looked_for
 from newsrec.sniff import kind_of
+from newsrec.training.checkpoint.folders import is_folder
 
 GIVE = "Give a file that `python -m newsrec fit` wrote: runs/NAME/checkpoints/best.ckpt."
 
@@ -27,12 +28,26 @@ def missing(path: Path) -> str:
             "is a folder that export wrote, which cannot be trained or evaluated. Give the "
             "checkpoint that it was made from."
         )
+    if is_folder(path):
+        return (
+            "is a folder, into which processes of a run wrote their parts. Make one file of it: "
+            f"`python -m newsrec convert-checkpoint {path} --output FILE`."
+        )
     if (path / ".metadata").is_file():
         return (
             "is a sharded checkpoint of Lightning, which newsrec does not read. "
-            f"Train without a sharding strategy. {GIVE}"
+            f"Train with --trainer.strategy fsdp2. {GIVE}"
         )
     return f"is a folder, and there is no checkpoint in it. {GIVE}"
+
+
+def damaged(error: Exception) -> str:
+    """Describe a folder of parts that cannot be read."""
+    said = " ".join(str(error).split())[:200] or type(error).__name__
+    return (
+        f"cannot be read: {said}. Is the folder whole, as a run with --trainer.strategy "
+        "fsdp2_in_parts wrote it?"
+    )
 
 
 def unreadable(path: Path, error: Exception) -> str:

@@ -19,6 +19,7 @@ from newsrec.model.plm.lora import LoraConfig
 from newsrec.model.residual import rename_weights, renamed
 from newsrec.places import looked_for
 from newsrec.training.checkpoint import foreign
+from newsrec.training.checkpoint.folders import DamagedFolder, is_folder, read_folder, recover
 from newsrec.training.checkpoint.schema import check_checkpoint
 from newsrec.training.processes.run_lock import HOLDER, LOCK
 
@@ -46,23 +47,31 @@ BEGUN = {
 """Names of files and folders in a run folder before its first checkpoint."""
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, in_parts: bool = False) -> dict[str, Any]:
     """Read a checkpoint that ``newsrec fit`` wrote; no code in it is executed.
 
+    With ``in_parts`` it may also be a folder into which several processes wrote their parts.
     Returns Lightning's dict: ``state_dict``, ``hyper_parameters``, ``datamodule_hyper_parameters``,
     and our values under ``newsrec``. UserError if ``newsrec fit`` did not write such a file, or no
     model can be built from it.
     """
     _refuse_url(str(path))
     path = Path(path)
-    if not path.is_file():
+    folder = in_parts and is_folder(path)
+    if not path.is_file() and not folder:
         raise MissingModelError(f"--ckpt_path {path} {foreign.missing(path)}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if folder:
+            checkpoint = read_folder(path)
+        else:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
         raise
+    except DamagedFolder as error:
+        raise ModelError(f"--ckpt_path {path} {foreign.damaged(error)}") from error
     except Exception as error:  # torch raises many types, with no common base
-        raise ModelError(f"--ckpt_path {path} {foreign.unreadable(path, error)}") from error
+        why = foreign.damaged(error) if folder else foreign.unreadable(path, error)
+        raise ModelError(f"--ckpt_path {path} {why}") from error
     another = foreign.not_ours(checkpoint)
     if another is not None:
         raise ModelError(f"--ckpt_path {path} {another}")
@@ -120,10 +129,11 @@ def resolve_checkpoint(ckpt_path: str, output: Path) -> Path:
     _refuse_url(ckpt_path)
     path = Path(ckpt_path)
     if ckpt_path in ("last", "best"):
+        recover(output / "checkpoints")
         path = output / "checkpoints" / f"{ckpt_path}.ckpt"
-    if path.is_dir():
+    if path.is_dir() and not is_folder(path):
         raise MissingModelError(f"--ckpt_path {ckpt_path} {foreign.missing(path)}")
-    if not path.is_file():
+    if not path.exists():
         near = looked_for(path)
         raise MissingModelError(
             f"--ckpt_path {ckpt_path}: there is no {path}. {near}{' ' if near else ''}Name the run "

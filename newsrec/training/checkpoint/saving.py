@@ -20,10 +20,10 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-from newsrec.aside import put
 from newsrec.errors import UserError
 from newsrec.model.plm.load import plm_config
 from newsrec.training import lightning_internals as internals
+from newsrec.training.checkpoint.folders import is_folder, put_checkpoint, read_folder
 from newsrec.training.checkpoint.read import CHECKPOINT_FORMAT
 from newsrec.training.processes.launch import connection_mistakes
 
@@ -75,20 +75,28 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            put(aside, path)
+            put_checkpoint(aside, path)
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
             with suppress(OSError):
                 aside.unlink(missing_ok=True)
             cause = error.__context__ if isinstance(error.__context__, OSError) else error
             kept, on = "there is none yet", "start a new run"
-            if path.is_file():
+            if path.exists():
                 kept = "the previous one is whole"
-            if path.with_name("last.ckpt").is_file():
+            if path.with_name("last.ckpt").exists():
                 on = "resume with --ckpt_path last"
             self.failed = (
                 f"{path} could not be written ({cause}); {kept}. Free some space and {on}, or "
                 "choose an --output on another disk."
             )
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint, also one in a folder of parts."""
+        if is_folder(Path(path)):
+            return read_folder(Path(path))
+        return super().load_checkpoint(path, map_location, weights_only)
 
 
 class Stopped(Exception):

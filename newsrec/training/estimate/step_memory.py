@@ -14,6 +14,7 @@ from newsrec.model.plm.load import build_plm
 from newsrec.model.plm.packing import ATTENTION, pack
 from newsrec.model.plm.transformers_internals import set_attention
 from newsrec.model.recommender import NewsRecommender
+from newsrec.plm_source import first_layers
 from newsrec.training.estimate.live_bytes import LiveBytes, as_on, with_values, without_values
 from newsrec.training.losses import LOSSES
 from newsrec.training.options import recommender_options
@@ -157,7 +158,7 @@ def build(module: Any, plm_config: dict[str, Any], packs: bool) -> NewsRecommend
 def packable(plm_config: dict[str, Any]) -> bool:
     """Return whether a PLM's family can run texts without padding; tries a PLM of one layer."""
     try:
-        return pack(build_plm(plm_config | {"num_hidden_layers": 1}))
+        return pack(build_plm(plm_config | first_layers(plm_config, 1)))
     except (TypeError, ValueError, IndexError):  # families whose config lists every layer
         return False
 

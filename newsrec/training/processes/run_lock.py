@@ -62,7 +62,7 @@ class RunLock:
             ) from error
         for part in self.folder.glob("checkpoints/.*.part"):
             with suppress(OSError):
-                part.unlink()
+                shutil.rmtree(part) if part.is_dir() else part.unlink()
         holder = {
             "pid": os.getpid(),
             "host": socket.gethostname(),

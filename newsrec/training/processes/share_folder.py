@@ -12,6 +12,7 @@ from typing import Any
 from newsrec.console import is_first_process
 from newsrec.errors import UserError
 from newsrec.files import file_hash, write_bytes
+from newsrec.training.checkpoint.folders import LISTED, recover
 from newsrec.training.processes.agreement import SERVED, decided_by_first
 from newsrec.training.processes.run_lock import RunLock
 
@@ -91,6 +92,7 @@ def is_resumed(output: Path, num_nodes: int) -> bool:
     the first machine's is refused.
     """
     last = output / "checkpoints" / "last.ckpt"
+    recover(last.parent)
     theirs = decided_by_first("last_checkpoint", lambda: _hash(last) or "none", num_nodes)
     if not is_first_process() and (_hash(last) or "none") != theirs:
         has = f"does not have the first process's {last}"
@@ -114,7 +116,8 @@ def needs_on_disk(root: Path, output: Path, states: int, checkpoint: int) -> str
 
 
 def _hash(path: Path) -> str | None:
-    return file_hash(path) if path.is_file() else None
+    listed = path / LISTED  # of a checkpoint in a folder of parts
+    return next((file_hash(file) for file in (path, listed) if file.is_file()), None)
 
 
 def _send(store: Any, output: Path, names: list[str]) -> None:

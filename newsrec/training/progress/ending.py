@@ -19,7 +19,7 @@ def how_it_ended(trainer: Trainer, last: Path) -> str:
             f"A trial run (trainer.fast_dev_run): {steps} of training and validation went well. "
             "It keeps nothing; leave the option out to train."
         )
-    kept = f"Last checkpoint: {last}" if last.is_file() else "There is no checkpoint."
+    kept = f"Last checkpoint: {last}" if last.exists() else "There is no checkpoint."
     return f"No validation was reached. {kept}"
 
 
@@ -30,7 +30,7 @@ def say_if_finished(trainer: Trainer, ckpt_path: str | None) -> None:
     """
     if ckpt_path is None:
         return
-    checkpoint = read_checkpoint(ckpt_path)
+    checkpoint = read_checkpoint(ckpt_path, in_parts=True)
     steps = checkpoint["global_step"]
     epochs = epochs_done(checkpoint)
     most_epochs, most_steps = trainer.max_epochs, trainer.max_steps

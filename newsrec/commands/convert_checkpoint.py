@@ -1,0 +1,32 @@
+"""The command ``convert-checkpoint``: make one file of a checkpoint in a folder of parts."""
+
+import argparse
+from pathlib import Path
+
+from newsrec.console import say
+from newsrec.errors import UserError
+from newsrec.training.checkpoint.read import read_checkpoint
+from newsrec.training.checkpoint.saving import AtomicCheckpointIO
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    use = "folder best.ckpt or last.ckpt of a run with --trainer.strategy fsdp2_in_parts"
+    parser.add_argument("folder", metavar="FOLDER", help=use)
+    parser.add_argument("--output", required=True, help="file to write, such as best-whole.ckpt")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the file, which evaluate, export and fit read."""
+    folder, output = Path(args.folder), Path(args.output)
+    if folder.is_file():
+        raise UserError(f"{folder} is one file already. Give it to evaluate, export or fit.")
+    if output.exists():
+        raise UserError(f"--output {output} exists. Remove it, or choose another name.")
+    checkpoint = read_checkpoint(folder, in_parts=True)
+    io = AtomicCheckpointIO()
+    io.save_checkpoint(checkpoint, output)
+    if io.failed is not None:
+        raise UserError(io.failed)
+    weights = sum(value.numel() for value in checkpoint["state_dict"].values())
+    say(f"{output} holds {weights:,} weights after {checkpoint['global_step']:,} steps.")
