@@ -153,8 +153,8 @@ def _pooling(encoder: NewsEncoder, pretrained: "PretrainedRecommender") -> NewsP
     module = pretrained.module
     sizes = encoder.project.in_features, encoder.project.out_features
     shape = vars(module.news)
-    rest = module.max_tokens, module.residual, encoder.cut.last_token
-    pooling = NewsPooling(*sizes, dict(shape), *rest)
+    last_token = encoder.cut.last_token
+    pooling = NewsPooling(*sizes, dict(shape), module.max_tokens, module.residual, last_token)
     own = encoder.state_dict()
     pooling.parts.load_state_dict({name: own[name] for name in pooling.parts.state_dict()})
     return pooling

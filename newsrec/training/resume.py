@@ -69,5 +69,6 @@ def resumed(
 
 def _whole_batch(state: Any) -> int:
     """Return the size of all processes' batches together; 0 if a checkpoint does not say it."""
-    sizes = [state.get(n) for n in ("batch_size", "world_size")] if isinstance(state, dict) else [0]
+    names = ("batch_size", "world_size")
+    sizes: list[Any] = [state.get(n) for n in names] if isinstance(state, dict) else [0]
     return math.prod(sizes) if all(type(size) is int for size in sizes) else 0

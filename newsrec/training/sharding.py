@@ -145,7 +145,8 @@ def _check(module: Any) -> None:
 
 def shard(recommender: nn.Module, mesh: Any) -> None:
     """Shard the PLM of a recommender over the processes of a device mesh."""
-    cut: Any = recommender.news_encoder.cut
+    encoder: Any = recommender.news_encoder
+    cut = encoder.cut
     mesh = mesh["data_parallel"]
     for layers in layer_lists(cut.plm, cut.plm.config.num_hidden_layers):
         for layer in layers:
