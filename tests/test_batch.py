@@ -31,7 +31,8 @@ def devices(batch):
 
 def test_a_batch_moves_as_a_whole_but_for_its_lengths():
     shared = SharedClicks(*[torch.ones(1)] * 3, torch.ones(1, 2))
-    made = made_batch(torch.zeros(4, 2, 3))._replace(shared=shared, views=torch.zeros(3, 2))
+    more = {"views": torch.zeros(3, 2), "categories": torch.zeros(3, 1)}
+    made = made_batch(torch.zeros(4, 2, 3))._replace(shared=shared, **more)
     moved = made.to("meta", non_blocking=True)
     assert isinstance(moved, Batch)
     assert set(devices(moved.shared).values()) == {"meta"}

@@ -20,6 +20,8 @@ def test_every_preset_builds(path, plm_dir, monkeypatch, tmp_path):
     args = ["--config", str(path), "--model.plm", str(plm_dir), "--trainer.precision", "32-true"]
     args += ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
     args += ["--model.plm_layers", "null"]  # this PLM has two
+    if path.stem == "mind_small_best":
+        args += ["--model.tune_layers", "2"]
     args += ["--model.residual", "false"]  # this PLM's states are smaller than any news vector
     cli = FitCLI(args=args, **cli_options(run=False))
     cli.model.configure_model()
