@@ -97,6 +97,7 @@ ARMS = {
     "tune-2": Arm("Is tuning two layers of the PLM of use?", TUNE),
     "lora-2": Arm("Are adapters in their place better?", TUNE | LORA),
     "tune-2-late": Arm("Do tuned layers and the clicks add up?", TUNE | LATE),
+    "tune-2-interests": Arm("Do tuned layers and several interests?", TUNE | INTERESTS),
     "late-abstract": Arm("Do the clicks and abstracts add up?", LATE | OWN_ABSTRACT),
     "all": Arm("Do tuned layers, the clicks, appeal and abstracts?", EVERYTHING),
     "no-residual-transformer": Arm("Softmax, in the plain model?", PLAIN | SOFTMAX, "no-residual"),
