@@ -108,7 +108,7 @@ def score_checkpoints(
     members: list[Scored] = []
     lessons: list[NDArray[np.float32]] = []
     try:
-        for path in ckpt_paths:
+        for number, path in enumerate(ckpt_paths):
             run = open_run(path)
             data = run.data  # show a mistake in the data before the Trainer's banner
             _check_same_split(split, data.data, members)
@@ -124,7 +124,7 @@ def score_checkpoints(
                 with trainer_mistakes():
                     built = Trainer(**(options | started_by_torchrun(options)))
                 refuse_unconnected(built)
-            beside = with_means and not members
+            beside = with_means and number == 0  # on all processes, which share the work
             member = _score_run(run, split, built, precision, by_auto, beside, repeats)
             members += [member] if member is not None else []
             if source != split:
