@@ -383,6 +383,18 @@ def test_a_group_is_coloured_only_if_it_differs_after_the_adjustment(world):
         assert ("dots better" in row) == coloured
 
 
+@pytest.mark.parametrize(("p", "shown"), [(0.06, False), (0.04, True)])
+def test_a_side_is_better_only_if_interval_and_p_say_so(world, p, shown):
+    result = compare(*([read_run(world.run(name))] for name in "ab"))
+    result["metrics"]["auc"] |= {"difference": -0.02, "interval": [-0.03, -0.01], "p": p}
+    page = Page(comparison_page(result))
+    verdict = "B is better (A - B" if shown else "This split does not show which is better"
+    assert verdict in page.text
+    text = comparison_page(result)
+    row = text[text.index(">AUC<") :].partition("</tr>")[0]
+    assert ("dots worse" in row) == shown
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_dot_is_coloured_by_the_direction_of_its_metric(world, sign):
     result = compare(*([read_run(world.run(name))] for name in "ab"))

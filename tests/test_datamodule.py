@@ -446,7 +446,7 @@ def test_another_batch_size_keeps_that_of_all_processes(make, processes, size, g
     if goes_on:
         data.load_state_dict(state)
     else:
-        with pytest.raises(UserError, match=r"8 on 2 processes, but .* with 4 on 2"):
+        with pytest.raises(UserError, match=r"8 per process, .* is 2; .* with 4 and 2\."):
             data.load_state_dict(state)
 
 

@@ -65,6 +65,9 @@ def test_a_folder_becomes_one_file(run, tmp_path, capsys):
     assert "exists" in refused(capsys, "convert-checkpoint", folder, f"--output={out}")
     other = tmp_path / "other.ckpt"
     assert "one file already" in refused(capsys, "convert-checkpoint", best, f"--output={other}")
+    said = refused(capsys, "convert-checkpoint", tmp_path / "none", f"--output={other}")
+    assert f"FOLDER {tmp_path / 'none'} does not exist" in said
+    assert "--ckpt_path" not in said
 
 
 def test_scoring_a_folder_says_how_to_make_a_file_of_it(run):

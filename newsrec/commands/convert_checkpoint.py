@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from newsrec.console import say
+from newsrec.console import counted, say
 from newsrec.errors import UserError
 from newsrec.training.checkpoint.read import read_checkpoint
 from newsrec.training.checkpoint.saving import AtomicCheckpointIO
@@ -23,10 +23,11 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{folder} is one file already. Give it to evaluate, export or fit.")
     if output.exists():
         raise UserError(f"--output {output} exists. Remove it, or choose another name.")
-    checkpoint = read_checkpoint(folder, in_parts=True)
+    checkpoint = read_checkpoint(folder, in_parts=True, option="FOLDER")
     io = AtomicCheckpointIO()
     io.save_checkpoint(checkpoint, output)
     if io.failed is not None:
         raise UserError(io.failed)
     weights = sum(value.numel() for value in checkpoint["state_dict"].values())
-    say(f"{output} holds {weights:,} weights after {checkpoint['global_step']:,} steps.")
+    steps = counted(checkpoint["global_step"], "step")
+    say(f"{output} holds {counted(weights, 'weight')} after {steps}.")

@@ -127,11 +127,14 @@ class MindDataModule(DataOptions, LightningDataModule):
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the number of processes, which a checkpoint needs besides the options."""
+        """Return the number of processes and the batch size, which a resumed run compares."""
         return {"world_size": self._process()[1], "batch_size": self.batch_size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember the number of processes, for a run that resumes within an epoch."""
+        """Remember the number of processes, for a run that resumes within an epoch.
+
+        Another batch size is refused, as ``check_batch_size`` says.
+        """
         self._trained_on = state_dict["world_size"]
         check_batch_size(state_dict, self.batch_size, self._process()[1])
 

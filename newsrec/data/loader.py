@@ -73,8 +73,9 @@ def check_batch_size(state: Mapping[str, int], size: int, processes: int) -> Non
     then, before = state.get("batch_size", size), state["world_size"]
     if then != size and then * before != size * processes:
         raise UserError(
-            f"data.batch_size is {size} on {processes} processes, but the checkpoint was trained "
-            f"with {then} on {before}. Leave it out, or give one that keeps the product."
+            f"data.batch_size is {size} per process, and the number of processes is {processes}; "
+            f"the checkpoint was trained with {then} and {before}. Leave data.batch_size out, or "
+            "give one that keeps the product of both numbers."
         )
 
 

@@ -222,8 +222,12 @@ MEANINGS = {
     for name, line in (TABLE | OVER_ALL).items()
 }
 """First line of each metric's definition."""
-SAID = {1: "More is better.", -1: "Less is better.", 0: "Neither more nor less is better as such."}
-EXPLAINED = {name: f"{meaning} {SAID[BETTER[name]]}" for name, meaning in MEANINGS.items()}
+DIRECTIONS = {
+    1: "More is better.",
+    -1: "Less is better.",
+    0: "Neither more nor less is better as such.",
+}
+EXPLAINED = {name: f"{meaning} {DIRECTIONS[BETTER[name]]}" for name, meaning in MEANINGS.items()}
 """Each metric's meaning and direction, for pages."""
 PER_IMPRESSION = tuple(f"{name}@{k}" for name in TABLE for k in CUTS)
 """Names of all metrics of an impression."""

@@ -16,7 +16,7 @@ _HEADINGS = {
 }
 DIRECTIONS = (
     f"Less is better: {', '.join(_HEADINGS[-1])}. Calibration is a distance from the categories of "
-    f"the history, freshness an age. Neither is better as such: {', '.join(_HEADINGS[0])}."
+    f"the history, freshness an age. Neither more nor less is better: {', '.join(_HEADINGS[0])}."
 )
 """How to read the signs of the table."""
 

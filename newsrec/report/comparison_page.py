@@ -119,21 +119,30 @@ def _line(
 ) -> Difference:
     """Return a row whose dot is coloured if the sides differ, by which of them is better.
 
-    They differ if 0 is outside the interval and, for a group, if p adjusted for the number of
-    groups is below ``LEVEL`` too. ``better`` is 1 if more is better, -1 if less is, else 0.
+    ``better`` is 1 if more is better, -1 if less is, else 0.
     """
     bounds, kind = row["interval"], "faint"
     if bounds is not None:
-        sign = (bounds[0] > 0) - (bounds[1] < 0)
+        sign = _sign(row)
         kind = {1: "better", -1: "worse"}.get(sign * better, "apart" if sign else "")
-        if (row.get("p_holm") or 0.0) >= LEVEL:
-            kind = ""
     dot = Dot(f"{name}, A - B", row["difference"], bounds, kind, reference=0.0, wider=wider)
     return Difference(name, about, row, dot)
 
 
 def _axis(lines: Iterable[Difference], name: str) -> Axis:
     return Axis.of((end for line in lines for end in line.dot.ends), name)
+
+
+def _sign(row: Mapping[str, Any]) -> int:
+    """Return 1 if A is shown to be above B, -1 if below, 0 if neither is shown.
+
+    It is shown if 0 is outside the interval and p, for a group the adjusted one, is below
+    ``LEVEL``. Rows without a p are judged by their interval.
+    """
+    low, high = row["interval"]
+    p = row.get("p_holm", row.get("p"))
+    sign: int = (low > 0) - (high < 0)
+    return sign if p is None or p < LEVEL else 0
 
 
 def _verdict(result: Mapping[str, Any]) -> str:
@@ -144,9 +153,12 @@ def _verdict(result: Mapping[str, Any]) -> str:
         return said
     low, high = row["interval"]
     apart = f"{row['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}"
-    if low <= 0 <= high:
+    if row["p"] is not None:
+        apart += f", p {p_value(row['p'])}"
+    sign = _sign(row)
+    if not sign:
         return f"{said}This split does not show which is better (A - B: {apart})."
-    return f"{said}{'A' if low > 0 else 'B'} is better (A - B: {apart})."
+    return f"{said}{'A' if sign > 0 else 'B'} is better (A - B: {apart})."
 
 
 def _facts(run: Mapping[str, Any]) -> dict[str, str]:

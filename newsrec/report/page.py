@@ -95,7 +95,7 @@ def html_page(
         "Trade-off": (trade_off, "trade-off"),
         "Training": (drawn, "training"),
         "Examples": (examples, "examples"),
-        "Losses": (losses, "losses"),
+        "Baseline better": (losses, "losses"),
         "What was evaluated": (True, "facts"),
     }
     known = oracle_dots(oracles, metrics["auc"]) if oracles and "auc" in metrics else {}

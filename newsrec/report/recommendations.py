@@ -10,7 +10,10 @@ from newsrec.report.tables import Cell, print_tables, table
 
 EXPLAINED = 3
 """Most clicks that are named for each news item; JSON has them all."""
-REASONS = {"age": "for its age", "other": "by a rule for age or repeats, or by rounding"}
+REASONS = {
+    "age": "for its age",
+    "other": "by a rule for age or repeats, by re-ranking, or by rounding",
+}
 SMALLEST = 0.0005
 """A term that would be shown as 0.000 is left out."""
 NO_TITLE = "(no title)"

@@ -171,16 +171,18 @@ class Encoders:
         return vectors[[distinct[pair] for pair in pairs]]
 
     def _categories(self, pairs: Sequence[tuple[str, ...]]) -> NDArray[np.int64] | None:
-        """Return the rows of vectors of categories, whose names are the last values of each news.
+        """Return the rows of the vectors of each news item's categories ``[news, fields]``.
 
-        None if there are no such vectors ``[news, fields]``.
+        The names of the categories are the last of a news item's ``pairs``. None without vectors.
         """
-        fields = list(self.category_names)
-        if not fields:
+        names = self.category_names
+        if not names:
             return None
-        columns = [pa.array([pair[place] for pair in pairs], pa.string()) for place in
-                   range(-len(fields), 0)]  # fmt: skip
-        return category_rows(self.category_names, dict(zip(fields, columns, strict=True)))
+        columns = {
+            field: pa.array([pair[place] for pair in pairs], pa.string())
+            for place, field in enumerate(names, start=-len(names))
+        }
+        return category_rows(names, columns)
 
     def _blocks(
         self, pairs: Sequence[tuple[str, ...]], views: Sequence[Sequence[Sequence[int]]]

@@ -65,10 +65,10 @@ def check_agreement(trained: Mapping[str, Any], data: Any) -> None:
 
 
 def categories_of(data: Any) -> dict[str, list[str]] | None:
-    """Return the categories that get vectors in a new model; None if its data names none.
+    """Return the categories that get vectors in a new model; None if ``data.categories`` is none.
 
     Args:
-        data: A data module; one of another class is not asked.
+        data: A data module; those of other classes have no such option, so None for them.
     """
     return data.known_categories() if getattr(data, "categories", "none") != "none" else None
 

@@ -47,19 +47,22 @@ BEGUN = {
 """Names of files and folders in a run folder before its first checkpoint."""
 
 
-def read_checkpoint(path: str | Path, in_parts: bool = False) -> dict[str, Any]:
+def read_checkpoint(
+    path: str | Path, in_parts: bool = False, option: str = "--ckpt_path"
+) -> dict[str, Any]:
     """Read a checkpoint that ``newsrec fit`` wrote; no code in it is executed.
 
     With ``in_parts`` it may also be a folder into which several processes wrote their parts.
+    Messages name ``option`` as the one that gave the path.
     Returns Lightning's dict: ``state_dict``, ``hyper_parameters``, ``datamodule_hyper_parameters``,
     and our values under ``newsrec``. UserError if ``newsrec fit`` did not write such a file, or no
     model can be built from it.
     """
     _refuse_url(str(path))
     path = Path(path)
-    folder = in_parts and is_folder(path)
+    folder, given = in_parts and is_folder(path), f"{option} {path}"
     if not path.is_file() and not folder:
-        raise MissingModelError(f"--ckpt_path {path} {foreign.missing(path)}")
+        raise MissingModelError(f"{given} {foreign.missing(path)}")
     try:
         if folder:
             checkpoint = read_folder(path)
@@ -68,18 +71,18 @@ def read_checkpoint(path: str | Path, in_parts: bool = False) -> dict[str, Any]:
     except PermissionError:
         raise
     except DamagedFolder as error:
-        raise ModelError(f"--ckpt_path {path} {foreign.damaged(error)}") from error
+        raise ModelError(f"{given} {foreign.damaged(error)}") from error
     except Exception as error:  # torch raises many types, with no common base
         why = foreign.damaged(error) if folder else foreign.unreadable(path, error)
-        raise ModelError(f"--ckpt_path {path} {why}") from error
+        raise ModelError(f"{given} {why}") from error
     another = foreign.not_ours(checkpoint)
     if another is not None:
-        raise ModelError(f"--ckpt_path {path} {another}")
+        raise ModelError(f"{given} {another}")
     ours = checkpoint["newsrec"] if isinstance(checkpoint["newsrec"], dict) else None
     if not ours or ours.get("format") != CHECKPOINT_FORMAT:
         found = ours.get("format") if ours else "none"
         raise ModelError(
-            f"--ckpt_path {path} has newsrec format {found}; this version reads format "
+            f"{given} has newsrec format {found}; this version reads format "
             f"{CHECKPOINT_FORMAT}. Train it again, or use the version of newsrec that wrote it."
         )
     checkpoint = _with_new_names(checkpoint)
