@@ -1,5 +1,6 @@
 """Checkpoints in folders of parts: what is written is read, and strangers' folders are refused."""
 
+import copy
 import io
 import os
 import pickle
@@ -9,6 +10,7 @@ import pytest
 import torch
 from conftest import refused
 from torch import distributed
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
@@ -70,6 +72,32 @@ def test_a_folder_becomes_one_file(run, tmp_path, capsys):
     assert "--ckpt_path" not in said
 
 
+def test_a_file_that_cannot_be_written_is_refused_with_a_way_on(run, tmp_path, capsys, monkeypatch):
+    blocked = tmp_path / "text"
+    blocked.write_text("")
+    said = refused(capsys, "convert-checkpoint", run[1], f"--output={blocked / 'whole.ckpt'}")
+    assert "is a file, not a folder" in said
+    inside = refused(capsys, "convert-checkpoint", run[1], f"--output={run[1] / 'whole.ckpt'}")
+    assert "a resumed run replaces" in inside
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    said = refused(capsys, "convert-checkpoint", run[1], f"--output={tmp_path / 'whole.ckpt'}")
+    assert "No space left" in said
+    assert "start a new run" not in said
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+def test_a_run_folder_names_the_folder_of_parts_in_it(run, tmp_path, capsys):
+    shutil.copytree(run[1], tmp_path / "run" / "checkpoints" / "best.ckpt")
+    said = refused(capsys, "convert-checkpoint", tmp_path / "run", f"--output={tmp_path / 'a'}")
+    assert f"Give the checkpoint in it: {tmp_path / 'run' / 'checkpoints' / 'best.ckpt'}" in said
+    said = refused(capsys, "convert-checkpoint", "https://a/b", f"--output={tmp_path / 'a'}")
+    assert "https://a/b is a URL" in said
+
+
 def test_scoring_a_folder_says_how_to_make_a_file_of_it(run):
     with pytest.raises(MissingModelError, match=r"newsrec convert-checkpoint .*parts\.ckpt --out"):
         TrainedRun.open(run[1])
@@ -120,12 +148,33 @@ def with_giant(folder):
     metadata = pickle.loads((folder / LISTED).read_bytes())
     tensor = next(iter(metadata.state_dict_metadata.values()))
     tensor.size = tensor.chunks[0].sizes = torch.Size([10**14])
+    tensor.chunks[0].offsets = torch.Size([0])
     (folder / LISTED).write_bytes(pickle.dumps(metadata))
 
 
 def without_a_part(folder):
     metadata = pickle.loads((folder / LISTED).read_bytes())
     next(t for t in metadata.state_dict_metadata.values() if len(t.size) == 2).chunks.clear()
+    (folder / LISTED).write_bytes(pickle.dumps(metadata))
+
+
+def with_a_part_twice(folder):
+    metadata = pickle.loads((folder / LISTED).read_bytes())
+    tensor = next(t for t in metadata.state_dict_metadata.values() if t.size[:1] > (1,))
+    rows, *others = tensor.size
+    tensor.chunks = [ChunkStorageMetadata(torch.Size([0] * (1 + len(others))), torch.Size(s))
+                     for s in ([rows // 2, *others], [rows - rows // 2, *others])]  # fmt: skip
+    (folder / LISTED).write_bytes(pickle.dumps(metadata))
+
+
+def with_giant_and_its_negative(folder):
+    metadata = pickle.loads((folder / LISTED).read_bytes())
+    tensors = metadata.state_dict_metadata
+    giant, negative = (copy.deepcopy(next(iter(tensors.values()))) for _ in range(2))
+    for tensor, size in ((giant, [10**14]), (negative, [-(10**14)])):
+        tensor.size = torch.Size(size)
+        tensor.chunks = [ChunkStorageMetadata(torch.Size([0]), torch.Size(size))]
+    metadata.state_dict_metadata = {"giant": giant, "negative": negative} | tensors
     (folder / LISTED).write_bytes(pickle.dumps(metadata))
 
 
@@ -151,7 +200,9 @@ def evil_values(folder):
         (with_evil, r"asks for posix\.system, which may run code"),
         (with_path_outside, "missing or was cut off"),
         (with_giant, "more values than the files have"),
+        (with_giant_and_its_negative, "parts of 'negative' are missing"),
         (without_a_part, "parts of .* are missing"),
+        (with_a_part_twice, "parts of .* are missing"),
         (cut, "missing or was cut off"),
         (zeroed, "Is the folder whole"),
         (evil_values, "Is the folder whole"),

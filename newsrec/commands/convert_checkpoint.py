@@ -1,12 +1,16 @@
 """The command ``convert-checkpoint``: make one file of a checkpoint in a folder of parts."""
 
 import argparse
+import os
 from pathlib import Path
 
+import torch
+
+from newsrec.aside import file_aside, put
 from newsrec.console import counted, say
 from newsrec.errors import UserError
+from newsrec.files import require_writable
 from newsrec.training.checkpoint.read import read_checkpoint
-from newsrec.training.checkpoint.saving import AtomicCheckpointIO
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,11 +27,28 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{folder} is one file already. Give it to evaluate, export or fit.")
     if output.exists():
         raise UserError(f"--output {output} exists. Remove it, or choose another name.")
-    checkpoint = read_checkpoint(folder, in_parts=True, option="FOLDER")
-    io = AtomicCheckpointIO()
-    io.save_checkpoint(checkpoint, output)
-    if io.failed is not None:
-        raise UserError(io.failed)
+    if folder.resolve() in output.resolve().parents:
+        raise UserError(
+            f"--output {output} is in the folder {folder}, which a resumed run replaces. Choose "
+            "another place."
+        )
+    require_writable(output)
+    checkpoint = read_checkpoint(args.folder, in_parts=True, option="FOLDER")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with file_aside(output) as aside:
+            with aside.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.chmod(0o644)  # mkstemp's files are private
+            put(aside, output)
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise UserError(
+            f"{output} could not be written ({cause}). Free some space there, or choose another "
+            "--output."
+        ) from error
     weights = sum(value.numel() for value in checkpoint["state_dict"].values())
     steps = counted(checkpoint["global_step"], "step")
     say(f"{output} holds {counted(weights, 'weight')} after {steps}.")

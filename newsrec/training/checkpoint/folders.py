@@ -147,10 +147,9 @@ class _Reader(FileSystemReader):
         for name, tensor in found.state_dict_metadata.items():
             if not isinstance(tensor, TensorStorageMetadata):
                 raise DamagedFolder(f"{name!r} is not a tensor")
-            whole = math.prod(tensor.size)
-            if sum(math.prod(chunk.sizes) for chunk in tensor.chunks) != whole:
+            if not _covers(tensor):
                 raise DamagedFolder(f"parts of {name!r} are missing")
-            total += whole * tensor.properties.dtype.itemsize
+            total += math.prod(tensor.size) * tensor.properties.dtype.itemsize
         for entry in found.storage_data.values():
             size = files.get(entry.relative_path, -1)
             if entry.transform_descriptors or not 0 <= entry.offset <= size - entry.length:
@@ -168,6 +167,26 @@ class _Reader(FileSystemReader):
             for name, tensor in listed.items()
             if isinstance(tensor, TensorStorageMetadata)
         }
+
+
+def _covers(tensor: TensorStorageMetadata) -> bool:
+    """Return whether a tensor's parts follow each other along its first axis, without a gap."""
+    if not tensor.size:
+        return len(tensor.chunks) == 1 and not tensor.chunks[0].sizes
+    first, *others = tensor.size
+    if any(len(c.offsets) != len(tensor.size) for c in tensor.chunks):
+        return False
+    parts = sorted((c.offsets[0], c.sizes[0]) for c in tensor.chunks)
+    if min(tensor.size) < 0 or any(
+        c.sizes[0] < 0 or [*c.sizes[1:]] != others or any(c.offsets[1:]) for c in tensor.chunks
+    ):
+        return False
+    end = 0
+    for offset, length in parts:
+        if length and offset != end:
+            return False
+        end += length
+    return end == first
 
 
 class _Unpickler(pickle.Unpickler):

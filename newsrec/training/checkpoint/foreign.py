@@ -23,6 +23,8 @@ def missing(path: Path) -> str:
     for inner in ("checkpoints/best.ckpt", "best.ckpt", "checkpoints/last.ckpt", "last.ckpt"):
         if (path / inner).is_file():
             return f"is a folder. Give the file in it: {path / inner}."
+        if is_folder(path / inner):
+            return f"is a folder. Give the checkpoint in it: {path / inner}."
     if (path / "manifest.json").is_file():
         return (
             "is a folder that export wrote, which cannot be trained or evaluated. Give the "
