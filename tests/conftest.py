@@ -147,9 +147,10 @@ def left_out() -> Iterator[dict[str, Callable]]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_parser() -> Iterator[None]:
+def one_parser() -> Iterator[Callable]:
     """Build the parser of ``fit`` once for all tests, and find an option in it once.
 
+    Yields the function that builds it, for tests that change their parser.
     That takes longer than an epoch of a tiny run: jsonargparse searches a list for each option.
     """
     from jsonargparse import _core, _subcommands
@@ -180,7 +181,7 @@ def one_parser() -> Iterator[None]:
         patch.setattr(LightningCLI, "setup_parser", setup_parser)
         for module in (_core, _subcommands):
             patch.setattr(module, "find_action_and_subcommand", find)
-        yield
+        yield plain
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import subprocess
 import jsonargparse
 import pytest
 from conftest import refused
+from lightning.pytorch.cli import LightningCLI
 
 from newsrec.__main__ import COMMANDS, main
 from newsrec.commands import completion
@@ -16,6 +17,12 @@ COMP_POINT=${#COMP_LINE}
 _shtab_newsrec newsrec "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"
 printf '%s\\n' "${COMPREPLY[@]}"
 """
+
+
+@pytest.fixture(autouse=True)
+def own_parser(one_parser, monkeypatch):
+    """Keep the parser of other tests from getting the options that completion adds."""
+    monkeypatch.setattr(LightningCLI, "setup_parser", one_parser)
 
 
 @pytest.fixture(scope="module")
