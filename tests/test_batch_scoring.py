@@ -103,7 +103,7 @@ def test_candidates_are_ranked_and_unknown_ones_scored_by_the_mean(export):
     assert second["ranks"] == second["news_ids"] == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), head=st.sampled_from(list(HEADS)), data=st.data())
 def test_scores_made_alone_find_the_best_whatever_the_rounding_of_the_others(seed, head, data):
     rng = np.random.default_rng(seed)

@@ -120,7 +120,7 @@ def test_small_blocks_change_nothing(tmp_path, monkeypatch):
 
 
 @given(st.integers(0, 1000), st.integers(1, 40), st.integers(1, 30))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_log_can_be_read(tmp_path_factory, seed, clicks, negatives):
     rng = random.Random(seed)
     rows = log(rng, clicks, 0, users=rng.randrange(1, 5), num_news=rng.randrange(1, 20))

@@ -174,7 +174,7 @@ def test_the_clicks_of_a_fold_do_not_decide_on_its_own_scores():
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_each_user_is_in_one_fold_and_folds_are_even(data):
     number = data.draw(st.integers(1, 30))
     users = np.array(data.draw(st.lists(st.integers(0, number - 1), min_size=1, max_size=60)))

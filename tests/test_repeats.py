@@ -40,7 +40,7 @@ def test_repeats_by_hand():
     assert repeats(NEWS, np.array([], dtype=int), [2], 0.1).tolist() == []
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.01, 1), st.integers(1, 9))
 def test_repeats_are_the_loop_over_pairs(seed, threshold, at_once):
     rng = np.random.default_rng(seed)

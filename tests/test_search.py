@@ -57,7 +57,7 @@ def test_the_best_are_found_when_they_are_neighbours_or_all_alike():
     np.testing.assert_array_equal(top_k(scores, 50), np.arange(50) * module.GROUPS + 7)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), at_once=st.integers(1, 200), data=st.data())
 def test_users_are_searched_alike_in_blocks_of_any_size(seed, at_once, data):
     rng = np.random.default_rng(seed)

@@ -58,7 +58,7 @@ def close(found, expected):
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     kind=st.sampled_from(["fastformer", "transformer"]),
     lengths=st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(any),

@@ -248,7 +248,7 @@ CHOICE = st.one_of(
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(CHOICE, min_size=1, max_size=4, unique_by=str), st.data())
 def test_choices_come_back_as_they_were_given(choices, data):
     space = {"o": choices}
