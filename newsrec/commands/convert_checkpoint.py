@@ -1,16 +1,13 @@
 """The command ``convert-checkpoint``: make one file of a checkpoint in a folder of parts."""
 
 import argparse
-import os
 from pathlib import Path
 
-import torch
-
-from newsrec.aside import file_aside, put
 from newsrec.console import counted, say
 from newsrec.errors import UserError
 from newsrec.files import require_writable
 from newsrec.training.checkpoint.read import read_checkpoint
+from newsrec.training.checkpoint.saving import write_checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,21 +31,12 @@ def run(args: argparse.Namespace) -> None:
         )
     require_writable(output)
     checkpoint = read_checkpoint(args.folder, in_parts=True, option="FOLDER")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with file_aside(output) as aside:
-            with aside.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.chmod(0o644)  # mkstemp's files are private
-            put(aside, output)
-    except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
-        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+    cause = write_checkpoint(checkpoint, output)
+    if cause is not None:
         raise UserError(
             f"{output} could not be written ({cause}). Free some space there, or choose another "
             "--output."
-        ) from error
+        )
     weights = sum(value.numel() for value in checkpoint["state_dict"].values())
     steps = counted(checkpoint["global_step"], "step")
     say(f"{output} holds {counted(weights, 'weight')} after {steps}.")

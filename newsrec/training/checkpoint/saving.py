@@ -54,6 +54,26 @@ def values_beside_weights(module: Any, auto_precision: str | None) -> dict[str, 
     }
 
 
+def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> BaseException | None:
+    """Write a checkpoint whole or not at all; return what kept it from being written, if anything.
+
+    An existing file stays until the new one is complete.
+    """
+    aside = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        put_checkpoint(aside, path)
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        return error.__context__ if isinstance(error.__context__, OSError) else error
+    return None
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint to a temporary file, syncs it to disk, and renames it.
 
@@ -68,18 +88,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Write a checkpoint; an existing file stays until the new one is complete."""
         path = Path(path)
-        aside = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with aside.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            put_checkpoint(aside, path)
-        except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
-            with suppress(OSError):
-                aside.unlink(missing_ok=True)
-            cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        cause = write_checkpoint(checkpoint, path)
+        if cause is not None:
             kept, on = "there is none yet", "start a new run"
             if path.exists():
                 kept = "the previous one is whole"
