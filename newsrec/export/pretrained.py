@@ -14,10 +14,10 @@ from torch import Tensor
 
 from newsrec import __version__
 from newsrec.data.fields import Texts, category_rows
-from newsrec.errors import MissingPackageError, UserError
+from newsrec.errors import MissingPackageError
 from newsrec.export.card import model_card
-from newsrec.export.catalogue import reported
 from newsrec.export.export import describe, origin_of, seal, write_tokenizer
+from newsrec.export.quality import quality
 from newsrec.export.weights import read_model, write_model
 from newsrec.files import publish, require_empty
 from newsrec.model.plm.blocks import length_mask
@@ -267,47 +267,14 @@ class PretrainedRecommender(TextEncoder):
 
     def _about_with(self, metrics: Mapping[str, Any] | str | Path | None) -> dict[str, Any]:
         """Return origin and quality of the model as it is now."""
-        about = dict(self._about)
-        origin = about["checkpoint"]
+        origin = self._about["checkpoint"]
         changed = weights_hash(self.model.state_dict()) != self._trained
+        if metrics is not None:
+            found = quality(metrics, origin, changed, self._root)
+            return {"checkpoint": origin, "metrics": found}
         if changed:
-            about = {"checkpoint": origin | {"metrics": {}, "changed": True}, "metrics": None}
-        if metrics is None:
-            return about
-        if isinstance(metrics, str | Path):
-            try:
-                metrics = json.loads(Path(metrics).read_text(encoding="utf-8"))
-                assert isinstance(metrics, dict)
-            except (OSError, ValueError, AssertionError) as error:
-                raise UserError(
-                    f"metrics is {str(metrics)!r}, which is not a metrics.json that evaluate "
-                    "wrote. Give its path, or the result of evaluate."
-                ) from error
-        if metrics.get("checkpoint_sha256") != origin["sha256"]:
-            raise UserError(
-                f"metrics are those of the checkpoint {metrics.get('checkpoint_sha256')}, and the "
-                f"model is from {origin['sha256']}. Give the metrics of this model."
-            )
-        if changed:
-            raise UserError(
-                "metrics are those of the checkpoint, but the weights were changed since. Leave "
-                "metrics out."
-            )
-        if "repeats" in metrics or metrics.get("half_life", {}).get("hours"):
-            option = "repeat_threshold" if "repeats" in metrics else "half_life"
-            raise UserError(
-                f"metrics are those with {option}, and the model itself lowers no score. Evaluate "
-                f"it without {option}."
-            )
-        if "auc" not in metrics:
-            raise UserError(
-                f"metrics has no auc: {metrics.get('split')} has no labels, or no impression that "
-                "could be evaluated. Evaluate a split with labels."
-            )
-        own = origin["data_fingerprint"].get(metrics["split"]) == metrics["data_fingerprint"]
-        selected = own and origin["selected_on"] == metrics["split"]
-        told = {"selected": selected, "by_evaluate": True}
-        return about | {"metrics": reported(metrics, self._root) | told}
+            return {"checkpoint": origin | {"metrics": {}, "changed": True}, "metrics": None}
+        return dict(self._about)
 
     def _described(self) -> dict[str, Any]:
         """Return the values of a manifest that the card shows."""

@@ -7,7 +7,6 @@ device, which takes no memory) and compared with the weights in the file.
 
 import dataclasses
 import inspect
-import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +14,7 @@ from typing import Any, get_type_hints
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
+from torch import Tensor
 
 from newsrec.errors import MissingPackageError, ModelError, UserError
 from newsrec.model.fastformer import FastformerConfig
@@ -33,6 +31,7 @@ from newsrec.training.checkpoint.kinds import (
     is_of,
     shown,
 )
+from newsrec.training.checkpoint.shapes import compare, without_values
 
 IMPLEMENTATIONS: dict[str, tuple[str | None, ...]] = {
     "attn_implementation": (None, "sdpa", "eager", ATTENTION, *PADDED.values()),
@@ -49,10 +48,6 @@ REFUSED = (
 """Keys that load packages or download files if set."""
 LARGEST_NUMBER = 2**20
 """Upper limit of sizes in the options, such as layers, tokens per text and clicks per history."""
-PARTS_OF_A_WEIGHT = 8
-"""Most modules and parameters of a model per weight; ModernBERT has three."""
-SPARE_PARTS = 100
-"""Further modules and parameters that a model may have without weights, such as a pooler."""
 LONGEST_REASON = 200
 """Most characters quoted from a library's message."""
 
@@ -117,9 +112,9 @@ def check_exported(config: Any, weights: Mapping[str, Tensor]) -> None:
     _check_options(config["model"], {name: hints[name] for name in names}, EXPORTED, "model")
     _check_sizes(config["model"], "model")
     _check_plm(config["plm"], "plm")
-    with _without_values(len(weights)):
+    with without_values(len(weights)):
         recommender = NewsRecommender(build_plm(config["plm"]), **config["model"])
-    _compare(recommender.state_dict(), weights, "the file of weights")
+    compare(recommender.state_dict(), weights, "the file of weights")
 
 
 @torch.no_grad()
@@ -272,54 +267,6 @@ def _check_weights(checkpoint: dict[str, Any]) -> None:
 
     MindDataModule(**hyper_parameters(checkpoint, "data"))
     weights = checkpoint["state_dict"]
-    with _without_values(len(weights)):
+    with without_values(len(weights)):
         module = RecommenderModule.without_weights(checkpoint)
-    _compare(module.state_dict(), weights, "state_dict")
-
-
-@contextmanager
-def _without_values(weights: int) -> Iterator[None]:
-    """Build models on the ``meta`` device, and stop a model with too many parts for its weights."""
-    parts = PARTS_OF_A_WEIGHT * weights + SPARE_PARTS
-    # Initializing weights here must not change the random numbers that a run draws later.
-    with torch.random.fork_rng(devices=[]), torch.device("meta"), _at_most(parts):
-        yield
-
-
-def _compare(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], where: str) -> None:
-    """Refuse weights whose names, types or shapes differ from the model's."""
-    lacking, others = expected.keys() - weights.keys(), weights.keys() - expected.keys()
-    for names, what in ((lacking, "lacks"), (others, "has, against its options,")):
-        if names:
-            raise Wrong(f"{where} {what} {len(names):,} weights, such as {shown(min(names))}")
-    for name, weight in weights.items():
-        wanted = expected[name]
-        if weight.shape != wanted.shape:
-            raise Wrong(
-                f"{name} has shape {list(weight.shape)}, and should have {list(wanted.shape)}"
-            )
-        same_kind = weight.is_floating_point() == wanted.is_floating_point()
-        if weight.layout != torch.strided or weight.is_quantized or not same_kind:
-            raise Wrong(f"{name} holds {weight.dtype} numbers, and should hold {wanted.dtype}")
-        # A file of a few bytes can hold one number as a matrix of any size.
-        if weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():
-            raise Wrong(f"{name} has {weight.numel():,} numbers, and the file holds fewer")
-
-
-@contextmanager
-def _at_most(parts: int) -> Iterator[None]:
-    """Stop a model of more than ``parts`` modules and parameters, which could take hours."""
-    made, thread = 0, threading.get_ident()
-
-    def count(module: nn.Module, name: str, part: Any) -> None:
-        nonlocal made
-        if threading.get_ident() == thread:  # the hooks apply to the whole process
-            made += 1
-            if made > parts:
-                raise Wrong("its options make a model of more parts than there are weights")
-
-    with (  # hooks are context managers that remove themselves
-        torch_module.register_module_parameter_registration_hook(count),
-        torch_module.register_module_module_registration_hook(count),
-    ):
-        yield
+    compare(module.state_dict(), weights, "state_dict")
