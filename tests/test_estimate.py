@@ -10,7 +10,8 @@ import torch
 from test_benchmarks import measure
 
 from newsrec.__main__ import main
-from newsrec.data.mind_statistics import mentions, text_lengths
+from newsrec.data.datamodule import MindDataModule
+from newsrec.data.mind_statistics import NAMES, mentions, text_lengths
 from newsrec.model.plm.sizes import KNOWN
 from newsrec.training.estimate.live_bytes import LiveBytes, as_on, without_values
 from newsrec.training.estimate.step_memory import Shape, batch_of, build, packable, step_cost
@@ -184,6 +185,30 @@ def test_a_dry_run_of_a_folder_counts_its_batches_and_writes_no_run(
     assert "Nothing is trained" in said
     assert "its config.json" in said
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("exists", [True, False], ids=["folder", "published"])
+def test_a_dry_run_counts_the_vectors_of_categories(
+    exists, mind_dir, plm_dir, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    options = (
+        f"--data.root={mind_dir if exists else 'absent'}",
+        f"--model.plm={plm_dir}",
+        "--model.dim=16",
+        "--trainer.accelerator=cpu",
+        "--model.precision=fp32",
+    )
+    trained = {}
+    for kind in ("none", "both"):
+        said = dry_run(capsys, *options, f"--data.categories={kind}")
+        trained[kind] = int(re.search(r"([\d,]+) trained", said)[1].replace(",", ""))
+    counts = NAMES
+    if exists:
+        data = MindDataModule(str(mind_dir), str(plm_dir), categories="both")
+        data.setup("fit")
+        counts = {field: len(values) for field, values in data.known_categories().items()}
+    assert trained["both"] - trained["none"] == 16 * (1 + sum(counts.values()))
 
 
 def test_a_dry_run_takes_what_auto_can_choose(mind_dir, plm_dir, capsys, monkeypatch):

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,15 +11,25 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import NEWS, fit_options, refused, tiny_behaviors, tiny_news, write_mind
+from fastapi.testclient import TestClient
 from warm import run
 
 from newsrec.__main__ import main
 from newsrec.errors import UserError
+from newsrec.evaluation.ensemble import combine
+from newsrec.export.graph_runs import onnx_encoder
 from newsrec.export.pretrained import PretrainedRecommender
+from newsrec.export.quantize import quantize_graph
+from newsrec.export.smaller import agreement
+from newsrec.export.verify import made_news
 from newsrec.export.weights import load_model
 from newsrec.model.heads import InterestHead, LateHead
 from newsrec.serving import Recommender
-from newsrec.serving.manifest import read_manifest, settings_hash
+from newsrec.serving.http import create_app
+from newsrec.serving.http_answers import Service
+from newsrec.serving.http_settings import Settings
+from newsrec.serving.live import LiveRecommender
+from newsrec.serving.manifest import NEWS_ENCODER, read_manifest, settings_hash
 from newsrec.training.module import RecommenderModule
 
 pytestmark = pytest.mark.slow
@@ -216,6 +228,50 @@ def test_news_that_are_encoded_again_have_the_same_vectors(served, monkeypatch):
         )
         with pytest.raises(UserError, match="give abstracts"):
             recommender.encode_news(title, category, subcategory)
+
+
+def test_the_service_gives_a_new_news_item_the_vectors_of_its_categories(served, tmp_path):
+    engine = LiveRecommender.open(served.export, tmp_path / "store", threads=1)
+    app = create_app(Service(Settings(served.export, allowed_hosts=("testserver",)), engine))
+    client, plain = TestClient(app), Recommender.load(served.export, threads=1)
+    category, subcategory, title, abstract = NEWS["N1"]
+    for news_id, names in (("X1", (category, subcategory)), ("X2", ("opera", "opera"))):
+        item = {"news_id": news_id, "title": title, "abstract": abstract}
+        item |= {"category": names[0], "subcategory": names[1]}
+        assert client.post("/news", json={"news": [item]}).json()["added"] == 1
+        assert plain.add_news([news_id], [title], [names[0]], [names[1]], [abstract])[0] == 1
+    candidates = ["X1", "X2", "N2"]
+    found = client.post("/rank", json={"history": ["N3"], "candidates": candidates}).json()
+    expected = plain.rank(["N3"], candidates)
+    assert [n["news_id"] for n in found["news"]] == expected.ranked_ids
+    scores = [n["score"] for n in found["news"]]
+    np.testing.assert_allclose(scores, expected.ranked_scores, rtol=1e-4)
+    assert len(set(np.round(scores, 4))) == 3
+    engine.close()
+
+
+def test_a_quantized_encoder_adds_the_same_vectors_of_categories(served, tmp_path):
+    path = Path(shutil.copy(served.export / NEWS_ENCODER, tmp_path))
+    names = read_manifest(served.export)["category_names"].values()
+    *_, news = made_news(8, 90, served.head == "late", [*map(len, names)])
+    exact = onnx_encoder(path, "token_ids")(*news)
+    quantize_graph(path)
+    found = onnx_encoder(path, "token_ids")(*news)
+    assert 0.98 < agreement(exact, found)["mean_cosine"] < 1
+
+
+def test_an_ensemble_averages_models_with_vectors_of_categories(served, tmp_path):
+    other = served.best.with_name("last.ckpt")
+    evaluate = [word.replace("best.ckpt", "last.ckpt") for word in served.evaluate]
+    main([*evaluate, f"--output={tmp_path / 'last'}", "--trainer.devices=1"])
+    both = [*served.evaluate[:1], "--ckpt_path", str(served.best), str(other), *served.evaluate[2:]]
+    both += ["--ensemble=mean_score", f"--output={tmp_path / 'both'}", "--trainer.devices=1"]
+    main(both)
+    sizes = [len(line[4].split()) for line in served.behaviors]
+    scores = served.scores, scores_of(tmp_path / "last")
+    assert not np.allclose(*scores)
+    expected = combine(scores, np.cumsum([0, *sizes]), "mean_score")
+    np.testing.assert_allclose(scores_of(tmp_path / "both"), expected, atol=1e-5)
 
 
 def test_evaluate_lowers_the_scores_of_what_repeats_a_click(served, tmp_path):

@@ -10,26 +10,21 @@ Sources of the figures:
 - Time: operations at ``SHARE`` of a device's peak, or ``LAUNCH`` per kernel of the step if that
   takes longer, as it does for small models, whose kernels run faster than they are launched.
   These figures are assumptions: nothing here was measured on a GPU.
-- Batches: from the data folder if it exists, else from MIND's published statistics.
+- Batches: see ``work``.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from newsrec.console import counted
-from newsrec.data import FIRST_NEWS
 from newsrec.data import mind_statistics as mind
 from newsrec.data.datamodule import MindDataModule
-from newsrec.data.samplers import BatchKey
-from newsrec.data.samples import WHOLE_IMPRESSIONS
-from newsrec.data.states import distinct_rows
 from newsrec.model.plm.sizes import plm_sizes
 from newsrec.shipped import data_folder
-from newsrec.training.estimate.step_memory import Shape, StepCost, step_cost, step_flop
+from newsrec.training.estimate.step_memory import StepCost, step_cost, step_flop
+from newsrec.training.estimate.work import Work, names_of_categories, published_work, work_of_folder
 from newsrec.training.hardware.threads import processes_here
 from newsrec.training.progress.throughput import matrix_rate
 
@@ -51,28 +46,6 @@ PEAKS = {
     "a CPU of 100 GFLOP/s": ("cpu", 100e9, 100e9),
 }
 """Kind, and operations per second in bf16 and fp32, dense; for GPUs from their data sheets."""
-LARGEST = 4.5
-"""Standard deviations above the mean at which the largest batch of an epoch is assumed."""
-LOOKED_AT = 200
-"""Number of batches of a data folder that are sampled."""
-
-
-class Work(NamedTuple):
-    """Amount of data and sizes of batches to train on."""
-
-    source: str
-    """Description of where the figures come from."""
-    samples: int
-    steps: int
-    """Batches of an epoch on each process."""
-    usual: Shape
-    """A batch of usual size; determines the time."""
-    largest: Shape
-    """The largest batch; determines the memory."""
-    tokens: int
-    """Tokens of all distinct texts."""
-    arrays: int
-    """Bytes of the compiled data."""
 
 
 class PlannedRun(NamedTuple):
@@ -151,10 +124,11 @@ def estimates(
     devices = {"cpu": ["cpu"], "auto": ["cuda", "cpu"]}.get(chosen, ["cuda"])
     processes = processes_here(trainer) * int(trainer["num_nodes"] or 1)
     if data_folder(data.root).exists():
-        work = _of_folder(data, processes)
+        work = work_of_folder(data, processes)
     else:
         size = mind.LARGE if "large" in f"{places} {data.root}" else mind.SMALL
-        work = _published(data, processes, size)
+        work = published_work(data, processes, size)
+    module.category_names = names_of_categories(data)
     found = []
     for device in devices:
         bf16 = _is_bf16(trainer["precision"], module.precision, device)
@@ -217,74 +191,6 @@ def dry_run(module: Any, data: MindDataModule, trainer: Mapping[str, Any], place
     )
     lines = [f"For a preset's header: {each.headline()}" for each in found]
     return "\n".join([head, *map(describe, found), *lines])
-
-
-def _published(data: MindDataModule, processes: int, size: mind.Published) -> Work:
-    whole = data.loss in WHOLE_IMPRESSIONS
-    candidates = min(data.max_candidates, round(mind.CANDIDATES)) if whole else 1 + data.npratio
-    samples = data.batch_size
-    bound = data.tokens_per_batch
-    abstract = data.abstract_tokens
-
-    def lengths_of(news: int) -> NDArray[np.int64]:
-        titles = mind.text_lengths(data.fields, data.max_tokens, news)
-        if not abstract:
-            return titles
-        return np.sort(np.concatenate([titles, mind.abstract_lengths(abstract, news)]))
-
-    mean = float(lengths_of(1000).sum()) / 1000  # tokens of a news item
-    if bound is not None:  # each sample counts with all of its news
-        one = mind.mentions(1, data.max_history, candidates, "random").distinct
-        samples = max(int(bound / (one * mean)), 1)
-    together = "random" if whole and data.batches == "impression" else data.batches
-    batch = mind.mentions(samples, data.max_history, candidates, together)
-    most = samples * (data.max_history + candidates)
-
-    def shape(news: float) -> Shape:
-        titles = int(min(news, most))
-        sizes = int(batch.users), data.max_history, samples, candidates
-        texts = lengths_of(titles), *sizes, titles if abstract else None
-        return Shape(*texts, int(batch.read))
-
-    total = size.train if whole else int(size.train * size.clicks)
-    largest = batch.distinct * (1 + LARGEST * batch.spread)
-    if bound is not None:
-        largest = min(largest, bound / mean)
-    return Work(
-        f"none in {data.root}, so the published sizes of {size.name}",
-        total,
-        -(-(total // processes) // samples),
-        shape(batch.distinct),
-        shape(largest),
-        int(mean * size.news),
-        mind.array_bytes(size, data.max_tokens, abstract),
-    )
-
-
-def _of_folder(data: MindDataModule, processes: int) -> Work:
-    data.prepare_data()
-    data.setup("fit")
-    loader = data.train_dataloader()
-    sampler: Any = loader.sampler
-    chosen = np.linspace(0, len(sampler) - 1, min(LOOKED_AT, len(sampler))).astype(int)
-    order = sampler.order(0)
-    cuts = sampler.cuts(order)
-    keys = (BatchKey(0, order[cuts[place] : cuts[place + 1]]) for place in chosen)
-    shapes = [Shape.of(loader.dataset[key]) for key in keys]
-    shapes.sort(key=lambda shape: shape.tokens)
-    catalogue = data.catalogue
-    tokens = catalogue.token_lengths[distinct_rows(catalogue)]
-    arrays = sum(int(array.nbytes) for array in data.data.arrays.values())
-    return Work(
-        f"{data.root}, {len(shapes)} batches of {len(sampler):,}, "
-        f"{catalogue.num_news - FIRST_NEWS:,} news",
-        len(data.index.click),
-        -(-len(sampler) // processes),
-        shapes[len(shapes) // 2],
-        shapes[-1],
-        int(tokens.sum()),
-        arrays + catalogue.token_ids.numel() * 4,
-    )
 
 
 def _is_bf16(trainer: Any, model: str, device: str) -> bool:

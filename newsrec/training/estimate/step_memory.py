@@ -42,6 +42,8 @@ class Shape(NamedTuple):
     """Number of distinct news items if some have two texts; None if each has one."""
     clicks: int | None = None
     """Clicks of all histories; None if all are as long as the longest."""
+    categories: int = 0
+    """Fields of a news item whose values have learned vectors."""
 
     @property
     def news(self) -> int:
@@ -71,7 +73,8 @@ class Shape(NamedTuple):
         titles = None if batch.views is None else batch.num_news - FIRST_NEWS
         sizes = users, history, samples, candidates
         clicks = int((batch.history > 0).sum())
-        return cls(batch.token_lengths[FIRST_NEWS:], *sizes, titles, clicks)
+        fields = 0 if batch.categories is None else batch.categories.shape[1]
+        return cls(batch.token_lengths[FIRST_NEWS:], *sizes, titles, clicks, fields)
 
 
 class StepCost(NamedTuple):
@@ -172,6 +175,7 @@ def batch_of(
     candidates = torch.zeros(shape.samples, shape.candidates, dtype=torch.int64)
     excluded = torch.zeros(shape.samples, shape.candidates + shape.history, dtype=torch.int64)
     views = torch.zeros(FIRST_NEWS + shape.news, 2, dtype=torch.int64)
+    categories = torch.zeros(FIRST_NEWS + shape.news, shape.categories, dtype=torch.int64)
     news, user = (torch.zeros(shape.samples, dtype=torch.int64) for _ in range(2))
     shared = SharedClicks(news, torch.zeros(shape.samples), user, excluded)
     return Batch(
@@ -184,6 +188,7 @@ def batch_of(
         labels=candidates.clone(),
         shared=shared if shares_clicks else None,
         views=None if shape.titles is None else views,
+        categories=categories if shape.categories else None,
     )
 
 
