@@ -20,7 +20,8 @@ import time
 from importlib.metadata import version
 from typing import Any
 
-ENCODERS = ("fastformer", "transformer")
+ENCODERS = {"fastformer": "Fastformer", "transformer": "softmax attention"}
+"""Value of the option ``encoder``, and its name in the picture."""
 LENGTHS = [2**n for n in range(5, 15)]
 SECONDS = 1.0
 """A measurement repeats its step for so long, or once, and takes the fastest."""
@@ -96,10 +97,10 @@ def draw(results: list[dict[str, Any]], path: str) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     parts = (("ms_per_sequence", "milliseconds"), ("peak_mb_per_sequence", "MiB at the peak"))
     for axis, (key, label) in zip(axes, parts, strict=True):
-        for encoder, marker in zip(ENCODERS, "os", strict=True):
+        for (encoder, name), marker in zip(ENCODERS.items(), "os", strict=True):
             rows = [row for row in results if row["encoder"] == encoder]
             lengths = [row["length"] for row in rows]
-            axis.plot(lengths, [row[key] for row in rows], marker=marker, label=encoder)
+            axis.plot(lengths, [row[key] for row in rows], marker=marker, label=name)
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
         axis.set_xticks(lengths, [f"{n:,}" for n in lengths], rotation=45)
@@ -107,7 +108,7 @@ def draw(results: list[dict[str, Any]], path: str) -> None:
         axis.set(xlabel="tokens of a sequence", ylabel=f"{label}, one sequence")
         axis.grid(alpha=0.3)
         axis.legend()
-    figure.suptitle("One layer, forward and backward: additive and softmax attention")
+    figure.suptitle("One layer, forward and backward")
     figure.savefig(path, dpi=150)
 
 
@@ -122,7 +123,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=16)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--figure", help="PNG to draw")
-    parser.add_argument("--only", choices=ENCODERS, help=argparse.SUPPRESS)  # a child's part
+    parser.add_argument("--only", choices=[*ENCODERS], help=argparse.SUPPRESS)  # a child's part
     args = parser.parse_args()
     if args.only:
         print(json.dumps(measure(args.only, args.lengths[0], args)))
