@@ -35,7 +35,7 @@ from newsrec.evaluation.beyond_results import (
 from newsrec.evaluation.intervals import mean_interval
 from newsrec.evaluation.runs import EvaluatedRun
 from newsrec.metrics import ranks
-from newsrec.report.beyond import DIRECTIONS, short_number, short_range
+from newsrec.report.beyond import directions, short_number, short_range
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +244,8 @@ def test_evaluate_and_compare_show_them(mind_dir, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "Beyond accuracy" in said
     assert "freshness, hours" in said
-    assert DIRECTIONS in " ".join(said.split())
+    found = json.loads((tmp_path / "recent" / "metrics.json").read_text())["beyond"]["metrics"]
+    assert directions(found) in " ".join(said.split())
     assert "Metrics of news vectors" in said
     page = (tmp_path / "recent" / "report.html").read_text()
     assert "in any split. Less is better." in page

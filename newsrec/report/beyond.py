@@ -1,24 +1,16 @@
 """Tables of the metrics beyond accuracy, for the terminal and the page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
+from newsrec.console import counted
 from newsrec.evaluation.beyond import ASPECT_HEADINGS, BETTER, CUTS
 from newsrec.evaluation.names import BASELINE_NAMES
 from newsrec.report.tables import table
 
 SHORT, LONG = min(CUTS), max(CUTS)
-_HEADINGS = {
-    side: [ASPECT_HEADINGS[name].partition(",")[0] for name in BETTER if BETTER[name] == side]
-    for side in (-1, 0)
-}
-DIRECTIONS = (
-    f"Less is better: {', '.join(_HEADINGS[-1])}. Calibration is a distance from the categories of "
-    f"the history, freshness an age. Neither more nor less is better: {', '.join(_HEADINGS[0])}."
-)
-"""How to read the signs of the table."""
 
 
 def beyond_table(metrics: Mapping[str, Any]) -> Table:
@@ -62,6 +54,18 @@ def beyond_differences(result: Mapping[str, Any]) -> Table:
     return table(headings, rows, f"Beyond accuracy, first {LONG}")
 
 
+def directions(names: Collection[str]) -> str:
+    """Return how to read the signs of some metrics, named as in ``metrics.json``."""
+    sides: dict[int, list[str]] = {-1: [], 0: [], 1: []}
+    for name, heading in ASPECT_HEADINGS.items():
+        if f"{name}@{LONG}" in names:
+            sides[BETTER[name]].append(heading.partition(",")[0])
+    return (
+        f"Less is better: {', '.join(sides[-1])}. Calibration is a distance from the categories of "
+        f"the history, freshness an age. Neither more nor less is better: {', '.join(sides[0])}."
+    )
+
+
 def best_baseline(metrics: Mapping[str, Any]) -> str:
     """Return the name of the baseline with the highest AUC; empty if there is none."""
     baselines = metrics.get("baselines") or {}
@@ -100,10 +104,25 @@ def beyond_notes(metrics: Mapping[str, Any]) -> list[str]:
     found = metrics.get("beyond")
     if found is None:
         return []
-    lines = [f"{DIRECTIONS} docs/evaluate.md explains each line (Beyond accuracy)."]
+    signs = directions(found["metrics"])
+    lines = [f"{signs} docs/evaluate.md explains each line (Beyond accuracy)."]
+    lines += _voices_notes(found)
     if f"vector_diversity@{LONG}" not in found["metrics"]:
         lines.append("Metrics of news vectors need the baselines and labels; they are left out.")
     return lines
+
+
+def _voices_notes(found: Mapping[str, Any]) -> list[str]:
+    """Return which named entities are counted, or why none is."""
+    has = [n for n in ("representation", "alternative_voices") if f"{n}@{LONG}" in found["metrics"]]
+    voices = found.get("voices")
+    if voices is None:
+        return ["Representation counts persons by name; --voices counts groups."] if has else []
+    named = " and ".join(ASPECT_HEADINGS[name] for name in has) or "no metric"
+    return [
+        f"The news mention {voices['found']:,} of the {counted(voices['names'], 'name')} in "
+        f"{voices['file']}; {named} {'counts' if len(has) < 2 else 'count'} them."
+    ]
 
 
 def short_number(value: float, sign: str = "") -> str:
