@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from beyond_worlds import by_loop, random_data
+from beyond_worlds import VOICES, by_loop, random_data, voices_of
 
 from newsrec.__main__ import main
 from newsrec.data.dataset import open_mind
@@ -21,7 +21,6 @@ from newsrec.evaluation.beyond import (
     Lists,
     calibration,
     fragmentation,
-    gini,
     near_duplicates,
 )
 from newsrec.evaluation.beyond_lists import centred, measure, shown_news, top_of
@@ -32,7 +31,9 @@ from newsrec.evaluation.beyond_results import (
     leave_outs,
     row_intervals,
 )
+from newsrec.evaluation.exposure import gini
 from newsrec.evaluation.intervals import mean_interval
+from newsrec.evaluation.pools import kinds_of
 from newsrec.evaluation.runs import EvaluatedRun
 from newsrec.metrics import ranks
 from newsrec.report.beyond import directions, short_number, short_range
@@ -41,7 +42,7 @@ from newsrec.report.beyond import directions, short_number, short_range
 @pytest.fixture(scope="module")
 def world():
     """2,000 impressions, some of them with unknown news, few candidates or no history."""
-    data, scores, vectors = random_data(2000, 402, 12, unknown=0.1)
+    data, scores, vectors = random_data(2000, 402, 12, unknown=0.1, annotated=True)
     vectors[200:202] = vectors[100:102]  # near-duplicates
     vectors[202:240] = vectors[102:140] * 2
     split = data.split("train")
@@ -50,10 +51,12 @@ def world():
 
 def test_every_metric_is_that_of_a_loop_in_2000_impressions(world):
     data, split, scores, rank, vectors = world
-    found = measure(data, "train", {"": top_of(split, rank)}, vectors)[""]
+    kinds = kinds_of(data, voices_of(VOICES))
+    found = measure(data, "train", {"": top_of(split, rank)}, vectors, kinds=kinds)[""]
     others = beyond_lists.draw_others(split.user, seed=0)
     assert (split.user[others] != split.user[:, None]).all()
-    expected = by_loop(data, scores, centred(vectors).astype(np.float64), others, range(2000))
+    unit = centred(vectors).astype(np.float64)
+    expected = by_loop(data, scores, unit, others, range(2000), voices=VOICES)
     table = np.array([[line[name] for line in expected] for name in PER_IMPRESSION])
     np.testing.assert_allclose(found, table, atol=2e-6, rtol=2e-6)
     assert 0 < np.isnan(table).sum() < 0.2 * table.size
@@ -65,6 +68,7 @@ def test_blocks_change_nothing(world, monkeypatch):
     top = top_of(split, rank)
     whole = measure(data, "train", {"": top}, vectors)[""]
     monkeypatch.setattr(beyond_lists, "BLOCK", 170)
+    monkeypatch.setattr(beyond_lists, "CELLS", 3000)
     np.testing.assert_allclose(measure(data, "train", {"": top}, vectors)[""], whole, rtol=1e-5)
 
 
@@ -166,7 +170,7 @@ def test_metrics_of_the_vectors_of_two_plms_are_not_compared(world, tmp_path):
     data, split, _, rank, vectors = world
     runs = []
     for number, some in enumerate((vectors, vectors + 1e-4, -vectors)):
-        found = beyond_accuracy(data, "train", rank, {}, some)
+        found = beyond_accuracy(data, "train", rank, {}, some, voices_of(VOICES))
         named = dict(zip(PER_IMPRESSION, found.values.astype(float), strict=True))
         users = pa.chunked_array([pa.array(split.user.astype(str))])
         empty = np.zeros(0)
