@@ -5,11 +5,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from beyond_worlds import VOICES, by_loop, random_data, voices_of
+from beyond_worlds import VOICES, by_loop, from_pool, random_data, voices_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from newsrec.__main__ import main
 from newsrec.data.dataset import open_mind
+from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.evaluation import beyond_lists, beyond_results
+from newsrec.evaluation import pools as pools_module
 from newsrec.evaluation.beyond import (
     CUTS,
     MEANINGS,
@@ -61,6 +65,53 @@ def test_every_metric_is_that_of_a_loop_in_2000_impressions(world):
     np.testing.assert_allclose(found, table, atol=2e-6, rtol=2e-6)
     assert 0 < np.isnan(table).sum() < 0.2 * table.size
     assert 0 < np.nanmean(table[PER_IMPRESSION.index("near_duplicates@10")]) < 0.5
+
+
+def test_without_a_file_of_voices_persons_are_counted_by_name(world):
+    data, split, scores, rank, vectors = world
+    found = measure(data, "train", {"": top_of(split, rank)})[""]
+    others = beyond_lists.draw_others(split.user, seed=0)
+    expected = by_loop(data, scores, centred(vectors).astype(float), others, range(300))
+    for row, name in enumerate(PER_IMPRESSION):
+        if name.startswith(("activation", "representation", "alternative")):
+            own = [line[name] for line in expected]
+            np.testing.assert_allclose(found[row, :300], own, atol=2e-6)
+            assert np.isnan(own).all() == name.startswith("alternative")
+
+
+def test_data_without_annotations_have_none_of_their_metrics(mind_dir):
+    data = open_mind(mind_dir)
+    assert data.news.column_names == ["news_id", "category", "subcategory", "title", "abstract"]
+    part = data.split("dev")
+    rank = ranks(np.arange(len(part.candidates.values)), part.candidates.offsets)
+    found = beyond_accuracy(data, "dev", rank, {}, None, voices_of(VOICES))
+    assert not {n for n in found.metrics["metrics"] if n.startswith(("act", "rep", "alt"))}
+    assert found.metrics["voices"]["found"] == 0
+
+
+KINDS = st.lists(st.sampled_from("abcd"), max_size=3)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(KINDS, min_size=1, max_size=6), st.data())
+def test_the_distance_of_any_list_from_its_pool_is_that_of_a_loop(kinds, drawn):
+    rows = [[], [], *kinds]  # padding and unknown news have no kinds
+    some = st.lists(st.integers(0, len(rows) - 1), max_size=12)
+    pools = [pool or [1] for pool in drawn.draw(st.lists(some, min_size=1, max_size=4))]
+    lists = [(drawn.draw(st.permutations(pool)) + [0] * 5)[:5] for pool in pools]
+    code = pa.array(["abcd".index(kind) for row in rows for kind in row], pa.int32())
+    owner = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+    shares = pools_module.shares_of(owner, code, len(rows))
+    lengths = to_offsets([len(pool) for pool in pools])
+    pool = pools_module.Pool.of(shares, Ragged(np.concatenate(pools), lengths))
+    expected = [
+        from_pool(one, range(1, 6), pool, rows) for one, pool in zip(lists, pools, strict=True)
+    ]
+    if pool is None:
+        assert np.isnan(expected).all()
+    else:
+        found = pools_module.distance_from_pool(pool, np.array(lists))
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_blocks_change_nothing(world, monkeypatch):

@@ -66,12 +66,12 @@ def kinds_of(data: NewsData, voices: Voices | None = None) -> Kinds:
     if voices is None:
         person = pc.is_in(pc.utf8_upper(types), pa.array(PERSONS))
         persons = pc.if_else(person, names, None).dictionary_encode().indices
-        return Kinds(tones, _shares(rows, persons, data.num_news), None)
+        return Kinds(tones, shares_of(rows, persons, data.num_news), None)
     place = pc.index_in(names, value_set=voices.names)
-    groups, minority = (column.take(place) for column in (voices.groups, voices.minority))
-    codes = (groups.dictionary_encode().indices, minority.cast(pa.int32()))
-    own = [_shares(rows, code, data.num_news) for code in codes]
-    return Kinds(tones, *own, found=len(pc.unique(place.drop_null())))
+    groups = voices.groups.take(place).dictionary_encode().indices
+    minority = voices.minority.take(place).cast(pa.int32())
+    grouped, voiced = (shares_of(rows, each, data.num_news) for each in (groups, minority))
+    return Kinds(tones, grouped, voiced, len(pc.unique(place.drop_null())))
 
 
 def distance_from_pool(pool: Pool | None, news: NDArray[np.integer]) -> NDArray[np.floating]:
@@ -103,10 +103,10 @@ def _tones(sentiment: pa.ChunkedArray, num_news: int) -> csr_matrix | None:
     strength = np.abs(pc.fill_null(sentiment, np.nan).to_numpy().astype(np.float64))
     bins = np.minimum(np.nan_to_num(strength) * BINS, BINS - 1).astype(np.int32)
     codes = pa.array(bins, mask=np.isnan(strength))
-    return _shares(np.arange(len(strength)) + FIRST_NEWS, codes, num_news)
+    return shares_of(np.arange(len(strength)) + FIRST_NEWS, codes, num_news)
 
 
-def _shares(rows: NDArray[np.integer], kinds: pa.Array, num_news: int) -> csr_matrix | None:
+def shares_of(rows: NDArray[np.integer], kinds: pa.Array, num_news: int) -> csr_matrix | None:
     """Return the share of each kind in a news item's mentions; None without any.
 
     Args:

@@ -113,16 +113,23 @@ def beyond_notes(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _voices_notes(found: Mapping[str, Any]) -> list[str]:
-    """Return which named entities are counted, or why none is."""
+    """Return which named entities are counted, and in which lists."""
     has = [n for n in ("representation", "alternative_voices") if f"{n}@{LONG}" in found["metrics"]]
     voices = found.get("voices")
-    if voices is None:
-        return ["Representation counts persons by name; --voices counts groups."] if has else []
-    named = " and ".join(ASPECT_HEADINGS[name] for name in has) or "no metric"
-    return [
-        f"The news mention {voices['found']:,} of the {counted(voices['names'], 'name')} in "
-        f"{voices['file']}; {named} {'counts' if len(has) < 2 else 'count'} them."
-    ]
+    lines = []
+    if voices is not None:
+        lines += [
+            f"The news mention {voices['found']:,} of the {counted(voices['names'], 'name')} in "
+            f"{voices['file']}."
+        ]
+    elif has:
+        lines += ["Representation counts persons by name; --voices counts groups."]
+    if has:
+        lines += [
+            "Lists that mention nobody who counts are left out of it; a difference is of "
+            "impressions where neither list is."
+        ]
+    return lines
 
 
 def short_number(value: float, sign: str = "") -> str:

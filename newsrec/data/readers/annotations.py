@@ -43,9 +43,11 @@ class Columns(NamedTuple):
 
     def checks(self) -> dict[str, Check]:
         """Return how to check the type of each column."""
-        found = {self.sentiment: checks.a_measure, self.entities: checks.texts}
-        found |= {self.types: checks.texts}
-        return found if self.label is None else found | {self.label: checks.a_text}
+        found: dict[str, Check] = dict.fromkeys((self.entities, self.types), checks.texts)
+        found[self.sentiment] = checks.a_measure
+        if self.label is not None:
+            found[self.label] = checks.a_text
+        return found
 
 
 OWN = Columns(SENTIMENT, ENTITIES, "entity_types")
@@ -76,11 +78,11 @@ def read_annotations(rows: Rows, columns: Columns) -> tuple[Rows, dict[str, pa.A
     if sentiment:
         found[SENTIMENT] = _sentiment(rows, columns)
     if entities:
-        lists = Lists.of(rows.column(columns.entities))
-        named = pc.utf8_trim_whitespace(pc.fill_null(as_text(lists.values), ""))
+        lists = _texts(rows, columns.entities)
+        named = pc.utf8_trim_whitespace(pc.fill_null(lists.values, ""))
         kinds = pa.nulls(len(named), pa.string())
         if types:
-            kinds = as_text(Lists.of(rows.column(columns.types)).values)
+            kinds = _texts(rows, columns.types).values
         filled = as_bools(pc.not_equal(named, ""))
         offsets = Ragged(filled, lists.offsets).select(filled).offsets
         listed = pa.StructArray.from_arrays([named, kinds], ["name", "type"])
@@ -137,14 +139,24 @@ def _numbers(column: pa.Array) -> NDArray[np.float32]:
     return number
 
 
+def _texts(rows: Rows, name: str) -> Lists:
+    """Return a column of lists of texts, null for one that is not UTF-8."""
+    lists = Lists.of(rows.column(name))
+    if pa.types.is_null(lists.values.type):
+        return lists._replace(values=lists.values.cast(pa.string()))
+    return lists._replace(values=as_text(lists.values))
+
+
 def _require_texts(rows: Rows, name: str) -> Rows:
     """Return the rows whose list has texts in UTF-8, and not too much of them."""
     lists = Lists.of(rows.column(name))
+    if pa.types.is_null(lists.values.type):
+        return rows
     values = lists.values
     encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
     size = pc.fill_null(pc.binary_length(encoded.dictionary).take(encoded.indices), 0)
     total = to_offsets(size.to_numpy(zero_copy_only=False))[lists.offsets]
     rows = rows.require(np.diff(total) <= LONGEST_TEXT, name, too_long(), shown(rows, name))
-    lists = Lists.of(rows.column(name))
-    lost = as_bools(pc.and_(lists.values.is_valid(), as_text(lists.values).is_null()))
-    return rows.require(~lists.rows_with(lost), name, "not UTF-8", shown(rows, name))
+    given, read = Lists.of(rows.column(name)), _texts(rows, name)
+    lost = as_bools(pc.and_(given.values.is_valid(), read.values.is_null()))
+    return rows.require(~read.rows_with(lost), name, "not UTF-8", shown(rows, name))
