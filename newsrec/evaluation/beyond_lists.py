@@ -166,10 +166,13 @@ def _blocks(sizes: NDArray[np.integer], step: int) -> Iterator[tuple[int, int]]:
 def _num_kinds(kinds: Kinds, candidates: Ragged) -> NDArray[np.int64]:
     """Return how many kinds the news of each impression have, repeated or not ``[impressions]``."""
     found = [np.diff(each.indptr) for each in kinds[:3] if each is not None]
-    if not found:
-        return np.zeros(candidates.num_rows, dtype=np.int64)
-    before = to_offsets(np.sum(found, axis=0)[candidates.values])
-    return np.diff(before[candidates.offsets])
+    sizes = np.zeros(candidates.num_rows, dtype=np.int64)
+    if found:
+        in_news = np.sum(found, axis=0)
+        for begin in range(0, len(sizes), BLOCK):
+            part = candidates.between(begin, begin + BLOCK)
+            sizes[begin : begin + BLOCK] = np.diff(to_offsets(in_news[part.values])[part.offsets])
+    return sizes
 
 
 def shown_news(split: Split) -> NDArray[np.bool_]:

@@ -46,11 +46,16 @@ class Pool(NamedTuple):
     shares: csr_matrix
     """Shares of each impression's candidates, which sum to 1, or are all 0
     ``[impressions, kinds]``."""
+    entropy: NDArray[np.float64]
+    """Entropy of these shares, in bits ``[impressions]``."""
 
     @classmethod
     def of(cls, kinds: csr_matrix | None, candidates: Ragged) -> "Pool | None":
         """Return the pool of the candidates of some impressions; None without kinds."""
-        return None if kinds is None else cls(kinds, _mean_shares(candidates, kinds))
+        if kinds is None:
+            return None
+        shares = _mean_shares(candidates, kinds)
+        return cls(kinds, shares, _entropy(shares))
 
 
 def kinds_of(data: NewsData, voices: Voices | None = None) -> Kinds:
@@ -91,7 +96,7 @@ def distance_from_pool(pool: Pool | None, news: NDArray[np.integer]) -> NDArray[
     own = _mean_shares(Ragged(news.ravel(), offsets), pool.kinds, weights)
     # With H for entropy, the divergence of P and Q is H((P + Q) / 2) - (H(P) + H(Q)) / 2.
     between = _entropy((own + pool.shares) / 2)
-    divergence = between - (_entropy(own) + _entropy(pool.shares)) / 2
+    divergence = between - (_entropy(own) + pool.entropy) / 2
     known = (np.diff(own.indptr) > 0) & (np.diff(pool.shares.indptr) > 0)
     # Entropies have rounding errors of about 1e-15, whose root would be no small distance.
     divergence[divergence < 1e-13] = 0
