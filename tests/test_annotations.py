@@ -209,7 +209,7 @@ def test_evaluate_compare_and_the_page_show_them(world, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("absent.csv", None, "absent.csv: there is no such file."),
+        ("absent.csv", None, "absent.csv: there is no such file. Name a file as docs/evaluate.md"),
         ("v.txt", "name,group\nA,B\n", "its name ends in none of .csv, .json, .parquet."),
         ("v.csv", "person,group\nA,B\n", "has no column name, only person, group. It needs"),
         ("v.csv", "name,party\nA,B\n", "has no column group or minority, only name, party."),

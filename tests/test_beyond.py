@@ -37,7 +37,15 @@ from newsrec.evaluation.intervals import mean_interval
 from newsrec.evaluation.pools import Pool, distance_from_pool, kinds_of, shares_of
 from newsrec.evaluation.runs import EvaluatedRun
 from newsrec.metrics import ranks
-from newsrec.report.beyond import directions, short_number, short_range
+from newsrec.report.beyond import (
+    beyond_notes,
+    beyond_rows,
+    beyond_table,
+    directions,
+    short_number,
+    short_range,
+)
+from newsrec.report.page_rows import beyond_groups
 
 
 @pytest.fixture(scope="module")
@@ -284,6 +292,17 @@ def test_intervals_of_shares_are_from_0_to_1():
     found = beyond_accuracy(data, "train", rank, {}, None).metrics["metrics"]
     low, high = found["coverage@10"]["interval"]
     assert 0 <= low <= found["coverage@10"]["value"] <= high == 1
+
+
+def test_a_metric_that_only_longer_lists_have_is_shown():
+    line = {"value": 0.25, "interval": [0.1, 0.4], "impressions": 9}
+    found = {"metrics": {"representation@10": line}, "baselines": {}, "voices": None}
+    metrics = {"beyond": found, "baselines": {}}
+    cells = [str(*column.cells) for column in beyond_table(metrics).columns]
+    assert cells[1:3] == ["", "0.250"]
+    assert beyond_rows(metrics)[0]["short"] == ""
+    assert beyond_groups(metrics)[0].lines[0].short is None
+    assert "Representation counts persons by name" in " ".join(beyond_notes(metrics))
 
 
 def test_large_numbers_have_two_digits_after_the_point():

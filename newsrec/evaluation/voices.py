@@ -55,8 +55,10 @@ def read_voices(path: str | Path) -> Voices:
     """
     path = Path(path)
     if not path.is_file():
+        near = looked_for(path)
         raise MissingDataError(
-            f"--voices {path}: there is no such file. {looked_for(path)}".strip()
+            f"--voices {path}: there is no such file.{' ' if near else ''}{near} Name a file as "
+            "docs/evaluate.md describes it (Beyond accuracy)."
         )
     read = _READERS.get(path.suffix.lower())
     if read is None:
@@ -108,10 +110,8 @@ def read_voices(path: str | Path) -> Voices:
         raise DataError(
             f"--voices {path} has no value in {' or '.join(kinds)}. Write at least one."
         )
-    text = pa.string()
-    return Voices(
-        path, pa.array(known, text), pa.array(groups, text), pa.array(minority, pa.bool_())
-    )
+    names, grouped = (pa.array(texts, pa.string()) for texts in (known, groups))
+    return Voices(path, names, grouped, pa.array(minority, pa.bool_()))
 
 
 def _text(path: Path, number: int, column: str, value: Any) -> str:

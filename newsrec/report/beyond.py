@@ -25,9 +25,10 @@ def beyond_table(metrics: Mapping[str, Any]) -> Table:
     rows = []
     for name, heading in ASPECT_HEADINGS.items():
         short, line = (found["metrics"].get(f"{name}@{k}") for k in (SHORT, LONG))
-        if line is None or short is None:
+        if line is None:
             continue
-        cells = [heading, short_number(short["value"]), short_number(line["value"])]
+        first = "" if short is None else short_number(short["value"])
+        cells = [heading, first, short_number(line["value"])]
         cells.append(short_range(line["interval"]))
         if beside:
             other = beside.get(f"{name}@{LONG}")
@@ -78,13 +79,13 @@ def beyond_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for name, heading in ASPECT_HEADINGS.items():
         short, line = (found["metrics"].get(f"{name}@{k}") for k in (SHORT, LONG))
-        if short is None or line is None:
+        if line is None:
             continue
         others = [lines.get(f"{name}@{LONG}") for lines in found["baselines"].values()]
         rows.append(
             {
                 "heading": heading,
-                "short": short_number(short["value"]),
+                "short": "" if short is None else short_number(short["value"]),
                 "long": short_number(line["value"]),
                 "interval": short_range(line["interval"]),
                 "others": ["" if o is None else short_number(o["value"]) for o in others],
@@ -126,8 +127,8 @@ def _voices_notes(found: Mapping[str, Any]) -> list[str]:
         lines += ["Representation counts persons by name; --voices counts groups."]
     if has:
         lines += [
-            "Lists that mention nobody who counts are left out of it; a difference is of "
-            "impressions where neither list is."
+            "A list that mentions nobody who counts has neither representation nor alternative "
+            "voices; a difference is over impressions where both lists mention somebody."
         ]
     return lines
 
