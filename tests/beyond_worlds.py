@@ -11,12 +11,45 @@ import pyarrow as pa
 from newsrec.data import FIRST_NEWS
 from newsrec.data.dataset import NewsData, Split
 from newsrec.data.ragged import Ragged, to_offsets
+from newsrec.evaluation.voices import Voices
+
+NAMES = [f"name {i}" for i in range(400)]
+VOICES = {name: (f"group {i % 7}", i % 3 == 0) for i, name in enumerate(NAMES) if i % 4}
+"""Group of a name, and whether it is a minority."""
+VOICES |= {NAMES[1]: (None, True), NAMES[2]: ("group 1", None), "of nobody": ("group 0", False)}
 
 
-def random_data(number, num_news, dim, unknown=0.0, hour=3600, largest=283):
+def voices_of(rows):
+    """Return voices as ``read_voices`` does, from a dictionary like ``VOICES``."""
+    groups, minority = zip(*rows.values(), strict=True)
+    flags = pa.array(minority, pa.bool_())
+    return Voices(Path("voices.csv"), pa.array(rows), pa.array(groups, pa.string()), flags)
+
+
+def annotations(number, seed=0):
+    """Return random columns of sentiments and entities; some news have none."""
+    rng = np.random.default_rng(seed)
+    sentiment = rng.uniform(-1, 1, number).astype(np.float32)
+    sentiment[rng.random(number) < 0.1] = [0]
+    sentiment[rng.random(number) < 0.1] = [1]
+    lengths = np.minimum(rng.geometric(0.3, number) - 1, 12)
+    picked = rng.integers(0, len(NAMES), int(lengths.sum())) // rng.integers(1, 9)
+    types = rng.choice(["PER", "person", "ORG", None], len(picked), p=[0.4, 0.2, 0.3, 0.1])
+    listed = pa.StructArray.from_arrays(
+        [pa.array(NAMES).take(pa.array(picked)), pa.array(types, pa.string())], ["name", "type"]
+    )
+    entities = pa.ListArray.from_arrays(pa.array(to_offsets(lengths), pa.int32()), listed)
+    return {
+        "sentiment": pa.array(sentiment, mask=rng.random(number) < 0.2),
+        "entities": entities,
+    }
+
+
+def random_data(number, num_news, dim, unknown=0.0, hour=3600, largest=283, annotated=False):
     """Return random impressions of MIND's shape, a score of each candidate, and news vectors.
 
-    ``unknown`` is the share of candidates that are not among the news.
+    ``unknown`` is the share of candidates that are not among the news; ``annotated`` news have
+    sentiments and entities.
     """
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.lognormal(np.log(24), 0.94, number), 1, largest).astype(np.int64)
@@ -39,7 +72,8 @@ def random_data(number, num_news, dim, unknown=0.0, hour=3600, largest=283):
     names = [f"category {i}" for i in rng.integers(0, 18, num_news - FIRST_NEWS)]
     arrays = {"candidate_offsets": candidates.offsets, "candidate_values": shown, "time": times}
     ids = pa.array([str(i) for i in range(num_users)])
-    news = pa.table({"category": names})
+    more = annotations(num_news - FIRST_NEWS) if annotated else {}
+    news = pa.table({"category": names} | more)
     data = NewsData(Path(), Path(), news, ids, {"train": split}, {}, [], arrays)
     vectors = rng.normal(size=(num_news, dim)).astype(np.float32)
     return data, rng.random(len(shown), dtype=np.float32), vectors
@@ -68,11 +102,50 @@ def mean(values):
     return sum(values) / len(values) if values else math.nan
 
 
-def by_loop(data, scores, vectors, others, rows, ks=(5, 10), near=0.9):
+def kinds_by_loop(news, voices=None):
+    """Return the kinds of each catalogue row by name of metric: a list for each, empty for none."""
+    found = {"activation": [[], []], "representation": [[], []], "alternative_voices": [[], []]}
+    for row in news.to_pylist():
+        tone, mentions = row.get("sentiment"), row.get("entities") or []
+        known = tone is not None and not math.isnan(tone)
+        found["activation"].append([min(int(abs(tone) * 5), 4)] if known else [])
+        if voices is None:
+            persons = [
+                m["name"] for m in mentions if (m["type"] or "").upper() in ("PER", "PERSON")
+            ]
+            kinds = persons, []
+        else:
+            listed = [voices[m["name"]] for m in mentions if m["name"] in voices]
+            kinds = [[one[i] for one in listed if one[i] is not None] for i in (0, 1)]
+        found["representation"].append(kinds[0])
+        found["alternative_voices"].append(kinds[1])
+    return found
+
+
+def mixed_shares(news, weights, kinds):
+    """Return the share of each kind, where a news item divides its weight among its kinds."""
+    sums, total = defaultdict(float), 0.0
+    for one, weight in zip(news, weights, strict=True):
+        for kind in kinds[one]:
+            sums[kind] += weight / len(kinds[one])
+        total += weight if kinds[one] else 0
+    return {kind: value / total for kind, value in sums.items()}
+
+
+def from_pool(news, ranks, pool, kinds):
+    """Return the distance of a list from its pool, NaN if one has no kind."""
+    own = mixed_shares(news, [1 / rank for rank in ranks], kinds)
+    shares = mixed_shares(pool, [1] * len(pool), kinds)
+    return distance(own, shares) if own and shares else math.nan
+
+
+def by_loop(data, scores, vectors, others, rows, ks=(5, 10), near=0.9, voices=None):
     """Return every metric of some impressions by a loop: a dictionary for each impression.
 
-    ``vectors`` are the centred vectors of length 1; ``others`` the impressions of other users.
+    ``vectors`` are the centred vectors of length 1; ``others`` the impressions of other users;
+    ``voices`` a dictionary like ``VOICES``.
     """
+    kinds = kinds_by_loop(data.news, voices)
     split = data.split("train")
     names = [None, None, *data.news["category"].to_pylist()]
     bounds, values = split.candidates.offsets.tolist(), split.candidates.values.tolist()
@@ -130,6 +203,11 @@ def by_loop(data, scores, vectors, others, rows, ks=(5, 10), near=0.9):
                     for n, i in zip(news, places, strict=True)
                 ),
                 f"freshness@{k}": mean((now - first[n]) / 3600 for n in news),
+            } | {
+                f"{name}@{k}": from_pool(
+                    news, ranks, values[bounds[row] : bounds[row + 1]], kinds[name]
+                )
+                for name in kinds
             }  # fmt: skip
         result.append(found)
     return result

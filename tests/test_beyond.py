@@ -5,10 +5,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from beyond_worlds import by_loop, random_data
+from beyond_worlds import VOICES, by_loop, from_pool, random_data, voices_of
 
 from newsrec.__main__ import main
 from newsrec.data.dataset import open_mind
+from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.evaluation import beyond_lists, beyond_results
 from newsrec.evaluation.beyond import (
     CUTS,
@@ -21,7 +22,6 @@ from newsrec.evaluation.beyond import (
     Lists,
     calibration,
     fragmentation,
-    gini,
     near_duplicates,
 )
 from newsrec.evaluation.beyond_lists import centred, measure, shown_news, top_of
@@ -32,16 +32,26 @@ from newsrec.evaluation.beyond_results import (
     leave_outs,
     row_intervals,
 )
+from newsrec.evaluation.exposure import gini
 from newsrec.evaluation.intervals import mean_interval
+from newsrec.evaluation.pools import Pool, distance_from_pool, kinds_of, shares_of
 from newsrec.evaluation.runs import EvaluatedRun
 from newsrec.metrics import ranks
-from newsrec.report.beyond import DIRECTIONS, short_number, short_range
+from newsrec.report.beyond import (
+    beyond_notes,
+    beyond_rows,
+    beyond_table,
+    directions,
+    short_number,
+    short_range,
+)
+from newsrec.report.page_rows import beyond_groups
 
 
 @pytest.fixture(scope="module")
 def world():
     """2,000 impressions, some of them with unknown news, few candidates or no history."""
-    data, scores, vectors = random_data(2000, 402, 12, unknown=0.1)
+    data, scores, vectors = random_data(2000, 402, 12, unknown=0.1, annotated=True)
     vectors[200:202] = vectors[100:102]  # near-duplicates
     vectors[202:240] = vectors[102:140] * 2
     split = data.split("train")
@@ -50,14 +60,65 @@ def world():
 
 def test_every_metric_is_that_of_a_loop_in_2000_impressions(world):
     data, split, scores, rank, vectors = world
-    found = measure(data, "train", {"": top_of(split, rank)}, vectors)[""]
+    kinds = kinds_of(data, voices_of(VOICES))
+    found = measure(data, "train", {"": top_of(split, rank)}, vectors, kinds=kinds)[""]
     others = beyond_lists.draw_others(split.user, seed=0)
     assert (split.user[others] != split.user[:, None]).all()
-    expected = by_loop(data, scores, centred(vectors).astype(np.float64), others, range(2000))
+    unit = centred(vectors).astype(np.float64)
+    expected = by_loop(data, scores, unit, others, range(2000), voices=VOICES)
     table = np.array([[line[name] for line in expected] for name in PER_IMPRESSION])
     np.testing.assert_allclose(found, table, atol=2e-6, rtol=2e-6)
     assert 0 < np.isnan(table).sum() < 0.2 * table.size
     assert 0 < np.nanmean(table[PER_IMPRESSION.index("near_duplicates@10")]) < 0.5
+
+
+def test_without_a_file_of_voices_persons_are_counted_by_name(world):
+    data, split, scores, rank, vectors = world
+    found = measure(data, "train", {"": top_of(split, rank)})[""]
+    others = beyond_lists.draw_others(split.user, seed=0)
+    expected = by_loop(data, scores, centred(vectors).astype(float), others, range(300))
+    for row, name in enumerate(PER_IMPRESSION):
+        if name.startswith(("activation", "representation", "alternative")):
+            own = [line[name] for line in expected]
+            np.testing.assert_allclose(found[row, :300], own, atol=2e-6)
+            assert np.isnan(own).all() == name.startswith("alternative")
+
+
+def test_data_without_annotations_have_none_of_their_metrics(mind_dir):
+    data = open_mind(mind_dir)
+    assert data.news.column_names == ["news_id", "category", "subcategory", "title", "abstract"]
+    part = data.split("dev")
+    rank = ranks(np.arange(len(part.candidates.values)), part.candidates.offsets)
+    found = beyond_accuracy(data, "dev", rank, {}, None, voices_of(VOICES))
+    assert not {n for n in found.metrics["metrics"] if n.startswith(("act", "rep", "alt"))}
+    assert found.metrics["voices"]["found"] == 0
+
+
+def test_the_distance_of_any_list_from_its_pool_is_that_of_a_loop():
+    rng = np.random.default_rng(0)
+    found, expected = [], []
+    for _ in range(400):
+        # Few kinds, so that there are worlds of one kind alone or of none; rows 0 and 1 have none.
+        number, width = rng.integers(2, 9), rng.integers(1, 5)
+        kinds = [rng.integers(0, width, rng.integers(0, 4)).tolist() for _ in range(number)]
+        kinds = [[], [], *kinds]
+        pools = [rng.integers(0, number + 2, rng.integers(0, 13)) for _ in range(3)]
+        lists = np.zeros((3, 5), dtype=int)
+        for row, pool in enumerate(pools):
+            lists[row, : len(pool)] = rng.permutation(pool)[:5]
+        owner = np.repeat(np.arange(number + 2), [len(row) for row in kinds])
+        shares = shares_of(
+            owner, pa.array([kind for row in kinds for kind in row], pa.int32()), number + 2
+        )
+        shown = Ragged(np.concatenate(pools), to_offsets([len(pool) for pool in pools]))
+        pool = Pool.of(shares, shown)
+        assert (pool is None) == (len(owner) == 0)
+        found += [math.nan] * 3 if pool is None else distance_from_pool(pool, lists).tolist()
+        expected += [
+            from_pool(one, range(1, 6), all_, kinds) for one, all_ in zip(lists, pools, strict=True)
+        ]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert 100 < np.isnan(expected).sum() < 1000
 
 
 def test_blocks_change_nothing(world, monkeypatch):
@@ -65,6 +126,7 @@ def test_blocks_change_nothing(world, monkeypatch):
     top = top_of(split, rank)
     whole = measure(data, "train", {"": top}, vectors)[""]
     monkeypatch.setattr(beyond_lists, "BLOCK", 170)
+    monkeypatch.setattr(beyond_lists, "CELLS", 3000)
     np.testing.assert_allclose(measure(data, "train", {"": top}, vectors)[""], whole, rtol=1e-5)
 
 
@@ -166,7 +228,7 @@ def test_metrics_of_the_vectors_of_two_plms_are_not_compared(world, tmp_path):
     data, split, _, rank, vectors = world
     runs = []
     for number, some in enumerate((vectors, vectors + 1e-4, -vectors)):
-        found = beyond_accuracy(data, "train", rank, {}, some)
+        found = beyond_accuracy(data, "train", rank, {}, some, voices_of(VOICES))
         named = dict(zip(PER_IMPRESSION, found.values.astype(float), strict=True))
         users = pa.chunked_array([pa.array(split.user.astype(str))])
         empty = np.zeros(0)
@@ -232,6 +294,17 @@ def test_intervals_of_shares_are_from_0_to_1():
     assert 0 <= low <= found["coverage@10"]["value"] <= high == 1
 
 
+def test_a_metric_that_only_longer_lists_have_is_shown():
+    line = {"value": 0.25, "interval": [0.1, 0.4], "impressions": 9}
+    found = {"metrics": {"representation@10": line}, "baselines": {}, "voices": None}
+    metrics = {"beyond": found, "baselines": {}}
+    cells = [str(*column.cells) for column in beyond_table(metrics).columns]
+    assert cells[1:3] == ["", "0.250"]
+    assert beyond_rows(metrics)[0]["short"] == ""
+    assert beyond_groups(metrics)[0].lines[0].short is None
+    assert "Representation counts persons by name" in " ".join(beyond_notes(metrics))
+
+
 def test_large_numbers_have_two_digits_after_the_point():
     assert short_range([9.85, 10.024]) == "9.850 to 10.02"
     assert short_number(-22.6404, "+") == "-22.64"
@@ -244,7 +317,8 @@ def test_evaluate_and_compare_show_them(mind_dir, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "Beyond accuracy" in said
     assert "freshness, hours" in said
-    assert DIRECTIONS in " ".join(said.split())
+    found = json.loads((tmp_path / "recent" / "metrics.json").read_text())["beyond"]["metrics"]
+    assert directions(found) in " ".join(said.split())
     assert "Metrics of news vectors" in said
     page = (tmp_path / "recent" / "report.html").read_text()
     assert "in any split. Less is better." in page

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from beyond_worlds import random_data
+from beyond_worlds import VOICES, random_data, voices_of
 from test_html_report import Page
 from test_runs import write_run
 
@@ -98,12 +98,14 @@ def test_compare_finds_the_differences_of_evaluate(tmp_path, monkeypatch):
     """More users than clusters, and users whose numbers are not in the order of the file."""
     monkeypatch.setattr(slices, "CLUSTERS", 200)
     monkeypatch.setattr(beyond_results, "MOST", 400)
-    data, scores, vectors = random_data(500, 300, 4)
+    data, scores, vectors = random_data(500, 300, 4, annotated=True)
     assert len(np.unique(data.split("train").user)) > slices.CLUSTERS
     others = {"random": np.random.default_rng(1).random(len(scores), dtype=np.float32)}
     found, folders = {}, {}
     for name, own, beside in (("a", scores, others), ("b", others["random"], {})):
-        results, aspects, _ = measure_split(data, "train", own, beside, vectors, None)
+        results, aspects, _ = measure_split(
+            data, "train", own, beside, vectors, None, voices=voices_of(VOICES)
+        )
         found[name] = results.metrics | {"trained_on": {}, "selected_on": None}
         folders[name] = tmp_path / name
         folders[name].mkdir()
@@ -403,11 +405,13 @@ def test_a_dot_is_coloured_by_the_direction_of_its_metric(world, sign):
     result["beyond"] = {f"{name}@10": line for name in ASPECT_HEADINGS}
     text = comparison_page(result)
     less = {"calibration", "near-duplicates", "freshness", "Gini of exposure"}
+    neither = {"fragmentation", "unexpectedness", "activation", "representation",
+               "alternative voices"}  # fmt: skip
     for heading in ASPECT_HEADINGS.values():
         name = heading.partition(",")[0]
         row = text[text.rindex(f">{name[:1].upper()}{name[1:]}<") :].partition("</tr>")[0]
         kind = "better" if (name in less) == (sign < 0) else "worse"
-        if name in ("fragmentation", "unexpectedness"):
+        if name in neither:
             kind = "apart"
         assert f'class="dots {kind}"' in row
         assert ("Less is better." in row) == (name in less)

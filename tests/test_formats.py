@@ -20,6 +20,7 @@ class ArrowReader:
     """A format in a few lines: two Arrow files a split, with lists of ids and of clicks."""
 
     name = "arrow"
+    version = 0
     file_names = "news.arrow and impressions.arrow"
 
     def recognizes(self, root):

@@ -15,6 +15,7 @@ from newsrec.evaluation.half_life import HalfLife
 from newsrec.evaluation.repeats import Repeats
 from newsrec.evaluation.rerank import Rerank
 from newsrec.evaluation.scoring import score_checkpoints
+from newsrec.evaluation.voices import read_voices
 from newsrec.export.export import export
 from newsrec.export.pretrained import PretrainedRecommender
 from newsrec.hub import checked_id
@@ -84,6 +85,7 @@ class RunFolder:
         checkpoint: str = "best",
         baselines: bool = True,
         beyond: bool = True,
+        voices: str | Path | None = None,
         precision: str = "fp32",
         repeat_threshold: float | None = None,
         repeat_penalty: float | None = None,
@@ -105,6 +107,8 @@ class RunFolder:
             checkpoint: ``best`` or ``last``.
             baselines: Whether to compare with the baselines.
             beyond: Whether to measure the first news of each ranking beyond accuracy.
+            voices: File of the named entities that representation and alternative voices count;
+                None counts persons in representation.
             precision: fp32, bf16 or auto.
             repeat_threshold: A candidate whose vector has at least this cosine with the vector of a
                 clicked news item is a repeat, and is ranked lower; None finds no repeats.
@@ -146,6 +150,7 @@ class RunFolder:
             ckpt_path=path,
             baselines=baselines,
             beyond=beyond,
+            voices=None if voices is None else read_voices(voices),
             rerank=rerank,
             measure_trade_off=trade_off,
         )

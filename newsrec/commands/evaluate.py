@@ -19,6 +19,7 @@ from newsrec.evaluation.half_life import HalfLife
 from newsrec.evaluation.repeats import Repeats
 from newsrec.evaluation.rerank import Rerank, check_vectors
 from newsrec.evaluation.scoring import QUIET, Scored, score_by_baseline, score_checkpoints
+from newsrec.evaluation.voices import read_voices
 from newsrec.report.evaluate import SCORES_FILE, evaluate
 from newsrec.report.terminal import print_results
 
@@ -64,6 +65,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--baselines", type=bool, default=True, help=use)
     use = "measure the first news of each ranking beyond accuracy: diversity, novelty and so on"
     add("--beyond", type=bool, default=True, help=use)
+    use = (
+        "file of named entities (.csv, .json or .parquet: name with group, minority or both) that "
+        "representation and alternative voices count; without one, representation counts persons"
+    )
+    add("--voices", type=str, metavar="FILE", help=use)
     use = f"also write every candidate's raw score, into {SCORES_FILE}"
     add("--scores", type=bool, default=False, help=use)
     use = (
@@ -143,6 +149,12 @@ def _run(args: Namespace) -> None:
             f"--half_life lowers scores that are logits, and the scores of the baseline "
             f"{args.scorer} are not logits. Leave it out, or give --ckpt_path."
         )
+    if args.voices is not None and not args.beyond:
+        raise UserError(
+            f"--voices {args.voices} is for the metrics beyond accuracy, and --beyond is false. "
+            "Leave one of them out."
+        )
+    voices = None if args.voices is None else read_voices(args.voices)
     check_scoring(args.trainer)
     if args.scorer is not None and not is_first_process():
         return  # a baseline needs only one of torchrun's processes
@@ -156,6 +168,7 @@ def _run(args: Namespace) -> None:
         baselines=args.baselines,
         raw_scores=args.scores,
         beyond=args.beyond,
+        voices=voices,
         rerank=rerank,
         measure_trade_off=args.trade_off,
     )

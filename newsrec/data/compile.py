@@ -20,6 +20,7 @@ from numpy.typing import DTypeLike
 
 from newsrec.console import progress
 from newsrec.data.npy import NpyWriter
+from newsrec.data.readers.annotations import without_empty
 from newsrec.data.readers.base import CUT_OFF, LISTED, BadLine, Pass, Reader
 from newsrec.data.readers.news import differs_from_first, distinct, merge_news
 from newsrec.data.readers.source import SourceFile
@@ -147,8 +148,10 @@ class _Compilation:
                 "repeated_titles": len(own) - len(pc.unique(own["title"])),
             }
             tables.append(own)
-            num_news[split] = len(pc.unique(pa.concat_tables(tables)["news_id"]))
-        table = pa.concat_tables(tables).combine_chunks()
+            known = pa.concat_tables([table.select(["news_id"]) for table in tables])
+            num_news[split] = len(pc.unique(known["news_id"]))
+        # A split may lack the annotations of another: its news have none.
+        table = pa.concat_tables(tables, promote_options="default").combine_chunks()
         differs = pa.array(differs_from_first(table))
         disagreeing = len(pc.unique(table["news_id"].filter(differs)))
         if disagreeing:
@@ -156,7 +159,7 @@ class _Compilation:
             log.warning(
                 "%s %s another text in a later split; the first is kept", f"{disagreeing:,}", have
             )
-        return distinct(table), num_news, disagreeing
+        return without_empty(distinct(table)), num_news, disagreeing
 
     def _impressions(
         self,

@@ -80,8 +80,8 @@ class NewsData(NamedTuple):
     cache: Path
     """Folder of the arrays compiled from these files."""
     news: pa.Table
-    """Real news: news_id, category, subcategory, title, abstract; row ``i`` is catalogue row
-    ``i + 2``."""
+    """Real news: news_id, category, subcategory, title, abstract, and what the files have of the
+    columns of ``newsrec.data.readers.annotations``; row ``i`` is catalogue row ``i + 2``."""
     users: pa.Array
     """User ids of all splits."""
     splits: dict[str, Split]

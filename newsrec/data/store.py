@@ -100,7 +100,8 @@ def _find(reader: Reader, root: Path, splits: Splits, on_bad_line: str) -> Found
 
 def _name(reader: Reader, splits: Splits, hashes: Hashes) -> tuple[str, dict[str, str]]:
     fingerprints = {name: digest(*(hashes[f] for f in files)) for name, files in splits.items()}
-    return f"{reader.name}-{digest(ARRAYS_FORMAT, fingerprints)}", fingerprints
+    version = (ARRAYS_FORMAT, reader.version) if reader.version else ARRAYS_FORMAT
+    return f"{reader.name}-{digest(version, fingerprints)}", fingerprints
 
 
 def _compile(reader: Reader, root: Path, base: Path, splits: Splits, on_bad_line: str) -> Found:

@@ -2,15 +2,15 @@
 
 A metric here is a function of the best-ranked candidates of impressions, and gives each impression
 a number, NaN where it has none. To add a metric, add a function and a line in ``TABLE``. Coverage
-and Gini belong to all lists of a split together: ``OVER_ALL``.
+and Gini belong to all lists of a split together: ``newsrec.evaluation.exposure``.
 
 Unknown news has no properties: it keeps its place in a list, and is left out of every metric.
-Representation, alternative voices and activation, the other three metrics of RADio, need names of
-persons and sentiments of texts, which newsrec does not read.
+Activation, representation and alternative voices need sentiments and named entities, which only
+some data have (``newsrec.evaluation.pools``); without them they are left out.
 
-Sources: Vrijenhoek et al., RADio, RecSys 2022 (calibration, fragmentation); Kruse et al., EB-NeRD,
-RecSys Challenge 2024 (diversity, novelty, unexpectedness); Murakami et al. 2007 (serendipity);
-Ge et al., RecSys 2010 (coverage); Gini 1912.
+Sources: Vrijenhoek et al., RADio, RecSys 2022 (calibration, fragmentation, activation,
+representation, alternative voices); Kruse et al., EB-NeRD, RecSys Challenge 2024 (diversity,
+novelty, unexpectedness); Murakami et al. 2007 (serendipity).
 """
 
 from collections.abc import Callable
@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS
+from newsrec.evaluation.exposure import OVER_ALL
+from newsrec.evaluation.pools import Pool, distance_from_pool
 
 CUTS = (5, 10)
 """Numbers of best-ranked candidates that each metric is computed for."""
@@ -53,6 +55,12 @@ class Lists(NamedTuple):
     """Mean cosine with the user's clicks, NaN without history; None without vectors."""
     clicked: NDArray[np.bool_] | None = None
     """Whether each was clicked; None without labels."""
+    tones: Pool | None = None
+    """Strengths of sentiment among the candidates; None without sentiments."""
+    groups: Pool | None = None
+    """Who is mentioned among the candidates, by group; None without named entities."""
+    voices: Pool | None = None
+    """Minority and majority voices among the candidates; None without a file that tells them."""
 
 
 def calibration(lists: Lists, k: int) -> Floats:
@@ -152,24 +160,34 @@ def freshness(lists: Lists, k: int) -> Floats:
     return _mean(lists.news, k, lists.hours[:, :k])
 
 
-def coverage(exposure: NDArray[np.integer]) -> float:
-    """Share of the news shown in any impression that are in at least one list (Ge et al. 2010).
+def activation(lists: Lists, k: int) -> Floats:
+    """Distance of the list's strengths of sentiment from those of the candidates, 0 to 1.
 
-    Args:
-        exposure: In how many lists each news item is ``[shown news]``.
+    The strength of a news item is the absolute value of its sentiment, which is from -1 to 1, in
+    ``pools.BINS`` bins of equal width from 0 to 1. RADio: "activation"; its code spreads the five
+    bins over the range of each impression's candidates. NaN without a sentiment in the list.
     """
-    return float(np.mean(exposure > 0))
+    return distance_from_pool(lists.tones, lists.news[:, :k])
 
 
-def gini(exposure: NDArray[np.integer]) -> float:
-    """Gini coefficient of exposure: 0 if all news are in equally many lists, 1 if few fill them.
+def representation(lists: Lists, k: int) -> Floats:
+    """Distance of who is mentioned in the list from who is in the candidates, 0 to 1.
 
-    Args:
-        exposure: In how many lists each news item is ``[shown news]``.
+    The weight of a news item is divided among its mentions; a group has the share of its members.
+    RADio: "representation", of political parties in news of one category. Here the groups are
+    those of the file of voices, or else each person is a group, and all categories count. NaN if
+    the list mentions no group.
     """
-    sizes, number = np.sort(exposure), len(exposure)
-    weights = 2 * np.arange(1, number + 1) - number - 1
-    return float((weights * sizes).sum() / (number * max(1, sizes.sum())))
+    return distance_from_pool(lists.groups, lists.news[:, :k])
+
+
+def alternative_voices(lists: Lists, k: int) -> Floats:
+    """Distance of the list's shares of minority and majority voices from the candidates', 0 to 1.
+
+    As ``representation``, with two groups, which only a file of voices tells. RADio: "alternative
+    voices"; its code counts only news that mentions both. NaN if the list mentions neither.
+    """
+    return distance_from_pool(lists.voices, lists.news[:, :k])
 
 
 class Aspect(NamedTuple):
@@ -195,25 +213,13 @@ TABLE: dict[str, Aspect] = {
     "unexpectedness": Aspect("unexpectedness", unexpectedness, 0, ("to_history",)),
     "serendipity": Aspect("serendipity", serendipity, 1, ("to_history", "clicked")),
     "freshness": Aspect("freshness, hours", freshness, -1),
+    "activation": Aspect("activation", activation, 0, ("tones",)),
+    "representation": Aspect("representation", representation, 0, ("groups",)),
+    "alternative_voices": Aspect("alternative voices", alternative_voices, 0, ("voices",)),
 }
 """Metrics of an impression, in the order in which they are reported."""
 
 
-class Whole(NamedTuple):
-    """One line of ``OVER_ALL``."""
-
-    heading: str
-    of: Callable[[NDArray[np.integer]], float]
-    """Computes the metric of all lists from the exposure of the shown news."""
-    better: int
-    """As in ``Aspect``."""
-
-
-OVER_ALL: dict[str, Whole] = {
-    "coverage": Whole("coverage", coverage, 1),
-    "gini": Whole("Gini of exposure", gini, -1),
-}
-"""Metrics of all lists of a split together."""
 ASPECT_HEADINGS = {name: line.heading for name, line in (TABLE | OVER_ALL).items()}
 BETTER = {name: line.better for name, line in (TABLE | OVER_ALL).items()}
 """The direction of each metric, as in ``Aspect``."""
@@ -242,6 +248,10 @@ OF_CATEGORIES = frozenset(
     f"{name}@{k}" for name in ("calibration", "category_diversity") for k in CUTS
 )
 """Names of the metrics of categories."""
+OF_VOICES = frozenset(
+    f"{name}@{k}" for name in ("representation", "alternative_voices") for k in CUTS
+)
+"""Names of the metrics that depend on the file of voices."""
 WHOLE = tuple(f"{name}@{k}" for name in OVER_ALL for k in CUTS)
 """Names of all metrics of a split."""
 

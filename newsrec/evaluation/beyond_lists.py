@@ -4,7 +4,7 @@ Memory holds one block and, for each ranking, one number per impression and metr
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 
 from newsrec.data import FIRST_NEWS
 from newsrec.data.dataset import NewsData, Split
-from newsrec.data.ragged import Ragged
+from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.evaluation.ages import NEVER, first_shown
 from newsrec.evaluation.beyond import (
     LONGEST,
@@ -24,6 +24,7 @@ from newsrec.evaluation.beyond import (
     fragmentation,
     measure_lists,
 )
+from newsrec.evaluation.pools import Kinds, Pool, kinds_of
 from newsrec.evaluation.results import category_codes
 from newsrec.evaluation.runs import EvaluatedRun
 
@@ -32,7 +33,7 @@ OTHERS = 3
 BLOCK = 1 << 11
 """Impressions at once."""
 CELLS = 1 << 22
-"""Most numbers in the histories' shares of categories at once."""
+"""Most numbers in the histories' shares of categories at once, and most kinds of candidates."""
 
 
 class Top(NamedTuple):
@@ -80,6 +81,7 @@ def measure(
     vectors: NDArray[np.floating] | None = None,
     rows: NDArray[np.integer] | None = None,
     seed: int = 0,
+    kinds: Kinds | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """Return every metric of each impression, by the name of its ranking.
 
@@ -90,6 +92,7 @@ def measure(
         vectors: News vectors for diversity and so on ``[news, dim]``; None leaves these out.
         rows: Impressions that are measured; None measures all.
         seed: Decides which impressions of other users are drawn.
+        kinds: Sentiments and named entities of the news; None takes those of ``data``.
 
     Returns:
         Metrics in the order of ``PER_IMPRESSION``, NaN where an impression has none
@@ -100,19 +103,22 @@ def measure(
     unit = None if vectors is None else centred(vectors)
     first, information, codes = first_shown(data), _information(data), category_codes(data)
     codes -= codes.min(initial=0)  # no negative number
+    kinds = kinds_of(data) if kinds is None else kinds
     rows = np.arange(len(part.history)) if rows is None else rows
     users = np.asarray(part.user)[rows]
     others, several = draw_others(users, seed), len(np.unique(users)) > 1
     values = {name: np.empty((len(PER_IMPRESSION), len(rows)), np.float32) for name in tops}
     order = np.argsort(part.history[rows], kind="stable")  # a history is read once
     step = max(1, min(BLOCK, CELLS // (int(codes.max(initial=0)) + 1)))
-    for begin in range(0, len(order), step):
-        places = order[begin : begin + step]
+    for begin, end in _blocks(_num_kinds(kinds, part.candidates)[rows[order]], step):
+        places = order[begin:end]
         distinct, owner = np.unique(part.history[rows[places]], return_inverse=True)
         histories = part.histories.take(distinct)
         read = _category_shares(histories, codes)
         profiles = None if unit is None else _mean_vectors(histories, unit)
         time = part.time[rows[places]].astype(np.int64)[:, None]
+        shown = part.candidates.take(rows[places])
+        pools = [Pool.of(each, shown) for each in (kinds.tones, kinds.groups, kinds.voices)]
         for name, top in tops.items():
             news = top.news[places]
             cosines = to_history = None
@@ -131,12 +137,42 @@ def measure(
                 cosines=cosines,
                 to_history=to_history,
                 clicked=None if top.clicked is None else top.clicked[places],
+                tones=pools[0],
+                groups=pools[1],
+                voices=pools[2],
             )
             values[name][:, places] = measure_lists(lists)
     if len(pc.unique(data.news["category"])) < 2:
         for found in values.values():
             found[[name in OF_CATEGORIES for name in PER_IMPRESSION]] = np.nan
     return values
+
+
+def _blocks(sizes: NDArray[np.integer], step: int) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of blocks of at most ``step`` impressions, with few kinds at once.
+
+    Args:
+        sizes: Number of kinds among each impression's candidates ``[impressions]``.
+        step: Most impressions.
+    """
+    before, begin = to_offsets(sizes), 0
+    while begin < len(sizes):
+        fit = int(np.searchsorted(before, before[begin] + CELLS, side="right")) - 1
+        end = min(begin + step, max(fit, begin + 1))
+        yield begin, end
+        begin = end
+
+
+def _num_kinds(kinds: Kinds, candidates: Ragged) -> NDArray[np.int64]:
+    """Return how many kinds the news of each impression have, repeated or not ``[impressions]``."""
+    found = [np.diff(each.indptr) for each in kinds[:3] if each is not None]
+    sizes = np.zeros(candidates.num_rows, dtype=np.int64)
+    if found:
+        in_news = np.sum(found, axis=0)
+        for begin in range(0, len(sizes), BLOCK):
+            part = candidates.between(begin, begin + BLOCK)
+            sizes[begin : begin + BLOCK] = np.diff(to_offsets(in_news[part.values])[part.offsets])
+    return sizes
 
 
 def shown_news(split: Split) -> NDArray[np.bool_]:

@@ -18,14 +18,17 @@ from newsrec.data.dataset import NewsData
 from newsrec.evaluation.beyond import (
     CUTS,
     OF_VECTORS,
+    OF_VOICES,
     OVER_ALL,
     PER_IMPRESSION,
     WHOLE,
 )
 from newsrec.evaluation.beyond_lists import Top, measure, shown_news, top_of
 from newsrec.evaluation.intervals import mean_interval
+from newsrec.evaluation.pools import kinds_of
 from newsrec.evaluation.runs import BEYOND, TOP, EvaluatedRun
 from newsrec.evaluation.slices import clusters
+from newsrec.evaluation.voices import Voices
 
 MOST = 1_000_000
 """Most impressions that are measured; if there are more, this many, evenly over the file."""
@@ -53,6 +56,7 @@ def beyond_accuracy(
     ranks: NDArray[np.integer],
     baselines: Mapping[str, NDArray[np.integer]],
     vectors: NDArray[np.floating] | None,
+    voices: Voices | None = None,
 ) -> Beyond:
     """Measure the first news of a ranking and of baselines, for the impressions of a split.
 
@@ -62,10 +66,12 @@ def beyond_accuracy(
         ranks: Rank of each candidate ``[candidates]``.
         baselines: Ranks of each baseline, by name.
         vectors: News vectors for diversity and so on ``[news, dim]``; None leaves these out.
+        voices: Which named entities count; None counts persons by name.
 
     Returns:
         ``metrics`` has the fields ``shown_news``, ``vectors`` (the first numbers of the first news
-        vector, which tell ``compare`` the PLM), ``metrics`` and ``baselines``. ``metrics`` has
+        vector, which tell ``compare`` the PLM), ``voices`` (their file, None without one),
+        ``metrics`` and ``baselines``. ``metrics`` has
         for each metric its ``value``, ``interval`` and, for a mean, number of ``impressions``;
         ``baselines`` has for each baseline and metric its ``value`` and the ``difference`` of these
         ranks from it, with ``difference_interval``.
@@ -76,7 +82,8 @@ def beyond_accuracy(
     top.news[part.beyond_accuracy] = 0  # these lists count in no metric, nor in compare
     tops = {"": top.take(rows)}
     tops |= {name: top_of(part, rank).take(rows) for name, rank in baselines.items()}
-    values = measure(data, split, tops, vectors, rows)
+    kinds = kinds_of(data, voices)
+    values = measure(data, split, tops, vectors, rows, kinds=kinds)
     users = np.asarray(part.user)[rows]
     shown = int(shown_news(part).sum())
     whole = {name: leave_outs(best.news, users, shown) for name, best in tops.items()}
@@ -90,7 +97,9 @@ def beyond_accuracy(
     if vectors is not None:
         first = np.asarray(vectors[FIRST_NEWS], dtype=np.float64)
         sample = (first[:SAMPLE] / max(float(np.linalg.norm(first)), 1e-12)).tolist()
-    found = {"shown_news": shown, "vectors": sample, "metrics": metrics, "baselines": beside}
+    counted = None if voices is None else voices.described(kinds.found)
+    found = {"shown_news": shown, "vectors": sample, "voices": counted}
+    found |= {"metrics": metrics, "baselines": beside}
     all_values = np.full((len(own), len(part.history)), np.nan, dtype=np.float32)
     all_values[:, rows] = own
     return Beyond(_plain(found), all_values, top)
@@ -141,10 +150,12 @@ def _lines_beside(
 def with_beyond(table: pa.Table, beyond: Beyond) -> pa.Table:
     """Return the table of impressions with further columns.
 
-    They are ``beyond/NAME``, a metric, null where an impression has none, and ``top``, the
-    catalogue rows of the best-ranked candidates, 0 for none.
+    They are ``beyond/NAME``, a metric that some impression has, null where an impression has none,
+    and ``top``, the catalogue rows of the best-ranked candidates, 0 for none.
     """
     for name, row in zip(PER_IMPRESSION, beyond.values, strict=True):
+        if np.isnan(row).all():
+            continue
         table = table.append_column(f"{BEYOND}{name}", pa.array(row, mask=np.isnan(row)))
     news = beyond.top.news
     rows = pa.FixedSizeListArray.from_arrays(pa.array(news.ravel()), news.shape[1])
@@ -162,11 +173,12 @@ def differences(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> dict[st
     rows = _measured(np.all([np.ones(len(runs[0].number), dtype=bool), *listed], axis=0))
     users = runs[0].number[rows]
     owner = clusters(users)
-    alike = _same_vectors(runs)
+    unlike = frozenset() if _same_vectors(runs) else OF_VECTORS
+    unlike |= frozenset() if _same_voices(runs) else OF_VOICES
     named = [
         name
         for name in PER_IMPRESSION
-        if all(name in run.beyond for run in runs) and (alike or name not in OF_VECTORS)
+        if all(name in run.beyond for run in runs) and name not in unlike
     ]
     result: dict[str, dict[str, Any]] = {}
     if named:
@@ -213,6 +225,12 @@ def _same_vectors(runs: Sequence[EvaluatedRun]) -> bool:
     known = [sample for sample in samples if sample is not None]
     sizes = {len(sample) for sample in known}
     return len(sizes) < 2 and all(np.allclose(known[0], other, atol=0.01) for other in known)
+
+
+def _same_voices(runs: Sequence[EvaluatedRun]) -> bool:
+    """Return whether all runs count the same named entities, in the same groups."""
+    files = [run.metrics.get("beyond", {}).get("voices") or {} for run in runs]
+    return len({file.get("digest") for file in files}) < 2
 
 
 def leave_outs(

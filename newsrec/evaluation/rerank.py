@@ -16,8 +16,10 @@ from newsrec.evaluation.ages import ages
 from newsrec.evaluation.beyond import LONGEST, PER_IMPRESSION
 from newsrec.evaluation.beyond_lists import measure, top_of
 from newsrec.evaluation.beyond_results import row_intervals
+from newsrec.evaluation.pools import kinds_of
 from newsrec.evaluation.results import category_codes
 from newsrec.evaluation.slices import clusters
+from newsrec.evaluation.voices import Voices
 from newsrec.metrics import impression_metrics, ranks
 from newsrec.reranking import age_term, check_threshold, pick
 
@@ -128,6 +130,7 @@ def trade_off(
     scores: NDArray[np.floating],
     vectors: NDArray[np.floating] | None,
     plm_vectors: NDArray[np.floating] | None,
+    voices: Voices | None = None,
 ) -> dict[str, Any]:
     """Measure accuracy and the metrics beyond it for some values of each rule of ``TRADE_OFF``.
 
@@ -137,6 +140,7 @@ def trade_off(
         scores: Scores in the order of the file ``[candidates]``.
         vectors: News vectors of the model; None leaves ``diversity`` out ``[news, dim]``.
         plm_vectors: News vectors that diversity is measured by; None leaves such metrics out.
+        voices: Which named entities count; None counts persons by name.
 
     Returns:
         The field ``trade_off`` of ``metrics.json``: the number of ``impressions``, the metrics
@@ -150,12 +154,13 @@ def trade_off(
     counted = np.flatnonzero(plain.valid)
     rows = counted[np.linspace(0, len(counted) - 1, min(MOST, len(counted))).round().astype(int)]
     users = clusters(np.asarray(part.user)[rows])
+    kinds = kinds_of(data, voices)
 
     def measured(changed: NDArray[np.floating]) -> tuple[dict[str, float], NDArray[np.floating]]:
         assert part.labels is not None
         values = impression_metrics(changed, part.labels, part.candidates.offsets)
         top = top_of(part, ranks(changed, part.candidates.offsets)).take(rows)
-        beyond = measure(data, split, {"": top}, plm_vectors, rows)[""]
+        beyond = measure(data, split, {"": top}, plm_vectors, rows, kinds=kinds)[""]
         means = {"auc": float(values.of("auc")[rows].mean())}
         means["ndcg@10"] = float(values.of("ndcg@10")[rows].mean())
         for name, row in zip(PER_IMPRESSION, beyond, strict=True):

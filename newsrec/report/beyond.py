@@ -1,24 +1,16 @@
 """Tables of the metrics beyond accuracy, for the terminal and the page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
+from newsrec.console import counted
 from newsrec.evaluation.beyond import ASPECT_HEADINGS, BETTER, CUTS
 from newsrec.evaluation.names import BASELINE_NAMES
 from newsrec.report.tables import table
 
 SHORT, LONG = min(CUTS), max(CUTS)
-_HEADINGS = {
-    side: [ASPECT_HEADINGS[name].partition(",")[0] for name in BETTER if BETTER[name] == side]
-    for side in (-1, 0)
-}
-DIRECTIONS = (
-    f"Less is better: {', '.join(_HEADINGS[-1])}. Calibration is a distance from the categories of "
-    f"the history, freshness an age. Neither more nor less is better: {', '.join(_HEADINGS[0])}."
-)
-"""How to read the signs of the table."""
 
 
 def beyond_table(metrics: Mapping[str, Any]) -> Table:
@@ -33,9 +25,10 @@ def beyond_table(metrics: Mapping[str, Any]) -> Table:
     rows = []
     for name, heading in ASPECT_HEADINGS.items():
         short, line = (found["metrics"].get(f"{name}@{k}") for k in (SHORT, LONG))
-        if line is None or short is None:
+        if line is None:
             continue
-        cells = [heading, short_number(short["value"]), short_number(line["value"])]
+        first = "" if short is None else short_number(short["value"])
+        cells = [heading, first, short_number(line["value"])]
         cells.append(short_range(line["interval"]))
         if beside:
             other = beside.get(f"{name}@{LONG}")
@@ -62,6 +55,18 @@ def beyond_differences(result: Mapping[str, Any]) -> Table:
     return table(headings, rows, f"Beyond accuracy, first {LONG}")
 
 
+def directions(names: Collection[str]) -> str:
+    """Return how to read the signs of some metrics, named as in ``metrics.json``."""
+    sides: dict[int, list[str]] = {-1: [], 0: [], 1: []}
+    for name, heading in ASPECT_HEADINGS.items():
+        if f"{name}@{LONG}" in names:
+            sides[BETTER[name]].append(heading.partition(",")[0])
+    return (
+        f"Less is better: {', '.join(sides[-1])}. Calibration is a distance from the categories of "
+        f"the history, freshness an age. Neither more nor less is better: {', '.join(sides[0])}."
+    )
+
+
 def best_baseline(metrics: Mapping[str, Any]) -> str:
     """Return the name of the baseline with the highest AUC; empty if there is none."""
     baselines = metrics.get("baselines") or {}
@@ -74,13 +79,13 @@ def beyond_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for name, heading in ASPECT_HEADINGS.items():
         short, line = (found["metrics"].get(f"{name}@{k}") for k in (SHORT, LONG))
-        if short is None or line is None:
+        if line is None:
             continue
         others = [lines.get(f"{name}@{LONG}") for lines in found["baselines"].values()]
         rows.append(
             {
                 "heading": heading,
-                "short": short_number(short["value"]),
+                "short": "" if short is None else short_number(short["value"]),
                 "long": short_number(line["value"]),
                 "interval": short_range(line["interval"]),
                 "others": ["" if o is None else short_number(o["value"]) for o in others],
@@ -100,9 +105,31 @@ def beyond_notes(metrics: Mapping[str, Any]) -> list[str]:
     found = metrics.get("beyond")
     if found is None:
         return []
-    lines = [f"{DIRECTIONS} docs/evaluate.md explains each line (Beyond accuracy)."]
+    signs = directions(found["metrics"])
+    lines = [f"{signs} docs/evaluate.md explains each line (Beyond accuracy)."]
+    lines += _voices_notes(found)
     if f"vector_diversity@{LONG}" not in found["metrics"]:
         lines.append("Metrics of news vectors need the baselines and labels; they are left out.")
+    return lines
+
+
+def _voices_notes(found: Mapping[str, Any]) -> list[str]:
+    """Return which named entities are counted, and in which lists."""
+    has = [n for n in ("representation", "alternative_voices") if f"{n}@{LONG}" in found["metrics"]]
+    voices = found.get("voices")
+    lines = []
+    if voices is not None:
+        lines += [
+            f"The news mention {voices['found']:,} of the {counted(voices['names'], 'name')} in "
+            f"{voices['file']}."
+        ]
+    elif has:
+        lines += ["Representation counts persons by name; --voices counts groups."]
+    if has:
+        lines += [
+            "A list that mentions nobody who counts has neither representation nor alternative "
+            "voices; a difference is over impressions where both lists mention somebody."
+        ]
     return lines
 
 

@@ -11,7 +11,7 @@ from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import HEADINGS, SLICE_NAMES, data_notes
 from newsrec.evaluation.power import LEVEL, POWER
 from newsrec.evaluation.rerank import rerank_note
-from newsrec.report.beyond import DIRECTIONS, beyond_differences
+from newsrec.report.beyond import beyond_differences, directions
 from newsrec.report.tables import Cell, bold, print_tables, table
 
 GROUPS_SHOWN = 8
@@ -55,7 +55,7 @@ def print_differences(result: dict[str, Any]) -> None:
         say(seeds_note(result))
     if result["beyond"]:
         print_tables(beyond_differences(result))
-        say(DIRECTIONS)
+        say(directions(result["beyond"]))
     if result["list_distances"]:
         say(lists_note(result["list_distances"]))
     if result["slices"]:

@@ -21,6 +21,7 @@ from newsrec.evaluation.results import Results, compute_results, per_impression_
 from newsrec.evaluation.runs import IMPRESSIONS_FILE, METRICS_FILE
 from newsrec.evaluation.scoring import Scored
 from newsrec.evaluation.submission import write_predictions, zip_name
+from newsrec.evaluation.voices import Voices
 from newsrec.files import publish, require_empty, require_replaceable
 from newsrec.metrics import ranks
 from newsrec.report.examples import choose_examples, examples_of
@@ -66,11 +67,13 @@ def measure_split(
     vectors: NDArray[np.floating] | None,
     logits: NDArray[np.floating] | None,
     beyond: bool = True,
+    voices: Voices | None = None,
 ) -> Measured:
     """Compute the metrics of a split's scores ``[candidates]``, errors and metrics beyond accuracy.
 
     ``baselines`` are scores by name; ``vectors`` are the news vectors of the baseline ``cosine``,
-    or None; ``logits`` the model's scores, if a softmax makes probabilities of them.
+    or None; ``logits`` the model's scores, if a softmax makes probabilities of them. ``voices``
+    says which named entities count.
     """
     part = data.split(split)
     results = compute_results(data, split, scores, baselines)
@@ -82,7 +85,7 @@ def measure_split(
     if beyond and len(part.history):
         offsets = part.candidates.offsets
         beside = {name: ranks(values, offsets) for name, values in baselines.items()}
-        aspects = beyond_accuracy(data, split, results.ranks, beside, vectors)
+        aspects = beyond_accuracy(data, split, results.ranks, beside, vectors, voices)
         results.metrics["beyond"] = aspects.metrics
     return Measured(results, aspects, worst)
 
@@ -98,6 +101,7 @@ def evaluate(
     baselines: bool = True,
     raw_scores: bool = False,
     beyond: bool = True,
+    voices: Voices | None = None,
     rerank: Rerank | None = None,
     measure_trade_off: bool = False,
 ) -> Evaluation | None:
@@ -106,7 +110,8 @@ def evaluate(
     ``output``, absent or empty, is checked before ``score`` scores anything; None writes nothing.
     The page shows curves and configuration of the run of ``ckpt_path``; ``leave_out`` is a baseline
     to leave out of the comparison. ``raw_scores`` writes every candidate's score, too; ``beyond``
-    measures the best-ranked news beyond accuracy. ``rerank`` changes the first news of each
+    measures the best-ranked news beyond accuracy, and ``voices`` says which named entities count
+    there. ``rerank`` changes the first news of each
     impression, and ``measure_trade_off`` measures what that costs and gains, on a split with
     labels. Returns the results on the first process, None on the others.
     """
@@ -128,7 +133,7 @@ def evaluate(
     if measure_trade_off and part.labels is None:
         log.warning("--trade_off compares with clicks, and %s has no labels: left out.", split)
     elif measure_trade_off:
-        info = info | {"trade_off": trade_off(data, split, scores, own_vectors, vectors)}
+        info = info | {"trade_off": trade_off(data, split, scores, own_vectors, vectors, voices)}
     # Only one model's scores, lowered by age at most, are logits of a softmax.
     logits = scores if own_vectors is not None and "repeats" not in info else None
     if rerank is not None:
@@ -137,7 +142,9 @@ def evaluate(
     others = {}
     if baselines and part.labels is not None:
         others = scores_beside(data, split, vectors, leave_out=leave_out)
-    results, aspects, worst = measure_split(data, split, scores, others, vectors, logits, beyond)
+    results, aspects, worst = measure_split(
+        data, split, scores, others, vectors, logits, beyond, voices
+    )
     metrics = results.metrics | info
     if folder is None:
         return Evaluation(title, metrics, ceiling, oracles, [])

@@ -1,9 +1,10 @@
 """Turns a simulated world into the files of EB-NeRD, with the types of the published files.
 
 Columns that the world does not have, such as read times, are null. Ids are the numbers in MIND's
-ids.
+ids. Named entities are those of the vocabulary that the texts have; sentiments are drawn at random.
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from newsrec.data.readers.to_parquet import impressions_table, write_blocks
 from newsrec.data.readers.tsv import TsvFile
 from newsrec.simulation.files import FIRST_DAY
 from newsrec.simulation.presets import DAYS
+from newsrec.simulation.vocabulary import entity_types
 
 I8, I16, I32, F32 = pa.int8(), pa.int16(), pa.int32(), pa.float32()
 TEXT, FLAG, MOMENT = pa.string(), pa.bool_(), pa.timestamp("us")
@@ -83,7 +85,28 @@ def _write_articles(splits: Iterable[SplitFiles], path: Path) -> None:
         "subcategory": pa.ListArray.from_arrays(one_each, codes["subcategory"]),
         "category_str": news["category"],
     }
+    columns |= _entities(news) | _sentiments(len(news))
     pq.write_table(_table(columns, len(news), ARTICLE_TYPES), path)
+
+
+def _entities(news: pa.Table) -> dict[str, list[list[str]]]:
+    """Return the named entities in the texts of each news item, and their types."""
+    types = entity_types()
+    # Of two names at one place, the longer is meant.
+    names = re.compile("|".join(map(re.escape, sorted(types, key=len, reverse=True))))
+    texts = pc.binary_join_element_wise(news["title"], news["abstract"], "\n").to_pylist()
+    found = [[*dict.fromkeys(names.findall(text))] for text in texts]
+    return {
+        "ner_clusters": found,
+        "entity_groups": [[types[name] for name in row] for row in found],
+    }
+
+
+def _sentiments(number: int) -> dict[str, Any]:
+    """Return a random label for each news item, and its probability, above that of two others."""
+    rng = np.random.default_rng(0)
+    labels = pa.array(["Negative", "Neutral", "Positive"]).take(rng.integers(0, 3, number))
+    return {"sentiment_label": labels, "sentiment_score": rng.uniform(1 / 3, 1, number)}
 
 
 def _write_behaviors(split: str, files: SplitFiles, target: Path) -> None:

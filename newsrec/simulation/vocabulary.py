@@ -1,5 +1,6 @@
 """The words of the simulated world, read from ``vocabulary.toml``."""
 
+import re
 import tomllib
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -64,3 +65,14 @@ MORE_TOPICS = tuple(Topic(**_frozen(topic)) for topic in _WORDS["more_topics"])
 """Topics of worlds of tastes alone."""
 APPEAL_WORDS: dict[str, float] = _WORDS["appeal_words"]
 """How much a word or mark of a title adds to the appeal of news in worlds of tastes."""
+
+
+def entity_types() -> dict[str, str]:
+    """Return the type of each named entity in the topics and places: PER, ORG or LOC."""
+    found = dict.fromkeys(PLACES, "LOC")
+    for subject in (who for topic in (*TOPICS, *MORE_TOPICS) for who in topic.who):
+        if name := re.fullmatch(r"(?!the )[a-z]+ ([A-Z]\w+ [A-Z]\w+)", subject):
+            found[name[1]] = "PER"  # a role and a name, such as actress Cora Delane
+        elif name := re.fullmatch(r"the ([A-Z]\w+(?: [A-Z]\w+)*)", subject):
+            found[name[1]] = "ORG"
+    return found

@@ -1,6 +1,6 @@
 """How long all metrics beyond accuracy of one ranking take, and how much memory.
 
-    python tests/benchmarks/beyond.py [--impressions 376471] [--baselines 7]
+    python tests/benchmarks/beyond.py [--impressions 376471] [--baselines 7] [--annotations]
 
 Prints one JSON object. Impressions have about as many candidates as MIND's dev, users as many
 clicks; a news vector has 384 numbers. The reference is a loop over impressions, on a part of them:
@@ -23,7 +23,7 @@ from newsrec.metrics import ranks
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from beyond_worlds import by_loop, random_data
+from beyond_worlds import VOICES, by_loop, random_data, voices_of
 from submission import measured
 
 PART = 500
@@ -38,16 +38,23 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=384)
     use = "number of further rankings to measure beside it, as baselines"
     parser.add_argument("--baselines", type=int, default=0, help=use)
+    use = "give the news sentiments and named entities, and measure them by a file of voices"
+    parser.add_argument("--annotations", action="store_true", help=use)
     args = parser.parse_args()
-    data, scores, vectors = random_data(args.impressions, args.news, args.dim)
+    size = (args.impressions, args.news, args.dim)
+    data, scores, vectors = random_data(*size, annotated=args.annotations)
+    known = VOICES if args.annotations else None
+    voices = None if known is None else voices_of(known)
     split = data.split("train")
     rank = ranks(scores, split.candidates.offsets)
     others = {str(number): rank for number in range(args.baselines)}
     found: list[Beyond] = []
-    cost = measured(lambda: found.append(beyond_accuracy(data, "train", rank, others, vectors)))
+    cost = measured(
+        lambda: found.append(beyond_accuracy(data, "train", rank, others, vectors, voices))
+    )
     drawn = draw_others(split.user, 0)
     rows = range(0, args.impressions, max(1, args.impressions // PART))
-    expected = by_loop(data, scores, centred(vectors).astype(np.float64), drawn, rows)
+    expected = by_loop(data, scores, centred(vectors).astype(np.float64), drawn, rows, voices=known)
     table = np.array([[line[name] for line in expected] for name in PER_IMPRESSION])
     np.testing.assert_allclose(found[0].values[:, list(rows)], table, atol=2e-6, rtol=2e-6)
     result = {

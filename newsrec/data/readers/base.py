@@ -167,6 +167,8 @@ class Reader(Protocol):
 
     name: str
     """Name of the format; folders of compiled arrays begin with it."""
+    version: int
+    """Version of what is read, 0 at first; increase it when the reader reads more."""
     file_names: str
     """Names of a split's files, for messages."""
     submission: str
@@ -183,6 +185,7 @@ class Reader(Protocol):
     ) -> tuple[Pass, Iterator[Rows]]:
         """Read a split's news in blocks with the columns ``NEWS_TABLE``, in the order of the file.
 
+        Columns of ``newsrec.data.readers.annotations`` may follow.
         ``on_read`` is called with the number of bytes that were just read.
         """
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from newsrec.data import FIRST_NEWS, UNKNOWN_NEWS
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.readers import parquet_checks as checks
+from newsrec.data.readers.annotations import EBNERD
 from newsrec.data.readers.base import LISTED, BadLine, Impressions, Pass, Rows, ignore
 from newsrec.data.readers.ebnerd_files import BEHAVIORS, HISTORY, find_splits, has_ebnerd
 from newsrec.data.readers.parquet import read_news_table
@@ -46,6 +47,7 @@ class EbnerdReader:
     """Reads EB-NeRD; see ``newsrec.data.readers.base.Reader``."""
 
     name = "ebnerd"
+    version = 1
     file_names = f"{BEHAVIORS} and {HISTORY}"
     submission = "predictions.txt"
 
@@ -61,7 +63,7 @@ class EbnerdReader:
         self, files: tuple[SourceFile, ...], on_read: Callable[[int], None] = ignore
     ) -> tuple[Pass, Iterator[Rows]]:
         """Read ``articles.parquet``, which all splits of a download share."""
-        return read_news_table([files[0]], files[0], on_read, NEWS_COLUMNS)
+        return read_news_table([files[0]], files[0], on_read, NEWS_COLUMNS, EBNERD)
 
     def impressions(
         self,

@@ -23,6 +23,7 @@ class MindReader:
     """Reads MIND's format; see ``newsrec.data.readers.base.Reader``."""
 
     name = "mind"
+    version = 0
     file_names = " and ".join(NAMES)
     submission = "prediction.txt"
 

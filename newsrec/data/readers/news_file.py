@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from newsrec.data.readers.base import NEWS_TABLE
 from newsrec.data.readers.ebnerd import NEWS_COLUMNS as ARTICLES
 from newsrec.data.readers.ebnerd import EbnerdReader
 from newsrec.data.readers.mind import MindReader
@@ -55,7 +56,7 @@ def read_news(path: str | Path, on_bad_line: str = "error") -> pa.Table:
                 f"{path}, {first}. Correct the {unit}; --on_bad_line drop leaves such {unit}s out."
             )
         log.warning("%s: %d %ss dropped, the first is %s", path, rows.num_bad, unit, first)
-    return distinct(rows.table)
+    return distinct(rows.table).select(NEWS_TABLE)
 
 
 def _has_articles(file: SourceFile) -> bool:

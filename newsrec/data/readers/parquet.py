@@ -4,6 +4,7 @@ Each split has ``news.parquet`` and either ``impressions.parquet`` or ``clicks.p
 be a folder of files. ``docs/data.md`` describes the columns.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from newsrec.data.readers import annotations
 from newsrec.data.readers import parquet_checks as checks
 from newsrec.data.readers.base import NEWS_TABLE, Impressions, Pass, Rows, ignore
 from newsrec.data.readers.clicks import read_sampling, sample_impressions
@@ -42,6 +44,7 @@ class ParquetReader:
     """Reads Parquet; see ``newsrec.data.readers.base.Reader``."""
 
     name = "parquet"
+    version = 1
     file_names = f"{NEWS} and {IMPRESSIONS} (or {CLICKS})"
     submission = "prediction.txt"
 
@@ -84,19 +87,23 @@ def read_news_table(
     place: SourceFile,
     on_read: Callable[[int], None] = ignore,
     columns: Mapping[str, str] = OWN_COLUMNS,
+    annotated: annotations.Columns = annotations.OWN,
 ) -> tuple[Pass, Iterator[Rows]]:
-    """Read a table of news, ``columns`` naming the column of each field; see ``Reader.news``."""
+    """Read a table of news, ``columns`` naming the column of each field; see ``Reader.news``.
+
+    ``annotated`` names the columns of sentiments and entities, which the table may have.
+    """
     required, optional = (
         {columns[name]: check for name, check in checked.items() if name in columns}
         for checked in (REQUIRED, OPTIONAL)
     )
-    table = ParquetTable(files, place, required, optional, on_read)
+    table = ParquetTable(files, place, required, optional | annotated.checks(), on_read)
 
     def blocks() -> Iterator[Rows]:
-        total = dict.fromkeys(NEWS_TABLE, 0)
-        for rows in table.map(partial(_parse_news, columns)):
-            for name in NEWS_TABLE:
-                total[name] += pc.sum(pc.binary_length(rows.column(name))).as_py() or 0
+        total: Counter[str] = Counter()
+        for rows in table.map(partial(_parse_news, columns, annotated)):
+            for name in rows.table.column_names:
+                total[name] += annotations.text_bytes(rows.column(name))
                 if total[name] >= MOST_TEXT:
                     raise DataError(
                         f"{place}: the column {name} has over {MOST_TEXT >> 30} GB of text. Cut "
@@ -107,7 +114,7 @@ def read_news_table(
     return table, blocks()
 
 
-def _parse_news(columns: Mapping[str, str], rows: Rows) -> Rows:
+def _parse_news(columns: Mapping[str, str], annotated: annotations.Columns, rows: Rows) -> Rows:
     names = {field: name for field, name in columns.items() if name in rows.table.column_names}
     for name in names.values():
         rows = rows.require(is_short(rows.column(name)), name, too_long(), shown(rows, name))
@@ -118,6 +125,7 @@ def _parse_news(columns: Mapping[str, str], rows: Rows) -> Rows:
     name = names["news_id"]
     good = is_filled(as_text(rows.column(name)))
     rows = rows.require(good, name, "null or empty", shown(rows, name))
+    rows, more = annotations.read_annotations(rows, annotated)
     empty = pa.array([""] * rows.num_rows, pa.string())
     texts = {field: pc.fill_null(as_text(rows.column(name)), "") for field, name in names.items()}
-    return rows._replace(table=pa.table({n: texts.get(n, empty) for n in NEWS_TABLE}))
+    return rows._replace(table=pa.table({n: texts.get(n, empty) for n in NEWS_TABLE} | more))

@@ -111,6 +111,20 @@ def numbers(kind: pa.DataType) -> str | None:
     return None if right else "lists of whole numbers, such as int32."
 
 
+def a_measure(kind: pa.DataType) -> str | None:
+    """Check a column of numbers that need not be whole."""
+    right = types.is_floating(kind) or types.is_integer(kind) or types.is_null(kind)
+    return None if right else "numbers. df[column].astype('float32') makes them."
+
+
+def texts(kind: pa.DataType) -> str | None:
+    """Check a column of lists of texts."""
+    right = types.is_null(kind) or (
+        is_list(kind) and (is_text(kind.value_type) or types.is_null(kind.value_type))
+    )
+    return None if right else "lists of texts."
+
+
 def flags(kind: pa.DataType) -> str | None:
     """Check a column of lists of labels."""
     if types.is_null(kind):

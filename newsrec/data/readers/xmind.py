@@ -60,6 +60,7 @@ class XmindReader:
     """Reads xMIND; see ``newsrec.data.readers.base.Reader``."""
 
     name = "xmind"
+    version = 0
     file_names = " and ".join(NAMES)
     submission = "prediction.txt"
 
