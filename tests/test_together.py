@@ -346,6 +346,7 @@ def test_machines_without_a_shared_disk_train_stop_and_go_on_as_with_one(private
         assert codes == [0, 0], "\n=====\n".join(said)
         assert "Best checkpoint" in said[0]
         assert "disks: each machine needs the data at mind" in said[0]
+        assert ("on each of 2 machines, since they share no" in said[0]) is (epochs == 1)
     assert (folders[1] / "run" / "checkpoints" / "last.ckpt").is_file()  # from the first machine
     whole = tmp_path / "whole"
     done = run([
