@@ -362,15 +362,15 @@ def test_the_residual_path_is_fitted_alike_on_states_and_on_the_whole_plm(
 @pytest.fixture
 def two_processes(make, root, tmp_path, monkeypatch):
     """Two threads that take the part of two processes; returns what ``on_fit_start`` leaves."""
-    store = torch.distributed.HashStore()
-    monkeypatch.setattr("newsrec.training.processes.waiting.watched_store", lambda: store)
-    monkeypatch.setattr("newsrec.training.callbacks.fail_together", lambda _: nullcontext())
-    monkeypatch.setattr("newsrec.training.callbacks.wait_for_all", lambda: None)
     fresh = shutil.copytree(root, tmp_path / "mind", ignore=shutil.ignore_patterns("states-*"))
     modules = [make(data={"root": str(fresh)}) for _ in range(2)]
     for module, data in modules:
         module.configure_model()
         data.setup("fit")
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr("newsrec.training.processes.waiting.watched_store", lambda: store)
+    monkeypatch.setattr("newsrec.training.callbacks.fail_together", lambda _: nullcontext())
+    monkeypatch.setattr("newsrec.training.callbacks.wait_for_all", lambda: None)
 
     def start(rank):
         module, data = modules[rank]
