@@ -34,7 +34,6 @@ from newsrec.training.mind_metric import MindMetric
 from newsrec.training.optimizer import Schedule, adamw, parameter_groups, peak_rates
 from newsrec.training.options import check_options, recommender_options
 from newsrec.training.processes.together import SameData
-from newsrec.training.processes.waiting import wait_for_all
 from newsrec.training.sharding import clip_shards, shard
 
 log = logging.getLogger(__name__)
@@ -194,7 +193,6 @@ class RecommenderModule(LightningModule):
         torch.backends.cuda.enable_cudnn_sdp(False)
         stored = self._plm_config
         plm = build_plm(stored) if stored else load_plm(self.plm, self.plm_layers)
-        wait_for_all()  # another machine may still download the PLM
         self.recommender = NewsRecommender(plm, **recommender_options(self))
         if self.device_mesh is not None:
             shard(self.recommender, self.device_mesh)

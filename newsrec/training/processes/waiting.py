@@ -20,7 +20,8 @@ def wait_for_all() -> None:
 
     A collective operation that waits for longer than its time-out ends the run, and one process may
     need that much longer than another. This wait has no time-out. It does nothing outside
-    ``fail_together``, which ends it if a process fails or is killed.
+    ``fail_together``, which ends it if a process fails or is killed. If only some processes call
+    this, they wait forever.
     """
     store = watched_store()
     if store is not None:
