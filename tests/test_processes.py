@@ -128,6 +128,7 @@ def test_two_machines_train_one_model(options, tmp_path):
     assert "Best checkpoint" not in said[1]
     assert "samples: " in said[0]
     assert "samples: " not in said[1]
+    assert "divided over 2 processes of 2 machines, which share that folder" in said[0]
     assert last(tmp_path / "run")["epoch"] == 2
 
 

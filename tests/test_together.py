@@ -96,7 +96,7 @@ def test_one_process_needs_no_watch():
 
 def test_a_failure_reaches_the_others_through_the_store(monkeypatch):
     store = torch.distributed.HashStore()
-    monkeypatch.setattr(together, "_connect", lambda: store)
+    monkeypatch.setattr(together, "connect_store", lambda: store)
     monkeypatch.setattr(together, "GRACE", 0.0)
     monkeypatch.setattr(together, "POLL", 0.01)
     ended = []
@@ -112,7 +112,7 @@ def test_a_failure_reaches_the_others_through_the_store(monkeypatch):
 
 def test_a_run_that_a_signal_stops_is_no_failure(monkeypatch):
     store = torch.distributed.HashStore()
-    monkeypatch.setattr(together, "_connect", lambda: store)
+    monkeypatch.setattr(together, "connect_store", lambda: store)
     with pytest.raises(Stopped), fail_together(SimpleNamespace(world_size=2, global_rank=1)):
         raise Stopped(signal.SIGTERM)
     assert not store.check([together.KEY])
@@ -346,6 +346,7 @@ def test_machines_without_a_shared_disk_train_stop_and_go_on_as_with_one(private
         assert codes == [0, 0], "\n=====\n".join(said)
         assert "Best checkpoint" in said[0]
         assert "disks: each machine needs the data at mind" in said[0]
+        assert ("on each of 2 machines, since they share no" in said[0]) is (epochs == 1)
     assert (folders[1] / "run" / "checkpoints" / "last.ckpt").is_file()  # from the first machine
     whole = tmp_path / "whole"
     done = run([
@@ -438,7 +439,7 @@ def test_what_another_machine_says_cannot_act_on_the_terminal(capsys, monkeypatc
     said = b"1\n2\nprocess 1 on \x1b]0;title\x07host: no room\x1b[2J"
     store = SimpleNamespace(check=lambda keys: True, get=lambda key: said)
     left = []
-    monkeypatch.setattr(together, "_connect", lambda: store)
+    monkeypatch.setattr(together, "connect_store", lambda: store)
     monkeypatch.setattr(together, "POLL", 0.01)
     watch = together._Watch(0)
 

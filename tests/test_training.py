@@ -1,6 +1,8 @@
 import math
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +13,7 @@ from lightning import Callback, Trainer
 from torch import nn
 
 from newsrec.data.datamodule import MindDataModule
+from newsrec.data.team import divide
 from newsrec.errors import UserError
 from newsrec.metrics import METRICS, mind_metrics
 from newsrec.training.callbacks import FrozenStates, ScoreCollector
@@ -59,8 +62,8 @@ def make(root, plm_dir):
         options = {"dim": 16, "news": SMALL, "user": SMALL, "lr": 3e-3} | options
         module = RecommenderModule(plm=str(plm_dir), **options)
         sizes = {"batch_size": 8, "eval_batch_size": 5, "seed": 42, "frozen_states": "fp32"}
-        sizes |= dict(data)
-        return module, MindDataModule(root=str(root), plm=str(plm_dir), **sizes)
+        sizes |= {"root": str(root)} | dict(data)
+        return module, MindDataModule(plm=str(plm_dir), **sizes)
 
     return build
 
@@ -356,32 +359,57 @@ def test_the_residual_path_is_fitted_alike_on_states_and_on_the_whole_plm(
     torch.testing.assert_close(*centres, atol=tolerance, rtol=0)
 
 
-def process(data, rank, said=None):
-    """What a process of two sees of its Trainer; ``said`` is what the first one tells."""
-    strategy = SimpleNamespace(
-        barrier=lambda name: None, broadcast=lambda own: own if rank == 0 else said
-    )
-    return SimpleNamespace(local_rank=rank, strategy=strategy, datamodule=data)
-
-
-def test_each_process_reads_the_states(make):
-    for rank in (0, 1):
-        module, data = make()
+@pytest.fixture
+def two_processes(make, root, tmp_path, monkeypatch):
+    """Two threads that take the part of two processes; returns what ``on_fit_start`` leaves."""
+    fresh = shutil.copytree(root, tmp_path / "mind", ignore=shutil.ignore_patterns("states-*"))
+    modules = [make(data={"root": str(fresh)}) for _ in range(2)]
+    for module, data in modules:
         module.configure_model()
         data.setup("fit")
-        FrozenStates().on_fit_start(process(data, rank), module)
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr("newsrec.training.processes.waiting.watched_store", lambda: store)
+    monkeypatch.setattr("newsrec.training.callbacks.fail_together", lambda _: nullcontext())
+    monkeypatch.setattr("newsrec.training.callbacks.wait_for_all", lambda: None)
+
+    def start(rank):
+        module, data = modules[rank]
+        trainer = SimpleNamespace(
+            global_rank=rank, local_rank=rank, world_size=2, num_nodes=1, datamodule=data
+        )
+        FrozenStates().on_fit_start(trainer, module)
+        return module, data
+
+    def both():
+        with ThreadPoolExecutor(2) as pool:
+            return [pool.submit(start, rank) for rank in (0, 1)]
+
+    return both
+
+
+def test_each_process_computes_a_part_of_the_states_and_reads_all(two_processes, monkeypatch):
+    monkeypatch.setattr("newsrec.data.states.NEWS_PER_PASS", 3)
+    owners = set()
+
+    def note(*given):
+        owners.update(divide(*given))
+        return divide(*given)
+
+    monkeypatch.setattr("newsrec.data.states.divide", note)
+    for module, data in (done.result() for done in two_processes()):
         assert len(data.states.take(torch.tensor([2]))) == data.catalogue.token_lengths[2]
         assert module.recommender.news_encoder.training
+    assert owners == {0, 1}
 
 
-def test_a_mistake_of_the_first_process_stops_all(make, monkeypatch):
-    monkeypatch.setattr("newsrec.training.callbacks.frozen_states", full_disk)
-    module, data = make()
-    module.configure_model()
-    data.setup("fit")
-    for rank, said in ((0, None), (1, "no space")):
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_mistake_of_a_process_stops_all(two_processes, monkeypatch, rank):
+    monkeypatch.setattr("newsrec.data.states.NEWS_PER_PASS", 3)
+    whole = "newsrec.data.states.np.save" if rank == 0 else "newsrec.data.states.full_disk_mistakes"
+    monkeypatch.setattr(whole, full_disk)
+    for done in two_processes():
         with pytest.raises(UserError, match="no space"):
-            FrozenStates().on_fit_start(process(data, rank, said), module)
+            done.result()
 
 
 def full_disk(*_):

@@ -1,11 +1,15 @@
 """The batches that the data side makes and the model side reads."""
 
+import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+HASH_BYTES = 16
+"""Bytes of the hash that identifies a text."""
 
 
 class SharedClicks(NamedTuple):
@@ -127,6 +131,14 @@ class Catalogue(NamedTuple):
         """Real tokens of all texts of each news item ``[news]``."""
         lengths = self.token_lengths
         return lengths if self.views is None else lengths[self.views].sum(dim=1)
+
+    def text_hashes(self, rows: Tensor) -> list[bytes]:
+        """Return a hash of the real tokens of each given row ``[rows]``."""
+        token_ids, lengths = self.token_ids.numpy(), self.token_lengths.tolist()
+        return [
+            hashlib.blake2b(token_ids[r, : lengths[r]].tobytes(), digest_size=HASH_BYTES).digest()
+            for r in rows.tolist()
+        ]
 
     def of_titles(self, values: Tensor) -> Tensor:
         """Select the values of titles from values of texts ``[news, ...]``."""

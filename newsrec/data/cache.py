@@ -108,7 +108,17 @@ def building(base: Path) -> Iterator[Path]:
     """
     folder = Path(tempfile.mkdtemp(prefix=ASIDE, dir=base))
     try:
-        yield folder
+        with full_disk_mistakes(base):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def full_disk_mistakes(base: Path) -> Iterator[None]:
+    """Turn the error of a full disk into a UserError that says what to do."""
+    try:
+        yield
     except Exception as error:
         if isinstance(error, UserError) or not is_full(error, base):
             raise
@@ -117,8 +127,6 @@ def building(base: Path) -> Iterator[Path]:
             "space there, or make the data folder read-only and set XDG_CACHE_HOME to a folder on "
             "another disk."
         ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def seal(folder: Path, target: Path) -> None:

@@ -10,8 +10,11 @@ later get parts of their own.
 import hashlib
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,18 +24,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from newsrec.data import FIRST_NEWS
-from newsrec.data.batch import Catalogue
+from newsrec.data.batch import HASH_BYTES, Catalogue
 from newsrec.data.cache import (
     build_lock,
     building,
     cache_folders,
     digest,
+    full_disk_mistakes,
     is_intact,
     seal,
     writable_folder,
 )
 from newsrec.data.npy import NpyWriter
 from newsrec.data.ragged import to_offsets
+from newsrec.data.team import ALONE, Team, divide
 from newsrec.errors import UserError
 
 STATES_FORMAT = 2
@@ -40,11 +45,13 @@ PRECISIONS = ("bf16", "fp32", "none")
 """How states are stored; with none, the whole PLM runs in every step."""
 STORED = {"bf16": (torch.bfloat16, np.int16), "fp32": (torch.float32, np.float32)}
 """Type of states in memory and in files. NumPy has no bfloat16, so files hold the bits as int16."""
-KEY = 16
-"""Bytes of the hash that identifies a text."""
 PART_BYTES = 256 << 20
 """Size at which a part is sealed. A killed process loses at most this many bytes."""
 NEWS_PER_PASS = 1024
+MISSING = "missing.npy"
+"""File with the rows whose states are being computed, for all processes that compute them."""
+SHOWN_LATE = 120.0
+"""Seconds after which a network disk shows another machine's new folders at the latest."""
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +158,7 @@ class StateStore:
             for key, start in zip(keys, ends.tolist(), strict=False):
                 places[key.tobytes()] = _Place(len(parts) - 1, start)
         rows = distinct_rows(catalogue)
-        found = [places.get(key, _Place(-1, 0)) for key in text_keys(catalogue, rows)]
+        found = [places.get(key, _Place(-1, 0)) for key in catalogue.text_hashes(rows)]
         part, starts = (torch.zeros(len(catalogue.first), dtype=torch.int64) for _ in range(2))
         part[rows] = torch.tensor([place.part for place in found], dtype=torch.int64)
         starts[rows] = torch.tensor([place.start for place in found], dtype=torch.int64)
@@ -163,42 +170,50 @@ class StateStore:
         return TokenStates(parts, part, starts, catalogue.token_lengths), missing
 
     def find_or_compute(
-        self, catalogue: Catalogue, compute: Callable[[Tensor], Tensor]
+        self, catalogue: Catalogue, compute: Callable[[Tensor], Tensor], team: Team = ALONE
     ) -> TokenStates:
         """Return the states of a catalogue; compute those that are missing, if the disk has room.
 
         ``compute`` returns the states of the real tokens of some rows, joined ``[tokens, hidden]``.
+        The processes of ``team``, which share the data folder, divide the work. All of them call
+        this, and all fail if one does. The stored bytes do not depend on their number.
         """
+        with team.failing_together(), ExitStack() as stack:
+            states, missing = self.read(catalogue)
+            if team.all_agree(not len(missing)):
+                return states
+            work = None if team.rank else self._begin(catalogue, stack, team)
+            name = team.share(None if work is None else work.name)
+            if name is not None:
+                places = [base / name for base in cache_folders(self.root)]
+                with team.failing_together():  # before the first process removes ``work``
+                    work = work or next(filter(Path.is_dir, places), places[0])
+                    self._compute(work, catalogue, compute, team)
+            team.meet()
         states, missing = self.read(catalogue)
-        if not len(missing):
-            return states
-        base = writable_folder(self.root)
-        with build_lock(base):
-            for folder in self._folders():
-                if _load(folder) is None:
-                    log.info("%s is damaged: its states are computed again", folder)
-                    shutil.rmtree(folder, ignore_errors=True)  # fails if another user owns it
-            states, missing = self.read(catalogue)  # another process may have computed them
-            if len(missing):
-                self._compute(base, catalogue, missing, compute)
-                states, missing = self.read(catalogue)
+        end = time.monotonic() + SHOWN_LATE
+        while len(missing) and team.size > 1 and time.monotonic() < end:
+            time.sleep(1.0)
+            states, missing = self.read(catalogue)
         assert not len(missing)
         return states
 
-    def _compute(
-        self,
-        base: Path,
-        catalogue: Catalogue,
-        missing: Tensor,
-        compute: Callable[[Tensor], Tensor],
-    ) -> None:
-        from newsrec.console import counted, progress
+    def _begin(self, catalogue: Catalogue, stack: ExitStack, team: Team) -> Path | None:
+        """Reserve the cache and return a folder to work in; None if no states are missing now."""
+        from newsrec.console import counted
 
+        base = writable_folder(self.root)
+        stack.enter_context(build_lock(base))
+        for folder in self._folders():
+            if _load(folder) is None:
+                log.info("%s is damaged: its states are computed again", folder)
+                shutil.rmtree(folder, ignore_errors=True)  # fails if another user owns it
+        _, missing = self.read(catalogue)  # another process may have computed them
+        if not len(missing):
+            return None
         news = counted(len(missing), "news item")
-        lengths = catalogue.token_lengths
-        per_token = self.hidden * self.dtype.itemsize
-        tokens = int(lengths[missing].sum())
-        need, free = tokens * per_token, shutil.disk_usage(base).free
+        need = int(catalogue.token_lengths[missing].sum()) * self.hidden * self.dtype.itemsize
+        free = shutil.disk_usage(base).free
         room = f"{need / 2**20:,.1f} MiB in {base}"
         if need > free:
             half = "bf16 (half as much) or " if self.dtype == torch.float32 else ""
@@ -207,24 +222,72 @@ class StateStore:
                 f"{free / 2**20:,.1f} MiB are free. Free more, or set --data.frozen_states to "
                 f"{half}none (the whole PLM runs in every step)."
             )
-        log.info("frozen layers of the PLM: computing %s once, %s", news, room)
-        ends = lengths[missing].cumsum(0) * per_token
+        log.info("frozen layers of the PLM: computing %s once, %s%s", news, room, team.described)
+        work = stack.enter_context(building(base))
+        np.save(work / MISSING, missing.numpy())
+        return work
+
+    def _compute(
+        self, work: Path, catalogue: Catalogue, compute: Callable[[Tensor], Tensor], team: Team
+    ) -> None:
+        """Compute this process's blocks of news; the first process seals all blocks in parts.
+
+        The others leave their blocks in ``work``. The first takes all blocks in order, and computes
+        its own in between. The work up to each block is divided evenly, so it seldom waits.
+        """
+        missing = torch.from_numpy(np.load(work / MISSING))
+        ends = catalogue.token_lengths[missing].cumsum(0) * self.hidden * self.dtype.itemsize
+        parts = missing.split(torch.bincount((ends - 1) // PART_BYTES).tolist())
+        blocks = [block for rows in parts if len(rows) for block in rows.split(NEWS_PER_PASS)]
+        owners = divide([int(catalogue.token_lengths[b].sum()) for b in blocks], team.size)
+
+        def block(number: int) -> NDArray[Any]:
+            path = work / str(number)
+            if owners[number] != team.rank:
+                team.hear(f"{work.name}/{number}")
+                values = np.fromfile(path, self.bits).reshape(-1, self.hidden)
+                path.unlink()
+                return values
+            found = compute(blocks[number]).to(self.dtype).cpu().contiguous()
+            return found.view(torch.uint8).numpy().view(self.bits)
+
+        if not team.rank:
+            self._seal(work.parent, catalogue, parts, map(block, range(len(blocks))))
+            return
+        for number in (n for n, owner in enumerate(owners) if owner == team.rank):
+            team.check()
+            values = block(number)
+            with full_disk_mistakes(work.parent):
+                (work / str(number)).write_bytes(values.data)
+            team.tell(f"{work.name}/{number}")
+
+    def _seal(
+        self,
+        base: Path,
+        catalogue: Catalogue,
+        parts: Sequence[Tensor],
+        blocks: Iterator[NDArray[Any]],
+    ) -> None:
+        """Write the states of all blocks, in order, into sealed parts of these rows."""
+        from newsrec.console import progress
+
+        lengths = catalogue.token_lengths
+        tokens = int(sum(lengths[rows].sum() for rows in parts))
         with progress(
             "Reading news items", tokens, 100_000, lambda speed: f"{speed:,.0f} tokens/s"
         ) as advance:
-            for rows in missing.split(torch.bincount((ends - 1) // PART_BYTES).tolist()):
-                if not len(rows):
-                    continue
-                keys = b"".join(text_keys(catalogue, rows))
+            for rows in filter(len, parts):
+                keys = b"".join(catalogue.text_hashes(rows))
                 with building(base) as folder:
                     values = NpyWriter(folder / "values.npy", self.bits, self.hidden)
-                    for block in rows.split(NEWS_PER_PASS):
-                        found = compute(block).to(self.dtype).cpu().contiguous()
-                        values.write(found.view(torch.uint8).numpy().view(self.bits))
+                    for found in islice(blocks, len(rows.split(NEWS_PER_PASS))):
+                        values.write(found)
                         advance(len(found))
                     values.close()
                     np.save(folder / "lengths.npy", lengths[rows].numpy())
-                    np.save(folder / "keys.npy", np.frombuffer(keys, np.uint8).reshape(-1, KEY))
+                    np.save(
+                        folder / "keys.npy", np.frombuffer(keys, np.uint8).reshape(-1, HASH_BYTES)
+                    )
                     seal(folder, base / (self.prefix + hashlib.sha256(keys).hexdigest()[:16]))
 
     def _folders(self) -> list[Path]:
@@ -243,7 +306,7 @@ def _load(folder: Path) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.int
         values = np.load(folder / "values.npy", mmap_mode="c")
     except (OSError, ValueError, EOFError):
         return None
-    whole = keys.shape == (len(lengths), KEY) and lengths.ndim == 1 and (lengths > 0).all()
+    whole = keys.shape == (len(lengths), HASH_BYTES) and lengths.ndim == 1 and (lengths > 0).all()
     return (values, keys, to_offsets(lengths)) if whole else None
 
 
@@ -252,12 +315,3 @@ def distinct_rows(catalogue: Catalogue) -> Tensor:
     rows = torch.arange(len(catalogue.first))
     distinct = rows[(catalogue.first == rows) & (rows >= FIRST_NEWS)]
     return distinct[catalogue.token_lengths[distinct].argsort(stable=True)]
-
-
-def text_keys(catalogue: Catalogue, rows: Tensor) -> list[bytes]:
-    """Return a hash of the real tokens of each given catalogue row ``[rows]``."""
-    token_ids, lengths = catalogue.token_ids.numpy(), catalogue.token_lengths.tolist()
-    return [
-        hashlib.blake2b(token_ids[row, : lengths[row]].tobytes(), digest_size=KEY).digest()
-        for row in rows.tolist()
-    ]

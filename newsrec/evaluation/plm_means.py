@@ -125,8 +125,11 @@ def _kept_states(
 def _everywhere(mine: bool, device: Any, world_size: int) -> bool:
     import torch
 
+    from newsrec.training.processes.waiting import wait_for_all
+
     if world_size == 1:
         return mine
+    wait_for_all()  # another machine may still download the PLM
     found = torch.tensor(int(mine), device=device)
     torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MIN)
     return bool(found)

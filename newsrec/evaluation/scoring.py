@@ -95,6 +95,7 @@ def score_checkpoints(
     from newsrec.training.hardware.threads import forget_threads
     from newsrec.training.mistakes import trainer_mistakes
     from newsrec.training.processes.launch import refuse_unconnected, started_by_torchrun
+    from newsrec.training.processes.waiting import wait_at_barriers
     from newsrec.training.trained_run import TrainedRun
 
     def open_run(path: str | Path) -> TrainedRun:
@@ -124,6 +125,7 @@ def score_checkpoints(
                 with trainer_mistakes():
                     built = Trainer(**(options | started_by_torchrun(options)))
                 refuse_unconnected(built)
+                wait_at_barriers(built)
             beside = with_means and number == 0  # on all processes, which share the work
             member = _score_run(run, split, built, precision, by_auto, beside, repeats)
             members += [member] if member is not None else []

@@ -36,6 +36,7 @@ from newsrec.report.tracking import log_report
 from newsrec.training.checkpoint.read import read_checkpoint
 from newsrec.training.module import RecommenderModule
 from newsrec.training.processes.together import fail_together
+from newsrec.training.processes.waiting import wait_for_all
 from newsrec.training.progress.curves import draw_curves
 from newsrec.training.progress.ending import how_it_ended
 from newsrec.training.run import Run
@@ -83,6 +84,7 @@ def _close(run: Run, trainer: Any, baselines: bool) -> None:
         # Machines may share no disk, so only the first process is sure to have the file.
         read = read_checkpoint(best) if first else {}
         kept = {name: read.get(name) for name in ("state_dict", "newsrec")}
+        wait_for_all()
         checkpoint = trainer.strategy.broadcast(kept)
         load_weights(module, checkpoint["state_dict"])
         if data.states is not None and not data.states.exact:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from newsrec.data.batch import EvalBatch
 from newsrec.data.dataset import Split
 from newsrec.data.ragged import Ragged, to_offsets
-from newsrec.data.states import TokenStates
-from newsrec.errors import UserError
 from newsrec.files import write_text
 from newsrec.training.catalogue import frozen_states
+from newsrec.training.processes.together import fail_together
+from newsrec.training.processes.waiting import team_beside, wait_for_all
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +31,15 @@ DAMAGED = "metrics.damaged.csv"
 class FrozenStates(Callback):
     """Loads the states of the PLM's frozen layers, so that training need not compute them.
 
-    The first process of each machine computes states that are not stored beside the data yet; all
-    processes then read them.
+    The processes divide the computing of states that are not stored beside the data yet, and all
+    then read them. Machines that share no data folder each compute them.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find or compute the states, unless all layers are tuned or ``frozen_states`` is none.
 
-        Raises UserError on every process if the disk has too little space, and on all but the first
-        also if the first process fails in another way.
+        Raises UserError on every process if the disk has too little space, and on all others if
+        one process fails in another way.
         """
         module: Any = pl_module
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -49,29 +49,15 @@ class FrozenStates(Callback):
             log.info("frozen states are not kept, since the PLM is sharded: it runs in every step")
             return
 
-        def find() -> TokenStates | None:
-            encoder = module.recommender.news_encoder.eval()
-            try:
-                return frozen_states(
-                    encoder.cut, data.catalogue, data.root, data.frozen_states, data.news_ends
-                )
-            finally:
-                encoder.train()
-
-        failed: Exception | None = None
-        if trainer.local_rank == 0:
-            try:
-                data.use_states(find())
-            except Exception as error:  # the others must not wait for states that never come
-                failed = error
-        trainer.strategy.barrier("frozen states")
-        said = trainer.strategy.broadcast(None if failed is None else str(failed))
-        if failed is not None:
-            raise failed
-        if said is not None:
-            raise UserError(said)
-        if trainer.local_rank != 0:
-            data.use_states(find())
+        encoder = module.recommender.news_encoder.eval()
+        try:
+            with fail_together(trainer):
+                team = team_beside(trainer, data.root)
+                ways = data.catalogue, data.root, data.frozen_states, data.news_ends
+                data.use_states(frozen_states(encoder.cut, *ways, team))
+                wait_for_all()  # another machine may take longer
+        finally:
+            encoder.train()
 
 
 class ScoreCollector(Callback):

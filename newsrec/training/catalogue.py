@@ -10,10 +10,12 @@ from torch import Tensor
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Catalogue
 from newsrec.data.states import NEWS_PER_PASS, StateStore, TokenStates, distinct_rows
+from newsrec.data.team import ALONE, Team
 from newsrec.model.plm.blocks import length_mask
 from newsrec.model.plm.cut import CutPlm
 from newsrec.model.recommender import NewsRecommender
 from newsrec.model.residual import pool_states
+from newsrec.training.processes.waiting import wait_for_all
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ def encode_catalogue(
         vectors[rows.to(device, non_blocking=True)] = part
     _keep_step(recommender.news_encoder.cut, catalogue, states, rank, world_size)
     if world_size > 1:
+        wait_for_all()
         torch.distributed.all_reduce(vectors)  # each row is zeros on all processes except one
     vectors = vectors[catalogue.first.to(device, non_blocking=True)]
     join = recommender.news_encoder.join
@@ -110,6 +113,7 @@ def gather_means(
     if own:
         means[torch.cat(news_blocks(catalogue)[rank::world_size])] = torch.cat(own)
     if world_size > 1:
+        wait_for_all()
         everywhere = means.to(device)
         torch.distributed.all_reduce(everywhere)  # each row is zeros on all processes except one
         means = everywhere.cpu()
@@ -146,12 +150,14 @@ def frozen_states(
     root: str | Path,
     precision: str,
     ends: Sequence[int] = (),
+    team: Team = ALONE,
 ) -> TokenStates | None:
     """Return the states below a PLM's tuned layers; computed once and then kept beside the data.
 
     ``ends`` are the rows at which the news of each split end. The news of a split are computed
     without those of later splits, because the last bits of a state depend on the news computed with
-    it. None if the PLM cannot be cut below its tuned layers and must run as a whole.
+    it. The processes of ``team`` divide the work. None if the PLM cannot be cut below its tuned
+    layers and must run as a whole.
     """
     plm = cut.plm
 
@@ -162,7 +168,9 @@ def frozen_states(
         return catalogue.token_ids[rows, :tokens].to(plm.device), mask.to(plm.device)
 
     some = distinct_rows(catalogue)[-8:]
-    if len(some) and not cut.works(*block(some)):
+    with team.failing_together():
+        works = team.rank > 0 or not len(some) or cut.works(*block(some))
+    if not team.share(works):
         log.info(
             "the PLM's family (%s) cannot be continued from its tuned layers: all of it runs in "
             "every step",
@@ -176,5 +184,5 @@ def frozen_states(
 
     store = StateStore(Path(root), cut.key(), plm.config.hidden_size, precision)
     for end in ends:
-        store.find_or_compute(catalogue.head(end), compute)
-    return store.find_or_compute(catalogue, compute)
+        store.find_or_compute(catalogue.head(end), compute, team)
+    return store.find_or_compute(catalogue, compute, team)

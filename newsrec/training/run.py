@@ -11,7 +11,7 @@ The command ``fit`` and Python code set up a run by the same few calls::
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,9 +31,11 @@ from newsrec.training.lightning_internals import keep_buffers
 from newsrec.training.mistakes import check_trainer, late_mistakes
 from newsrec.training.module import RecommenderModule
 from newsrec.training.outside_loggers import log_options
+from newsrec.training.processes.agreement import early_rank
 from newsrec.training.processes.launch import connection_mistakes, started_by_torchrun
 from newsrec.training.processes.run_lock import RunLock
 from newsrec.training.processes.together import fail_together
+from newsrec.training.processes.waiting import wait_at_barriers
 from newsrec.training.progress.bar import EpochLine, SpeedBar
 from newsrec.training.progress.curves import Curves
 from newsrec.training.progress.ending import say_if_finished
@@ -171,6 +173,10 @@ class Run:
         cannot work with the data or on the machine.
         """
         data = self.datamodule
+        if early_rank() is not None and not trainer.is_global_zero:
+            # Wait for the data here, since the first process joins the group only when it has them.
+            with suppress(Exception):  # a mistake shows again in Trainer.fit
+                data.prepare_data()
         if trainer.is_global_zero:  # find mistakes in the data before anything slow
             if ckpt_path is None:
                 check_run_folder(self.output)  # another run may have ended here meanwhile
@@ -180,6 +186,7 @@ class Run:
             log_options(trainer.loggers, plain(dict(options or {})))
             say_if_finished(trainer, ckpt_path)
         keep_buffers(trainer)
+        wait_at_barriers(trainer)
         remedies = out_of_memory(self.model, data, trainer)
         with fail_together(trainer), remedies, late_mistakes(), connection_mistakes():
             trainer.fit(self.model, datamodule=data, ckpt_path=ckpt_path, **fit_options)

@@ -86,13 +86,16 @@ def _meeting_place(num_nodes: int) -> tuple[str, int, bool] | None:
     return None
 
 
-def early_rank() -> int | None:
-    """Return this process's rank if there is a store before the process group; else None."""
-    if _meeting_place(1) is None:  # one process only, or Lightning starts the others
+def early_rank() -> tuple[int, int] | None:
+    """Return this process's rank and the number of processes, before the process group exists.
+
+    None if there is no store then: there is one process only, or Lightning starts the others.
+    """
+    if _meeting_place(1) is None:
         return None
-    return int(
-        os.environ["RANK"] if TorchElasticEnvironment.detect() else os.environ["SLURM_PROCID"]
-    )
+    if TorchElasticEnvironment.detect():
+        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    return int(os.environ["SLURM_PROCID"]), SLURMEnvironment().world_size()
 
 
 def early_store(timeout: timedelta) -> TCPStore | None:

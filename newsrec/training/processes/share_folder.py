@@ -81,7 +81,7 @@ def share_run_folder(output: Path) -> None:
         if refused:
             raise UserError(refused)
     else:
-        store.get(f"ready/{machine}")
+        _get(store, f"ready/{machine}")
 
 
 def is_resumed(output: Path, num_nodes: int) -> bool:
@@ -132,12 +132,27 @@ def _send(store: Any, output: Path, names: list[str]) -> None:
                 store.delete_key(f"{name}/{number}/taken")
 
 
+def _get(store: Any, key: str) -> bytes:
+    """Wait for a key for as long as other machines get their files, which may take hours.
+
+    The wait ends if another process fails, since ``fail_together`` then ends this process.
+    """
+    from torch.distributed import DistStoreError
+
+    while True:
+        try:
+            value: bytes = store.get(key)
+            return value
+        except DistStoreError:  # the time-out of the store
+            continue
+
+
 def _receive(store: Any, output: Path, names: list[str], hashes: dict[str, str]) -> None:
     for name in names:
         pieces: list[bytes] = []
         while True:
             key = f"{name}/{len(pieces)}"
-            piece = store.get(key)
+            piece = _get(store, key)
             store.set(f"{key}/taken", "1")
             if not piece:
                 break

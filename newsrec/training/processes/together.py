@@ -24,19 +24,31 @@ from newsrec.training.processes.share_folder import needs_on_disk
 
 log = logging.getLogger(__name__)
 
-KEY = f"newsrec/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
-"""Key of a failure in the store. The restart count is in it, since torchrun may keep its store when
-it restarts all processes."""
+RESTART = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+"""Part of all keys, since torchrun may keep its store when it restarts all processes."""
+KEY = f"newsrec/failed/{RESTART}"
+"""Key of a failure in the store."""
+SIGN = f"newsrec/alive/{RESTART}"
+"""Key under which each process, by its rank, says that it is alive."""
+LEFT = "left"
+"""What a process says instead once its work has ended without a failure."""
 POLL = 1.0
 """Seconds between two checks for another process's failure."""
 CONNECT = timedelta(seconds=10)
 """How long one attempt to reach the store may take."""
+TRIES = 6
+"""Attempts to reach a store that must be there."""
 GRACE = 3 * POLL
 """Seconds that a failing process stays alive, so that the others learn of the failure."""
+SILENCE = 120.0
+"""Seconds without a sign after which a process of another machine counts as dead. That is long,
+since the thread that gives the signs cannot run while some libraries compute."""
+LAST = 30.0
+"""Seconds that a process may go on after the store has ended with the first process."""
 
 
-_shared: list[int] = []
-"""This process's rank inside ``fail_together_from_the_start``; else empty."""
+_watching: list["_Watch"] = []
+"""What watches the other processes inside ``fail_together``; else empty."""
 
 
 @contextmanager
@@ -45,13 +57,32 @@ def fail_together(trainer: Trainer) -> Iterator[None]:
 
     Otherwise the others wait in their next collective operation, with NCCL for half an hour. A
     separate thread watches the store through which the processes formed their group, so no
-    collective operation is needed.
+    collective operation is needed. It also finds processes that were killed: each process looks
+    whether the next one is alive. On the same machine that takes seconds, on another one minutes.
     """
-    if trainer.world_size == 1 or _shared:
+    if trainer.world_size == 1 or _watching:
         yield
         return
-    with _end_together(trainer.global_rank):
+    with _end_together(trainer.global_rank, trainer.world_size):
         yield
+
+
+def watched_store() -> Any:
+    """Return the processes' store; None outside ``fail_together``, and if there is none.
+
+    A wait in this store ends if another process fails, since ``fail_together`` then ends this one.
+    """
+    if not (_watching and torch.distributed.is_initialized() and "MASTER_ADDR" in os.environ):
+        return None
+    for _ in range(TRIES):
+        store = _watching[0].connect()
+        if store is not None:
+            return store
+        time.sleep(POLL)
+    raise UserError(
+        f"The processes' store at {os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT')} "
+        "cannot be reached. Has the first process ended, or is the network interrupted?"
+    )
 
 
 @contextmanager
@@ -62,24 +93,21 @@ def fail_together_from_the_start() -> Iterator[None]:
     once. So wrong options or a missing file on one machine also end the other processes, which
     would otherwise wait.
     """
-    rank = early_rank()
-    if rank is None:
+    place = early_rank()
+    if place is None:
         yield
         return
-    _shared.append(rank)
-    try:
-        with _end_together(rank):
-            yield
-    finally:
-        _shared.clear()
+    with _end_together(*place):
+        yield
 
 
 @contextmanager
-def _end_together(rank: int) -> Iterator[None]:
-    watch = _Watch(rank)
+def _end_together(rank: int, world_size: int) -> Iterator[None]:
+    watch = _Watch(rank, world_size)
     if rank == 0:
         watch.connect()  # under SLURM this opens the store for the others
     watch.start()
+    _watching.append(watch)
     try:
         yield
     except Stopped:  # a signal stopped all processes at the same step: no failure
@@ -89,19 +117,25 @@ def _end_together(rank: int) -> Iterator[None]:
         watch.report(error)
         raise
     finally:
+        _watching.clear()
         watch.stopped.set()
+        watch.join(POLL)  # it says that this process has left
 
 
 class _Watch(threading.Thread):
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, world_size: int = 1) -> None:
         super().__init__(daemon=True, name="failure-watch")
         self.rank = rank
+        self.next = (rank + 1) % world_size
+        """The process to look after. If each looked after all, the store would be too busy."""
         self.stopped = threading.Event()
         self._store: Any = None
+        self._signs = 0
+        self._last_sign, self._seen_at = "", 0.0
 
     def connect(self) -> Any:
         """Return the store; None while it cannot be reached."""
-        self._store = self._store or _connect()
+        self._store = self._store or connect_store()
         return self._store
 
     def run(self) -> None:
@@ -110,10 +144,16 @@ class _Watch(threading.Thread):
             if self.connect() is None:
                 continue
             try:
+                if self.next != self.rank:
+                    self._look_after_next()
                 if not self._store.check([KEY]):
                     continue
                 rank, code, said = self._store.get(KEY).decode().split("\n", 2)
-            except (RuntimeError, ValueError):  # the store is gone with the first process
+            except (RuntimeError, ValueError):
+                # The store is gone with the first process, which ends last unless it is killed.
+                if not self.stopped.wait(LAST):
+                    say("newsrec: error: the first process has ended too early.", error=True)
+                    os._exit(1)
                 return
             if int(rank) == self.rank or self.stopped.is_set():
                 return
@@ -121,6 +161,31 @@ class _Watch(threading.Thread):
                 say(f"newsrec: error: {said}", error=True)  # may come from another machine
                 sys.stderr.flush()
             os._exit(int(code))
+        if self._signs:
+            with suppress(RuntimeError):
+                self._store.set(f"{SIGN}/{self.rank}", LEFT)
+
+    def _look_after_next(self) -> None:
+        """Say that this process is alive, and report the next one if it is not."""
+        self._signs += 1
+        sign = f"{self._signs}\n{_id_space()}\n{os.getpid()}\n{socket.gethostname()}"
+        self._store.set(f"{SIGN}/{self.rank}", sign)
+        key = f"{SIGN}/{self.next}"
+        sign = self._store.get(key).decode() if self._store.check([key]) else LEFT
+        if sign != self._last_sign:
+            self._last_sign, self._seen_at = sign, time.monotonic()
+        if sign == LEFT:
+            return
+        _, space, pid, host = sign.split("\n")
+        if space and space == _id_space():
+            ended = not _is_running(int(pid))
+        else:
+            ended = time.monotonic() - self._seen_at > SILENCE
+        if ended:
+            said = f"process {self.next} on {host} was killed, perhaps because memory ran out."
+            self._store.compare_set(KEY, "", f"{self.next}\n1\n{said}")
+            if self.next == 0:  # which says it otherwise
+                say(f"newsrec: error: {said}", error=True)
 
     def report(self, error: Exception) -> None:
         """Tell the other processes that this one fails, and why."""
@@ -136,7 +201,24 @@ class _Watch(threading.Thread):
             time.sleep(GRACE)
 
 
-def _connect() -> Any:
+def _id_space() -> str:
+    """Return a name of the space in which process ids are valid, or nothing if it is not known."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return stat.rsplit(")", 1)[1].split()[0] not in "ZX"
+
+
+def connect_store() -> Any:
     """Return a new connection to the processes' store; None while there is no store."""
     try:
         if os.environ.get(SERVED) != "True":

@@ -1,0 +1,84 @@
+"""Waits of processes for each other that last as long as the work does."""
+
+import os
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from torch import distributed
+
+from newsrec.data.cache import cache_folders, writable_folder
+from newsrec.data.team import ALONE, Team
+from newsrec.errors import UserError
+from newsrec.training.processes.together import RESTART, watched_store
+
+
+def wait_for_all() -> None:
+    """Wait until all processes have called this; call it before a collective operation.
+
+    A collective operation that waits for longer than its time-out ends the run, and one process may
+    need that much longer than another. This wait has no time-out. It does nothing outside
+    ``fail_together``, which ends it if a process fails or is killed. If only some processes call
+    this, they wait forever.
+    """
+    store = watched_store()
+    if store is not None:
+        place = distributed.get_rank(), distributed.get_world_size()
+        Team(distributed.PrefixStore(f"newsrec/all/{RESTART}", store), *place).meet()
+
+
+def wait_at_barriers(trainer: Trainer) -> None:
+    """Have the Trainer's barriers wait by ``wait_for_all``, such as while one process saves."""
+    if trainer.world_size > 1:
+        strategy: Any = trainer.strategy
+        strategy.barrier = partial(_barrier, trainer)
+
+
+def _barrier(trainer: Trainer, name: str | None = None) -> None:
+    wait_for_all()
+    type(trainer.strategy).barrier(trainer.strategy, name)
+
+
+def team_beside(trainer: Trainer, root: str | Path) -> Team:
+    """Return the processes that divide work whose results they keep beside the data.
+
+    These are all processes if all see the first one's data folder ``root``, else the processes of
+    each machine. Where there is no store, each process is alone and waits for the folder's lock.
+    """
+    store = watched_store()
+    if store is None:
+        return ALONE
+    rank, size, machines = trainer.global_rank, trainer.world_size, trainer.num_nodes
+    # All processes make their teams in the same order, so a team has the same number everywhere.
+    number = store.add(f"newsrec/teams/{RESTART}/{rank}", 1)
+    own = distributed.PrefixStore(f"newsrec/team/{RESTART}/{number}", store)
+    divided = f", divided over {size} processes"
+    if machines == 1:
+        return Team(own, rank, size, divided)
+    team = Team(own, rank, size, f"{divided} of {machines} machines, which share that folder")
+    if _all_see(team, Path(root)):
+        return team
+    here = distributed.PrefixStore(f"machine/{trainer.node_rank}", own)
+    divided = f", on each of {machines} machines, since they share no data folder"
+    return Team(here, trainer.local_rank, size // machines, divided)
+
+
+def _all_see(team: Team, root: Path) -> bool:
+    """Return whether all processes see a file that the first one makes in its cache of ``root``."""
+    token = None
+    if team.rank == 0:
+        try:
+            handle, name = tempfile.mkstemp(prefix=".shared-", dir=writable_folder(root))
+            os.close(handle)
+            token = Path(name)
+        except (OSError, UserError):
+            pass  # what cannot be written is not shared
+    name = team.share(None if token is None else token.name)
+    agreed = team.all_agree(
+        name is not None and any((base / name).exists() for base in cache_folders(root))
+    )
+    if token is not None:
+        token.unlink(missing_ok=True)
+    return agreed
