@@ -16,6 +16,7 @@ import pytest
 from batch_world import users_of, write_export, write_users
 from conftest import refused
 
+from newsrec import on_ray
 from newsrec.__main__ import main
 from newsrec.errors import UserError
 from newsrec.files import file_hash
@@ -297,7 +298,7 @@ def test_a_cluster_that_ray_cannot_use_is_told(problem):
 
     ray = SimpleNamespace(init=init, __version__="2.60.0")
     with pytest.raises(UserError) as error:
-        batch_engines._start_ray(ray, 2, "auto")
+        on_ray.start_ray(ray, 2, "auto")
     said = str(error.value)
     assert said.startswith("--ray_address auto: Ray 2.60.0 cannot use this cluster (")
     assert " ".join(str(problem).split()).rstrip(".") in said
@@ -309,7 +310,7 @@ def test_a_cluster_that_cannot_be_reached_is_told_at_once():
         port = free.getsockname()[1]
     for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "127.0.0.1:99999"):
         with pytest.raises(UserError, match=rf"^--ray_address {address}: Ray 1 cannot use"):
-            batch_engines._start_ray(SimpleNamespace(__version__="1"), 2, address)
+            on_ray.start_ray(SimpleNamespace(__version__="1"), 2, address)
 
 
 def test_an_export_that_changed_on_the_way_is_refused(world, tmp_path, monkeypatch):
