@@ -276,7 +276,7 @@ def test_an_actor_of_ray_that_is_killed_is_replaced(tmp_path, monkeypatch):
     from test_batch_engines import processes
 
     monkeypatch.setattr(parts, "PART_BYTES", 1)
-    root = write(tmp_path, train=(400, 400), group=2)
+    root = write(tmp_path, train=(90, 90), group=2)
     expected = compiled(root)
     shutil.rmtree(root / ".newsrec")
     killed = []

@@ -37,8 +37,10 @@ from newsrec.parent import watch
 log = logging.getLogger(__name__)
 
 ENGINES = ("local", "ray")
-PART_BYTES = 64 << 20
+PART_BYTES = 8 << 20
 """A part ends with the row group that brings it to this size in the files."""
+MOST_PARTS = 1000
+"""About the most parts; each makes a copy of the table of histories when it is joined."""
 NEWS = "news.arrow"
 
 
@@ -122,7 +124,9 @@ def compile_parts(
             f"--engine and --jobs divide Parquet in newsrec's own form (docs/data.md), and this "
             f"data folder has the format {reader.name}. Leave them out."
         )
-    found = {split: reader.divide(files, PART_BYTES) for split, files in splits.items()}
+    total = sum(file.size for files in splits.values() for file in files)
+    most = max(PART_BYTES, total // MOST_PARTS)
+    found = {split: reader.divide(files, most) for split, files in splits.items()}
     divided = {split: some for split, some in found.items() if some}
     parts = [(part, num_news[split]) for split, (_, some) in divided.items() for part in some]
     if not parts:
