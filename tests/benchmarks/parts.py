@@ -84,7 +84,8 @@ def main() -> None:
             mind_to_parquet(Path(folder) / "tsv", root)
             divide(root, args.files)
         found: dict[str, Any] = {"impressions": 0, "bytes": 0}
-        for path in root.glob("train/impressions.parquet/**/*.parquet"):
+        table = root / "train" / "impressions.parquet"
+        for path in [table] if table.is_file() else table.rglob("*.parquet"):
             found["impressions"] += pq.read_metadata(path).num_rows
             found["bytes"] += path.stat().st_size
         expected = None
