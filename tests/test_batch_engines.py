@@ -17,8 +17,8 @@ from batch_world import users_of, write_export, write_users
 from newsrec.__main__ import main
 from newsrec.errors import UserError
 from newsrec.files import file_hash
+from newsrec.on_ray import RAY_VARIABLES
 from newsrec.serving.batch import BatchScorer
-from newsrec.serving.batch_engines import RAY_VARIABLES
 from newsrec.serving.batch_run import run_batch
 
 pytestmark = [

@@ -1,5 +1,6 @@
 """The command ``batch`` in this process: whole or not at all, resumed, and every bad input."""
 
+import contextlib
 import errno
 import json
 import os
@@ -15,10 +16,11 @@ import pytest
 from batch_world import users_of, write_export, write_users
 from conftest import refused
 
+from newsrec import on_ray
 from newsrec.__main__ import main
 from newsrec.errors import UserError
 from newsrec.files import file_hash
-from newsrec.serving import batch_engines, batch_files, batch_parts
+from newsrec.serving import batch_engines, batch_files, batch_parts, batch_places
 from newsrec.serving.batch import RESULTS, BatchScorer
 from newsrec.serving.batch_run import run_batch
 
@@ -296,7 +298,7 @@ def test_a_cluster_that_ray_cannot_use_is_told(problem):
 
     ray = SimpleNamespace(init=init, __version__="2.60.0")
     with pytest.raises(UserError) as error:
-        batch_engines._start_ray(ray, 2, "auto")
+        on_ray.start_ray(ray, 2, "auto")
     said = str(error.value)
     assert said.startswith("--ray_address auto: Ray 2.60.0 cannot use this cluster (")
     assert " ".join(str(problem).split()).rstrip(".") in said
@@ -308,7 +310,7 @@ def test_a_cluster_that_cannot_be_reached_is_told_at_once():
         port = free.getsockname()[1]
     for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "127.0.0.1:99999"):
         with pytest.raises(UserError, match=rf"^--ray_address {address}: Ray 1 cannot use"):
-            batch_engines._start_ray(SimpleNamespace(__version__="1"), 2, address)
+            on_ray.start_ray(SimpleNamespace(__version__="1"), 2, address)
 
 
 def test_an_export_that_changed_on_the_way_is_refused(world, tmp_path, monkeypatch):
@@ -341,13 +343,13 @@ def test_what_a_file_system_refuses_is_told_with_the_place(world, tmp_path, caps
         raise PermissionError(errno.EACCES, "Cannot open it")  # pyarrow's errors name no file
 
     refusing = SimpleNamespace(get_file_info=refuse, open_input_file=refuse)
-    place = batch_files.Place(refusing, "users", "s3://users")
+    place = batch_places.Place(refusing, "users", "s3://users")
     for act in (place.info, place.files, place.read, place.hash):
         with pytest.raises(UserError, match=r"^s3://users cannot be used: Permission denied"):
             act()
     with pytest.raises(UserError, match=r"^users/1 cannot be used"):
         batch_files._parquet(place, "users/1").__enter__()
-    with pytest.raises(FileNotFoundError), batch_files.named("there"):  # names its file
+    with pytest.raises(FileNotFoundError), batch_places.named("there"):  # names its file
         (tmp_path / "nowhere").stat()
     pytest.importorskip("aiohttp")
     said = refused(capsys, *batch(world, "http://127.0.0.1:1/out"))
@@ -395,6 +397,56 @@ def test_users_and_output_may_lie_in_an_object_store(world, tmp_path, monkeypatc
     assert rows == rows_of(tmp_path / "plain") == rows_of(tmp_path / "file")
     with pytest.raises(UserError, match="is complete"):
         run_batch(world / "export", "memory://in/users", "memory://out/a", **options)
+
+
+def test_what_fails_midway_leaves_no_object(world, monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    bad = users_of(0, 50).set_column(1, "history", pa.array([["N1"]] * 49 + [None]))
+    memory.makedirs("/bad", exist_ok=True)
+    with memory.open("/bad/users.parquet", "wb") as stream:
+        pq.write_table(bad, stream)
+    monkeypatch.setattr(batch_files, "ROWS_AT_ONCE", 10)
+    with pytest.raises(UserError, match="row 49, column history: null"):
+        run_batch(world / "export", "memory://bad", "memory://whole/b", k=5, users_per_part=60)
+    assert not memory.find("/whole")
+    place = batch_places.find_place("memory://whole/b", "--output") / "part"
+    with contextlib.suppress(KeyboardInterrupt), place.write() as stream:
+        stream.write(b"half")
+        raise KeyboardInterrupt
+    assert not memory.find("/whole")
+    monkeypatch.setattr(batch_places.mmap, "mmap", lambda *args, **options: object())
+    with pytest.raises(TypeError), place.write() as stream:  # while it is sent
+        stream.write(b"whole")
+    assert not memory.find("/whole")
+
+
+def test_only_the_local_engine_reaches_what_is_in_memory(world, tmp_path):
+    pytest.importorskip("fsspec")
+    for users, output, option in (
+        ("memory://u", tmp_path / "out", "--users"),
+        (world / "users", "memory://out", "--output"),
+    ):
+        with pytest.raises(UserError, match=f"^{option} memory://.* workers of --engine ray"):
+            run_batch(world / "export", users, output, engine="ray")
+
+
+def test_an_address_is_told_without_its_keys_and_options():
+    for given, told in (
+        ("s3://KEY:SECRET@bucket/out/?region=x&scheme=http", "s3://bucket/out"),
+        ("s3://KEY:SECRET@bucket/out?region=x", "s3://bucket/out"),
+        ("abfs://container@account.dfs.core.windows.net/out", None),
+        ("gs://anonymous@bucket/out", None),
+    ):
+        place = batch_places.find_place(given, "--output")
+        assert place.given == (told or given)
+        assert (place / "a").given == f"{told or given}/a"
+        assert place.path in ("bucket/out", "container/out")
+    assert batch_places.without_secrets("a:b@c?/d") == "a:b@c?/d"  # a path
+    with pytest.raises(UserError) as error:
+        batch_places.find_place("s3://KEY:SECRET@bucket/out?what=1", "--output")
+    assert "--output s3://bucket/out: s3:// cannot be opened" in str(error.value)
+    assert "SECRET" not in str(error.value)
 
 
 def test_a_history_of_very_many_clicks_is_read(world, tmp_path):

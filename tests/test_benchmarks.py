@@ -10,6 +10,7 @@ import pytest
 from conftest import fit_options
 
 from newsrec.__main__ import main
+from newsrec.data.readers.to_parquet import mind_to_parquet
 from newsrec.training.losses import LOSSES
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
@@ -39,6 +40,14 @@ def test_feed_gives_the_content_of_its_reference(monkeypatch, capsys, demo):
 @pytest.mark.slow
 def test_prepare_reads_what_its_reference_reads(monkeypatch, capsys, demo):
     result = measure(monkeypatch, capsys, "prepare.py", f"--data.root={demo}")
+    assert result["impressions"] == 2000
+
+
+@pytest.mark.slow
+def test_parts_are_compared_byte_by_byte(monkeypatch, capsys, demo, tmp_path):
+    mind_to_parquet(demo, tmp_path / "parquet")
+    options = (f"--data.root={tmp_path / 'parquet'}", "--ways", "one process", "--jobs 2")
+    result = measure(monkeypatch, capsys, "parts.py", *options)
     assert result["impressions"] == 2000
 
 

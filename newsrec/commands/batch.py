@@ -7,6 +7,7 @@ from newsrec.console import counted, say
 from newsrec.errors import UserError
 from newsrec.serving.batch import RESULTS
 from newsrec.serving.batch_engines import ENGINES
+from newsrec.serving.batch_places import without_secrets
 from newsrec.serving.batch_run import run_batch
 
 
@@ -19,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "ids, oldest first), maybe candidates and time; a path or address such as s3://bucket/users"
     )
     add("--users", required=True, metavar="PATH", help=use)
-    use = "folder to write, absent or empty: Parquet files with a row for each user"
+    use = (
+        "folder to write, absent or empty: Parquet files with a row for each user; also an address"
+    )
     add("--output", required=True, help=use)
     use = "news: the best news of the export; ranks: scores and ranks of each user's candidates; "
     use += "vectors: user vectors"
@@ -71,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     )
     counts = manifest["counts"]
     files = counted(len(manifest["parts"]), "file")
-    say(f"{args.output} has {counted(counts['users'], 'user')} in {files}.")
+    say(f"{without_secrets(args.output)} has {counted(counts['users'], 'user')} in {files}.")
     told = {
         "bad_rows": "Rows left out",
         "unknown_history": "Ids of histories that are not in the export, left out",

@@ -6,6 +6,7 @@ import time
 from newsrec.commands.common import add_data_root, add_on_bad_line
 from newsrec.console import say
 from newsrec.data.dataset import open_mind
+from newsrec.data.parts import ENGINES, make_engine
 from newsrec.data.store import recheck
 from newsrec.report.data_folder import print_data
 
@@ -16,13 +17,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_on_bad_line(parser)
     use = "hash all files and arrays again, and compile again what has changed or is damaged"
     parser.add_argument("--check", action="store_true", help=use)
+    use = "what compiles impressions.parquet: local, processes of this machine; or ray, actors on "
+    use += "this machine or a cluster"
+    parser.add_argument("--engine", choices=ENGINES, default="local", help=use)
+    use = "processes or actors that compile at once; without it 1, with ray one for each CPU"
+    parser.add_argument("--jobs", type=int, default=None, metavar="N", help=use)
+    use = "address of a Ray cluster, such as auto or 10.0.0.1:6379, whose machines have the data "
+    use += "folder at the same path; without it Ray starts on this machine"
+    parser.add_argument("--ray_address", default=None, metavar="ADDRESS", help=use)
 
 
 def run(args: argparse.Namespace) -> None:
     """Compile the data folder and print its counts."""
+    engine = make_engine(args.engine, args.jobs, args.ray_address)
     start = time.monotonic()
     changed = recheck(args.data.root) if args.check else []
-    data = open_mind(args.data.root, args.data.on_bad_line)
+    data = open_mind(args.data.root, args.data.on_bad_line, engine)
     seconds = time.monotonic() - start
     print_data(data)
     if changed:

@@ -7,7 +7,6 @@ appended to those of earlier blocks, so memory does not grow with the size of th
 import contextlib
 import json
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,15 +15,14 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import DTypeLike
 
 from newsrec.console import progress
-from newsrec.data.npy import NpyWriter
+from newsrec.data.arrays import ImpressionArrays, Written, write_table
+from newsrec.data.parts import NEWS, CompiledParts, Engine, compile_parts
 from newsrec.data.readers.annotations import without_empty
 from newsrec.data.readers.base import CUT_OFF, LISTED, BadLine, Pass, Reader
 from newsrec.data.readers.news import differs_from_first, distinct, merge_news
 from newsrec.data.readers.source import SourceFile
-from newsrec.data.tables import Histories, Users
 from newsrec.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -34,21 +32,6 @@ ARRAYS_FORMAT = 5
 
 SLOW_BYTES = 20_000_000
 """Show a progress bar only above this size; less takes under about a second to read."""
-
-ARRAYS: dict[str, DTypeLike] = {
-    "impression_id": np.int64,
-    "user": np.int32,
-    "time": "datetime64[s]",
-    "history": np.int32,
-    "candidate_offsets": np.int64,
-    "candidate_values": np.int32,
-    "labels": np.int8,
-    "history_offsets": np.int64,
-    "history_values": np.int32,
-}
-"""Type of each array. An array has the rows of all splits joined; all splits share one table of
-histories."""
-
 
 Splits = Mapping[str, tuple[SourceFile, ...]]
 """The files of each split."""
@@ -64,9 +47,15 @@ class Compiled(NamedTuple):
 
 
 def compile_splits(
-    reader: Reader, splits: Splits, target: Path, on_bad_line: str = "error"
+    reader: Reader,
+    splits: Splits,
+    target: Path,
+    on_bad_line: str = "error",
+    engine: Engine | None = None,
 ) -> Compiled:
     """Read the splits' files and write their arrays into the empty folder ``target``.
+
+    An ``engine`` of ``newsrec.data.parts`` reads impressions in parts; the arrays are the same.
 
     At a line that cannot be read, ``on_bad_line`` error stops; drop leaves such lines out, counts
     them and keeps the first ten of each file for display. An empty or damaged file is refused.
@@ -74,7 +63,7 @@ def compile_splits(
     files = [file for split in splits.values() for file in split]
     num_bytes = sum(file.size for file in files)
     with progress("compiling", num_bytes, SLOW_BYTES, _rate) as advance:
-        run = _Compilation(reader, target, on_bad_line, advance)
+        run = _Compilation(reader, target, on_bad_line, engine, advance)
         run.compile(splits)
     return Compiled(run.hashes, run.num_bad)
 
@@ -88,6 +77,7 @@ class _Compilation:
     reader: Reader
     target: Path
     on_bad_line: str
+    engine: Engine | None
     advance: Callable[[int], None]
     hashes: dict[SourceFile, str] = field(default_factory=dict)
     bad_lines: dict[str, list[str]] = field(default_factory=dict)
@@ -97,26 +87,21 @@ class _Compilation:
     def compile(self, splits: Splits) -> None:
         counts: dict[str, dict[str, int]] = {split: {} for split in splits}
         news, num_news, disagreeing = self._news(splits, counts)
-        _write_table(self.target / "news.arrow", news)
+        write_table(self.target / NEWS, news)
         ids = news["news_id"].combine_chunks()
-        users = Users()
-        with contextlib.ExitStack() as stack:
-            arrays = {n: NpyWriter(self.target / f"{n}.npy", kind) for n, kind in ARRAYS.items()}
-            for array in arrays.values():
-                stack.callback(array.close)
-            for name in ("candidate_offsets", "history_offsets"):
-                arrays[name].write(np.zeros(1))
-            histories = Histories(arrays["history_values"], arrays["history_offsets"])
+        with (
+            contextlib.closing(ImpressionArrays(self.target)) as arrays,
+            compile_parts(self.reader, splits, num_news, self.target, self.on_bad_line, self.engine)
+            as parts,
+        ):  # fmt: skip
             for split, files in splits.items():
                 known = ids[: num_news[split]]  # news of later splits are unknown here
-                counts[split] |= self._impressions(files, known, arrays, histories, users)
-            all_users, user = users.finish()
-            arrays["user"].write(user)
+                counts[split] |= self._impressions(files, known, arrays, parts.get(split))
+            user = arrays.finish()
         end = 0
         for part in counts.values():
             begin, end = end, end + part["impressions"]
             part["users"] = len(np.unique(user[begin:end]))
-        _write_table(self.target / "users.arrow", pa.table({"user_id": all_users}))
         meta = {
             "format": ARRAYS_FORMAT,
             "counts": counts,  # splits in the order of their rows
@@ -165,35 +150,21 @@ class _Compilation:
         self,
         files: tuple[SourceFile, ...],
         ids: pa.Array,
-        arrays: dict[str, NpyWriter],
-        histories: Histories,
-        users: Users,
+        arrays: ImpressionArrays,
+        parts: CompiledParts | None,
     ) -> dict[str, int]:
         """Write a split's arrays and return its counts."""
-        counts: Counter[str] = Counter()
-        bad: list[BadLine] = []
-        num_bad = 0
-        done, blocks = self.reader.impressions(files, ids, self.advance)
-        for block in blocks:
-            bad += block.rows.bad
-            num_bad += block.rows.num_bad
-            if num_bad and self.on_bad_line == "error":
-                break
-            candidates, labels = block.candidates, block.labels
-            if labels is None:
-                labels = np.zeros(len(candidates.values), dtype=np.int8)
-            arrays["impression_id"].write(block.impression_id)
-            arrays["time"].write(block.time)
-            arrays["history"].write(histories.add(block.histories))
-            arrays["candidate_values"].write(candidates.values)
-            arrays["labels"].write(labels)
-            offsets = arrays["candidate_offsets"]
-            offsets.write(offsets.last + candidates.offsets[1:])
-            users.add(block.users)
-            counts.update(block.counts())
-        del blocks  # after a bad line, stop the threads that read ahead
-        dropped = self._finish(done, bad, num_bad, counts["impressions"])
-        return dict(counts) | {"dropped_lines": dropped}
+        done: Pass
+        if parts:
+            done = parts.table
+            written = Written.total(parts.join(arrays, self.advance), self.on_bad_line)
+        else:
+            done, blocks = self.reader.impressions(files, ids, self.advance)
+            written = Written.total(map(arrays.add, blocks), self.on_bad_line)
+            del blocks  # after a bad line, stop the threads that read ahead
+        num_rows = written.counts.get("impressions", 0)
+        dropped = self._finish(done, written.bad, written.num_bad, num_rows)
+        return written.counts | {"dropped_lines": dropped}
 
     def _finish(self, done: Pass, bad: list[BadLine], num_bad: int, num_rows: int) -> int:
         """Refuse a file with bad lines, or log them, as ``on_bad_line`` says; return their number.
@@ -220,8 +191,3 @@ class _Compilation:
             self.cut_off.append(str(done.file))
             log.warning("%s: %s", done.file, CUT_OFF)
         return num_bad
-
-
-def _write_table(path: Path, table: pa.Table) -> None:
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)

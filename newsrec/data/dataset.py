@@ -16,7 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from newsrec.data import FIRST_NEWS
-from newsrec.data.compile import ARRAYS
+from newsrec.data.arrays import ARRAYS, read_table
+from newsrec.data.parts import Engine
 from newsrec.data.ragged import Ragged
 from newsrec.data.readers.formats import reader_of
 from newsrec.data.readers.source import SPLITS as SPLITS  # re-exported
@@ -115,16 +116,19 @@ class NewsData(NamedTuple):
         return self.splits[name]
 
 
-def open_mind(root: str | Path, on_bad_line: str = "error") -> NewsData:
+def open_mind(
+    root: str | Path, on_bad_line: str = "error", engine: Engine | None = None
+) -> NewsData:
     """Open a data folder; compile its files first unless these contents were compiled before.
 
     The folder has train, dev and test, any subset, unpacked or zipped. ``on_bad_line`` error
     refuses a file with a line that cannot be read; drop leaves such lines out and counts them.
+    ``engine`` is as ``newsrec.data.parts.make_engine`` makes it; without it, this process compiles.
     """
     if on_bad_line not in ("error", "drop"):
         raise UserError(f"data.on_bad_line is {on_bad_line!r}; choose error or drop.")
     root = data_folder(root)
-    found = find_or_compile(root, on_bad_line)
+    found = find_or_compile(root, on_bad_line, engine)
     try:
         return _load(root, *found)
     except Exception as error:  # a damaged header can raise anything: numpy evaluates it as Python
@@ -132,11 +136,6 @@ def open_mind(root: str | Path, on_bad_line: str = "error") -> NewsData:
             f"{found[0]} is damaged ({error}). `python -m newsrec prepare --check --data.root "
             f"{root}` compiles it again."
         ) from error
-
-
-def _read_table(path: Path) -> pa.Table:
-    with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_file(source).read_all()
 
 
 def _load(root: Path, cache: Path, fingerprints: Mapping[str, str]) -> NewsData:
@@ -148,8 +147,8 @@ def _load(root: Path, cache: Path, fingerprints: Mapping[str, str]) -> NewsData:
         begin, end = end, end + counts["impressions"]
         num_news = meta["num_news"][name] + FIRST_NEWS
         splits[name] = split_of(arrays, name, begin, end, counts, fingerprints[name], num_news)
-    news = _read_table(cache / "news.arrow")
-    users = _read_table(cache / "users.arrow")["user_id"].combine_chunks()
+    news = read_table(cache / "news.arrow")
+    users = read_table(cache / "users.arrow")["user_id"].combine_chunks()
     return NewsData(root, cache, news, users, splits, meta["bad_lines"], meta["cut_off"], arrays)
 
 

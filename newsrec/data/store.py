@@ -24,6 +24,7 @@ from newsrec.data.cache import (
     writable_folder,
 )
 from newsrec.data.compile import ARRAYS_FORMAT, Splits, compile_splits
+from newsrec.data.parts import Engine
 from newsrec.data.readers.base import Reader
 from newsrec.data.readers.formats import reader_of
 from newsrec.data.readers.source import SourceFile, hash_source
@@ -41,10 +42,10 @@ Found = tuple[Path, dict[str, str]]
 """A folder of compiled arrays, and the fingerprint of each split."""
 
 
-def find_or_compile(root: Path, on_bad_line: str) -> Found:
+def find_or_compile(root: Path, on_bad_line: str, engine: Engine | None = None) -> Found:
     """Return the compiled arrays of a data folder; compile its files if there are none.
 
-    ``on_bad_line`` as in ``open_mind``.
+    ``on_bad_line`` and ``engine`` as in ``open_mind``.
     """
     reader = reader_of(root)
     splits = reader.find_splits(root)
@@ -55,7 +56,7 @@ def find_or_compile(root: Path, on_bad_line: str) -> Found:
             # Another process may have compiled it meanwhile.
             found = _find(reader, root, splits, on_bad_line)
             if found is None:
-                found = _compile(reader, root, base, splits, on_bad_line)
+                found = _compile(reader, root, base, splits, on_bad_line, engine)
     return found
 
 
@@ -104,11 +105,18 @@ def _name(reader: Reader, splits: Splits, hashes: Hashes) -> tuple[str, dict[str
     return f"{reader.name}-{digest(version, fingerprints)}", fingerprints
 
 
-def _compile(reader: Reader, root: Path, base: Path, splits: Splits, on_bad_line: str) -> Found:
+def _compile(
+    reader: Reader,
+    root: Path,
+    base: Path,
+    splits: Splits,
+    on_bad_line: str,
+    engine: Engine | None,
+) -> Found:
     files = [file for split in splits.values() for file in split]
     before = {file: _stamp(file) for file in files}
     with building(base) as folder:
-        hashes, num_bad = compile_splits(reader, splits, folder, on_bad_line)
+        hashes, num_bad = compile_splits(reader, splits, folder, on_bad_line, engine)
         for file in files:
             if _stamp(file) != before[file]:
                 raise DataError(f"{file} changed while it was read. Run again once it is whole.")

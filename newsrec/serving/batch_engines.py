@@ -2,10 +2,7 @@
 
 import importlib
 import json
-import logging
 import os
-import re
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -14,20 +11,13 @@ from typing import Any
 import pyarrow as pa
 
 from newsrec.errors import MissingPackageError, UserError
+from newsrec.on_ray import require_ray, run_on_ray
 from newsrec.serving.batch import BatchScorer
 from newsrec.serving.batch_parts import Advance, Job, score_part
 
 ENGINES = ("local", "ray", "spark")
 Engine = Callable[[Job, BatchScorer, list[int], Advance], Iterator[dict[str, Any]]]
 """Scores parts, by their numbers, and yields what ``score_part`` returns for each."""
-RAY_VARIABLES = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves the machine unasked
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its remarks are of no use to a user
-    "RAY_worker_niceness": "0",  # like the other engines; by default all else goes first
-}
-RAY_STORE = 128 << 20
-"""Bytes of Ray's object store on one machine: only numbers and counts of parts pass through it."""
-SECONDS_TO_CONNECT = 5
 
 
 def make_engine(name: str, workers: int | None = None, address: str | None = None) -> Engine:
@@ -46,12 +36,14 @@ def make_engine(name: str, workers: int | None = None, address: str | None = Non
         raise UserError(f"--workers is {workers}; it must be at least 1.")
     if name == "local":
         return _local
-    package = {"ray": "ray", "spark": "pyspark"}[name]
+    if name == "ray":
+        require_ray()
+        return partial(_ray, workers=workers, address=address)
     try:
-        importlib.import_module("ray.data" if name == "ray" else "pyspark.sql")
+        importlib.import_module("pyspark.sql")
     except ImportError as error:
-        raise MissingPackageError.of(f"--engine {name}", package, name) from error
-    return partial({"ray": _ray, "spark": _spark}[name], workers=workers, address=address)
+        raise MissingPackageError.of(f"--engine {name}", "pyspark", name) from error
+    return partial(_spark, workers=workers, address=address)
 
 
 def _local(
@@ -99,63 +91,7 @@ def _ray(
     workers: int | None,
     address: str | None,
 ) -> Iterator[dict[str, Any]]:
-    for name, value in RAY_VARIABLES.items():
-        os.environ.setdefault(name, value)
-    ray: Any = importlib.import_module("ray")
-    data: Any = importlib.import_module("ray.data")
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    logging.getLogger("ray.data._internal").setLevel(logging.ERROR)  # ray gives it its own
-    mine = not ray.is_initialized()
-    if mine:
-        _start_ray(ray, workers, address)
-    try:
-        context = data.DataContext.get_current()
-        context.enable_progress_bars = False  # newsrec has its own
-        context.print_on_execution_start = False
-        actors = min(workers or int(ray.cluster_resources().get("CPU", 1)), len(numbers)) or 1
-        parts = data.from_items([{"part": n} for n in numbers], override_num_blocks=len(numbers))
-        done = parts.map_batches(
-            PartScorer,
-            fn_constructor_args=(job,),
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=data.ActorPoolStrategy(size=actors),
-            num_cpus=1,
-        )
-        yield from _told((row["done"] for row in done.iter_rows()), job, advance)
-    finally:
-        if mine:
-            ray.shutdown()
-
-
-def _start_ray(ray: Any, workers: int | None, address: str | None) -> None:
-    """Connect to a cluster, or start one on this machine that only this machine can reach.
-
-    Raises:
-        UserError: If there is no cluster, or it has another version of Ray.
-    """
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address is None:
-        ray.init(
-            address="local",
-            num_cpus=workers or os.cpu_count(),
-            include_dashboard=False,
-            object_store_memory=RAY_STORE,
-            _node_ip_address="127.0.0.1",
-            **quiet,
-        )
-        return
-    try:
-        host = re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", address)
-        if host:  # Ray itself tries for minutes
-            socket.create_connection((host[1], int(host[2])), SECONDS_TO_CONNECT).close()
-        ray.init(address=address, **quiet)
-    except (OSError, OverflowError, RuntimeError, ValueError) as error:
-        problem = " ".join(str(error).split())[:300].rstrip(".")
-        raise UserError(
-            f"--ray_address {address}: Ray {ray.__version__} cannot use this cluster ({problem}). "
-            "Start it by `ray start --head` with this version, or leave the option out."
-        ) from error
+    yield from _told(run_on_ray(PartScorer, job, numbers, workers, address), job, advance)
 
 
 def _spark(

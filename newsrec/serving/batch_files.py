@@ -1,4 +1,4 @@
-"""The files of a batch run: Parquet with users, in any file system, and parts written whole."""
+"""The users of a batch run: Parquet files in any file system."""
 
 import contextlib
 import hashlib
@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from newsrec.aside import file_aside, put
 from newsrec.data.readers.base import Rows
 from newsrec.data.readers.parquet_checks import is_text
 from newsrec.data.readers.parquet_table import (
@@ -24,118 +23,13 @@ from newsrec.data.readers.parquet_table import (
     rows_per_block,
 )
 from newsrec.data.readers.source import SourceFile
-from newsrec.errors import DataError, MissingDataError, UserError
+from newsrec.errors import DataError, MissingDataError
 from newsrec.places import looked_for
 from newsrec.serving.batch import columns_of
+from newsrec.serving.batch_places import Place, find_place, named
 
 ROWS_AT_ONCE = 1024
 """Most users that are read, scored and written at once."""
-
-
-class Place(NamedTuple):
-    """A file or folder in a file system."""
-
-    filesystem: Any
-    path: str
-    given: str
-    """As the user wrote it."""
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it is on this machine's disks, where a rename replaces a file or folder."""
-        return isinstance(self.filesystem, fs.LocalFileSystem)
-
-    def __truediv__(self, name: str) -> "Place":
-        return Place(self.filesystem, f"{self.path.rstrip('/')}/{name}", f"{self.given}/{name}")
-
-    def beside(self, ending: str) -> "Place":
-        """Return the place with an ending after its name."""
-        return Place(self.filesystem, self.path + ending, self.given + ending)
-
-    def info(self) -> Any:
-        """Return pyarrow's ``FileInfo`` of it."""
-        with named(self.given):
-            return self.filesystem.get_file_info(self.path)
-
-    def files(self) -> list[Any]:
-        """Return the ``FileInfo`` of all files in a folder, at any depth, sorted by path."""
-        with named(self.given):
-            found = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=True))
-        return sorted((info for info in found if info.is_file), key=lambda info: info.path)
-
-    def read(self) -> bytes:
-        """Return the content of a file."""
-        with named(self.given), self.filesystem.open_input_file(self.path) as file:
-            content: bytes = file.read()
-        return content
-
-    def hash(self) -> str:
-        """Return the SHA-256 of a file."""
-        with named(self.given), self.filesystem.open_input_file(self.path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    @contextlib.contextmanager
-    def write(self) -> Iterator[Any]:
-        """Open a file that appears when it is complete; in an object store, when it is closed."""
-        if not self.is_local:
-            with self.filesystem.open_output_stream(self.path) as stream:
-                yield stream
-            return
-        with file_aside(Path(self.path)) as aside:
-            with self.filesystem.open_output_stream(str(aside)) as stream:
-                yield stream
-            aside.chmod(0o644)
-            put(aside, Path(self.path))
-
-
-@contextlib.contextmanager
-def named(given: str) -> Iterator[None]:
-    """Name a place in the errors of its file system, which often do not.
-
-    Raises:
-        UserError: If the block raises an error of a file system that names no file.
-    """
-    try:
-        yield
-    except (OSError, NotImplementedError, pa.ArrowException) as error:
-        if isinstance(error, OSError) and error.filename:
-            raise
-        code: int | None = getattr(error, "errno", None)
-        reason = os.strerror(code) if code else str(error)
-        reason = reason.partition("\n")[0].rstrip(".") or "its file system cannot do this"
-        raise UserError(
-            f"{given} cannot be used: {reason}. Check the path and its permissions, or name "
-            "another place."
-        ) from error
-
-
-def find_place(given: str, option: str) -> Place:
-    """Return the place that a path or a URI names; ``option`` is named in messages.
-
-    Raises:
-        UserError: If there is no such path, the scheme of a URI is not known, or its file system
-            cannot be opened.
-    """
-    if not given or "\0" in given:
-        problem = "holds a null character" if given else "is empty"
-        raise UserError(f"{option} {problem}. Name a file or folder.")
-    given = given.rstrip("/") or given
-    if "://" not in given:
-        return Place(fs.LocalFileSystem(), os.path.abspath(given), given)
-    scheme = given.partition(":")[0]
-    try:
-        if scheme in ("file", "s3", "gs", "gcs", "hdfs", "abfs", "abfss"):
-            filesystem, path = fs.FileSystem.from_uri(given)
-            return Place(filesystem, path, given)
-        import fsspec
-
-        found, path = fsspec.core.url_to_fs(given)
-    except (ValueError, ImportError, OSError) as error:  # ArrowInvalid is a ValueError
-        raise UserError(
-            f"{option} {given}: {scheme}:// cannot be opened ({str(error).splitlines()[0]}). Check "
-            "the address, install what it needs, or copy the files to a folder."
-        ) from error
-    return Place(fs.PyFileSystem(fs.FSSpecHandler(found)), path, given)
 
 
 class Users(NamedTuple):
@@ -171,16 +65,16 @@ def find_users(given: str, result: str) -> Users:
     info = place.info()
     if info.type == fs.FileType.NotFound:
         hint = looked_for(given) if place.is_local else "Check the address."
-        raise MissingDataError(f"--users {given} does not exist. {hint}".rstrip())
+        raise MissingDataError(f"--users {place.given} does not exist. {hint}".rstrip())
     if info.type == fs.FileType.Unknown:
         raise DataError(
-            f"--users {given} is neither a file nor a folder. Name a Parquet file, or a folder of "
-            "such files."
+            f"--users {place.given} is neither a file nor a folder. Name a Parquet file, or a "
+            "folder of such files."
         )
     infos = [info] if info.is_file else [i for i in place.files() if _is_parquet(i.path, place)]
     if not infos:
         raise DataError(
-            f"--users {given} is a folder without a .parquet file. Write the users there by "
+            f"--users {place.given} is a folder without a .parquet file. Write the users there by "
             "df.to_parquet(...), or name another folder."
         )
     hashed, files = hashlib.sha256(), []
@@ -202,11 +96,11 @@ def find_users(given: str, result: str) -> Users:
             if mine[-1] != first:
                 raise DataError(
                     f"{info.path} has the {what} {_told(mine[-1])}, but {files[0][0]} has "
-                    f"{_told(first)}. Write all files of --users {given} alike."
+                    f"{_told(first)}. Write all files of --users {place.given} alike."
                 )
     users = Users(given, tuple(files), hashed.hexdigest(), tuple(columns[0]), kinds[0])
     if not users.num_rows:
-        raise DataError(f"--users {given} has no rows. Write the file again.")
+        raise DataError(f"--users {place.given} has no rows. Write the file again.")
     return users
 
 
@@ -265,8 +159,8 @@ def _batches(
 def _parquet(place: Place, path: str) -> Iterator[tuple[Any, pq.ParquetFile]]:
     with (
         named(path),
-        readable(SourceFile(Path(path))),
         place.filesystem.open_input_file(path) as source,
+        readable(SourceFile(Path(path))),
         open_parquet(source) as parquet,
     ):
         yield source, parquet

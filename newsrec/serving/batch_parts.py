@@ -4,7 +4,9 @@ Whichever engine scores a part, the same code reads it, scores it and writes its
 part is the same to the byte on every engine.
 """
 
+import contextlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,10 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from newsrec.aside import MARK
 from newsrec.errors import DataError, ModelError, UserError
 from newsrec.files import file_hash
 from newsrec.serving.batch import BatchScorer
-from newsrec.serving.batch_files import Place, Users, find_place, read_users
+from newsrec.serving.batch_files import Users, read_users
+from newsrec.serving.batch_places import Place, find_place
 from newsrec.serving.folder import ExportFolder
 from newsrec.serving.manifest import MANIFEST
 
@@ -128,6 +132,31 @@ def described(target: Place, number: int, counts: Counter[str]) -> dict[str, Any
     """Return what an engine returns for a part that is written."""
     name = target.path.rpartition("/")[2]
     return {"number": number, "name": name, "sha256": target.hash(), "counts": dict(counts)}
+
+
+def parts_done(work: Place, job: Job) -> dict[int, dict[str, Any]]:
+    """Describe the parts that are complete, and remove files that were left half written."""
+    found: dict[int, dict[str, Any]] = {}
+    names = {job.part_name(number): number for number in range(job.num_parts)}
+    for info in work.files():
+        name = info.path.rpartition("/")[2]
+        if work.is_local and MARK in name:
+            with contextlib.suppress(OSError):
+                os.unlink(info.path)
+        if name not in names:
+            continue
+        try:
+            with work.filesystem.open_input_file(info.path) as file:
+                kept = json.loads(pq.read_metadata(file).metadata[b"newsrec"])
+            counts = Counter(kept["counts"])
+            fits = kept["common"] == job.common and kept["number"] == names[name]
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+            continue  # cut off or foreign: it is written again
+        if counts["bad_rows"] and job.on_bad_line == "error":
+            continue  # scored again, so that its first bad row is named
+        if fits:
+            found[names[name]] = described(work / name, names[name], counts)
+    return found
 
 
 def export_hash(export: str) -> str:

@@ -13,19 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs
 
 from newsrec import __version__
-from newsrec.aside import MARK
 from newsrec.console import progress
 from newsrec.errors import UserError
 from newsrec.files import require_empty, require_replaceable, require_writable
 from newsrec.serving.batch import BatchScorer
 from newsrec.serving.batch_engines import Engine, make_engine
-from newsrec.serving.batch_files import Place, find_place, find_users, named
-from newsrec.serving.batch_parts import Job, described, export_hash
+from newsrec.serving.batch_files import find_users
+from newsrec.serving.batch_parts import Job, export_hash, parts_done
+from newsrec.serving.batch_places import Place, find_place, named
 
 log = logging.getLogger(__name__)
 
@@ -86,18 +84,24 @@ def run_batch(
     if users_per_part < 1:
         raise UserError(f"--users_per_part is {users_per_part}; it must be at least 1.")
     export, users, output = str(export), str(users), str(output)
-    place = find_place(output, "--output")
-    if _lies_in(place, find_place(users, "--users")):
+    place, source = find_place(output, "--output"), find_place(users, "--users")
+    if _lies_in(place, source):
         raise UserError(
-            f"--output {output} lies in --users {users}, and would be read as users. Choose "
-            "another --output."
+            f"--output {place.given} lies in --users {source.given}, and would be read as users. "
+            "Choose another --output."
         )
+    for option, found in (("--output", place), ("--users", source)):
+        if engine != "local" and found.given.startswith("memory:"):
+            raise UserError(
+                f"{option} {found.given} is in the memory of this process, which workers of "
+                f"--engine {engine} cannot read. Name a folder or an object store."
+            )
     work = place.beside(UNFINISHED) if place.is_local else place
     job = Job(
         os.path.abspath(export),
         export_hash(export),
         find_users(users, result),
-        work.given if not place.is_local else work.path,
+        work.path if place.is_local else output,
         result,
         k,
         exclude_history,
@@ -109,18 +113,19 @@ def run_batch(
     scorer = job.scorer(workers or os.cpu_count() or 1 if engine == "local" else 1)
     finished = _finished(place, job, resume)
     if finished is not None:
-        log.info("%s is complete already; nothing was left to do.", output)
+        log.info("%s is complete already; nothing was left to do.", place.given)
         return finished
     _begin(place, work, job, resume)
     with _only_one(work):
-        done = _parts_done(work, job)
+        done = parts_done(work, job)
         try:
             _score_missing(job, run, scorer, done)
         except BaseException:
             _keep_or_remove(work, done, job)
             raise
-        manifest = _manifest(job, export, users, scorer.folder.manifest["model_hash"], done)
-        _write_json(work / DONE, manifest)
+        manifest = _manifest(job, export, source.given, scorer.folder.manifest["model_hash"], done)
+        with named(work.given):
+            _write_json(work / DONE, manifest)
         if place.is_local:
             Path((work / PLAN).path).unlink()
             require_replaceable(Path(place.path))
@@ -228,31 +233,6 @@ def _require_same(found: dict[str, Any], job: Job, where: str) -> None:
                 f"--resume: {where} was written with other settings: {told}. Use those again, or "
                 "choose another --output."
             )
-
-
-def _parts_done(work: Place, job: Job) -> dict[int, dict[str, Any]]:
-    """Describe the parts that are complete, and remove files that were left half written."""
-    found: dict[int, dict[str, Any]] = {}
-    names = {job.part_name(number): number for number in range(job.num_parts)}
-    for info in work.files():
-        name = info.path.rpartition("/")[2]
-        if work.is_local and MARK in name:
-            with contextlib.suppress(OSError):
-                os.unlink(info.path)
-        if name not in names:
-            continue
-        try:
-            with work.filesystem.open_input_file(info.path) as file:
-                kept = json.loads(pq.read_metadata(file).metadata[b"newsrec"])
-            counts = Counter(kept["counts"])
-            fits = kept["common"] == job.common and kept["number"] == names[name]
-        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
-            continue  # cut off or foreign: it is written again
-        if counts["bad_rows"] and job.on_bad_line == "error":
-            continue  # scored again, so that its first bad row is named
-        if fits:
-            found[names[name]] = described(work / name, names[name], counts)
-    return found
 
 
 def _keep_or_remove(work: Place, done: dict[int, Any], job: Job) -> None:

@@ -26,7 +26,7 @@ from newsrec.data.readers.parquet_files import (
     has_parquet,
     part_of,
 )
-from newsrec.data.readers.parquet_impressions import read_impressions
+from newsrec.data.readers.parquet_impressions import Part, divide, read_impressions
 from newsrec.data.readers.parquet_table import ParquetTable
 from newsrec.data.readers.source import SourceFile
 from newsrec.errors import DataError
@@ -80,6 +80,16 @@ class ParquetReader:
         clicks[0].settings = [file for file in files if file.path.name == SAMPLING]
         sampling = read_sampling(clicks[0].settings)
         return clicks[0], sample_impressions(clicks[0], clicks[1:], ids, sampling)
+
+    def divide(
+        self, files: tuple[SourceFile, ...], most_bytes: int
+    ) -> tuple[ParquetTable, list[Part]] | None:
+        """Divide a split's ``impressions.parquet`` for several processes.
+
+        None for ``clicks.parquet``, since any click can be the history of any later one.
+        """
+        shown = part_of(files, IMPRESSIONS)
+        return divide(*shown[0], most_bytes) if shown else None
 
 
 def read_news_table(

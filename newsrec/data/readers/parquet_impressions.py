@@ -1,6 +1,7 @@
 """Turns rows of ``impressions.parquet`` into arrays, one block at a time."""
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ from newsrec.data.readers.parquet_columns import (
     shown,
     too_long,
 )
-from newsrec.data.readers.parquet_table import ParquetTable
+from newsrec.data.readers.parquet_table import ParquetTable, Piece, open_parquet, readable
 from newsrec.data.readers.source import SourceFile
 
 VOTERS = 100
@@ -44,27 +45,89 @@ def read_impressions(
 ) -> tuple[Pass, Iterator[Impressions]]:
     """Read a table of impressions; see ``Reader.impressions``."""
     table = ParquetTable(files, place, REQUIRED, OPTIONAL, on_read)
-    return table, table.map(_Parser(table, ids).parse)
+    return table, table.map(_Parser(ids, *_kind_of(table)).parse)
+
+
+class Part(NamedTuple):
+    """Successive rows of a table of impressions: whole row groups of one or more files."""
+
+    place: SourceFile
+    pieces: tuple[Piece, ...]
+    first_row: int
+    num_bytes: int
+    """Roughly, in its files."""
+    labelled: bool
+    numbered: bool
+
+
+def divide(
+    files: list[SourceFile], place: SourceFile, most_bytes: int
+) -> tuple[ParquetTable, list[Part]]:
+    """Divide a table of impressions, so that several processes can read it.
+
+    A part ends with the row group that brings it to ``most_bytes``.
+    """
+    table = ParquetTable(files, place, REQUIRED, OPTIONAL)
+    kind = _kind_of(table)
+    parts: list[Part] = []
+    pieces: list[Piece] = []
+    row = first_row = num_bytes = 0
+    for file in files:
+        with readable(file), open_parquet(file.path) as parquet:
+            info = parquet.metadata
+            rows = [info.row_group(group).num_rows for group in range(info.num_row_groups)]
+            if sum(rows) != info.num_rows:  # whoever reads it says so
+                rows = [info.num_rows]
+        begin = 0
+        for end, more in enumerate(rows or [0], start=1):
+            row += more
+            num_bytes += file.size * more // max(info.num_rows, 1)
+            full = num_bytes >= most_bytes and row > first_row
+            if full or end >= len(rows):
+                pieces.append(Piece(file, begin, end if begin or end < len(rows) else None))
+                begin = end
+            if full:
+                parts.append(Part(place, tuple(pieces), first_row, num_bytes, *kind))
+                pieces, first_row, num_bytes = [], row, 0
+    if row > first_row or not parts:
+        parts.append(Part(place, tuple(pieces), first_row, num_bytes, *kind))
+    else:  # files without rows at the end
+        parts[-1] = parts[-1]._replace(pieces=(*parts[-1].pieces, *pieces))
+    return table, parts
+
+
+def read_part(part: Part, ids: pa.Array) -> tuple[ParquetTable, Iterator[Impressions]]:
+    """Read a part of a table as ``read_impressions`` reads the whole."""
+    table = ParquetTable([piece.file for piece in part.pieces], part.place, REQUIRED, OPTIONAL)
+    table.pieces, table.first_row = list(part.pieces), part.first_row
+    return table, table.map(_Parser(ids, part.labelled, part.numbered).parse)
+
+
+def _kind_of(table: ParquetTable) -> tuple[bool, bool]:
+    """Return whether a table has labels and whether it has numbers, by its first rows."""
+    labelled = numbered = False
+    if "labels" in table.columns:
+        valid = as_bools(table.head("labels", VOTERS).is_valid())
+        labelled = 2 * int(valid.sum()) >= len(valid) and bool(valid.any())
+    if "impression_id" in table.columns:
+        texts = as_text(table.head("impression_id", VOTERS))
+        numbers = as_bools(pc.fill_null(pc.match_substring_regex(texts, NUMBER), False))
+        numbered = 2 * int(numbers.sum()) >= len(numbers)
+    return labelled, numbered
 
 
 class _Parser:
     """Turns rows of ``impressions.parquet`` into arrays.
 
     Args:
-        table: The table, whose first rows tell whether it has labels and numbers.
         ids: News ids of the real news.
+        labelled: Whether the table has labels.
+        numbered: Whether its impressions have numbers.
     """
 
-    def __init__(self, table: ParquetTable, ids: pa.Array) -> None:
+    def __init__(self, ids: pa.Array, labelled: bool, numbered: bool) -> None:
         self.history, self.candidates = Lookup(ids), Lookup(ids)
-        self.labelled = self.numbered = False
-        if "labels" in table.columns:
-            valid = as_bools(table.head("labels", VOTERS).is_valid())
-            self.labelled = 2 * int(valid.sum()) >= len(valid) and bool(valid.any())
-        if "impression_id" in table.columns:
-            texts = as_text(table.head("impression_id", VOTERS))
-            numbers = as_bools(pc.fill_null(pc.match_substring_regex(texts, NUMBER), False))
-            self.numbered = 2 * int(numbers.sum()) >= len(numbers)
+        self.labelled, self.numbered = labelled, numbered
 
     def parse(self, rows: Rows) -> Impressions:
         """Return the rows that can be read as arrays; bad rows are listed in ``rows``."""

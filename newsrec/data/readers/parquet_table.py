@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,23 @@ LOCKED = (b"PARE",)
 Parsed = TypeVar("Parsed")
 Check = Callable[[pa.DataType], str | None]
 """Returns what a column should hold if its type is wrong; None if it is right."""
+
+
+class Piece(NamedTuple):
+    """Some row groups of a file."""
+
+    file: SourceFile
+    begin: int = 0
+    end: int | None = None
+    """None if it is the last row group."""
+
+    def rows_in(self, parquet: pq.ParquetFile) -> int:
+        """Return how many rows the footer promises."""
+        info = parquet.metadata
+        if self.end is None and not self.begin:
+            return int(info.num_rows)
+        groups = range(info.num_row_groups)[self.begin : self.end]
+        return sum(info.row_group(group).num_rows for group in groups)
 
 
 class ParquetTable:
@@ -69,7 +86,11 @@ class ParquetTable:
         """The columns that it has, of those asked for."""
         self.settings: Sequence[SourceFile] = ()
         """Files that decide what is made of the table; their hashes count, too."""
-        self._hashes: dict[SourceFile, str] = {}
+        self.pieces = [Piece(file) for file in files]
+        """What is read."""
+        self.first_row = 0
+        """Number of the first row."""
+        self.known_hashes: dict[SourceFile, str] = {}
         for i, file in enumerate(files):
             with readable(file), open_parquet(file.path) as parquet:
                 columns = check_schema(file, parquet.schema_arrow, required, optional)
@@ -87,7 +108,7 @@ class ParquetTable:
     def hashes(self) -> dict[SourceFile, str]:
         """SHA-256 of the files and of the settings."""
         files = (*self.files, *self.settings)
-        return {file: self._hashes.get(file) or hash_source(file) for file in files}
+        return {file: self.known_hashes.get(file) or hash_source(file) for file in files}
 
     def map(self, parse: Callable[[Rows], Parsed]) -> Iterator[Parsed]:
         """Call ``parse`` on every block's rows, two blocks at once; yield results in order.
@@ -96,7 +117,8 @@ class ParquetTable:
             DataError: If a file is damaged or has no rows.
         """
         with ThreadPoolExecutor(WORKERS + 1) as pool:
-            hashes = [pool.submit(hash_source, file) for file in self.files]
+            files = [piece.file for piece in self.pieces if not piece.begin]
+            hashes = [pool.submit(hash_source, file) for file in files]
             pending: deque[Future[Parsed]] = deque()
             try:
                 for rows in self._blocks():
@@ -105,8 +127,8 @@ class ParquetTable:
                         yield pending.popleft().result()
                 while pending:
                     yield pending.popleft().result()
-                for file, hashed in zip(self.files, hashes, strict=True):
-                    self._hashes[file] = hashed.result()
+                for file, hashed in zip(files, hashes, strict=True):
+                    self.known_hashes[file] = hashed.result()
             finally:
                 for future in pending:
                     future.cancel()
@@ -122,12 +144,13 @@ class ParquetTable:
         return pa.nulls(0)
 
     def _blocks(self) -> Iterator[Rows]:
-        row = 0
-        for file in self.files:
+        row = self.first_row
+        for piece in self.pieces:
+            file = piece.file
             begin, size, told = row, file.size, 0
             with readable(file), open_parquet(file.path) as parquet:
-                expected = parquet.metadata.num_rows
-                for group in range(parquet.metadata.num_row_groups):
+                expected = piece.rows_in(parquet)
+                for group in range(parquet.metadata.num_row_groups)[piece.begin : piece.end]:
                     for batch in parquet.iter_batches(
                         rows_per_block(file, parquet, group, self.columns),
                         row_groups=[group],
@@ -146,7 +169,7 @@ class ParquetTable:
                     f"{file} cannot be read: it has {row - begin:,} rows, and its footer promises "
                     f"{expected:,}. Write or copy it again."
                 )
-        if not row:
+        if row == self.first_row:
             raise DataError(
                 f"{self.file} has no rows. Write the file again, or leave out the split."
             )

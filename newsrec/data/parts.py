@@ -1,0 +1,239 @@
+"""Compiles impressions in parts: by processes of this machine, or by actors of Ray.
+
+Each part is some row groups of a split's ``impressions.parquet``. A worker reads a part as one
+process would, and writes its arrays into a folder of its own, with users and histories numbered
+within the part. One process joins the parts in order and numbers users and histories anew, so that
+the arrays are the same to the byte as if it had read all files itself.
+"""
+
+import contextlib
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from newsrec.data.arrays import ImpressionArrays, Written, read_table
+from newsrec.data.readers.base import BadLine, Reader
+from newsrec.data.readers.parquet import ParquetReader
+from newsrec.data.readers.parquet_impressions import Part, read_part
+from newsrec.data.readers.parquet_table import ParquetTable
+from newsrec.data.readers.source import SourceFile
+from newsrec.errors import DataError, UserError
+from newsrec.on_ray import require_ray, run_on_ray
+from newsrec.parent import watch
+
+log = logging.getLogger(__name__)
+
+ENGINES = ("local", "ray")
+PART_BYTES = 8 << 20
+"""A part ends with the row group that brings it to this size in the files."""
+MOST_PARTS = 1000
+"""About the most parts; each makes a copy of the table of histories when it is joined."""
+NEWS = "news.arrow"
+
+
+class Job(NamedTuple):
+    """All that a process needs to compile a part."""
+
+    parts: tuple[Part, ...]
+    num_news: tuple[int, ...]
+    """Number of news that the split of each part knows."""
+    folder: str
+    """Folder with the table of news, in which the parts' folders are made."""
+    on_bad_line: str
+
+
+Results = Generator[dict[str, Any], None, None]
+Engine = Callable[[Job], Results]
+"""Compiles all parts, and yields in any order what ``compile_part`` returns for each."""
+
+
+def make_engine(name: str, jobs: int | None = None, address: str | None = None) -> Engine | None:
+    """Return an engine; None if this process alone compiles.
+
+    Args:
+        name: One of ``ENGINES``.
+        jobs: Processes of this machine, or actors of Ray; None is 1, with Ray one for each CPU.
+        address: Address of a cluster of Ray; None starts one on this machine.
+
+    Raises:
+        UserError: If Ray is not installed, or an argument is invalid.
+    """
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs is {jobs}; it must be at least 1.")
+    if name == "ray":
+        require_ray()
+        return partial(_ray, jobs=jobs, address=address)
+    if address is not None:
+        raise UserError(f"--ray_address is for --engine ray, and --engine is {name}. Leave it out.")
+    return partial(_local, jobs=jobs) if jobs and jobs > 1 else None
+
+
+class CompiledParts(NamedTuple):
+    """The parts of a split."""
+
+    table: ParquetTable
+    results: Iterator[dict[str, Any]]
+    """What ``compile_part`` returned for each, in order."""
+
+    def join(self, arrays: ImpressionArrays, advance: Callable[[int], None]) -> Iterator[Written]:
+        """Append the parts to the arrays of all, and remove them."""
+        for result in self.results:
+            if "error" in result:
+                raise DataError(result["error"])
+            hashes = {SourceFile(Path(path)): sha256 for path, sha256 in result["hashes"].items()}
+            self.table.known_hashes |= hashes
+            arrays.join(Path(result["folder"]))
+            shutil.rmtree(result["folder"])
+            advance(result["num_bytes"])
+            bad = [BadLine(*line) for line in result["bad"]]
+            yield Written(result["counts"], bad, result["num_bad"])
+
+
+@contextlib.contextmanager
+def compile_parts(
+    reader: Reader,
+    splits: Mapping[str, tuple[SourceFile, ...]],
+    num_news: Mapping[str, int],
+    folder: Path,
+    on_bad_line: str,
+    engine: Engine | None,
+) -> Iterator[dict[str, CompiledParts]]:
+    """Let an engine compile the splits that can be divided; yield their parts by split.
+
+    Raises:
+        UserError: If the format of the data cannot be divided.
+    """
+    if engine is None:
+        yield {}
+        return
+    if not isinstance(reader, ParquetReader):
+        raise UserError(
+            f"--engine and --jobs divide Parquet in newsrec's own form (docs/data.md), and this "
+            f"data folder has the format {reader.name}. Leave them out."
+        )
+    total = sum(file.size for files in splits.values() for file in files)
+    most = max(PART_BYTES, total // MOST_PARTS)
+    found = {split: reader.divide(files, most) for split, files in splits.items()}
+    divided = {split: some for split, some in found.items() if some}
+    parts = [(part, num_news[split]) for split, (_, some) in divided.items() for part in some]
+    if not parts:
+        log.info("One process compiles clicks: any click can be the history of any later one.")
+    job = Job(
+        tuple(part for part, _ in parts), tuple(num for _, num in parts), str(folder), on_bad_line
+    )
+    with contextlib.closing(_in_order(engine, job)) as results:
+        yield {
+            split: CompiledParts(table, islice(results, len(some)))
+            for split, (table, some) in divided.items()
+        }
+
+
+def _in_order(engine: Engine, job: Job) -> Results:
+    early: dict[int, dict[str, Any]] = {}
+    with contextlib.closing(engine(job)) as results:
+        for number in range(len(job.parts)):
+            while number not in early:
+                result = next(results)
+                early[result["number"]] = result
+            yield early.pop(number)
+
+
+def compile_part(job: Job, number: int) -> dict[str, Any]:
+    """Compile a part into a folder of its own, and return what is needed to join it.
+
+    A mistake in the data is returned as ``error``: raised, it would be lost among an engine's own.
+    """
+    part = job.parts[number]
+    ids = read_table(Path(job.folder) / NEWS)["news_id"].combine_chunks()[: job.num_news[number]]
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f"part-{number}-", dir=job.folder))
+        table, blocks = read_part(part, ids)
+        with contextlib.closing(ImpressionArrays(folder)) as arrays:
+            written = Written.total(map(arrays.add, blocks), job.on_bad_line)
+            arrays.finish()
+    except UserError as error:
+        return {"number": number, "error": str(error)}
+    return {
+        "number": number,
+        "folder": str(folder),
+        "num_bytes": part.num_bytes,
+        "hashes": {str(file.path): sha256 for file, sha256 in table.known_hashes.items()},
+        **written._asdict(),
+    }
+
+
+_job: Job
+"""The job of a worker process."""
+
+
+def _local(job: Job, *, jobs: int) -> Results:
+    pool = ProcessPoolExecutor(
+        min(jobs, len(job.parts)),
+        multiprocessing.get_context("spawn"),  # Arrow has threads, which a fork would lose
+        _start_worker,
+        (os.getpid(), job),
+    )
+    try:
+        for future in [pool.submit(_compile, number) for number in range(len(job.parts))]:
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "A process that compiled a part was killed, perhaps because the memory was full. "
+            f"Nothing was kept. Run again with fewer than --jobs {jobs}."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker(parent: int, job: Job) -> None:
+    global _job
+    _job = job
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends the others
+    watch(parent)
+
+
+def _compile(number: int) -> dict[str, Any]:
+    return compile_part(_job, number)
+
+
+class PartCompiler:
+    """An actor for Ray Data that compiles parts.
+
+    Args:
+        job: What is compiled.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def __call__(self, parts: pa.Table) -> pa.Table:
+        """Compile parts by their numbers."""
+        done = []
+        for number in parts["part"].to_pylist():
+            try:
+                result = compile_part(self.job, number)
+            except OSError as error:
+                problem = f"a worker could not read or write ({error})"
+                step = f"Check that each machine has {self.job.folder}, and space on its disk."
+                result = {"number": number, "error": f"--engine ray: {problem}. {step}"}
+            done.append(json.dumps(result))
+        return pa.table({"done": pa.array(done, pa.string())})
+
+
+def _ray(job: Job, *, jobs: int | None, address: str | None) -> Results:
+    numbers = list(range(len(job.parts)))
+    with contextlib.closing(run_on_ray(PartCompiler, job, numbers, jobs, address)) as lines:
+        yield from map(json.loads, lines)

@@ -1,0 +1,110 @@
+"""Work in numbered parts on Ray, on this machine or on a cluster."""
+
+import importlib
+import logging
+import os
+import re
+import socket
+from collections.abc import Generator
+from typing import Any
+
+from newsrec.errors import MissingPackageError, UserError
+
+RAY_VARIABLES = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves the machine unasked
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its remarks are of no use to a user
+    "RAY_worker_niceness": "0",  # like the other engines; by default all else goes first
+}
+RAY_STORE = 128 << 20
+"""Bytes of Ray's object store on one machine: only numbers and counts of parts pass through it."""
+SECONDS_TO_CONNECT = 5
+
+
+def require_ray() -> None:
+    """Import Ray.
+
+    Raises:
+        MissingPackageError: If it is not installed.
+    """
+    try:
+        importlib.import_module("ray.data")
+    except ImportError as error:
+        raise MissingPackageError.of("--engine ray", "ray", "ray") from error
+
+
+def run_on_ray(
+    worker: Any, job: Any, numbers: list[int], workers: int | None, address: str | None
+) -> Generator[str, None, None]:
+    """Run actors over the numbers of parts; yield the results in any order.
+
+    A part whose actor is killed is done again by another.
+
+    Args:
+        worker: Class whose objects are made from ``job``, and called with a table with the column
+            ``part``; they return a table with the column ``done``, a text for each part.
+        job: What all parts have in common; it is pickled.
+        numbers: The parts.
+        workers: Number of actors; None takes as many as there are CPUs.
+        address: Address of a cluster; None starts Ray on this machine.
+
+    Raises:
+        UserError: If the cluster cannot be used.
+    """
+    for name, value in RAY_VARIABLES.items():
+        os.environ.setdefault(name, value)
+    ray: Any = importlib.import_module("ray")
+    data: Any = importlib.import_module("ray.data")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data._internal").setLevel(logging.ERROR)  # ray gives it its own
+    mine = not ray.is_initialized()
+    if mine:
+        start_ray(ray, workers, address)
+    try:
+        context = data.DataContext.get_current()
+        context.enable_progress_bars = False  # newsrec has its own
+        context.print_on_execution_start = False
+        actors = min(workers or int(ray.cluster_resources().get("CPU", 1)), len(numbers)) or 1
+        parts = data.from_items([{"part": n} for n in numbers], override_num_blocks=len(numbers))
+        done = parts.map_batches(
+            worker,
+            fn_constructor_args=(job,),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=data.ActorPoolStrategy(size=actors),
+            num_cpus=1,
+        )
+        for row in done.iter_rows():
+            yield row["done"]
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+def start_ray(ray: Any, workers: int | None, address: str | None) -> None:
+    """Connect to a cluster, or start one on this machine that only this machine can reach.
+
+    Raises:
+        UserError: If there is no cluster, or it has another version of Ray.
+    """
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        ray.init(
+            address="local",
+            num_cpus=workers or os.cpu_count(),
+            include_dashboard=False,
+            object_store_memory=RAY_STORE,
+            _node_ip_address="127.0.0.1",
+            **quiet,
+        )
+        return
+    try:
+        host = re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", address)
+        if host:  # Ray itself tries for minutes
+            socket.create_connection((host[1], int(host[2])), SECONDS_TO_CONNECT).close()
+        ray.init(address=address, **quiet)
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
+        problem = " ".join(str(error).split())[:300].rstrip(".")
+        raise UserError(
+            f"--ray_address {address}: Ray {ray.__version__} cannot use this cluster ({problem}). "
+            "Start it by `ray start --head` with this version, or leave the option out."
+        ) from error

@@ -1,0 +1,100 @@
+"""What ``prepare`` costs in parts: ``--jobs`` and ``--engine ray`` beside one process.
+
+    python tests/benchmarks/parts.py --impressions 1000000 --files 16
+    python tests/benchmarks/parts.py --data.root DIR         # own data as Parquet
+
+Prints one JSON object. Each measurement is a process of its own, and takes in starting Python.
+``join_cpu_s`` are the CPU seconds of the first process, which joins the parts: more workers do not
+lessen them. ``cpu_s`` takes in the processes that it started and that ended (not those of Ray). All
+compiled files are compared byte by byte.
+"""
+
+import argparse
+import json
+import runpy
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from newsrec.data.readers.to_parquet import mind_to_parquet
+
+WAYS = {
+    "one process": [],
+    "--jobs 2": ["--jobs", "2"],
+    "--engine ray --jobs 2": ["--engine", "ray", "--jobs", "2"],
+}
+CHILD = """
+import resource, runpy, sys
+try:
+    runpy.run_module("newsrec", run_name="__main__", alter_sys=True)
+finally:
+    own, all = (resource.getrusage(getattr(resource, "RUSAGE_" + n)) for n in ("SELF", "CHILDREN"))
+    with open("/proc/self/status") as status:  # ru_maxrss would take in the parent's
+        peak = next(line.split()[1] for line in status if line.startswith("VmHWM"))
+    mine = own.ru_utime + own.ru_stime
+    print("used", peak, mine, mine + all.ru_utime + all.ru_stime, file=sys.stderr)
+"""
+
+
+def prepare(root: Path, options: list[str]) -> tuple[dict[str, float], dict[str, bytes]]:
+    """Return what ``prepare`` costs on a fresh folder, and the compiled files."""
+    shutil.rmtree(root / ".newsrec", ignore_errors=True)
+    start = time.perf_counter()
+    command = [sys.executable, "-c", CHILD, "prepare", "--data.root", str(root), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - start
+    peak, mine, cpu = done.stderr.rsplit("used ", 1)[1].split()
+    cost = {"s": seconds, "cpu_s": float(cpu), "join_cpu_s": float(mine)}
+    (cache,) = (path for path in (root / ".newsrec").iterdir() if path.is_dir())
+    files = {path.name: path.read_bytes() for path in cache.iterdir()}
+    return cost | {"peak_mb": int(peak) / 1024}, files
+
+
+def divide(root: Path, files: int) -> None:
+    """Write train's impressions as a folder of files."""
+    path = root / "train" / "impressions.parquet"
+    table = pq.read_table(path)
+    path.unlink()
+    path.mkdir()
+    rows = -(-len(table) // files)
+    for number in range(files):
+        part = table.slice(number * rows, rows)
+        pq.write_table(part, path / f"{number:05d}.parquet", row_group_size=100_000)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data.root", dest="root", help="own data as Parquet")
+    parser.add_argument("--impressions", type=int, default=1_000_000, help="to simulate")
+    parser.add_argument("--files", type=int, default=16, help="files of the simulated impressions")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(args.root or Path(folder) / "parquet")
+        if args.root is None:
+            simulate = runpy.run_path(str(Path(__file__).parent / "parquet.py"))["simulate_train"]
+            simulate(Path(folder) / "tsv", args.impressions)
+            mind_to_parquet(Path(folder) / "tsv", root)
+            divide(root, args.files)
+        found: dict[str, Any] = {"impressions": 0, "bytes": 0}
+        table = root / "train" / "impressions.parquet"
+        for path in [table] if table.is_file() else table.rglob("*.parquet"):
+            found["impressions"] += pq.read_metadata(path).num_rows
+            found["bytes"] += path.stat().st_size
+        expected = None
+        for way in args.ways:
+            found[way], files = prepare(root, WAYS[way])
+            expected = expected or files
+            assert files == expected, way
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

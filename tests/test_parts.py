@@ -1,0 +1,296 @@
+"""Impressions compiled in parts: every file is that of one process, or nothing is left."""
+
+import json
+import logging
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import threading
+import time
+from datetime import datetime, timedelta
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import test_clicks
+from conftest import refused
+
+from newsrec.__main__ import main
+from newsrec.data import parts
+from newsrec.data.dataset import open_mind
+from newsrec.data.readers.parquet_impressions import read_part
+from newsrec.errors import UserError
+
+START = datetime(2019, 11, 9)
+
+
+def impressions(rng, rows, labels=True, users=6):
+    """Return rows that share few users and histories."""
+    histories = [[f"N{rng.randrange(12)}" for _ in range(n % 4)] for n in range(7)]
+    shown = [[f"N{rng.randrange(12)}" for _ in range(rng.randint(1, 4))] for _ in range(rows)]
+    columns = {
+        "impression_id": pa.array([rng.randrange(10**6) for _ in range(rows)], pa.int64()),
+        "user_id": pa.array([f"U{rng.randrange(users)}" for _ in range(rows)], pa.string()),
+        "time": pa.array([START + timedelta(hours=rng.randrange(90)) for _ in range(rows)],
+                         pa.timestamp("s")),
+        "history": pa.array([rng.choice(histories) for _ in range(rows)], pa.list_(pa.string())),
+        "candidates": pa.array(shown, pa.list_(pa.string())),
+        "labels": pa.array([[rng.randrange(2) for _ in row] for row in shown],
+                           pa.list_(pa.int8())),
+    }  # fmt: skip
+    return pa.table(columns if labels else {n: columns[n] for n in columns if n != "labels"})
+
+
+def write(root, seed=0, train=(0, 9, 1, 0, 14, 0), dev=(5,), test=(3, 1), group=4):
+    """Write splits with a file for each number of rows."""
+    rng = random.Random(seed)
+    news = pa.table(
+        {"news_id": [f"N{i}" for i in range(10)], "title": [f"T{i}" for i in range(10)]}
+    )
+    for split, sizes in (("train", train), ("dev", dev), ("test", test)):
+        table = root / split / "impressions.parquet"
+        table.mkdir(parents=True)
+        pq.write_table(news.slice(0, 9 if split == "train" else 10), root / split / "news.parquet")
+        for number, rows in enumerate(sizes):
+            path = table / f"{number}.parquet"
+            pq.write_table(impressions(rng, rows, split != "test"), path, row_group_size=group)
+    return root
+
+
+def backwards(job):
+    """Compile the last part first, in this process."""
+    for number in reversed(range(len(job.parts))):
+        yield json.loads(json.dumps(parts.compile_part(job, number)))
+
+
+def compiled(root, engine=None, on_bad_line="error"):
+    """Return the name and files of the compiled folder, which is removed."""
+    shutil.rmtree(root / ".newsrec", ignore_errors=True)
+    cache = open_mind(root, on_bad_line, engine).cache
+    return cache.name, {path.name: path.read_bytes() for path in cache.iterdir()}
+
+
+@pytest.mark.parametrize("most_bytes", [1, 2000, 1 << 30])
+@pytest.mark.parametrize("group", [1, 4, 100])
+def test_parts_of_every_size_give_the_same_bytes(tmp_path, monkeypatch, most_bytes, group):
+    monkeypatch.setattr(parts, "PART_BYTES", most_bytes)
+    root = write(tmp_path, seed=group, group=group)
+    numbers = []
+
+    def engine(job):
+        numbers.append(len(job.parts))
+        yield from backwards(job)
+
+    assert compiled(root, engine) == compiled(root)
+    expected = {1: {1: 24 + 5 + 4, 4: 3 + 1 + 4 + 2 + 2, 100: 3 + 1 + 2}, 1 << 30: {}}
+    if most_bytes != 2000:
+        assert numbers == [expected[most_bytes].get(group, 3)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_splits_of_any_sizes_give_the_same_bytes(tmp_path, monkeypatch, seed):
+    rng = random.Random(seed)
+    sizes = [[rng.choice([0, 1, 2, 9]) for _ in range(rng.randint(1, 5))] for _ in range(3)]
+    for some in sizes:
+        some[rng.randrange(len(some))] = rng.randint(1, 12)
+    monkeypatch.setattr(parts, "PART_BYTES", rng.choice([1, 1000, 3000]))
+    root = write(tmp_path, seed, *sizes, group=rng.randint(1, 9))
+    assert compiled(root, backwards) == compiled(root)
+
+
+def test_one_row_is_one_part(tmp_path):
+    root = write(tmp_path, train=(1,), dev=(1,), test=(1,))
+    assert compiled(root, backwards) == compiled(root)
+
+
+def spoil(root, number, rows):
+    """Give some rows of a file of train no user."""
+    path = root / "train" / "impressions.parquet" / f"{number}.parquet"
+    table = pq.read_table(path)
+    users = ["" if row in rows else user for row, user in enumerate(table["user_id"].to_pylist())]
+    table = table.set_column(table.column_names.index("user_id"), "user_id", pa.array(users))
+    pq.write_table(table, path, row_group_size=4)
+
+
+def test_bad_rows_are_named_or_left_out_as_by_one_process(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    root = write(tmp_path)
+    spoil(root, 1, {2, 7})
+    spoil(root, 4, set(range(14)))
+    said = []
+    for engine in (None, backwards):
+        with pytest.raises(UserError) as error:
+            compiled(root, engine)
+        said.append(str(error.value))
+        assert not [path for path in (root / ".newsrec").iterdir() if path.is_dir()]
+    assert said[0] == said[1]
+    assert "impressions.parquet, row 2, column user_id: null, empty" in said[0]
+    caplog.set_level(logging.WARNING)
+    found = []
+    for engine in (None, backwards):
+        caplog.clear()
+        found.append((compiled(root, engine, "drop"), caplog.messages.copy()))
+    assert found[0] == found[1]
+    assert "rows dropped: 16" in found[0][1][0]
+    assert json.loads(found[0][0][1]["meta.json"])["counts"]["train"]["impressions"] == 8
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda raw: b"",
+        lambda raw: raw[: len(raw) // 2],
+        lambda raw: raw[:4] + b"\0" * (len(raw) - 2000) + raw[4 - 2000 :],
+        lambda raw: b"news_id,title\n1,x\n",
+    ],
+    ids=["empty", "half", "zeros", "csv"],
+)
+def test_a_damaged_file_is_named_as_by_one_process(tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    root = write(tmp_path, train=(5, 9, 5), group=100)
+    path = root / "train" / "impressions.parquet" / "1.parquet"
+    path.write_bytes(damage(path.read_bytes()))
+    said = []
+    for engine in (None, backwards):
+        with pytest.raises(UserError) as error:
+            compiled(root, engine)
+        said.append(str(error.value))
+    assert said[0] == said[1]
+    assert str(path) in said[0]
+    assert not [path for path in (root / ".newsrec").iterdir() if path.is_dir()]
+
+
+def test_a_table_without_rows_is_named_as_by_one_process(tmp_path):
+    root = write(tmp_path, train=(0, 0))
+    for engine in (None, backwards):
+        with pytest.raises(UserError, match=r"train/impressions\.parquet has no rows"):
+            compiled(root, engine)
+
+
+def test_no_file_is_read_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    rows = []
+
+    def counted(part, ids):
+        table, blocks = read_part(part, ids)
+
+        def each():
+            for block in blocks:
+                rows.extend(block.rows.lines.tolist())
+                yield block
+
+        return table, each()
+
+    monkeypatch.setattr(parts, "read_part", counted)
+    compiled(write(tmp_path, dev=(2,), test=(1,)), backwards)
+    assert sorted(rows) == sorted([*range(24), 0, 1, 0])
+
+
+def test_clicks_are_compiled_by_one_process(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    rng = random.Random(0)
+    root = test_clicks.write(tmp_path, {"train": test_clicks.log(rng, 60, 0)})
+    assert compiled(root, partial(parts._local, jobs=3)) == compiled(root)
+    assert "One process compiles clicks" in caplog.text
+
+
+def test_what_cannot_be_divided_is_told(mind_dir, tmp_path, capsys, monkeypatch):
+    argv = ("prepare", "--data.root", str(mind_dir))
+    said = refused(capsys, *argv, "--jobs", "2")
+    assert "this data folder has the format mind. Leave them out." in said
+    assert "--jobs is 0; it must be at least 1." in refused(capsys, *argv, "--jobs", "0")
+    said = refused(capsys, *argv, "--ray_address", "auto")
+    assert "--ray_address is for --engine ray, and --engine is local" in said
+    monkeypatch.setitem(sys.modules, "ray", None)
+    said = refused(capsys, *argv, "--engine", "ray")
+    assert "--engine ray needs the package ray" in said
+    assert not list(mind_dir.glob(".newsrec/mind-*"))
+
+
+def test_a_worker_that_cannot_write_is_told(tmp_path):
+    job = parts.Job((None,), (0,), str(tmp_path / "nowhere"), "error")
+    (line,) = parts.PartCompiler(job)(pa.table({"part": [0]}))["done"].to_pylist()
+    found = json.loads(line)
+    assert found["number"] == 0
+    assert f"Check that each machine has {tmp_path / 'nowhere'}" in found["error"]
+
+
+def test_processes_give_the_same_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    root = write(tmp_path)
+    expected = compiled(root)
+    shutil.rmtree(root / ".newsrec")
+    main(["prepare", "--data.root", str(root), "--jobs", "3"])
+    (cache,) = (path for path in (root / ".newsrec").iterdir() if path.is_dir())
+    assert (cache.name, {path.name: path.read_bytes() for path in cache.iterdir()}) == expected
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_leaves_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    root = write(tmp_path)
+
+    def kill():
+        while not multiprocessing.active_children():
+            time.sleep(0.01)
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGTERM)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    said = refused(capsys, "prepare", "--data.root", str(root), "--jobs", "2")
+    thread.join()
+    assert "A process that compiled a part was killed" in said
+    assert "Run again with fewer than --jobs 2." in said
+    assert not [path for path in (root / ".newsrec").iterdir() if path.is_dir()]
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_actors_of_ray_give_the_same_bytes(tmp_path, monkeypatch, jobs):
+    pytest.importorskip("ray", reason='ray is missing: pip install "newsrec[ray]"')
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    root = write(tmp_path)
+    assert compiled(root, parts.make_engine("ray", jobs)) == compiled(root)
+    if jobs == 1:
+        return
+    spoil(root, 1, {2})
+    said = []
+    for engine in (None, parts.make_engine("ray", jobs)):
+        with pytest.raises(UserError) as error:
+            compiled(root, engine)
+        said.append(str(error.value))
+    assert said[0] == said[1]
+    assert not [path for path in (root / ".newsrec").iterdir() if path.is_dir()]
+
+
+@pytest.mark.engines
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_an_actor_of_ray_that_is_killed_is_replaced(tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason='ray is missing: pip install "newsrec[ray]"')
+    from test_batch_engines import processes
+
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    root = write(tmp_path, train=(90, 90), group=2)
+    expected = compiled(root)
+    shutil.rmtree(root / ".newsrec")
+    killed = []
+
+    def kill():
+        while len(list(root.glob(".newsrec/.building-*/part-*"))) < 5:
+            time.sleep(0.01)
+        (worker, *_) = processes(os.getpid(), "ray::MapWorker")
+        os.kill(worker, signal.SIGKILL)
+        killed.append(worker)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    found = compiled(root, parts.make_engine("ray", 2))
+    thread.join(10)
+    assert killed
+    assert found == expected
