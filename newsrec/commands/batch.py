@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--users", required=True, metavar="PATH", help=use)
     use = (
-        "folder to write, absent or empty: Parquet files with a row for each user; also an address"
+        "folder (absent or empty) or address such as s3://bucket/results, into which Parquet files "
+        "with a row for each user are written"
     )
     add("--output", required=True, help=use)
     use = "news: the best news of the export; ranks: scores and ranks of each user's candidates; "

@@ -66,8 +66,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     use = "measure the first news of each ranking beyond accuracy: diversity, novelty and so on"
     add("--beyond", type=bool, default=True, help=use)
     use = (
-        "file of named entities (.csv, .json or .parquet: name with group, minority or both) that "
-        "representation and alternative voices count; without one, representation counts persons"
+        "file of the named entities that representation and alternative voices count (.csv, .json "
+        "or .parquet with the column name, and group, minority or both); without it, "
+        "representation counts persons"
     )
     add("--voices", type=str, metavar="FILE", help=use)
     use = f"also write every candidate's raw score, into {SCORES_FILE}"
@@ -151,7 +152,7 @@ def _run(args: Namespace) -> None:
         )
     if args.voices is not None and not args.beyond:
         raise UserError(
-            f"--voices {args.voices} is for the metrics beyond accuracy, and --beyond is false. "
+            f"--voices {args.voices} needs the metrics beyond accuracy, and --beyond is false. "
             "Leave one of them out."
         )
     voices = None if args.voices is None else read_voices(args.voices)

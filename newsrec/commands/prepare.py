@@ -17,12 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_on_bad_line(parser)
     use = "hash all files and arrays again, and compile again what has changed or is damaged"
     parser.add_argument("--check", action="store_true", help=use)
-    use = "what compiles impressions.parquet: local, processes of this machine; or ray, actors on "
-    use += "this machine or a cluster"
+    use = "how impressions.parquet is compiled: by processes of this machine (local), or by actors "
+    use += "of Ray on this machine or a cluster (ray)"
     parser.add_argument("--engine", choices=ENGINES, default="local", help=use)
-    use = "processes or actors that compile at once; without it 1, with ray one for each CPU"
+    use = "number of processes or actors; without it 1, with ray one for each CPU"
     parser.add_argument("--jobs", type=int, default=None, metavar="N", help=use)
-    use = "address of a Ray cluster, such as auto or 10.0.0.1:6379, whose machines have the data "
+    use = "address of a Ray cluster, such as auto or 10.0.0.1:6379; its machines need the data "
     use += "folder at the same path; without it Ray starts on this machine"
     parser.add_argument("--ray_address", default=None, metavar="ADDRESS", help=use)
 

@@ -31,7 +31,7 @@ USERS = "users.arrow"
 
 
 class Written(NamedTuple):
-    """What was told about impressions whose arrays were written."""
+    """Counts and bad lines of impressions whose arrays were written."""
 
     counts: dict[str, int]
     bad: list[BadLine]
@@ -40,7 +40,7 @@ class Written(NamedTuple):
 
     @classmethod
     def total(cls, some: "Iterable[Written]", on_bad_line: str) -> "Written":
-        """Add up what was told; stop at the first bad line, if ``on_bad_line`` is error."""
+        """Add up counts and bad lines; stop at the first bad line if ``on_bad_line`` is error."""
         counts: Counter[str] = Counter()
         bad: list[BadLine] = []
         num_bad = 0
@@ -86,7 +86,7 @@ class ImpressionArrays:
         return Written(block.counts(), block.rows.bad, block.rows.num_bad)
 
     def join(self, part: Path) -> None:
-        """Append the arrays that another ``ImpressionArrays`` wrote into a folder."""
+        """Append the arrays that another ``ImpressionArrays`` wrote into the folder ``part``."""
         found = {name: np.load(part / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
         rows = self._histories.add(Ragged(found["history_values"], found["history_offsets"]))
         self._write(
@@ -117,7 +117,7 @@ class ImpressionArrays:
 
 
 def read_table(path: Path) -> pa.Table:
-    """Read a table that ``write_table`` wrote; it stays on disk until it is used."""
+    """Return a table that ``write_table`` wrote, as a memory map."""
     with pa.memory_map(str(path)) as source:
         return pa.ipc.open_file(source).read_all()
 

@@ -55,7 +55,7 @@ def compile_splits(
 ) -> Compiled:
     """Read the splits' files and write their arrays into the empty folder ``target``.
 
-    An ``engine`` of ``newsrec.data.parts`` reads impressions in parts; the arrays are the same.
+    An ``engine`` from ``newsrec.data.parts`` reads impressions in parts; the arrays are the same.
 
     At a line that cannot be read, ``on_bad_line`` error stops; drop leaves such lines out, counts
     them and keeps the first ten of each file for display. An empty or damaged file is refused.
@@ -135,7 +135,7 @@ class _Compilation:
             tables.append(own)
             known = pa.concat_tables([table.select(["news_id"]) for table in tables])
             num_news[split] = len(pc.unique(known["news_id"]))
-        # A split may lack the annotations of another: its news have none.
+        # A split may lack annotated columns that another has; they are null for its news.
         table = pa.concat_tables(tables, promote_options="default").combine_chunks()
         differs = pa.array(differs_from_first(table))
         disagreeing = len(pc.unique(table["news_id"].filter(differs)))

@@ -81,8 +81,9 @@ class NewsData(NamedTuple):
     cache: Path
     """Folder of the arrays compiled from these files."""
     news: pa.Table
-    """Real news: news_id, category, subcategory, title, abstract, and what the files have of the
-    columns of ``newsrec.data.readers.annotations``; row ``i`` is catalogue row ``i + 2``."""
+    """Real news: news_id, category, subcategory, title, abstract, and the columns of
+    ``newsrec.data.readers.annotations`` that the files have. Row ``i`` is catalogue row
+    ``i + 2``."""
     users: pa.Array
     """User ids of all splits."""
     splits: dict[str, Split]
@@ -123,7 +124,8 @@ def open_mind(
 
     The folder has train, dev and test, any subset, unpacked or zipped. ``on_bad_line`` error
     refuses a file with a line that cannot be read; drop leaves such lines out and counts them.
-    ``engine`` is as ``newsrec.data.parts.make_engine`` makes it; without it, this process compiles.
+    ``engine``, from ``newsrec.data.parts.make_engine``, compiles in several processes; None
+    compiles in this one.
     """
     if on_bad_line not in ("error", "drop"):
         raise UserError(f"data.on_bad_line is {on_bad_line!r}; choose error or drop.")

@@ -39,7 +39,7 @@ SAMPLES_OF = {"random": 1.0, "impression": 1.5, "user": 4.7}
 """Training samples that stay together, on average, by ``data.batches``."""
 
 NAMES = {"category": 20, "subcategory": 300}
-"""Distinct values of the fields: assumed, somewhat more than there are."""
+"""Number of distinct values of each field; assumed, somewhat more than MIND has."""
 
 CUT_HISTORY = {0: (0.0, 0.0), 50: (25.5, 18.1), 100: (32.9, 31.0)}
 """``max_history`` to mean and standard deviation of the length of cut histories, over samples."""

@@ -1,9 +1,9 @@
 """Compiles impressions in parts: by processes of this machine, or by actors of Ray.
 
-Each part is some row groups of a split's ``impressions.parquet``. A worker reads a part as one
-process would, and writes its arrays into a folder of its own, with users and histories numbered
-within the part. One process joins the parts in order and numbers users and histories anew, so that
-the arrays are the same to the byte as if it had read all files itself.
+Each part is some row groups of a split's ``impressions.parquet``. A worker writes the arrays of a
+part into a separate folder, with users and histories numbered within the part. One process joins
+the parts in order and numbers users and histories again. So the arrays are the same to the byte as
+if one process had read all files.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ ENGINES = ("local", "ray")
 PART_BYTES = 8 << 20
 """A part ends with the row group that brings it to this size in the files."""
 MOST_PARTS = 1000
-"""About the most parts; each makes a copy of the table of histories when it is joined."""
+"""Rough limit of the number of parts, since joining a part copies the table of histories."""
 NEWS = "news.arrow"
 
 
@@ -86,10 +86,10 @@ class CompiledParts(NamedTuple):
 
     table: ParquetTable
     results: Iterator[dict[str, Any]]
-    """What ``compile_part`` returned for each, in order."""
+    """What ``compile_part`` returned for each part, in order."""
 
     def join(self, arrays: ImpressionArrays, advance: Callable[[int], None]) -> Iterator[Written]:
-        """Append the parts to the arrays of all, and remove them."""
+        """Append each part to ``arrays``, and remove its folder."""
         for result in self.results:
             if "error" in result:
                 raise DataError(result["error"])
@@ -121,8 +121,8 @@ def compile_parts(
         return
     if not isinstance(reader, ParquetReader):
         raise UserError(
-            f"--engine and --jobs divide Parquet in newsrec's own form (docs/data.md), and this "
-            f"data folder has the format {reader.name}. Leave them out."
+            f"--engine and --jobs divide only impressions.parquet (docs/data.md, Own data), and "
+            f"this data folder has the format {reader.name}. Leave them out."
         )
     total = sum(file.size for files in splits.values() for file in files)
     most = max(PART_BYTES, total // MOST_PARTS)
@@ -130,7 +130,7 @@ def compile_parts(
     divided = {split: some for split, some in found.items() if some}
     parts = [(part, num_news[split]) for split, (_, some) in divided.items() for part in some]
     if not parts:
-        log.info("One process compiles clicks: any click can be the history of any later one.")
+        log.info("One process compiles clicks.parquet: histories are made of all earlier clicks.")
     job = Job(
         tuple(part for part, _ in parts), tuple(num for _, num in parts), str(folder), on_bad_line
     )
@@ -152,9 +152,9 @@ def _in_order(engine: Engine, job: Job) -> Results:
 
 
 def compile_part(job: Job, number: int) -> dict[str, Any]:
-    """Compile a part into a folder of its own, and return what is needed to join it.
+    """Compile a part into a separate folder, and return what is needed to join it.
 
-    A mistake in the data is returned as ``error``: raised, it would be lost among an engine's own.
+    A mistake in the data is returned as ``error``, since Ray would wrap a raised error in its own.
     """
     part = job.parts[number]
     ids = read_table(Path(job.folder) / NEWS)["news_id"].combine_chunks()[: job.num_news[number]]
@@ -182,7 +182,7 @@ _job: Job
 def _local(job: Job, *, jobs: int) -> Results:
     pool = ProcessPoolExecutor(
         min(jobs, len(job.parts)),
-        multiprocessing.get_context("spawn"),  # Arrow has threads, which a fork would lose
+        multiprocessing.get_context("spawn"),  # a fork would lose Arrow's threads
         _start_worker,
         (os.getpid(), job),
     )
@@ -201,7 +201,7 @@ def _local(job: Job, *, jobs: int) -> Results:
 def _start_worker(parent: int, job: Job) -> None:
     global _job
     _job = job
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the first process ends the workers
     watch(parent)
 
 

@@ -49,9 +49,9 @@ PART_BYTES = 256 << 20
 """Size at which a part is sealed. A killed process loses at most this many bytes."""
 NEWS_PER_PASS = 1024
 MISSING = "missing.npy"
-"""File with the rows whose states are being computed, for all processes that compute them."""
+"""File that tells all processes which rows lack states."""
 SHOWN_LATE = 120.0
-"""Seconds after which a network disk shows another machine's new folders at the latest."""
+"""Most seconds until a network disk shows new folders of another machine."""
 
 log = logging.getLogger(__name__)
 
@@ -175,8 +175,8 @@ class StateStore:
         """Return the states of a catalogue; compute those that are missing, if the disk has room.
 
         ``compute`` returns the states of the real tokens of some rows, joined ``[tokens, hidden]``.
-        The processes of ``team``, which share the data folder, divide the work. All of them call
-        this, and all fail if one does. The stored bytes do not depend on their number.
+        The processes of ``team`` share the data folder and divide the work. All of them must call
+        this, and all fail if one fails. The stored bytes do not depend on the number of processes.
         """
         with team.failing_together(), ExitStack() as stack:
             states, missing = self.read(catalogue)
@@ -186,7 +186,7 @@ class StateStore:
             name = team.share(None if work is None else work.name)
             if name is not None:
                 places = [base / name for base in cache_folders(self.root)]
-                with team.failing_together():  # before the first process removes ``work``
+                with team.failing_together():  # tells the others before ``work`` is removed
                     work = work or next(filter(Path.is_dir, places), places[0])
                     self._compute(work, catalogue, compute, team)
             team.meet()
@@ -199,7 +199,7 @@ class StateStore:
         return states
 
     def _begin(self, catalogue: Catalogue, stack: ExitStack, team: Team) -> Path | None:
-        """Reserve the cache and return a folder to work in; None if no states are missing now."""
+        """Lock the cache and return a folder to work in; None if no states are missing by then."""
         from newsrec.console import counted
 
         base = writable_folder(self.root)
@@ -232,8 +232,9 @@ class StateStore:
     ) -> None:
         """Compute this process's blocks of news; the first process seals all blocks in parts.
 
-        The others leave their blocks in ``work``. The first takes all blocks in order, and computes
-        its own in between. The work up to each block is divided evenly, so it seldom waits.
+        The others write their blocks into ``work``. The first reads all blocks in order, and
+        computes its own in between. It seldom waits, since the work up to any block is divided
+        evenly.
         """
         missing = torch.from_numpy(np.load(work / MISSING))
         ends = catalogue.token_lengths[missing].cumsum(0) * self.hidden * self.dtype.itemsize
@@ -268,7 +269,7 @@ class StateStore:
         parts: Sequence[Tensor],
         blocks: Iterator[NDArray[Any]],
     ) -> None:
-        """Write the states of all blocks, in order, into sealed parts of these rows."""
+        """Write the states of all blocks, in order, into sealed parts; ``parts`` has their rows."""
         from newsrec.console import progress
 
         lengths = catalogue.token_lengths

@@ -1,4 +1,4 @@
-"""Lets several processes divide work, and wait for each other for as long as it takes."""
+"""Lets several processes divide work, and wait for each other without a time-out."""
 
 import json
 import logging
@@ -14,21 +14,21 @@ log = logging.getLogger(__name__)
 LONGEST_PAUSE = 0.2
 """Seconds between two looks at the store, at most."""
 REMARK = 600.0
-"""Seconds after which a waiting process says again that it waits."""
+"""Seconds between two messages that a process is still waiting."""
 
 
 class Team:
     """Processes that divide work; this one is number ``rank`` of ``size``.
 
     They exchange short texts through a store of ``torch.distributed``. Unlike a collective
-    operation, a wait in a store has no time-out. It ends if another process says that it failed.
-    Processes that end without a word are noticed by ``fail_together``.
+    operation, a wait in a store has no time-out. It ends if another process reports a failure.
+    ``fail_together`` notices processes that were killed and report nothing.
 
     Args:
         store: The team's own part of a store; not needed by a single process.
         rank: Number of this process.
         size: Number of processes.
-        described: Who divides the work, for messages.
+        described: End of a log message, saying who divides the work.
     """
 
     def __init__(
@@ -38,17 +38,17 @@ class Team:
         self._turns = 0
 
     def tell(self, key: str, said: str = "") -> None:
-        """Tell the others something, which they get by ``hear``."""
+        """Store a text under ``key`` for the others, who get it by ``hear``."""
         self._ask("set", f"told/{key}", said)
 
     def hear(self, key: str) -> str:
-        """Wait until another process has told ``key``, and return what it said."""
+        """Wait until another process has stored a text under ``key``, and return it."""
         self._wait(lambda: self._ask("check", [f"told/{key}"]))
         said: str = self._ask("get", f"told/{key}").decode()
         return said
 
     def share(self, value: Any = None) -> Any:
-        """Return the first process's value, which JSON can hold, on all processes."""
+        """Return the first process's value on all processes; JSON must be able to hold it."""
         if self.size == 1:
             return value
         self._turns += 1
@@ -72,7 +72,7 @@ class Team:
         if self.size == 1:
             return
         mine = self._ask("add", "met", 1)
-        complete = -(-mine // self.size) * self.size  # of this meeting and those before it
+        complete = -(-mine // self.size) * self.size  # calls up to the end of this meeting
         self._wait(lambda: self._ask("add", "met", 0) >= complete)
 
     def check(self) -> None:
@@ -82,10 +82,10 @@ class Team:
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:
-        """Tell the other processes if this one fails; their next ``check`` or wait ends.
+        """Tell the other processes if this one fails; their next ``check`` or wait then fails, too.
 
-        An error that follows from the failure of another process, since that removes its files, is
-        replaced by a UserError with the message of the first failure.
+        A failing process removes files, so this one may fail with an OSError after it. That error
+        is replaced by a UserError with the message of the first failure.
         """
         try:
             yield
@@ -106,7 +106,8 @@ class Team:
         except RuntimeError as error:
             raise UserError(
                 "The first process was killed, perhaps because memory ran out, or its machine "
-                f"cannot be reached ({str(error).splitlines()[0]})."
+                f"cannot be reached ({str(error).splitlines()[0]}). Read its last messages, then "
+                "start all processes again."
             ) from error
 
     def _wait(self, is_ready: Callable[[], bool]) -> None:
@@ -116,7 +117,7 @@ class Team:
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
             if time.monotonic() - start > remarks * REMARK:
-                log.info("waiting for other processes since %d minutes", remarks * REMARK // 60)
+                log.info("waiting for other processes for %d minutes", remarks * REMARK // 60)
                 remarks += 1
 
 

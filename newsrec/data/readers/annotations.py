@@ -1,4 +1,4 @@
-"""Reads what a table of news says of each item: its sentiment, and the names of whom it mentions.
+"""Reads the annotations of news: the sentiment of each item, and the named entities in it.
 
 These columns are optional. A table of news has them only if its files do.
 """
@@ -24,11 +24,14 @@ from newsrec.data.readers.parquet_columns import (
 from newsrec.data.readers.parquet_table import Check
 
 SENTIMENT, ENTITIES = "sentiment", "entities"
-"""Columns of a table of news: a number from -1 (negative) to 1 (positive), null if it is unknown;
-and a list of persons, places and so on, each with ``name`` and ``type``, null if it is unknown. A
-list has an entity as often as the file lists it."""
+"""Columns of a table of news.
+
+``sentiment`` is a number from -1 (negative) to 1 (positive), null if unknown. ``entities`` is a
+list of persons, places and so on, null if unknown, each with ``name`` and ``type``; an entity that
+the file lists twice is in it twice.
+"""
 LABELS = ("negative", "neutral", "positive")
-"""EB-NeRD's labels of a sentiment, in any case; the score of a label is its probability."""
+"""EB-NeRD's labels of a sentiment, in lower case; the score of a label is its probability."""
 
 
 class Columns(NamedTuple):
@@ -38,11 +41,11 @@ class Columns(NamedTuple):
     entities: str
     types: str
     label: str | None = None
-    """Column that says what ``sentiment`` is the probability of; None if that is a number from -1
-    to 1."""
+    """Column with the label whose probability ``sentiment`` is; None if ``sentiment`` is a number
+    from -1 to 1."""
 
     def checks(self) -> dict[str, Check]:
-        """Return how to check the type of each column."""
+        """Return the check of each column's type."""
         found: dict[str, Check] = dict.fromkeys((self.entities, self.types), checks.texts)
         found[self.sentiment] = checks.a_measure
         if self.label is not None:
@@ -55,12 +58,12 @@ EBNERD = Columns("sentiment_score", "ner_clusters", "entity_groups", "sentiment_
 
 
 def read_annotations(rows: Rows, columns: Columns) -> tuple[Rows, dict[str, pa.Array]]:
-    """Return the rows whose annotations can be read, and a column for each kind that they have."""
+    """Return the rows whose annotations can be read, and the annotated columns that they have."""
     names = rows.table.column_names
     sentiment = columns.sentiment in names and (columns.label is None or columns.label in names)
     entities = columns.entities in names
     types = entities and columns.types in names
-    # Check every column before one is read, since each check may leave out rows.
+    # Check all columns before reading any, since each check may leave out rows.
     if sentiment:
         rows = _require_sentiment(rows, columns)
     if entities:
@@ -102,7 +105,7 @@ def without_empty(news: pa.Table) -> pa.Table:
 
 
 def text_bytes(column: pa.Array) -> int:
-    """Return the bytes of a column's texts, or of those in its lists of entities; 0 for numbers."""
+    """Return the number of bytes of a column's texts or names of entities; 0 for numbers."""
     parts = column.flatten().flatten() if checks.is_list(column.type) else [column]
     texts = [part for part in parts if checks.is_text(part.type)]
     return sum(pc.sum(pc.binary_length(text)).as_py() or 0 for text in texts)
@@ -140,7 +143,7 @@ def _numbers(column: pa.Array) -> NDArray[np.float32]:
 
 
 def _texts(rows: Rows, name: str) -> Lists:
-    """Return a column of lists of texts, null for one that is not UTF-8."""
+    """Return a column of lists of texts; texts that are not UTF-8 are null."""
     lists = Lists.of(rows.column(name))
     if pa.types.is_null(lists.values.type):
         return lists._replace(values=lists.values.cast(pa.string()))
@@ -148,7 +151,7 @@ def _texts(rows: Rows, name: str) -> Lists:
 
 
 def _require_texts(rows: Rows, name: str) -> Rows:
-    """Return the rows whose list has texts in UTF-8, and not too much of them."""
+    """Return the rows whose texts are UTF-8, and together not too long."""
     lists = Lists.of(rows.column(name))
     if pa.types.is_null(lists.values.type):
         return rows

@@ -168,7 +168,7 @@ class Reader(Protocol):
     name: str
     """Name of the format; folders of compiled arrays begin with it."""
     version: int
-    """Version of what is read, 0 at first; increase it when the reader reads more."""
+    """0 at first; increase it when the reader reads more, so that folders are compiled again."""
     file_names: str
     """Names of a split's files, for messages."""
     submission: str

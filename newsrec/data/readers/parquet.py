@@ -86,7 +86,7 @@ class ParquetReader:
     ) -> tuple[ParquetTable, list[Part]] | None:
         """Divide a split's ``impressions.parquet`` for several processes.
 
-        None for ``clicks.parquet``, since any click can be the history of any later one.
+        None for ``clicks.parquet``, since histories are made of all earlier clicks.
         """
         shown = part_of(files, IMPRESSIONS)
         return divide(*shown[0], most_bytes) if shown else None
@@ -101,7 +101,7 @@ def read_news_table(
 ) -> tuple[Pass, Iterator[Rows]]:
     """Read a table of news, ``columns`` naming the column of each field; see ``Reader.news``.
 
-    ``annotated`` names the columns of sentiments and entities, which the table may have.
+    ``annotated`` names the optional columns of sentiments and entities.
     """
     required, optional = (
         {columns[name]: check for name, check in checked.items() if name in columns}

@@ -55,9 +55,11 @@ class Part(NamedTuple):
     pieces: tuple[Piece, ...]
     first_row: int
     num_bytes: int
-    """Roughly, in its files."""
+    """About how many bytes of its files these rows are."""
     labelled: bool
+    """Whether the table has labels."""
     numbered: bool
+    """Whether its impressions have numbers."""
 
 
 def divide(
@@ -76,7 +78,7 @@ def divide(
         with readable(file), open_parquet(file.path) as parquet:
             info = parquet.metadata
             rows = [info.row_group(group).num_rows for group in range(info.num_row_groups)]
-            if sum(rows) != info.num_rows:  # whoever reads it says so
+            if sum(rows) != info.num_rows:  # a damaged footer, reported when the file is read
                 rows = [info.num_rows]
         begin = 0
         for end, more in enumerate(rows or [0], start=1):
@@ -91,20 +93,20 @@ def divide(
                 pieces, first_row, num_bytes = [], row, 0
     if row > first_row or not parts:
         parts.append(Part(place, tuple(pieces), first_row, num_bytes, *kind))
-    else:  # files without rows at the end
+    else:  # the last files have no rows
         parts[-1] = parts[-1]._replace(pieces=(*parts[-1].pieces, *pieces))
     return table, parts
 
 
 def read_part(part: Part, ids: pa.Array) -> tuple[ParquetTable, Iterator[Impressions]]:
-    """Read a part of a table as ``read_impressions`` reads the whole."""
+    """Read a part of a table, as ``read_impressions`` reads the whole table."""
     table = ParquetTable([piece.file for piece in part.pieces], part.place, REQUIRED, OPTIONAL)
     table.pieces, table.first_row = list(part.pieces), part.first_row
     return table, table.map(_Parser(ids, part.labelled, part.numbered).parse)
 
 
 def _kind_of(table: ParquetTable) -> tuple[bool, bool]:
-    """Return whether a table has labels and whether it has numbers, by its first rows."""
+    """Return whether a table has labels, and whether it has numbers, judged by its first rows."""
     labelled = numbered = False
     if "labels" in table.columns:
         valid = as_bools(table.head("labels", VOTERS).is_valid())

@@ -42,10 +42,10 @@ class Piece(NamedTuple):
     file: SourceFile
     begin: int = 0
     end: int | None = None
-    """None if it is the last row group."""
+    """First row group after the piece; None if the piece ends with the file."""
 
     def rows_in(self, parquet: pq.ParquetFile) -> int:
-        """Return how many rows the footer promises."""
+        """Return the number of rows according to the footer."""
         info = parquet.metadata
         if self.end is None and not self.begin:
             return int(info.num_rows)
@@ -87,10 +87,11 @@ class ParquetTable:
         self.settings: Sequence[SourceFile] = ()
         """Files that decide what is made of the table; their hashes count, too."""
         self.pieces = [Piece(file) for file in files]
-        """What is read."""
+        """The row groups to read, in order."""
         self.first_row = 0
-        """Number of the first row."""
+        """Number of the first row to read, counted over all files of the table."""
         self.known_hashes: dict[SourceFile, str] = {}
+        """SHA-256 of files that were hashed already."""
         for i, file in enumerate(files):
             with readable(file), open_parquet(file.path) as parquet:
                 columns = check_schema(file, parquet.schema_arrow, required, optional)
