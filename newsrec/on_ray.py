@@ -1,4 +1,4 @@
-"""Work in numbered parts on Ray, on this machine or on a cluster."""
+"""Runs a job in numbered parts on Ray, on this machine or on a cluster."""
 
 import importlib
 import logging
@@ -11,9 +11,9 @@ from typing import Any
 from newsrec.errors import MissingPackageError, UserError
 
 RAY_VARIABLES = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves the machine unasked
+    "RAY_USAGE_STATS_ENABLED": "0",  # send no statistics unasked
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # its remarks are of no use to a user
-    "RAY_worker_niceness": "0",  # like the other engines; by default all else goes first
+    "RAY_worker_niceness": "0",  # the usual priority, as with other engines
 }
 RAY_STORE = 128 << 20
 """Bytes of Ray's object store on one machine: only numbers and counts of parts pass through it."""
@@ -35,13 +35,13 @@ def require_ray() -> None:
 def run_on_ray(
     worker: Any, job: Any, numbers: list[int], workers: int | None, address: str | None
 ) -> Generator[str, None, None]:
-    """Run actors over the numbers of parts; yield the results in any order.
+    """Let actors work on numbered parts; yield the results in any order.
 
-    A part whose actor is killed is done again by another.
+    If an actor is killed, another does its part again.
 
     Args:
-        worker: Class whose objects are made from ``job``, and called with a table with the column
-            ``part``; they return a table with the column ``done``, a text for each part.
+        worker: Class of the actors, made from ``job``. An actor is called with a table that has the
+            column ``part``, and returns a table with the column ``done``, a text for each part.
         job: What all parts have in common; it is pickled.
         numbers: The parts.
         workers: Number of actors; None takes as many as there are CPUs.
@@ -55,7 +55,7 @@ def run_on_ray(
     ray: Any = importlib.import_module("ray")
     data: Any = importlib.import_module("ray.data")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    logging.getLogger("ray.data._internal").setLevel(logging.ERROR)  # ray gives it its own
+    logging.getLogger("ray.data._internal").setLevel(logging.ERROR)  # Ray sets its level apart
     mine = not ray.is_initialized()
     if mine:
         start_ray(ray, workers, address)
@@ -99,7 +99,7 @@ def start_ray(ray: Any, workers: int | None, address: str | None) -> None:
         return
     try:
         host = re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", address)
-        if host:  # Ray itself tries for minutes
+        if host:  # fails in seconds; Ray itself tries for minutes
             socket.create_connection((host[1], int(host[2])), SECONDS_TO_CONNECT).close()
         ray.init(address=address, **quiet)
     except (OSError, OverflowError, RuntimeError, ValueError) as error:

@@ -108,7 +108,7 @@ class RunFolder:
             baselines: Whether to compare with the baselines.
             beyond: Whether to measure the first news of each ranking beyond accuracy.
             voices: File of the named entities that representation and alternative voices count;
-                None counts persons in representation.
+                with None, representation counts persons, and there are no alternative voices.
             precision: fp32, bf16 or auto.
             repeat_threshold: A candidate whose vector has at least this cosine with the vector of a
                 clicked news item is a repeat, and is ranked lower; None finds no repeats.

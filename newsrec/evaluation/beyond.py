@@ -58,9 +58,9 @@ class Lists(NamedTuple):
     tones: Pool | None = None
     """Strengths of sentiment among the candidates; None without sentiments."""
     groups: Pool | None = None
-    """Who is mentioned among the candidates, by group; None without named entities."""
+    """Groups mentioned among the candidates; None without named entities."""
     voices: Pool | None = None
-    """Minority and majority voices among the candidates; None without a file that tells them."""
+    """Minority and majority voices among the candidates; None without a file of voices."""
 
 
 def calibration(lists: Lists, k: int) -> Floats:
@@ -163,20 +163,20 @@ def freshness(lists: Lists, k: int) -> Floats:
 def activation(lists: Lists, k: int) -> Floats:
     """Distance of the list's strengths of sentiment from those of the candidates, 0 to 1.
 
-    The strength of a news item is the absolute value of its sentiment, which is from -1 to 1, in
-    ``pools.BINS`` bins of equal width from 0 to 1. RADio: "activation"; its code spreads the five
-    bins over the range of each impression's candidates. NaN without a sentiment in the list.
+    The strength of a news item is the absolute value of its sentiment, counted in ``pools.BINS``
+    bins of equal width from 0 to 1. RADio: "activation"; its code spreads the five bins over the
+    range of each impression's candidates. NaN if no news in the list has a sentiment.
     """
     return distance_from_pool(lists.tones, lists.news[:, :k])
 
 
 def representation(lists: Lists, k: int) -> Floats:
-    """Distance of who is mentioned in the list from who is in the candidates, 0 to 1.
+    """Distance of the groups mentioned in the list from those in the candidates, 0 to 1.
 
     The weight of a news item is divided among its mentions; a group has the share of its members.
-    RADio: "representation", of political parties in news of one category. Here the groups are
-    those of the file of voices, or else each person is a group, and all categories count. NaN if
-    the list mentions no group.
+    The groups are those of the file of voices; without a file each person is a group. RADio:
+    "representation", which counts political parties in news of one category; here all categories
+    count. NaN if the list mentions no group.
     """
     return distance_from_pool(lists.groups, lists.news[:, :k])
 
@@ -184,8 +184,9 @@ def representation(lists: Lists, k: int) -> Floats:
 def alternative_voices(lists: Lists, k: int) -> Floats:
     """Distance of the list's shares of minority and majority voices from the candidates', 0 to 1.
 
-    As ``representation``, with two groups, which only a file of voices tells. RADio: "alternative
-    voices"; its code counts only news that mentions both. NaN if the list mentions neither.
+    Like ``representation`` with two groups, which only a file of voices can name. RADio:
+    "alternative voices"; its code counts only news that mentions both. NaN if the list mentions
+    neither.
     """
     return distance_from_pool(lists.voices, lists.news[:, :k])
 

@@ -33,7 +33,7 @@ OTHERS = 3
 BLOCK = 1 << 11
 """Impressions at once."""
 CELLS = 1 << 22
-"""Most numbers in the histories' shares of categories at once, and most kinds of candidates."""
+"""Most numbers in a block's shares of categories, and most kinds of its candidates."""
 
 
 class Top(NamedTuple):
@@ -149,7 +149,7 @@ def measure(
 
 
 def _blocks(sizes: NDArray[np.integer], step: int) -> Iterator[tuple[int, int]]:
-    """Yield begin and end of blocks of at most ``step`` impressions, with few kinds at once.
+    """Yield begin and end of blocks of at most ``step`` impressions and about ``CELLS`` kinds.
 
     Args:
         sizes: Number of kinds among each impression's candidates ``[impressions]``.
@@ -164,7 +164,7 @@ def _blocks(sizes: NDArray[np.integer], step: int) -> Iterator[tuple[int, int]]:
 
 
 def _num_kinds(kinds: Kinds, candidates: Ragged) -> NDArray[np.int64]:
-    """Return how many kinds the news of each impression have, repeated or not ``[impressions]``."""
+    """Return how many kinds each impression's candidates have, repeats too ``[impressions]``."""
     found = [np.diff(each.indptr) for each in kinds[:3] if each is not None]
     sizes = np.zeros(candidates.num_rows, dtype=np.int64)
     if found:

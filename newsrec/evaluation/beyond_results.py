@@ -70,11 +70,11 @@ def beyond_accuracy(
 
     Returns:
         ``metrics`` has the fields ``shown_news``, ``vectors`` (the first numbers of the first news
-        vector, which tell ``compare`` the PLM), ``voices`` (their file, None without one),
-        ``metrics`` and ``baselines``. ``metrics`` has
-        for each metric its ``value``, ``interval`` and, for a mean, number of ``impressions``;
-        ``baselines`` has for each baseline and metric its ``value`` and the ``difference`` of these
-        ranks from it, with ``difference_interval``.
+        vector, by which ``compare`` knows the PLM), ``voices`` (``Voices.described``; None without
+        a file), ``metrics`` and ``baselines``. ``metrics`` has for each metric its ``value``,
+        ``interval`` and, for a mean, number of ``impressions``; ``baselines`` has for each baseline
+        and metric its ``value`` and the ``difference`` of these ranks from it, with
+        ``difference_interval``.
     """
     part = data.split(split)
     rows = _measured(~part.beyond_accuracy)
@@ -150,8 +150,8 @@ def _lines_beside(
 def with_beyond(table: pa.Table, beyond: Beyond) -> pa.Table:
     """Return the table of impressions with further columns.
 
-    They are ``beyond/NAME``, a metric that some impression has, null where an impression has none,
-    and ``top``, the catalogue rows of the best-ranked candidates, 0 for none.
+    ``beyond/NAME`` is a metric, null where an impression has none; a metric that no impression has
+    gets no column. ``top`` has the catalogue rows of the best-ranked candidates, 0 for none.
     """
     for name, row in zip(PER_IMPRESSION, beyond.values, strict=True):
         if np.isnan(row).all():

@@ -129,7 +129,7 @@ def _everywhere(mine: bool, device: Any, world_size: int) -> bool:
 
     if world_size == 1:
         return mine
-    wait_for_all()  # another machine may still download the PLM
+    wait_for_all()  # another machine may still be downloading the PLM
     found = torch.tensor(int(mine), device=device)
     torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MIN)
     return bool(found)

@@ -1,8 +1,9 @@
-"""How far what a list holds is from what it was chosen from: the pool of the candidates.
+"""Distance of a list of news from its pool, the candidates that it was chosen from.
 
-Each news item has shares of some kinds, which sum to 1: the bin of its sentiment, or the groups of
-whom it mentions. A list has the mean of its news items' shares, one of rank r weighing 1 / r, the
-pool the mean of the candidates', all weighing the same. News without any kind counts in neither.
+Each news item has shares of some kinds, which sum to 1: the bin of its sentiment, or the groups
+that it mentions. The shares of a list are the mean of its news items' shares, with weight 1 / r at
+rank r. The shares of a pool are the mean over the candidates, with equal weights. News without any
+kind counts in neither.
 """
 
 from typing import NamedTuple
@@ -22,11 +23,11 @@ from newsrec.evaluation.voices import Voices
 BINS = 5
 """Number of bins of a sentiment's strength, as in RADio's code."""
 PERSONS = ("PER", "PERSON")
-"""Types of an entity that is a person, in capitals."""
+"""Types of entities that are persons, in capitals."""
 
 
 class Kinds(NamedTuple):
-    """Shares of kinds of each news item ``[news, kinds]``; each None where no news item has one."""
+    """Shares of kinds of each news item ``[news, kinds]``; a field is None if no news has such."""
 
     tones: csr_matrix | None
     """Bin of the sentiment's strength."""
@@ -35,7 +36,7 @@ class Kinds(NamedTuple):
     voices: csr_matrix | None
     """Majority and minority."""
     found: int = 0
-    """Number of names of the file of voices that the news mention."""
+    """Number of names in the file of voices that occur in the news."""
 
 
 class Pool(NamedTuple):
@@ -82,8 +83,8 @@ def kinds_of(data: NewsData, voices: Voices | None = None) -> Kinds:
 def distance_from_pool(pool: Pool | None, news: NDArray[np.integer]) -> NDArray[np.floating]:
     """Return the distance of each list from the pool of its candidates, 0 to 1.
 
-    It is the square root of the Jensen-Shannon divergence (base 2) of their shares, NaN where one
-    of them has no kind.
+    It is the square root of the Jensen-Shannon divergence (base 2) of their shares; NaN if the list
+    or the pool has no kind.
 
     Args:
         pool: The candidates of each impression.
@@ -98,7 +99,7 @@ def distance_from_pool(pool: Pool | None, news: NDArray[np.integer]) -> NDArray[
     between = _entropy((own + pool.shares) / 2)
     divergence = between - (_entropy(own) + pool.entropy) / 2
     known = (np.diff(own.indptr) > 0) & (np.diff(pool.shares.indptr) > 0)
-    # Entropies have rounding errors of about 1e-15, whose root would be no small distance.
+    # A rounding error of 1e-15 would become a distance of 3e-8.
     divergence[divergence < 1e-13] = 0
     distance: NDArray[np.floating] = np.where(known, np.sqrt(divergence), np.nan)
     return distance
@@ -112,7 +113,7 @@ def _tones(sentiment: pa.ChunkedArray, num_news: int) -> csr_matrix | None:
 
 
 def shares_of(rows: NDArray[np.integer], kinds: pa.Array, num_news: int) -> csr_matrix | None:
-    """Return the share of each kind in a news item's mentions; None without any.
+    """Return the share of each kind in a news item's mentions; None if no mention has a kind.
 
     Args:
         rows: News item of each mention ``[mentions]``.
@@ -138,7 +139,7 @@ def _mean_shares(
 
 
 def _scaled(sums: csr_matrix) -> csr_matrix:
-    """Divide each row by its sum; a row of zeros stays one."""
+    """Divide each row by its sum; a row of zeros stays zero."""
     totals = sums @ np.ones(sums.shape[1])
     sums.data /= np.repeat(totals, np.diff(sums.indptr))
     return sums

@@ -1,4 +1,4 @@
-"""Reads a file of voices: which named entities count, in which group, and who is a minority."""
+"""Reads a file of voices: the named entities that count, their groups, and the minorities."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from newsrec.places import looked_for
 
 NAME, GROUP, MINORITY = "name", "group", "minority"
 FLAGS = {"true": True, "1": True, "false": False, "0": False, "": None}
-"""How a minority is written."""
+"""Values of the column ``minority``, in lower case."""
 
 
 class Voices(NamedTuple):
@@ -63,8 +63,8 @@ def read_voices(path: str | Path) -> Voices:
     read = _READERS.get(path.suffix.lower())
     if read is None:
         raise DataError(
-            f"--voices {path}: its name ends in none of {', '.join(_READERS)}. Write it in one of "
-            "these formats, and name it so."
+            f"--voices {path}: the name ends in none of {', '.join(_READERS)}. Write the file in "
+            "one of these formats, with this ending."
         )
     try:
         columns, rows = read(path)
@@ -75,7 +75,7 @@ def read_voices(path: str | Path) -> Voices:
         ) from None
     kinds = [name for name in (GROUP, MINORITY) if name in columns]
     if NAME not in columns or not kinds:
-        has = f"only {', '.join(columns)}" if columns else "and no other"
+        has = f"only {', '.join(columns)}" if columns else "since it has no columns"
         lacks = NAME if NAME not in columns else f"{GROUP} or {MINORITY}"
         raise DataError(
             f"--voices {path} has no column {lacks}, {has}. It needs {NAME} with {GROUP}, "
@@ -119,7 +119,7 @@ def _text(path: Path, number: int, column: str, value: Any) -> str:
         return ""
     if not isinstance(value, str):
         raise DataError(
-            f"{_place(path, number, column)} is {value!r}, which is no text. Write it as text."
+            f"{_place(path, number, column)} is {value!r}, which is not text. Write it as text."
         )
     return value.strip()
 

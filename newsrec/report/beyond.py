@@ -56,7 +56,7 @@ def beyond_differences(result: Mapping[str, Any]) -> Table:
 
 
 def directions(names: Collection[str]) -> str:
-    """Return how to read the signs of some metrics, named as in ``metrics.json``."""
+    """Return which direction is better for these metrics, named as in ``metrics.json``."""
     sides: dict[int, list[str]] = {-1: [], 0: [], 1: []}
     for name, heading in ASPECT_HEADINGS.items():
         if f"{name}@{LONG}" in names:
@@ -114,7 +114,7 @@ def beyond_notes(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _voices_notes(found: Mapping[str, Any]) -> list[str]:
-    """Return which named entities are counted, and in which lists."""
+    """Return notes on which named entities are counted, and in which lists."""
     has = [n for n in ("representation", "alternative_voices") if f"{n}@{LONG}" in found["metrics"]]
     voices = found.get("voices")
     lines = []
@@ -127,8 +127,8 @@ def _voices_notes(found: Mapping[str, Any]) -> list[str]:
         lines += ["Representation counts persons by name; --voices counts groups."]
     if has:
         lines += [
-            "A list that mentions nobody who counts has neither representation nor alternative "
-            "voices; a difference is over impressions where both lists mention somebody."
+            "Representation and alternative voices have no value for a list whose news mention no "
+            "name that counts; a difference is over impressions in which both lists have a value."
         ]
     return lines
 

@@ -111,9 +111,9 @@ def evaluate(
     The page shows curves and configuration of the run of ``ckpt_path``; ``leave_out`` is a baseline
     to leave out of the comparison. ``raw_scores`` writes every candidate's score, too; ``beyond``
     measures the best-ranked news beyond accuracy, and ``voices`` says which named entities count
-    there. ``rerank`` changes the first news of each
-    impression, and ``measure_trade_off`` measures what that costs and gains, on a split with
-    labels. Returns the results on the first process, None on the others.
+    there. ``rerank`` changes the first news of each impression, and ``measure_trade_off`` measures
+    what that costs and gains, on a split with labels. Returns the results on the first process,
+    None on the others.
     """
     folder = None if output is None else Path(output)
     if folder is not None:

@@ -135,7 +135,7 @@ def described(target: Place, number: int, counts: Counter[str]) -> dict[str, Any
 
 
 def parts_done(work: Place, job: Job) -> dict[int, dict[str, Any]]:
-    """Describe the parts that are complete, and remove files that were left half written."""
+    """Describe the parts that are complete, and remove half-written files."""
     found: dict[int, dict[str, Any]] = {}
     names = {job.part_name(number): number for number in range(job.num_parts)}
     for info in work.files():
@@ -151,9 +151,9 @@ def parts_done(work: Place, job: Job) -> dict[int, dict[str, Any]]:
             counts = Counter(kept["counts"])
             fits = kept["common"] == job.common and kept["number"] == names[name]
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
-            continue  # cut off or foreign: it is written again
+            continue  # damaged, or of another program: written again
         if counts["bad_rows"] and job.on_bad_line == "error":
-            continue  # scored again, so that its first bad row is named
+            continue  # scored again, so that the message can name its first bad row
         if fits:
             found[names[name]] = described(work / name, names[name], counts)
     return found

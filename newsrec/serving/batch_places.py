@@ -19,7 +19,7 @@ from newsrec.errors import UserError
 
 SECRETS = re.compile(r"(?<=://)[^/@]*:[^/@]*@|\?.*", re.DOTALL)
 SECONDS_FOR_GOOGLE = 30
-"""Time for each request to ``gs://``, repetitions included; by default it is 15 minutes."""
+"""Time limit of a request to ``gs://`` with its repetitions; pyarrow's default is 15 minutes."""
 
 
 class Place(NamedTuple):
@@ -68,8 +68,8 @@ class Place(NamedTuple):
     def write(self) -> Iterator[Any]:
         """Open a file that appears when it is complete, or not at all."""
         if not self.is_local:
-            # Closing a stream makes an object of what was written, also after an error. So only
-            # what is complete is sent, in one call, which no Ctrl-C divides.
+            # Closing a stream makes an object of what was written, even after an error. So the file
+            # is sent once it is complete, in one call, which Ctrl-C cannot interrupt midway.
             with tempfile.TemporaryFile() as aside:
                 yield aside
                 aside.flush()
@@ -91,7 +91,7 @@ class Place(NamedTuple):
 
 @contextlib.contextmanager
 def named(given: str) -> Iterator[None]:
-    """Name a place in the errors of its file system, which often do not.
+    """Add the name of a place to errors of its file system, which often lack it.
 
     Raises:
         UserError: If the block raises an error of a file system that names no file.
@@ -135,7 +135,7 @@ def find_place(given: str, option: str) -> Place:
             if scheme.startswith("g") and "retry_limit_seconds" not in given:
                 uri += f"{'&' if '?' in given else '?'}retry_limit_seconds={SECONDS_FOR_GOOGLE}"
             filesystem, path = fs.FileSystem.from_uri(uri)
-            if scheme == "s3":  # tries for minutes; a copy tries three times, as if made by hand
+            if scheme == "s3":  # it tries for minutes; a copy has the default of three tries
                 filesystem = copy.copy(filesystem)
             return Place(filesystem, path.rstrip("/"), shown)
         import fsspec
@@ -145,6 +145,6 @@ def find_place(given: str, option: str) -> Place:
         reason = str(error).partition("\n")[0].replace(given, shown).rstrip(".")
         raise UserError(
             f"{option} {shown}: {scheme}:// cannot be opened ({reason}). Check the address, "
-            "install what it needs, or copy the files to a folder."
+            "install the package that it needs, or copy the files to a folder."
         ) from error
     return Place(fs.PyFileSystem(fs.FSSpecHandler(found)), path, shown)

@@ -1,7 +1,7 @@
 """Turns a simulated world into the files of EB-NeRD, with the types of the published files.
 
 Columns that the world does not have, such as read times, are null. Ids are the numbers in MIND's
-ids. Named entities are those of the vocabulary that the texts have; sentiments are drawn at random.
+ids. Named entities are the names of the vocabulary in the texts; sentiments are drawn at random.
 """
 
 import re
@@ -92,7 +92,7 @@ def _write_articles(splits: Iterable[SplitFiles], path: Path) -> None:
 def _entities(news: pa.Table) -> dict[str, list[list[str]]]:
     """Return the named entities in the texts of each news item, and their types."""
     types = entity_types()
-    # Of two names at one place, the longer is meant.
+    # Longer names first, since a name may begin with another.
     names = re.compile("|".join(map(re.escape, sorted(types, key=len, reverse=True))))
     texts = pc.binary_join_element_wise(news["title"], news["abstract"], "\n").to_pylist()
     found = [[*dict.fromkeys(names.findall(text))] for text in texts]
@@ -103,7 +103,7 @@ def _entities(news: pa.Table) -> dict[str, list[list[str]]]:
 
 
 def _sentiments(number: int) -> dict[str, Any]:
-    """Return a random label for each news item, and its probability, above that of two others."""
+    """Return a random label of each news item, and its probability, at least 1/3."""
     rng = np.random.default_rng(0)
     labels = pa.array(["Negative", "Neutral", "Positive"]).take(rng.integers(0, 3, number))
     return {"sentiment_label": labels, "sentiment_score": rng.uniform(1 / 3, 1, number)}

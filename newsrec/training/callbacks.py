@@ -31,8 +31,8 @@ DAMAGED = "metrics.damaged.csv"
 class FrozenStates(Callback):
     """Loads the states of the PLM's frozen layers, so that training need not compute them.
 
-    The processes divide the computing of states that are not stored beside the data yet, and all
-    then read them. Machines that share no data folder each compute them.
+    The processes divide the computing of states that are not stored beside the data yet; then all
+    read them. Machines without a shared data folder each compute all states.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -156,8 +156,8 @@ def frozen_states(
 
     ``ends`` are the rows at which the news of each split end. The news of a split are computed
     without those of later splits, because the last bits of a state depend on the news computed with
-    it. The processes of ``team`` divide the work. None if the PLM cannot be cut below its tuned
-    layers and must run as a whole.
+    it. The processes of ``team`` divide the work. Returns None if the PLM cannot be cut below its
+    tuned layers and must run as a whole.
     """
     plm = cut.plm
 

@@ -174,8 +174,8 @@ class Run:
         """
         data = self.datamodule
         if early_rank() is not None and not trainer.is_global_zero:
-            # Wait for the data here, since the first process joins the group only when it has them.
-            with suppress(Exception):  # a mistake shows again in Trainer.fit
+            # Wait for the data here: the first process joins the group only after it has the data.
+            with suppress(Exception):  # Trainer.fit raises it again
                 data.prepare_data()
         if trainer.is_global_zero:  # find mistakes in the data before anything slow
             if ckpt_path is None:

@@ -43,7 +43,7 @@ class Shape(NamedTuple):
     clicks: int | None = None
     """Clicks of all histories; None if all are as long as the longest."""
     categories: int = 0
-    """Fields of a news item whose values have learned vectors."""
+    """Number of fields of a news item whose values have learned vectors."""
 
     @property
     def news(self) -> int:

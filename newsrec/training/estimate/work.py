@@ -1,6 +1,6 @@
 """The amount of data and the batches of an epoch, for estimates.
 
-From the data folder if it exists, else from MIND's published statistics.
+Both come from the data folder if it exists, else from MIND's published statistics.
 """
 
 from typing import Any, NamedTuple
@@ -115,9 +115,9 @@ def work_of_folder(data: MindDataModule, processes: int) -> Work:
 
 
 def names_of_categories(data: MindDataModule) -> dict[str, list[str]] | None:
-    """Return the values that get a learned vector; without the folder, made up, as many as MIND's.
+    """Return the values that get a learned vector, by field; None if ``data.categories`` is none.
 
-    None if ``data.categories`` is none.
+    Without the data folder, the values are made up, as many as MIND has.
     """
     if data_folder(data.root).exists():
         return categories_of(data)

@@ -89,7 +89,7 @@ def _meeting_place(num_nodes: int) -> tuple[str, int, bool] | None:
 def early_rank() -> tuple[int, int] | None:
     """Return this process's rank and the number of processes, before the process group exists.
 
-    None if there is no store then: there is one process only, or Lightning starts the others.
+    None if there is no store then, since there is one process, or Lightning starts the others.
     """
     if _meeting_place(1) is None:
         return None

@@ -133,9 +133,9 @@ def _send(store: Any, output: Path, names: list[str]) -> None:
 
 
 def _get(store: Any, key: str) -> bytes:
-    """Wait for a key for as long as other machines get their files, which may take hours.
+    """Wait for a key without a time-out, since sending files to other machines may take hours.
 
-    The wait ends if another process fails, since ``fail_together`` then ends this process.
+    If another process fails, ``fail_together`` ends this process.
     """
     from torch.distributed import DistStoreError
 
@@ -143,7 +143,7 @@ def _get(store: Any, key: str) -> bytes:
         try:
             value: bytes = store.get(key)
             return value
-        except DistStoreError:  # the time-out of the store
+        except DistStoreError:  # the store's own time-out
             continue
 
 

@@ -31,24 +31,24 @@ KEY = f"newsrec/failed/{RESTART}"
 SIGN = f"newsrec/alive/{RESTART}"
 """Key under which each process, by its rank, says that it is alive."""
 LEFT = "left"
-"""What a process says instead once its work has ended without a failure."""
+"""What a process says there once its work has ended without a failure."""
 POLL = 1.0
 """Seconds between two checks for another process's failure."""
 CONNECT = timedelta(seconds=10)
 """How long one attempt to reach the store may take."""
 TRIES = 6
-"""Attempts to reach a store that must be there."""
+"""Attempts to reach a store that should exist."""
 GRACE = 3 * POLL
 """Seconds that a failing process stays alive, so that the others learn of the failure."""
 SILENCE = 120.0
-"""Seconds without a sign after which a process of another machine counts as dead. That is long,
-since the thread that gives the signs cannot run while some libraries compute."""
+"""Seconds without a sign after which a process of another machine counts as killed. The limit is
+high, since the thread that gives the signs cannot run while some libraries compute."""
 LAST = 30.0
-"""Seconds that a process may go on after the store has ended with the first process."""
+"""Seconds that a process may go on after the store is gone, which ends with the first process."""
 
 
 _watching: list["_Watch"] = []
-"""What watches the other processes inside ``fail_together``; else empty."""
+"""The thread that watches the other processes; empty outside ``fail_together``."""
 
 
 @contextmanager
@@ -57,8 +57,8 @@ def fail_together(trainer: Trainer) -> Iterator[None]:
 
     Otherwise the others wait in their next collective operation, with NCCL for half an hour. A
     separate thread watches the store through which the processes formed their group, so no
-    collective operation is needed. It also finds processes that were killed: each process looks
-    whether the next one is alive. On the same machine that takes seconds, on another one minutes.
+    collective operation is needed. The thread also finds killed processes, since each process
+    checks the next one: within seconds on the same machine, within minutes on another one.
     """
     if trainer.world_size == 1 or _watching:
         yield
@@ -81,7 +81,8 @@ def watched_store() -> Any:
         time.sleep(POLL)
     raise UserError(
         f"The processes' store at {os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT')} "
-        "cannot be reached. Has the first process ended, or is the network interrupted?"
+        "cannot be reached. Check that the first process is running and that this machine can "
+        "connect to it, then start all processes again."
     )
 
 
@@ -119,7 +120,7 @@ def _end_together(rank: int, world_size: int) -> Iterator[None]:
     finally:
         _watching.clear()
         watch.stopped.set()
-        watch.join(POLL)  # it says that this process has left
+        watch.join(POLL)  # the thread still tells the store that this process has left
 
 
 class _Watch(threading.Thread):
@@ -127,7 +128,7 @@ class _Watch(threading.Thread):
         super().__init__(daemon=True, name="failure-watch")
         self.rank = rank
         self.next = (rank + 1) % world_size
-        """The process to look after. If each looked after all, the store would be too busy."""
+        """The process to check. If each process checked all, the store would be too busy."""
         self.stopped = threading.Event()
         self._store: Any = None
         self._signs = 0
@@ -150,9 +151,11 @@ class _Watch(threading.Thread):
                     continue
                 rank, code, said = self._store.get(KEY).decode().split("\n", 2)
             except (RuntimeError, ValueError):
-                # The store is gone with the first process, which ends last unless it is killed.
+                # The store ends with the first process, which ends last unless it is killed.
                 if not self.stopped.wait(LAST):
-                    say("newsrec: error: the first process has ended too early.", error=True)
+                    problem = "the first process has ended before the others"
+                    step = "Read its last messages, then start all processes again."
+                    say(f"newsrec: error: {problem}. {step}", error=True)
                     os._exit(1)
                 return
             if int(rank) == self.rank or self.stopped.is_set():
@@ -182,9 +185,10 @@ class _Watch(threading.Thread):
         else:
             ended = time.monotonic() - self._seen_at > SILENCE
         if ended:
-            said = f"process {self.next} on {host} was killed, perhaps because memory ran out."
+            said = f"process {self.next} on {host} was killed, perhaps because memory ran out. "
+            said += "Free memory there, then start all processes again."
             self._store.compare_set(KEY, "", f"{self.next}\n1\n{said}")
-            if self.next == 0:  # which says it otherwise
+            if self.next == 0:  # else process 0 prints it
                 say(f"newsrec: error: {said}", error=True)
 
     def report(self, error: Exception) -> None:
@@ -202,7 +206,7 @@ class _Watch(threading.Thread):
 
 
 def _id_space() -> str:
-    """Return a name of the space in which process ids are valid, or nothing if it is not known."""
+    """Name the space in which process ids are valid; return an empty text if it is unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

@@ -1,4 +1,4 @@
-"""Waits of processes for each other that last as long as the work does."""
+"""Waits between processes that have no time-out."""
 
 import os
 import tempfile
@@ -18,10 +18,9 @@ from newsrec.training.processes.together import RESTART, watched_store
 def wait_for_all() -> None:
     """Wait until all processes have called this; call it before a collective operation.
 
-    A collective operation that waits for longer than its time-out ends the run, and one process may
-    need that much longer than another. This wait has no time-out. It does nothing outside
-    ``fail_together``, which ends it if a process fails or is killed. If only some processes call
-    this, they wait forever.
+    A collective operation ends the run if one process reaches it later than its time-out allows.
+    This wait has no time-out; ``fail_together`` ends it if a process fails or is killed. Outside
+    ``fail_together`` it does nothing. If only some processes call it, they wait forever.
     """
     store = watched_store()
     if store is not None:
@@ -30,7 +29,7 @@ def wait_for_all() -> None:
 
 
 def wait_at_barriers(trainer: Trainer) -> None:
-    """Have the Trainer's barriers wait by ``wait_for_all``, such as while one process saves."""
+    """Make the Trainer's barriers wait without a time-out, as while one process saves."""
     if trainer.world_size > 1:
         strategy: Any = trainer.strategy
         strategy.barrier = partial(_barrier, trainer)
@@ -42,10 +41,10 @@ def _barrier(trainer: Trainer, name: str | None = None) -> None:
 
 
 def team_beside(trainer: Trainer, root: str | Path) -> Team:
-    """Return the processes that divide work whose results they keep beside the data.
+    """Return the processes that divide work whose results are kept beside the data.
 
     These are all processes if all see the first one's data folder ``root``, else the processes of
-    each machine. Where there is no store, each process is alone and waits for the folder's lock.
+    each machine. Without a store, each process is alone and waits for the folder's lock.
     """
     store = watched_store()
     if store is None:
@@ -74,7 +73,7 @@ def _all_see(team: Team, root: Path) -> bool:
             os.close(handle)
             token = Path(name)
         except (OSError, UserError):
-            pass  # what cannot be written is not shared
+            pass  # a folder that cannot be written is not shared
     name = team.share(None if token is None else token.name)
     agreed = team.all_agree(
         name is not None and any((base / name).exists() for base in cache_folders(root))
