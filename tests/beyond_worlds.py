@@ -103,7 +103,7 @@ def mean(values):
 
 
 def kinds_by_loop(news, voices=None):
-    """Return the kinds of each catalogue row by name of metric: a list for each, empty for none."""
+    """Return lists of the kinds of each catalogue row, empty for none, by name of metric."""
     found = {"activation": [[], []], "representation": [[], []], "alternative_voices": [[], []]}
     for row in news.to_pylist():
         tone, mentions = row.get("sentiment"), row.get("entities") or []
@@ -133,7 +133,7 @@ def mixed_shares(news, weights, kinds):
 
 
 def from_pool(news, ranks, pool, kinds):
-    """Return the distance of a list from its pool, NaN if one has no kind."""
+    """Return the distance of a list from its pool; NaN if either has no kind."""
     own = mixed_shares(news, [1 / rank for rank in ranks], kinds)
     shares = mixed_shares(pool, [1] * len(pool), kinds)
     return distance(own, shares) if own and shares else math.nan

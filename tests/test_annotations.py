@@ -1,4 +1,4 @@
-"""Sentiments and named entities: how files have them, and what wrong values say."""
+"""Sentiments and named entities: how they are read, and messages about wrong values."""
 
 import json
 import math
@@ -59,14 +59,14 @@ def test_sentiments_may_be_numbers_of_any_kind(tmp_path, kind):
         {"entity_types": TYPES},
     ],
 )
-def test_columns_without_a_value_change_no_file(tmp_path, columns):
+def test_annotated_columns_without_a_value_change_no_file(tmp_path, columns):
     found, bare = own(tmp_path / "found", **columns), own(tmp_path / "bare")
     for path in sorted(bare.cache.glob("*.*")):
         if path.name != "seal.json":
             assert (found.cache / path.name).read_bytes() == path.read_bytes(), path
 
 
-def test_a_split_may_lack_what_another_has(tmp_path):
+def test_a_split_may_lack_annotations_that_another_has(tmp_path):
     write(tmp_path, news=pa.table(NEWS | {"sentiment": [0.5, 0.25, 0], "entities": NAMED}))
     more = {"news_id": ["N4"], "title": ["Four"], "category": ["a"], "abstract": [""]}
     write(tmp_path, news=more | {"entities": [["Ann Lee"]], "entity_types": [["PER"]]}, split="dev")
@@ -101,7 +101,7 @@ def test_a_score_of_ebnerd_is_the_probability_of_its_label(tmp_path):
     assert found.column_names == ["news_id", "category", "subcategory", "title", "abstract"]
 
 
-def test_what_an_older_version_compiled_is_compiled_anew(tmp_path, monkeypatch):
+def test_data_compiled_without_annotations_are_compiled_again(tmp_path, monkeypatch):
     root = write(tmp_path, news=pa.table(NEWS | {"sentiment": [0.5, 0.25, 0]}))
     monkeypatch.setattr(store.reader_of(root), "version", 0)
     old = open_mind(root).cache
@@ -174,7 +174,7 @@ def evaluated(world, output, *options):
     return json.loads((output / "metrics.json").read_text())["beyond"]
 
 
-def test_evaluate_compare_and_the_page_show_them(world, tmp_path, capsys):
+def test_evaluate_compare_and_the_page_show_the_metrics_of_annotations(world, tmp_path, capsys):
     plain = evaluated(world, tmp_path / "plain", "--trade_off=true")
     said = " ".join(capsys.readouterr().out.split())
     assert "Representation counts persons by name" in said
@@ -196,7 +196,7 @@ def test_evaluate_compare_and_the_page_show_them(world, tmp_path, capsys):
     assert voiced["metrics"]["representation@5"]["value"] == pytest.approx(mean)
     plain_columns = pq.read_schema(tmp_path / "plain" / "per_impression.parquet").names
     assert "beyond/alternative_voices@5" not in plain_columns
-    # The two count different groups, so these are not compared; the others are.
+    # The two count different groups, so metrics of voices are not compared; the others are.
     for other, named in (("plain", False), ("voiced", True)):
         main(["compare", str(tmp_path / "voiced"), str(tmp_path / other), "--json"])
         found = json.loads(capsys.readouterr().out)["beyond"]

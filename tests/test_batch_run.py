@@ -399,7 +399,7 @@ def test_users_and_output_may_lie_in_an_object_store(world, tmp_path, monkeypatc
         run_batch(world / "export", "memory://in/users", "memory://out/a", **options)
 
 
-def test_what_fails_midway_leaves_no_object(world, monkeypatch):
+def test_a_write_that_fails_midway_leaves_no_object(world, monkeypatch):
     fsspec = pytest.importorskip("fsspec")
     memory = fsspec.filesystem("memory")
     bad = users_of(0, 50).set_column(1, "history", pa.array([["N1"]] * 49 + [None]))
@@ -421,7 +421,7 @@ def test_what_fails_midway_leaves_no_object(world, monkeypatch):
     assert not memory.find("/whole")
 
 
-def test_only_the_local_engine_reaches_what_is_in_memory(world, tmp_path):
+def test_only_the_local_engine_reads_users_in_memory(world, tmp_path):
     pytest.importorskip("fsspec")
     for users, output, option in (
         ("memory://u", tmp_path / "out", "--users"),
@@ -431,7 +431,7 @@ def test_only_the_local_engine_reaches_what_is_in_memory(world, tmp_path):
             run_batch(world / "export", users, output, engine="ray")
 
 
-def test_an_address_is_told_without_its_keys_and_options():
+def test_messages_show_an_address_without_keys_and_options():
     for given, told in (
         ("s3://KEY:SECRET@bucket/out/?region=x&scheme=http", "s3://bucket/out"),
         ("s3://KEY:SECRET@bucket/out?region=x", "s3://bucket/out"),

@@ -48,7 +48,7 @@ def server():
 
 @pytest.fixture
 def store(server, world, monkeypatch):
-    """An empty bucket, with the users; addresses name it by the environment alone."""
+    """A bucket with the users alone; its server and keys are set by the environment."""
     for name, value in (KEYS | {"AWS_ENDPOINT_URL": f"http://{server}"}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_REGION", "us-east-1")
@@ -70,7 +70,7 @@ def names(store, folder):
 
 
 def is_equal(store, folder, whole):
-    """Return whether a folder has exactly the files of a local one.
+    """Return whether a folder in the store has exactly the files of a local one.
 
     A fingerprint of the users, with the times of their files, is in each file.
     """
@@ -89,7 +89,7 @@ def is_equal(store, folder, whole):
     }
 
 
-def test_a_store_has_the_files_of_a_folder(store, server, world, capsys):
+def test_an_object_store_gets_the_same_files_as_a_folder(store, server, world, capsys):
     given = (world / "export", "s3://bucket/users", "s3://bucket/out")
     manifest = run_batch(*given, **PER_PART)
     assert is_equal(store, "bucket/out", world / "whole")
@@ -136,7 +136,7 @@ def test_actors_of_ray_read_and_write_a_store(store, world):
     assert is_equal(store, "bucket/ray", world / "whole")
 
 
-def test_what_a_store_refuses_is_one_sentence(store, server, world, tmp_path, capsys):
+def test_errors_of_a_store_are_messages_without_keys(store, server, world, tmp_path, capsys):
     def said(users, output):
         start = time.monotonic()
         argv = ("batch", str(world / "export"), "--users", str(users), "--output", str(output))
@@ -151,7 +151,7 @@ def test_what_a_store_refuses_is_one_sentence(store, server, world, tmp_path, ca
     )
     assert "s3://bucket/none does not exist" in said("s3://bucket/none", out)
     assert "s3://none/out cannot be used: Bucket 'none' not found" in said(users, "s3://none/out")
-    with socket.socket() as silent:  # accepts connections, and answers none
+    with socket.socket() as silent:  # accepts connections, but never answers
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         host = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -159,13 +159,13 @@ def test_what_a_store_refuses_is_one_sentence(store, server, world, tmp_path, ca
         assert "s3://bucket/users cannot be used: " in text
         assert "Timeout was reached" in text
         assert "Check the address, network and keys" in text
-    text = said(users, address(host, "bucket/out"))  # nobody listens there any more
+    text = said(users, address(host, "bucket/out"))  # no server there any more
     assert "s3://bucket/out/_manifest.json cannot be used: " in text
     assert "Could not connect" in text
     assert not list(tmp_path.iterdir())
 
 
-def test_a_large_object_that_is_not_completed_is_not_there(store, world, monkeypatch):
+def test_an_incomplete_large_object_is_not_visible(store, world, monkeypatch):
     place = batch_places.find_place("s3://bucket/large", "--output")
     with place.write() as stream:
         stream.write(os.urandom(24 << 20))  # several parts

@@ -94,7 +94,7 @@ def test_data_without_annotations_have_none_of_their_metrics(mind_dir):
     assert found.metrics["voices"]["found"] == 0
 
 
-def test_the_distance_of_any_list_from_its_pool_is_that_of_a_loop():
+def test_distances_from_pools_equal_those_of_a_loop():
     rng = np.random.default_rng(0)
     found, expected = [], []
     for _ in range(400):
@@ -294,7 +294,7 @@ def test_intervals_of_shares_are_from_0_to_1():
     assert 0 <= low <= found["coverage@10"]["value"] <= high == 1
 
 
-def test_a_metric_that_only_longer_lists_have_is_shown():
+def test_a_metric_that_only_the_longer_lists_have_is_shown():
     line = {"value": 0.25, "interval": [0.1, 0.4], "impressions": 9}
     found = {"metrics": {"representation@10": line}, "baselines": {}, "voices": None}
     metrics = {"beyond": found, "baselines": {}}

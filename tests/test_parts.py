@@ -1,4 +1,4 @@
-"""Impressions compiled in parts: every file is that of one process, or nothing is left."""
+"""Impressions compiled in parts: the files are the same as by one process, or none are left."""
 
 import json
 import logging
@@ -68,7 +68,7 @@ def backwards(job):
 
 
 def compiled(root, engine=None, on_bad_line="error"):
-    """Return the name and files of the compiled folder, which is removed."""
+    """Compile a folder anew; return the name and files of the result."""
     shutil.rmtree(root / ".newsrec", ignore_errors=True)
     cache = open_mind(root, on_bad_line, engine).cache
     return cache.name, {path.name: path.read_bytes() for path in cache.iterdir()}
@@ -108,7 +108,7 @@ def test_one_row_is_one_part(tmp_path):
 
 
 def spoil(root, number, rows):
-    """Give some rows of a file of train no user."""
+    """Remove the user from some rows of a file of train."""
     path = root / "train" / "impressions.parquet" / f"{number}.parquet"
     table = pq.read_table(path)
     users = ["" if row in rows else user for row, user in enumerate(table["user_id"].to_pylist())]
@@ -198,7 +198,7 @@ def test_clicks_are_compiled_by_one_process(tmp_path, caplog):
     assert "One process compiles clicks" in caplog.text
 
 
-def test_what_cannot_be_divided_is_told(mind_dir, tmp_path, capsys, monkeypatch):
+def test_options_that_cannot_divide_the_data_are_refused(mind_dir, tmp_path, capsys, monkeypatch):
     argv = ("prepare", "--data.root", str(mind_dir))
     said = refused(capsys, *argv, "--jobs", "2")
     assert "this data folder has the format mind. Leave them out." in said
@@ -211,7 +211,7 @@ def test_what_cannot_be_divided_is_told(mind_dir, tmp_path, capsys, monkeypatch)
     assert not list(mind_dir.glob(".newsrec/mind-*"))
 
 
-def test_a_worker_that_cannot_write_is_told(tmp_path):
+def test_a_worker_that_cannot_write_reports_the_folder(tmp_path):
     job = parts.Job((None,), (0,), str(tmp_path / "nowhere"), "error")
     (line,) = parts.PartCompiler(job)(pa.table({"part": [0]}))["done"].to_pylist()
     found = json.loads(line)
@@ -231,7 +231,7 @@ def test_processes_give_the_same_bytes(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_leaves_nothing(tmp_path, monkeypatch, capsys):
+def test_a_killed_process_leaves_no_files(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(parts, "PART_BYTES", 1)
     root = write(tmp_path)
 
@@ -271,7 +271,7 @@ def test_actors_of_ray_give_the_same_bytes(tmp_path, monkeypatch, jobs):
 
 @pytest.mark.engines
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_an_actor_of_ray_that_is_killed_is_replaced(tmp_path, monkeypatch):
+def test_a_killed_actor_of_ray_is_replaced(tmp_path, monkeypatch):
     pytest.importorskip("ray", reason='ray is missing: pip install "newsrec[ray]"')
     from test_batch_engines import processes
 

@@ -1,4 +1,4 @@
-"""Two real processes against one: states, waits beyond the time-out, and a process that dies."""
+"""Two real processes against one: states, waits past the time-out, and a killed process."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ def small_blocks():
 
 
 def slowed(owner, name, rank):
-    """Have the first call of a method on process ``rank`` take longer than the time-out."""
+    """Make the first call of a method on process ``rank`` take longer than the time-out."""
     whole, calls = getattr(owner, name), []
 
     def slow(*args, **options):
@@ -46,7 +46,7 @@ def slowed(owner, name, rank):
 
 
 def slowly():
-    """Be ``newsrec`` with a short time-out, and processes that let each other wait for longer."""
+    """Run ``newsrec`` with a short time-out, and with processes that are slower than it."""
     join = torch.distributed.init_process_group
 
     def impatient(*args, **options):
@@ -61,7 +61,7 @@ def slowly():
 
 
 def dying():
-    """Be ``newsrec``, and die while computing states, as if memory had run out."""
+    """Run ``newsrec``, and kill it while it computes states, as if memory had run out."""
     whole, calls = CutPlm.below, []
 
     def below(*args):
@@ -121,7 +121,7 @@ def kept(root):
     }
 
 
-def test_two_processes_keep_the_states_of_one_and_wait_for_longer_than_the_time_out(fit, one):
+def test_two_processes_store_the_same_states_and_wait_past_the_time_out(fit, one):
     root, options = fit("two", 4)
     done = run([*options, "--trainer.strategy=ddp"], slowly, torchrun=torchrun())
     assert done.returncode == 0, done.stderr
@@ -133,9 +133,7 @@ def test_two_processes_keep_the_states_of_one_and_wait_for_longer_than_the_time_
 
 
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_process_that_dies_while_it_computes_ends_the_other_and_the_next_run_goes_on(
-    fit, one, killed
-):
+def test_a_killed_process_ends_the_other_and_the_next_run_continues(fit, one, killed):
     root, options = fit(f"killed {killed}", 4)
     slurm = {
         "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "DIES": str(killed),

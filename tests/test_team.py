@@ -1,4 +1,4 @@
-"""Processes that divide work, as threads with a store in common; states that they compute."""
+"""Processes that divide work, here threads with a common store; the states that they compute."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ from newsrec.training.processes import together, waiting
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(1, 1000), max_size=60), st.integers(1, 9))
-def test_each_piece_has_one_owner_and_at_no_time_has_one_much_more_work(sizes, processes):
+def test_pieces_are_divided_evenly_up_to_any_piece(sizes, processes):
     owners = divide(sizes, processes)
     assert len(owners) == len(sizes)
     loads = np.zeros(processes, int)
@@ -35,7 +35,7 @@ def test_each_piece_has_one_owner_and_at_no_time_has_one_much_more_work(sizes, p
     assert loads.sum() == sum(sizes)
 
 
-def test_the_division_does_not_change_with_what_comes_later():
+def test_later_pieces_do_not_change_who_takes_earlier_ones():
     sizes = [5, 3, 3, 8, 1, 1, 9]
     assert divide(sizes, 3) == [0, 1, 2, 1, 2, 2, 0]
     assert [divide(sizes[:n], 3) for n in range(7)] == [divide(sizes, 3)[:n] for n in range(7)]
@@ -47,14 +47,14 @@ def teams(size):
 
 
 def in_threads(work, *each):
-    """Call ``work`` in a thread for each of some values; return what comes of it, or is raised."""
+    """Call ``work`` in a thread for each value; return the results, or the errors raised."""
     with ThreadPoolExecutor(len(each[0])) as pool:
         done = [pool.submit(work, *given) for given in zip(*each, strict=True)]
     return [one.exception() or one.result() for one in done]
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_all_get_the_first_ones_values_and_agree_only_all_together(size):
+def test_all_get_the_values_of_the_first_and_agree_only_if_all_say_yes(size):
     def work(team):
         said = [team.share({"turn": turn} if team.rank == 0 else None) for turn in range(3)]
         votes = [team.all_agree(True), team.all_agree(team.rank != size - 1), team.all_agree(True)]
@@ -66,7 +66,7 @@ def test_all_get_the_first_ones_values_and_agree_only_all_together(size):
     )
 
 
-def test_nobody_leaves_a_meeting_before_the_last_has_come():
+def test_no_process_leaves_a_meeting_before_all_are_there():
     come = []
 
     def work(team):
@@ -93,7 +93,7 @@ def test_a_failure_ends_the_waits_of_the_others():
     assert isinstance(first, UserError)
 
 
-def test_a_lost_store_is_one_sentence():
+def test_a_lost_store_raises_a_user_error():
     def gone(*_):
         raise RuntimeError("Connection reset by peer\n at TCPStore.cpp")
 
@@ -109,7 +109,7 @@ def test_a_lost_store_is_one_sentence():
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    """Two news items a pass, and a part for every 120 bytes: ten tokens."""
+    """Two news items in each pass; a part ends at 120 bytes, which are ten tokens."""
     monkeypatch.setattr(module, "NEWS_PER_PASS", 2)
     monkeypatch.setattr(module, "PART_BYTES", 120)
 
@@ -118,13 +118,13 @@ MORE = [*TITLES, *([7, n, *range(n % 6 + 1)] for n in range(30))]
 
 
 def content(root):
-    """The bytes of all files below a folder, by name; files of locks left out."""
+    """Return the bytes of all files below a folder, by name, without lock files."""
     files = (path for path in root.rglob("*") if path.is_file() and path.name != "lock")
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
 def computed(root, size, make=Computer, catalogue=None):
-    """Have the processes of a team compute the states; return what each computed, or raised."""
+    """Let the processes of a team compute the states; return what each computed, or its error."""
     catalogue = catalogue or made_catalogue(MORE)
     root.mkdir(exist_ok=True)
 
@@ -147,7 +147,7 @@ def test_the_stored_bytes_do_not_depend_on_the_number_of_processes(tmp_path, siz
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_what_is_stored_is_not_computed_again_by_any_process(tmp_path):
+def test_no_process_computes_stored_states_again(tmp_path):
     old = made_catalogue(MORE[:20])
     computed(tmp_path, 2, catalogue=old)
     rows = computed(tmp_path, 3)
@@ -158,7 +158,7 @@ def test_what_is_stored_is_not_computed_again_by_any_process(tmp_path):
 
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("failing", [0, 1, 2])
-def test_a_failing_process_stops_all_and_leaves_no_half_file(tmp_path, failing):
+def test_a_failing_process_stops_all_and_leaves_no_incomplete_file(tmp_path, failing):
     numbers = iter(range(3))
 
     class Failing(Computer):
@@ -182,7 +182,7 @@ def test_a_failing_process_stops_all_and_leaves_no_half_file(tmp_path, failing):
 
 
 def with_little_room(says, root, port):
-    """Be the second of two processes, with a disk on which 20 bytes of a file are left."""
+    """Run the second of two processes, on a disk with room for 20 bytes of a file."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))
@@ -196,7 +196,7 @@ def with_little_room(says, root, port):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="limits a forked process")
 @pytest.mark.usefixtures("small_parts")
-def test_a_full_disk_of_any_process_is_said_by_all(tmp_path):
+def test_all_processes_report_the_full_disk_of_one(tmp_path):
     store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     other, hears = started(with_little_room, tmp_path, store.port)
     catalogue = made_catalogue(MORE)
@@ -207,7 +207,7 @@ def test_a_full_disk_of_any_process_is_said_by_all(tmp_path):
     assert not list((tmp_path / ".newsrec").glob(".building-*"))
 
 
-def test_only_processes_that_see_the_first_ones_folder_divide_the_work(tmp_path, monkeypatch):
+def test_only_processes_that_share_the_data_folder_divide_the_work(tmp_path, monkeypatch):
     store = distributed.HashStore()
     monkeypatch.setattr(waiting, "watched_store", lambda: store)
 
@@ -233,7 +233,7 @@ def test_only_processes_that_see_the_first_ones_folder_divide_the_work(tmp_path,
 
 
 def watches(monkeypatch, sign):
-    """Have process 0 look after process 1, which gave a sign; return how it ended, or None."""
+    """Let process 0 watch process 1, which gave a sign; return the exit codes of process 0."""
     store = distributed.HashStore()
     monkeypatch.setattr(together, "connect_store", lambda: store)
     monkeypatch.setattr(together, "POLL", 0.01)
@@ -256,12 +256,12 @@ def watches(monkeypatch, sign):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_killed_process_of_this_machine_ends_the_run_with_a_sentence(monkeypatch, capsys):
+def test_a_killed_process_of_this_machine_ends_the_run_with_a_message(monkeypatch, capsys):
     other = subprocess.Popen([shutil.which("sleep"), "60"])
     try:
         sign = f"7\n{together._id_space()}\n{other.pid}\nhost"
         assert watches(monkeypatch, sign) == []
-        other.kill()  # and is not waited for, so its number is still taken
+        other.kill()  # not waited for, so its process id still exists
         time.sleep(0.1)
         assert watches(monkeypatch, sign) == [1]
     finally:
@@ -270,10 +270,10 @@ def test_a_killed_process_of_this_machine_ends_the_run_with_a_sentence(monkeypat
     assert "newsrec: error: process 1 on host was killed" in capsys.readouterr().err
 
 
-def test_a_process_of_another_machine_counts_as_dead_once_it_is_silent(monkeypatch, capsys):
+def test_a_silent_process_of_another_machine_counts_as_killed(monkeypatch, capsys):
     assert watches(monkeypatch, f"7\nelsewhere\n{os.getpid()}\nhost") == [1]
     assert "process 1 on host was killed" in capsys.readouterr().err
 
 
-def test_a_process_that_has_left_is_not_missed(monkeypatch):
+def test_a_process_that_has_ended_well_does_not_count_as_killed(monkeypatch):
     assert watches(monkeypatch, together.LEFT) == []

@@ -361,7 +361,7 @@ def test_the_residual_path_is_fitted_alike_on_states_and_on_the_whole_plm(
 
 @pytest.fixture
 def two_processes(make, root, tmp_path, monkeypatch):
-    """Two threads that take the part of two processes; returns what ``on_fit_start`` leaves."""
+    """Return a function that runs ``on_fit_start`` in two threads, as two processes would."""
     fresh = shutil.copytree(root, tmp_path / "mind", ignore=shutil.ignore_patterns("states-*"))
     modules = [make(data={"root": str(fresh)}) for _ in range(2)]
     for module, data in modules:
@@ -403,7 +403,7 @@ def test_each_process_computes_a_part_of_the_states_and_reads_all(two_processes,
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_mistake_of_a_process_stops_all(two_processes, monkeypatch, rank):
+def test_a_mistake_of_one_process_stops_all(two_processes, monkeypatch, rank):
     monkeypatch.setattr("newsrec.data.states.NEWS_PER_PASS", 3)
     whole = "newsrec.data.states.np.save" if rank == 0 else "newsrec.data.states.full_disk_mistakes"
     monkeypatch.setattr(whole, full_disk)

@@ -21,7 +21,7 @@ from importlib.metadata import version
 from typing import Any
 
 ENCODERS = {"fastformer": "Fastformer", "transformer": "softmax attention"}
-"""Value of the option ``encoder``, and its name in the picture."""
+"""Value of the option ``encoder`` to its name in the picture."""
 LENGTHS = [2**n for n in range(5, 15)]
 SECONDS = 1.0
 """A measurement repeats its step for so long, or once, and takes the fastest."""
@@ -123,7 +123,9 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=16)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--figure", help="PNG to draw")
-    parser.add_argument("--only", choices=[*ENCODERS], help=argparse.SUPPRESS)  # a child's part
+    parser.add_argument(
+        "--only", choices=[*ENCODERS], help=argparse.SUPPRESS
+    )  # one measurement, in a child process
     args = parser.parse_args()
     if args.only:
         print(json.dumps(measure(args.only, args.lengths[0], args)))

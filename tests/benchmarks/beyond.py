@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=384)
     use = "number of further rankings to measure beside it, as baselines"
     parser.add_argument("--baselines", type=int, default=0, help=use)
-    use = "give the news sentiments and named entities, and measure them by a file of voices"
+    use = "give the news sentiments and named entities, and measure these with a file of voices"
     parser.add_argument("--annotations", action="store_true", help=use)
     args = parser.parse_args()
     size = (args.impressions, args.news, args.dim)

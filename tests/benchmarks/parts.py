@@ -1,11 +1,11 @@
-"""What ``prepare`` costs in parts: ``--jobs`` and ``--engine ray`` beside one process.
+"""Cost of ``prepare`` in parts: ``--jobs`` and ``--engine ray``, compared with one process.
 
     python tests/benchmarks/parts.py --impressions 1000000 --files 16
     python tests/benchmarks/parts.py --data.root DIR         # own data as Parquet
 
-Prints one JSON object. Each measurement is a process of its own, and takes in starting Python.
-``join_cpu_s`` are the CPU seconds of the first process, which joins the parts: more workers do not
-lessen them. ``cpu_s`` takes in the processes that it started and that ended (not those of Ray). All
+Prints one JSON object. Each measurement is a separate process, and includes the start of Python.
+``join_cpu_s`` are the CPU seconds of the first process, which joins the parts; more workers do not
+reduce them. ``cpu_s`` includes the processes that it started and that ended (not those of Ray). All
 compiled files are compared byte by byte.
 """
 
@@ -35,7 +35,7 @@ try:
     runpy.run_module("newsrec", run_name="__main__", alter_sys=True)
 finally:
     own, all = (resource.getrusage(getattr(resource, "RUSAGE_" + n)) for n in ("SELF", "CHILDREN"))
-    with open("/proc/self/status") as status:  # ru_maxrss would take in the parent's
+    with open("/proc/self/status") as status:  # ru_maxrss would include the parent's
         peak = next(line.split()[1] for line in status if line.startswith("VmHWM"))
     mine = own.ru_utime + own.ru_stime
     print("used", peak, mine, mine + all.ru_utime + all.ru_stime, file=sys.stderr)
@@ -72,8 +72,10 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data.root", dest="root", help="own data as Parquet")
-    parser.add_argument("--impressions", type=int, default=1_000_000, help="to simulate")
-    parser.add_argument("--files", type=int, default=16, help="files of the simulated impressions")
+    parser.add_argument("--impressions", type=int, default=1_000_000, help="number to simulate")
+    parser.add_argument(
+        "--files", type=int, default=16, help="number of files of the simulated impressions"
+    )
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
