@@ -27,7 +27,7 @@ PERSONS = ("PER", "PERSON")
 
 
 class Kinds(NamedTuple):
-    """Shares of kinds of each news item ``[news, kinds]``; a field is None if no news has such."""
+    """Shares of kinds of each news item ``[news, kinds]``; None where no news has any."""
 
     tones: csr_matrix | None
     """Bin of the sentiment's strength."""
