@@ -61,7 +61,7 @@ def test_a_presets_name_wins_over_what_has_that_name(installed):
 
 
 def test_an_unknown_name_is_answered_with_near_ones(installed, capsys):
-    with pytest.raises(UserError, match=r"Did you mean demo\? `python -m newsrec configs` lists"):
+    with pytest.raises(UserError, match=r"Did you mean demo or demo_best\? `python -m newsrec configs` lists"):
         shipped.config_file("dmo")
     with pytest.raises(UserError, match="Did you mean mind_small_top2 or mind_small"):
         shipped.config_file("mind-small-top2")
@@ -154,7 +154,7 @@ def test_copies_are_kept_if_they_were_changed(tmp_path, capsys):
     ("words", "said"),
     [
         (["copy"], "configs copy needs a NAME"),
-        (["copy", "dmo"], "Did you mean demo?"),
+        (["copy", "dmo"], "Did you mean demo or demo_best?"),
         (["list", "demo"], "Did you mean configs copy?"),
         (["demo"], "Choose from list, copy."),
     ],
