@@ -17,7 +17,14 @@ from pyarrow import fs
 from newsrec.aside import file_aside, put
 from newsrec.errors import UserError
 
-SECRETS = re.compile(r"(?<=://)[^/@]*:[^/@]*@|\?.*", re.DOTALL)
+SECRETS = re.compile(
+    r"(?<=://)[^/?]*:[^/?]*@"  # user:password@
+    r"|(?<=://)[^/@?]*:(?!\d*(?:[/?]|$))[^@]*@"  # the same with a slash in it, but no host:port
+    r"|(?<=http://)[^/@?]*@|(?<=https://)[^/@?]*@"  # a token
+    r"|\?.*",
+    re.DOTALL,
+)
+"""What messages leave out of an address. What is before the ``@`` of abfs is a container."""
 SECONDS_FOR_GOOGLE = 30
 """Time for each request to ``gs://``, repetitions included; by default it is 15 minutes."""
 
@@ -125,9 +132,12 @@ def find_place(given: str, option: str) -> Place:
     if not given or "\0" in given:
         problem = "holds a null character" if given else "is empty"
         raise UserError(f"{option} {problem}. Name a file or folder.")
-    given = given.rstrip("/") or given
     if "://" not in given:
+        given = given.rstrip("/") or given
         return Place(fs.LocalFileSystem(), os.path.abspath(given), given)
+    given = given.rstrip("/")
+    if "://" not in given:
+        raise UserError(f"{option} {given}// names no file or folder. Add one to the address.")
     scheme, shown = given.partition(":")[0], without_secrets(given)
     try:
         if scheme in ("file", "s3", "gs", "gcs", "hdfs", "abfs", "abfss"):
