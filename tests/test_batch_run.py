@@ -492,6 +492,12 @@ def test_rows_of_a_file_are_told_without_the_options_of_its_address(monkeypatch)
     assert [told for told, _ in batch_files.read_users(found, 0, 2)] == ["http://host/users"]
 
 
+def test_what_a_file_system_says_of_an_address_is_told_without_its_options():
+    said = r"^users cannot be used: http://host/users\. Check"
+    with pytest.raises(UserError, match=said), batch_places.named("users"):
+        raise FileNotFoundError("http://KEY:SECRET@host/users?token=SECRET")
+
+
 @pytest.mark.parametrize("given", ["s3://", "memory:///"])
 def test_an_address_without_a_name_is_no_folder_here(given):
     with pytest.raises(UserError, match=f"--output {given[:-1].rstrip('/')}// names no file"):

@@ -110,7 +110,9 @@ def named(given: str) -> Iterator[None]:
             raise
         code: int | None = getattr(error, "errno", None)
         reason = os.strerror(code) if code else str(error)
-        reason = reason.partition("\n")[0].rstrip(".") or "its file system cannot do this"
+        # Some file systems say the whole address.
+        reason = without_secrets(reason.partition("\n")[0]).rstrip(".")
+        reason = reason or "its file system cannot do this"
         checks = "address, network and keys" if "://" in given else "path and its permissions"
         raise UserError(
             f"{given} cannot be used: {reason}. Check the {checks}, or name another place."
@@ -152,7 +154,8 @@ def find_place(given: str, option: str) -> Place:
 
         found, path = fsspec.core.url_to_fs(given)
     except (ValueError, ImportError, OSError) as error:  # ArrowInvalid is a ValueError
-        reason = str(error).partition("\n")[0].replace(given, shown).rstrip(".")
+        reason = str(error).partition("\n")[0].replace(given, shown)
+        reason = without_secrets(reason).rstrip(".")
         raise UserError(
             f"{option} {shown}: {scheme}:// cannot be opened ({reason}). Check the address, "
             "install what it needs, or copy the files to a folder."
