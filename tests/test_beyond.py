@@ -341,3 +341,12 @@ def test_evaluate_and_compare_show_them(mind_dir, tmp_path, capsys):
     assert "Beyond accuracy" not in capsys.readouterr().out
     main(["compare", str(tmp_path / "recent"), str(tmp_path / "x")])
     assert "Beyond accuracy" not in capsys.readouterr().out
+
+
+def test_directions_name_only_what_is_shown():
+    assert directions(["novelty@10"]) == ""
+    assert directions(["novelty@10", "gini@10"]) == "Less is better: Gini of exposure."
+    assert directions(["freshness@10", "activation@10"]) == (
+        "Less is better: freshness. Freshness is an age. "
+        "Neither more nor less is better: activation."
+    )
