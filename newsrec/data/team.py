@@ -116,7 +116,7 @@ class Team:
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
             if time.monotonic() - start > remarks * REMARK:
-                log.info("waiting for other processes since %d minutes", remarks * REMARK // 60)
+                log.info("waiting for other processes for %d minutes", remarks * REMARK // 60)
                 remarks += 1
 
 
