@@ -302,7 +302,9 @@ def test_a_metric_that_only_longer_lists_have_is_shown():
     assert cells[1:3] == ["", "0.250"]
     assert beyond_rows(metrics)[0]["short"] == ""
     assert beyond_groups(metrics)[0].lines[0].short is None
-    assert "Representation counts persons by name" in " ".join(beyond_notes(metrics))
+    notes = " ".join(beyond_notes(metrics))
+    assert "Representation counts persons by name" in notes
+    assert "news vectors need the PLM of a checkpoint, baselines and labels" in notes
 
 
 def test_large_numbers_have_two_digits_after_the_point():

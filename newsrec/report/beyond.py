@@ -113,7 +113,10 @@ def beyond_notes(metrics: Mapping[str, Any]) -> list[str]:
     lines = [f"{signs} docs/evaluate.md explains each line (Beyond accuracy)."]
     lines += _voices_notes(found)
     if f"vector_diversity@{LONG}" not in found["metrics"]:
-        lines.append("Metrics of news vectors need the baselines and labels; they are left out.")
+        lines.append(
+            "Metrics of news vectors need the PLM of a checkpoint, baselines and labels; they are "
+            "left out."
+        )
     return lines
 
 
