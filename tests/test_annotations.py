@@ -109,6 +109,10 @@ def test_data_compiled_without_annotations_are_compiled_again(tmp_path, monkeypa
     assert open_mind(root).cache != old
 
 
+BROKEN = pa.ListArray.from_arrays([0, 1, 1, 1], pa.array([b"caf\xe9"]).view(pa.string()))
+"""Lists of texts, as a careless writer leaves them."""
+
+
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
@@ -121,6 +125,7 @@ def test_data_compiled_without_annotations_are_compiled_again(tmp_path, monkeypa
          "row 0, column entity_types: not as many values as in entities: '1, not 3'"),
         ({"entities": NAMED, "entity_types": [None, [], TYPES[2]]}, "'0, not 3'"),
         ({"entities": [[b"\xff"], [], []]}, "row 0, column entities: not UTF-8"),
+        ({"entities": BROKEN}, "row 0, column entities: not UTF-8: 'caf\ufffd'"),
         ({"entities": [["x" * 30] * 4, [], []]}, "row 0, column entities: over 1 MB of text"),
     ],
 )  # fmt: skip
@@ -210,6 +215,7 @@ def test_evaluate_compare_and_the_page_show_the_metrics_of_annotations(world, tm
     ("name", "text", "said"),
     [
         ("absent.csv", None, "absent.csv: there is no such file. Name a file as docs/evaluate.md"),
+        (".", None, "is no file. Write the names into a file, and name that."),
         ("v.txt", "name,group\nA,B\n", "the name ends in none of .csv, .json, .parquet."),
         ("v.csv", "person,group\nA,B\n", "has no column name, only person, group. It needs"),
         ("v.csv", "name,party\nA,B\n", "has no column group or minority, only name, party."),
@@ -223,6 +229,10 @@ def test_evaluate_compare_and_the_page_show_the_metrics_of_annotations(world, tm
         ("v.csv", b"name,group\n\xff,B\n", "cannot be read as csv:"),
         ("v.json", '{"A": "B"}', 'it is not a list of objects such as {"name": "Ann Lee",'),
         ("v.json", '[{"name": 5, "group": "B"}]', "the name in row 1 is 5, which is not text."),
+        ("v.csv", "name,group\nA,B\nLee, Ann,C\n", "row 2 has more values than columns; quote"),
+        ("v.csv", "name,group,group\nA,B,C\n", "it has two columns of one name."),
+        ("v.json", '[{"name": "\\ud800", "group": "B"}]', "surrogates not allowed."),
+        ("v.json", '[{"name": "A", "\\ud800": "B"}]', "surrogates not allowed."),
         ("v.json", "[" * 100_000, "cannot be read as json:"),
         ("v.parquet", "PAR1", "cannot be read as parquet:"),
     ],

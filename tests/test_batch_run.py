@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from batch_world import users_of, write_export, write_users
 from conftest import refused
+from pyarrow import fs
 
 from newsrec import on_ray
 from newsrec.__main__ import main
@@ -442,11 +443,65 @@ def test_messages_show_an_address_without_keys_and_options():
         assert place.given == (told or given)
         assert (place / "a").given == f"{told or given}/a"
         assert place.path in ("bucket/out", "container/out")
-    assert batch_places.without_secrets("a:b@c?/d") == "a:b@c?/d"  # a path
+    for given, told in (
+        ("a:b@c?/d", "a:b@c?/d"),  # a path
+        ("s3://KEY:SEC/RE/T@bucket/out", "s3://bucket/out"),
+        ("s3://KEY:SEC?RET@bucket/a?b=c", "s3://bucket/a"),
+        ("ftp://user:SEC@RET@host/out", "ftp://host/out"),
+        ("https://TOKEN@host/out?key=SECRET", "https://host/out"),
+        ("simplecache::s3://KEY:SECRET@bucket/out", "simplecache::s3://bucket/out"),
+        ("s3://bucket/a:b@c", "s3://bucket/a:b@c"),
+        ("hdfs://host:9000/a@b", "hdfs://host:9000/a@b"),
+        ("s3://bucket/a?endpoint_override=host:9000&scheme=http", "s3://bucket/a"),
+    ):
+        assert batch_places.without_secrets(given) == told
     with pytest.raises(UserError) as error:
         batch_places.find_place("s3://KEY:SECRET@bucket/out?what=1", "--output")
     assert "--output s3://bucket/out: s3:// cannot be opened" in str(error.value)
     assert "SECRET" not in str(error.value)
+
+
+def signed(monkeypatch, users):
+    """Return the address of a file of users; fsspec's path of such a file is its whole address."""
+    path = "http://host/users?token=SECRET"
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    with memory.open(path, "wb") as file:
+        file.write(users) if isinstance(users, bytes) else pq.write_table(users, file)
+    place = batch_places.Place(fs.PyFileSystem(fs.FSSpecHandler(memory)), path, "http://host/users")
+    monkeypatch.setattr(batch_files, "find_place", lambda given, option: place)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("users", "said"),
+    [
+        (bad().drop("history"), "http://host/users has no column history"),
+        (b"PAR1", "users cannot be read as Parquet"),
+    ],
+)
+def test_messages_about_a_file_leave_out_the_options_of_its_address(monkeypatch, users, said):
+    path = signed(monkeypatch, users)
+    with pytest.raises(UserError) as error:
+        batch_files.find_users(path, "news")
+    assert said in str(error.value)
+    assert "SECRET" not in str(error.value)
+
+
+def test_rows_of_a_file_are_told_without_the_options_of_its_address(monkeypatch):
+    found = batch_files.find_users(signed(monkeypatch, bad()), "news")
+    assert [told for told, _ in batch_files.read_users(found, 0, 2)] == ["http://host/users"]
+
+
+def test_what_a_file_system_says_of_an_address_is_told_without_its_options():
+    said = r"^users cannot be used: http://host/users\. Check"
+    with pytest.raises(UserError, match=said), batch_places.named("users"):
+        raise FileNotFoundError("http://KEY:SECRET@host/users?token=SECRET")
+
+
+@pytest.mark.parametrize("given", ["s3://", "memory:///"])
+def test_an_address_without_a_name_is_no_folder_here(given):
+    with pytest.raises(UserError, match=f"--output {given[:-1].rstrip('/')}// names no file"):
+        batch_places.find_place(given, "--output")
 
 
 def test_a_history_of_very_many_clicks_is_read(world, tmp_path):

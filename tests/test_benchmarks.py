@@ -46,9 +46,11 @@ def test_prepare_reads_what_its_reference_reads(monkeypatch, capsys, demo):
 @pytest.mark.slow
 def test_parts_are_compared_byte_by_byte(monkeypatch, capsys, demo, tmp_path):
     mind_to_parquet(demo, tmp_path / "parquet")
+    (tmp_path / "parquet" / ".newsrec").mkdir()
     options = (f"--data.root={tmp_path / 'parquet'}", "--ways", "one process", "--jobs 2")
     result = measure(monkeypatch, capsys, "parts.py", *options)
     assert result["impressions"] == 2000
+    assert (tmp_path / "parquet" / ".newsrec").is_dir()  # may have states that took hours
 
 
 @pytest.mark.slow

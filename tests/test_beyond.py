@@ -302,7 +302,9 @@ def test_a_metric_that_only_the_longer_lists_have_is_shown():
     assert cells[1:3] == ["", "0.250"]
     assert beyond_rows(metrics)[0]["short"] == ""
     assert beyond_groups(metrics)[0].lines[0].short is None
-    assert "Representation counts persons by name" in " ".join(beyond_notes(metrics))
+    notes = " ".join(beyond_notes(metrics))
+    assert "Representation counts persons by name" in notes
+    assert "news vectors need the PLM of a checkpoint, baselines and labels" in notes
 
 
 def test_large_numbers_have_two_digits_after_the_point():
@@ -341,3 +343,12 @@ def test_evaluate_and_compare_show_them(mind_dir, tmp_path, capsys):
     assert "Beyond accuracy" not in capsys.readouterr().out
     main(["compare", str(tmp_path / "recent"), str(tmp_path / "x")])
     assert "Beyond accuracy" not in capsys.readouterr().out
+
+
+def test_directions_name_only_what_is_shown():
+    assert directions(["novelty@10"]) == ""
+    assert directions(["novelty@10", "gini@10"]) == "Less is better: Gini of exposure."
+    assert directions(["freshness@10", "activation@10"]) == (
+        "Less is better: freshness. Freshness is an age. "
+        "Neither more nor less is better: activation."
+    )

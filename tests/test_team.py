@@ -229,6 +229,14 @@ def test_only_processes_that_share_the_data_folder_divide_the_work(tmp_path, mon
     assert content(tmp_path) == {}
 
 
+def test_a_failure_of_another_process_leaves_no_file_beside_the_data(tmp_path):
+    team, _ = teams(2)
+    team.store.set("failed", "ValueError: no data here")
+    with pytest.raises(UserError, match="no data here"):
+        waiting._all_see(team, tmp_path)
+    assert not [*tmp_path.rglob(".shared-*")]
+
+
 # processes that were killed
 
 

@@ -54,6 +54,8 @@ def read_voices(path: str | Path) -> Voices:
         UserError: If the file is missing or cannot be read; the message names row and column.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise DataError(f"--voices {path} is no file. Write the names into a file, and name that.")
     if not path.is_file():
         near = looked_for(path)
         raise MissingDataError(
@@ -135,11 +137,18 @@ _Rows = tuple[list[str], list[dict[str, Any]]]
 def _read_csv(path: Path) -> _Rows:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
-        return list(reader.fieldnames or ()), list(reader)
+        columns, rows = list(reader.fieldnames or ()), list(reader)
+    if len(set(columns)) < len(columns):
+        raise ValueError("it has two columns of one name")
+    for number, row in enumerate(rows, start=1):
+        if None in row:  # DictReader's key for the values that have no column
+            raise ValueError(f"row {number} has more values than columns; quote text with commas")
+    return columns, rows
 
 
 def _read_json(path: Path) -> _Rows:
     rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    json.dumps(rows, ensure_ascii=False).encode()  # refuses half a character, such as "\\ud800"
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(
             'it is not a list of objects such as {"name": "Ann Lee", "group": "Greens"}'

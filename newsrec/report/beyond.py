@@ -61,10 +61,14 @@ def directions(names: Collection[str]) -> str:
     for name, heading in ASPECT_HEADINGS.items():
         if f"{name}@{LONG}" in names:
             sides[BETTER[name]].append(heading.partition(",")[0])
-    return (
-        f"Less is better: {', '.join(sides[-1])}. Calibration is a distance from the categories of "
-        f"the history, freshness an age. Neither more nor less is better: {', '.join(sides[0])}."
-    )
+    told = [f"Less is better: {', '.join(sides[-1])}."] if sides[-1] else []
+    if "calibration" in sides[-1]:
+        told.append("Calibration is a distance from the categories of the history.")
+    if "freshness" in sides[-1]:
+        told.append("Freshness is an age.")
+    if sides[0]:
+        told.append(f"Neither more nor less is better: {', '.join(sides[0])}.")
+    return " ".join(told)
 
 
 def best_baseline(metrics: Mapping[str, Any]) -> str:
@@ -109,7 +113,10 @@ def beyond_notes(metrics: Mapping[str, Any]) -> list[str]:
     lines = [f"{signs} docs/evaluate.md explains each line (Beyond accuracy)."]
     lines += _voices_notes(found)
     if f"vector_diversity@{LONG}" not in found["metrics"]:
-        lines.append("Metrics of news vectors need the baselines and labels; they are left out.")
+        lines.append(
+            "Metrics of news vectors need the PLM of a checkpoint, baselines and labels; they are "
+            "left out."
+        )
     return lines
 
 

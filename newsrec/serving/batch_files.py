@@ -26,7 +26,7 @@ from newsrec.data.readers.source import SourceFile
 from newsrec.errors import DataError, MissingDataError
 from newsrec.places import looked_for
 from newsrec.serving.batch import columns_of
-from newsrec.serving.batch_places import Place, find_place, named
+from newsrec.serving.batch_places import Place, find_place, named, without_secrets
 
 ROWS_AT_ONCE = 1024
 """Most users that are read, scored and written at once."""
@@ -83,7 +83,8 @@ def find_users(given: str, result: str) -> Users:
     for info in infos:
         with _parquet(place, info.path) as (source, parquet):
             name = os.path.relpath(info.path, place.path)
-            columns.append(check_schema(info.path, parquet.schema_arrow, *columns_of(result)))
+            shown = without_secrets(info.path)
+            columns.append(check_schema(shown, parquet.schema_arrow, *columns_of(result)))
             # An encrypted column cannot be read, but Arrow aborts if it is asked for its size.
             next(parquet.iter_batches(1, columns=columns[-1]), None)
             footer = _footer_hash(source, parquet)
@@ -95,7 +96,7 @@ def find_users(given: str, result: str) -> Users:
         for mine, first, what in ((columns, columns[0], "columns"), (kinds, kinds[0], "time type")):
             if mine[-1] != first:
                 raise DataError(
-                    f"{info.path} has the {what} {_told(mine[-1])}, but {files[0][0]} has "
+                    f"{shown} has the {what} {_told(mine[-1])}, but {files[0][0]} has "
                     f"{_told(first)}. Write all files of --users {place.given} alike."
                 )
     users = Users(given, tuple(files), hashed.hexdigest(), tuple(columns[0]), kinds[0])
@@ -118,12 +119,13 @@ def read_users(users: Users, start: int, stop: int) -> Iterator[tuple[str, Rows]
     for path, num_rows, footer in users.files:
         if begin < stop and begin + num_rows > start:
             with _parquet(place, path) as (source, parquet):
+                shown = without_secrets(path)
                 if _footer_hash(source, parquet) != footer:
                     raise DataError(
-                        f"{path} was changed while the command ran. Run the command anew, without "
+                        f"{shown} was changed while the command ran. Run the command anew, without "
                         "--resume and with another --output."
                     )
-                for line, batch in _batches(path, parquet, users.columns, start - begin):
+                for line, batch in _batches(shown, parquet, users.columns, start - begin):
                     if line >= stop - begin:
                         break
                     first = max(start - begin - line, 0)
@@ -132,7 +134,7 @@ def read_users(users: Users, start: int, stop: int) -> Iterator[tuple[str, Rows]
                         for column in batch.columns:
                             check_codes(column)
                         lines = line + first + np.arange(len(batch))
-                        yield path, Rows(pa.Table.from_batches([batch]), lines, [], 0)
+                        yield shown, Rows(pa.Table.from_batches([batch]), lines, [], 0)
         begin += num_rows
 
 
@@ -157,10 +159,11 @@ def _batches(
 
 @contextlib.contextmanager
 def _parquet(place: Place, path: str) -> Iterator[tuple[Any, pq.ParquetFile]]:
+    shown = without_secrets(path)
     with (
-        named(path),
+        named(shown),
         place.filesystem.open_input_file(path) as source,
-        readable(SourceFile(Path(path))),
+        readable(SourceFile(Path(shown))),
         open_parquet(source) as parquet,
     ):
         yield source, parquet

@@ -17,7 +17,14 @@ from pyarrow import fs
 from newsrec.aside import file_aside, put
 from newsrec.errors import UserError
 
-SECRETS = re.compile(r"(?<=://)[^/@]*:[^/@]*@|\?.*", re.DOTALL)
+SECRETS = re.compile(
+    r"(?<=://)[^/?]*:[^/?]*@"  # user:password@
+    r"|(?<=://)[^/@?]*:(?!\d*(?:[/?]|$))[^@]*@"  # the same with a slash in it, but no host:port
+    r"|(?<=http://)[^/@?]*@|(?<=https://)[^/@?]*@"  # a token
+    r"|\?.*",
+    re.DOTALL,
+)
+"""What messages leave out of an address. What is before the ``@`` of abfs is a container."""
 SECONDS_FOR_GOOGLE = 30
 """Time limit of a request to ``gs://`` with its repetitions; pyarrow's default is 15 minutes."""
 
@@ -103,7 +110,9 @@ def named(given: str) -> Iterator[None]:
             raise
         code: int | None = getattr(error, "errno", None)
         reason = os.strerror(code) if code else str(error)
-        reason = reason.partition("\n")[0].rstrip(".") or "its file system cannot do this"
+        # Some file systems say the whole address.
+        reason = without_secrets(reason.partition("\n")[0]).rstrip(".")
+        reason = reason or "its file system cannot do this"
         checks = "address, network and keys" if "://" in given else "path and its permissions"
         raise UserError(
             f"{given} cannot be used: {reason}. Check the {checks}, or name another place."
@@ -125,9 +134,12 @@ def find_place(given: str, option: str) -> Place:
     if not given or "\0" in given:
         problem = "holds a null character" if given else "is empty"
         raise UserError(f"{option} {problem}. Name a file or folder.")
-    given = given.rstrip("/") or given
     if "://" not in given:
+        given = given.rstrip("/") or given
         return Place(fs.LocalFileSystem(), os.path.abspath(given), given)
+    given = given.rstrip("/")
+    if "://" not in given:
+        raise UserError(f"{option} {given}// names no file or folder. Add one to the address.")
     scheme, shown = given.partition(":")[0], without_secrets(given)
     try:
         if scheme in ("file", "s3", "gs", "gcs", "hdfs", "abfs", "abfss"):
@@ -142,7 +154,8 @@ def find_place(given: str, option: str) -> Place:
 
         found, path = fsspec.core.url_to_fs(given)
     except (ValueError, ImportError, OSError) as error:  # ArrowInvalid is a ValueError
-        reason = str(error).partition("\n")[0].replace(given, shown).rstrip(".")
+        reason = str(error).partition("\n")[0].replace(given, shown)
+        reason = without_secrets(reason).rstrip(".")
         raise UserError(
             f"{option} {shown}: {scheme}:// cannot be opened ({reason}). Check the address, "
             "install the package that it needs, or copy the files to a folder."

@@ -1,7 +1,7 @@
 """Cost of ``prepare`` in parts: ``--jobs`` and ``--engine ray``, compared with one process.
 
     python tests/benchmarks/parts.py --impressions 1000000 --files 16
-    python tests/benchmarks/parts.py --data.root DIR         # own data as Parquet
+    python tests/benchmarks/parts.py --data.root DIR  # own data as Parquet, compiled elsewhere
 
 Prints one JSON object. Each measurement is a separate process, and includes the start of Python.
 ``join_cpu_s`` are the CPU seconds of the first process, which joins the parts; more workers do not
@@ -79,8 +79,12 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(args.root or Path(folder) / "parquet")
-        if args.root is None:
+        root = Path(folder) / "parquet"
+        if args.root is not None:  # whose own compiled data and states are left alone
+            root.mkdir()
+            for path in Path(args.root).glob("[!.]*"):
+                (root / path.name).symlink_to(path.resolve())
+        else:
             simulate = runpy.run_path(str(Path(__file__).parent / "parquet.py"))["simulate_train"]
             simulate(Path(folder) / "tsv", args.impressions)
             mind_to_parquet(Path(folder) / "tsv", root)

@@ -183,18 +183,22 @@ def shown(rows: Rows, name: str) -> Callable[[int], str]:
     def show(row: int) -> str:
         value = rows.table[name][row]
         if is_list(value.type):
-            parts = [] if value.values is None else value.values[:SHOWN].to_pylist()
-            return " ".join(map(str, parts))
-        if is_text(value.type) and value.is_valid:
-            value = value.value if types.is_dictionary(value.type) else value
-            raw: bytes = value.cast(pa.binary()).as_py()
-            return raw[:SHOWN].decode(errors="replace")
-        try:
-            return str(value.as_py())
-        except (OverflowError, ValueError):  # a time that Python's datetime cannot hold
-            return str(value.cast(pa.int64()).as_py())
+            parts = [] if value.values is None else value.values[:SHOWN]
+            return " ".join(map(_shown_value, parts))
+        return _shown_value(value)
 
     return show
+
+
+def _shown_value(value: pa.Scalar) -> str:
+    if is_text(value.type) and value.is_valid:
+        value = value.value if types.is_dictionary(value.type) else value
+        raw: bytes = value.cast(pa.binary()).as_py()
+        return raw[:SHOWN].decode(errors="replace")
+    try:
+        return str(value.as_py())
+    except (OverflowError, ValueError):  # a time that Python's datetime cannot hold
+        return str(value.cast(pa.int64()).as_py())
 
 
 def _uuid(value: bytes) -> str:

@@ -74,10 +74,11 @@ def _all_see(team: Team, root: Path) -> bool:
             token = Path(name)
         except (OSError, UserError):
             pass  # a folder that cannot be written is not shared
-    name = team.share(None if token is None else token.name)
-    agreed = team.all_agree(
-        name is not None and any((base / name).exists() for base in cache_folders(root))
-    )
-    if token is not None:
-        token.unlink(missing_ok=True)
-    return agreed
+    try:
+        name = team.share(None if token is None else token.name)
+        return team.all_agree(
+            name is not None and any((base / name).exists() for base in cache_folders(root))
+        )
+    finally:
+        if token is not None:
+            token.unlink(missing_ok=True)
