@@ -111,7 +111,10 @@ def building(base: Path) -> Iterator[Path]:
         with full_disk_mistakes(base):
             yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for _ in range(10):  # a process that shares the work may write a last file meanwhile
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
 
 
 @contextlib.contextmanager
