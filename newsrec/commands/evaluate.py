@@ -150,11 +150,6 @@ def _run(args: Namespace) -> None:
             f"--half_life lowers scores that are logits, and the scores of the baseline "
             f"{args.scorer} are not logits. Leave it out, or give --ckpt_path."
         )
-    if args.voices is not None and not args.beyond:
-        raise UserError(
-            f"--voices {args.voices} needs the metrics beyond accuracy, and --beyond is false. "
-            "Leave one of them out."
-        )
     voices = None if args.voices is None else read_voices(args.voices)
     check_scoring(args.trainer)
     if args.scorer is not None and not is_first_process():

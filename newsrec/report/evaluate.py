@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from newsrec.console import is_first_process
 from newsrec.data.dataset import NewsData
+from newsrec.errors import UserError
 from newsrec.evaluation.baselines import scores_beside
 from newsrec.evaluation.beyond_results import Beyond, beyond_accuracy, with_beyond
 from newsrec.evaluation.error_analysis import analyse
@@ -115,6 +116,11 @@ def evaluate(
     what that costs and gains, on a split with labels. Returns the results on the first process,
     None on the others.
     """
+    if voices is not None and not beyond:
+        raise UserError(
+            f"--voices {voices.path} needs the metrics beyond accuracy, and --beyond is false. "
+            "Leave one of them out."
+        )
     folder = None if output is None else Path(output)
     if folder is not None:
         require_empty(folder)
