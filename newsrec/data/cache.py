@@ -111,10 +111,15 @@ def building(base: Path) -> Iterator[Path]:
         with full_disk_mistakes(base):
             yield folder
     finally:
-        for _ in range(10):  # a process that shares the work may write a last file meanwhile
-            shutil.rmtree(folder, ignore_errors=True)
-            if not folder.exists():
-                break
+        remove_shared(folder)
+
+
+def remove_shared(folder: Path) -> None:
+    """Remove a folder into which a process that shares the work may still write a last file."""
+    for _ in range(10):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            break
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from newsrec.data.arrays import ImpressionArrays, Written, read_table
+from newsrec.data.cache import remove_shared
 from newsrec.data.readers.base import BadLine, Reader
 from newsrec.data.readers.parquet import ParquetReader
 from newsrec.data.readers.parquet_impressions import Part, read_part
@@ -42,6 +43,7 @@ PART_BYTES = 8 << 20
 MOST_PARTS = 1000
 """Rough limit of the number of parts, since joining a part copies the table of histories."""
 NEWS = "news.arrow"
+PARTS = "parts"
 
 
 class Job(NamedTuple):
@@ -51,7 +53,7 @@ class Job(NamedTuple):
     num_news: tuple[int, ...]
     """Number of news that the split of each part knows."""
     folder: str
-    """Folder with the table of news, in which the parts' folders are made."""
+    """Folder with the table of news, and the folder ``PARTS``, in which the parts are made."""
     on_bad_line: str
 
 
@@ -134,11 +136,16 @@ def compile_parts(
     job = Job(
         tuple(part for part, _ in parts), tuple(num for _, num in parts), str(folder), on_bad_line
     )
-    with contextlib.closing(_in_order(engine, job)) as results:
-        yield {
-            split: CompiledParts(table, islice(results, len(some)))
-            for split, (table, some) in divided.items()
-        }
+    made = folder / PARTS
+    made.mkdir()
+    try:
+        with contextlib.closing(_in_order(engine, job)) as results:
+            yield {
+                split: CompiledParts(table, islice(results, len(some)))
+                for split, (table, some) in divided.items()
+            }
+    finally:
+        remove_shared(made)  # a killed worker may leave a part, which another made again
 
 
 def _in_order(engine: Engine, job: Job) -> Results:
@@ -159,7 +166,7 @@ def compile_part(job: Job, number: int) -> dict[str, Any]:
     part = job.parts[number]
     ids = read_table(Path(job.folder) / NEWS)["news_id"].combine_chunks()[: job.num_news[number]]
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f"part-{number}-", dir=job.folder))
+        folder = Path(tempfile.mkdtemp(prefix=f"{number}-", dir=Path(job.folder) / PARTS))
         table, blocks = read_part(part, ids)
         with contextlib.closing(ImpressionArrays(folder)) as arrays:
             written = Written.total(map(arrays.add, blocks), job.on_bad_line)
