@@ -76,6 +76,12 @@ def test_an_altered_checkpoint_is_refused_with_file_and_place(altered, place, va
     assert message.endswith("Copy the file again, give another one, or train again.")
 
 
+def test_a_refusal_names_the_option_that_gave_the_file(altered):
+    path = altered(("global_step",), -1)
+    with pytest.raises(UserError, match=rf"^FOLDER {path} is not as .*global_step is -1"):
+        read_checkpoint(path, option="FOLDER")
+
+
 def test_a_checkpoint_of_the_first_version_loads(trained, tmp_path):
     """Its options were fewer, and so was what stood under ``newsrec``."""
     checkpoint = checkpoints.content(trained)

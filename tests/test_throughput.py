@@ -16,7 +16,7 @@ from newsrec.errors import UserError
 from newsrec.training.module import RecommenderModule
 from newsrec.training.processes.launch import refuse_unconnected, started_by_torchrun
 from newsrec.training.progress.parts import StepParts
-from newsrec.training.progress.throughput import Throughput, _Counts, matrix_rate, model_flop
+from newsrec.training.progress.throughput import Throughput, _Counts, encoding_flop, matrix_rate, model_flop
 
 SMALL = {"heads": 2, "ffn": 16, "dropout": 0.0, "norm": "none"}
 
@@ -89,6 +89,16 @@ def test_the_models_work_is_what_torch_counts(make, tune_layers, rank):
         module.training_step(batch, 0).backward()
     ours = model_flop(module.recommender, counts, kept_states=False)
     assert ours == pytest.approx(counter.get_total_flops(), rel=0.1)
+
+
+def test_the_work_of_encoding_is_what_torch_counts(make):
+    module, _ = make()
+    module.configure_model()
+    news = module.recommender.news_encoder.eval()
+    token_ids, lengths = torch.full((20, 10), 7, dtype=torch.int32), torch.full((20,), 10)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        news(token_ids, lengths)
+    assert encoding_flop(news, 200, 2000) == pytest.approx(counter.get_total_flops(), rel=0.1)
 
 
 def test_rates_are_logged_and_said(make):

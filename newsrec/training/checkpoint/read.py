@@ -86,7 +86,7 @@ def read_checkpoint(
             f"{CHECKPOINT_FORMAT}. Train it again, or use the version of newsrec that wrote it."
         )
     checkpoint = _with_new_names(checkpoint)
-    check_checkpoint(checkpoint, path)
+    check_checkpoint(checkpoint, path, option)
     return checkpoint
 
 

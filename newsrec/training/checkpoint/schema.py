@@ -83,13 +83,15 @@ LIGHTNINGS_LATER: dict[str, Any] = {
 }
 
 
-def check_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
+def check_checkpoint(
+    checkpoint: dict[str, Any], path: str | Path, option: str = "--ckpt_path"
+) -> None:
     """Refuse a checkpoint that no model can be built from, or that needs code or downloads.
 
     Keys of the PLM's configuration that point to code are removed. Raises ModelError, which names
-    the file, the wrong value and what is expected.
+    the file, the ``option`` that gave it, the wrong value and what is expected.
     """
-    with building(path):
+    with building(path, option):
         _check_values(checkpoint)
         _check_tokenizer(checkpoint["newsrec"]["tokenizer_json"])
         _check_weights(checkpoint)
@@ -129,28 +131,28 @@ def try_out(recommender: Any) -> None:
 
 
 @contextmanager
-def building(path: str | Path | None) -> Iterator[None]:
+def building(path: str | Path | None, option: str = "--ckpt_path") -> Iterator[None]:
     """Turn any error from building a checkpoint's model, except MemoryError, into a UserError.
 
-    The UserError names the file, if ``path`` is known, and what is wrong. An error for a missing
+    The UserError names the file, if ``path`` is known, its ``option``, and what is wrong. An error for a missing
     package passes unchanged, since the file is not wrong.
     """
+    place = "The checkpoint" if path is None else f"{option} {path}"
     try:
         yield
     except Wrong as wrong:
-        raise _refusal(path, str(wrong)) from wrong.__cause__
+        raise _refusal(place, str(wrong)) from wrong.__cause__
     except MissingPackageError:
         raise
     except UserError as error:  # its message names the option, but not the file
-        raise _refusal(path, str(error).removesuffix(".")) from error
+        raise _refusal(place, str(error).removesuffix(".")) from error
     except MemoryError:
         raise
     except Exception as error:  # libraries may raise anything on unexpected values
-        raise _refusal(path, f"no model can be built from it ({_reason(error)})") from error
+        raise _refusal(place, f"no model can be built from it ({_reason(error)})") from error
 
 
-def _refusal(path: str | Path | None, what: str) -> ModelError:
-    place = "The checkpoint" if path is None else f"--ckpt_path {path}"
+def _refusal(place: str, what: str) -> ModelError:
     return ModelError(
         f"{place} is not as `python -m newsrec fit` wrote it: {what}. Copy the file again, give "
         "another one, or train again."

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from newsrec.console import counted
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch
+from newsrec.model.news_encoder import NewsEncoder
 from newsrec.model.plm.lora import lowest_adapted
 from newsrec.model.recommender import NewsRecommender
 from newsrec.training.lightning_internals import is_logging
@@ -154,6 +155,16 @@ def model_flop(recommender: NewsRecommender, counts: Any, kept_states: bool) -> 
     flop += FORWARD_AND_BACKWARD * counts.tokens * _weights(parts)
     per_click = _weights(user) + _weights(recommender.head)
     return flop + FORWARD_AND_BACKWARD * float(counts.read) * per_click
+
+
+def encoding_flop(news: NewsEncoder, tokens: int, squares: int) -> float:
+    """Return the floating-point operations of encoding texts by the whole PLM, forward only.
+
+    Counted as in ``model_flop``; ``squares`` is the sum of the squared text lengths.
+    """
+    depth, hidden = news.plm.config.num_hidden_layers, news.plm.config.hidden_size
+    weights = _weights(nn.ModuleList([news.plm, news.project, news.fastformer, news.pooling]))
+    return FORWARD * (2.0 * squares * hidden * depth + tokens * weights)
 
 
 def _weights(module: nn.Module) -> int:
