@@ -16,7 +16,13 @@ from newsrec.errors import UserError
 from newsrec.training.module import RecommenderModule
 from newsrec.training.processes.launch import refuse_unconnected, started_by_torchrun
 from newsrec.training.progress.parts import StepParts
-from newsrec.training.progress.throughput import Throughput, _Counts, encoding_flop, matrix_rate, model_flop
+from newsrec.training.progress.throughput import (
+    Throughput,
+    _Counts,
+    encoding_flop,
+    matrix_rate,
+    model_flop,
+)
 
 SMALL = {"heads": 2, "ffn": 16, "dropout": 0.0, "norm": "none"}
 

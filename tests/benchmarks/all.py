@@ -1,4 +1,4 @@
-"""One table of the speed of all parts, compared with another commit in the same run.
+"""One page on the speed of all parts, compared with another commit in the same run.
 
     python tests/benchmarks/all.py --output DIR                       # this tree alone
     python tests/benchmarks/all.py --output DIR --against v0.1.0      # and a commit, tag or branch
@@ -12,7 +12,8 @@ more is better: above 1, this tree is better. ``noise`` is the largest ratio of 
 tree: a ratio within it says nothing. A figure that the other commit does not print has no ratio.
 
 ``per GFLOP/s`` divides a speed by the rate of a large float32 product that was measured before each
-run, since machines differ. The output folder gets ``speed.json``, ``speed.md`` and ``speed.png``.
+run, since machines differ. The output folder gets ``speed.json``, ``speed.md`` and ``speed.png``;
+the last two are docs/speed.md and its picture.
 """
 
 import argparse
@@ -66,6 +67,13 @@ PARTS = {
                    "/s", True),
         ),
     ),
+    "prepare": Part(
+        "prepare.py --data.root {root}",
+        (
+            Figure("compile train's TSV", "megabytes_per_s", "MB/s", True),
+            Figure("memory of the process that compiles", "peak_mb", "MB"),
+        ),
+    ),
     "feed": Part(
         "feed.py --data.root {root}",
         (Figure("samples to batches, one process", "samples_per_second.0", "/s", True),),
@@ -73,7 +81,8 @@ PARTS = {
     "evaluate": Part(
         "evaluate.py --data.root {root} --impressions 100000",
         (
-            Figure("a split to its metrics", "model.impressions_per_s", "/s", True),
+            Figure("impressions of dev to metrics", "model.impressions_per_s", "/s", True),
+            Figure("matrix rate reached while news are encoded", "model.news_share", "of 1", True),
             Figure("metrics of 100,000 impressions", "metrics.cpu_s", "s"),
         ),
     ),
@@ -180,7 +189,7 @@ def row_of(
         "value": median,
         "unit": figure.unit,
         "gflops": round(gflops, 1),
-        "per_gflops": median / gflops if median and figure.more_is_better else None,
+        "per_gflops": median / gflops if median and figure.unit.endswith("/s") else None,
         "ratio": round(statistics.median(ratios), 3) if ratios else None,
         "noise": round(max((max(runs) / min(runs) for runs in known if runs), default=1.0), 3),
         "rounds": values,
@@ -195,18 +204,31 @@ def line_of(row: dict[str, Any]) -> str:
     return f"| {row['figure']} | {value} | {share} | {ratio} | {row['noise']:.2f} |"
 
 
-def table_of(result: dict[str, Any]) -> str:
-    """Return the table in Markdown."""
-    against = f"; ratio: against {result['against']}" if result["against"] else ""
+PAGE = """# Speed
+
+Measured on {date} by `{command}` at commit {commit}, on {machine}, threads: {threads}.
+A large float32 product reached {gflops} GFLOP/s. Values are medians of {rounds} rounds. *Per
+GFLOP/s* is a speed divided by the rate of that product, measured before each run, since machines
+differ.{against}
+
+{table}
+"""
+AGAINST = """ *Ratio* is how many times as good this commit is as {against}, both measured in
+turn. *Noise* is the largest ratio of two rounds of one commit: a ratio within it says nothing. A
+figure that {against} did not print has no ratio.
+
+![Ratio of each figure, with its noise](images/speed.png)"""
+
+
+def page_of(result: dict[str, Any]) -> str:
+    """Return the page in Markdown."""
+    against = AGAINST.format(**result) if result["against"] else ""
     lines = [
-        f"Commit {result['commit']}, {result['machine']}, {result['threads']} threads, "
-        f"{result['gflops']} GFLOP/s, medians of {result['rounds']} rounds{against}.",
-        "",
         "| | value | per GFLOP/s | ratio | noise |",
         "|---|---|---|---|---|",
         *map(line_of, result["rows"]),
     ]
-    return "\n".join(lines) + "\n"
+    return PAGE.format(**result | {"against": against, "table": "\n".join(lines)})
 
 
 def draw(rows: list[dict[str, Any]], path: Path, against: str) -> None:
@@ -253,17 +275,19 @@ def main() -> None:
         result = {
             "commit": commit_of(HERE),
             "against": commit_of(trees[1]) if args.against else None,
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "date": time.strftime("%Y-%m-%d"),
+            "command": " ".join(["python tests/benchmarks/all.py", *sys.argv[1:]]),
+            "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
             "threads": os.environ.get("OMP_NUM_THREADS", "all"),
             "gflops": max(row["gflops"] for row in rows),
             "rounds": args.rounds,
             "rows": rows,
         }
     (args.output / "speed.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-    (args.output / "speed.md").write_text(table_of(result), encoding="utf-8")
+    (args.output / "speed.md").write_text(page_of(result), encoding="utf-8")
     if any(row["ratio"] for row in rows):
         draw(rows, args.output / "speed.png", str(result["against"]))
-    print(table_of(result))
+    print(page_of(result))
 
 
 if __name__ == "__main__":
