@@ -13,7 +13,7 @@ from newsrec.__main__ import COMMANDS, main
 from newsrec.commands.compare import name_separator
 from newsrec.errors import UserError
 from newsrec.evaluation import beyond_results, slices
-from newsrec.evaluation.beyond import ASPECT_HEADINGS, PER_IMPRESSION, WHOLE
+from newsrec.evaluation.beyond import ASPECT_HEADINGS, OF_VECTORS, OF_VOICES, PER_IMPRESSION, WHOLE
 from newsrec.evaluation.beyond_results import with_beyond
 from newsrec.evaluation.compare import compare
 from newsrec.evaluation.intervals import paired_interval, sign_flip_p
@@ -21,6 +21,7 @@ from newsrec.evaluation.results import per_impression_table
 from newsrec.evaluation.runs import METRICS, read_run
 from newsrec.evaluation.seeds import seed_interval
 from newsrec.report.comparison_page import comparison_page
+from newsrec.report.differences import print_differences
 from newsrec.report.evaluate import measure_split
 
 COVERS = "covers the choice of users, not the training seed"
@@ -94,12 +95,9 @@ def test_the_numbers_are_those_of_the_interval_and_the_test(world, capsys):
     assert [run["folder"] for run in result["a"]] == [str(a)]
 
 
-def test_compare_finds_the_differences_of_evaluate(tmp_path, monkeypatch):
-    """More users than clusters, and users whose numbers are not in the order of the file."""
-    monkeypatch.setattr(slices, "CLUSTERS", 200)
-    monkeypatch.setattr(beyond_results, "MOST", 400)
+def annotated_runs(tmp_path):
+    """Return the metrics and folders of two evaluated runs with all metrics, and their data."""
     data, scores, vectors = random_data(500, 300, 4, annotated=True)
-    assert len(np.unique(data.split("train").user)) > slices.CLUSTERS
     others = {"random": np.random.default_rng(1).random(len(scores), dtype=np.float32)}
     found, folders = {}, {}
     for name, own, beside in (("a", scores, others), ("b", others["random"], {})):
@@ -112,7 +110,17 @@ def test_compare_finds_the_differences_of_evaluate(tmp_path, monkeypatch):
         (folders[name] / "metrics.json").write_text(json.dumps(found[name]))
         table = with_beyond(per_impression_table(data, "train", results), aspects)
         pq.write_table(table, folders[name] / "per_impression.parquet")
+    return found, folders, data
+
+
+def test_compare_finds_the_differences_of_evaluate(tmp_path, monkeypatch):
+    """More users than clusters, and users whose numbers are not in the order of the file."""
+    monkeypatch.setattr(slices, "CLUSTERS", 200)
+    monkeypatch.setattr(beyond_results, "MOST", 400)
+    found, folders, data = annotated_runs(tmp_path)
+    assert len(np.unique(data.split("train").user)) > slices.CLUSTERS
     result = compare([read_run(folders["a"])], [read_run(folders["b"])])
+    assert result["beyond_left_out"] == {}
     auc, beside = result["metrics"]["auc"], found["a"]["baselines"]["random"]
     assert auc["difference"] == pytest.approx(beside["auc_difference"])
     assert auc["interval"] == pytest.approx(beside["auc_difference_interval"])
@@ -126,6 +134,25 @@ def test_compare_finds_the_differences_of_evaluate(tmp_path, monkeypatch):
         line = result["beyond"][name]
         assert line["difference"] == pytest.approx(row["difference"], abs=1e-6)
         assert line["interval"] == pytest.approx(row["difference_interval"], abs=1e-6)
+
+
+def test_metrics_of_other_vectors_or_voices_are_not_compared_and_named(tmp_path, capsys):
+    found, folders, _ = annotated_runs(tmp_path)
+    for part, value, left, said in (
+        ("voices", {"digest": "another"}, OF_VOICES, "representation, alternative voices, because "
+         "they count different names (--voices)."),
+        ("vectors", [9.0, 9.0], OF_VECTORS, "because their news vectors are of different PLMs."),
+    ):  # fmt: skip
+        other = found["b"] | {"beyond": found["b"]["beyond"] | {part: value}}
+        (folders["b"] / "metrics.json").write_text(json.dumps(other))
+        result = compare([read_run(folders["a"])], [read_run(folders["b"])])
+        assert set(result["beyond"]) == {*PER_IMPRESSION, *WHOLE} - left
+        assert {reason: set(names) for reason, names in result["beyond_left_out"].items()} == {
+            part: left
+        }
+        print_differences(result)
+        assert said in " ".join(capsys.readouterr().out.split())
+        assert said in Page(comparison_page(result)).text
 
 
 def test_a_run_against_itself_does_not_differ(world, capsys):

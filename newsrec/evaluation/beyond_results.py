@@ -173,13 +173,8 @@ def differences(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> dict[st
     rows = _measured(np.all([np.ones(len(runs[0].number), dtype=bool), *listed], axis=0))
     users = runs[0].number[rows]
     owner = clusters(users)
-    unlike = frozenset() if _same_vectors(runs) else OF_VECTORS
-    unlike |= frozenset() if _same_voices(runs) else OF_VOICES
-    named = [
-        name
-        for name in PER_IMPRESSION
-        if all(name in run.beyond for run in runs) and name not in unlike
-    ]
+    unlike = {name for names in unlike_metrics(runs).values() for name in names}
+    named = [name for name in _shared(runs) if name not in unlike]
     result: dict[str, dict[str, Any]] = {}
     if named:
         means = [
@@ -211,6 +206,23 @@ def differences(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> dict[st
             line = {"a": one[0], "b": other[0], "difference": one[0] - other[0]}
             result[name] = line | {"interval": _reach(one - other)}
     return _plain(result)
+
+
+def unlike_metrics(runs: Sequence[EvaluatedRun]) -> dict[str, list[str]]:
+    """Return the metrics that all runs have, but not from the same ``vectors`` or ``voices``.
+
+    Their values cannot be compared.
+    """
+    found = {}
+    if not _same_vectors(runs):
+        found["vectors"] = [name for name in _shared(runs) if name in OF_VECTORS]
+    if not _same_voices(runs):
+        found["voices"] = [name for name in _shared(runs) if name in OF_VOICES]
+    return {reason: names for reason, names in found.items() if names}
+
+
+def _shared(runs: Sequence[EvaluatedRun]) -> list[str]:
+    return [name for name in PER_IMPRESSION if all(name in run.beyond for run in runs)]
 
 
 def _measured(may: NDArray[np.bool_]) -> NDArray[np.integer]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from newsrec.console import progress
 from newsrec.evaluation.beyond_lists import list_distances
-from newsrec.evaluation.beyond_results import differences
+from newsrec.evaluation.beyond_results import differences, unlike_metrics
 from newsrec.evaluation.intervals import FEWEST_USERS, holm, mean_interval, sign_flip_p
 from newsrec.evaluation.names import COUNTS
 from newsrec.evaluation.power import MARGIN, power_of
@@ -71,6 +71,7 @@ def compare(
         "margin": margin,
         "metrics": metrics,
         "beyond": differences(a, b),
+        "beyond_left_out": unlike_metrics([*a, *b]),
         "list_distances": list_distances(a, b),
         "slice_metric": metric,
         "slices": _by_group(paired, means_a, means_b, METRICS.index(metric)),

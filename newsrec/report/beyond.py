@@ -71,6 +71,20 @@ def directions(names: Collection[str]) -> str:
     return " ".join(told)
 
 
+def left_out_notes(result: Mapping[str, Any]) -> list[str]:
+    """Return which metrics ``compare`` left out, and why."""
+    reasons = {
+        "vectors": "their news vectors are of different PLMs",
+        "voices": "they count different names (--voices)",
+    }
+    lines = []
+    for reason, names in result["beyond_left_out"].items():
+        kinds = dict.fromkeys(name.partition("@")[0] for name in names)
+        headings = ", ".join(ASPECT_HEADINGS[kind].partition(",")[0] for kind in kinds)
+        lines.append(f"A and B are not compared in {headings}, because {reasons[reason]}.")
+    return lines
+
+
 def best_baseline(metrics: Mapping[str, Any]) -> str:
     """Return the name of the baseline with the highest AUC; empty if there is none."""
     baselines = metrics.get("baselines") or {}

@@ -11,7 +11,7 @@ from newsrec.evaluation.names import HEADINGS, MEANINGS, SLICE_NAMES
 from newsrec.evaluation.power import LEVEL
 from newsrec.evaluation.slices import SLICES
 from newsrec.files import publish
-from newsrec.report.beyond import LONG, directions
+from newsrec.report.beyond import LONG, directions, left_out_notes
 from newsrec.report.differences import (
     lists_note,
     p_value,
@@ -109,6 +109,7 @@ def comparison_page(result: Mapping[str, Any]) -> str:
         margin=plain_number(result["margin"]),
         facts={side.upper(): [_facts(run) for run in result[side]] for side in "ab"},
         directions=directions(result["beyond"]),
+        beyond_left_out=" ".join(left_out_notes(result)),
         kinds=KINDS,
         **{"p_value": p_value, "FEWEST_USERS": FEWEST_USERS, "LONG": LONG},
     )

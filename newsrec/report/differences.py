@@ -11,7 +11,7 @@ from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import HEADINGS, SLICE_NAMES, data_notes
 from newsrec.evaluation.power import LEVEL, POWER
 from newsrec.evaluation.rerank import rerank_note
-from newsrec.report.beyond import beyond_differences, directions
+from newsrec.report.beyond import beyond_differences, directions, left_out_notes
 from newsrec.report.tables import Cell, bold, print_tables, table
 
 GROUPS_SHOWN = 8
@@ -56,6 +56,8 @@ def print_differences(result: dict[str, Any]) -> None:
     if result["beyond"]:
         print_tables(beyond_differences(result))
         say(directions(result["beyond"]))
+    for note in left_out_notes(result):
+        say(note)
     if result["list_distances"]:
         say(lists_note(result["list_distances"]))
     if result["slices"]:

@@ -134,8 +134,8 @@ def try_out(recommender: Any) -> None:
 def building(path: str | Path | None, option: str = "--ckpt_path") -> Iterator[None]:
     """Turn any error from building a checkpoint's model, except MemoryError, into a UserError.
 
-    The UserError names the file, if ``path`` is known, its ``option``, and what is wrong. An error for a missing
-    package passes unchanged, since the file is not wrong.
+    The UserError names the file, if ``path`` is known, its ``option``, and what is wrong. An error
+    for a missing package passes unchanged, since the file is not wrong.
     """
     place = "The checkpoint" if path is None else f"{option} {path}"
     try:
