@@ -20,6 +20,7 @@ from lightning import Callback, Trainer, seed_everything
 import newsrec as nr
 from newsrec.__main__ import main
 from newsrec.spoken import in_python
+from newsrec.training.checkpoint.read import read_checkpoint
 from newsrec.training.run import DEFAULTS
 
 SHAPE = {"heads": 2, "ffn": 16}
@@ -190,6 +191,7 @@ def test_a_run_without_validation_says_which_checkpoint_there_is(world, plm_dir,
         ):
             use()
     assert not run.load_model("last").training
+    assert read_checkpoint(run.checkpoint("last"))["newsrec"]["selected_on"] is None
     assert run.history.empty
     with pytest.raises(nr.UserError, match=r"'fp8'\. Choose one of fp32, bf16, auto"):
         run.evaluate(checkpoint="last", precision="fp8", **TRAINER)
