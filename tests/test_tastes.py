@@ -4,7 +4,11 @@ import argparse
 import difflib
 import itertools
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +59,55 @@ def wide():
 @pytest.fixture
 def tiny_preset(monkeypatch):
     monkeypatch.setitem(PRESETS, "tiny", TINY)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_signs_and_last_digits_of_axes_do_not_change_a_world(tiny, monkeypatch, seed):
+    """Machines find different signs, and sums in another order differ in the last digits."""
+    rng, exact = np.random.default_rng(seed), contents.svds
+
+    def another(*args, **options):
+        u, s, axes = exact(*args, **options)
+        flipped = axes * rng.choice([-1, 1], size=(len(axes), 1))
+        return u, s, flipped + rng.normal(0, 1e-13, axes.shape)
+
+    monkeypatch.setattr(contents, "svds", another)
+    world, splits = make()
+    for ours, theirs in zip(world.news.contents, tiny[0].news.contents, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for ours, theirs in zip(splits, tiny[1], strict=True):
+        np.testing.assert_array_equal(ours.shown.labels, theirs.shown.labels)
+        np.testing.assert_array_equal(ours.histories.values, theirs.histories.values)
+
+
+HASH_OF_TINY = """
+import hashlib, sys
+import test_tastes
+world, splits = test_tastes.make()
+found = hashlib.sha256("".join(world.news.lines()).encode())
+for split in splits:
+    for values in (split.shown.user, *split.shown.candidates, split.shown.labels, *split.histories):
+        found.update(values.tobytes())
+print(found.hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_a_cpu_with_other_instructions_gives_the_same_world():
+    from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
+
+    optional = " ".join(name for name in __cpu_dispatch__ if __cpu_features__[name])
+    plain = {"OPENBLAS_CORETYPE": "Nehalem", "NPY_DISABLE_CPU_FEATURES": optional}
+    hashes = [
+        subprocess.run(
+            [sys.executable, "-c", HASH_OF_TINY],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **more},
+            cwd=Path(__file__).parent, check=True, capture_output=True, text=True,
+        ).stdout
+        for more in ({}, plain)
+    ]  # fmt: skip
+    assert hashes[0] == hashes[1]
+    assert len(hashes[0]) == 65
 
 
 def auc(scores, split):

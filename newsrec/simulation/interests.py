@@ -76,11 +76,15 @@ def week_of(day: NDArray[np.float64]) -> NDArray[np.int64]:
 def match_news(interest: NDArray[np.float32], news: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return how well news match interests, from 0 to 1 ``[interests, news]``.
 
+    Products and exponentials differ in their last digits between machines, so they are made in
+    float64 and rounded.
+
     Args:
         interest: Content vectors of the news that stand for interests ``[interests, dim]``.
         news: Content vectors of news ``[news, dim]``.
     """
-    return np.exp((np.minimum(interest @ news.T, 1) - 1) / np.float32(MATCH_WIDTH))
+    cosine = interest.astype(np.float64) @ news.astype(np.float64).T
+    return np.exp((np.minimum(cosine, 1) - 1) / MATCH_WIDTH).astype(np.float32)
 
 
 def draw_interests(
