@@ -89,19 +89,16 @@ def auc_without_clicks(plm_dir, shuffled=False, **options):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    found = []
+    found, labels = [], []
     with torch.no_grad():
         for seed in range(1000, 1010):
             batch = made_batch(seed, states_of)
             news, _ = model.encode(batch)
             nobody = model.users(news, torch.zeros(USERS, 1, dtype=torch.int64))
-            found.append(match_candidates(nobody, news[batch.candidates]).numpy())
-    scores, labels = (
-        np.concatenate(found),
-        [made_batch(seed, states_of).labels.numpy() for seed in range(1000, 1010)],
-    )
-    offsets = np.arange(0, scores.size + 1, SHOWN)
-    return impression_metrics(scores.ravel(), np.concatenate(labels).ravel(), offsets).values[0]
+            found.append(match_candidates(nobody, news[batch.candidates]).flatten())
+            labels.append(batch.labels.flatten())
+    scores, labels = torch.cat(found).numpy(), torch.cat(labels).numpy()
+    return impression_metrics(scores, labels, np.arange(0, scores.size + 1, SHOWN)).values[0]
 
 
 @pytest.mark.parametrize("matching", ["dot", "late", "interests"])

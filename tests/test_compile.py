@@ -59,6 +59,13 @@ def write(root, behaviors, news=NEWS):
     return write_mind(root, {"train": news}, {"train": behaviors})
 
 
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """The contents of 40 good lines."""
+    rows = [list(GOOD[i % 3]) for i in range(40)]
+    return contents(open_mind(write(tmp_path_factory.mktemp("good"), rows)))
+
+
 @pytest.mark.parametrize(
     ("number", "column", "text", "problem"),
     [
@@ -78,11 +85,10 @@ def write(root, behaviors, news=NEWS):
 )
 @pytest.mark.parametrize("line", [2, 40])
 def test_a_field_that_cannot_be_read_stops_or_is_left_out(
-    tmp_path, monkeypatch, number, column, text, problem, line
+    good, tmp_path, monkeypatch, number, column, text, problem, line
 ):
     monkeypatch.setattr(tsv, "BLOCK_BYTES", 256)
     rows = [list(GOOD[i % 3]) for i in range(40)]
-    expected = contents(open_mind(write(tmp_path / "good", rows)))
     rows[line - 1][number] = text
     root = write(tmp_path / "bad", rows)
     path = root / "train" / "behaviors.tsv"
@@ -90,7 +96,7 @@ def test_a_field_that_cannot_be_read_stops_or_is_left_out(
         open_mind(root)
     assert f"{path}, line {line}, column {column}: {problem}" in str(error.value)
     data = open_mind(root, "drop")
-    assert contents(data) == expected[: line - 1] + expected[line:]
+    assert contents(data) == good[: line - 1] + good[line:]
     assert data.split("train").counts["dropped_lines"] == 1
     (shown,) = data.bad_lines[str(path)]
     assert shown.startswith(f"line {line}, column {column}: {problem}")

@@ -43,10 +43,10 @@ def train(root, output, monkeypatch, *options):
         return max(float(row["val/auc"]) for row in csv.DictReader(file) if row["val/auc"])
 
 
-@pytest.fixture
-def demo(tmp_path):
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
     ignore = shutil.ignore_patterns(".newsrec")
-    return Path(shutil.copytree(DEMO, tmp_path / "demo", ignore=ignore))
+    return Path(shutil.copytree(DEMO, tmp_path_factory.mktemp("demo") / "demo", ignore=ignore))
 
 
 @pytest.mark.slow
@@ -64,6 +64,7 @@ def test_fastformer_learns_what_its_softmax_twin_learns(demo, tmp_path, monkeypa
 
 @pytest.mark.slow
 def test_shuffled_labels_teach_nothing(demo, tmp_path, monkeypatch):
-    shuffle_labels(demo, seed=0)
-    auc = train(demo, tmp_path / "run", monkeypatch, "--trainer.max_epochs=2")
+    root = Path(shutil.copytree(demo, tmp_path / "demo"))  # with states, if they are there
+    shuffle_labels(root, seed=0)
+    auc = train(root, tmp_path / "run", monkeypatch, "--trainer.max_epochs=1")
     assert 0.45 < auc < 0.55

@@ -14,7 +14,7 @@ import pytest
 from lightning import Callback
 from resuming import assert_same, last
 from test_resume import logged
-from warm import run
+from warm import Process, run
 
 from newsrec.__main__ import main
 
@@ -114,16 +114,14 @@ def test_two_machines_train_one_model(options, tmp_path):
         port = free.getsockname()[1]
     options = [*options, "--trainer.devices=1", f"--output={tmp_path / 'run'}"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    agents = [
-        subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run",
-             *torchrun(nodes=2, node=node, port=port, processes=1), "-m", "newsrec", *options],
-            env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for node in (0, 1)
-    ]  # fmt: skip
-    said = [agent.communicate(timeout=240)[0] for agent in agents]
-    assert [agent.returncode for agent in agents] == [0, 0], said
+    first, other = (torchrun(nodes=2, node=node, port=port, processes=1) for node in (0, 1))
+    agent = subprocess.Popen(  # as a shell starts it
+        [sys.executable, "-m", "torch.distributed.run", *first, "-m", "newsrec", *options],
+        env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    done = run(options, torchrun=other, env=env)
+    said = [agent.communicate(timeout=240)[0], done.stdout + done.stderr]
+    assert [agent.returncode, done.returncode] == [0, 0], said
     assert "Best checkpoint" in said[0]
     assert "Best checkpoint" not in said[1]
     assert "samples: " in said[0]
@@ -134,16 +132,15 @@ def test_two_machines_train_one_model(options, tmp_path):
 
 def test_a_signal_to_one_of_two_processes_stops_both_at_one_step(options, tmp_path):
     output = tmp_path / "run"
-    command = [sys.executable, "-m", "newsrec", *options, f"--output={output}", "--save_every=1"]
-    command += ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=500"]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    more = [f"--output={output}", "--save_every=1", "--trainer.max_epochs=500"]
+    ddp = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    process = Process([*options, *more, *ddp], env=os.environ | {"OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 120
     while not (output / "checkpoints" / "last.ckpt").is_file() and time.monotonic() < deadline:
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 143, said
-    assert "Traceback" not in said
+    done = process.finish(timeout=60)
+    assert done.returncode == 143, done.stderr
+    assert "Traceback" not in done.stderr
     steps = last(output)["global_step"]
-    assert f"Stopped by SIGTERM after {steps:,} steps" in said
+    assert f"Stopped by SIGTERM after {steps:,} steps" in done.stderr

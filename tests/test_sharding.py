@@ -2,11 +2,11 @@
 
 import csv
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
+import warm
+from test_processes import torchrun
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -153,8 +153,7 @@ def run(argv, apart):
     if not apart:
         return main(argv)
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "newsrec", *argv]
-    done = subprocess.run(command, timeout=240, env=env, capture_output=True, text=True)
+    done = warm.run(argv, torchrun=torchrun(), env=env)
     assert done.returncode == 0, done.stderr
     return None
 

@@ -412,9 +412,9 @@ def is_alive(pid):
 @pytest.mark.parametrize("after", [0.0, 3.0, "first checkpoint"])
 def test_children_end_with_their_parent(options, tmp_path, after):
     output = tmp_path / "run"
-    command = [sys.executable, "-m", "newsrec", *options, f"--output={output}", "--save_every=1"]
-    command += ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=500"]
-    parent = subprocess.Popen(command, env=os.environ | PATIENT, stderr=subprocess.DEVNULL)
+    more = (f"--output={output}", "--save_every=1", "--trainer.max_epochs=500")
+    ddp = ("--trainer.devices=2", "--trainer.strategy=ddp")
+    parent = Process([*options, *more, *ddp], env=os.environ | PATIENT)
     deadline = time.monotonic() + 120
     children = []
     while not children and time.monotonic() < deadline:
@@ -428,7 +428,7 @@ def test_children_end_with_their_parent(options, tmp_path, after):
         time.sleep(0.1)
     children = {*children, *children_of(parent.pid)}
     parent.send_signal(signal.SIGKILL)
-    parent.wait()
+    parent.process.join()
     deadline = time.monotonic() + 30
     while any(map(is_alive, children)) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -525,21 +525,36 @@ def test_a_checkpoint_needs_neither_its_plm_nor_its_options(make, plm_dir, train
     assert scores.tolist() == trained["scores"].tolist()
 
 
+@pytest.fixture(scope="module")
+def unbroken(make, tmp_path_factory):
+    """A run of two epochs with its checkpoints: in the first, after its validation, at its end."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    recorder, saver = Recorder(), Callback()
+
+    def save(when):
+        def now(trainer, *args, **kwargs):
+            path = folder / f"{when}.ckpt"
+            if not path.exists() and (when != "train_batch" or trainer.global_step == 3):
+                trainer.save_checkpoint(path)
+
+        return now
+
+    for when in ("train_batch", "validation", "train_epoch"):
+        setattr(saver, f"on_{when}_end", save(when))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module, data = make()
+        trainer_of(recorder, saver, max_epochs=2).fit(module, datamodule=data)
+    return recorder, folder
+
+
 @pytest.mark.parametrize(
     ("when", "num_workers"),
     [("train_batch", 0), ("train_batch", 1), ("validation", 0), ("train_epoch", 0)],
 )
-def test_a_resumed_run_goes_on_as_an_unbroken_one_does(make, tmp_path, when, num_workers):
-    path = tmp_path / "last.ckpt"
-
-    def save(trainer, *args, **kwargs):
-        if trainer.global_step == (3 if when == "train_batch" else len(first.losses)):
-            trainer.save_checkpoint(path) if not path.exists() else None
-
-    first, second, saver = Recorder(), Recorder(), Callback()
-    setattr(saver, f"on_{when}_end", save)
-    module, data = make(data={"num_workers": num_workers})
-    trainer_of(first, saver, max_epochs=2).fit(module, datamodule=data)
+def test_a_resumed_run_goes_on_as_an_unbroken_one_does(make, unbroken, when, num_workers):
+    first, folder = unbroken
+    second, path = Recorder(), folder / f"{when}.ckpt"
     done = 3 if when == "train_batch" else len(first.losses) // 2
     assert torch.load(path, weights_only=True)["global_step"] == done
 

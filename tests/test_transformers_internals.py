@@ -2,7 +2,9 @@
 
 import inspect
 
+import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
@@ -74,6 +76,15 @@ def test_attention_that_gives_other_states_is_put_back():
     internals.set_attention(plm, "sdpa")
     assert not internals.try_attention(plm, "eager", lambda: 1 / 0, lambda _: True)
     assert internals.attention_of(plm) == "sdpa"
+
+
+def test_without_values_attention_is_not_tried_since_nothing_could_be_compared():
+    for place in (torch.device("meta"), FakeTensorMode()):
+        with place:
+            plm = bert()
+            internals.set_attention(plm, "sdpa")
+            assert not internals.try_attention(plm, "eager", pytest.fail, lambda _: True)
+        assert internals.attention_of(plm) == "sdpa"
 
 
 def test_layers_run_again_the_familys_way_where_it_has_one():

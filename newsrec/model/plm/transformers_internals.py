@@ -49,8 +49,11 @@ def try_attention(
 
     ``expect`` runs the PLM before the change and returns its states; ``works`` runs it after the
     change and compares. Both run in evaluation mode and full precision. If the states differ, or on
-    any exception, the PLM is unchanged.
+    any exception, the PLM is unchanged; also if its weights have no values to compare.
     """
+    weights = next(plm.parameters()).data
+    if weights.is_meta or type(weights) is not Tensor:
+        return False
     before, modes = attention_of(plm), [(m, m.training) for m in plm.modules()]
     plm.eval()
     same = False
