@@ -427,12 +427,12 @@ def test_the_ceiling_is_above_each_oracle_and_the_oracles_are_in_order(wide):
         assert 0.76 < ceiling < 0.86
         assert max(found.values()) < ceiling + 0.001
         assert found["readable"] < found["no_position"] < ceiling - 0.001
-        assert found["title_only"] < found["no_abstracts"] < ceiling
+        assert found["title_only"] < found["no_abstracts"] < ceiling - 0.001
         assert found["mean_interest"] < found["single_vector"] < ceiling - 0.005
         assert found["mean_click"] < found["nearest_clicks"] < found["single_vector"]
         for name in ("no_appeal", "no_freshness", "no_drift", "no_tastes"):
             assert found[name] < ceiling - 0.001, name
-    assert found["no_new_topics"] < ceiling  # in test, the last
+    assert found["no_new_topics"] < ceiling - 0.002  # in test, the last
 
 
 def fit(columns, target):
