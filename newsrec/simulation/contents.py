@@ -77,8 +77,8 @@ def read_contents(texts: Texts, abstracts: bool) -> Contents:
     others = [_scale_rows(part, rarity) for part in (weighted, in_title)]
     start = np.random.Generator(np.random.PCG64(0)).normal(size=min(of_all.shape))
     _, _, axes = svds(of_all, k=DIM, v0=start)
-    # Both signs of an axis solve the problem, and machines find different ones. One is chosen by the
-    # sum of cubes, which is not near 0 for any axis.
+    # Both signs of an axis solve the problem, and machines find different ones. The sum of cubes
+    # chooses one.
     axes *= -np.sign((axes**3).sum(axis=1, keepdims=True))
     mean = np.asarray((of_all @ axes.T).mean(axis=0))
     return Contents(*(_unit(part @ axes.T - mean) for part in (of_all, *others)))
