@@ -20,6 +20,19 @@ RAY_STORE = 128 << 20
 SECONDS_TO_CONNECT = 5
 
 
+def require_address(option: str, address: str | None) -> None:
+    """Refuse an empty address of a cluster, such as that of a variable that is not set.
+
+    Raises:
+        UserError: If the address is empty.
+    """
+    if address is not None and not address.strip():
+        raise UserError(
+            f"{option} is empty. Give the address of a cluster, or leave the option out to work on "
+            "this machine alone."
+        )
+
+
 def require_ray() -> None:
     """Import Ray.
 

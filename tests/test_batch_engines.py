@@ -2,17 +2,15 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from batch_world import users_of, write_export, write_users
+from processes import killed_when
 
 from newsrec.__main__ import main
 from newsrec.errors import UserError
@@ -140,23 +138,10 @@ def test_a_mistake_of_the_user_is_one_sentence_on_every_engine(ray, spark, world
 
 
 def test_a_run_of_ray_whose_worker_is_killed_is_complete_and_equal(ray, world, whole, tmp_path):
-    killed = []
-
-    def kill():
-        work = tmp_path / "ray.unfinished"
-        while len(list(work.glob("part-*"))) < 2:
-            time.sleep(0.02)
-        (worker, *_) = processes(os.getpid(), "ray::MapWorker")
-        os.kill(worker, signal.SIGKILL)
-        killed.append(worker)
-
-    thread = threading.Thread(target=kill, daemon=True)
-    thread.start()
-    options = {"k": 7, "users_per_part": 100}
-    many = run_batch(world / "many", world / "many_users", tmp_path / "ray", engine="ray",
-                     workers=2, **options)  # fmt: skip
-    thread.join(10)
-    assert killed
+    work = tmp_path / "ray.unfinished"
+    with killed_when(lambda: len(list(work.glob("part-*"))) >= 2, "ray::MapWorker"):
+        many = run_batch(world / "many", world / "many_users", tmp_path / "ray", engine="ray",
+                         workers=2, k=7, users_per_part=100)  # fmt: skip
     assert many["parts"] == whole["parts"]
 
 
@@ -181,22 +166,3 @@ def test_a_run_of_ray_whose_driver_is_killed_is_resumed(world, whole, tmp_path):
     manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
     assert manifest["parts"] == whole["parts"]
     assert {name: file_hash(tmp_path / "out" / name) for name in whole["parts"]} == whole["parts"]
-
-
-def processes(root, name):
-    """Return the processes below one whose command line begins with a name."""
-    parents = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                status = (folder / "stat").read_text().rpartition(")")[2].split()
-                parents[int(folder.name)] = int(status[1]), (folder / "cmdline").read_text()
-            except OSError:
-                continue  # it has ended
-    found = []
-    for pid, (parent, line) in parents.items():
-        while parent in parents and parent != root:
-            parent = parents[parent][0]
-        if parent == root and line.startswith(name):
-            found.append(pid)
-    return found

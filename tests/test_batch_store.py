@@ -16,8 +16,8 @@ from batch_world import write_export, write_users
 from conftest import refused
 from pyarrow import fs
 
+from newsrec import filesystems
 from newsrec.__main__ import main
-from newsrec.serving import batch_places
 from newsrec.serving.batch_run import run_batch
 
 pytestmark = pytest.mark.engines
@@ -166,7 +166,7 @@ def test_errors_of_a_store_are_messages_without_keys(store, server, world, tmp_p
 
 
 def test_an_incomplete_large_object_is_not_visible(store, world, monkeypatch):
-    place = batch_places.find_place("s3://bucket/large", "--output")
+    place = filesystems.find_place("s3://bucket/large", "--output")
     with place.write() as stream:
         stream.write(os.urandom(24 << 20))  # several parts
     assert place.info().size == 24 << 20

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ from newsrec.data.readers.parquet_impressions import Part, read_part
 from newsrec.data.readers.parquet_table import ParquetTable
 from newsrec.data.readers.source import SourceFile
 from newsrec.errors import DataError, UserError
-from newsrec.on_ray import require_ray, run_on_ray
+from newsrec.on_ray import require_address, require_ray, run_on_ray
 from newsrec.parent import watch
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,7 @@ def make_engine(name: str, jobs: int | None = None, address: str | None = None) 
     """
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs is {jobs}; it must be at least 1.")
+    require_address("--ray_address", address)
     if name == "ray":
         require_ray()
         return partial(_ray, jobs=jobs, address=address)
@@ -164,7 +165,7 @@ def compile_part(job: Job, number: int) -> dict[str, Any]:
     A mistake in the data is returned as ``error``, since Ray would wrap a raised error in its own.
     """
     part = job.parts[number]
-    ids = read_table(Path(job.folder) / NEWS)["news_id"].combine_chunks()[: job.num_news[number]]
+    ids = _news_ids(job.folder)[: job.num_news[number]]
     try:
         folder = Path(tempfile.mkdtemp(prefix=f"{number}-", dir=Path(job.folder) / PARTS))
         table, blocks = read_part(part, ids)
@@ -180,6 +181,12 @@ def compile_part(job: Job, number: int) -> dict[str, Any]:
         "hashes": {str(file.path): sha256 for file, sha256 in table.known_hashes.items()},
         **written._asdict(),
     }
+
+
+@lru_cache(maxsize=1)
+def _news_ids(folder: str) -> pa.Array:
+    """Return the ids of all news; a process reads them once for all its parts."""
+    return read_table(Path(folder) / NEWS)["news_id"].combine_chunks()
 
 
 _job: Job
