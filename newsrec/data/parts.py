@@ -34,6 +34,7 @@ from newsrec.data.readers.source import SourceFile
 from newsrec.errors import DataError, UserError
 from newsrec.on_ray import require_address, require_ray, run_on_ray
 from newsrec.parent import watch
+from newsrec.store_path import StorePath
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +97,8 @@ class CompiledParts(NamedTuple):
         for result in self.results:
             if "error" in result:
                 raise DataError(result["error"])
-            hashes = {SourceFile(Path(path)): sha256 for path, sha256 in result["hashes"].items()}
-            self.table.known_hashes |= hashes
+            files = {str(file): file for file in self.table.files}
+            self.table.known_hashes |= {files[name]: h for name, h in result["hashes"].items()}
             arrays.join(Path(result["folder"]))
             shutil.rmtree(result["folder"])
             advance(result["num_bytes"])
@@ -137,6 +138,15 @@ def compile_parts(
     job = Job(
         tuple(part for part, _ in parts), tuple(num for _, num in parts), str(folder), on_bad_line
     )
+    if any(
+        isinstance(f.path, StorePath) and f.path.in_memory
+        for files in splits.values()
+        for f in files
+    ):
+        raise UserError(
+            "--data.root is in the memory of this process, which other processes cannot read. "
+            "Leave out --engine and --jobs."
+        )
     made = folder / PARTS
     made.mkdir()
     try:
@@ -178,7 +188,7 @@ def compile_part(job: Job, number: int) -> dict[str, Any]:
         "number": number,
         "folder": str(folder),
         "num_bytes": part.num_bytes,
-        "hashes": {str(file.path): sha256 for file, sha256 in table.known_hashes.items()},
+        "hashes": {str(file): sha256 for file, sha256 in table.known_hashes.items()},
         **written._asdict(),
     }
 
