@@ -47,3 +47,8 @@ def processes(root, name):
         if parent == root and line.startswith(name):
             found.append(pid)
     return found
+
+
+def command_of(pid):
+    """Return the first word of a process's command line."""
+    return (Path("/proc") / str(pid) / "cmdline").read_text().partition("\0")[0]
