@@ -16,6 +16,7 @@ from newsrec.__main__ import main
 from newsrec.data import parts, store
 from newsrec.data.dataset import open_mind
 from newsrec.errors import UserError
+from newsrec.serving.examples import Examples
 from newsrec.shipped import data_folder
 from newsrec.store_path import StorePath
 
@@ -197,3 +198,7 @@ def test_what_cannot_be_read_is_told_in_a_sentence(own, memory, mind_dir, capsys
     found = refused(capsys, "prepare", "--data.root", root)
     assert said in found
     assert "HIDDEN" not in found
+
+
+def test_a_service_takes_its_examples_from_an_address(own):
+    assert Examples.of("memory://own")._users == Examples.of(own)._users
