@@ -31,6 +31,7 @@ ASIDES = (
 _BREAKS = re.compile("[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _UNSEEN_IN_LINES = re.compile("(?![\t\n])" + _UNSEEN.pattern)
+_KEYS = re.compile(r"(?<=\w:/)(/?)[^\s/@:]*:(?!\d*(?:[/?\s]|$))\S*@")
 _HALF = re.compile("[\ud800-\udfff]")
 
 
@@ -48,6 +49,11 @@ def printable(text: str, lines: bool = False) -> str:
     return _UNSEEN.sub("", _BREAKS.sub(" ", text))
 
 
+def without_keys(text: str) -> str:
+    """Remove ``KEY:SECRET@`` from the addresses in a text, which may come from anywhere."""
+    return _KEYS.sub(r"\1", text) if "@" in text else text
+
+
 def clipped(text: str, most: int = 80) -> str:
     """Return a text that ends in dots if it has more than ``most`` letters."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
@@ -59,8 +65,12 @@ def counted(number: int, thing: str) -> str:
 
 
 def say(*parts: object, sep: str = " ", error: bool = False) -> None:
-    """Print a message that may quote data, to stderr if ``error``; line ends in it stay."""
-    print(printable(sep.join(map(str, parts)), lines=True), file=sys.stderr if error else None)
+    """Print a message that may quote data, to stderr if ``error``; line ends in it stay.
+
+    Keys in addresses are left out.
+    """
+    text = without_keys(sep.join(map(str, parts)))
+    print(printable(text, lines=True), file=sys.stderr if error else None)
 
 
 def terminal(**options: Any) -> "Console":
@@ -80,10 +90,10 @@ def terminal(**options: Any) -> "Console":
 
 
 class _Printable(logging.Formatter):
-    """Formats log messages and their tracebacks by ``printable``."""
+    """Formats log messages and their tracebacks by ``printable``, without keys in addresses."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record), lines=True)
+        return printable(without_keys(super().format(record)), lines=True)
 
 
 def show_our_messages() -> None:

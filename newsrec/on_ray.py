@@ -1,14 +1,19 @@
 """Runs a job in numbered parts on Ray, on this machine or on a cluster."""
 
+import contextlib
 import importlib
 import logging
+import multiprocessing
 import os
 import re
+import signal
 import socket
+import traceback
 from collections.abc import Generator
 from typing import Any
 
 from newsrec.errors import MissingPackageError, UserError
+from newsrec.parent import watch
 
 RAY_VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",  # send no statistics unasked
@@ -18,6 +23,21 @@ RAY_VARIABLES = {
 RAY_STORE = 128 << 20
 """Bytes of Ray's object store on one machine: only numbers and counts of parts pass through it."""
 SECONDS_TO_CONNECT = 5
+SECONDS_TO_END = 30
+"""Time that Ray has to end its processes."""
+
+
+def require_address(option: str, address: str | None) -> None:
+    """Refuse an empty address of a cluster, such as that of a variable that is not set.
+
+    Raises:
+        UserError: If the address is empty.
+    """
+    if address is not None and not address.strip():
+        raise UserError(
+            f"{option} is empty. Give the address of a cluster, or leave the option out to work on "
+            "this machine alone."
+        )
 
 
 def require_ray() -> None:
@@ -37,7 +57,8 @@ def run_on_ray(
 ) -> Generator[str, None, None]:
     """Let actors work on numbered parts; yield the results in any order.
 
-    If an actor is killed, another does its part again.
+    If an actor is killed, another does its part again. Ray runs in a process of its own, because it
+    ends the process that uses it when its cluster is lost; within a session of Ray, in this one.
 
     Args:
         worker: Class of the actors, made from ``job``. An actor is called with a table that has the
@@ -48,8 +69,61 @@ def run_on_ray(
         address: Address of a cluster; None starts Ray on this machine.
 
     Raises:
-        UserError: If the cluster cannot be used.
+        UserError: If the cluster cannot be used, or is lost.
     """
+    given = worker, job, numbers, workers, address
+    if importlib.import_module("ray").is_initialized():
+        yield from _in_this_process(*given)
+        return
+    spawn = multiprocessing.get_context("spawn")
+    lines, sender = spawn.Pipe(duplex=False)
+    driver = spawn.Process(target=_drive, args=(os.getpid(), sender, given))
+    driver.start()
+    sender.close()
+    try:
+        while True:
+            kind, said = lines.recv()
+            if kind == "end":
+                return
+            if kind != "line":
+                raise UserError(said) if kind == "mistake" else RuntimeError(said)
+            yield said
+    except EOFError as error:
+        raise _lost("the process that used it was ended") from error
+    finally:
+        driver.terminate()
+        driver.join(SECONDS_TO_END)
+        driver.kill()
+
+
+def _drive(parent: int, sender: Any, given: tuple[Any, ...]) -> None:
+    """Run Ray in a process of its own, and send what it yields or how it fails."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the first process ends this one
+    watch(parent)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # Ray prints whole logs when its cluster is lost
+        os.dup2(nothing, stream)
+    try:
+        with contextlib.closing(_in_this_process(*given)) as lines:
+            for line in lines:
+                sender.send(("line", line))
+        sender.send(("end", ""))
+    except UserError as error:
+        sender.send(("mistake", str(error)))
+    except Exception:
+        sender.send(("bug", traceback.format_exc()))
+
+
+def _lost(problem: str) -> UserError:
+    return UserError(
+        f"--engine ray: Ray or its cluster ended before all parts were done ({problem}). Look for "
+        "the reason in Ray's logs, then start the cluster and this command again."
+    )
+
+
+def _in_this_process(
+    worker: Any, job: Any, numbers: list[int], workers: int | None, address: str | None
+) -> Generator[str, None, None]:
     for name, value in RAY_VARIABLES.items():
         os.environ.setdefault(name, value)
     ray: Any = importlib.import_module("ray")
@@ -75,9 +149,17 @@ def run_on_ray(
         )
         for row in done.iter_rows():
             yield row["done"]
+    except ray.exceptions.RayTaskError:  # of the worker: a bug
+        raise
+    except (ray.exceptions.RayError, ConnectionError) as error:
+        raise _lost(_in_a_line(error)) from error
     finally:
         if mine:
             ray.shutdown()
+
+
+def _in_a_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".")
 
 
 def start_ray(ray: Any, workers: int | None, address: str | None) -> None:
@@ -103,7 +185,7 @@ def start_ray(ray: Any, workers: int | None, address: str | None) -> None:
             socket.create_connection((host[1], int(host[2])), SECONDS_TO_CONNECT).close()
         ray.init(address=address, **quiet)
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
-        problem = " ".join(str(error).split())[:300].rstrip(".")
+        problem = _in_a_line(error)
         raise UserError(
             f"--ray_address {address}: Ray {ray.__version__} cannot use this cluster ({problem}). "
             "Start it by `ray start --head` with this version, or leave the option out."

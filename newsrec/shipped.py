@@ -56,7 +56,17 @@ def shipped_config(given: str) -> str:
 
 
 def data_folder(root: str | Path) -> Path:
-    """Return a data folder's path; if there is no ``data/demo``, that is newsrec's own."""
+    """Return a data folder's path; if there is no ``data/demo``, that is newsrec's own.
+
+    The folder at an address such as ``s3://bucket/data`` is a ``newsrec.store_path.StorePath``,
+    which is read as a path is.
+    """
+    if isinstance(root, str) and "://" in root:
+        from newsrec.store_path import open_root  # imports pyarrow
+
+        return open_root(root)
+    if not isinstance(root, str | Path):
+        return root
     root = Path(root)
     return shipped(DEMO) if root == DEMO and not root.exists() else root
 

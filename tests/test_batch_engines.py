@@ -1,18 +1,18 @@
 """Ray and Spark give the rows that one process gives, also after kills: ``pytest -m engines``."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from batch_world import users_of, write_export, write_users
+from processes import command_of, killed_when, processes
 
 from newsrec.__main__ import main
 from newsrec.errors import UserError
@@ -25,6 +25,8 @@ pytestmark = [
     pytest.mark.engines,
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]
+WAIT_FOR_GCS = "RAY_gcs_rpc_server_reconnect_timeout_s"
+"""Ray's variable for the time that a process looks for a lost cluster; 60 s by default."""
 MANY = 8_000
 """News items, so that a part takes a moment."""
 
@@ -140,23 +142,10 @@ def test_a_mistake_of_the_user_is_one_sentence_on_every_engine(ray, spark, world
 
 
 def test_a_run_of_ray_whose_worker_is_killed_is_complete_and_equal(ray, world, whole, tmp_path):
-    killed = []
-
-    def kill():
-        work = tmp_path / "ray.unfinished"
-        while len(list(work.glob("part-*"))) < 2:
-            time.sleep(0.02)
-        (worker, *_) = processes(os.getpid(), "ray::MapWorker")
-        os.kill(worker, signal.SIGKILL)
-        killed.append(worker)
-
-    thread = threading.Thread(target=kill, daemon=True)
-    thread.start()
-    options = {"k": 7, "users_per_part": 100}
-    many = run_batch(world / "many", world / "many_users", tmp_path / "ray", engine="ray",
-                     workers=2, **options)  # fmt: skip
-    thread.join(10)
-    assert killed
+    work = tmp_path / "ray.unfinished"
+    with killed_when(lambda: len(list(work.glob("part-*"))) >= 2, "ray::MapWorker"):
+        many = run_batch(world / "many", world / "many_users", tmp_path / "ray", engine="ray",
+                         workers=2, k=7, users_per_part=100)  # fmt: skip
     assert many["parts"] == whole["parts"]
 
 
@@ -183,20 +172,29 @@ def test_a_run_of_ray_whose_driver_is_killed_is_resumed(world, whole, tmp_path):
     assert {name: file_hash(tmp_path / "out" / name) for name in whole["parts"]} == whole["parts"]
 
 
-def processes(root, name):
-    """Return the processes below one whose command line begins with a name."""
-    parents = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                status = (folder / "stat").read_text().rpartition(")")[2].split()
-                parents[int(folder.name)] = int(status[1]), (folder / "cmdline").read_text()
-            except OSError:
-                continue  # it has ended
-    found = []
-    for pid, (parent, line) in parents.items():
-        while parent in parents and parent != root:
-            parent = parents[parent][0]
-        if parent == root and line.startswith(name):
-            found.append(pid)
-    return found
+@pytest.mark.parametrize("process", ["raylet", "gcs_server"])
+def test_a_run_whose_cluster_is_lost_ends_with_a_sentence(world, whole, tmp_path, process):
+    pytest.importorskip("ray", reason='ray is missing: pip install "newsrec[ray]"')
+    argv = ["batch", str(world / "many"), "--users", str(world / "many_users"), "-k", "7",
+            "--users_per_part", "100", "--output", str(tmp_path / "out")]  # fmt: skip
+    run = subprocess.Popen(
+        [sys.executable, "-m", "newsrec", *argv, "--engine", "ray", "--workers", "2"],
+        stderr=subprocess.PIPE, text=True, env=os.environ | {WAIT_FOR_GCS: "5"},
+    )  # fmt: skip
+    work = tmp_path / "out.unfinished"
+    while len(list(work.glob("part-*"))) < 6 and run.poll() is None:
+        time.sleep(0.02)
+    below = processes(run.pid, "")
+    (lost,) = [pid for pid in below if command_of(pid).endswith(f"/{process}")]
+    os.kill(lost, signal.SIGKILL)
+    said = run.communicate(timeout=200)[1].strip().splitlines()
+    assert run.returncode == 2
+    assert "newsrec: error: --engine ray: Ray or its cluster ended before all parts" in said[-1]
+    assert "The same command with --resume continues." in said[-2]
+    assert len(said) == 2
+    assert not (tmp_path / "out").exists()
+    for pid in below:  # Ray's own agents may outlive a raylet that was killed
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    main([*argv, "--resume"])
+    assert json.loads((tmp_path / "out" / "_manifest.json").read_text())["parts"] == whole["parts"]

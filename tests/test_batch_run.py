@@ -17,11 +17,13 @@ from batch_world import users_of, write_export, write_users
 from conftest import refused
 from pyarrow import fs
 
-from newsrec import on_ray
+from newsrec import filesystems, on_ray
 from newsrec.__main__ import main
+from newsrec.commands import batch as batch_command
+from newsrec.commands import failures
 from newsrec.errors import UserError
 from newsrec.files import file_hash
-from newsrec.serving import batch_engines, batch_files, batch_parts, batch_places
+from newsrec.serving import batch_engines, batch_files, batch_parts
 from newsrec.serving.batch import RESULTS, BatchScorer
 from newsrec.serving.batch_run import run_batch
 
@@ -265,6 +267,8 @@ def test_bad_rows_are_left_out_and_counted_if_asked(world, tmp_path, capsys):
         (["-k", "61"], "k is 61; it must be from 1 to the number of news, 60."),
         (["--workers", "0"], "--workers is 0"),
         (["--users_per_part", "0"], "--users_per_part is 0"),
+        (["--engine", "ray", "--ray_address", " "], "--ray_address is empty. Give the address"),
+        (["--engine", "spark", "--spark_master", ""], "--spark_master is empty"),
         (["--ray_address", "auto"], "--ray_address is for --engine ray, and --engine is local"),
         (["--result", "best"], "--result"),
         (["--engine", "dask"], "--engine"),
@@ -331,6 +335,35 @@ def test_an_output_among_the_users_is_refused(world, tmp_path, capsys):
     assert len(list((tmp_path / "users").iterdir())) == 4
 
 
+def test_an_output_in_the_export_is_refused(world, tmp_path, capsys):
+    for output in (f"file://{world}/export/./out", f"{world}/other/../export"):
+        assert "lies in the export" in refused(capsys, *batch(world, output))
+    argv = batch(world, tmp_path / "out", export="export")
+    argv[1] = "s3://KEY:SECRET@bucket/export"
+    said = refused(capsys, *argv)
+    assert "s3://bucket/export is an address, and the export must be a folder on a disk" in said
+
+
+@pytest.mark.parametrize(
+    ("output", "users", "within"),
+    [
+        ("file:///a/b", "/a", True),
+        ("/a/b", "file:///a/", True),
+        ("local:///a/c/../b", "/a/b", True),
+        ("/a/b", "/a/bc", False),
+        ("memory://a/b", "memory:///a", True),
+        ("memory://a/./b", "memory://c/../a/b", True),
+        ("memory://ab", "memory://a", False),
+        ("/a/b", "memory://a", False),
+        ("gs://anonymous@b/x/out", "gcs://anonymous@b/./x", True),
+        ("gs://anonymous@b/x", "memory://b", False),
+    ],
+)
+def test_places_are_compared_however_they_are_written(output, users, within):
+    place, folder = (filesystems.find_place(given, "--users") for given in (output, users))
+    assert place.lies_in(folder) is within
+
+
 def test_an_output_that_a_link_leads_to_the_users_is_refused(world, tmp_path, capsys):
     shutil.copytree(world / "users", tmp_path / "users")
     (tmp_path / "link").symlink_to(tmp_path / "users")
@@ -344,13 +377,13 @@ def test_what_a_file_system_refuses_is_told_with_the_place(world, tmp_path, caps
         raise PermissionError(errno.EACCES, "Cannot open it")  # pyarrow's errors name no file
 
     refusing = SimpleNamespace(get_file_info=refuse, open_input_file=refuse)
-    place = batch_places.Place(refusing, "users", "s3://users")
+    place = filesystems.Place(refusing, "users", "s3://users")
     for act in (place.info, place.files, place.read, place.hash):
         with pytest.raises(UserError, match=r"^s3://users cannot be used: Permission denied"):
             act()
     with pytest.raises(UserError, match=r"^users/1 cannot be used"):
         batch_files._parquet(place, "users/1").__enter__()
-    with pytest.raises(FileNotFoundError), batch_places.named("there"):  # names its file
+    with pytest.raises(FileNotFoundError), filesystems.named("there"):  # names its file
         (tmp_path / "nowhere").stat()
     pytest.importorskip("aiohttp")
     said = refused(capsys, *batch(world, "http://127.0.0.1:1/out"))
@@ -400,6 +433,32 @@ def test_users_and_output_may_lie_in_an_object_store(world, tmp_path, monkeypatc
         run_batch(world / "export", "memory://in/users", "memory://out/a", **options)
 
 
+@pytest.mark.parametrize("kept", [0, 2])
+def test_a_command_keeps_what_another_wrote_into_an_object_store(world, monkeypatch, kept):
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    memory.put(str(world / "users"), f"/two/{kept}/users", recursive=True)
+    given = world / "export", f"memory://two/{kept}/users", f"memory://two/{kept}/out"
+    options = {"k": 5, "users_per_part": 30}
+    real = batch_engines.score_part
+
+    def overtaken(*more):
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(batch_engines, "score_part", real)
+            stopping_after(patch, kept, KeyboardInterrupt)  # a second command begins, and stops
+            run_batch(*given, **options, resume=True)
+        return real(*more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_engines, "score_part", overtaken)
+        with pytest.raises(UserError, match="Another command began to write memory://two/"):
+            run_batch(*given, **options)
+    names = ["_plan.json", "part-00000.parquet", "part-00001.parquet"]
+    found = sorted(path.rpartition("/")[2] for path in memory.find(f"/two/{kept}/out"))
+    assert found == (names if kept else [])
+    run_batch(*given, **options, resume=True)
+    assert pq.read_table(f"/two/{kept}/out", filesystem=memory).num_rows == 103
+
+
 def test_a_write_that_fails_midway_leaves_no_object(world, monkeypatch):
     fsspec = pytest.importorskip("fsspec")
     memory = fsspec.filesystem("memory")
@@ -411,12 +470,12 @@ def test_a_write_that_fails_midway_leaves_no_object(world, monkeypatch):
     with pytest.raises(UserError, match="row 49, column history: null"):
         run_batch(world / "export", "memory://bad", "memory://whole/b", k=5, users_per_part=60)
     assert not memory.find("/whole")
-    place = batch_places.find_place("memory://whole/b", "--output") / "part"
+    place = filesystems.find_place("memory://whole/b", "--output") / "part"
     with contextlib.suppress(KeyboardInterrupt), place.write() as stream:
         stream.write(b"half")
         raise KeyboardInterrupt
     assert not memory.find("/whole")
-    monkeypatch.setattr(batch_places.mmap, "mmap", lambda *args, **options: object())
+    monkeypatch.setattr(filesystems.mmap, "mmap", lambda *args, **options: object())
     with pytest.raises(TypeError), place.write() as stream:  # while it is sent
         stream.write(b"whole")
     assert not memory.find("/whole")
@@ -439,7 +498,7 @@ def test_messages_show_an_address_without_keys_and_options():
         ("abfs://container@account.dfs.core.windows.net/out", None),
         ("gs://anonymous@bucket/out", None),
     ):
-        place = batch_places.find_place(given, "--output")
+        place = filesystems.find_place(given, "--output")
         assert place.given == (told or given)
         assert (place / "a").given == f"{told or given}/a"
         assert place.path in ("bucket/out", "container/out")
@@ -454,11 +513,29 @@ def test_messages_show_an_address_without_keys_and_options():
         ("hdfs://host:9000/a@b", "hdfs://host:9000/a@b"),
         ("s3://bucket/a?endpoint_override=host:9000&scheme=http", "s3://bucket/a"),
     ):
-        assert batch_places.without_secrets(given) == told
+        assert filesystems.without_secrets(given) == told
     with pytest.raises(UserError) as error:
-        batch_places.find_place("s3://KEY:SECRET@bucket/out?what=1", "--output")
+        filesystems.find_place("s3://KEY:SECRET@bucket/out?what=1", "--output")
     assert "--output s3://bucket/out: s3:// cannot be opened" in str(error.value)
     assert "SECRET" not in str(error.value)
+
+
+def test_keys_given_in_the_wrong_place_are_not_shown(world, tmp_path, capsys, monkeypatch):
+    for key, more in (
+        ("s3://KEY:SECRET@bucket/users", ()),
+        ("s3://KEY:SECRET@bucket/users", ("-k",)),
+        ("s3:/KEY:SECRET@bucket/users", ("--users",)),
+    ):
+        said = refused(capsys, *batch(world, tmp_path / "out"), *more, key)
+        assert "RET" not in said
+        assert "bucket/users" in said
+    monkeypatch.setattr(batch_command, "run_batch", lambda *given, **more: 1 / 0)
+    monkeypatch.setattr(failures.tempfile, "mkdtemp", lambda **more: str(tmp_path))
+    with pytest.raises(SystemExit):
+        main(["batch", "e", "--users", "s3://KEY:SECRET@bucket/users", "--output", "o"])
+    kept = (tmp_path / "traceback.txt").read_text()
+    assert "--users s3://bucket/users" in kept
+    assert "SECRET" not in kept + capsys.readouterr().err
 
 
 def signed(monkeypatch, users):
@@ -467,7 +544,7 @@ def signed(monkeypatch, users):
     memory = pytest.importorskip("fsspec").filesystem("memory")
     with memory.open(path, "wb") as file:
         file.write(users) if isinstance(users, bytes) else pq.write_table(users, file)
-    place = batch_places.Place(fs.PyFileSystem(fs.FSSpecHandler(memory)), path, "http://host/users")
+    place = filesystems.Place(fs.PyFileSystem(fs.FSSpecHandler(memory)), path, "http://host/users")
     monkeypatch.setattr(batch_files, "find_place", lambda given, option: place)
     return path
 
@@ -494,14 +571,14 @@ def test_rows_of_a_file_are_told_without_the_options_of_its_address(monkeypatch)
 
 def test_what_a_file_system_says_of_an_address_is_told_without_its_options():
     said = r"^users cannot be used: http://host/users\. Check"
-    with pytest.raises(UserError, match=said), batch_places.named("users"):
+    with pytest.raises(UserError, match=said), filesystems.named("users"):
         raise FileNotFoundError("http://KEY:SECRET@host/users?token=SECRET")
 
 
 @pytest.mark.parametrize("given", ["s3://", "memory:///"])
 def test_an_address_without_a_name_is_no_folder_here(given):
     with pytest.raises(UserError, match=f"--output {given[:-1].rstrip('/')}// names no file"):
-        batch_places.find_place(given, "--output")
+        filesystems.find_place(given, "--output")
 
 
 def test_a_history_of_very_many_clicks_is_read(world, tmp_path):

@@ -1,9 +1,10 @@
-"""The command ``batch`` with users and output in an S3 server: ``pytest -m engines``."""
+"""``batch`` and ``prepare`` with files in an S3 server: ``pytest -m engines``."""
 
 import hashlib
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,12 +13,16 @@ import time
 
 import pyarrow.parquet as pq
 import pytest
+import test_parts
 from batch_world import write_export, write_users
 from conftest import refused
 from pyarrow import fs
 
+from newsrec import filesystems
 from newsrec.__main__ import main
-from newsrec.serving import batch_places
+from newsrec.data import parts
+from newsrec.data import store as data_store
+from newsrec.data.dataset import open_mind
 from newsrec.serving.batch_run import run_batch
 
 pytestmark = pytest.mark.engines
@@ -166,7 +171,7 @@ def test_errors_of_a_store_are_messages_without_keys(store, server, world, tmp_p
 
 
 def test_an_incomplete_large_object_is_not_visible(store, world, monkeypatch):
-    place = batch_places.find_place("s3://bucket/large", "--output")
+    place = filesystems.find_place("s3://bucket/large", "--output")
     with place.write() as stream:
         stream.write(os.urandom(24 << 20))  # several parts
     assert place.info().size == 24 << 20
@@ -174,3 +179,58 @@ def test_an_incomplete_large_object_is_not_visible(store, world, monkeypatch):
     stream.write(bytes(24 << 20))
     assert "half" not in names(store, "bucket")
     stream.close()
+
+
+@pytest.fixture
+def own(store, tmp_path, monkeypatch):
+    """Data in a folder, whose path is returned, and the same at s3://bucket/own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    root = test_parts.write(tmp_path / "own")
+    fs.copy_files(str(root), "bucket/own", destination_filesystem=store)
+    return root
+
+
+def arrays(root, engine=None):
+    cache = open_mind(root, engine=engine).cache
+    found = cache.name, {path.name: path.read_bytes() for path in cache.iterdir()}
+    shutil.rmtree(cache)
+    return found
+
+
+def test_data_in_a_store_are_compiled_as_those_in_a_folder(store, own, server, monkeypatch, capsys):
+    expected = arrays(own)
+    assert arrays("s3://bucket/own") == expected
+    assert arrays(address(server, "bucket/own", keys="")) == expected
+    assert arrays("s3://bucket/own", parts.make_engine("local", 3)) == expected
+    main(["prepare", "--data.root", "s3://bucket/own"])
+    assert "s3://bucket/own: 10 news items, 6 users" in capsys.readouterr().out
+    monkeypatch.setattr(data_store, "hash_source", lambda file: 1 / 0)  # nothing is read again
+    assert arrays("s3://bucket/own") == expected
+    with store.open_output_stream("bucket/own/dev/news.parquet") as file:
+        file.write(b"damaged")
+    said = refused(capsys, "prepare", "--data.root", "s3://bucket/own")
+    assert "s3://bucket/own/dev/news.parquet is no Parquet file" in said
+
+
+def test_actors_of_ray_compile_data_in_a_store(store, own):
+    pytest.importorskip("ray", reason='ray is missing: pip install "newsrec[ray]"')
+    assert arrays("s3://bucket/own", parts.make_engine("ray", 2)) == arrays(own)
+
+
+def test_data_in_a_silent_store_are_refused_in_seconds(store, own, capsys):
+    start = time.monotonic()
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        host = f"127.0.0.1:{silent.getsockname()[1]}"
+        said = refused(capsys, "prepare", "--data.root", address(host, "bucket/own", keys=""))
+        assert "s3://bucket/own cannot be used: " in said
+        assert "Check the address, network and keys" in said
+        assert "s3://bucket/own has keys" in refused(
+            capsys, "prepare", "--data.root", address(host, "bucket/own", "key:hidden@")
+        )
+    assert "s3://none/own cannot be used: " in refused(
+        capsys, "prepare", "--data.root", "s3://none/own"
+    )
+    assert time.monotonic() - start < 60

@@ -188,6 +188,40 @@ def zeroed(folder):
     shard.write_bytes(bytes(shard.stat().st_size))
 
 
+def swapped(folder):
+    """Exchange two tensors of the same shape in the list."""
+    metadata = pickle.loads((folder / LISTED).read_bytes())
+    entries, tensors = metadata.storage_data, metadata.state_dict_metadata
+    places = {}
+    for index in entries:
+        places.setdefault(tuple(tensors[index.fqn].size), []).append(index)
+    one, other = next(some[:2] for some in places.values() if len(some) > 1)
+    entries[one], entries[other] = entries[other], entries[one]
+    (folder / LISTED).write_bytes(pickle.dumps(metadata))
+
+
+def without_hashes(folder):
+    """Make a folder as older versions wrote it."""
+    metadata = pickle.loads((folder / LISTED).read_bytes())
+    for entry in metadata.storage_data.values():
+        del entry.sha256
+    (folder / LISTED).write_bytes(pickle.dumps(metadata))
+
+
+def with_a_flipped_bit(folder):
+    metadata = pickle.loads((folder / LISTED).read_bytes())
+    entry = max(metadata.storage_data.values(), key=lambda entry: entry.length)
+    shard = folder / entry.relative_path
+    content = bytearray(shard.read_bytes())
+    content[entry.offset + entry.length * 3 // 4] ^= 1
+    shard.write_bytes(content)
+
+
+def test_a_folder_of_an_older_version_without_hashes_is_read(run, parts):
+    without_hashes(parts)
+    assert same(read_checkpoint(parts, in_parts=True), read_checkpoint(run[0]))
+
+
 def evil_values(folder):
     file = io.BytesIO()
     torch.save({"newsrec": Evil()}, file)
@@ -204,7 +238,10 @@ def evil_values(folder):
         (without_a_part, "parts of .* are missing"),
         (with_a_part_twice, "parts of .* are missing"),
         (cut, "missing or was cut off"),
-        (zeroed, "Is the folder whole"),
+        (zeroed, "was changed after it was written"),
+        (swapped, "was changed after it was written"),
+        (with_a_flipped_bit, "was changed after it was written"),
+        (lambda f: (without_hashes(f), zeroed(f)), "Is the folder whole"),
         (evil_values, "Is the folder whole"),
         (lambda f: (f / LISTED).write_bytes(pickle.dumps({"a": 1})), "not a list of tensors"),
         (lambda f: (f / LISTED).write_bytes(b""), "Is the folder whole"),

@@ -19,9 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 import test_clicks
 from conftest import refused
+from processes import killed_when
 
 from newsrec.__main__ import main
 from newsrec.data import parts
+from newsrec.data.arrays import read_table
 from newsrec.data.dataset import open_mind
 from newsrec.data.readers.parquet_impressions import read_part
 from newsrec.errors import UserError
@@ -206,6 +208,14 @@ def test_no_file_is_read_twice(tmp_path, monkeypatch):
     assert sorted(rows) == sorted([*range(24), 0, 1, 0])
 
 
+def test_the_news_are_read_once_for_all_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    read = []
+    monkeypatch.setattr(parts, "read_table", lambda path: read.append(path) or read_table(path))
+    compiled(write(tmp_path), backwards)
+    assert [path.name for path in read] == ["news.arrow"]
+
+
 def test_clicks_are_compiled_by_one_process(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     rng = random.Random(0)
@@ -219,6 +229,8 @@ def test_options_that_cannot_divide_the_data_are_refused(mind_dir, tmp_path, cap
     said = refused(capsys, *argv, "--jobs", "2")
     assert "this data folder has the format mind. Leave them out." in said
     assert "--jobs is 0; it must be at least 1." in refused(capsys, *argv, "--jobs", "0")
+    said = refused(capsys, *argv, "--engine", "ray", "--ray_address", "")
+    assert "--ray_address is empty. Give the address of a cluster" in said
     said = refused(capsys, *argv, "--ray_address", "auto")
     assert "--ray_address is for --engine ray, and --engine is local" in said
     monkeypatch.setitem(sys.modules, "ray", None)
@@ -289,24 +301,12 @@ def test_actors_of_ray_give_the_same_bytes(tmp_path, monkeypatch, jobs):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_killed_actor_of_ray_is_replaced(tmp_path, monkeypatch):
     pytest.importorskip("ray", reason='ray is missing: pip install "newsrec[ray]"')
-    from test_batch_engines import processes
-
     monkeypatch.setattr(parts, "PART_BYTES", 1)
     root = write(tmp_path, train=(90, 90), group=2)
     expected = compiled(root)
     shutil.rmtree(root / ".newsrec")
-    killed = []
-
-    def kill():
-        while not list(root.glob(".newsrec/.building-*/parts/?*[5-9]-*")):
-            time.sleep(0.001)
-        (worker, *_) = processes(os.getpid(), "ray::MapWorker")
-        os.kill(worker, signal.SIGKILL)
-        killed.append(worker)
-
-    thread = threading.Thread(target=kill, daemon=True)
-    thread.start()
-    found = compiled(root, parts.make_engine("ray", 2))
-    thread.join(10)
-    assert killed
+    with killed_when(
+        lambda: list(root.glob(".newsrec/.building-*/parts/?*[5-9]-*")), "ray::MapWorker"
+    ):
+        found = compiled(root, parts.make_engine("ray", 2))
     assert found == expected

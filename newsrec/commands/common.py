@@ -19,7 +19,7 @@ from newsrec.errors import UserError
 def add_data_root(parser: argparse.ArgumentParser, use: str = "", required: bool = True) -> None:
     """Add ``--data.root``; ``use`` tells what the command does with the folder, if not obvious."""
     about = "data folder with train, dev and test, any: MIND's files or zips, EB-NeRD, xMIND, or "
-    about += "Parquet"
+    about += "Parquet, which may lie at an address such as s3://bucket/data"
     about += f"; {use}" if use else ""
     parser.add_argument("--data.root", required=required, help=about)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from newsrec import __version__
-from newsrec.console import clipped, printable, say
+from newsrec.console import clipped, printable, say, without_keys
 from newsrec.errors import UserError
 
 MISTAKE, BUG, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141
@@ -192,7 +192,7 @@ def _keep(error: BaseException, argv: Sequence[str], folders: Sequence[Path | No
                 folder = Path(tempfile.mkdtemp(prefix="newsrec-"))
             if folder.is_dir():
                 path = folder / name
-                path.write_text(text, encoding="utf-8", errors="replace")
+                path.write_text(without_keys(text), encoding="utf-8", errors="replace")
                 return path
     return None
 

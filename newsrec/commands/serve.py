@@ -84,7 +84,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     return Settings(
         export=Path(args.export_dir),
         store=None if args.store is None else Path(args.store),
-        data_root=None if args.data.root is None else Path(args.data.root),
+        data_root=args.data.root,
         host=args.host,
         port=args.port,
         workers=args.workers,

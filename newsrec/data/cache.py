@@ -1,9 +1,10 @@
 """Cache for arrays made from other files: found by content, and used only if complete.
 
-The cache is ``ROOT/.newsrec``, or in the user's cache folder if the root is read-only or comes with
-the installed package. Each folder of arrays is built under a temporary name, with a lock held. Then
-it is sealed with the size and hash of each of its files, and renamed. So the folder of a killed
-process is never read, and the next process that builds arrays removes it.
+The cache is ``ROOT/.newsrec``, or in the user's cache folder if the root is read-only, comes with
+the installed package, or lies in an object store. Each folder of arrays is built under a temporary
+name, with a lock held. Then it is sealed with the size and hash of each of its files, and renamed.
+So the folder of a killed process is never read, and the next process that builds arrays removes
+it.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from filelock import FileLock, Timeout
 from newsrec.errors import UserError
 from newsrec.files import file_hash, is_full
 from newsrec.shipped import data_folder, is_installed
+from newsrec.store_path import StorePath
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +38,12 @@ Larger files are hashed only by ``prepare --check``."""
 def cache_folders(root: Path) -> tuple[Path, ...]:
     """Return the folders that may hold arrays of ``root``: in it, or in the user's cache."""
     root = data_folder(root)
+    where = root.store.address if isinstance(root, StorePath) else str(root.resolve())
     user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    ours = user_cache / "newsrec" / digest(str(root.resolve()))
-    return (ours,) if is_installed(root) else (root / ".newsrec", ours)
+    ours = user_cache / "newsrec" / digest(where)
+    if isinstance(root, StorePath) or is_installed(root):
+        return (ours,)
+    return root / ".newsrec", ours
 
 
 def writable_folder(root: Path) -> Path:

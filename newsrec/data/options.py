@@ -46,7 +46,8 @@ class DataOptions:
 
     Args:
         root: Data folder with any of train, dev and test: folders with MIND's files or with
-            Parquet, or MIND's zips; or a folder of EB-NeRD or xMIND.
+            Parquet, or MIND's zips; or a folder of EB-NeRD or xMIND. Parquet may lie at an address
+            such as s3://bucket/data.
         plm: PLM whose tokenizer is used; on the command line set model.plm instead.
         fields: Fields that make up the text of a news item: category, subcategory, title, abstract.
         max_tokens: Tokens kept of a text, special tokens included.

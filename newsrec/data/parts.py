@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,8 +32,9 @@ from newsrec.data.readers.parquet_impressions import Part, read_part
 from newsrec.data.readers.parquet_table import ParquetTable
 from newsrec.data.readers.source import SourceFile
 from newsrec.errors import DataError, UserError
-from newsrec.on_ray import require_ray, run_on_ray
+from newsrec.on_ray import require_address, require_ray, run_on_ray
 from newsrec.parent import watch
+from newsrec.store_path import StorePath
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ def make_engine(name: str, jobs: int | None = None, address: str | None = None) 
     """
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs is {jobs}; it must be at least 1.")
+    require_address("--ray_address", address)
     if name == "ray":
         require_ray()
         return partial(_ray, jobs=jobs, address=address)
@@ -95,8 +97,8 @@ class CompiledParts(NamedTuple):
         for result in self.results:
             if "error" in result:
                 raise DataError(result["error"])
-            hashes = {SourceFile(Path(path)): sha256 for path, sha256 in result["hashes"].items()}
-            self.table.known_hashes |= hashes
+            files = {str(file): file for file in self.table.files}
+            self.table.known_hashes |= {files[name]: h for name, h in result["hashes"].items()}
             arrays.join(Path(result["folder"]))
             shutil.rmtree(result["folder"])
             advance(result["num_bytes"])
@@ -136,6 +138,15 @@ def compile_parts(
     job = Job(
         tuple(part for part, _ in parts), tuple(num for _, num in parts), str(folder), on_bad_line
     )
+    if any(
+        isinstance(f.path, StorePath) and f.path.in_memory
+        for files in splits.values()
+        for f in files
+    ):
+        raise UserError(
+            "--data.root is in the memory of this process, which other processes cannot read. "
+            "Leave out --engine and --jobs."
+        )
     made = folder / PARTS
     made.mkdir()
     try:
@@ -164,7 +175,7 @@ def compile_part(job: Job, number: int) -> dict[str, Any]:
     A mistake in the data is returned as ``error``, since Ray would wrap a raised error in its own.
     """
     part = job.parts[number]
-    ids = read_table(Path(job.folder) / NEWS)["news_id"].combine_chunks()[: job.num_news[number]]
+    ids = _news_ids(job.folder)[: job.num_news[number]]
     try:
         folder = Path(tempfile.mkdtemp(prefix=f"{number}-", dir=Path(job.folder) / PARTS))
         table, blocks = read_part(part, ids)
@@ -177,9 +188,15 @@ def compile_part(job: Job, number: int) -> dict[str, Any]:
         "number": number,
         "folder": str(folder),
         "num_bytes": part.num_bytes,
-        "hashes": {str(file.path): sha256 for file, sha256 in table.known_hashes.items()},
+        "hashes": {str(file): sha256 for file, sha256 in table.known_hashes.items()},
         **written._asdict(),
     }
+
+
+@lru_cache(maxsize=1)
+def _news_ids(folder: str) -> pa.Array:
+    """Return the ids of all news; a process reads them once for all its parts."""
+    return read_table(Path(folder) / NEWS)["news_id"].combine_chunks()
 
 
 _job: Job

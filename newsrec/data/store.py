@@ -31,6 +31,7 @@ from newsrec.data.readers.source import SourceFile, hash_source
 from newsrec.errors import DataError
 from newsrec.files import write_text
 from newsrec.shipped import data_folder
+from newsrec.store_path import StorePath
 
 INDEX = "files.json"
 """File with the size, modification time and SHA-256 of the files that were compiled."""
@@ -47,6 +48,7 @@ def find_or_compile(root: Path, on_bad_line: str, engine: Engine | None = None) 
 
     ``on_bad_line`` and ``engine`` as in ``open_mind``.
     """
+    root = data_folder(root)
     reader = reader_of(root)
     splits = reader.find_splits(root)
     found = _find(reader, root, splits, on_bad_line)
@@ -117,6 +119,8 @@ def _compile(
     before = {file: _stamp(file) for file in files}
     with building(base) as folder:
         hashes, num_bad = compile_splits(reader, splits, folder, on_bad_line, engine)
+        if isinstance(root, StorePath):
+            root.store.refresh()
         for file in files:
             if _stamp(file) != before[file]:
                 raise DataError(f"{file} changed while it was read. Run again once it is whole.")
@@ -153,6 +157,8 @@ def _known_hashes(root: Path, base: Path, splits: Splits) -> Hashes | None:
 
 def _key(root: Path, file: SourceFile) -> str:
     """Return a file's path relative to the root, so that a moved folder keeps its arrays."""
+    if isinstance(root, StorePath):
+        return str(file.path.relative_to(root))
     name = Path(os.path.relpath(file.path, root)).as_posix()  # xMIND's may lie beside the root
     return name if file.member is None else f"{name}:{file.member}"
 

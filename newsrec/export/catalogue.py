@@ -22,6 +22,7 @@ from newsrec.metrics import METRICS
 from newsrec.serving.folder import NEWS_SCHEMA, StoredNews, write_news
 from newsrec.serving.manifest import NEWS_ENCODER, USER_ENCODER
 from newsrec.serving.vectors import pack
+from newsrec.shipped import data_folder
 from newsrec.training.catalogue import encode_catalogue
 from newsrec.training.module import RecommenderModule
 
@@ -85,7 +86,7 @@ def reported(found: Mapping[str, Any], root: str | Path) -> dict[str, Any]:
     names = ("split", "window", "impressions", "evaluated", *METRICS, "intervals")
     kept = {name: found[name] for name in (*names, "data_fingerprint")}
     kept |= {name: found[name] for name in COUNTS if name in found}
-    return kept | {"dataset": Path(root).resolve().name}
+    return kept | {"dataset": data_folder(root).resolve().name}
 
 
 def _encode(module: RecommenderModule, data: MindDataModule) -> Tensor:

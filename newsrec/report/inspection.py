@@ -2,7 +2,6 @@
 
 import shlex
 from collections import Counter
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,6 +11,7 @@ from newsrec.data.readers.formats import reader_of
 from newsrec.data.readers.source import SPLITS
 from newsrec.data.readers.xmind import LANGUAGES
 from newsrec.evaluation.names import data_notes
+from newsrec.shipped import data_folder
 
 FORMATS = {
     "mind": "MIND's format",
@@ -88,7 +88,7 @@ def _is_foreign(data: NewsData, name: str) -> bool:
 
 def _is_danish(data: NewsData, name: str) -> bool:
     """Return whether it is EB-NeRD itself; simulated news are English."""
-    return name == "ebnerd" and not (Path(data.root) / "world.json").is_file()
+    return name == "ebnerd" and not (data_folder(data.root) / "world.json").is_file()
 
 
 def _languages(data: NewsData) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from newsrec.errors import MissingPackageError, UserError
-from newsrec.on_ray import require_ray, run_on_ray
+from newsrec.on_ray import require_address, require_ray, run_on_ray
 from newsrec.serving.batch import BatchScorer
 from newsrec.serving.batch_parts import Advance, Job, score_part
 
@@ -34,6 +34,7 @@ def make_engine(name: str, workers: int | None = None, address: str | None = Non
     """
     if workers is not None and workers < 1:
         raise UserError(f"--workers is {workers}; it must be at least 1.")
+    require_address("--spark_master" if name == "spark" else "--ray_address", address)
     if name == "local":
         return _local
     if name == "ray":

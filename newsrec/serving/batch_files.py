@@ -24,9 +24,9 @@ from newsrec.data.readers.parquet_table import (
 )
 from newsrec.data.readers.source import SourceFile
 from newsrec.errors import DataError, MissingDataError
+from newsrec.filesystems import Place, find_place, named, without_secrets
 from newsrec.places import looked_for
 from newsrec.serving.batch import columns_of
-from newsrec.serving.batch_places import Place, find_place, named, without_secrets
 
 ROWS_AT_ONCE = 1024
 """Most users that are read, scored and written at once."""

@@ -14,16 +14,21 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from newsrec.aside import MARK
 from newsrec.errors import DataError, ModelError, UserError
 from newsrec.files import file_hash
+from newsrec.filesystems import Place, find_place
 from newsrec.serving.batch import BatchScorer
 from newsrec.serving.batch_files import Users, read_users
-from newsrec.serving.batch_places import Place, find_place
 from newsrec.serving.folder import ExportFolder
 from newsrec.serving.manifest import MANIFEST
 
+PLAN = "_plan.json"
+"""File with the settings of an output that is not complete."""
+WRITER = "writer"
+"""Key of the plan: the command that writes it, in an object store, which has no locks."""
 Advance = Callable[[int], None]
 """Called with the number of users just scored."""
 
@@ -41,6 +46,8 @@ class Job(NamedTuple):
     exclude_history: bool
     users_per_part: int
     on_bad_line: str
+    writer: str = ""
+    """Name of the command in the plan; empty where a lock protects the folder."""
 
     @property
     def common(self) -> dict[str, Any]:
@@ -97,7 +104,8 @@ def score_part(
     schema = scorer.schema
     if job.users.time is not None:
         schema = schema.insert(1, pa.field("time", job.users.time))
-    target = find_place(job.folder, "--output") / job.part_name(number)
+    folder = find_place(job.folder, "--output")
+    target = folder / job.part_name(number)
     try:
         with (
             target.write() as stream,
@@ -120,6 +128,7 @@ def score_part(
                 advance(rows.num_rows)
             kept = {"common": job.common, "number": number, "counts": counts}
             writer.add_key_value_metadata({"newsrec": json.dumps(kept)})
+            require_ours(folder, job)
     except UserError as error:
         return {"number": number, "error": str(error)}
     except OSError as error:
@@ -157,6 +166,41 @@ def parts_done(work: Place, job: Job) -> dict[int, dict[str, Any]]:
         if fits:
             found[names[name]] = described(work / name, names[name], counts)
     return found
+
+
+def require_ours(folder: Place, job: Job) -> None:
+    """Refuse to write into an object store that another command began to write later.
+
+    Raises:
+        UserError: If the plan names another command, or is gone since that is complete.
+    """
+    if job.writer and (
+        (folder / PLAN).info().type != fs.FileType.File
+        or read_json(folder / PLAN).get(WRITER) != job.writer
+    ):
+        raise UserError(
+            f"Another command began to write {folder.given}, so this one ended. Wait until the "
+            "other ends."
+        )
+
+
+def read_json(place: Place) -> dict[str, Any]:
+    """Return the content of a plan or manifest; UserError if it is damaged."""
+    try:
+        value = json.loads(place.read())
+    except ValueError:
+        raise damaged(place) from None
+    if not isinstance(value, dict):
+        raise damaged(place)
+    return value
+
+
+def damaged(place: Place) -> UserError:
+    """Return the error of a plan or manifest that cannot be used."""
+    folder = place.given.rpartition("/")[0]
+    return UserError(
+        f"{place.given} is damaged. Remove {folder}, and run the command without --resume."
+    )
 
 
 def export_hash(export: str) -> str:

@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import os
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,16 +20,24 @@ from newsrec import __version__
 from newsrec.console import progress
 from newsrec.errors import UserError
 from newsrec.files import require_empty, require_replaceable, require_writable
+from newsrec.filesystems import Place, find_place, named, without_secrets
 from newsrec.serving.batch import BatchScorer
 from newsrec.serving.batch_engines import Engine, make_engine
 from newsrec.serving.batch_files import find_users
-from newsrec.serving.batch_parts import Job, export_hash, parts_done
-from newsrec.serving.batch_places import Place, find_place, named
+from newsrec.serving.batch_parts import (
+    PLAN,
+    WRITER,
+    Job,
+    damaged,
+    export_hash,
+    parts_done,
+    read_json,
+    require_ours,
+)
 
 log = logging.getLogger(__name__)
 
 DONE = "_manifest.json"
-PLAN = "_plan.json"
 UNFINISHED = ".unfinished"
 """Ending of the folder that parts are written to; ``--resume`` continues there."""
 SLOW = 2000
@@ -85,11 +94,18 @@ def run_batch(
         raise UserError(f"--users_per_part is {users_per_part}; it must be at least 1.")
     export, users, output = str(export), str(users), str(output)
     place, source = find_place(output, "--output"), find_place(users, "--users")
-    if _lies_in(place, source):
+    if "://" in export:
         raise UserError(
-            f"--output {place.given} lies in --users {source.given}, and would be read as users. "
-            "Choose another --output."
+            f"{without_secrets(export)} is an address, and the export must be a folder on a disk. "
+            "Copy it there."
         )
+    exported = find_place(export, "EXPORT_DIR")
+    for folder, wrong in (
+        (source, f"--users {source.given}, and would be read as users"),
+        (exported, f"the export {export}, which no command changes"),
+    ):
+        if place.lies_in(folder):
+            raise UserError(f"--output {place.given} lies in {wrong}. Choose another --output.")
     for option, found in (("--output", place), ("--users", source)):
         if engine != "local" and found.given.startswith("memory:"):
             raise UserError(
@@ -115,7 +131,7 @@ def run_batch(
     if finished is not None:
         log.info("%s is complete already; nothing was left to do.", place.given)
         return finished
-    _begin(place, work, job, resume)
+    job = _begin(place, work, job, resume)
     with _only_one(work):
         done = parts_done(work, job)
         try:
@@ -124,6 +140,7 @@ def run_batch(
             _keep_or_remove(work, done, job)
             raise
         manifest = _manifest(job, export, source.given, scorer.folder.manifest["model_hash"], done)
+        require_ours(work, job)
         with named(work.given):
             _write_json(work / DONE, manifest)
         if place.is_local:
@@ -173,12 +190,12 @@ def _score_missing(
 def _finished(place: Place, job: Job, resume: bool) -> dict[str, Any] | None:
     """Return the manifest of a complete output to resume; None if there is none."""
     if resume and (place / DONE).info().type == fs.FileType.File:
-        manifest = _read_json(place / DONE)
+        manifest = read_json(place / DONE)
         try:
             found = {**manifest, "export": manifest["export"]["manifest_sha256"]}
             parts, left_out = manifest["parts"].items(), manifest["counts"]["bad_rows"]
         except (AttributeError, KeyError, TypeError):
-            raise _damaged(place / DONE) from None
+            raise damaged(place / DONE) from None
         _require_same(found, job, place.given)
         if left_out and job.on_bad_line == "error":
             raise UserError(
@@ -200,17 +217,26 @@ def _finished(place: Place, job: Job, resume: bool) -> dict[str, Any] | None:
     return None
 
 
-def _begin(place: Place, work: Place, job: Job, resume: bool) -> None:
-    """Create the folder that parts are written to, or check that it is of the same job."""
+def _begin(place: Place, work: Place, job: Job, resume: bool) -> Job:
+    """Create the folder that parts are written to, or check that it is of the same job.
+
+    Returns:
+        The job, whose ``writer`` is now named by the plan unless a lock protects the folder.
+    """
     plan = work / PLAN
+    if not work.is_local:
+        job = job._replace(writer=uuid.uuid4().hex)
+    content = job.common | ({WRITER: job.writer} if job.writer else {})
     if plan.info().type == fs.FileType.File:
         if not resume:
             raise UserError(
                 f"{work.given} has the parts of a run that did not end. Continue it with --resume, "
                 "or remove it."
             )
-        _require_same(_read_json(plan), job, work.given)
-        return
+        _require_same(read_json(plan), job, work.given)
+        if job.writer:
+            _write_json(plan, content)
+        return job
     if place.is_local:
         require_replaceable(Path(place.path))
         if Path(work.path).exists() and any(Path(work.path).iterdir()):
@@ -222,7 +248,8 @@ def _begin(place: Place, work: Place, job: Job, resume: bool) -> None:
         log.info("There is nothing to resume: %s starts from the beginning.", place.given)
     with named(work.given):
         work.filesystem.create_dir(work.path, recursive=True)
-        _write_json(plan, job.common)
+        _write_json(plan, content)
+    return job
 
 
 def _require_same(found: dict[str, Any], job: Job, where: str) -> None:
@@ -237,12 +264,14 @@ def _require_same(found: dict[str, Any], job: Job, where: str) -> None:
 
 def _keep_or_remove(work: Place, done: dict[int, Any], job: Job) -> None:
     """Say what a run that failed leaves, or remove a folder in which no part was done."""
-    if done:
-        told = "%s keeps %d of %d parts. The same command with --resume continues."
-        log.warning(told, work.given, len(done), job.num_parts)
-        return
-    ours = {PLAN, *map(job.part_name, range(job.num_parts))}
     with contextlib.suppress(OSError, UserError):
+        require_ours(work, job)
+        if done:
+            told = "%s keeps %d of %d parts. The same command with --resume continues."
+            log.warning(told, work.given, len(done), job.num_parts)
+            return
+        names = map(job.part_name, range(job.num_parts))
+        ours = {PLAN, *(names if work.is_local else ())}
         for info in work.files():
             if info.path.rpartition("/")[2] in ours:
                 work.filesystem.delete_file(info.path)
@@ -269,31 +298,6 @@ def _only_one(work: Place) -> Iterator[None]:
         raise UserError(f"Another command is writing {work.given}. Wait until it ends.")
     finally:
         os.close(handle)
-
-
-def _lies_in(place: Place, folder: Place) -> bool:
-    """Return whether a place is a folder or lies in it, also by way of links."""
-    if place.is_local != folder.is_local:
-        return False
-    inner, outer = (os.path.realpath(p.path) if p.is_local else p.path for p in (place, folder))
-    return f"{inner}/".startswith(f"{outer.rstrip('/')}/")
-
-
-def _read_json(place: Place) -> dict[str, Any]:
-    try:
-        value = json.loads(place.read())
-    except ValueError:
-        raise _damaged(place) from None
-    if not isinstance(value, dict):
-        raise _damaged(place)
-    return value
-
-
-def _damaged(place: Place) -> UserError:
-    folder = place.given.rpartition("/")[0]
-    return UserError(
-        f"{place.given} is damaged. Remove {folder}, and run the command without --resume."
-    )
 
 
 def _write_json(place: Place, value: Any) -> None:

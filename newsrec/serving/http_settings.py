@@ -37,7 +37,7 @@ class Settings:
     """None is the export that answers in the store."""
     store: Path | None = None
     """Folder of the store; None is the one beside the export."""
-    data_root: Path | None = None
+    data_root: str | Path | None = None
     """Data folder whose dev split has the users of ``/examples``."""
     host: str = "127.0.0.1"
     port: int = 8000

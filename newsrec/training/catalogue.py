@@ -15,6 +15,7 @@ from newsrec.model.plm.blocks import length_mask
 from newsrec.model.plm.cut import CutPlm
 from newsrec.model.recommender import NewsRecommender
 from newsrec.model.residual import pool_states
+from newsrec.shipped import data_folder
 from newsrec.training.processes.waiting import wait_for_all
 
 log = logging.getLogger(__name__)
@@ -182,7 +183,7 @@ def frozen_states(
         token_ids, mask = block(rows)
         return cut.below(token_ids, mask)[mask]
 
-    store = StateStore(Path(root), cut.key(), plm.config.hidden_size, precision)
+    store = StateStore(data_folder(root), cut.key(), plm.config.hidden_size, precision)
     for end in ends:
         store.find_or_compute(catalogue.head(end), compute, team)
     return store.find_or_compute(catalogue, compute, team)

@@ -6,7 +6,11 @@ from newsrec.data.readers.base import Reader
 from newsrec.data.readers.ebnerd import EbnerdReader
 from newsrec.data.readers.mind import MindReader
 from newsrec.data.readers.parquet import ParquetReader
+from newsrec.data.readers.parquet_files import NAMES
 from newsrec.data.readers.xmind import XmindReader
+from newsrec.errors import DataError
+from newsrec.shipped import data_folder
+from newsrec.store_path import StorePath
 
 READERS: tuple[Reader, ...] = (
     EbnerdReader(),
@@ -19,4 +23,12 @@ READERS: tuple[Reader, ...] = (
 
 def reader_of(root: str | Path) -> Reader:
     """Return the reader for a data folder's format."""
-    return next(reader for reader in READERS if reader.recognizes(Path(root)))
+    root = data_folder(root)
+    if not isinstance(root, StorePath):
+        return next(reader for reader in READERS if reader.recognizes(root))
+    if not any(set(NAMES) & set(path.parts) for path in root.store.files):
+        raise DataError(
+            f"{root} has no {', '.join(NAMES[:-1])} or {NAMES[-1]}, and an object store is read "
+            "for these only. Copy data of another format to a folder, and name that."
+        )
+    return ParquetReader()

@@ -19,6 +19,7 @@ from newsrec.data.readers.parquet_checks import is_list
 from newsrec.data.readers.source import SourceFile, hash_source
 from newsrec.errors import DataError, UserError
 from newsrec.sniff import kind_of
+from newsrec.store_path import StorePath
 
 BLOCK_ROWS = 1 << 15
 BLOCK_VALUES = 4 << 20
@@ -210,6 +211,9 @@ def readable(file: SourceFile) -> Iterator[None]:
 
 def open_parquet(source: Path | pa.NativeFile) -> pq.ParquetFile:
     """Open a file so that columns of text are read as the dictionaries that they are stored as."""
+    remote = isinstance(source, StorePath)
+    if isinstance(source, StorePath):
+        source = source.open_input_file()
     with pq.ParquetFile(source) as parquet:
         schema = parquet.schema
         texts = [
@@ -218,7 +222,11 @@ def open_parquet(source: Path | pa.NativeFile) -> pq.ParquetFile:
             if column.physical_type == "BYTE_ARRAY"
         ]
     return pq.ParquetFile(
-        source, read_dictionary=texts, buffer_size=1 << 20, page_checksum_verification=True
+        source,
+        read_dictionary=texts,
+        buffer_size=1 << 20,
+        pre_buffer=remote,  # fewer, larger requests
+        page_checksum_verification=True,
     )
 
 

@@ -5,6 +5,7 @@ else is in ``meta.pt``. PyTorch reads the list of the tensors by pickle, which m
 is read here: nothing but the classes of this list is built, and tensors are loaded as plain values.
 """
 
+import hashlib
 import math
 import pickle
 import shutil
@@ -23,7 +24,13 @@ from torch.distributed.checkpoint import (
     load,
     save,
 )
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import (
+    Metadata,
+    MetadataIndex,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
 
 from newsrec.aside import put
 
@@ -68,7 +75,7 @@ def write_folder(folder: Path, checkpoint: Mapping[str, Any], first: bool) -> No
         for number, values in optimizer["state"].items():
             tensors |= {f"{OPTIMIZER}/{place}/{number}/{n}": v for n, v in values.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    save(tensors, storage_writer=FileSystemWriter(folder))
+    save(tensors, storage_writer=_Writer(folder))
     if first:
         rest = {n: value for n, value in checkpoint.items() if n not in (WEIGHTS, OPTIMIZER)}
         rest[OPTIMIZER] = [{**optimizer, "state": {}} for optimizer in optimizers]
@@ -115,6 +122,7 @@ def read_folder(folder: Path) -> dict[str, Any]:
         raise DamagedFolder(f"{META} holds no table of values")
     reader = _Reader(folder)
     tensors = reader.empty()
+    reader.check_hashes()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there is no process group
@@ -130,6 +138,30 @@ def read_folder(folder: Path) -> dict[str, Any]:
         place, number, key = rest.split("/")
         checkpoint[OPTIMIZER][int(place)]["state"].setdefault(int(number), {})[key] = value
     return checkpoint
+
+
+class _Writer(FileSystemWriter):
+    """Adds a hash to each entry of the list of the tensors."""
+
+    def write_data(self, *args: Any, **kwargs: Any) -> Future[list[WriteResult]]:
+        """Write this process's parts; PyTorch gathers the entries and writes the list."""
+        written = super().write_data(*args, **kwargs)
+        for part in written.wait():
+            entry = part.storage_data
+            entry.sha256 = _hash_of(Path(self.path), part.index, entry)
+        return written
+
+
+def _hash_of(folder: Path, index: MetadataIndex, entry: Any) -> str:
+    """Return a hash of a part's bytes, its tensor's name and its place in the tensor."""
+    hashed = hashlib.sha256(repr((index.fqn, list(index.offset or ()))).encode())
+    with (folder / entry.relative_path).open("rb") as file:
+        file.seek(entry.offset)
+        left = entry.length
+        while left > 0 and (block := file.read(min(left, 1 << 20))):
+            hashed.update(block)
+            left -= len(block)
+    return hashed.hexdigest()
 
 
 class _Reader(FileSystemReader):
@@ -158,6 +190,19 @@ class _Reader(FileSystemReader):
             raise DamagedFolder(f"{LISTED} lists more values than the files have")
         found.storage_meta = None
         return found
+
+    def check_hashes(self) -> None:
+        """Compare the files with the hashes in the list; older folders have none.
+
+        Raises:
+            DamagedFolder: If a part differs, or is another tensor's.
+        """
+        for index, entry in self.read_metadata().storage_data.items():
+            expected = getattr(entry, "sha256", None)
+            if expected is not None and expected != _hash_of(Path(self.path), index, entry):
+                raise DamagedFolder(
+                    f"{index.fqn!r} was changed after it was written, in {entry.relative_path!r}"
+                )
 
     def empty(self) -> dict[str, Tensor]:
         """Return a tensor to be filled for each one in the list."""

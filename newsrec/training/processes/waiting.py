@@ -12,6 +12,7 @@ from torch import distributed
 from newsrec.data.cache import cache_folders, writable_folder
 from newsrec.data.team import ALONE, Team
 from newsrec.errors import UserError
+from newsrec.shipped import data_folder
 from newsrec.training.processes.together import RESTART, watched_store
 
 
@@ -57,7 +58,7 @@ def team_beside(trainer: Trainer, root: str | Path) -> Team:
     if machines == 1:
         return Team(own, rank, size, divided)
     team = Team(own, rank, size, f"{divided} of {machines} machines, which share that folder")
-    if _all_see(team, Path(root)):
+    if _all_see(team, data_folder(root)):
         return team
     here = distributed.PrefixStore(f"machine/{trainer.node_rank}", own)
     divided = f", on each of {machines} machines, since they share no data folder"

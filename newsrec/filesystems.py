@@ -5,6 +5,7 @@ import copy
 import hashlib
 import mmap
 import os
+import posixpath
 import re
 import tempfile
 from collections.abc import Iterator
@@ -41,6 +42,17 @@ class Place(NamedTuple):
     def is_local(self) -> bool:
         """Whether it is on this machine's disks, where a rename replaces a file or folder."""
         return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def lies_in(self, folder: "Place") -> bool:
+        """Return whether it is a folder or lies in it, also by way of links.
+
+        Places of one kind of store are compared by path alone, since two addresses may name the
+        same server.
+        """
+        if self.filesystem.type_name != folder.filesystem.type_name:
+            return False
+        real = os.path.realpath if self.is_local else lambda path: posixpath.normpath(f"/{path}")
+        return f"{real(self.path)}/".startswith(f"{real(folder.path).rstrip('/')}/")
 
     def __truediv__(self, name: str) -> "Place":
         return Place(self.filesystem, f"{self.path.rstrip('/')}/{name}", f"{self.given}/{name}")
@@ -153,6 +165,8 @@ def find_place(given: str, option: str) -> Place:
         import fsspec
 
         found, path = fsspec.core.url_to_fs(given)
+        if "file" in found.protocol:
+            return Place(fs.LocalFileSystem(), os.path.abspath(path), shown)
     except (ValueError, ImportError, OSError) as error:  # ArrowInvalid is a ValueError
         reason = str(error).partition("\n")[0].replace(given, shown)
         reason = without_secrets(reason).rstrip(".")

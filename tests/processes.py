@@ -1,0 +1,54 @@
+"""Finds processes and kills them midway; reads /proc."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def killed_when(begun, name):
+    """Kill a process below this one, by the beginning of its command line.
+
+    It is killed once ``begun`` returns something true, and before the block has ended.
+    """
+    killed = []
+
+    def kill():
+        while not begun():
+            time.sleep(0.001)
+        worker = processes(os.getpid(), name)[0]
+        os.kill(worker, signal.SIGKILL)
+        killed.append(worker)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    yield
+    thread.join(10)
+    assert killed
+
+
+def processes(root, name):
+    """Return the processes below one whose command line begins with a name."""
+    parents = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                status = (folder / "stat").read_text().rpartition(")")[2].split()
+                parents[int(folder.name)] = int(status[1]), (folder / "cmdline").read_text()
+            except OSError:
+                continue  # it has ended
+    found = []
+    for pid, (parent, line) in parents.items():
+        while parent in parents and parent != root:
+            parent = parents[parent][0]
+        if parent == root and line.startswith(name):
+            found.append(pid)
+    return found
+
+
+def command_of(pid):
+    """Return the first word of a process's command line."""
+    return (Path("/proc") / str(pid) / "cmdline").read_text().partition("\0")[0]
