@@ -67,7 +67,7 @@ def test_prepare_warns_of_histories_that_hold_the_clicks_to_be_predicted(tmp_pat
     main(["prepare", "--data.root", str(root)])
     said = " ".join(capsys.readouterr().out.split())
     for name in ("train", "dev"):
-        assert f"Warning, {name}: 100.0% of the clicks stand in the history of their own" in said
+        assert f"Warning, {name}: 100.0% of the clicks are in the history of their own" in said
         found = count_in_history(open_mind(root).split(name))
         assert found.clicks_inside == found.clicks == 60
         assert f"{found.candidates_inside / found.candidates:.2%}" in said

@@ -18,7 +18,7 @@ from newsrec.errors import UserError
 
 def add_data_root(parser: argparse.ArgumentParser, use: str = "", required: bool = True) -> None:
     """Add ``--data.root``; ``use`` tells what the command does with the folder, if not obvious."""
-    about = "data folder with train, dev and test, any: MIND's files or zips, EB-NeRD, xMIND, or "
+    about = "data folder with any of train, dev, test: MIND's files or zips, EB-NeRD, xMIND, or "
     about += "Parquet, which may lie at an address such as s3://bucket/data"
     about += f"; {use}" if use else ""
     parser.add_argument("--data.root", required=required, help=about)

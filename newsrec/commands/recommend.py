@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "clicked news item"
     )
     add("--skip_repeats", type=float, metavar="COSINE", help=use)
-    add("--per_category", type=int, metavar="N", help="most news items of one category")
+    add("--per_category", type=int, metavar="N", help="at most this many of one category")
     use = "of two news whose vectors have at least this cosine, up to 1, keep only the better one"
     add("--near_duplicates", type=float, metavar="COSINE", help=use)
     use = (

@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("export_dir", help="folder that export wrote; serve only reads it")
     use = "folder for news, clicks and vectors, created if it is absent; default: EXPORT.store"
     add("--store", metavar="DIR", help=use)
-    add("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all addresses")
-    add("--port", type=int, default=8000, help="port to listen at; 0 takes a free one")
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all addresses")
+    add("--port", type=int, default=8000, help="port to listen on; 0 takes a free one")
     add("--workers", type=int, default=1, help="processes that answer, all on one store")
     add("--threads", type=int, help="threads for encoding in each process; default: all cores")
     use = "file with one token on each line; each request must send one of the tokens: "

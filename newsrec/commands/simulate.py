@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=EFFECTS,
         default=[],
-        help=f"effects that {able} shall not have. {effects}",
+        help=f"effects that {able} leave out. {effects}",
     )
     add_on_bad_line(parser, "--on_bad_line", of="the file of --titles")
 
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     ceilings = "  ".join(f"{split} {m['auc']:.4f}" for split, m in world["ceiling"].items())
     print(f"Ceiling AUC (the true utilities): {ceilings}")
     for split, aucs in world.get("oracles", {}).items():
-        print(f"AUC on {split} of who knows:")
+        print(f"AUC on {split} of scorers that know:")
         for name, auc in aucs.items():
             print(f"  {auc:.4f}  {name}: {ORACLES[name]}")
     config = "mind_small_top2" if preset.like_mind else "demo"

@@ -14,7 +14,7 @@ candidates are there; where histories hold the clicks to be predicted, nearly al
 
 
 class InHistory(NamedTuple):
-    """How many candidates of the impressions looked at stand in the impression's history."""
+    """How many candidates of the impressions looked at are in the impression's history."""
 
     candidates: int
     candidates_inside: int
@@ -24,7 +24,7 @@ class InHistory(NamedTuple):
 
     @property
     def suspect(self) -> bool:
-        """Whether so many clicks stand in the history that it may hold future clicks."""
+        """Whether so many clicks are in the history that it may hold future clicks."""
         return self.clicks_inside > SUSPECT * self.clicks
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from newsrec.metrics import ranks
 
 ENSEMBLES = {
-    "mean_score": "scores less their mean in the impression, by their standard deviation there",
+    "mean_score": "scores minus their mean in the impression, divided by their standard deviation",
     "mean_rank": "ranks in the impression",
 }
 """Values that can be averaged over models."""

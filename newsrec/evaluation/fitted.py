@@ -30,8 +30,8 @@ from newsrec.metrics import impression_metrics
 FITTED = "fitted"
 """Name of this ensemble among the choices of ``--ensemble``."""
 ABOUT = (
-    "scores as in mean_score, weighted. The weights are learned from the clicks of dev; where dev "
-    "is reported, those of a fifth of the users from the clicks of the others"
+    "scores as in mean_score, weighted. The weights are learned from the clicks of dev; if dev is "
+    "reported, those for each fifth of the users are learned from the clicks of the others"
 )
 SOURCE = "dev"
 """The split that weights are learned on."""
@@ -141,7 +141,7 @@ def learn(
         cross_fitted: Whether the split is also the one reported, which takes two folds.
 
     Raises:
-        UserError: If too few users have an impression with a click and a skip.
+        UserError: If too few users have an impression with a clicked and a skipped candidate.
     """
     assert source.labels is not None
     offsets = np.asarray(source.candidates.offsets)
@@ -150,8 +150,8 @@ def learn(
     fold, folds = user_folds(source.user, source.user[rows], user_ids)
     if folds < 1 + cross_fitted:
         raise UserError(
-            f"--ensemble {FITTED}: {source.name} has impressions with a click and a skip of "
-            f"{counted(folds, 'user')}, and weights need {1 + cross_fitted} at "
+            f"--ensemble {FITTED}: in {source.name}, impressions with a clicked and a skipped "
+            f"candidate are of {counted(folds, 'user')}, and weights need {1 + cross_fitted} at "
             "least. Choose --ensemble mean_score."
         )
     if len(rows) > MOST_IMPRESSIONS:
@@ -179,7 +179,8 @@ def user_folds(
 
     Args:
         users: User of each impression ``[impressions]``.
-        evaluated: Users of the impressions with a click and a skip, who are dealt out first.
+        evaluated: Users of the impressions with a clicked and a skipped candidate, who are dealt
+            out first.
         user_ids: Ids of the users.
 
     Returns:

@@ -42,7 +42,7 @@ def table_of(
 
 
 def leaks(inside: Mapping[str, InHistory], drawn: Collection[str]) -> list[str]:
-    """Return a warning for each split in which many clicks stand in their impression's history.
+    """Return a warning for each split in which many clicks are in their impression's history.
 
     Args:
         inside: The counts of each split.
@@ -57,7 +57,7 @@ def leaks(inside: Mapping[str, InHistory], drawn: Collection[str]) -> list[str]:
         "the click, and every metric is too high. Keep each user's first click on a news item."
     )
     return [
-        f"Warning, {name}: {count.clicks_inside / count.clicks:.1%} of the clicks stand in the "
+        f"Warning, {name}: {count.clicks_inside / count.clicks:.1%} of the clicks are in the "
         f"history of their own impression, more than {SUSPECT:.0%}. "
         f"{repeated if name in drawn else shown}"
         for name, count in inside.items()

@@ -65,7 +65,7 @@ def _without(missing: list[str]) -> str:
         return "Without train, only baselines and checkpoints from elsewhere can be evaluated."
     if "dev" in missing:
         return "Without dev, --data.val last_day chooses the checkpoint on the last day of train."
-    return "Test is only needed for a submission or a last judgement."
+    return "Test is only needed for a submission or a final evaluation."
 
 
 def _language(data: NewsData, name: str) -> str:

@@ -122,9 +122,9 @@ def can_show(metrics: Mapping[str, Any]) -> list[str]:
         return []
     name = BASELINE_NAMES.get(best[0], best[0])
     return [
-        f"Against {name}, this split shows a true difference of the AUC of "
-        f"{best[1]['auc_detectable']:.4f} with a chance of 80 %; between models that are more "
-        "alike, a smaller one (compare prints it)."
+        f"Against {name}, this split shows a true difference in AUC of "
+        f"{best[1]['auc_detectable']:.4f} with a chance of 80 %. Between more similar models "
+        "it shows smaller differences (compare prints how small)."
     ]
 
 

@@ -47,7 +47,7 @@ def print_recommendations(answer: Mapping[str, Any]) -> None:
     print_tables(table(headings, rows, _title(clicks, read), align="rlrl"))
     if any("explanation" in news for news in answer["news"]):
         say(
-            "What the clicks add, and the rest, add up to the score (docs/serve.md, Why this news)."
+            "What each click adds, and the rest, add up to the score (docs/serve.md, Why this news)."
         )
 
 

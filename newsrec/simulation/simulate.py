@@ -77,7 +77,7 @@ def simulate(
         file_format: One of ``FORMATS``: ``parquet`` writes ``{news,impressions}.parquet`` and
             ``ebnerd`` the files of EB-NeRD instead, with the same content.
         titles: A file of news whose texts a world of tastes takes instead of inventing them.
-        without: Names of the ``EFFECTS`` that a world of tastes shall not have.
+        without: Names of the ``EFFECTS`` that a world of tastes leaves out.
         on_bad_line: What to do with a line of ``titles`` that cannot be read: error or drop.
 
     Returns:
