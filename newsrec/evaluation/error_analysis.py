@@ -1,4 +1,4 @@
-"""Where a model errs: groups and impressions that a baseline ranks better, drift, click odds."""
+"""Where a model errs: groups and impressions that a baseline ranks better, drift, probabilities."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

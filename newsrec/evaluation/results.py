@@ -184,7 +184,7 @@ def _on_unseen(
 def _intervals(
     own: ImpressionMetrics, others: list[ImpressionMetrics], users: NDArray[np.integer]
 ) -> list[list[list[float]]]:
-    """Return the intervals of the metrics, of each baseline's AUC, and of the AUC minus that.
+    """Return the intervals of the metrics, of each baseline's AUC, and of the AUC minus it.
 
     They come from one set of resamples, because a further row costs next to nothing beside the
     random numbers. The intervals of the differences are those of ``paired_interval``.

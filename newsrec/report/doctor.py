@@ -54,7 +54,7 @@ def examine(plm: str = DEFAULT_PLM) -> Findings:
 
 
 def _packages(found: Findings) -> None:
-    """Find the versions of required packages, which cannot be imported, and the extras."""
+    """Find the versions of required packages, broken or missing packages, and the extras."""
     try:
         required = [Requirement(text) for text in distribution("newsrec").requires or ()]
         names = distribution("newsrec").metadata.get_all("Provides-Extra") or []
@@ -255,7 +255,7 @@ def lines(found: Findings) -> list[tuple[str, str]]:
 
 
 def _of_machine(of: SimpleNamespace) -> list[tuple[str, str]]:
-    """Return the findings for which packages are imported."""
+    """Return the findings that only imported packages give."""
     rows = []
     memory = f", {_bytes(of.cpu['memory'])} of memory" if of.cpu["memory"] else ""
     cores = f"{of.cpu['cores']} usable {'core' if of.cpu['cores'] == 1 else 'cores'}"

@@ -46,9 +46,7 @@ def print_recommendations(answer: Mapping[str, Any]) -> None:
     headings = ("", "news", "score", "category", "title")
     print_tables(table(headings, rows, _title(clicks, read), align="rlrl"))
     if any("explanation" in news for news in answer["news"]):
-        say(
-            "What each click adds, and the rest, add up to the score (docs/serve.md, Why this news)."
-        )
+        say("Clicks and rest add up to the score (docs/serve.md, Why this news).")
 
 
 def reasons(explanation: Mapping[str, Any]) -> list[str]:

@@ -53,7 +53,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def beside_table(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None = None) -> Table:
-    """Return a table of the scorer and the baselines, with the AUC difference to each baseline.
+    """Return a table of the scorer and the baselines, with the AUC difference from each baseline.
 
     ``ceiling`` is the last row, if it is known.
     """
@@ -94,7 +94,7 @@ def half_life_table(found: Mapping[str, Any]) -> Table:
         above = f"{row['auc_difference']:+.4f}", f"{low:+.4f} to {high:+.4f}"
         cells = f"{row['hours']:g} h", f"{row['auc']:.4f}", *above
         rows.append(bold(*cells) if row["hours"] == found["hours"] else cells)
-    return table(("half-life", "AUC", "above\nnone", "95 % interval\nof that"), rows)
+    return table(("half-life", "AUC", "minus\nnone", "95 % interval\nof that"), rows)
 
 
 def slices_table(metrics: Mapping[str, Any]) -> Table:

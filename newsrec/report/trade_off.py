@@ -49,7 +49,7 @@ def trade_off_rows(found: Mapping[str, Any]) -> dict[str, tuple[list[str], list[
     for rule, lines in found["rules"].items():
         names = [lines["for"], "calibration@10", "vector_diversity@10", "freshness@10"]
         names = [name for name in dict.fromkeys(names) if name in found["none"]]
-        headings = ["", "nDCG@10", "above none, 95 %", *(_heading(name) for name in names)]
+        headings = ["", "nDCG@10", "minus none, 95 %", *(_heading(name) for name in names)]
         rows = [_row("none", found["none"], names)]
         for one in lines["measured"]:
             rows.append(_row(f"{one['value']:g}", one, names))

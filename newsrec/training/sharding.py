@@ -59,7 +59,7 @@ class ShardedStrategy(ModelParallelStrategy):
     def post_backward(self, closure_loss: Tensor) -> None:
         """Average the gradients of the weights that are not sharded.
 
-        Also right while batches are accumulated: an average of averages stays as it is.
+        This is also right while batches are accumulated: averaging an average changes nothing.
         """
         super().post_backward(closure_loss)
         assert self.model is not None

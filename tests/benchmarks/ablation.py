@@ -271,7 +271,7 @@ def markdown(arms: dict[str, dict], splits: Iterable[str], bounds: dict[str, dic
     """Return the table, what is compared with another arm than ``base``, and the bounds."""
     heads = ["arm", "what differs"]
     for split in splits:
-        heads += [f"{split} AUC", "seeds", "less base", "95 % interval"]
+        heads += [f"{split} AUC", "seeds", "minus base", "95 % interval"]
     heads += ["gates at zero", "train time", "memory"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     below = []

@@ -9,7 +9,7 @@ Sources of the figures:
 - Operations: ``model_flop``, which counts only matrix products.
 - Time: operations at ``SHARE`` of a device's peak, or ``LAUNCH`` per kernel of the step if that
   takes longer, as it does for small models, whose kernels run faster than they are launched.
-  These figures are assumptions: nothing here was measured on a GPU.
+  For a GPU both were measured on one H100; for other GPUs they are assumptions.
 - Batches: see ``work``.
 """
 
