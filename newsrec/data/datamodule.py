@@ -82,9 +82,9 @@ class MindDataModule(DataOptions, LightningDataModule):
         eval_split: str | None = None,
         category_names: dict[str, list[str]] | None = None,
     ) -> "MindDataModule":
-        """Build a data module that reads texts as the one did that the model was trained with.
+        """Build a data module that reads texts as in the training of a model.
 
-        ``tokenizer_json`` is the text of that tokenizer's file, ``eval_split`` the split of
+        ``tokenizer_json`` is the text of the tokenizer's file, ``eval_split`` the split of
         ``predict_dataloader``, which is ``val`` if None; ``category_names`` as the attribute.
         """
         data = cls(**options)

@@ -99,8 +99,8 @@ class TokenStates:
 def _bits(part: Tensor) -> NDArray[Any]:
     """Return a part as an array of the same memory.
 
-    NumPy's memory has large pages, a tensor's small ones. For the states of a large batch, to hand
-    out the small ones takes the system four times as long as copying the states.
+    NumPy's memory has large pages, a tensor's small ones. With a large
+    batch, the system needs four times as long to hand out small pages as to copy the states.
     """
     array: NDArray[Any] = (part.view(torch.int16) if part.dtype == torch.bfloat16 else part).numpy()
     return array

@@ -33,7 +33,7 @@ OTHERS = 3
 BLOCK = 1 << 11
 """Impressions at once."""
 CELLS = 1 << 22
-"""Most numbers in a block's shares of categories, and most kinds of its candidates."""
+"""Upper limit of a block's numbers: of its shares of categories, and of its candidates' kinds."""
 
 
 class Top(NamedTuple):

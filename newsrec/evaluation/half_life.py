@@ -67,7 +67,7 @@ class HalfLife(NamedTuple):
         Returns:
             The scores, and ``hours``, None if no half-life is better than none; if the AUC chose
             them also ``chosen_on``, and ``measured`` with the AUC of each half-life, its difference
-            to the AUC without half-life, and the 95 % interval of the difference, paired by
+            from the AUC without half-life, and the 95 % interval of the difference, paired by
             impression and clustered by user.
         """
         old = ages(data, split)

@@ -44,7 +44,7 @@ def onnx_graph(path: Path, name: str) -> Graph:
 
 
 def distinct_news(catalogue: "Catalogue") -> Tensor:
-    """Return the rows of real news, of news that are one and the same text only the first."""
+    """Return the rows of real news; if each is one text, equal texts are left out but the first."""
     if catalogue.views is None and catalogue.categories is None:
         return catalogue.first.unique()[FIRST_NEWS:]
     return torch.arange(FIRST_NEWS, catalogue.num_news)

@@ -1,6 +1,6 @@
-"""Makes users of a user encoder's vectors: what a score is made of (``model.matching``).
+"""Heads (``model.matching``): make the vectors that a user is scored by from the user encoder's.
 
-A head has the learned numbers of its way to score; ``newsrec.model.matching`` computes the scores.
+A head has the learned numbers of this step; ``newsrec.model.matching`` computes the scores.
 To add one, write a class, add its name to ``Matching`` and ``head_of``, and write its twin in
 ``newsrec.serving.matching``.
 """

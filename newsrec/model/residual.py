@@ -14,9 +14,9 @@ from newsrec.model.sequences import Mask, last_element, masked_mean
 class ResidualPath(nn.Module):
     """A news item's mean PLM state, scaled to length 1, centred, and cut to ``dim`` directions.
 
-    Before ``fit`` is called, nothing is subtracted and the first ``dim`` directions are kept. A
-    state of size ``hidden`` is at least as large. With ``last_token`` the state of the last token
-    takes the place of the mean.
+    Before ``fit`` is called, nothing is subtracted and the first ``dim`` directions are kept.
+    ``hidden``, the size of a state, is at least ``dim``. With ``last_token`` the state of the last
+    token takes the place of the mean.
     """
 
     centre: Tensor

@@ -1,7 +1,7 @@
 """The clicks of a store, in an SQLite file of their own.
 
 They are apart from the news so that the file can be written anew after a deletion. SQLite's
-``secure_delete`` alone does not suffice: rests of rows stay where pages were split.
+``secure_delete`` alone does not suffice: parts of rows stay where pages were split.
 """
 
 import time

@@ -80,16 +80,20 @@ class RecommendBody(User):
     exclude_history: bool = Field(True, description="whether clicked news is left out")
     max_age: Hours | None = Field(None, description="hours since a news item was published")
     half_life: Hours | None = Field(None, description="hours until the odds of a click halve")
-    per_category: Annotated[int, Field(ge=1)] | None = Field(None, description="most of a category")
+    per_category: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="greatest number of news items of one category"
+    )
     near_duplicates: Cosine | None = Field(
         None, description="of two news items with at least this cosine, only the better one is kept"
     )
     skip_repeats: Cosine | None = Field(
         None, description="leave out news with at least this cosine with a clicked news item"
     )
-    diversity: float = Field(0.0, ge=0, le=1, allow_inf_nan=False, description="of MMR; 0: none")
+    diversity: float = Field(
+        0.0, ge=0, le=1, allow_inf_nan=False, description="how much each item must differ"
+    )
     calibration: float = Field(
-        0.0, ge=0, le=1, allow_inf_nan=False, description="to the history's categories; 0: none"
+        0.0, ge=0, le=1, allow_inf_nan=False, description="how much categories must match"
     )
 
 

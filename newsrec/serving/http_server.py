@@ -47,7 +47,7 @@ class Server(uvicorn.Server):
     """Ends after the requests that have begun at the first signal, and at once at the second."""
 
     alone = True
-    """Whether there is no process over this one that would end it."""
+    """Whether no other process supervises this one and would end it."""
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Stop; called by a signal."""

@@ -21,10 +21,10 @@ QUERIES, CLICKS, AT_ONCE = 64, 50, 8
 """Queries by which this is measured, each the sum of up to ``CLICKS`` random news vectors, and how
 many are compared with all news at once."""
 LISTS, TRAINED_ON, PASSES = 2.0, 40, 8
-"""Lists, times the root of the number of news; news for each of them, and passes over them, from
-which centres are learned."""
+"""Number of lists, as a multiple of the root of the number of news. The centres are learned from
+this many news items for each list, in this many passes."""
 SPARE = 8
-"""An ``1 / SPARE`` more news than asked for are found, because float16 is not exact."""
+"""``1 / SPARE`` more news than asked for is found, because float16 is not exact."""
 OUTGROWN = 2
 """With this many times the news that it was built of, an index should be built anew."""
 

@@ -45,7 +45,7 @@ class Proposals:
         self._slots: Slots | None = None
         self._index: Index | None = None
         self._missed: set[int] | None = None
-        """Rows that were changed since an index is being built; None if none is."""
+        """Rows that changed since the build of an index began; None if none is built."""
 
     @property
     def building(self) -> bool:

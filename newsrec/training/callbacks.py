@@ -38,8 +38,8 @@ class FrozenStates(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find or compute the states, unless all layers are tuned or ``frozen_states`` is none.
 
-        Raises UserError on every process if the disk has too little space, and on all others if
-        one process fails in another way.
+        Raises UserError on every process if the disk has too little space. If one process fails in
+        another way, all others raise UserError.
         """
         module: Any = pl_module
         data: Any = trainer.datamodule  # type: ignore[attr-defined]

@@ -63,9 +63,9 @@ def impression(encoded: Encoded, batch: Batch) -> Tensor:
     The loss of an impression is the mean of ``-log softmax(scores)`` over its clicks, and the loss
     of a batch the mean over its impressions: ListNet's top-one loss (Cao et al., ICML 2007) with
     equal shares for the clicks. For binary labels it bounds MRR and nDCG (Bruch et al., ICTIR
-    2019). The logarithm of the clicks' summed probability would be content with one click on top:
-    its gradient falls mostly on the click that scores highest already, while MIND's metrics count
-    every click. Khosla et al. (NeurIPS 2020) found the same choice better in contrastive learning.
+    2019). With the logarithm of the clicks' summed probability instead, the gradient would fall
+    mostly on the click that scores highest already, while MIND's metrics count every click. Khosla
+    et al. (NeurIPS 2020) found the same choice better in contrastive learning.
     """
     log_p = _own_scores(encoded, batch).log_softmax(dim=1)
     clicked = batch.labels > 0
