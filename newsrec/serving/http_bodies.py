@@ -90,10 +90,10 @@ class RecommendBody(User):
         None, description="leave out news with at least this cosine with a clicked news item"
     )
     diversity: float = Field(
-        0.0, ge=0, le=1, allow_inf_nan=False, description="how much each item must differ"
+        0.0, ge=0, le=1, allow_inf_nan=False, description="how much each item must differ; 0: none"
     )
     calibration: float = Field(
-        0.0, ge=0, le=1, allow_inf_nan=False, description="how much categories must match"
+        0.0, ge=0, le=1, allow_inf_nan=False, description="how far categories must match; 0: none"
     )
 
 
