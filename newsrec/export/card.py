@@ -205,7 +205,7 @@ def _metrics(manifest: dict[str, Any]) -> str:
     differs = own is not None and own != found["data_fingerprint"]
     other = f" It is another {found['split']} than training's." if differs else ""
     how = "by evaluate" if found.get("by_evaluate") else "through the exported user encoder"
-    chosen = " The same split chose the checkpoint, so they flatter." if found["selected"] else ""
+    chosen = " The same split chose the checkpoint: they are too high." if found["selected"] else ""
     lines = [
         f"On {found['split']} ({found['window']}), {counted(found['evaluated'], 'impression')}, "
         f"{how}; the interval covers the choice of users, not the training seed.{chosen}{other}",

@@ -142,7 +142,7 @@ class Engines:
 
         Args:
             make: Returns the engine.
-            announce: Whether other processes shall change to its export, too.
+            announce: Whether other processes change to its export, too.
         """
         with self._lock:
             if self._stop.is_set() or (self._thread is not None and self._thread.is_alive()):
