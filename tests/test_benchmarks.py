@@ -71,6 +71,22 @@ def test_the_service_is_loaded_and_loses_no_request(monkeypatch, capsys, served)
         assert all(result[part][clients]["per_second"] > 0 for clients in ("1", "8", "64"))
 
 
+@pytest.mark.slow
+def test_the_start_of_fit_is_timed_by_phase(monkeypatch, capsys, demo):
+    config = DEMO.parents[1] / "configs" / "demo.yaml"
+    options = (f"--data.root={demo}", f"--config={config}")
+    result = measure(monkeypatch, capsys, "first_step.py", *options)
+    first, second = result["first_run"], result["second_run"]
+    assert list(first["phases"]) == list(second["phases"])
+    assert [*first["phases"]][-4:] == ["model", "states", "residual_path", "first_batch"]
+    assert first["to_first_step_s"] == pytest.approx(
+        sum(phase["s"] for phase in first["phases"].values()), abs=0.1
+    )
+    computed, read = (run["phases"]["states"]["cpu_s"] for run in (first, second))
+    assert read < computed / 2
+    assert first["step_s"] > 0
+
+
 def test_submissions_are_written_and_checked_as_a_loop_does(monkeypatch, capsys):
     result = measure(monkeypatch, capsys, "submission.py", "--impressions", "2000")
     assert result["reference"]["impressions"] == 2000

@@ -191,6 +191,11 @@ def test_blocks_hold_every_sequence_once_and_little_padding():
         (2, 1),
     ]
     assert list(padded_sequences([], 10)) == []
+    for alone in ([3, 1, 2], [], range(4)):  # one sequence goes another way
+        ((members, numbers, mask),) = padded_sequences([alone], 10)
+        ((_, expected, real),) = padded_sequences([alone, []], 20)
+        assert members.tolist() == [0]
+        assert (numbers.tolist(), mask.tolist()) == (expected[:1].tolist(), real[:1].tolist())
 
 
 # Ranking and recommending

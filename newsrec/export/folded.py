@@ -27,35 +27,38 @@ def folded(encoder: UserEncoder) -> UserEncoder:
 
 
 class FoldedAttention(nn.Module):
-    """``AdditiveAttention`` without the products of its key.
+    """``AdditiveAttention`` without the products of its key, and with fewer products of its query.
 
-    With key ``K x + b`` and global query ``g``, the scores of the key are ``S (g * (K x + b))``,
-    which is ``((S * g) K) x`` plus a number that a softmax ignores; and the mean of the keys is the
-    key of the mean click.
+    With query ``Q x + b``, the scores of the query are ``(S Q) x`` plus a number that a softmax
+    ignores. With key ``K x + b`` and global query ``g``, the scores of the key are
+    ``S (g * (K x + b))``, which is ``((S * g) K) x`` plus such a number; and the mean of the keys
+    is the key of the mean click, of which each head needs its own part only.
     """
 
     def __init__(self, attention: AdditiveAttention) -> None:
         super().__init__()
         self.attention = attention
-        heads, dim = attention.heads, attention.query.out_features
+        heads, (dim, _) = attention.heads, attention.query.weight.shape
         own = torch.eye(heads).repeat_interleave(dim // heads, dim=1)
         self.own = nn.Buffer(own)  # 1 where a number belongs to the head [heads, dim]
+        with torch.no_grad():
+            score = attention.query_score.weight.double() @ attention.query.weight.double()
+            self.query_score = nn.Buffer((score * attention.scale).float())  # [heads, dim]
+            self.key_score = nn.Buffer(attention.key_score.weight * attention.scale)
+            parts = attention.key.weight.unflatten(0, (heads, -1)).transpose(1, 2)
+            self.key = nn.Buffer(parts.contiguous())  # [heads, dim, dim / heads]
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Mix sequences, as ``AdditiveAttention`` does."""
-        part = self.attention
+        part, columns = self.attention, x.transpose(1, 2)
         query = part.query(x)
-        weights = weights_of(part.query_score(query).transpose(1, 2) * part.scale, mask)
-        global_query = self._own(weights @ query)  # [batch, 1, dim]
-        score = (part.key_score.weight * part.scale * global_query) @ part.key.weight
-        weights = weights_of(score @ x.transpose(1, 2), mask)  # [batch, heads, length]
-        global_key = self._own(part.key(weights @ x)) * global_query
-        mixed: Tensor = part.transform(query * global_key) + query
+        pooled = weights_of(self.query_score @ columns, mask) @ query  # [batch, heads, dim]
+        global_query = (pooled * self.own).sum(dim=1, keepdim=True)  # each head's own numbers
+        score = (self.key_score * global_query) @ part.key.weight
+        pooled = weights_of(score @ columns, mask) @ x
+        key = (pooled.unsqueeze(2) @ self.key).flatten(1) + part.key.bias  # [batch, dim]
+        mixed: Tensor = part.transform(query * (key.unsqueeze(1) * global_query)) + query
         return mixed
-
-    def _own(self, pooled: Tensor) -> Tensor:
-        """Return each head's part of its own vector ``[batch, 1, dim]``."""
-        return (pooled * self.own).sum(dim=1, keepdim=True)
 
 
 class FoldedPooling(nn.Module):

@@ -296,8 +296,8 @@ class Fastformer(nn.Module):
             before = mask.numbers()
             later = mask.lengths[mask.owner] - 1 - before
         elif self.recency or torch.compiler.is_exporting():
-            before = mask.cumsum(dim=1) - 1  # real elements may follow older ones that are masked
-            later = mask.sum(dim=1, keepdim=True) - 1 - before
+            counted = mask.cumsum(dim=1)  # real elements may follow older ones that are masked
+            before, later = counted - 1, mask.sum(dim=1, keepdim=True) - counted
         else:
             return torch.arange(mask.shape[1], device=mask.device)
         # The last real element gets row 0 at any length if positions count from there.

@@ -289,6 +289,10 @@ def padded_sequences(
         ``[rows, longest]``, and True where a number is real ``[rows, longest]``; ``longest`` is at
         least 1.
     """
+    if len(sequences) == 1:  # most requests; the way for several takes five times as long
+        numbers = np.array([sequences[0] if len(sequences[0]) else [0]], dtype=np.int64)
+        yield np.zeros(1, np.int64), numbers, np.full(numbers.shape, len(sequences[0]) > 0)
+        return
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
     order = np.argsort(-lengths, kind="stable")
     start = 0

@@ -101,6 +101,8 @@ PARTS = {
         "recommend.py --users 5000 --news 20000 --calls 500",
         (
             Figure("user vector of 50 clicks, one thread", "user_vector.p50_ms", "ms"),
+            Figure("its CPU time", "user_vector.cpu_ms", "ms"),
+            Figure("its matrix products in numpy, CPU time", "its_products.cpu_ms", "ms"),
             Figure("the 100 best of 20,000", "recommend_100.p50_ms", "ms"),
             Figure("start of a process that recommends", "start_process.cpu_s", "s"),
             Figure("users in a batch", "many_process.users_per_s", "/s", True),
