@@ -57,8 +57,8 @@ def fit(
 
     Args:
         model: A new model, not trained yet.
-        data: The data; ``plm``, ``max_tokens``, ``abstract_tokens``, ``max_history`` and ``loss`` are
-            as in the model.
+        data: The data; ``plm``, ``max_tokens``, ``abstract_tokens``, ``max_history`` and ``loss``
+            are as in the model.
         output: The run folder; None names one after the time, in ``runs/``.
         resume: ``last`` or ``best`` checkpoint of ``output``, or a path; ``auto`` is ``last`` where
             there is one. None starts a new run.
