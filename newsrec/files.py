@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from pathlib import Path
 from newsrec.aside import file_aside, folder_aside, put
 from newsrec.errors import UserError
 
+ADDRESS = re.compile(r"[A-Za-z][\w+.-]+:/")
+"""What an address is as a ``Path``; ``C:/`` is none."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Values of ``OSError.errno`` if nothing more can be written."""
 
@@ -34,12 +37,23 @@ def require_empty(output: Path, hint: str = "Choose another --output, or remove 
     require_writable(output)
 
 
+def require_on_disk(folder: Path, option: str) -> None:
+    """Refuse an address such as ``s3://bucket/results``, which would become a folder ``s3:``."""
+    if ADDRESS.match(str(folder)):
+        shown = str(folder).replace(":/", "://", 1)  # Path takes two slashes for one
+        raise UserError(
+            f"{option} {shown} is an address, and this command writes to disks only. Name a "
+            "folder, and copy from there what it writes."
+        )
+
+
 def require_writable(output: Path) -> None:
     """Refuse an output folder that cannot be created or written, before any work is done.
 
     Tries to write, because the permissions of a read-only mount do not show that it is read-only.
     """
     there = output
+    require_on_disk(output, "--output")
     if "\0" in str(output):
         raise UserError(f"--output {output} holds a null character. Choose another --output.")
     try:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import errno
 import hashlib
 import mmap
 import os
@@ -11,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import pyarrow as pa
 from pyarrow import fs
@@ -26,6 +28,8 @@ SECRETS = re.compile(
     re.DOTALL,
 )
 """What messages leave out of an address. What is before the ``@`` of abfs is a container."""
+OF_PYARROW = ("file", "s3", "gs", "gcs", "hdfs", "abfs", "abfss")
+"""Schemes of the file systems of pyarrow; fsspec has others."""
 SECONDS_FOR_GOOGLE = 30
 """Time limit of a request to ``gs://`` with its repetitions; pyarrow's default is 15 minutes."""
 
@@ -121,7 +125,9 @@ def named(given: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.filename:
             raise
         code: int | None = getattr(error, "errno", None)
-        reason = os.strerror(code) if code else str(error)
+        reason = os.strerror(code) if code and code > 0 else str(error)  # below 0: of a resolver
+        if isinstance(error, FileNotFoundError) and not code:  # fsspec says only the path
+            reason = f"{os.strerror(errno.ENOENT)}: {reason}"
         # Some file systems say the whole address.
         reason = without_secrets(reason.partition("\n")[0]).rstrip(".")
         reason = reason or "its file system cannot do this"
@@ -153,8 +159,13 @@ def find_place(given: str, option: str) -> Place:
     if "://" not in given:
         raise UserError(f"{option} {given}// names no file or folder. Add one to the address.")
     scheme, shown = given.partition(":")[0], without_secrets(given)
+    if scheme in OF_PYARROW and (wrong := re.search(r"[^!-~]", given)):
+        raise UserError(
+            f"{option} {shown} has {wrong[0]!r}, which an address cannot have. Write "
+            f"{quote(wrong[0], errors='replace')} in its place."
+        )
     try:
-        if scheme in ("file", "s3", "gs", "gcs", "hdfs", "abfs", "abfss"):
+        if scheme in OF_PYARROW:
             uri = given
             if scheme.startswith("g") and "retry_limit_seconds" not in given:
                 uri += f"{'&' if '?' in given else '?'}retry_limit_seconds={SECONDS_FOR_GOOGLE}"

@@ -4,6 +4,7 @@ A folder is listed once, when it is opened. What the paths in it say of files an
 this list, so looking for files costs no further requests.
 """
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ from newsrec.filesystems import Place, find_place, named, without_secrets
 BUFFER = 8 << 20
 """Bytes of one request when a file is read from its beginning to its end."""
 
+
+KEYS = re.compile(r"&(sig|[^&=]*(secret|password|token|key))=", re.IGNORECASE)
+"""An option of an address that is a key, such as the ``sig`` of Azure; ``&`` stands before it."""
 
 _one_reader = threading.Lock()
 
@@ -211,7 +215,8 @@ def open_root(address: str) -> Path:
         UserError: If it cannot be reached, or the address has keys.
     """
     shown = without_secrets(address)
-    if shown != address.partition("?")[0].rstrip("/"):
+    place, _, options = address.partition("?")
+    if shown != place.rstrip("/") or KEYS.search(f"&{options}"):
         raise UserError(
             f"--data.root {shown} has keys in its address, which checkpoints would keep. Give them "
             "as the store's own tools take them, such as by AWS_ACCESS_KEY_ID and "
@@ -223,6 +228,11 @@ def open_root(address: str) -> Path:
     store.refresh()
     # Readers are written for Path; a StorePath has what they use of it.
     return cast(Path, StorePath(store, PurePosixPath()))
+
+
+def address_of(root: Path) -> str:
+    """Return a data folder's path or address, with the options that the address has."""
+    return root.store.address if isinstance(root, StorePath) else str(root)
 
 
 _store = lru_cache(maxsize=4)(Store)  # a worker opens a store once

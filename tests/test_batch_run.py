@@ -570,7 +570,7 @@ def test_rows_of_a_file_are_told_without_the_options_of_its_address(monkeypatch)
 
 
 def test_what_a_file_system_says_of_an_address_is_told_without_its_options():
-    said = r"^users cannot be used: http://host/users\. Check"
+    said = r"^users cannot be used: No such file or directory: http://host/users\. Check"
     with pytest.raises(UserError, match=said), filesystems.named("users"):
         raise FileNotFoundError("http://KEY:SECRET@host/users?token=SECRET")
 

@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import shutil
+import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,7 @@ from newsrec.__main__ import main
 from newsrec.data import parts, store
 from newsrec.data.dataset import open_mind
 from newsrec.errors import UserError
+from newsrec.report.inspection import next_command
 from newsrec.serving.examples import Examples
 from newsrec.shipped import data_folder
 from newsrec.store_path import StorePath
@@ -185,12 +187,22 @@ def test_a_file_that_changes_while_it_is_read_is_refused(own, memory, monkeypatc
 @pytest.mark.parametrize(
     ("root", "said"),
     [
-        ("memory://none", "memory://none cannot be used"),
+        ("memory://none", "memory://none cannot be used: No such file or directory: /none."),
         ("memory://own/train", "name the folder above, --data.root memory://own."),
         ("memory://mind", "memory://mind has no news.parquet, impressions.parquet or clicks."),
         ("memory://", "names no file or folder"),
         ("s3://KEY:HIDDEN@bucket/own", "--data.root s3://bucket/own has keys in its address"),
+        (
+            "abfss://c@account.dfs.core.windows.net/own?sv=1&sig=HIDDEN",
+            "net/own has keys in its address",
+        ),
+        (
+            "abfss://c@account.dfs.core.windows.net/own?client_secret=HIDDEN",
+            "net/own has keys in its address",
+        ),
         ("strange://own", "strange:// cannot be opened"),
+        ("s3://bucket/my own", "has ' ', which an address cannot have. Write %20 in its place."),
+        ("file:///tmp/ö", "has 'ö', which an address cannot have. Write %C3%B6 in its place."),
     ],
 )
 def test_what_cannot_be_read_is_told_in_a_sentence(own, memory, mind_dir, capsys, root, said):
@@ -198,6 +210,40 @@ def test_what_cannot_be_read_is_told_in_a_sentence(own, memory, mind_dir, capsys
     found = refused(capsys, "prepare", "--data.root", root)
     assert said in found
     assert "HIDDEN" not in found
+
+
+def test_the_next_command_keeps_the_options_of_an_address(own, memory, tmp_path, capsys):
+    main(["inspect", f"file://{tmp_path}/own"])
+    assert f"--data.root {tmp_path}/own" in capsys.readouterr().out
+    data = open_mind("memory://own")
+    data.root.store.address += "?endpoint_override=host"
+    assert "--data.root 'memory://own?endpoint_override=host'" in next_command(data)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["simulate", "--output", "s3://bucket/a"], "--output s3://bucket/a is an address"),
+        (
+            ["fit", "--config", "demo", "--output", "s3://bucket/a"],
+            "--output s3://bucket/a is an address",
+        ),
+        (
+            ["download", "small", "--accept-license", "--data.root", "s3://bucket/a"],
+            "--data.root s3://bucket/a is an address",
+        ),
+    ],
+)
+def test_an_address_is_not_written_to_as_a_folder(tmp_path, monkeypatch, capsys, argv, said):
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(capsys, *argv)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_config_at_an_address_of_a_missing_package_is_refused(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    said = refused(capsys, "fit", "--config", "s3://bucket/a.yaml")
+    assert "--config: an address cannot be opened" in said
 
 
 def test_a_service_takes_its_examples_from_an_address(own):

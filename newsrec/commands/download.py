@@ -7,6 +7,7 @@ from pathlib import Path
 
 from newsrec.data.readers.download import LICENCE, READ, download, numbered
 from newsrec.errors import UserError
+from newsrec.files import require_on_disk
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +25,7 @@ def run(args: argparse.Namespace) -> None:
     again = _command("download", args.size, "--accept-license", "--data.root", root)
     if not args.accept_license:
         raise UserError(LICENCE + numbered(READ, f"If you accept it: {again}"))
+    require_on_disk(Path(root), "--data.root")
     download(args.size, Path(root), again)
     print(f"Next: {_command('prepare', '--data.root', root)}")
     if args.size == "small":

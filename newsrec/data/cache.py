@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from newsrec.errors import UserError
 from newsrec.files import file_hash, is_full
 from newsrec.shipped import data_folder, is_installed
-from newsrec.store_path import StorePath
+from newsrec.store_path import StorePath, address_of
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ Larger files are hashed only by ``prepare --check``."""
 def cache_folders(root: Path) -> tuple[Path, ...]:
     """Return the folders that may hold arrays of ``root``: in it, or in the user's cache."""
     root = data_folder(root)
-    where = root.store.address if isinstance(root, StorePath) else str(root.resolve())
+    where = address_of(root.resolve())
     user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     ours = user_cache / "newsrec" / digest(where)
     if isinstance(root, StorePath) or is_installed(root):
@@ -53,10 +53,11 @@ def writable_folder(root: Path) -> Path:
             folder.mkdir(parents=folder.parent != root, exist_ok=True)
             if os.access(folder, os.W_OK):
                 return folder
-    names = " nor ".join(str(folder) for folder in cache_folders(root))
+    *others, last = map(str, cache_folders(root))
+    names = f"neither {others[0]} nor {last} can" if others else f"{last} cannot"
     raise UserError(
-        f"Compiled arrays need a place: neither {names} can be written. Set XDG_CACHE_HOME to a "
-        "writable folder."
+        f"Compiled arrays need a place: {names} be written. Set XDG_CACHE_HOME to a writable "
+        "folder."
     )
 
 

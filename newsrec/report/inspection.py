@@ -12,6 +12,7 @@ from newsrec.data.readers.source import SPLITS
 from newsrec.data.readers.xmind import LANGUAGES
 from newsrec.evaluation.names import data_notes
 from newsrec.shipped import data_folder
+from newsrec.store_path import address_of
 
 FORMATS = {
     "mind": "MIND's format",
@@ -48,7 +49,7 @@ def describe(data: NewsData) -> list[str]:
 def next_command(data: NewsData) -> str:
     """Return the command to run next for a folder."""
     labelled = [split.name for split in data.splits.values() if split.labels is not None]
-    root = shlex.quote(str(data.root))
+    root = shlex.quote(address_of(data.root))
     if "train" not in labelled:
         split, output = (labelled or list(data.splits))[0], "results/recent"
         options = f"--scorer recent --data.root {root} --split {split} --output {output}"
