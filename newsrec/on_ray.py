@@ -99,7 +99,7 @@ def run_on_ray(
 def _drive(parent: int, sender: Any, given: tuple[Any, ...]) -> None:
     """Run Ray in a process of its own, and send what it yields or how it fails."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the first process ends this one
-    watch(parent)
+    watch(parent, SECONDS_TO_END)
     nothing = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # Ray prints whole logs when its cluster is lost
         os.dup2(nothing, stream)

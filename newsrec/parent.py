@@ -33,15 +33,18 @@ def end_with_parent() -> None:
     watch(parent)
 
 
-def watch(parent: int) -> None:
-    """Start a thread that ends this process within a second or so of its parent's end."""
+def watch(parent: int, grace: float = 0) -> None:
+    """Start a thread that ends this process within a second or so of its parent's end.
+
+    With ``grace``, the process gets a SIGTERM, and so many seconds to end what it has started.
+    """
     if sys.platform == "win32":
         wait: Any = _wait_on_windows
     else:
         if os.getppid() != parent:
             os._exit(1)
         wait = _wait
-    threading.Thread(target=wait, args=(parent,), daemon=True, name="parent-watch").start()
+    threading.Thread(target=wait, args=(parent, grace), daemon=True, name="parent-watch").start()
 
 
 def _starter() -> int | None:
@@ -53,13 +56,20 @@ def _starter() -> int | None:
     return None
 
 
-def _wait(parent: int) -> None:
+def _wait(parent: int, grace: float) -> None:
     while os.getppid() == parent:
         time.sleep(INTERVAL)
+    _end(grace)
+
+
+def _end(grace: float) -> None:
+    if grace:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(grace)
     os._exit(1)
 
 
-def _wait_on_windows(parent: int) -> None:
+def _wait_on_windows(parent: int, grace: float) -> None:
     """Wait for the parent to end; on Windows, ``os.getppid`` does not change when it does."""
     synchronize, for_ever = 0x00100000, 0xFFFFFFFF
     kernel = ctypes.windll.kernel32  # type: ignore[attr-defined]
@@ -68,4 +78,4 @@ def _wait_on_windows(parent: int) -> None:
     handle = kernel.OpenProcess(synchronize, False, parent)
     if handle:
         kernel.WaitForSingleObject(handle, for_ever)
-    os._exit(1)
+    _end(grace)

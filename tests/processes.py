@@ -52,3 +52,12 @@ def processes(root, name):
 def command_of(pid):
     """Return the first word of a process's command line."""
     return (Path("/proc") / str(pid) / "cmdline").read_text().partition("\0")[0]
+
+
+def is_running(pid):
+    """Return whether a process has not ended."""
+    try:
+        status = (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return status[0] != "Z"

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from batch_world import users_of, write_export, write_users
-from processes import command_of, killed_when, processes
+from processes import command_of, is_running, killed_when, processes
 
 from newsrec.__main__ import main
 from newsrec.errors import UserError
@@ -160,9 +160,14 @@ def test_a_run_of_ray_whose_driver_is_killed_is_resumed(world, whole, tmp_path):
         while len(list(work.glob("part-*"))) < 3:
             assert driver.poll() is None
             time.sleep(0.02)
+        below = processes(driver.pid, "")
     finally:
         driver.kill()
     driver.wait(30)
+    end = time.monotonic() + 20
+    while left := [pid for pid in below if is_running(pid)]:
+        assert time.monotonic() < end, [command_of(pid) for pid in left]
+        time.sleep(0.1)
     assert not (tmp_path / "out").exists()
     kept = len(list(work.glob("part-*")))
     assert 3 <= kept < 20
