@@ -22,7 +22,8 @@ from newsrec.errors import UserError
 
 SECRETS = re.compile(
     r"(?<=://)[^/?]*:[^/?]*@"  # user:password@
-    r"|(?<=://)[^/@?]*:(?!\d*(?:[/?]|$))[^@]*@"  # the same with a slash in it, but no host:port
+    r"|(?<=s3://)[^/@?]*:[^@]*@"  # the same with a slash in it
+    r"|(?<=://)(?!\[)[^/@?]*:(?!\d*(?:[/?]|$))[^@]*@"  # elsewhere, but no host:port and no [IPv6]
     r"|(?<=http://)[^/@?]*@|(?<=https://)[^/@?]*@"  # a token
     r"|\?.*",
     re.DOTALL,
