@@ -180,6 +180,20 @@ def test_an_unwritten_run_is_what_would_be_read(tmp_path):
         assert found.folder == expected.folder
 
 
+def test_metrics_that_only_one_side_has_are_named(tmp_path, capsys):
+    _, folders, _ = annotated_runs(tmp_path)
+    path = folders["b"] / "per_impression.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns([f"beyond/{name}" for name in OF_VECTORS]), path)
+    result = compare([read_run(folders["a"])], [read_run(folders["b"])])
+    assert set(result["beyond"]) == {*PER_IMPRESSION, *WHOLE} - OF_VECTORS
+    assert set(result["beyond_left_out"]["missing"]) == OF_VECTORS
+    print_differences(result)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "vector diversity, near-duplicates" in said
+    assert "because not all of the results have them." in said
+
+
 def test_a_run_against_itself_does_not_differ(world, capsys):
     a = world.run("a")
     for args in ([a, a], [a, "--", a], [a, world.run("b"), "--", a, world.folder / "b"]):

@@ -209,11 +209,13 @@ def differences(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> dict[st
 
 
 def unlike_metrics(runs: Sequence[EvaluatedRun]) -> dict[str, list[str]]:
-    """Return the metrics that all runs have, but not from the same ``vectors`` or ``voices``.
+    """Return the metrics whose values cannot be compared.
 
-    Their values cannot be compared.
+    All runs have them, but not from the same ``vectors`` or ``voices``, or some are ``missing``.
     """
-    found = {}
+    have = [sum(name in run.beyond for run in runs) for name in PER_IMPRESSION]
+    lacking = [n for n, count in zip(PER_IMPRESSION, have, strict=True) if 0 < count < len(runs)]
+    found = {"missing": lacking}
     if not _same_vectors(runs):
         found["vectors"] = [name for name in _shared(runs) if name in OF_VECTORS]
     if not _same_voices(runs):

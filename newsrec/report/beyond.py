@@ -76,6 +76,7 @@ def left_out_notes(result: Mapping[str, Any]) -> list[str]:
     reasons = {
         "vectors": "their news vectors are of different PLMs",
         "voices": "they count different names (--voices)",
+        "missing": "not all of the results have them",
     }
     lines = []
     for reason, names in result["beyond_left_out"].items():
