@@ -110,6 +110,24 @@ def test_a_failure_reaches_the_others_through_the_store(monkeypatch):
     assert ended == [2]
 
 
+def test_a_process_killed_before_its_first_look_ends_the_others(monkeypatch):
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr(together, "connect_store", lambda: store)
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(together.os, "getpid", lambda: killed.pid)
+        together._Watch(rank=1, world_size=2).connect()
+    ended = []
+    monkeypatch.setattr(together, "POLL", 0.01)
+    monkeypatch.setattr(together.os, "_exit", lambda code: ended.append(code) or sys.exit())
+    other = together._Watch(rank=0, world_size=2)
+    other.start()
+    other.join(10)
+    assert ended == [1]
+    assert b"process 1" in store.get(together.KEY)
+
+
 def test_a_run_that_a_signal_stops_is_no_failure(monkeypatch):
     store = torch.distributed.HashStore()
     monkeypatch.setattr(together, "connect_store", lambda: store)
@@ -437,7 +455,7 @@ def test_children_end_with_their_parent(options, tmp_path, after):
 
 def test_what_another_machine_says_cannot_act_on_the_terminal(capsys, monkeypatch):
     said = b"1\n2\nprocess 1 on \x1b]0;title\x07host: no room\x1b[2J"
-    store = SimpleNamespace(check=lambda keys: True, get=lambda key: said)
+    store = SimpleNamespace(check=lambda _: True, get=lambda _: said, set=lambda *_: None)
     left = []
     monkeypatch.setattr(together, "connect_store", lambda: store)
     monkeypatch.setattr(together, "POLL", 0.01)

@@ -135,9 +135,21 @@ class _Watch(threading.Thread):
         self._last_sign, self._seen_at = "", 0.0
 
     def connect(self) -> Any:
-        """Return the store; None while it cannot be reached."""
-        self._store = self._store or connect_store()
+        """Return the store; None while it cannot be reached.
+
+        Whoever gets it has said there that it is alive. So others that wait for this process can
+        see it end, even if it is killed before the thread looks for the first time.
+        """
+        if self._store is None and (store := connect_store()) is not None:
+            with suppress(RuntimeError):  # the store ended again: the next attempt is another one
+                self._say_alive(store)
+                self._store = store
         return self._store
+
+    def _say_alive(self, store: Any) -> None:
+        self._signs += 1
+        sign = f"{self._signs}\n{_id_space()}\n{os.getpid()}\n{socket.gethostname()}"
+        store.set(f"{SIGN}/{self.rank}", sign)
 
     def run(self) -> None:
         """Check for another process's failure, and end this process if there is one."""
@@ -170,9 +182,7 @@ class _Watch(threading.Thread):
 
     def _look_after_next(self) -> None:
         """Say that this process is alive, and report the next one if it is not."""
-        self._signs += 1
-        sign = f"{self._signs}\n{_id_space()}\n{os.getpid()}\n{socket.gethostname()}"
-        self._store.set(f"{SIGN}/{self.rank}", sign)
+        self._say_alive(self._store)
         key = f"{SIGN}/{self.next}"
         sign = self._store.get(key).decode() if self._store.check([key]) else LEFT
         if sign != self._last_sign:
