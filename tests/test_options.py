@@ -64,9 +64,11 @@ def test_every_option_of_fit_is_described():
     from newsrec.model.fastformer import FastformerConfig
     from newsrec.model.plm.lora import LoraConfig
     from newsrec.training.module import RecommenderModule
+    from newsrec.training.options import ModelOptions
 
     assert inspect.signature(MindDataModule) == inspect.signature(DataOptions)
-    for part in (DataOptions, FastformerConfig, LoraConfig, RecommenderModule):
+    assert inspect.signature(RecommenderModule) == inspect.signature(ModelOptions)
+    for part in (DataOptions, FastformerConfig, LoraConfig, ModelOptions):
         described = re.findall(r"^    (\w+): ", inspect.getdoc(part), re.M)
         assert described == list(inspect.signature(part).parameters)
 

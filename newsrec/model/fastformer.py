@@ -52,7 +52,7 @@ MOST_HEADS, FEW = 4096, 10
 """An error message suggests at most ``FEW`` numbers of heads, up to ``MOST_HEADS``."""
 
 
-@dataclass
+@dataclass(unsafe_hash=True)  # so that it can be the default of an option
 class FastformerConfig:
     """Shape of a stack of Fastformer layers, or of its softmax twin.
 

@@ -16,12 +16,9 @@ from torch.optim import Optimizer
 from newsrec.data import FIRST_NEWS
 from newsrec.data.batch import Batch, EvalBatch
 from newsrec.data.states import TokenStates
-from newsrec.model.fastformer import FastformerConfig
-from newsrec.model.heads import Combine, Matching
 from newsrec.model.plm.load import build_plm, load_plm
-from newsrec.model.plm.lora import LoraConfig, describe
+from newsrec.model.plm.lora import describe
 from newsrec.model.recommender import NewsRecommender
-from newsrec.plm_source import DEFAULT_PLM
 from newsrec.training.callbacks import FrozenStates
 from newsrec.training.catalogue import encode_catalogue, mean_states
 from newsrec.training.checkpoint import contradictions
@@ -32,112 +29,26 @@ from newsrec.training.lightning_internals import clip_unscaled, mean_if_logged, 
 from newsrec.training.losses import LOSSES
 from newsrec.training.mind_metric import MindMetric
 from newsrec.training.optimizer import Schedule, adamw, parameter_groups, peak_rates
-from newsrec.training.options import check_options, recommender_options
+from newsrec.training.options import ModelOptions, recommender_options
 from newsrec.training.processes.together import SameData
 from newsrec.training.sharding import clip_shards, shard
 
 log = logging.getLogger(__name__)
 
 
-class RecommenderModule(LightningModule):
+class RecommenderModule(ModelOptions, LightningModule):
     """Trains a news recommender to pick the clicked news item among skipped ones.
 
-    Args:
-        plm: Pretrained language model (PLM): a folder, or a name on the Hugging Face hub.
-        plm_layers: Number of the PLM's first layers to use; null uses all.
-        tune_layers: Number of the PLM's top layers to train: 0 freezes the PLM, -1 trains all of it
-            and its embeddings.
-        dim: Size of news and user vectors.
-        news: Fastformer over the tokens of a news item.
-        user: Fastformer over the clicked news of a user.
-        residual: Whether the PLM's own sentence vectors bypass the encoders. Training then starts
-            from the centred cosine of these vectors, in dim directions of the PLM's, and gates that
-            are closed at first let in the output of the encoders.
-        lora: Small adapters that are trained in place of the tuned layers' own weights.
-        checkpoint_activations: Whether the PLM's tuned layers run again in the backward pass
-            instead of keeping their activations: less memory, more time, the same gradients.
-            Ignored when no layer is tuned.
-        torch_compile: Whether to compile the PLM's layers and the encoders with torch.compile, for
-            any number of news items and tokens. The first steps then take minutes, and a CPU needs
-            a C++ compiler.
-        user_encoder: Kind of user encoder: fastformer.
-        matching: How user and candidate become a score: dot, the product of their vectors; late,
-            this product mixed with the mean of the candidate's products with the most similar
-            clicks; interests, the highest product with several vectors of the user.
-        late_clicks: Number of the most similar clicks that late averages.
-        interests: Number of vectors per user that interests makes.
-        combine: How interests makes one score of its products: logsumexp, a smooth maximum with a
-            learned temperature, or max.
-        appeal: Whether a learned vector, what all users like, is added to every user vector. It
-            also ranks news for users without clicks.
-        loss: Training loss: cross_entropy of picking the clicked candidate among npratio skipped
-            ones; in_batch, the same with other samples' clicked news as further negatives; or
-            impression, cross-entropy over all candidates of an impression and all its clicks.
-        lr: Peak learning rate of all parameters outside the PLM and the gates.
-        plm_lr: Peak learning rate of the PLM.
-        gate_lr: Peak learning rate of the residual path's gates and scale, three numbers, and of
-            the mix of late, the temperature of interests and the vector of appeal.
-        weight_decay: Weight decay of AdamW; applies only to weight matrices.
-        warmup: Share of all steps in which the learning rate rises, or the number of these steps if
-            above 1.
-        schedule: Learning rate after the warm-up: linear or cosine decay to 0, or constant.
-        precision: Training precision, unless trainer.precision is set: fp32, bf16, or auto. With
-            auto, fit briefly times matrix products of the model's shapes in both and takes bf16 if
-            it is at least 1.3 times as fast. Weights, softmaxes and the loss are always fp32. A
-            resumed run keeps its precision.
-        max_tokens: Longest text, in tokens; on the command line set data.max_tokens instead.
-        max_history: Longest history, in clicks; on the command line set data.max_history instead.
-        abstract_tokens: Longest abstract, in tokens, that is read as a text of its own; on the
-            command line set data.abstract_tokens instead.
+    Its options are those of ``ModelOptions``.
     """
 
-    def __init__(
-        self,
-        plm: str = DEFAULT_PLM,
-        plm_layers: int | None = None,
-        tune_layers: int = 0,
-        dim: int = 256,
-        news: FastformerConfig = FastformerConfig(),  # noqa: B008, shows its defaults in --help
-        user: FastformerConfig = FastformerConfig(positions="recency"),  # noqa: B008
-        residual: bool = True,
-        lora: LoraConfig = LoraConfig(),  # noqa: B008
-        checkpoint_activations: bool = False,
-        torch_compile: bool = False,
-        user_encoder: str = "fastformer",
-        matching: Matching = "dot",
-        late_clicks: int = 5,
-        interests: int = 4,
-        combine: Combine = "logsumexp",
-        appeal: bool = False,
-        loss: str = "cross_entropy",
-        lr: float = 1e-4,
-        plm_lr: float = 1e-5,
-        gate_lr: float = 1e-2,
-        weight_decay: float = 0.01,
-        warmup: float = 0.1,
-        schedule: str = "linear",
-        precision: str = "auto",
-        max_tokens: int = 32,
-        max_history: int = 50,
-        abstract_tokens: int = 0,
-    ) -> None:
-        super().__init__()
-        self.plm, self.plm_layers, self.tune_layers = plm, plm_layers, tune_layers
-        self.dim, self.residual, self.user_encoder, self.loss = dim, residual, user_encoder, loss
-        self.news, self.user = FastformerConfig.of(news), FastformerConfig.of(user)
-        self.lora = LoraConfig.of(lora)
-        self.checkpoint_activations, self.torch_compile = checkpoint_activations, torch_compile
-        self.matching, self.late_clicks = matching, late_clicks
-        self.interests, self.combine, self.appeal = interests, combine, appeal
-        self.lr, self.plm_lr, self.gate_lr, self.weight_decay = lr, plm_lr, gate_lr, weight_decay
-        self.warmup, self.schedule, self.precision = warmup, schedule, precision
-        self.max_tokens, self.max_history = max_tokens, max_history
-        self.abstract_tokens = abstract_tokens
-        check_options(self)
-        names = inspect.signature(RecommenderModule).parameters
-        values = {name: getattr(self, name) for name in names}
+    def __post_init__(self) -> None:
+        LightningModule.__init__(self)
+        super().__post_init__()
+        # Save the attributes, not the call's arguments: they are plain values, for a checkpoint.
+        values = {name: getattr(self, name) for name in inspect.signature(ModelOptions).parameters}
         for name in ("news", "user", "lora"):
-            values[name] = asdict(values[name])  # plain, for a checkpoint
+            values[name] = asdict(values[name])
         self.save_hyperparameters(values, logger=False)
         self.category_names: dict[str, list[str]] | None = None
         """Categories that have a vector, from a checkpoint or the training data."""
