@@ -1,4 +1,4 @@
-"""Each room of the package imports only itself and the rooms before it."""
+"""Each room of the package imports only itself and the rooms before it; no module is long."""
 
 import ast
 from pathlib import Path
@@ -23,6 +23,11 @@ def imports_of(path):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_no_module_is_longer_than_320_lines():
+    lengths = {path: len(path.read_text("utf-8").splitlines()) for path in PACKAGE.glob("**/*.py")}
+    assert not {path: length for path, length in lengths.items() if length > 320}
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -17,22 +17,9 @@ from newsrec.data.fields import CATEGORIES, category_names
 from newsrec.data.lightning_internals import replaces_samplers
 from newsrec.data.loader import TrainLoader, check_batch_size
 from newsrec.data.options import DataOptions
-from newsrec.data.samplers import (
-    EvalBatches,
-    SameBatches,
-    SampleGroups,
-    SampleTokens,
-    TokenBatches,
-    TrainBatches,
-)
-from newsrec.data.samples import (
-    WHOLE_IMPRESSIONS,
-    EvalImpressions,
-    SampleIndex,
-    TrainSamples,
-    count_tokens,
-    index_samples,
-)
+from newsrec.data.run_samples import RunSamples
+from newsrec.data.samplers import EvalBatches, SameBatches
+from newsrec.data.samples import EvalImpressions, SampleIndex
 from newsrec.data.splits import LAST_DAY, NONE, Unseen, choose_splits, judged_news
 from newsrec.data.states import RunStates, TokenStates
 from newsrec.data.summary import describe_split, describe_unseen
@@ -68,9 +55,7 @@ class MindDataModule(DataOptions, LightningDataModule):
         self._judged: Unseen | None = None
         self._catalogue: Catalogue | None = None
         self._num_news: int | None = None
-        self._index: SampleIndex | None = None
-        self._indexed: Split | None = None
-        self._tokens: SampleTokens | None = None
+        self._samples: RunSamples | None = None
         self._states = RunStates()
         self._trained_on: int | None = None
 
@@ -111,7 +96,10 @@ class MindDataModule(DataOptions, LightningDataModule):
                         "labels in impressions.parquet."
                     )
             self._judged = self._judged or judged_news(self.data, self.val, self.val_news)
-            self._index_samples()
+            split = self.data.split(self.train)
+            # Trainer.fit calls setup again after fit, which calls it early to report mistakes.
+            if self._samples is None or self._samples.split is not split:
+                self._samples = RunSamples(split, self, self.catalogue)
         self._num_news = self._known_news(stage)
 
     def _known_news(self, stage: str) -> int | None:
@@ -165,10 +153,15 @@ class MindDataModule(DataOptions, LightningDataModule):
         return sorted(end for end in ends if end <= self.catalogue.num_news)
 
     @property
-    def index(self) -> SampleIndex:
+    def samples(self) -> RunSamples:
         """The training samples."""
-        assert self._index is not None, "setup('fit') comes first"
-        return self._index
+        assert self._samples is not None, "setup('fit') comes first"
+        return self._samples
+
+    @property
+    def index(self) -> SampleIndex:
+        """The impression and the click of each training sample."""
+        return self.samples.index
 
     @property
     def states(self) -> TokenStates | None:
@@ -181,14 +174,10 @@ class MindDataModule(DataOptions, LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return shuffled training batches."""
-        split = self.data.split(self.train)
-        news = self.index, self.catalogue, self.max_history
-        samples = TrainSamples(
-            split, *news, self.npratio, self.seed, self._states, self.loss, self.max_candidates
-        )
+        batches = self.samples.batches(*self._process())
         run: dict[str, Any] = {"trainer": self.trainer, "trained_on": self._trained_on}
         kind = partial(TrainLoader, **run, ahead=self._on_gpu())
-        return self._loader(samples, self._train_batches(split), kind)
+        return self._loader(self.samples.dataset(self.catalogue, self._states), batches, kind)
 
     def val_dataloader(self) -> DataLoader[EvalBatch] | list[Any]:
         """Return the impressions that choose the checkpoint; no loader if ``val`` is none."""
@@ -225,29 +214,13 @@ class MindDataModule(DataOptions, LightningDataModule):
         lines = [describe_split(self.data.split(name)) for name in self.windows()]
         if self._judged is not None:
             lines.append(describe_unseen(self.train, self.data.split(self.val), self._judged))
-        largest = len(self.index.click) // self._process()[1]
-        if self.tokens_per_batch is None and self.batch_size > largest:
-            lines.append(
-                f"data.batch_size is {self.batch_size:,}, more than the {largest:,} samples of an "
-                "epoch: each epoch is one step."
-            )
-        left_out = ", ".join(f"{n:,} {reason}" for reason, n in self.index.left_out.items())
-        lines.append(f"samples: {len(self.index.click):,} of {self.train} (left out: {left_out})")
+        lines += self.samples.describe(self._process()[1])
         return "\n".join([*lines, *doubts([self.data.split(name) for name in self.windows()])])
 
     def name_samples(self, epoch: int, step: int) -> list[str]:
         """Return ids by which a person finds the samples of this process's batch in the files."""
-        split = self.data.split(self.train)
-        samples = self._train_batches(split).samples(epoch, step)
-        impressions = self.index.impression[samples]
-        clicks = self.data.news["news_id"].take(self.index.click[samples] - FIRST_NEWS)
-        users = self.data.users.take(split.user[impressions])
-        return [
-            f"impression {number} of {user}, click {news}"
-            for number, user, news in zip(
-                split.impression_id[impressions], users.to_pylist(), clicks.to_pylist(), strict=True
-            )
-        ]
+        batch = self.samples.batches(*self._process()).samples(epoch, step)
+        return self.samples.names(batch, self.data)
 
     def _open(self) -> None:
         if self._data is not None:
@@ -259,45 +232,6 @@ class MindDataModule(DataOptions, LightningDataModule):
             data, self.fields, self.max_tokens, self.tokenizer_json, self.abstract_tokens
         )
         self._data = data
-
-    def _index_samples(self) -> None:
-        """List the training samples, and count their tokens if these decide the batches."""
-        split = self.data.split(self.train)
-        if self._indexed is not split:  # fit calls setup twice, first to report mistakes early
-            self._index = index_samples(split, self.loss in WHOLE_IMPRESSIONS)
-            if not len(self._index.click):
-                raise DataError(
-                    f"{self.root}: no impression of {self.train!r} has a clicked and a skipped "
-                    "news item that are among the news. Do its files of news and of impressions "
-                    "belong together?"
-                )
-            self._indexed = split
-        if self.tokens_per_batch is not None:
-            lengths = self.catalogue.news_lengths.numpy()
-            most = self.max_candidates if self.loss in WHOLE_IMPRESSIONS else None
-            self._tokens = count_tokens(
-                split, self.index, lengths, self.max_history, self.npratio, most
-            )
-            largest = self._tokens.largest
-            if self.tokens_per_batch < 2 * largest:
-                raise UserError(
-                    f"data.tokens_per_batch is {self.tokens_per_batch}, but one sample of "
-                    f"{self.train!r} can have {largest} tokens, and a batch must hold two samples. "
-                    f"Raise it to {2 * largest} or more, or lower data.max_history, "
-                    f"data.max_tokens or data.{'npratio' if most is None else 'max_candidates'}."
-                )
-
-    def _train_batches(self, split: Split) -> TrainBatches:
-        groups, impression = None, self.index.impression
-        if self.batches == "user":
-            groups = SampleGroups(split.user[impression], split.history[impression])
-        elif self.batches == "impression" and self.loss not in WHOLE_IMPRESSIONS:
-            groups = SampleGroups(impression, split.history[impression])
-        place = self.seed, *self._process()
-        if self.tokens_per_batch is None:
-            return TrainBatches(len(self.index.click), self.batch_size, *place, groups)
-        assert self._tokens is not None, "setup('fit') comes first"
-        return TokenBatches(self._tokens, self.tokens_per_batch, *place, groups)
 
     def _process(self) -> tuple[int, int]:
         """Return this process's number and how many there are."""
