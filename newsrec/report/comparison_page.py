@@ -131,7 +131,7 @@ def _line(
 
 
 def _axis(lines: Iterable[Difference], name: str) -> Axis:
-    return Axis.of((end for line in lines for end in line.dot.ends), name)
+    return Axis.across((line.dot for line in lines), name)
 
 
 def _sign(row: Mapping[str, Any]) -> int:

@@ -40,6 +40,19 @@ from newsrec.simulation.oracles import ORACLES
 
 NAMED = 3
 """Most groups that the first lines of the page name as weak."""
+SECTIONS = {
+    "Accuracy": ("accuracy", "accuracy"),
+    "Baselines": ("baselines", "beside"),
+    "Groups": ("groups", "slices"),
+    "Errors": ("errors", "errors"),
+    "Beyond accuracy": ("beyond", "beyond_groups"),
+    "Trade-off": ("trade-off", "trade_off"),
+    "Training": ("training", "curves"),
+    "Examples": ("examples", "examples"),
+    "Baseline better": ("losses", "losses"),
+    "What was evaluated": ("facts", "facts"),
+}
+"""Name of each section -> its id, and the value without which it is left out."""
 
 
 def html_page(
@@ -58,78 +71,80 @@ def html_page(
     left out if None. ``losses`` are further examples: impressions that the best baseline ranks
     better.
     """
-    own = scored_name(metrics)
+    own, evaluated = scored_name(metrics), "intervals" in metrics
     heading = f"{own[:1].upper()}{own[1:]} on {metrics['split']}, {metrics['window']}"
-    baselines = metrics.get("baselines", {})
+    accuracy = accuracy_lines(metrics, own, ceiling) if evaluated else []
+    known = oracle_dots(oracles, metrics["auc"]) if oracles and "auc" in metrics else {}
+    slices = slice_groups(metrics) if evaluated else []
+    groups = [group for each in slices for group in each.groups]
+    weak, trade_off = weakest(groups), metrics.get("trade_off")
+    values: dict[str, Any] = {
+        **{"title": title, "heading": heading + in_precision(metrics), "metrics": metrics},
+        **{"verdict": _verdict(metrics, ceiling, weak), "notes": notes(metrics), "own": own},
+        **{"counts": counts(metrics), "oracles": known, "ORACLES": ORACLES},
+        "oracle_axis": Axis.across(known.values(), "o"),
+        "accuracy": accuracy,
+        "accuracy_axis": Axis.across((line.dot for line in accuracy), "a"),
+        "kinds": legend((line.dot for line in accuracy), own),
+        **_baselines(metrics, own, ceiling),
+        **{"slices": slices, "num_groups": len(groups), "weak": weak},
+        "group_axis": Axis.across((group.dot for group in groups if group.dot), "g"),
+        **_errors(metrics.get("errors") or {"reliability": None, "drift": None}),
+        **_beyond(metrics, own),
+        "trade_off": trade_off_rows(trade_off) if trade_off else {},
+        "trade_off_note": trade_off_note(metrics) if trade_off else "",
+        "trade_offs": trade_off_pictures(trade_off) if trade_off else {},
+        **{"curves": training_curves(curves or {}), "examples": examples, "losses": losses},
+        "explained": any(candidate.reasons for each in examples for candidate in each.candidates),
+        **{"facts": _facts(metrics, title), "config": config, "WITHOUT_CLICKS": WITHOUT_CLICKS},
+        **{"HEADINGS": HEADINGS, "FEWEST_USERS": FEWEST_USERS, "WEAKEST": WEAKEST},
+    }
+    sections = {name: id_ for name, (id_, content) in SECTIONS.items() if values[content]}
+    return render_page("page.html.j2", sections=sections, **values)
+
+
+def _baselines(
+    metrics: Mapping[str, Any], own: str, ceiling: Mapping[str, float] | None
+) -> dict[str, Any]:
+    """Return the values of the page's comparison with the baselines."""
+    baselines, unseen = metrics.get("baselines", {}), metrics.get("unseen", {})
     beside = {BASELINE_NAMES.get(name, name): row for name, row in baselines.items()}
     if baselines:
         beside |= {own: metrics} | ({CEILING: ceiling} if ceiling else {})
-    dots = {
-        name: Dot(
-            name,
-            row["auc"],
-            row.get("intervals", {}).get("auc"),
-            "strong" * (name == own),
-            reference=metrics["auc"],
-        )
-        for name, row in beside.items()
-    }
-    unseen = metrics.get("unseen", {})
+    dots = {}
+    for name, row in beside.items():
+        bounds, kind = row.get("intervals", {}).get("auc"), "strong" * (name == own)
+        dots[name] = Dot(name, row["auc"], bounds, kind, reference=metrics["auc"])
     on_unseen = unseen.get("baselines", {}) | ({"": unseen} if "auc" in unseen else {})
-    on_unseen = {BASELINE_NAMES.get(n, n) or own: row["auc"] for n, row in on_unseen.items()}
-    accuracy = accuracy_lines(metrics, own, ceiling) if "intervals" in metrics else []
-    slices = slice_groups(metrics) if "intervals" in metrics else []
-    groups = [group for each in slices for group in each.groups]
-    weak, aspects = weakest(groups), beyond_groups(metrics)
-    trade_off = metrics.get("trade_off")
-    errors = metrics.get("errors") or {"reliability": None, "drift": None}
-    less, bins = loss_groups(errors), bin_lines(errors)
-    drawn = training_curves(curves or {})
-    best = best_baseline(metrics)
-    parts = {
-        "Accuracy": (accuracy, "accuracy"),
-        "Baselines": (beside, "baselines"),
-        "Groups": (slices, "groups"),
-        "Errors": (less or bins or error_notes(errors), "errors"),
-        "Beyond accuracy": (aspects, "beyond"),
-        "Trade-off": (trade_off, "trade-off"),
-        "Training": (drawn, "training"),
-        "Examples": (examples, "examples"),
-        "Baseline better": (losses, "losses"),
-        "What was evaluated": (True, "facts"),
+    return {
+        "beside": beside,
+        "beside_dots": dots,
+        "beside_axis": Axis.across(dots.values(), "b"),
+        "on_unseen": {BASELINE_NAMES.get(n, n) or own: row["auc"] for n, row in on_unseen.items()},
     }
-    known = oracle_dots(oracles, metrics["auc"]) if oracles and "auc" in metrics else {}
+
+
+def _errors(errors: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of the page's section on errors."""
+    less, bins, said = loss_groups(errors), bin_lines(errors), error_notes(errors)
     lost = {row["impression_id"]: row["baseline_auc"] for row in errors.get("impressions", ())}
-    return render_page(
-        "page.html.j2",
-        **{"title": title, "heading": heading + in_precision(metrics), "metrics": metrics},
-        **{"verdict": _verdict(metrics, ceiling, weak), "notes": notes(metrics)},
-        **{"counts": counts(metrics), "oracles": known, "ORACLES": ORACLES},
-        oracle_axis=Axis.of((end for dot in known.values() for end in dot.ends), "o"),
-        sections={name: id_ for name, (content, id_) in parts.items() if content},
-        **{"own": own, "accuracy": accuracy, "kinds": legend((line.dot for line in accuracy), own)},
-        accuracy_axis=Axis.of((end for line in accuracy for end in line.dot.ends), "a"),
-        **{"beside": beside, "beside_dots": dots, "on_unseen": on_unseen},
-        beside_axis=Axis.of((end for dot in dots.values() for end in dot.ends), "b"),
-        **{"slices": slices, "num_groups": len(groups), "weak": weak},
-        group_axis=Axis.of((end for each in groups if each.dot for end in each.dot.ends), "g"),
-        **{"less": less, "bins": bins, "losses": losses, "lost": lost},
-        against=baseline_name(errors),
-        error_notes=error_notes(errors),
-        less_axis=Axis.of((end for group in less for end in group.dot.ends), "l"),
-        bin_axis=Axis.of((end for bin_ in bins for end in bin_.dot.ends), "p"),
-        **{"beyond_groups": aspects, "beyond": beyond_rows(metrics), "SHORT": SHORT, "LONG": LONG},
+    return {
+        **{"errors": less or bins or said, "less": less, "bins": bins, "error_notes": said},
+        "less_axis": Axis.across((group.dot for group in less), "l"),
+        "bin_axis": Axis.across((bin_.dot for bin_ in bins), "p"),
+        **{"against": baseline_name(errors), "lost": lost},
+    }
+
+
+def _beyond(metrics: Mapping[str, Any], own: str) -> dict[str, Any]:
+    """Return the values of the page's section on metrics beyond accuracy."""
+    groups, best = beyond_groups(metrics), best_baseline(metrics)
+    return {
+        **{"beyond_groups": groups, "best": BASELINE_NAMES.get(best, best)},
+        **{"beyond": beyond_rows(metrics), "SHORT": SHORT, "LONG": LONG},
         **{"beyond_names": beyond_names(metrics), "beyond_notes": beyond_notes(metrics)},
-        kinds_beyond=legend((line.dot for group in aspects for line in group.lines), own),
-        best=BASELINE_NAMES.get(best, best),
-        trade_off=trade_off_rows(trade_off) if trade_off else {},
-        trade_off_note=trade_off_note(metrics) if trade_off else "",
-        trade_offs=trade_off_pictures(trade_off) if trade_off else {},
-        **{"curves": drawn, "examples": examples, "WITHOUT_CLICKS": WITHOUT_CLICKS},
-        explained=any(candidate.reasons for each in examples for candidate in each.candidates),
-        **{"facts": _facts(metrics, title), "config": config},
-        **{"HEADINGS": HEADINGS, "FEWEST_USERS": FEWEST_USERS, "WEAKEST": WEAKEST},
-    )
+        "kinds_beyond": legend((line.dot for group in groups for line in group.lines), own),
+    }
 
 
 def _verdict(

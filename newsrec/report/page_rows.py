@@ -199,7 +199,7 @@ def beyond_groups(metrics: Mapping[str, Any]) -> list[BeyondGroup]:
         units.setdefault(unit, []).append(line)
     result = []
     for number, (unit, rows) in enumerate(units.items()):
-        axis = Axis.of((end for line in rows for end in line.dot.ends), f"u{number}")
+        axis = Axis.across((line.dot for line in rows), f"u{number}")
         result.append(BeyondGroup(unit or "shares and distances", axis, rows))
     return result
 

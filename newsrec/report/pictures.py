@@ -112,6 +112,11 @@ class Axis(NamedTuple):
         margin = (high - low) * MARGIN or 0.01 * max(1.0, abs(high))
         return cls(low - margin, high + margin, name)
 
+    @classmethod
+    def across(cls, dots: "Iterable[Dot]", name: str) -> "Axis":
+        """Return an axis that covers dots with their intervals and marks."""
+        return cls.of((end for dot in dots for end in dot.ends), name)
+
     def at(self, value: float) -> str:
         """Return the place of a number on the axis, such as ``12.50%``."""
         return f"{100 * (value - self.low) / (self.high - self.low):.2f}%"
