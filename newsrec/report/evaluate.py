@@ -126,57 +126,70 @@ def evaluate(
         require_empty(folder)
         if is_first_process():  # the process that writes at the end
             require_replaceable(folder)
-    # Read the extras of the report first, so that an error in them does not lose the scores.
+    # Read what else the page shows first, so that an error in it does not lose the scores.
     world = data_folder(root)
-    ceiling, oracles = read_ceiling(world, split), read_oracles(world, split)
-    curves = None if ckpt_path is None else read_curves(Path(ckpt_path))
-    config = None if ckpt_path is None else read_config(Path(ckpt_path))
+    shown: dict[str, Any] = {
+        "ceiling": read_ceiling(world, split),
+        "oracles": read_oracles(world, split),
+        "curves": None if ckpt_path is None else read_curves(Path(ckpt_path)),
+        "config": None if ckpt_path is None else read_config(Path(ckpt_path)),
+    }
     scored = score()
     if scored is None:
         return None
-    title, data, scores, vectors, info, _, explain, own_vectors = scored
-    part = data.split(split)
-    if measure_trade_off and part.labels is None:
+    data, vectors, own_vectors = scored.data, scored.news_vectors, scored.model_vectors
+    labelled = data.split(split).labels is not None
+    # Only one model's scores, lowered by age at most, are logits of a softmax.
+    logits = scored.scores if own_vectors is not None and "repeats" not in scored.info else None
+    if measure_trade_off and not labelled:
         log.warning("--trade_off compares with clicks, and %s has no labels: left out.", split)
     elif measure_trade_off:
-        info = info | {"trade_off": trade_off(data, split, scores, own_vectors, vectors, voices)}
-    # Only one model's scores, lowered by age at most, are logits of a softmax.
-    logits = scores if own_vectors is not None and "repeats" not in info else None
+        found = trade_off(data, split, scored.scores, own_vectors, vectors, voices)
+        scored = scored._replace(info=scored.info | {"trade_off": found})
     if rerank is not None:
-        scores = rerank.apply(data, split, scores, own_vectors)
-        info = info | {"rerank": rerank.described()}
+        scores = rerank.apply(data, split, scored.scores, own_vectors)
+        info = scored.info | {"rerank": rerank.described()}
+        scored = scored._replace(scores=scores, info=info)
     others = {}
-    if baselines and part.labels is not None:
+    if baselines and labelled:
         others = scores_beside(data, split, vectors, leave_out=leave_out)
-    results, aspects, worst = measure_split(
-        data, split, scores, others, vectors, logits, beyond, voices
-    )
-    metrics = results.metrics | info
-    if folder is None:
-        return Evaluation(title, metrics, ceiling, oracles, [])
-
-    prediction = zip_name(data.submission)
-
-    def build(folder: Path) -> None:
-        text = json.dumps(metrics, indent=1)
-        (folder / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
-        offsets = part.candidates.offsets
-        write_predictions(
-            folder / prediction, part.impression_id, results.ranks, offsets, data.submission
+    measured = measure_split(data, split, scored.scores, others, vectors, logits, beyond, voices)
+    metrics = measured.results.metrics | scored.info
+    written: list[str] = []
+    if folder is not None:
+        publish(
+            folder, lambda new: _write(new, scored, split, measured, metrics, shown, raw_scores)
         )
-        if part.labels is not None:
-            table = per_impression_table(data, split, results)
-            if aspects is not None:
-                table = with_beyond(table, aspects)
-            pq.write_table(table, folder / IMPRESSIONS_FILE)
-        if raw_scores:
-            write_scores(folder / SCORES_FILE, data, split, scores)
-        examples = choose_examples(data, split, scores, results, explain)
-        losses = examples_of(data, split, scores, results, worst, explain)
-        page = html_page(title, metrics, ceiling, examples, curves, oracles, losses, config)
-        (folder / PAGE_FILE).write_text(page, encoding="utf-8")
+        prediction = zip_name(data.submission)
+        names = [METRICS_FILE, prediction, IMPRESSIONS_FILE, SCORES_FILE, PAGE_FILE]
+        written = [name for name in names if (folder / name).is_file()]
+    return Evaluation(scored.title, metrics, shown["ceiling"], shown["oracles"], written)
 
-    publish(folder, build)
-    names = [METRICS_FILE, prediction, IMPRESSIONS_FILE, SCORES_FILE, PAGE_FILE]
-    written = [name for name in names if (folder / name).is_file()]
-    return Evaluation(title, metrics, ceiling, oracles, written)
+
+def _write(
+    folder: Path,
+    scored: Scored,
+    split: str,
+    measured: Measured,
+    metrics: dict[str, Any],
+    shown: dict[str, Any],
+    raw_scores: bool,
+) -> None:
+    """Write the files of a split's results; the page also has what is in ``shown``."""
+    data, scores, results = scored.data, scored.scores, measured.results
+    part = data.split(split)
+    text = json.dumps(metrics, indent=1)
+    (folder / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
+    ranking = part.impression_id, results.ranks, part.candidates.offsets
+    write_predictions(folder / zip_name(data.submission), *ranking, data.submission)
+    if part.labels is not None:
+        table = per_impression_table(data, split, results)
+        if measured.beyond is not None:
+            table = with_beyond(table, measured.beyond)
+        pq.write_table(table, folder / IMPRESSIONS_FILE)
+    if raw_scores:
+        write_scores(folder / SCORES_FILE, data, split, scores)
+    examples = choose_examples(data, split, scores, results, scored.explain)
+    losses = examples_of(data, split, scores, results, measured.worst, scored.explain)
+    page = html_page(scored.title, metrics, examples=examples, losses=losses, **shown)
+    (folder / PAGE_FILE).write_text(page, encoding="utf-8")
