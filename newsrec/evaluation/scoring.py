@@ -87,15 +87,8 @@ def score_checkpoints(
     checkpoints. ``half_life`` lowers the scores of older candidates, before that. Returns the
     scores on the first process, None on the others.
     """
-    from lightning import Trainer
-
-    from newsrec.training.callbacks import ScoreCollector
-    from newsrec.training.hardware.precision import TRAINERS
     from newsrec.training.hardware.settle import settle_scoring, trainer_defaults
     from newsrec.training.hardware.threads import forget_threads
-    from newsrec.training.mistakes import trainer_mistakes
-    from newsrec.training.processes.launch import refuse_unconnected, started_by_torchrun
-    from newsrec.training.processes.waiting import wait_at_barriers
     from newsrec.training.trained_run import TrainedRun
 
     def open_run(path: str | Path) -> TrainedRun:
@@ -120,12 +113,7 @@ def score_checkpoints(
                 _check_unseen(run, source)
             if built is None:
                 precision = settle_scoring(options, precision, run.checkpoint, data.eval_batch_size)
-                options |= {"logger": False, "use_distributed_sampler": False}
-                options |= {"callbacks": [ScoreCollector()], "precision": TRAINERS[precision]}
-                with trainer_mistakes():
-                    built = Trainer(**(options | started_by_torchrun(options)))
-                refuse_unconnected(built)
-                wait_at_barriers(built)
+                built = _build_trainer(options, precision)
             beside = with_means and number == 0  # on all processes, which share the work
             member = _score_run(run, split, built, precision, by_auto, beside, repeats)
             members += [member] if member is not None else []
@@ -146,6 +134,25 @@ def score_checkpoints(
         scores, about = half_life.apply(found.data, split, found.scores)
         found = found._replace(scores=scores, info=found.info | {"half_life": about})
     return found if repeats is None else _lowered(found, split, repeats)
+
+
+def _build_trainer(options: dict[str, Any], precision: str) -> Any:
+    """Return a Trainer for ``score_split``, whose processes find each other or are refused."""
+    from lightning import Trainer
+
+    from newsrec.training.callbacks import ScoreCollector
+    from newsrec.training.hardware.precision import TRAINERS
+    from newsrec.training.mistakes import trainer_mistakes
+    from newsrec.training.processes.launch import refuse_unconnected, started_by_torchrun
+    from newsrec.training.processes.waiting import wait_at_barriers
+
+    always = {"logger": False, "use_distributed_sampler": False, "callbacks": [ScoreCollector()]}
+    options = options | always | {"precision": TRAINERS[precision]}
+    with trainer_mistakes():
+        trainer = Trainer(**(options | started_by_torchrun(options)))
+    refuse_unconnected(trainer)
+    wait_at_barriers(trainer)
+    return trainer
 
 
 def _combined(
