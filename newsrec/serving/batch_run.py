@@ -93,25 +93,7 @@ def run_batch(
     if users_per_part < 1:
         raise UserError(f"--users_per_part is {users_per_part}; it must be at least 1.")
     export, users, output = str(export), str(users), str(output)
-    place, source = find_place(output, "--output"), find_place(users, "--users")
-    if "://" in export:
-        raise UserError(
-            f"{without_secrets(export)} is an address, and the export must be a folder on a disk. "
-            "Copy it there."
-        )
-    exported = find_place(export, "EXPORT_DIR")
-    for folder, wrong in (
-        (source, f"--users {source.given}, and would be read as users"),
-        (exported, f"the export {export}, which no command changes"),
-    ):
-        if place.lies_in(folder):
-            raise UserError(f"--output {place.given} lies in {wrong}. Choose another --output.")
-    for option, found in (("--output", place), ("--users", source)):
-        if engine != "local" and found.given.startswith("memory:"):
-            raise UserError(
-                f"{option} {found.given} is in the memory of this process, which workers of "
-                f"--engine {engine} cannot read. Name a folder or an object store."
-            )
+    place, source = _find_places(export, users, output, engine)
     work = place.beside(UNFINISHED) if place.is_local else place
     job = Job(
         os.path.abspath(export),
@@ -140,16 +122,32 @@ def run_batch(
             _keep_or_remove(work, done, job)
             raise
         manifest = _manifest(job, export, source.given, scorer.folder.manifest["model_hash"], done)
-        require_ours(work, job)
-        with named(work.given):
-            _write_json(work / DONE, manifest)
-        if place.is_local:
-            Path((work / PLAN).path).unlink()
-            require_replaceable(Path(place.path))
-            os.rename(work.path, place.path)
-        else:
-            work.filesystem.delete_file((work / PLAN).path)
+        _publish(place, work, job, manifest)
     return manifest
+
+
+def _find_places(export: str, users: str, output: str, engine: str) -> tuple[Place, Place]:
+    """Return the places of the output and of the users; UserError if one cannot be used."""
+    place, source = find_place(output, "--output"), find_place(users, "--users")
+    if "://" in export:
+        raise UserError(
+            f"{without_secrets(export)} is an address, and the export must be a folder on a disk. "
+            "Copy it there."
+        )
+    exported = find_place(export, "EXPORT_DIR")
+    for folder, wrong in (
+        (source, f"--users {source.given}, and would be read as users"),
+        (exported, f"the export {export}, which no command changes"),
+    ):
+        if place.lies_in(folder):
+            raise UserError(f"--output {place.given} lies in {wrong}. Choose another --output.")
+    for option, found in (("--output", place), ("--users", source)):
+        if engine != "local" and found.given.startswith("memory:"):
+            raise UserError(
+                f"{option} {found.given} is in the memory of this process, which workers of "
+                f"--engine {engine} cannot read. Name a folder or an object store."
+            )
+    return place, source
 
 
 def _manifest(
@@ -185,6 +183,19 @@ def _score_missing(
                 raise UserError(part["error"])
             done[part["number"]] = part
     assert len(done) == job.num_parts, "an engine lost a part"
+
+
+def _publish(place: Place, work: Place, job: Job, manifest: dict[str, Any]) -> None:
+    """Make the parts the output: write the manifest, and rename a local folder."""
+    require_ours(work, job)
+    with named(work.given):
+        _write_json(work / DONE, manifest)
+    if place.is_local:
+        Path((work / PLAN).path).unlink()
+        require_replaceable(Path(place.path))
+        os.rename(work.path, place.path)
+    else:
+        work.filesystem.delete_file((work / PLAN).path)
 
 
 def _finished(place: Place, job: Job, resume: bool) -> dict[str, Any] | None:
