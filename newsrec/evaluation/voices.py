@@ -16,6 +16,8 @@ from newsrec.places import looked_for
 NAME, GROUP, MINORITY = "name", "group", "minority"
 FLAGS = {"true": True, "1": True, "false": False, "0": False, "": None}
 """Values of the column ``minority``, in lower case."""
+_Rows = tuple[list[str], list[dict[str, Any]]]
+"""Columns, and rows by the names of the columns."""
 
 
 class Voices(NamedTuple):
@@ -54,27 +56,7 @@ def read_voices(path: str | Path) -> Voices:
         UserError: If the file is missing or cannot be read; the message names row and column.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise DataError(f"--voices {path} is no file. Write the names into a file, and name that.")
-    if not path.is_file():
-        near = looked_for(path)
-        raise MissingDataError(
-            f"--voices {path}: there is no such file.{' ' if near else ''}{near} Name a file as "
-            "docs/evaluate.md describes it (Beyond accuracy)."
-        )
-    read = _READERS.get(path.suffix.lower())
-    if read is None:
-        raise DataError(
-            f"--voices {path}: the name ends in none of {', '.join(_READERS)}. Write the file in "
-            "one of these formats, with this ending."
-        )
-    try:
-        columns, rows = read(path)
-    except (OSError, ValueError, RecursionError, csv.Error, pa.ArrowException) as error:
-        problem = str(error).partition("\n")[0].rstrip(".")
-        raise DataError(
-            f"--voices {path} cannot be read as {path.suffix[1:]}: {problem}. Write it again."
-        ) from None
+    columns, rows = _read(path)
     kinds = [name for name in (GROUP, MINORITY) if name in columns]
     if NAME not in columns or not kinds:
         has = f"only {', '.join(columns)}" if columns else "since it has no columns"
@@ -100,20 +82,38 @@ def read_voices(path: str | Path) -> Voices:
             )
         known[name] = number
         groups.append(_text(path, number, GROUP, row.get(GROUP)) or None)
-        flag = row.get(MINORITY)
-        written = "" if flag is None else str(flag).strip().lower()
-        if written not in FLAGS:
-            raise DataError(
-                f"{_place(path, number, MINORITY)} is {flag!r}. Write true for a minority voice, "
-                "false for a majority voice, or nothing for neither."
-            )
-        minority.append(FLAGS[written])
+        minority.append(_flag(path, number, row.get(MINORITY)))
     if not any(groups) and set(minority) == {None}:
         raise DataError(
             f"--voices {path} has no value in {' or '.join(kinds)}. Write at least one."
         )
     names, grouped = (pa.array(texts, pa.string()) for texts in (known, groups))
     return Voices(path, names, grouped, pa.array(minority, pa.bool_()))
+
+
+def _read(path: Path) -> _Rows:
+    """Read a file in the format that its name ends in."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"--voices {path} is no file. Write the names into a file, and name that.")
+    if not path.is_file():
+        near = looked_for(path)
+        raise MissingDataError(
+            f"--voices {path}: there is no such file.{' ' if near else ''}{near} Name a file as "
+            "docs/evaluate.md describes it (Beyond accuracy)."
+        )
+    read = _READERS.get(path.suffix.lower())
+    if read is None:
+        raise DataError(
+            f"--voices {path}: the name ends in none of {', '.join(_READERS)}. Write the file in "
+            "one of these formats, with this ending."
+        )
+    try:
+        return read(path)
+    except (OSError, ValueError, RecursionError, csv.Error, pa.ArrowException) as error:
+        problem = str(error).partition("\n")[0].rstrip(".")
+        raise DataError(
+            f"--voices {path} cannot be read as {path.suffix[1:]}: {problem}. Write it again."
+        ) from None
 
 
 def _text(path: Path, number: int, column: str, value: Any) -> str:
@@ -126,12 +126,18 @@ def _text(path: Path, number: int, column: str, value: Any) -> str:
     return value.strip()
 
 
+def _flag(path: Path, number: int, value: Any) -> bool | None:
+    written = "" if value is None else str(value).strip().lower()
+    if written not in FLAGS:
+        raise DataError(
+            f"{_place(path, number, MINORITY)} is {value!r}. Write true for a minority voice, "
+            "false for a majority voice, or nothing for neither."
+        )
+    return FLAGS[written]
+
+
 def _place(path: Path, number: int, column: str) -> str:
     return f"--voices {path}: the {column} in row {number}"
-
-
-_Rows = tuple[list[str], list[dict[str, Any]]]
-"""Columns, and rows by the names of the columns."""
 
 
 def _read_csv(path: Path) -> _Rows:
