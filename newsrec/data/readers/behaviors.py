@@ -11,7 +11,7 @@ from newsrec.data.readers.base import Impressions, Rows
 
 TIME_FORMAT = "%m/%d/%Y %I:%M:%S %p"
 TIME = r"^\d{1,2}/(?P<day>\d{1,2})/[12]\d{3} \d{1,2}:[0-5]\d:[0-5]\d [AP]M$"
-NO_IDS = pa.array(["", "-0", "-1"])
+NO_IDS = ("", "-0", "-1")  # no array: making one imports pandas
 
 
 class Parser:
@@ -64,7 +64,7 @@ class Parser:
         known = pc.index_in(pc.replace_substring_regex(strange, "-[^-]*$", ""), self.ids)
         other = _true(known.is_valid()) & bare[missing]
         for problem, wrong in (
-            ("an empty candidate id", missing[_true(pc.is_in(strange, NO_IDS))]),
+            ("an empty candidate id", missing[_true(pc.is_in(strange, pa.array(NO_IDS)))]),
             ("a label other than 0 and 1", missing[other]),
             (
                 "no label (-0 or -1), while most lines have"
