@@ -20,6 +20,7 @@ from warm import run
 from newsrec.__main__ import main
 from newsrec.evaluation.baselines import BASELINES
 from newsrec.metrics import METRICS
+from newsrec.training.checkpoint.read import read_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +70,8 @@ def test_fit_and_evaluate_in_one_go(mind_dir, plm_dir, tmp_path, capsys):
     logged = max(float(row["val/auc"]) for row in rows if row["val/auc"])
     assert metrics["auc"] == pytest.approx(logged, abs=1e-6)
     assert metrics["selected_on"] == metrics["split"] == "dev"
+    last = read_checkpoint(best.with_name("last.ckpt"))["newsrec"]
+    assert (last["selected_on"], last["metrics"]) == (None, {})
     assert metrics["single_class"] + metrics["evaluated"] == metrics["impressions"]
     low, high = metrics["intervals"]["auc"]
     assert low <= metrics["auc"] <= high

@@ -203,9 +203,10 @@ class RecommenderModule(ModelOptions, LightningModule):
         return self.news_vectors
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add all that ``load_from_checkpoint`` needs, so that the file suffices by itself."""
+        """Add what ``load_from_checkpoint`` needs; values that a callback has added stay."""
         auto_precision = self.precision if self._precision_by_auto else None
-        checkpoint["newsrec"] = values_beside_weights(self, auto_precision)
+        values = values_beside_weights(self, auto_precision)
+        checkpoint["newsrec"] = values | checkpoint.get("newsrec", {})
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]

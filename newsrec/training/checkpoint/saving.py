@@ -29,6 +29,9 @@ from newsrec.training.processes.launch import connection_mistakes
 
 log = logging.getLogger(__name__)
 
+NOT_CHOSEN: dict[str, Any] = {"selected_on": None, "selected_news": "all", "metrics": {}}
+"""Values under ``newsrec`` of a checkpoint that no validation chose: none measured its weights."""
+
 
 def values_beside_weights(module: Any, auto_precision: str | None) -> dict[str, Any]:
     """Return what a checkpoint holds under ``newsrec``, so that loading needs the file alone.
@@ -43,8 +46,7 @@ def values_beside_weights(module: Any, auto_precision: str | None) -> dict[str, 
         "plm_config": plm_config(module.recommender.news_encoder.plm),
         "tokenizer_json": data.tokenizer_json,
         "monitor": "val/auc",
-        # Without a validation before it, no split chose it.
-        "selected_on": data.selected_on if "val/auc" in metrics else None,
+        "selected_on": data.selected_on,
         "selected_news": data.val_news,
         "threads": torch.get_num_threads(),
         "auto_precision": auto_precision,
@@ -52,6 +54,7 @@ def values_beside_weights(module: Any, auto_precision: str | None) -> dict[str, 
         "metrics": {k: float(v) for k, v in metrics.items() if k.startswith("val/")},
         "data_fingerprint": {name: data.data.split(name).fingerprint for name in data.windows()},
         **({"category_names": module.category_names} if module.category_names else {}),
+        **({} if "val/auc" in metrics else NOT_CHOSEN),
     }
 
 
@@ -136,7 +139,7 @@ class LastCheckpoint(Checkpoint):
         self.every = every
         self.check = check
         self.saved_step: int | None = None
-        self._before_validation = False
+        self._before_validation = self._saving = False
         self._received = 0
         self._handlers: dict[int, Any] = {}
         self._group: Any = None
@@ -200,8 +203,10 @@ class LastCheckpoint(Checkpoint):
         """Mark whether a validation has begun, so that Lightning runs it on resume.
 
         Other files say that none has; Lightning does not do so after a validation that was run
-        again on resume.
+        again on resume. ``last.ckpt`` also says that no validation chose it.
         """
+        if self._saving:
+            checkpoint["newsrec"] = NOT_CHOSEN
         if self._before_validation:
             internals.begin_validation(checkpoint)
         else:
@@ -212,7 +217,9 @@ class LastCheckpoint(Checkpoint):
         if getattr(trainer, "fast_dev_run", False):  # a trial keeps nothing
             return
         io: Any = trainer.strategy.checkpoint_io
+        self._saving = True
         trainer.save_checkpoint(self.path, weights_only=False)
+        self._saving = False
         failed = trainer.strategy.broadcast(getattr(io, "failed", None))
         if failed is not None:
             raise UserError(failed)
