@@ -55,7 +55,7 @@ def file_aside(target: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _aside(target: Path, make: Any) -> Iterator[Path]:
     remove_left_overs(target)
-    with _stopped_by_signals():
+    with stopped_by_signals():
         path, lock = _made_and_locked(target, make)
         try:
             yield path
@@ -144,7 +144,7 @@ def _remove(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
+def stopped_by_signals() -> Iterator[None]:
     """Let SIGTERM and SIGHUP raise SystemExit if they would otherwise end the process at once.
 
     A second signal of the same kind ends it at once.

@@ -177,6 +177,28 @@ def test_a_run_of_ray_whose_driver_is_killed_is_resumed(world, whole, tmp_path):
     assert {name: file_hash(tmp_path / "out" / name) for name in whole["parts"]} == whole["parts"]
 
 
+@pytest.mark.parametrize("engine", ["ray", "spark"])
+def test_sigterm_says_how_many_parts_are_kept(world, tmp_path, engine):
+    module = {"ray": "ray", "spark": "pyspark"}[engine]
+    pytest.importorskip(module, reason=f'{module} is missing: pip install "newsrec[{engine}]"')
+    argv = ["batch", str(world / "many"), "--users", str(world / "many_users"), "-k", "7",
+            "--users_per_part", "20", "--output", str(tmp_path / "out")]  # fmt: skip
+    with (tmp_path / "said").open("w") as said:
+        run = subprocess.Popen(
+            [sys.executable, "-m", "newsrec", *argv, "--engine", engine, "--workers", "2"],
+            stderr=said,
+        )
+    work = tmp_path / "out.unfinished"
+    while len(list(work.glob("part-*"))) < 3 and run.poll() is None:
+        time.sleep(0.02)
+    run.terminate()
+    assert run.wait(60) == 128 + signal.SIGTERM
+    kept = len(list(work.glob("part-*")))
+    assert 3 <= kept < 100
+    told = f"{work} keeps {kept} of 100 parts. The same command with --resume continues."
+    assert told in (tmp_path / "said").read_text().splitlines()  # among Spark's own lines
+
+
 @pytest.mark.parametrize("process", ["raylet", "gcs_server"])
 def test_a_run_whose_cluster_is_lost_ends_with_a_sentence(world, whole, tmp_path, process):
     pytest.importorskip("ray", reason='ray is missing: pip install "newsrec[ray]"')

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
 from types import SimpleNamespace
@@ -84,6 +85,27 @@ def stopping_after(monkeypatch, parts, error):
         return real(job, number, *more)
 
     monkeypatch.setattr(batch_engines, "score_part", score)
+
+
+def test_sigterm_between_two_parts_says_how_to_go_on(world, tmp_path, monkeypatch, capsys):
+    real = batch_engines.score_part
+
+    def score(job, number, *more):
+        if number == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return real(job, number, *more)
+
+    monkeypatch.setattr(batch_engines, "score_part", score)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as at the start of the command
+    try:
+        with pytest.raises(SystemExit) as stop:
+            main(batch(world, tmp_path / "out"))
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stop.value.code == 128 + signal.SIGTERM
+    kept = "out.unfinished keeps 2 of 4 parts. The same command with --resume continues.\n"
+    assert capsys.readouterr().err == f"{tmp_path}/{kept}"
 
 
 def test_a_stopped_run_leaves_no_output_and_goes_on_with_what_is_missing(

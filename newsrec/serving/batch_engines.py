@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any
 
@@ -122,15 +123,17 @@ def _spark(
             f"--engine spark: Spark did not start ({' '.join(str(error).split())[:300]}). It needs "
             "Java 17 or later; check JAVA_HOME and --spark_master."
         ) from error
-    try:
-        # One part for each task, so that a killed task loses one part only.
-        rows = spark.sparkContext.parallelize([(n,) for n in numbers], max(len(numbers), 1))
-        frame = spark.createDataFrame(rows, "part long")
-        done = frame.mapInArrow(partial(_score_batches, job), "done string").collect()
-        yield from _told((row["done"] for row in done), job, advance)
-    finally:
-        if mine:
-            spark.stop()
+    with ThreadPoolExecutor(1) as collecting:  # a signal need not wait for Spark's answer
+        try:
+            # One part for each task, so that a killed task loses one part only.
+            rows = spark.sparkContext.parallelize([(n,) for n in numbers], max(len(numbers), 1))
+            frame = spark.createDataFrame(rows, "part long")
+            done = frame.mapInArrow(partial(_score_batches, job), "done string")
+            lines = [row["done"] for row in collecting.submit(done.collect).result()]
+            yield from _told(iter(lines), job, advance)
+        finally:
+            if mine:
+                spark.stop()
 
 
 _part_scorer = cache(PartScorer)  # Spark uses a process for several tasks

@@ -17,6 +17,7 @@ from typing import Any
 from pyarrow import fs
 
 from newsrec import __version__
+from newsrec.aside import stopped_by_signals
 from newsrec.console import progress
 from newsrec.errors import UserError
 from newsrec.files import require_empty, require_replaceable, require_writable
@@ -114,12 +115,12 @@ def run_batch(
         log.info("%s is complete already; nothing was left to do.", place.given)
         return finished
     job = _begin(place, work, job, resume)
-    with _only_one(work):
+    with _only_one(work), stopped_by_signals():
         done = parts_done(work, job)
         try:
             _score_missing(job, run, scorer, done)
         except BaseException:
-            _keep_or_remove(work, done, job)
+            _keep_or_remove(work, job)
             raise
         manifest = _manifest(job, export, source.given, scorer.folder.manifest["model_hash"], done)
         _publish(place, work, job, manifest)
@@ -273,19 +274,20 @@ def _require_same(found: dict[str, Any], job: Job, where: str) -> None:
             )
 
 
-def _keep_or_remove(work: Place, done: dict[int, Any], job: Job) -> None:
-    """Say what a run that failed leaves, or remove a folder in which no part was done."""
+def _keep_or_remove(work: Place, job: Job) -> None:
+    """Say what a run that failed leaves, or remove a folder in which no part is whole.
+
+    An engine may not have reported all parts that it wrote.
+    """
     with contextlib.suppress(OSError, UserError):
         require_ours(work, job)
-        if done:
+        found = {info.path.rpartition("/")[2] for info in work.files()}
+        whole = found.intersection(map(job.part_name, range(job.num_parts)))
+        if whole:
             told = "%s keeps %d of %d parts. The same command with --resume continues."
-            log.warning(told, work.given, len(done), job.num_parts)
+            log.warning(told, work.given, len(whole), job.num_parts)
             return
-        names = map(job.part_name, range(job.num_parts))
-        ours = {PLAN, *(names if work.is_local else ())}
-        for info in work.files():
-            if info.path.rpartition("/")[2] in ours:
-                work.filesystem.delete_file(info.path)
+        work.filesystem.delete_file((work / PLAN).path)
         if not work.files():
             work.filesystem.delete_dir(work.path)
 
