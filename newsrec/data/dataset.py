@@ -24,6 +24,7 @@ from newsrec.data.readers.source import SPLITS as SPLITS  # re-exported
 from newsrec.data.store import find_or_compile
 from newsrec.errors import DataError, MissingDataError, UserError
 from newsrec.shipped import data_folder
+from newsrec.store_path import StorePath
 
 
 class Split(NamedTuple):
@@ -130,6 +131,11 @@ def open_mind(
     if on_bad_line not in ("error", "drop"):
         raise UserError(f"data.on_bad_line is {on_bad_line!r}; choose error or drop.")
     root = data_folder(root)
+    if engine is not None and isinstance(root, StorePath) and root.in_memory:
+        raise UserError(
+            f"--data.root {root} is in the memory of this process, which other processes cannot "
+            "read. Leave out --engine and --jobs."
+        )
     found = find_or_compile(root, on_bad_line, engine)
     try:
         return _load(root, *found)

@@ -34,7 +34,6 @@ from newsrec.data.readers.source import SourceFile
 from newsrec.errors import DataError, UserError
 from newsrec.on_ray import require_address, require_ray, run_on_ray
 from newsrec.parent import watch
-from newsrec.store_path import StorePath
 
 log = logging.getLogger(__name__)
 
@@ -138,15 +137,6 @@ def compile_parts(
     job = Job(
         tuple(part for part, _ in parts), tuple(num for _, num in parts), str(folder), on_bad_line
     )
-    if any(
-        isinstance(f.path, StorePath) and f.path.in_memory
-        for files in splits.values()
-        for f in files
-    ):
-        raise UserError(
-            "--data.root is in the memory of this process, which other processes cannot read. "
-            "Leave out --engine and --jobs."
-        )
     made = folder / PARTS
     made.mkdir()
     try:
