@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from newsrec.addresses import without_keys
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -31,10 +33,6 @@ ASIDES = (
 _BREAKS = re.compile("[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _UNSEEN_IN_LINES = re.compile("(?![\t\n])" + _UNSEEN.pattern)
-_KEYS = re.compile(
-    r"(?:(?<=s3:/)(/?)[^\s/@:]*:"  # a bucket has no port
-    r"|(?<=\w:/)(/?)(?!\[)[^\s/@:]*:(?!\d*(?:[/?\s]|$)))\S*@"  # but no host:port and no [IPv6]
-)
 _HALF = re.compile("[\ud800-\udfff]")
 
 
@@ -50,11 +48,6 @@ def printable(text: str, lines: bool = False) -> str:
     if lines:
         return _UNSEEN_IN_LINES.sub("", text)
     return _UNSEEN.sub("", _BREAKS.sub(" ", text))
-
-
-def without_keys(text: str) -> str:
-    """Remove ``KEY:SECRET@`` from the addresses in a text, which may come from anywhere."""
-    return _KEYS.sub(r"\1\2", text) if "@" in text else text
 
 
 def clipped(text: str, most: int = 80) -> str:

@@ -17,18 +17,10 @@ from urllib.parse import quote
 import pyarrow as pa
 from pyarrow import fs
 
+from newsrec.addresses import without_secrets
 from newsrec.aside import file_aside, put
 from newsrec.errors import UserError
 
-SECRETS = re.compile(
-    r"(?<=://)[^/?]*:[^/?]*@"  # user:password@
-    r"|(?<=s3://)[^/@?]*:[^@]*@"  # the same with a slash in it
-    r"|(?<=://)(?!\[)[^/@?]*:(?!\d*(?:[/?]|$))[^@]*@"  # elsewhere, but no host:port and no [IPv6]
-    r"|(?<=http://)[^/@?]*@|(?<=https://)[^/@?]*@"  # a token
-    r"|\?.*",
-    re.DOTALL,
-)
-"""What messages leave out of an address. What is before the ``@`` of abfs is a container."""
 OF_PYARROW = ("file", "s3", "gs", "gcs", "hdfs", "abfs", "abfss")
 """Schemes of the file systems of pyarrow; fsspec has others."""
 SECONDS_FOR_GOOGLE = 30
@@ -136,11 +128,6 @@ def named(given: str) -> Iterator[None]:
         raise UserError(
             f"{given} cannot be used: {reason}. Check the {checks}, or name another place."
         ) from error
-
-
-def without_secrets(address: str) -> str:
-    """Return an address without the keys and options that it may have; a path as it is."""
-    return SECRETS.sub("", address).rstrip("/") if "://" in address else address
 
 
 def find_place(given: str, option: str) -> Place:

@@ -4,7 +4,6 @@ A folder is listed once, when it is opened. What the paths in it say of files an
 this list, so looking for files costs no further requests.
 """
 
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -15,15 +14,12 @@ from typing import Any, NamedTuple, cast
 
 import pyarrow as pa
 
+from newsrec.addresses import OPTIONS_WITH_KEYS, without_secrets
 from newsrec.errors import UserError
-from newsrec.filesystems import Place, find_place, named, without_secrets
+from newsrec.filesystems import Place, find_place, named
 
 BUFFER = 8 << 20
 """Bytes of one request when a file is read from its beginning to its end."""
-
-
-KEYS = re.compile(r"&(sig|[^&=]*(secret|password|token|key))=", re.IGNORECASE)
-"""An option of an address that is a key, such as the ``sig`` of Azure; ``&`` stands before it."""
 
 _one_reader = threading.Lock()
 
@@ -216,7 +212,7 @@ def open_root(address: str) -> Path:
     """
     shown = without_secrets(address)
     place, _, options = address.partition("?")
-    if shown != place.rstrip("/") or KEYS.search(f"&{options}"):
+    if shown != place.rstrip("/") or OPTIONS_WITH_KEYS.search(f"&{options}"):
         raise UserError(
             f"--data.root {shown} has keys in its address, which checkpoints would keep. Give them "
             "as the store's own tools take them, such as by AWS_ACCESS_KEY_ID and "

@@ -18,7 +18,7 @@ from batch_world import users_of, write_export, write_users
 from conftest import refused
 from pyarrow import fs
 
-from newsrec import console, filesystems, on_ray
+from newsrec import filesystems, on_ray
 from newsrec.__main__ import main
 from newsrec.commands import batch as batch_command
 from newsrec.commands import failures
@@ -513,19 +513,6 @@ def test_only_the_local_engine_reads_users_in_memory(world, tmp_path):
             run_batch(world / "export", users, output, engine="ray")
 
 
-def test_a_text_loses_the_keys_of_its_addresses_and_nothing_else():
-    for text in (
-        "http://host:8000/a@b",
-        "http://[::1]:8000/a@b",
-        "see https://a.org and write to me@b.org",
-        "s3://bucket/time=12:30/a@b.parquet",
-        r"C:\a:b@c",
-    ):
-        assert console.without_keys(text) == text
-    for keys in ("KEY:SECRET", "KEY:SEC/R@ET", "KEY:12/SECRET"):
-        assert console.without_keys(f"no s3://{keys}@bucket/a: 1") == "no s3://bucket/a: 1"
-
-
 def test_messages_show_an_address_without_keys_and_options():
     for given, told in (
         ("s3://KEY:SECRET@bucket/out/?region=x&scheme=http", "s3://bucket/out"),
@@ -537,20 +524,6 @@ def test_messages_show_an_address_without_keys_and_options():
         assert place.given == (told or given)
         assert (place / "a").given == f"{told or given}/a"
         assert place.path in ("bucket/out", "container/out")
-    for given, told in (
-        ("a:b@c?/d", "a:b@c?/d"),  # a path
-        ("s3://KEY:SEC/RE/T@bucket/out", "s3://bucket/out"),
-        ("s3://KEY:SEC?RET@bucket/a?b=c", "s3://bucket/a"),
-        ("s3://KEY:12/SECRET@bucket/out", "s3://bucket/out"),  # no host:port
-        ("http://[::1]:8000/a@b", "http://[::1]:8000/a@b"),
-        ("ftp://user:SEC@RET@host/out", "ftp://host/out"),
-        ("https://TOKEN@host/out?key=SECRET", "https://host/out"),
-        ("simplecache::s3://KEY:SECRET@bucket/out", "simplecache::s3://bucket/out"),
-        ("s3://bucket/a:b@c", "s3://bucket/a:b@c"),
-        ("hdfs://host:9000/a@b", "hdfs://host:9000/a@b"),
-        ("s3://bucket/a?endpoint_override=host:9000&scheme=http", "s3://bucket/a"),
-    ):
-        assert filesystems.without_secrets(given) == told
     with pytest.raises(UserError) as error:
         filesystems.find_place("s3://KEY:SECRET@bucket/out?what=1", "--output")
     assert "--output s3://bucket/out: s3:// cannot be opened" in str(error.value)

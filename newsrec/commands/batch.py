@@ -2,10 +2,10 @@
 
 import argparse
 
+from newsrec.addresses import without_secrets
 from newsrec.commands.common import add_on_bad_line
 from newsrec.console import counted, say
 from newsrec.errors import UserError
-from newsrec.filesystems import without_secrets
 from newsrec.serving.batch import RESULTS
 from newsrec.serving.batch_engines import ENGINES
 from newsrec.serving.batch_run import run_batch

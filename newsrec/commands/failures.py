@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TextIO
 
 from newsrec import __version__
-from newsrec.console import clipped, printable, say, without_keys
+from newsrec.addresses import without_keys
+from newsrec.console import clipped, printable, say
 from newsrec.errors import UserError
 
 MISTAKE, BUG, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141

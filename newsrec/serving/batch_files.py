@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from newsrec.addresses import without_secrets
 from newsrec.data.readers.base import Rows
 from newsrec.data.readers.parquet_checks import is_text
 from newsrec.data.readers.parquet_table import (
@@ -24,7 +25,7 @@ from newsrec.data.readers.parquet_table import (
 )
 from newsrec.data.readers.source import SourceFile
 from newsrec.errors import DataError, MissingDataError
-from newsrec.filesystems import Place, find_place, named, without_secrets
+from newsrec.filesystems import Place, find_place, named
 from newsrec.places import looked_for
 from newsrec.serving.batch import columns_of
 

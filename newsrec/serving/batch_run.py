@@ -17,11 +17,12 @@ from typing import Any
 from pyarrow import fs
 
 from newsrec import __version__
+from newsrec.addresses import without_secrets
 from newsrec.aside import stopped_by_signals
 from newsrec.console import progress
 from newsrec.errors import UserError
 from newsrec.files import require_empty, require_replaceable, require_writable
-from newsrec.filesystems import Place, find_place, named, without_secrets
+from newsrec.filesystems import Place, find_place, named
 from newsrec.serving.batch import BatchScorer
 from newsrec.serving.batch_engines import Engine, make_engine
 from newsrec.serving.batch_files import find_users
