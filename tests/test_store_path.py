@@ -241,10 +241,20 @@ def test_an_address_is_not_written_to_as_a_folder(tmp_path, monkeypatch, capsys,
     assert not list(tmp_path.iterdir())
 
 
-def test_a_config_at_an_address_of_a_missing_package_is_refused(capsys, monkeypatch):
+@pytest.mark.parametrize("option", ["--config", "--data"])
+def test_a_config_at_an_address_that_cannot_be_opened_is_named(capsys, monkeypatch, option):
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    said = refused(capsys, "fit", "--config", "s3://bucket/a.yaml")
-    assert "--config: an address cannot be opened" in said
+    said = refused(capsys, "fit", option, "s3://KEY:SECRET@bucket/a.yaml")
+    assert "error: s3://bucket/a.yaml cannot be opened (Install s3fs" in said
+    assert "SECRET" not in said
+    assert "Copy the configuration file to this machine" in said
+
+
+def test_options_in_a_config_at_an_address_are_read(memory, capsys):
+    with memory.open("/configs/a.yaml", "w") as file:
+        file.write("model:\n  max_tokens: 20\n")
+    said = refused(capsys, "fit", "--config", "memory://configs/a.yaml")
+    assert "memory://configs/a.yaml, line 2: model.max_tokens follows data.max_tokens" in said
 
 
 def test_a_service_takes_its_examples_from_an_address(own):

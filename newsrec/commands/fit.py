@@ -102,13 +102,6 @@ class FitCLI(LightningCLI):
         except (ArgumentError, OmegaConfBaseException) as error:
             known = known_options(self, parser)
             raise UserError(explain(str(error), written, known)) from error
-        except ImportError as error:
-            if not any("://" in arg for arg in given):
-                raise
-            raise UserError(
-                f"--config: an address cannot be opened ({error}). Copy the file to this machine, "
-                "and name its path."
-            ) from error
         check_seed(self.config.get("fit", {}).get("seed_everything"))
 
     def _dump_config(self) -> None:

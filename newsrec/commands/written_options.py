@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import yaml
 
+from newsrec.addresses import without_secrets
 from newsrec.errors import UserError
 from newsrec.shipped import config_file, shipped_config
 
@@ -55,28 +56,30 @@ def _in_arguments(args: Sequence[str]) -> Iterator[Written]:
             value = args[position + 1]
         name = {"-c": "config"}.get(option, option.lstrip("-"))
         if name == "config":
-            yield from _in_file(Path(value), "")
+            yield from _in_file(value, "")
         elif name in GROUPS and value.startswith("{"):
             with contextlib.suppress(yaml.YAMLError):  # the parser reports it
-                for inner in _in_node(Path(), yaml.compose(value), f"{name}."):
+                for inner in _in_node("", yaml.compose(value), f"{name}."):
                     yield inner._replace(place=option)
         elif name in GROUPS:
-            yield from _in_group(Path(value), Written(name, option, value))
+            yield from _in_group(value, Written(name, option, value))
         else:
             yield Written(name, option, value)
 
 
-def _in_group(path: Path, written: Written) -> Iterator[Written]:
+def _in_group(path: str, written: Written) -> Iterator[Written]:
     """Yield the options in a group's file, or the group itself if there is no such file."""
-    if path.is_file():
+    if "://" in path or Path(path).is_file():
         yield from _in_file(path, f"{written.key}.")
     else:
         yield written
 
 
-def _in_file(path: Path, prefix: str) -> Iterator[Written]:
+def _in_file(path: str, prefix: str) -> Iterator[Written]:
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"))
+        text = _at_address(path) if "://" in path else Path(path).read_text(encoding="utf-8")
+        path = without_secrets(path)
+        root = yaml.compose(text)
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text, so it is no configuration file.") from None
     except OSError:
@@ -91,7 +94,25 @@ def _in_file(path: Path, prefix: str) -> Iterator[Written]:
     yield from _in_node(path, root, prefix)
 
 
-def _in_node(path: Path, node: yaml.Node | None, prefix: str) -> Iterator[Written]:
+def _at_address(address: str) -> str:
+    """Return the text of a configuration file at an address, as the parser will read it."""
+    import fsspec
+
+    try:
+        with fsspec.open(address, "r", encoding="utf-8") as file:
+            text: str = file.read()
+    except UnicodeDecodeError:
+        raise
+    except Exception as error:  # each file system has errors of its own
+        shown, reason = without_secrets(address), " ".join(str(error).split())
+        raise UserError(
+            f"{shown} cannot be opened ({reason.rstrip('.')}). Copy the configuration file to this "
+            "machine, and name its path."
+        ) from error
+    return text
+
+
+def _in_node(path: str, node: yaml.Node | None, prefix: str) -> Iterator[Written]:
     if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:
@@ -100,6 +121,7 @@ def _in_node(path: Path, node: yaml.Node | None, prefix: str) -> Iterator[Writte
         if isinstance(value, yaml.MappingNode):
             yield from _in_node(path, value, f"{name}.")
         elif isinstance(value, yaml.ScalarNode) and name in GROUPS:
-            yield from _in_group(path.parent / value.value, Written(name, place, value.value))
+            group = value.value if "://" in value.value else str(Path(path).parent / value.value)
+            yield from _in_group(group, Written(name, place, value.value))
         else:
             yield Written(name, place, str(value.value))
