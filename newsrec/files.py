@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from newsrec.addresses import without_secrets
 from newsrec.aside import file_aside, folder_aside, put
 from newsrec.errors import UserError
 
@@ -37,10 +38,16 @@ def require_empty(output: Path, hint: str = "Choose another --output, or remove 
     require_writable(output)
 
 
+def address_in(path: str | Path) -> str | None:
+    """Return the address that a path is, as messages show it; None if it is none."""
+    if not ADDRESS.match(str(path)):
+        return None
+    return without_secrets(re.sub(":/+", "://", str(path), count=1))  # Path makes two slashes one
+
+
 def require_on_disk(folder: Path, option: str) -> None:
     """Refuse an address such as ``s3://bucket/results``, which would become a folder ``s3:``."""
-    if ADDRESS.match(str(folder)):
-        shown = str(folder).replace(":/", "://", 1)  # Path takes two slashes for one
+    if shown := address_in(folder):
         raise UserError(
             f"{option} {shown} is an address, and this command writes to disks only. Name a "
             "folder, and copy from there what it writes."

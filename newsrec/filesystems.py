@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import errno
 import hashlib
 import mmap
 import os
@@ -117,10 +116,12 @@ def named(given: str) -> Iterator[None]:
     except (OSError, NotImplementedError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.filename:
             raise
+        if isinstance(error, FileNotFoundError) and "://" in given:
+            raise UserError(
+                f"There is nothing at {given}. Check the address, or name another place."
+            ) from error
         code: int | None = getattr(error, "errno", None)
         reason = os.strerror(code) if code and code > 0 else str(error)  # below 0: of a resolver
-        if isinstance(error, FileNotFoundError) and not code:  # fsspec says only the path
-            reason = f"{os.strerror(errno.ENOENT)}: {reason}"
         # Some file systems say the whole address.
         reason = without_secrets(reason.partition("\n")[0]).rstrip(".")
         reason = reason or "its file system cannot do this"

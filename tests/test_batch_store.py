@@ -156,6 +156,8 @@ def test_errors_of_a_store_are_messages_without_keys(store, server, world, tmp_p
     )
     assert "s3://bucket/none does not exist" in said("s3://bucket/none", out)
     assert "s3://none/out cannot be used: Bucket 'none' not found" in said(users, "s3://none/out")
+    found = refused(capsys, "prepare", "--data.root", "s3://bucket/none")
+    assert "There is nothing at s3://bucket/none. Check the address" in found
     with socket.socket() as silent:  # accepts connections, but never answers
         silent.bind(("127.0.0.1", 0))
         silent.listen()

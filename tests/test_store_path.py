@@ -188,7 +188,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(own, memory, monkeypatc
 @pytest.mark.parametrize(
     ("root", "said"),
     [
-        ("memory://none", "memory://none cannot be used: No such file or directory: /none."),
+        ("memory://none", "There is nothing at memory://none. Check the address"),
         ("memory://own/train", "name the folder above, --data.root memory://own."),
         ("memory://mind", "memory://mind has no news.parquet, impressions.parquet or clicks."),
         ("memory://", "names no file or folder"),
@@ -211,6 +211,32 @@ def test_what_cannot_be_read_is_told_in_a_sentence(own, memory, mind_dir, capsys
     found = refused(capsys, "prepare", "--data.root", root)
     assert said in found
     assert "HIDDEN" not in found
+
+
+@pytest.mark.parametrize(
+    ("root", "said"),
+    [
+        ("strange://own", "error: strange://own: strange:// cannot be opened"),
+        ("train", "name the folder above, {here}."),
+        ("none", "writes a simulated one. Then give it as DIR."),
+    ],
+)
+def test_messages_of_inspect_name_no_option_that_it_lacks(
+    mind_dir, monkeypatch, capsys, root, said
+):
+    monkeypatch.chdir(mind_dir)
+    found = refused(capsys, "inspect", root)
+    assert said.format(here=".") in found
+    assert "--data.root" not in found
+
+
+@pytest.mark.parametrize(
+    "argv", [["serve", "s3://own"], ["recommend", "s3://own", "--history", "N1"]]
+)
+def test_an_export_at_an_address_is_to_be_copied(capsys, argv):
+    said = refused(capsys, *argv)
+    assert "s3://own is an address, and an export must be a folder on this machine" in said
+    assert "copy it here, such as by `aws s3 cp --recursive s3://own DIR`, and name" in said
 
 
 def test_the_next_command_keeps_the_options_of_an_address(own, memory, tmp_path, capsys):

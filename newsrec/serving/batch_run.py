@@ -17,7 +17,6 @@ from typing import Any
 from pyarrow import fs
 
 from newsrec import __version__
-from newsrec.addresses import without_secrets
 from newsrec.aside import stopped_by_signals
 from newsrec.console import progress
 from newsrec.errors import UserError
@@ -95,11 +94,12 @@ def run_batch(
     if users_per_part < 1:
         raise UserError(f"--users_per_part is {users_per_part}; it must be at least 1.")
     export, users, output = str(export), str(users), str(output)
+    hashed = export_hash(export)  # says at once what is wrong with the export
     place, source = _find_places(export, users, output, engine)
     work = place.beside(UNFINISHED) if place.is_local else place
     job = Job(
         os.path.abspath(export),
-        export_hash(export),
+        hashed,
         find_users(users, result),
         work.path if place.is_local else output,
         result,
@@ -131,11 +131,6 @@ def run_batch(
 def _find_places(export: str, users: str, output: str, engine: str) -> tuple[Place, Place]:
     """Return the places of the output and of the users; UserError if one cannot be used."""
     place, source = find_place(output, "--output"), find_place(users, "--users")
-    if "://" in export:
-        raise UserError(
-            f"{without_secrets(export)} is an address, and the export must be a folder on a disk. "
-            "Copy it there."
-        )
     exported = find_place(export, "EXPORT_DIR")
     for folder, wrong in (
         (source, f"--users {source.given}, and would be read as users"),

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from newsrec.data.fields import CATEGORIES, FIELDS
 from newsrec.errors import MissingModelError, ModelError, UserError
+from newsrec.files import address_in
 from newsrec.places import looked_for
 from newsrec.serving.matching import COMBINE, OUTPUTS
 from newsrec.serving.vectors import TYPES
@@ -54,6 +55,9 @@ CATALOGUE_FILES = frozenset({NEWS, VECTORS, SCALES})
 """Files with the news of a data folder."""
 TORCH_FILES = frozenset({WEIGHTS, CONFIG, TOKENIZER, CARD})
 """Files from which PyTorch builds the model."""
+
+COPY = {"s3": "aws s3 cp --recursive", "gs": "gcloud storage cp -r"}
+"""Command that copies a folder from an object store, by the scheme of its address."""
 
 SETTINGS = ("format", "dim", "max_history", "max_tokens", "fields", "model_hash")
 """Values that affect answers and are in no other file; ``settings_hash`` is made from them."""
@@ -106,6 +110,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             value.
     """
     path = folder / MANIFEST
+    if (address := address_in(folder)) and not folder.exists():
+        command = COPY.get(address.partition(":")[0])
+        by = f", such as by `{command} {address} DIR`" if command else ""
+        raise ModelError(
+            f"{address} is an address, and an export must be a folder on this machine: copy it "
+            f"here{by}, and name the copy."
+        )
     with reading(path):
         if not folder.exists():
             said = f"There is no {folder}. {looked_for(folder)}".strip()
