@@ -1,12 +1,22 @@
-"""Hints about a missing path: where it was looked for, and which path may have been meant."""
+"""Hints about a missing path: where it was looked for, and which path may have been meant.
+
+Also the folder for the user's caches.
+"""
 
 import difflib
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 LOOKED_AT = 2000
 """Most names compared in a folder, which can hold millions."""
+
+
+def user_cache() -> Path:
+    """Return ``XDG_CACHE_HOME``, or its default if it is relative, as its specification says."""
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return given if given.is_absolute() else Path.home() / ".cache"
 
 
 def looked_for(path: str | Path) -> str:

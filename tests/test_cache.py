@@ -272,8 +272,11 @@ def test_read_only_data_has_its_arrays_in_the_users_cache(tmp_path, monkeypatch)
     assert writable_folder(one) != writable_folder(two)
     monkeypatch.chdir(tmp_path)
     assert writable_folder(Path("one")) == writable_folder(one)
-    monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(home))
+    for ignored in ("", "relative", "./relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", ignored)
+        assert writable_folder(one).parent == home / ".cache" / "newsrec"
+    monkeypatch.delenv("XDG_CACHE_HOME")
     assert writable_folder(one).parent == home / ".cache" / "newsrec"
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(UserError, match="XDG_CACHE_HOME"):

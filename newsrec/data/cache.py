@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from newsrec.errors import UserError
 from newsrec.files import file_hash, is_full
+from newsrec.places import user_cache
 from newsrec.shipped import data_folder, is_installed
 from newsrec.store_path import StorePath, address_of
 
@@ -39,8 +40,7 @@ def cache_folders(root: Path) -> tuple[Path, ...]:
     """Return the folders that may hold arrays of ``root``: in it, or in the user's cache."""
     root = data_folder(root)
     where = address_of(root.resolve())
-    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    ours = user_cache / "newsrec" / digest(where)
+    ours = user_cache() / "newsrec" / digest(where)
     if isinstance(root, StorePath) or is_installed(root):
         return (ours,)
     return root / ".newsrec", ours
@@ -56,8 +56,8 @@ def writable_folder(root: Path) -> Path:
     *others, last = map(str, cache_folders(root))
     names = f"neither {others[0]} nor {last} can" if others else f"{last} cannot"
     raise UserError(
-        f"Compiled arrays need a place: {names} be written. Set XDG_CACHE_HOME to a writable "
-        "folder."
+        f"Compiled arrays need a place: {names} be written. Set XDG_CACHE_HOME to the "
+        "absolute path of a writable folder."
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from newsrec.files import write_text
+from newsrec.places import user_cache
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ def cache_folder() -> Path:
     elif sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
     else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        base = user_cache()
     return base / "newsrec"
 
 
