@@ -92,6 +92,24 @@ def test_submissions_are_written_and_checked_as_a_loop_does(monkeypatch, capsys)
     assert result["reference"]["impressions"] == 2000
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--impressions=0",), "--impressions is 0; it must be at least 1"),
+        (("--data.root=none",), "none is not a folder."),
+        ((f"--data.root={DEMO}", "--split=none"), "has train, dev, test. Choose one of these."),
+    ],
+)
+def test_evaluate_says_what_is_wrong_with_its_options(monkeypatch, capsys, options, said):
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *options])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(BENCHMARKS / "evaluate.py"), run_name="__main__")
+    assert stop.value.code == 2
+    found = capsys.readouterr().err
+    assert "evaluate.py: error: " in found
+    assert said in found
+
+
 def test_the_metrics_are_those_of_a_loop(monkeypatch, capsys):
     result = measure(monkeypatch, capsys, "evaluate.py", "--impressions", "300")
     assert result["metrics"]["reference"]["equal_impressions"] == 300

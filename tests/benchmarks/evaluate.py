@@ -27,7 +27,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from newsrec.data.ragged import to_offsets
+from newsrec.data.readers.formats import reader_of
+from newsrec.errors import UserError
 from newsrec.metrics import METRICS, impression_metrics
+from newsrec.shipped import data_folder
 
 PART = 5_000
 """Impressions that the reference goes through."""
@@ -126,6 +129,8 @@ def measure_model(root: str, split: str, precision: str) -> dict:
     datamodule = MindDataModule(root)
     datamodule.predict_on(split)
     datamodule.setup("predict")  # compiled and tokenised once for all runs: not measured
+    if datamodule.data.split(split).labels is None:
+        raise UserError(f"--split {split} has no labels, so it has no metrics. Choose another.")
     torch.manual_seed(0)
     module = Timed()
     module.configure_model()
@@ -177,13 +182,34 @@ def main() -> None:
     parser.add_argument("--split", default="dev")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     args = parser.parse_args()
+    if args.impressions < 1:
+        parser.error(f"--impressions is {args.impressions}; it must be at least 1")
+    try:
+        result = measure(args)
+    except UserError as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    print(json.dumps(result, indent=1))
+
+
+def measure(args: argparse.Namespace) -> dict:
+    """Return all measurements.
+
+    Raises:
+        UserError: If there is no such split, or it has no labels.
+    """
+    if args.root is not None:  # found before the long work
+        splits = reader_of(data_folder(args.root)).find_splits(data_folder(args.root))
+        if args.split not in splits:
+            raise UserError(
+                f"--split {args.split}: {args.root} has {', '.join(splits)}. Choose one of these."
+            )
     result = {
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "metrics": measure_metrics(args.impressions),
     }
     if args.root is not None:
         result["model"] = measure_model(args.root, args.split, args.precision)
-    print(json.dumps(result, indent=1))
+    return result
 
 
 if __name__ == "__main__":
