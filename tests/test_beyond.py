@@ -31,6 +31,7 @@ from newsrec.evaluation.beyond_results import (
     jackknife,
     leave_outs,
     row_intervals,
+    unlike_metrics,
 )
 from newsrec.evaluation.exposure import gini
 from newsrec.evaluation.intervals import mean_interval
@@ -236,8 +237,12 @@ def test_metrics_of_the_vectors_of_two_plms_are_not_compared(world, tmp_path):
             EvaluatedRun(tmp_path / str(number), {"beyond": found.metrics}, empty, users,
                          split.user, empty, {}, named, found.top.news)
         )  # fmt: skip
+    assert unlike_metrics(runs[:2]) == {}
+    (left_out,) = unlike_metrics(runs).values()
+    assert set(left_out) == OF_VECTORS
     assert set(differences(runs[:1], runs[1:2])) == {*PER_IMPRESSION, *WHOLE}
-    assert set(differences(runs[:1], runs[2:])) == {*PER_IMPRESSION, *WHOLE} - OF_VECTORS
+    found = differences(runs[:1], runs[2:], left_out)
+    assert set(found) == {*PER_IMPRESSION, *WHOLE} - OF_VECTORS
     assert OF_VECTORS
 
 

@@ -5,7 +5,7 @@ means, so their intervals come from a jackknife: users are divided into groups, 
 computed without each. The lists of other users that fragmentation draws are treated as fixed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -162,8 +162,10 @@ def with_beyond(table: pa.Table, beyond: Beyond) -> pa.Table:
     return table.append_column(TOP, rows)
 
 
-def differences(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> dict[str, dict[str, Any]]:
-    """Compare two sides beyond accuracy, in each metric that all runs have.
+def differences(
+    a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun], left_out: Collection[str] = ()
+) -> dict[str, dict[str, Any]]:
+    """Compare two sides beyond accuracy, in each metric that all runs have, but not ``left_out``.
 
     Each has both means, their difference and its interval, paired by impression and clustered by
     user. Values of several runs of a side are averaged; the interval does not cover the seeds.
@@ -173,8 +175,7 @@ def differences(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> dict[st
     rows = _measured(np.all([np.ones(len(runs[0].number), dtype=bool), *listed], axis=0))
     users = runs[0].number[rows]
     owner = clusters(users)
-    unlike = {name for names in unlike_metrics(runs).values() for name in names}
-    named = [name for name in _shared(runs) if name not in unlike]
+    named = [name for name in _shared(runs) if name not in left_out]
     result: dict[str, dict[str, Any]] = {}
     if named:
         means = [
@@ -209,10 +210,7 @@ def differences(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun]) -> dict[st
 
 
 def unlike_metrics(runs: Sequence[EvaluatedRun]) -> dict[str, list[str]]:
-    """Return the metrics whose values cannot be compared.
-
-    All runs have them, but not from the same ``vectors`` or ``voices``, or some are ``missing``.
-    """
+    """Return the metrics that cannot be compared: of other vectors or voices, or partly missing."""
     have = [sum(name in run.beyond for run in runs) for name in PER_IMPRESSION]
     lacking = [n for n, count in zip(PER_IMPRESSION, have, strict=True) if 0 < count < len(runs)]
     found = {"missing": lacking}

@@ -56,6 +56,7 @@ def compare(
         if len(a) + len(b) > 2:
             metrics[name] |= _over_seeds(a, b, paired, row)
     first = a[0].metrics
+    unlike = unlike_metrics([*a, *b])
     noted = {name: first[name] for name in COUNTS if name in first}
     return {
         "split": first["split"],
@@ -70,8 +71,8 @@ def compare(
         "covers": {"interval": USERS, "p": USERS, "over_seeds": SEEDS},
         "margin": margin,
         "metrics": metrics,
-        "beyond": differences(a, b),
-        "beyond_left_out": unlike_metrics([*a, *b]),
+        "beyond": differences(a, b, {name for names in unlike.values() for name in names}),
+        "beyond_left_out": unlike,
         "list_distances": list_distances(a, b),
         "slice_metric": metric,
         "slices": _by_group(paired, means_a, means_b, METRICS.index(metric)),
