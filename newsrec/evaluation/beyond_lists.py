@@ -97,7 +97,7 @@ def measure(
     Returns:
         Metrics in the order of ``PER_IMPRESSION``, NaN where an impression has none
         ``[metrics, rows]``. If all impressions are of one user, there is no fragmentation; if all
-        news are of one category, there are no metrics of categories.
+        news items are of one category, there are no metrics of categories.
     """
     part = data.split(split)
     unit = None if vectors is None else centred(vectors)

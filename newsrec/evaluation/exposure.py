@@ -22,7 +22,7 @@ def coverage(exposure: NDArray[np.integer]) -> float:
 
 
 def gini(exposure: NDArray[np.integer]) -> float:
-    """Gini coefficient of exposure: 0 if all news are in equally many lists, 1 if few fill them.
+    """Gini coefficient of exposure: 0 if all news is in equally many lists, 1 if few fill them.
 
     Args:
         exposure: In how many lists each news item is ``[shown news]``.

@@ -14,7 +14,7 @@ SHORT, LONG = min(CUTS), max(CUTS)
 
 
 def beyond_table(metrics: Mapping[str, Any]) -> Table:
-    """Return a table of what the best-ranked news are like, beside the baseline of highest AUC."""
+    """Return a table of what the best-ranked news is like, beside the baseline of highest AUC."""
     found = metrics["beyond"]
     headings = ["", f"first\n{SHORT}", f"first\n{LONG}", "95 % interval"]
     best = best_baseline(metrics)

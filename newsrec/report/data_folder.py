@@ -53,7 +53,7 @@ def leaks(inside: Mapping[str, InHistory], drawn: Collection[str]) -> list[str]:
         "impression, and every metric is too high. A history may hold earlier clicks only."
     )
     repeated = (
-        "Skipped news are drawn from what the user never clicks, so news in the history is always "
+        "Skipped news is drawn from what the user never clicks, so news in the history is always "
         "the click, and every metric is too high. Keep each user's first click on a news item."
     )
     return [

@@ -88,7 +88,7 @@ def _is_foreign(data: NewsData, name: str) -> bool:
 
 
 def _is_danish(data: NewsData, name: str) -> bool:
-    """Return whether it is EB-NeRD itself; simulated news are English."""
+    """Return whether it is EB-NeRD itself; simulated news is English."""
     return name == "ebnerd" and not (data_folder(data.root) / "world.json").is_file()
 
 

@@ -35,7 +35,7 @@ def notes(metrics: Mapping[str, Any]) -> list[str]:
     if "half_life" in metrics:
         lines.append(_half_life(metrics["half_life"]))
     if "rerank" in metrics:
-        lines.append(f"The first 10 news are re-ranked: {rerank_note(metrics['rerank'])}.")
+        lines.append(f"The first 10 news items are re-ranked: {rerank_note(metrics['rerank'])}.")
     if "repeats" in metrics:
         lines.append(_repeats(metrics["repeats"]))
     clicks = [f"{name} ({window})" for name, window in metrics.get("clicks_of", {}).items()]

@@ -26,7 +26,7 @@ def answer(
 
     Returns:
         A dictionary: ``news`` has the news, best first; ``known_clicks`` is the number of clicks
-        whose news are in the export; ``read_clicks`` is how many of these, the newest, the model
+        whose news is in the export; ``read_clicks`` is how many of these, the newest, the model
         reads.
 
     Raises:

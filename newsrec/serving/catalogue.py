@@ -1,6 +1,6 @@
 """The catalogue of a recommender: never changed, only replaced as a whole.
 
-So a thread that uses it while news are added sees either the old or the new catalogue.
+So a thread that uses it while news is added sees either the old or the new catalogue.
 """
 
 import difflib
@@ -147,7 +147,7 @@ def of_categories(table: pa.Table, categories: Sequence[str]) -> NDArray[np.bool
     """Return True for news in these categories ``[news]``.
 
     Raises:
-        UserError: If no news are in a category, or the list is empty.
+        UserError: If no news is in a category, or the list is empty.
     """
     wanted = require_strings(categories, "categories")
     if not wanted:

@@ -99,7 +99,7 @@ def place(engine: Engine, item: NewsItem, history: Sequence[str], k: int) -> Pla
         others = view.alive.copy()
         others[[*clicked, *_known(view.found[1])]] = False
         scores = match_all(user, view.vectors)[0]
-        # The last digits of equal products depend on how many news are multiplied at once.
+        # The last digits of equal products depend on how many news items are multiplied at once.
         above = (scores > score) & ~np.isclose(scores, score, rtol=1e-5, atol=1e-6) & others
         lengths = np.sqrt(np.einsum("nd,nd->n", view.vectors, view.vectors))
         lengths *= np.linalg.norm(vector)

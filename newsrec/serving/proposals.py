@@ -22,7 +22,7 @@ SPARE = 8
 class Proposals:
     """An index over the rows of slots, built in the background; threads may share it.
 
-    While it is built, and with few news, nothing is proposed, and all news are scored.
+    While it is built, and with few news, nothing is proposed, and all news is scored.
 
     Args:
         above: Number of news above which there is an index.
@@ -74,7 +74,7 @@ class Proposals:
                 vectors = view.vectors[rows]
             index = Index(rows, vectors) if len(rows) else None
         except Exception:
-            log.exception("The index cannot be built; all news are scored.")
+            log.exception("The index cannot be built; all news is scored.")
             index = None
         with self._lock:
             if slots is self._slots:  # and was not replaced meanwhile

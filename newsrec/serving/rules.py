@@ -12,7 +12,7 @@ from newsrec.serving.search import Best, top_k
 from newsrec.serving.vectors import Vectors
 
 SHORTLIST, SHORTLIST_PER_RESULT, GROWTH = 64, 4, 8
-"""News are picked from the best ``max(SHORTLIST, SHORTLIST_PER_RESULT * k)``, and from ``GROWTH``
+"""News is picked from the best ``max(SHORTLIST, SHORTLIST_PER_RESULT * k)``, and from ``GROWTH``
 times as many whenever these are too few to be certain."""
 
 
@@ -73,7 +73,7 @@ class Rules:
 
     @property
     def by_score_alone(self) -> bool:
-        """Whether the best news are those with the highest scores."""
+        """Whether the best news items are those with the highest scores."""
         limited = self.per_category is not None or self.near_duplicates is not None
         return not (limited or self.diversity or self.calibration)
 

@@ -31,7 +31,7 @@ def in_batch(encoded: Encoded, batch: Batch) -> Tensor:
         -log( exp(s[click]) / (sum over C of exp(s) + sum over N of exp(s - log q)) )
 
     where ``q = 1 - (1 - p)^n`` is the probability that any of the ``n`` samples of other users
-    clicks the news item, and ``p`` its share of the training samples. Popular news are negatives
+    clicks the news item, and ``p`` its share of the training samples. Popular news is a negative
     more often, and the division by ``q`` takes this back (logQ correction: Bengio and Senecal, IEEE
     Transactions on Neural Networks 2008; for in-batch negatives Yi et al., RecSys 2019): its
     expectation is the sum of ``exp(s)`` over all clicked news of the training set that are not

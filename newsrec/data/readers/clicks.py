@@ -38,7 +38,7 @@ BLOCK = 1 << 14
 FEWEST_CLICKS = 1000
 """Draw from at least this many clicks, also where the hours before have fewer."""
 ROUNDS = 5
-"""How often more news are drawn for impressions that still have too few."""
+"""How often more news is drawn for impressions that still have too few."""
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
