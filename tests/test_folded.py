@@ -43,6 +43,13 @@ def test_folded_matrices_give_the_same_vectors(shape):
         torch.testing.assert_close(found / largest, expected / largest, rtol=0, atol=1e-6)
 
 
+def test_the_graph_holds_no_weights_twice():
+    encoder = made_encoder()
+    kept = sum(value.numel() for value in folded(encoder).state_dict().values())
+    own, scores = 4 * DIM, 2 * 4 * DIM  # of four heads; each layer has one more of these
+    assert kept == sum(value.numel() for value in encoder.state_dict().values()) + own + scores
+
+
 def test_older_clicks_than_the_newest_count_for_nothing():
     served = ServedUserEncoder(made_encoder(), FULL, DotHead())
     history, mask = made_histories(3 * FULL)

@@ -45,8 +45,6 @@ class FoldedAttention(nn.Module):
             score = attention.query_score.weight.double() @ attention.query.weight.double()
             self.query_score = nn.Buffer((score * attention.scale).float())  # [heads, dim]
             self.key_score = nn.Buffer(attention.key_score.weight * attention.scale)
-            parts = attention.key.weight.unflatten(0, (heads, -1)).transpose(1, 2)
-            self.key = nn.Buffer(parts.contiguous())  # [heads, dim, dim / heads]
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Mix sequences, as ``AdditiveAttention`` does."""
@@ -56,7 +54,8 @@ class FoldedAttention(nn.Module):
         global_query = (pooled * self.own).sum(dim=1, keepdim=True)  # each head's own numbers
         score = (self.key_score * global_query) @ part.key.weight
         pooled = weights_of(score @ columns, mask) @ x
-        key = (pooled.unsqueeze(2) @ self.key).flatten(1) + part.key.bias  # [batch, dim]
+        parts = part.key.weight.unflatten(0, (len(self.own), -1))  # [heads, dim / heads, dim]
+        key = (parts @ pooled.unsqueeze(3)).flatten(1) + part.key.bias  # [batch, dim]
         mixed: Tensor = part.transform(query * (key.unsqueeze(1) * global_query)) + query
         return mixed
 
