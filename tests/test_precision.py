@@ -500,7 +500,7 @@ def test_the_store_counts_and_not_what_an_older_run_left(monkeypatch, left_over)
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
-        ({"NEWSREC_PRECISION": f"{os.getppid()}:bf16"}, "bf16"),
+        ({"NEWSREC_PRECISION": "{parent}:bf16"}, "bf16"),
         ({"NEWSREC_PRECISION": "7:bf16", STARTER: "7"}, "bf16"),
         ({"NEWSREC_PRECISION": "7:bf16", STARTER: "8"}, "fp32"),
         ({"NEWSREC_PRECISION": "bf16"}, "fp32"),
@@ -512,7 +512,7 @@ def test_a_process_that_lightning_starts_inherits_from_its_starter_alone(
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.delenv(STARTER, raising=False)
     for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name, value.format(parent=os.getppid()))
     monkeypatch.setattr(agreement, "_meeting_place", lambda num_nodes: None)
     assert decided_by_first("precision", lambda: "fp32") == expected
 
