@@ -477,23 +477,25 @@ def test_no_test_but_those_for_gpus_sees_one():
     assert not torch.backends.mps.is_available()
 
 
+def store_with(decision):
+    store = torch.distributed.HashStore()
+    store.set("newsrec/precision/0", decision)
+    return store
+
+
 LEFT_OVER = {"NEWSREC_PRECISION": "1:fp32", "NEWSREC_LAST_CHECKPOINT": "1:none"}
 """What an older run has left in the environment."""
 
 
 @pytest.mark.parametrize("left_over", ["fp32", "1:fp32", "{own}:fp32", None])
 def test_the_store_counts_and_not_what_an_older_run_left(monkeypatch, left_over):
-    class Store:
-        def get(self, key):
-            return b"bf16"
-
     monkeypatch.setenv("RANK", "1")
     if left_over is None:
         monkeypatch.delenv("NEWSREC_PRECISION", raising=False)
     else:
         monkeypatch.setenv("NEWSREC_PRECISION", left_over.format(own=os.getpid()))
     monkeypatch.setattr(agreement, "_meeting_place", lambda num_nodes: ("host", 1, True))
-    monkeypatch.setattr(agreement, "_store", lambda *place: Store())
+    monkeypatch.setattr(agreement, "_store", lambda *place: store_with("bf16"))
     assert decided_by_first("precision", lambda: "fp32") == "bf16"
 
 
@@ -518,14 +520,10 @@ def test_a_process_that_lightning_starts_inherits_from_its_starter_alone(
 
 
 def test_a_process_that_hears_of_a_failure_says_so(monkeypatch):
-    class Store:
-        def get(self, key):
-            return agreement.FAILED.encode()
-
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.delenv("NEWSREC_PRECISION", raising=False)
     monkeypatch.setattr(agreement, "_meeting_place", lambda num_nodes: ("host", 1, True))
-    monkeypatch.setattr(agreement, "_store", lambda *place: Store())
+    monkeypatch.setattr(agreement, "_store", lambda *place: store_with(agreement.FAILED))
     with pytest.raises(UserError, match="first process failed before it chose the precision"):
         decided_by_first("precision", lambda: "fp32")
 

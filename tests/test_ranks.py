@@ -18,7 +18,9 @@ from warm import Process, newsrec, run
 
 from newsrec.__main__ import main
 from newsrec.data import states
+from newsrec.data.datamodule import MindDataModule
 from newsrec.model.plm.cut import CutPlm
+from newsrec.training import module
 from newsrec.training.checkpoint.saving import AtomicCheckpointIO
 
 pytestmark = pytest.mark.slow
@@ -50,11 +52,12 @@ def slowly():
     join = torch.distributed.init_process_group
 
     def impatient(*args, **options):
-        join(*args, **options)
-        torch.distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=TIME_OUT))
+        join(*args, **options | {"timeout": timedelta(seconds=TIME_OUT)})
 
     torch.distributed.init_process_group = impatient
     small_blocks()
+    slowed(MindDataModule, "prepare_data", rank=0)  # before the processes form their group
+    slowed(module, "load_plm", rank=1)  # as if another machine were still downloading it
     slowed(CutPlm, "below", rank=1)
     slowed(AtomicCheckpointIO, "save_checkpoint", rank=0)
     newsrec()

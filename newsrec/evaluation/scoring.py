@@ -144,14 +144,14 @@ def _build_trainer(options: dict[str, Any], precision: str) -> Any:
     from newsrec.training.hardware.precision import TRAINERS
     from newsrec.training.mistakes import trainer_mistakes
     from newsrec.training.processes.launch import refuse_unconnected, started_by_torchrun
-    from newsrec.training.processes.waiting import wait_at_barriers
+    from newsrec.training.processes.waiting import wait_in_trainer
 
     always = {"logger": False, "use_distributed_sampler": False, "callbacks": [ScoreCollector()]}
     options = options | always | {"precision": TRAINERS[precision]}
     with trainer_mistakes():
         trainer = Trainer(**(options | started_by_torchrun(options)))
     refuse_unconnected(trainer)
-    wait_at_barriers(trainer)
+    wait_in_trainer(trainer)
     return trainer
 
 

@@ -35,7 +35,7 @@ from newsrec.training.processes.agreement import early_rank
 from newsrec.training.processes.launch import connection_mistakes, started_by_torchrun
 from newsrec.training.processes.run_lock import RunLock
 from newsrec.training.processes.together import fail_together
-from newsrec.training.processes.waiting import wait_at_barriers
+from newsrec.training.processes.waiting import wait_in_trainer
 from newsrec.training.progress.bar import EpochLine, SpeedBar
 from newsrec.training.progress.curves import Curves
 from newsrec.training.progress.ending import say_if_finished
@@ -186,7 +186,7 @@ class Run:
             log_options(trainer.loggers, plain(dict(options or {})))
             say_if_finished(trainer, ckpt_path)
         keep_buffers(trainer)
-        wait_at_barriers(trainer)
+        wait_in_trainer(trainer)
         remedies = out_of_memory(self.model, data, trainer)
         with fail_together(trainer), remedies, late_mistakes(), connection_mistakes():
             trainer.fit(self.model, datamodule=data, ckpt_path=ckpt_path, **fit_options)

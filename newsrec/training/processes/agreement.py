@@ -1,8 +1,12 @@
 """Lets the first process decide for all, before the process group exists."""
 
 import os
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from typing import Any
 
 from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from torch.distributed import TCPStore
@@ -12,7 +16,17 @@ from newsrec.errors import UserError
 from newsrec.parent import STARTER
 
 PATIENCE = timedelta(minutes=10)
-"""How long the other processes wait; the first may import from a slow disk."""
+"""How long the other processes wait for a first sign of life; the first process may import from a
+slow disk."""
+SILENCE = 120.0
+"""Seconds without a new sign after which a process that gave signs counts as killed. The limit is
+high, since the thread that gives the signs cannot run while some libraries compute."""
+POLL = 1.0
+"""Seconds between two signs of life, and between two looks for one."""
+RESTART = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+"""Part of keys, since torchrun may keep its store when it restarts all processes."""
+SIGN = f"newsrec/alive/{RESTART}"
+"""Key under which each process, by its rank, says that it is alive."""
 FAILED = "failed"
 SERVED = "TORCHELASTIC_USE_AGENT_STORE"
 """Environment variable: ``True`` if torchrun's agent keeps a store that processes can reach."""
@@ -28,8 +42,9 @@ def decided_by_first(name: str, decide: Callable[[], str], num_nodes: int = 1) -
     their process group will form. Processes that Lightning starts inherit it in an environment
     variable. The variable counts only if the parent process has set it, since an older run may have
     left one behind. ``decide`` is called on the first process, and on others that cannot ask it.
-    ``num_nodes`` is used if neither torchrun nor SLURM gives it. UserError on all but the first
-    process, if the first cannot be reached or has failed.
+    ``num_nodes`` is used if neither torchrun nor SLURM gives it. The others wait as long as the
+    first process says that it is alive, since it may read large files. UserError on all but the
+    first process, if the first cannot be reached, has failed or was killed.
     """
     variable = f"NEWSREC_{name.upper()}"
     key = f"newsrec/{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
@@ -38,7 +53,8 @@ def decided_by_first(name: str, decide: Callable[[], str], num_nodes: int = 1) -
         store = None if place is None else _store(*place)
         value = FAILED
         try:
-            value = decide()
+            with _saying_alive(store, _sign(key)):
+                value = decide()
             os.environ[variable] = f"{os.getpid()}:{value}"
         finally:
             if store is not None:
@@ -52,8 +68,8 @@ def decided_by_first(name: str, decide: Callable[[], str], num_nodes: int = 1) -
             return inherited
         return decide()
     try:
-        value = _store(*place).get(key).decode()
-    except RuntimeError as error:
+        value = _hear(_store(*place), key)
+    except (RuntimeError, TimeoutError) as error:
         raise UserError(
             f"The first process did not send its {name} through {place[0]}:{place[1]} "
             f"({str(error).splitlines()[0]}). Is that address reachable, and does every process "
@@ -63,6 +79,56 @@ def decided_by_first(name: str, decide: Callable[[], str], num_nodes: int = 1) -
         raise UserError(f"The first process failed before it chose the {name}; see its message.")
     os.environ[variable] = f"{os.getpid()}:{value}"  # for processes that Lightning starts here
     return value
+
+
+def _sign(key: str) -> str:
+    return f"{key}/alive"
+
+
+@contextmanager
+def _saying_alive(store: Any, key: str) -> Iterator[None]:
+    """Let a thread store a new sign under ``key`` every second; None stores nothing."""
+    if store is None:
+        yield
+        return
+    done = threading.Event()
+
+    def say() -> None:
+        number = 0
+        with suppress(RuntimeError):  # the store has ended, which the others notice by themselves
+            while not done.is_set():
+                number += 1
+                store.set(key, str(number))
+                done.wait(POLL)
+
+    thread = threading.Thread(target=say, daemon=True, name="alive")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _hear(store: Any, key: str) -> str:
+    """Wait for a text under ``key`` as long as the first process gives signs of life.
+
+    Raises:
+        TimeoutError: If it gave no sign for ``SILENCE``, or none at all within ``PATIENCE``.
+    """
+    signs = (_sign(key), f"{SIGN}/0")  # the second is given by ``fail_together``
+    heard: list[bytes] = []
+    since, limit, pause = time.monotonic(), PATIENCE.total_seconds(), POLL / 100
+    while not store.check([key]):
+        now = [store.get(sign) for sign in signs if store.check([sign])]
+        if now != heard:
+            heard, since, limit = now, time.monotonic(), SILENCE
+        elif time.monotonic() - since > limit:
+            raise TimeoutError(f"no sign of life for {limit:g} s")
+        time.sleep(pause)
+        pause = min(2 * pause, POLL)
+    value: bytes = store.get(key)
+    return value.decode()
 
 
 def _meeting_place(num_nodes: int) -> tuple[str, int, bool] | None:

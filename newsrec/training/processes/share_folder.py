@@ -23,6 +23,7 @@ FILES = ("config.yaml", "checkpoints/last.ckpt", "checkpoints/best.ckpt")
 CHUNK = 32 << 20
 """Bytes sent through torchrun's store at once."""
 PATIENCE = timedelta(minutes=10)
+"""Time-out of one request to the store; waiting for another process asks again."""
 
 
 def share_run_folder(output: Path) -> None:
@@ -49,13 +50,13 @@ def share_run_folder(output: Path) -> None:
             path = output / name
             store.set(f"{name}/hash", file_hash(path) if path.is_file() else "")
         for other in range(1, machines):
-            wanted = store.get(f"wanted/{other}").decode().split()
+            wanted = _get(store, f"wanted/{other}").decode().split()
             _send(torch.distributed.PrefixStore(f"to/{other}", store), output, wanted)
-            refused = store.get(f"done/{other}").decode()
+            refused = _get(store, f"done/{other}").decode()
             if refused:
                 raise UserError(refused)
     elif local_rank == 0:
-        hashes = {name: store.get(f"{name}/hash").decode() for name in FILES}
+        hashes = {name: _get(store, f"{name}/hash").decode() for name in FILES}
         wanted = [n for n, own in hashes.items() if own and _hash(output / n) != own]
         stale = [n for n, own in hashes.items() if not own and n != FILES[0] and _hash(output / n)]
         refused = ""
@@ -127,13 +128,13 @@ def _send(store: Any, output: Path, names: list[str]) -> None:
             pieces = itertools.chain(iter(lambda: file.read(CHUNK), b""), [b""])
             for number, piece in enumerate(pieces):
                 store.set(f"{name}/{number}", piece)
-                store.get(f"{name}/{number}/taken")
+                _get(store, f"{name}/{number}/taken")
                 store.delete_key(f"{name}/{number}")
                 store.delete_key(f"{name}/{number}/taken")
 
 
 def _get(store: Any, key: str) -> bytes:
-    """Wait for a key without a time-out, since sending files to other machines may take hours.
+    """Wait for a key without a time-out: hashing and sending large files may take hours.
 
     If another process fails, ``fail_together`` ends this process.
     """

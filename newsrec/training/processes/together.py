@@ -14,22 +14,27 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from torch.distributed import PrefixStore
 
 from newsrec.console import say
 from newsrec.data.states import distinct_rows
+from newsrec.data.team import ALONE, Team
 from newsrec.errors import UserError
 from newsrec.training.checkpoint.saving import Stopped
-from newsrec.training.processes.agreement import SERVED, early_rank, early_store
+from newsrec.training.processes.agreement import (
+    RESTART,
+    SERVED,
+    SIGN,
+    SILENCE,
+    early_rank,
+    early_store,
+)
 from newsrec.training.processes.share_folder import needs_on_disk
 
 log = logging.getLogger(__name__)
 
-RESTART = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-"""Part of all keys, since torchrun may keep its store when it restarts all processes."""
 KEY = f"newsrec/failed/{RESTART}"
 """Key of a failure in the store."""
-SIGN = f"newsrec/alive/{RESTART}"
-"""Key under which each process, by its rank, says that it is alive."""
 LEFT = "left"
 """What a process says there once its work has ended without a failure."""
 POLL = 1.0
@@ -40,9 +45,6 @@ TRIES = 6
 """Attempts to reach a store that should exist."""
 GRACE = 3 * POLL
 """Seconds that a failing process stays alive, so that the others learn of the failure."""
-SILENCE = 120.0
-"""Seconds without a sign after which a process of another machine counts as killed. The limit is
-high, since the thread that gives the signs cannot run while some libraries compute."""
 LAST = 30.0
 """Seconds that a process may go on after the store is gone, which ends with the first process."""
 
@@ -74,15 +76,30 @@ def watched_store() -> Any:
     """
     if not (_watching and torch.distributed.is_initialized() and "MASTER_ADDR" in os.environ):
         return None
+    return _reach(_watching[0])
+
+
+def early_team() -> Team:
+    """Return all processes before they form their group.
+
+    Each is alone outside ``fail_together_from_the_start``, where they have no store yet.
+    """
+    place = early_rank()
+    if not _watching or place is None or torch.distributed.is_initialized():
+        return ALONE
+    return Team(PrefixStore(f"newsrec/early/{RESTART}", _reach(_watching[0])), *place)
+
+
+def _reach(watch: "_Watch") -> Any:
     for _ in range(TRIES):
-        store = _watching[0].connect()
+        store = watch.connect()
         if store is not None:
             return store
         time.sleep(POLL)
+    place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
     raise UserError(
-        f"The processes' store at {os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT')} "
-        "cannot be reached. Check that the first process is running and that this machine can "
-        "connect to it, then start all processes again."
+        f"The processes' store at {place} cannot be reached. Check that the first process is "
+        "running and that this machine can connect to it, then start all processes again."
     )
 
 

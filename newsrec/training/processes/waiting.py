@@ -13,7 +13,7 @@ from newsrec.data.cache import cache_folders, writable_folder
 from newsrec.data.team import ALONE, Team
 from newsrec.errors import UserError
 from newsrec.shipped import data_folder
-from newsrec.training.processes.together import RESTART, watched_store
+from newsrec.training.processes.together import RESTART, early_team, watched_store
 
 
 def wait_for_all() -> None:
@@ -29,11 +29,30 @@ def wait_for_all() -> None:
         Team(distributed.PrefixStore(f"newsrec/all/{RESTART}", store), *place).meet()
 
 
-def wait_at_barriers(trainer: Trainer) -> None:
-    """Make the Trainer's barriers wait without a time-out, as while one process saves."""
+def wait_in_trainer(trainer: Trainer) -> None:
+    """Make the Trainer's processes wait for each other without a time-out.
+
+    They wait before they form their group, since one may still compile data or read a checkpoint;
+    before the first collective operation, since one may still download or read the PLM; and at the
+    Trainer's barriers, as while one process saves.
+    """
     if trainer.world_size > 1:
         strategy: Any = trainer.strategy
+        strategy.setup_environment = partial(_meet_first, trainer)
+        strategy.setup = partial(_setup, trainer)
         strategy.barrier = partial(_barrier, trainer)
+
+
+def _meet_first(trainer: Trainer) -> None:
+    team = early_team()
+    if team.size == trainer.world_size:
+        team.meet()
+    type(trainer.strategy).setup_environment(trainer.strategy)
+
+
+def _setup(trainer: Trainer, same: Trainer) -> None:
+    wait_for_all()
+    type(trainer.strategy).setup(trainer.strategy, same)
 
 
 def _barrier(trainer: Trainer, name: str | None = None) -> None:
