@@ -9,13 +9,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import refused
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_parquet import assert_same, contents
+from test_parts import as_by_one_process, backwards, compiled
 
 from newsrec.__main__ import main
+from newsrec.data import parts
 from newsrec.data.datamodule import MindDataModule
 from newsrec.data.dataset import open_mind
+from newsrec.data.readers import ebnerd
 from newsrec.data.readers.formats import reader_of
 from newsrec.data.readers.news_file import read_news
+from newsrec.data.readers.parquet_columns import Lists
 from newsrec.errors import UserError
 from newsrec.simulation.simulate import simulate
 
@@ -277,6 +283,59 @@ def test_two_places_of_a_split_and_packed_zips_are_refused(tmp_path):
     (tmp_path / "packed" / "ebnerd_demo.zip").write_bytes(b"PK")
     with pytest.raises(UserError, match=r"unzip .*ebnerd_demo.zip -d .*ebnerd_demo"):
         open_mind(tmp_path / "packed")
+
+
+IDS = st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=5), min_size=1, max_size=6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(IDS, st.data())
+def test_a_click_counts_if_it_was_shown(shown, data):
+    size = len(shown)
+    clicked = data.draw(st.lists(st.lists(st.integers(0, 6), max_size=5), min_size=size,
+                                 max_size=size))  # fmt: skip
+    kind = pa.list_(pa.int32())
+    labels, not_shown = ebnerd._labels(*(Lists.of(pa.array(x, kind)) for x in (shown, clicked)))
+    pairs = list(zip(shown, clicked, strict=True))
+    assert labels.tolist() == [int(news in clicks) for row, clicks in pairs for news in row]
+    assert labels.dtype == np.int8
+    assert not_shown == sum(len({*clicks} - {*row}) for row, clicks in pairs)
+
+
+def in_groups(root, rows=1):
+    """Write the behaviors again, in small row groups."""
+    for path in root.glob("*/behaviors.parquet"):
+        pq.write_table(pq.read_table(path), path, row_group_size=rows)
+    return root
+
+
+def test_behaviors_are_divided_and_histories_read_once_for_a_split(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    root = in_groups(write(tmp_path))
+    expected, numbers, read = compiled(root), [], []
+    whole = ebnerd._read_histories
+    monkeypatch.setattr(ebnerd, "_read_histories", lambda *a: read.append(1) or whole(*a))
+
+    def engine(job):
+        numbers.append(len(job.parts))
+        yield from backwards(job)
+
+    assert compiled(root, engine) == expected
+    assert numbers == [4 + 2 + 4]
+    assert len(read) == 3
+
+
+def test_bad_rows_and_histories_are_named_or_left_out_as_by_one_process(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    root = write(
+        tmp_path, changed(behaviors(TRAIN), "user_id", 2, None), changed(history(), "user_id", 1, 7)
+    )
+    found = as_by_one_process(in_groups(root), caplog)
+    assert "row 1, column user_id of history.parquet: an earlier row" in found.error
+    assert "rows dropped: 2" in found.warnings[0]
+    assert "row 2, column user_id: null" in found.warnings[0]
 
 
 def test_small_blocks_change_nothing(tmp_path, monkeypatch):

@@ -11,8 +11,8 @@ import sys
 import threading
 import time
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,10 +25,12 @@ from newsrec.__main__ import main
 from newsrec.data import parts
 from newsrec.data.arrays import read_table
 from newsrec.data.dataset import open_mind
-from newsrec.data.readers.parquet_impressions import read_part
+from newsrec.data.readers import clicks, parquet
+from newsrec.data.readers.parquet_impressions import Part
 from newsrec.errors import UserError
 
 START = datetime(2019, 11, 9)
+ORDER = ("train", "dev", "test")
 
 
 def impressions(rng, rows, labels=True, users=6):
@@ -75,6 +77,32 @@ def compiled(root, engine=None, on_bad_line="error"):
     shutil.rmtree(root / ".newsrec", ignore_errors=True)
     cache = open_mind(root, on_bad_line, engine).cache
     return cache.name, {path.name: path.read_bytes() for path in cache.iterdir()}
+
+
+class Found(NamedTuple):
+    """What is said of a folder with bad rows."""
+
+    error: str
+    warnings: list[str]
+    counts: dict[str, dict[str, int]]
+
+
+def as_by_one_process(root, caplog):
+    """Check that parts refuse bad rows, and leave them out, as one process does."""
+    said, found = [], []
+    for engine in (None, backwards):
+        with pytest.raises(UserError) as error:
+            compiled(root, engine)
+        said.append(str(error.value))
+        assert not [path for path in (root / ".newsrec").iterdir() if path.is_dir()]
+    assert said[0] == said[1]
+    caplog.set_level(logging.WARNING)
+    for engine in (None, backwards):
+        caplog.clear()
+        found.append((compiled(root, engine, "drop"), caplog.messages.copy()))
+    assert found[0] == found[1]
+    (_, files), warnings = found[0]
+    return Found(said[0], warnings, json.loads(files["meta.json"])["counts"])
 
 
 @pytest.mark.parametrize("most_bytes", [1, 2000, 1 << 30])
@@ -139,22 +167,10 @@ def test_bad_rows_are_named_or_left_out_as_by_one_process(tmp_path, monkeypatch,
     root = write(tmp_path)
     spoil(root, 1, {2, 7})
     spoil(root, 4, set(range(14)))
-    said = []
-    for engine in (None, backwards):
-        with pytest.raises(UserError) as error:
-            compiled(root, engine)
-        said.append(str(error.value))
-        assert not [path for path in (root / ".newsrec").iterdir() if path.is_dir()]
-    assert said[0] == said[1]
-    assert "impressions.parquet, row 2, column user_id: null, empty" in said[0]
-    caplog.set_level(logging.WARNING)
-    found = []
-    for engine in (None, backwards):
-        caplog.clear()
-        found.append((compiled(root, engine, "drop"), caplog.messages.copy()))
-    assert found[0] == found[1]
-    assert "rows dropped: 16" in found[0][1][0]
-    assert json.loads(found[0][0][1]["meta.json"])["counts"]["train"]["impressions"] == 8
+    found = as_by_one_process(root, caplog)
+    assert "impressions.parquet, row 2, column user_id: null, empty" in found.error
+    assert "rows dropped: 16" in found.warnings[0]
+    assert found.counts["train"]["impressions"] == 8
 
 
 @pytest.mark.parametrize(
@@ -193,8 +209,10 @@ def test_no_file_is_read_twice(tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "PART_BYTES", 1)
     rows = []
 
+    read = Part.read
+
     def counted(part, ids):
-        table, blocks = read_part(part, ids)
+        table, blocks = read(part, ids)
 
         def each():
             for block in blocks:
@@ -203,7 +221,7 @@ def test_no_file_is_read_twice(tmp_path, monkeypatch):
 
         return table, each()
 
-    monkeypatch.setattr(parts, "read_part", counted)
+    monkeypatch.setattr(Part, "read", counted)
     compiled(write(tmp_path, dev=(2,), test=(1,)), backwards)
     assert sorted(rows) == sorted([*range(24), 0, 1, 0])
 
@@ -216,18 +234,48 @@ def test_the_news_are_read_once_for_all_parts(tmp_path, monkeypatch):
     assert [path.name for path in read] == ["news.arrow"]
 
 
-def test_clicks_are_compiled_by_one_process(tmp_path, caplog):
-    caplog.set_level(logging.INFO)
-    rng = random.Random(0)
-    root = test_clicks.write(tmp_path, {"train": test_clicks.log(rng, 60, 0)})
-    assert compiled(root, partial(parts._local, jobs=3)) == compiled(root)
-    assert "One process compiles clicks" in caplog.text
+@pytest.mark.parametrize("per_part", [1, 30, 1000])
+def test_moments_of_clicks_are_divided(tmp_path, monkeypatch, per_part):
+    monkeypatch.setattr(clicks, "BLOCK", 16)
+    monkeypatch.setattr(parquet, "CLICKS_PER_PART", per_part)
+    root = test_clicks.write(tmp_path, test_clicks.splits_of(3), history=4)
+    numbers = []
+
+    def engine(job):
+        numbers.append(len(job.parts))
+        yield from backwards(job)
+
+    assert compiled(root, engine) == compiled(root)
+    rows = [pq.read_metadata(root / split / "clicks.parquet").num_rows for split in ORDER]
+    assert numbers == [sum(max(n // per_part, 1) for n in rows)]
 
 
-def test_options_that_cannot_divide_the_data_are_refused(mind_dir, tmp_path, capsys, monkeypatch):
+def test_bad_clicks_are_named_or_left_out_as_by_one_process(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(clicks, "BLOCK", 16)
+    monkeypatch.setattr(parquet, "CLICKS_PER_PART", 20)
+    root = test_clicks.write(tmp_path, test_clicks.splits_of(4))
+    path = root / "dev" / "clicks.parquet"
+    table = pq.read_table(path)
+    users = ["" if row in (5, 40) else u for row, u in enumerate(table["user_id"].to_pylist())]
+    pq.write_table(table.set_column(0, "user_id", pa.array(users)), path)
+    found = as_by_one_process(root, caplog)
+    assert "dev/clicks.parquet, row 5, column user_id: null, empty" in found.error
+    assert "rows dropped: 2" in found.warnings[0]
+
+
+def test_the_clicks_are_read_once_for_all_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(clicks, "BLOCK", 16)
+    monkeypatch.setattr(parquet, "CLICKS_PER_PART", 20)
+    root = test_clicks.write(tmp_path, {"train": test_clicks.log(random.Random(0), 90, 0)})
+    read = []
+    whole = clicks._read
+    monkeypatch.setattr(clicks, "_read", lambda *given: read.append(1) or whole(*given))
+    compiled(root, backwards)
+    assert read == [1]
+
+
+def test_options_that_cannot_work_are_refused(mind_dir, capsys, monkeypatch):
     argv = ("prepare", "--data.root", str(mind_dir))
-    said = refused(capsys, *argv, "--jobs", "2")
-    assert "this data folder has the format mind. Leave them out." in said
     assert "--jobs is 0; it must be at least 1." in refused(capsys, *argv, "--jobs", "0")
     said = refused(capsys, *argv, "--engine", "ray", "--ray_address", "")
     assert "--ray_address is empty. Give the address of a cluster" in said
@@ -240,7 +288,7 @@ def test_options_that_cannot_divide_the_data_are_refused(mind_dir, tmp_path, cap
 
 
 def test_a_worker_that_cannot_write_reports_the_folder(tmp_path):
-    job = parts.Job((None,), (0,), str(tmp_path / "nowhere"), "error")
+    job = parts.Job((("train", None),), {}, {"train": 0}, str(tmp_path / "nowhere"), "error")
     (line,) = parts.PartCompiler(job)(pa.table({"part": [0]}))["done"].to_pylist()
     found = json.loads(line)
     assert found["number"] == 0

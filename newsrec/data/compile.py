@@ -156,7 +156,7 @@ class _Compilation:
         """Write a split's arrays and return its counts."""
         done: Pass
         if parts:
-            done = parts.table
+            done = parts
             written = Written.total(parts.join(arrays, self.advance), self.on_bad_line)
         else:
             done, blocks = self.reader.impressions(files, ids, self.advance)

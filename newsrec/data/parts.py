@@ -1,9 +1,9 @@
 """Compiles impressions in parts: by processes of this machine, or by actors of Ray.
 
-Each part is some row groups of a split's ``impressions.parquet``. A worker writes the arrays of a
-part into a separate folder, with users and histories numbered within the part. One process joins
-the parts in order and numbers users and histories again. So the arrays are the same to the byte as
-if one process had read all files.
+Each part is some of a split's impressions, as its reader divides them. A worker writes the arrays
+of a part into a separate folder, with users and histories numbered within the part. One process
+joins the parts in order and numbers users and histories again. So the arrays are the same to the
+byte as if one process had read all files.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
@@ -26,10 +27,7 @@ import pyarrow as pa
 
 from newsrec.data.arrays import ImpressionArrays, Written, read_table
 from newsrec.data.cache import remove_shared
-from newsrec.data.readers.base import BadLine, Reader
-from newsrec.data.readers.parquet import ParquetReader
-from newsrec.data.readers.parquet_impressions import Part, read_part
-from newsrec.data.readers.parquet_table import ParquetTable
+from newsrec.data.readers.base import BadLine, Divided, Part, Pass, Reader
 from newsrec.data.readers.source import SourceFile
 from newsrec.errors import DataError, UserError
 from newsrec.on_ray import require_address, require_ray, run_on_ray
@@ -39,7 +37,7 @@ log = logging.getLogger(__name__)
 
 ENGINES = ("local", "ray")
 PART_BYTES = 8 << 20
-"""A part ends with the row group that brings it to this size in the files."""
+"""A part ends with the first row group or block that brings it to this size in the files."""
 MOST_PARTS = 1000
 """Rough limit of the number of parts, since joining a part copies the table of histories."""
 NEWS = "news.arrow"
@@ -49,9 +47,12 @@ PARTS = "parts"
 class Job(NamedTuple):
     """All that a process needs to compile a part."""
 
-    parts: tuple[Part, ...]
-    num_news: tuple[int, ...]
-    """Number of news that the split of each part knows."""
+    parts: tuple[tuple[str, Part], ...]
+    """The split of each part, and the part."""
+    splits: Mapping[str, tuple[SourceFile, ...]]
+    """Files of each split."""
+    num_news: Mapping[str, int]
+    """Number of news that each split knows."""
     folder: str
     """Folder with the table of news, and the folder ``PARTS``, in which the parts are made."""
     on_bad_line: str
@@ -84,20 +85,27 @@ def make_engine(name: str, jobs: int | None = None, address: str | None = None) 
     return partial(_local, jobs=jobs) if jobs and jobs > 1 else None
 
 
-class CompiledParts(NamedTuple):
-    """The parts of a split."""
+@dataclass
+class CompiledParts:
+    """The parts of a split; as a ``Pass``, all that was read, once they are joined."""
 
-    table: ParquetTable
+    whole: Pass
+    files: tuple[SourceFile, ...]
     results: Iterator[dict[str, Any]]
     """What ``compile_part`` returned for each part, in order."""
+    cut_off: bool = False
+    hashes: dict[SourceFile, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.file, self.unit, self.advice = self.whole.file, self.whole.unit, self.whole.advice
 
     def join(self, arrays: ImpressionArrays, advance: Callable[[int], None]) -> Iterator[Written]:
         """Append each part to ``arrays``, and remove its folder."""
         for result in self.results:
             if "error" in result:
                 raise DataError(result["error"])
-            files = {str(file): file for file in self.table.files}
-            self.table.known_hashes |= {files[name]: h for name, h in result["hashes"].items()}
+            self.hashes |= {self.files[number]: sha256 for number, sha256 in result["hashes"]}
+            self.cut_off |= result["cut_off"]
             arrays.join(Path(result["folder"]))
             shutil.rmtree(result["folder"])
             advance(result["num_bytes"])
@@ -117,33 +125,29 @@ def compile_parts(
     """Let an engine compile the splits that can be divided; yield their parts by split.
 
     Raises:
-        UserError: If the format of the data cannot be divided.
+        UserError: If no split can be divided.
     """
     if engine is None:
         yield {}
         return
-    if not isinstance(reader, ParquetReader):
-        raise UserError(
-            f"--engine and --jobs divide only impressions.parquet (docs/data.md, Own data), and "
-            f"this data folder has the format {reader.name}. Leave them out."
-        )
     total = sum(file.size for files in splits.values() for file in files)
     most = max(PART_BYTES, total // MOST_PARTS)
     found = {split: reader.divide(files, most) for split, files in splits.items()}
-    divided = {split: some for split, some in found.items() if some}
-    parts = [(part, num_news[split]) for split, (_, some) in divided.items() for part in some]
-    if not parts:
-        log.info("One process compiles clicks.parquet: histories are made of all earlier clicks.")
-    job = Job(
-        tuple(part for part, _ in parts), tuple(num for _, num in parts), str(folder), on_bad_line
-    )
+    divided = {split: some for split, some in found.items() if isinstance(some, Divided)}
+    reasons = [reason for reason in found.values() if isinstance(reason, str)]
+    if not divided:
+        raise UserError(f"--engine and --jobs have no use here: {reasons[0]}. Leave them out.")
+    for reason in reasons:
+        log.info("not divided: %s", reason)
+    parts = tuple((split, part) for split, some in divided.items() for part in some.parts)
+    job = Job(parts, splits, num_news, str(folder), on_bad_line)
     made = folder / PARTS
     made.mkdir()
     try:
         with contextlib.closing(_in_order(engine, job)) as results:
             yield {
-                split: CompiledParts(table, islice(results, len(some)))
-                for split, (table, some) in divided.items()
+                split: CompiledParts(some.whole, splits[split], islice(results, len(some.parts)))
+                for split, some in divided.items()
             }
     finally:
         remove_shared(made)  # a killed worker may leave a part, which another made again
@@ -164,21 +168,24 @@ def compile_part(job: Job, number: int) -> dict[str, Any]:
 
     A mistake in the data is returned as ``error``, since Ray would wrap a raised error in its own.
     """
-    part = job.parts[number]
-    ids = _news_ids(job.folder)[: job.num_news[number]]
+    split, part = job.parts[number]
+    ids = _news_ids(job.folder)[: job.num_news[split]]
     try:
         folder = Path(tempfile.mkdtemp(prefix=f"{number}-", dir=Path(job.folder) / PARTS))
-        table, blocks = read_part(part, ids)
+        done, blocks = part.read(ids)
         with contextlib.closing(ImpressionArrays(folder)) as arrays:
             written = Written.total(map(arrays.add, blocks), job.on_bad_line)
             arrays.finish()
+        # Numbers of files, since Ray passes results on as JSON.
+        hashes = [(job.splits[split].index(file), h) for file, h in done.hashes.items()]
     except UserError as error:
         return {"number": number, "error": str(error)}
     return {
         "number": number,
         "folder": str(folder),
         "num_bytes": part.num_bytes,
-        "hashes": {str(file): sha256 for file, sha256 in table.known_hashes.items()},
+        "hashes": hashes,
+        "cut_off": done.cut_off,
         **written._asdict(),
     }
 

@@ -13,8 +13,8 @@ class Users:
     """Collects the ids of all users, and the row of each impression's user."""
 
     def __init__(self) -> None:
-        self.ids: list[pa.Array] = []
-        self.rows: list[NDArray[np.int64]] = []
+        self.ids = [pa.array([], pa.string())]
+        self.rows = [np.zeros(0, np.int64)]
         self.num_ids = 0
 
     def add(self, users: pa.DictionaryArray) -> None:

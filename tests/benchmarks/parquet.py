@@ -45,7 +45,7 @@ finally:
 """
 
 
-def simulate_train(output: Path, impressions: int) -> None:
+def simulate_train(output: Path, impressions: int, file_format: str = "mind") -> None:
     """Simulate the train split of a world with MIND-large's statistics."""
     large = PRESETS["large"]
     share = impressions / large.impressions[0]
@@ -59,7 +59,7 @@ def simulate_train(output: Path, impressions: int) -> None:
     )
     PRESETS["benchmark"] = sizes
     try:
-        simulate(output, "benchmark")
+        simulate(output, "benchmark", file_format=file_format)
     finally:
         del PRESETS["benchmark"]
 

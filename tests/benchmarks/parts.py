@@ -1,7 +1,8 @@
 """Cost of ``prepare`` in parts: ``--jobs`` and ``--engine ray``, compared with one process.
 
     python tests/benchmarks/parts.py --impressions 1000000 --files 16
-    python tests/benchmarks/parts.py --data.root DIR  # own data as Parquet, compiled elsewhere
+    python tests/benchmarks/parts.py --format mind --impressions 300000  # or clicks, ebnerd
+    python tests/benchmarks/parts.py --data.root DIR  # data that are kept, and compiled elsewhere
 
 Prints one JSON object. Each measurement is a separate process, and includes the start of Python.
 ``join_cpu_s`` are the CPU seconds of the first process, which joins the parts; more workers do not
@@ -17,9 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from newsrec.data.readers.to_parquet import mind_to_parquet
@@ -29,6 +32,13 @@ WAYS = {
     "--jobs 2": ["--jobs", "2"],
     "--engine ray --jobs 2": ["--engine", "ray", "--jobs", "2"],
 }
+TABLES = {
+    "parquet": "impressions.parquet",
+    "clicks": "clicks.parquet",
+    "mind": "behaviors.tsv",
+    "ebnerd": "behaviors.parquet",
+}
+"""File or folder with the impressions of a split, by format."""
 CHILD = """
 import resource, runpy, sys
 try:
@@ -56,7 +66,7 @@ def prepare(root: Path, options: list[str]) -> tuple[dict[str, float], dict[str,
     return cost | {"peak_mb": int(peak) / 1024}, files
 
 
-def divide(root: Path, files: int) -> None:
+def divide(files: int, root: Path) -> None:
     """Write train's impressions as a folder of files."""
     path = root / "train" / "impressions.parquet"
     table = pq.read_table(path)
@@ -68,10 +78,28 @@ def divide(root: Path, files: int) -> None:
         pq.write_table(part, path / f"{number:05d}.parquet", row_group_size=100_000)
 
 
+def keep_clicks(root: Path) -> None:
+    """Write train's clicks in place of its impressions."""
+    path = root / "train" / TABLES["parquet"]
+    table = pq.read_table(path)
+    clicked = pc.equal(pc.list_flatten(table["labels"]), 1)
+    rows = table.take(pc.list_parent_indices(table["candidates"]).filter(clicked))
+    news = pc.list_flatten(table["candidates"]).filter(clicked)
+    clicks = rows.select(["user_id", "time"]).append_column("news_id", news)
+    pq.write_table(clicks, root / "train" / TABLES["clicks"], row_group_size=100_000)
+    path.unlink()
+
+
+def files_of(table: Path) -> list[Path]:
+    """Return the files of a table."""
+    return [table] if table.is_file() else list(table.rglob("*.parquet"))
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data.root", dest="root", help="own data as Parquet")
+    parser.add_argument("--data.root", dest="root", help="data in the format of --format")
+    parser.add_argument("--format", choices=TABLES, default="parquet")
     parser.add_argument("--impressions", type=int, default=1_000_000, help="number to simulate")
     parser.add_argument(
         "--files", type=int, default=16, help="number of files of the simulated impressions"
@@ -86,19 +114,22 @@ def main() -> None:
                 (root / path.name).symlink_to(path.resolve())
         else:
             simulate = runpy.run_path(str(Path(__file__).parent / "parquet.py"))["simulate_train"]
-            simulate(Path(folder) / "tsv", args.impressions)
-            mind_to_parquet(Path(folder) / "tsv", root)
-            divide(root, args.files)
-        found: dict[str, Any] = {"impressions": 0, "bytes": 0}
-        table = root / "train" / "impressions.parquet"
-        for path in [table] if table.is_file() else table.rglob("*.parquet"):
-            found["impressions"] += pq.read_metadata(path).num_rows
-            found["bytes"] += path.stat().st_size
+            if args.format in ("mind", "ebnerd"):
+                simulate(root, args.impressions, args.format)
+            else:
+                simulate(Path(folder) / "tsv", args.impressions)
+                mind_to_parquet(Path(folder) / "tsv", root)
+                (keep_clicks if args.format == "clicks" else partial(divide, args.files))(root)
+        table = root / "train" / TABLES[args.format]
+        found: dict[str, Any] = {"bytes": sum(path.stat().st_size for path in files_of(table))}
         expected = None
         for way in args.ways:
             found[way], files = prepare(root, WAYS[way])
             expected = expected or files
             assert files == expected, way
+        assert expected is not None
+        counts = json.loads(expected["meta.json"])["counts"]
+        found["impressions"] = counts["train"]["impressions"]
     print(json.dumps(found, indent=2))
 
 

@@ -4,7 +4,7 @@ To add a format, write a file in this folder with a class that has the methods o
 add a line in ``formats.py``. The rest of ``newsrec`` sees only blocks of news and of impressions.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
@@ -158,6 +158,26 @@ class Pass(Protocol):
         """SHA-256 of every file that was read."""
 
 
+class Part(Protocol):
+    """Successive impressions of a split, which a process reads by itself; it can be pickled."""
+
+    @property
+    def num_bytes(self) -> int:
+        """About how many bytes of the split's files these impressions are."""
+
+    def read(self, ids: pa.Array) -> tuple[Pass, Iterator[Impressions]]:
+        """Read the part as ``Reader.impressions`` reads all; hash only files that begin in it."""
+
+
+class Divided(NamedTuple):
+    """The impressions of a split, divided for several processes."""
+
+    whole: Pass
+    """Describes the files for messages; it reads nothing."""
+    parts: Sequence[Part]
+    """All impressions, in the order of the files."""
+
+
 def ignore(num_bytes: int) -> None:
     """Do nothing; the default of ``on_read``."""
 
@@ -196,4 +216,11 @@ class Reader(Protocol):
 
         ``ids`` are the news ids of the catalogue's real news, which begin at row ``FIRST_NEWS``.
         ``on_read`` is called with the number of bytes that were just read.
+        """
+
+    def divide(self, files: tuple[SourceFile, ...], most_bytes: int) -> Divided | str:
+        """Divide a split's impressions into parts of about ``most_bytes``, or say why that fails.
+
+        The parts together give the blocks of ``impressions``, or smaller ones, in the same order.
+        A reason is a clause that names the file.
         """

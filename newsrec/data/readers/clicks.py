@@ -108,32 +108,44 @@ class _Log(NamedTuple):
         return _Log(self.user[rows], self.time[rows], self.news[rows])
 
 
-def sample_impressions(
-    own: ParquetTable, earlier: Sequence[ParquetTable], ids: pa.Array, sampling: Sampling
-) -> Iterator[Impressions]:
-    """Yield the impressions of a split, in order of time.
+class SplitClicks(NamedTuple):
+    """All that the impressions of a split are made of."""
 
-    Args:
-        own: The split's clicks.
-        earlier: Clicks of the splits before it; their bad rows are left out, since they were
-            reported with their own split.
-        ids: News ids of the real news.
-        sampling: How to draw.
-    """
-    parts = [_read(table, ids) for table in (own, *earlier)]
-    num_own, bad = len(parts[0].time), parts[0].rows
-    encoded = pa.chunked_array([part.user for part in parts]).combine_chunks().dictionary_encode()
-    user: NDArray[np.int64] = encoded.indices.to_numpy().astype(np.int64)
-    time = np.concatenate([part.time for part in parts])
-    log = _Log(user, time, np.concatenate([part.news for part in parts]))
-    if not num_own:
-        yield _block(encoded.dictionary, bad, _Moments.of(log, 0), slice(0, 0), sampling)
-        return
-    moments = _Moments.of(log, num_own)
-    for begin in range(0, moments.num, BLOCK):
-        some = slice(begin, min(begin + BLOCK, moments.num))
-        yield _block(encoded.dictionary, bad, moments, some, sampling)
-        bad = bad._replace(bad=[], num_bad=0)  # told once
+    users: pa.Array
+    """Ids of all users."""
+    bad: Rows
+    """The split's bad rows."""
+    moments: "_Moments"
+
+    @classmethod
+    def of(cls, own: ParquetTable, earlier: Sequence[ParquetTable], ids: pa.Array) -> "SplitClicks":
+        """Read the clicks of a split.
+
+        Args:
+            own: The split's clicks.
+            earlier: Clicks of the splits before it; their bad rows are left out, since they were
+                reported with their own split.
+            ids: News ids of the real news.
+        """
+        parts = [_read(table, ids) for table in (own, *earlier)]
+        users = pa.chunked_array([part.user for part in parts]).combine_chunks().dictionary_encode()
+        log = _Log(
+            users.indices.to_numpy().astype(np.int64),
+            np.concatenate([part.time for part in parts]),
+            np.concatenate([part.news for part in parts]),
+        )
+        moments = _Moments.of(log, len(parts[0].time))
+        return cls(users.dictionary, parts[0].rows, moments)
+
+    def impressions(
+        self, sampling: Sampling, number: int = 0, parts: int = 1
+    ) -> Iterator[Impressions]:
+        """Yield the impressions in order of time, or those of one of some ``parts``."""
+        blocks = max(-(-self.moments.num // BLOCK), 1)
+        for block in range(blocks * number // parts, blocks * (number + 1) // parts):
+            some = slice(block * BLOCK, min((block + 1) * BLOCK, self.moments.num))
+            bad = self.bad if block == 0 else self.bad._replace(bad=[], num_bad=0)  # told once
+            yield _block(self.users, bad, self.moments, some, sampling)
 
 
 def _read(table: ParquetTable, ids: pa.Array) -> _Clicks:

@@ -6,6 +6,7 @@ read. ``docs/data.md`` says what is read.
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from secrets import token_hex
 from typing import NamedTuple
 
 import numpy as np
@@ -17,11 +18,12 @@ from newsrec.data import FIRST_NEWS, UNKNOWN_NEWS
 from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.data.readers import parquet_checks as checks
 from newsrec.data.readers.annotations import EBNERD
-from newsrec.data.readers.base import LISTED, BadLine, Impressions, Pass, Rows, ignore
+from newsrec.data.readers.base import LISTED, BadLine, Divided, Impressions, Pass, Rows, ignore
 from newsrec.data.readers.ebnerd_files import BEHAVIORS, HISTORY, find_splits, has_ebnerd
 from newsrec.data.readers.parquet import read_news_table
 from newsrec.data.readers.parquet_columns import Lists, Lookup, as_bools, as_seconds, as_text, shown
 from newsrec.data.readers.parquet_impressions import require_candidates, require_times
+from newsrec.data.readers.parquet_parts import Span, divide, keep
 from newsrec.data.readers.parquet_table import ParquetTable
 from newsrec.data.readers.source import SourceFile
 
@@ -72,24 +74,73 @@ class EbnerdReader:
         on_read: Callable[[int], None] = ignore,
     ) -> tuple[Pass, Iterator[Impressions]]:
         """Read a split's ``behaviors.parquet``, joined with its ``history.parquet`` by user."""
-        behaviors = ParquetTable(
-            [files[1]], files[1], BEHAVIORS_REQUIRED, BEHAVIORS_OPTIONAL, on_read
-        )
+        behaviors, history = _tables(files, on_read)
         behaviors.settings = [files[2]]
-        history = ParquetTable([files[2]], files[2], HISTORY_REQUIRED, {}, on_read)
 
         def blocks() -> Iterator[Impressions]:
-            histories = _read_histories(history, ids)
-            parser = _Parser(histories, ids, CLICKED in behaviors.columns)
-            bad, num_bad = histories.bad, histories.num_bad
-            for block in behaviors.map(parser.parse):
-                rows = block.rows
-                if num_bad:  # reported once, with the first block
-                    rows = rows._replace(bad=bad + rows.bad, num_bad=num_bad + rows.num_bad)
-                yield block._replace(rows=rows)
-                num_bad = 0
+            yield from _join(_read_histories(history, ids), behaviors, ids)
 
         return behaviors, blocks()
+
+    def divide(self, files: tuple[SourceFile, ...], most_bytes: int) -> Divided | str:
+        """Divide a split's ``behaviors.parquet`` between row groups.
+
+        Each process reads all histories, once for all its parts.
+        """
+        behaviors, _ = _tables(files)
+        spans, key = divide(behaviors, most_bytes), token_hex()
+        return Divided(behaviors, [_Part(files, span, key) for span in spans])
+
+
+class _Part(NamedTuple):
+    """Some rows of ``behaviors.parquet``; see ``newsrec.data.readers.base.Part``."""
+
+    files: tuple[SourceFile, ...]
+    span: Span
+    key: str
+    """The same for all parts of a split."""
+
+    @property
+    def num_bytes(self) -> int:
+        """About how many bytes of the file these rows are."""
+        return self.span.num_bytes
+
+    def read(self, ids: pa.Array) -> tuple[Pass, Iterator[Impressions]]:
+        """Read these rows; the first part also reports on the histories."""
+        behaviors = self.span.open(BEHAVIORS_REQUIRED, BEHAVIORS_OPTIONAL)
+        first = not self.span.first_row
+        behaviors.settings = [self.files[2]] if first else []
+
+        def blocks() -> Iterator[Impressions]:
+            _, history = _tables(self.files)
+            histories = keep(self.key, lambda: _read_histories(history, ids))
+            if not first:
+                histories = histories._replace(bad=[], num_bad=0)
+            yield from _join(histories, behaviors, ids)
+
+        return behaviors, blocks()
+
+
+def _tables(
+    files: tuple[SourceFile, ...], on_read: Callable[[int], None] = ignore
+) -> tuple[ParquetTable, ParquetTable]:
+    """Return a split's behaviors and histories, unread."""
+    return (
+        ParquetTable([files[1]], files[1], BEHAVIORS_REQUIRED, BEHAVIORS_OPTIONAL, on_read),
+        ParquetTable([files[2]], files[2], HISTORY_REQUIRED, {}, on_read),
+    )
+
+
+def _join(histories: "_Histories", behaviors: ParquetTable, ids: pa.Array) -> Iterator[Impressions]:
+    """Yield the impressions of ``behaviors`` with the histories of their users."""
+    parser = _Parser(histories, ids, CLICKED in behaviors.columns)
+    bad, num_bad = histories.bad, histories.num_bad
+    for block in behaviors.map(parser.parse):
+        rows = block.rows
+        if num_bad:  # reported once, with the first block
+            rows = rows._replace(bad=bad + rows.bad, num_bad=num_bad + rows.num_bad)
+        yield block._replace(rows=rows)
+        num_bad = 0
 
 
 class _Histories(NamedTuple):
@@ -215,7 +266,13 @@ def _labels(shown: Lists, clicked: Lists) -> tuple[NDArray[np.int8], int]:
     owner = [np.repeat(np.arange(len(lists.lengths)), lists.lengths) for lists in (shown, clicked)]
     pairs = (np.concatenate(owner) << 32) + code
     candidates, clicks = pairs[: len(shown.values)], np.unique(pairs[len(shown.values) :])
-    return np.isin(candidates, clicks).astype(np.int8), int((~np.isin(clicks, candidates)).sum())
+    # np.isin would sort all candidates, which takes longer than all the rest.
+    place = np.searchsorted(clicks, candidates)
+    clicks = np.append(clicks, -1)  # which no pair is
+    label = clicks[place] == candidates
+    was_shown = np.zeros(len(clicks), bool)
+    was_shown[place[label]] = True
+    return label.astype(np.int8), len(clicks) - 1 - int(was_shown.sum())
 
 
 def _require_users(rows: Rows) -> Rows:

@@ -4,15 +4,16 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from newsrec.data.readers.base import NEWS_TABLE, Impressions, Pass, Rows, ignore
+from newsrec.data.readers.base import NEWS_TABLE, Divided, Impressions, Pass, Rows, ignore
 from newsrec.data.readers.behaviors import Parser
 from newsrec.data.readers.mind_files import BEHAVIORS_COLUMNS, NAMES, NEWS_COLUMNS, find_splits
 from newsrec.data.readers.source import SourceFile
-from newsrec.data.readers.tsv import LONGEST_LINE, TsvFile
+from newsrec.data.readers.tsv import LONGEST_LINE, Span, TsvFile, divide
 from newsrec.errors import UserError
 
 VOTERS = 100
@@ -51,6 +52,34 @@ class MindReader:
         """Read a split's ``behaviors.tsv``."""
         file = TsvFile(files[1], BEHAVIORS_COLUMNS, on_read=on_read)
         return file, file.map(Parser(ids, has_labels(files[1])).parse)
+
+    def divide(self, files: tuple[SourceFile, ...], most_bytes: int) -> Divided | str:
+        """Divide a split's ``behaviors.tsv`` at ends of lines."""
+        file, labelled = files[1], has_labels(files[1])
+        if file.member is not None:
+            return f"{file} is in a zip, which is read from its beginning; unpack it to divide it"
+        spans = divide(file, most_bytes)
+        return Divided(
+            TsvFile(file, BEHAVIORS_COLUMNS), [_Part(file, span, labelled) for span in spans]
+        )
+
+
+class _Part(NamedTuple):
+    """Some lines of ``behaviors.tsv``; see ``newsrec.data.readers.base.Part``."""
+
+    file: SourceFile
+    span: Span
+    labelled: bool
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of these lines."""
+        return self.span.num_bytes
+
+    def read(self, ids: pa.Array) -> tuple[Pass, Iterator[Impressions]]:
+        """Read these lines."""
+        file = TsvFile(self.file, BEHAVIORS_COLUMNS, span=self.span)
+        return file, file.map(Parser(ids, self.labelled).parse)
 
 
 def _parse_news(rows: Rows) -> Rows:

@@ -8,14 +8,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from newsrec.data.readers import annotations
 from newsrec.data.readers import parquet_checks as checks
-from newsrec.data.readers.base import NEWS_TABLE, Impressions, Pass, Rows, ignore
-from newsrec.data.readers.clicks import read_sampling, sample_impressions
+from newsrec.data.readers.base import NEWS_TABLE, Divided, Impressions, Pass, Rows, ignore
+from newsrec.data.readers.clicks import SplitClicks, read_sampling
 from newsrec.data.readers.parquet_columns import as_text, is_filled, is_short, shown, too_long
 from newsrec.data.readers.parquet_files import (
     CLICKS,
@@ -26,11 +28,14 @@ from newsrec.data.readers.parquet_files import (
     has_parquet,
     part_of,
 )
-from newsrec.data.readers.parquet_impressions import Part, divide, read_impressions
-from newsrec.data.readers.parquet_table import ParquetTable
+from newsrec.data.readers.parquet_impressions import divide_impressions, read_impressions
+from newsrec.data.readers.parquet_parts import keep
+from newsrec.data.readers.parquet_table import ParquetTable, open_parquet, readable
 from newsrec.data.readers.source import SourceFile
 from newsrec.errors import DataError
 
+CLICKS_PER_PART = 1 << 16
+MOST_CLICK_PARTS = 1000
 MOST_TEXT = 1 << 31
 """Most bytes of all texts of a column of news: Arrow keeps no more in one array."""
 REQUIRED = {"news_id": checks.an_id, "title": checks.a_text}
@@ -73,23 +78,68 @@ class ParquetReader:
         shown = part_of(files, IMPRESSIONS)
         if shown:
             return read_impressions(*shown[0], ids, on_read)
-        clicks = [
-            ParquetTable(own, place, CLICKS_REQUIRED, {}, on_read)
-            for own, place in part_of(files, CLICKS)
-        ]
-        clicks[0].settings = [file for file in files if file.path.name == SAMPLING]
+        clicks = _clicks(files, on_read)
         sampling = read_sampling(clicks[0].settings)
-        return clicks[0], sample_impressions(clicks[0], clicks[1:], ids, sampling)
 
-    def divide(
-        self, files: tuple[SourceFile, ...], most_bytes: int
-    ) -> tuple[ParquetTable, list[Part]] | None:
-        """Divide a split's ``impressions.parquet`` for several processes.
+        def blocks() -> Iterator[Impressions]:
+            yield from SplitClicks.of(clicks[0], clicks[1:], ids).impressions(sampling)
 
-        None for ``clicks.parquet``, since histories are made of all earlier clicks.
+        return clicks[0], blocks()
+
+    def divide(self, files: tuple[SourceFile, ...], most_bytes: int) -> Divided | str:
+        """Divide a split's ``impressions.parquet`` between row groups, or the moments of clicks.
+
+        Each process reads all clicks, once for all its parts.
         """
         shown = part_of(files, IMPRESSIONS)
-        return divide(*shown[0], most_bytes) if shown else None
+        if shown:
+            return divide_impressions(*shown[0], most_bytes)
+        own = _clicks(files)[0]
+        num_rows = 0
+        for file in own.files:
+            with readable(file), open_parquet(file.path) as parquet:
+                num_rows += parquet.metadata.num_rows
+        parts = min(max(num_rows // CLICKS_PER_PART, 1), MOST_CLICK_PARTS)
+        num_bytes = sum(file.size for file in own.files) // parts
+        key = token_hex()
+        return Divided(own, [_ClicksPart(files, n, parts, num_bytes, key) for n in range(parts)])
+
+
+class _ClicksPart(NamedTuple):
+    """Some moments of a log of clicks; see ``newsrec.data.readers.base.Part``."""
+
+    files: tuple[SourceFile, ...]
+    number: int
+    parts: int
+    num_bytes: int
+    key: str
+    """The same for all parts of a split."""
+
+    def read(self, ids: pa.Array) -> tuple[Pass, Iterator[Impressions]]:
+        """Make these impressions; the first part also reports on the clicks."""
+        clicks = _clicks(self.files)
+        sampling = read_sampling(clicks[0].settings)
+
+        def blocks() -> Iterator[Impressions]:
+            split = keep(self.key, lambda: SplitClicks.of(clicks[0], clicks[1:], ids))
+            yield from split.impressions(sampling, self.number, self.parts)
+
+        done = clicks[0]
+        if self.number:
+            done.files, done.settings = [], []
+        return done, blocks()
+
+
+def _clicks(
+    files: tuple[SourceFile, ...], on_read: Callable[[int], None] = ignore
+) -> list[ParquetTable]:
+    """Return a split's table of clicks, and those of the splits before it, unread."""
+    clicks = [
+        ParquetTable(own, place, CLICKS_REQUIRED, {}, on_read)
+        for own, place in part_of(files, CLICKS)
+    ]
+    clicks[0].settings = [file for file in files if file.path.name == SAMPLING]
+    return clicks
 
 
 def read_news_table(

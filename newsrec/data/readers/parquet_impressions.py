@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from newsrec.console import counted
 from newsrec.data.ragged import Ragged
 from newsrec.data.readers import parquet_checks as checks
-from newsrec.data.readers.base import Impressions, Pass, Rows
+from newsrec.data.readers.base import Divided, Impressions, Pass, Rows
 from newsrec.data.readers.parquet_columns import (
     NO_TIME,
     Lists,
@@ -24,7 +24,8 @@ from newsrec.data.readers.parquet_columns import (
     shown,
     too_long,
 )
-from newsrec.data.readers.parquet_table import ParquetTable, Piece, open_parquet, readable
+from newsrec.data.readers.parquet_parts import Span, divide
+from newsrec.data.readers.parquet_table import ParquetTable
 from newsrec.data.readers.source import SourceFile
 
 VOTERS = 100
@@ -49,60 +50,30 @@ def read_impressions(
 
 
 class Part(NamedTuple):
-    """Successive rows of a table of impressions: whole row groups of one or more files."""
+    """Some rows of a table of impressions; see ``newsrec.data.readers.base.Part``."""
 
-    place: SourceFile
-    pieces: tuple[Piece, ...]
-    first_row: int
-    num_bytes: int
-    """About how many bytes of its files these rows are."""
+    span: Span
     labelled: bool
     """Whether the table has labels."""
     numbered: bool
     """Whether its impressions have numbers."""
 
+    @property
+    def num_bytes(self) -> int:
+        """About how many bytes of its files these rows are."""
+        return self.span.num_bytes
 
-def divide(
-    files: list[SourceFile], place: SourceFile, most_bytes: int
-) -> tuple[ParquetTable, list[Part]]:
-    """Divide a table of impressions, so that several processes can read it.
+    def read(self, ids: pa.Array) -> tuple[Pass, Iterator[Impressions]]:
+        """Read these rows, as ``read_impressions`` reads the whole table."""
+        table = self.span.open(REQUIRED, OPTIONAL)
+        return table, table.map(_Parser(ids, self.labelled, self.numbered).parse)
 
-    A part ends with the row group that brings it to ``most_bytes``.
-    """
+
+def divide_impressions(files: list[SourceFile], place: SourceFile, most_bytes: int) -> Divided:
+    """Divide a table of impressions, so that several processes can read it."""
     table = ParquetTable(files, place, REQUIRED, OPTIONAL)
     kind = _kind_of(table)
-    parts: list[Part] = []
-    pieces: list[Piece] = []
-    row = first_row = num_bytes = 0
-    for file in files:
-        with readable(file), open_parquet(file.path) as parquet:
-            info = parquet.metadata
-            rows = [info.row_group(group).num_rows for group in range(info.num_row_groups)]
-            if sum(rows) != info.num_rows:  # a damaged footer, reported when the file is read
-                rows = [info.num_rows]
-        begin = 0
-        for end, more in enumerate(rows or [0], start=1):
-            row += more
-            num_bytes += file.size * more // max(info.num_rows, 1)
-            full = num_bytes >= most_bytes and row > first_row
-            if full or end >= len(rows):
-                pieces.append(Piece(file, begin, end if begin or end < len(rows) else None))
-                begin = end
-            if full:
-                parts.append(Part(place, tuple(pieces), first_row, num_bytes, *kind))
-                pieces, first_row, num_bytes = [], row, 0
-    if row > first_row or not parts:
-        parts.append(Part(place, tuple(pieces), first_row, num_bytes, *kind))
-    else:  # the last files have no rows
-        parts[-1] = parts[-1]._replace(pieces=(*parts[-1].pieces, *pieces))
-    return table, parts
-
-
-def read_part(part: Part, ids: pa.Array) -> tuple[ParquetTable, Iterator[Impressions]]:
-    """Read a part of a table, as ``read_impressions`` reads the whole table."""
-    table = ParquetTable([piece.file for piece in part.pieces], part.place, REQUIRED, OPTIONAL)
-    table.pieces, table.first_row = list(part.pieces), part.first_row
-    return table, table.map(_Parser(ids, part.labelled, part.numbered).parse)
+    return Divided(table, [Part(span, *kind) for span in divide(table, most_bytes)])
 
 
 def _kind_of(table: ParquetTable) -> tuple[bool, bool]:

@@ -1,10 +1,11 @@
 """Reads a tab-separated file block by block; a line that cannot be read is reported."""
 
 import hashlib
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 
 from newsrec.data.readers.base import LISTED, BadLine, Rows
-from newsrec.data.readers.source import SourceFile
+from newsrec.data.readers.source import SourceFile, hash_source
 from newsrec.errors import DataError
 
 BLOCK_BYTES = 32 << 20
@@ -28,11 +29,21 @@ BOM = b"\xef\xbb\xbf"
 Parsed = TypeVar("Parsed")
 
 
+class Span(NamedTuple):
+    """Successive whole lines of a file."""
+
+    begin: int
+    """Position of the first byte."""
+    num_bytes: int
+    first_line: int
+    """Number of the first line in the file."""
+
+
 class TsvFile:
     """Reads a file without a header line once, block by block.
 
     ``columns`` names all its columns, ``keep`` those to return, all if None. ``on_read`` is called
-    with the number of bytes after each block.
+    with the number of bytes after each block. A ``span`` reads only these lines.
     """
 
     def __init__(
@@ -41,11 +52,13 @@ class TsvFile:
         columns: Sequence[str],
         keep: Sequence[str] | None = None,
         on_read: Callable[[int], None] = lambda num_bytes: None,
+        span: Span | None = None,
     ) -> None:
         self.file = file
         self.columns = columns
         self.keep = keep or columns
         self.on_read = on_read
+        self.span = span
         self.cut_off = False
         """Whether the last line has no line end, so the file may have been cut off."""
         self.unit = "line"
@@ -54,8 +67,10 @@ class TsvFile:
 
     @property
     def hashes(self) -> dict[SourceFile, str]:
-        """SHA-256 of the bytes read so far."""
-        return {self.file: self._hash.hexdigest()}
+        """SHA-256 of the bytes read so far; of the whole file, if a span begins it, else none."""
+        if self.span is None:
+            return {self.file: self._hash.hexdigest()}
+        return {} if self.span.begin else {self.file: hash_source(self.file)}
 
     def map(self, parse: Callable[[Rows], Parsed]) -> Iterator[Parsed]:
         """Call ``parse`` on every block's rows, two blocks at once; yield results in file order.
@@ -79,9 +94,16 @@ class TsvFile:
 
     def _blocks(self) -> Iterator[tuple[int, bytes]]:
         """Yield the number of the first line and a block of whole lines (about ``BLOCK_BYTES``)."""
-        line, rest = 1, [b""]
+        line, begin, left = 1, 0, sys.maxsize
+        if self.span is not None:
+            line, begin, left = self.span.first_line, self.span.begin, self.span.num_bytes
         with self.file.open() as stream:
-            while chunk := stream.read(BLOCK_BYTES):
+            if begin:
+                stream.seek(begin)
+            rest = [stream.read(min(-begin % BLOCK_BYTES, left))]  # then chunks as of a whole file
+            left -= len(rest[0])
+            while chunk := stream.read(min(BLOCK_BYTES, left)):
+                left -= len(chunk)
                 self._hash.update(chunk)
                 self.on_read(len(chunk))
                 end = chunk.rfind(b"\n") + 1
@@ -153,6 +175,27 @@ class TsvFile:
             include_columns=self.keep,
         )
         return csv.read_csv(pa.BufferReader(block), read, parse, convert)
+
+
+def divide(file: SourceFile, most_bytes: int) -> list[Span]:
+    """Divide a file that is not in a zip at ends of lines, where a whole reading begins a block.
+
+    A span ends with the block that brings it to ``most_bytes``.
+    """
+    spans: list[Span] = []
+    place = begin = 0
+    line = first_line = 1
+    with file.open() as stream:
+        while chunk := stream.read(BLOCK_BYTES):
+            end = place + chunk.rfind(b"\n") + 1
+            line += chunk.count(b"\n")
+            if end > place and end - begin >= most_bytes:
+                spans.append(Span(begin, end - begin, first_line))
+                begin, first_line = end, line
+            place += len(chunk)
+    if place > begin or not spans:
+        spans.append(Span(begin, place - begin, first_line))
+    return spans
 
 
 def _parts(block: bytes) -> Iterator[bytes]:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from newsrec.data.readers.base import NEWS_TABLE, Impressions, Pass, Rows, ignore
+from newsrec.data.readers.base import NEWS_TABLE, Divided, Impressions, Pass, Rows, ignore
 from newsrec.data.readers.folders import places_of
 from newsrec.data.readers.mind import MindReader
 from newsrec.data.readers.mind_files import NAMES, files_in, find_splits
@@ -111,6 +111,10 @@ class XmindReader:
     ) -> tuple[Pass, Iterator[Impressions]]:
         """Read MIND's ``behaviors.tsv``."""
         return MindReader().impressions(files, ids, on_read)
+
+    def divide(self, files: tuple[SourceFile, ...], most_bytes: int) -> Divided | str:
+        """Divide MIND's ``behaviors.tsv``."""
+        return MindReader().divide(files, most_bytes)
 
 
 class Mix(NamedTuple):
