@@ -1,3 +1,4 @@
+import shutil
 from datetime import datetime
 from types import SimpleNamespace
 
@@ -5,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.feather as feather
+import pytest
 
 from newsrec.data import FIRST_NEWS, UNKNOWN_NEWS
 from newsrec.data.dataset import open_mind
@@ -14,6 +16,7 @@ from newsrec.data.readers.base import NEWS_TABLE, Impressions, Rows
 from newsrec.data.readers.formats import reader_of
 from newsrec.data.readers.mind_files import BEHAVIORS_COLUMNS, NEWS_COLUMNS, find_splits
 from newsrec.data.readers.source import SPLITS, SourceFile, hash_source
+from newsrec.errors import UserError
 
 
 class ArrowReader:
@@ -40,6 +43,9 @@ class ArrowReader:
             self._block(pa.Table.from_batches([batch]), ids)
             for batch in feather.read_table(files[1].path).to_batches(10)
         )
+
+    def divide(self, files, most_bytes):
+        return f"{files[1].path.name} is small"
 
     def _block(self, table, ids):
         rows = Rows(table, np.arange(len(table)), [], 0)
@@ -115,3 +121,6 @@ def test_another_format_is_one_class_and_one_line(mind_dir, tmp_path, monkeypatc
         np.testing.assert_array_equal(found.arrays[name], array)
     for name, split in expected.splits.items():
         assert found.splits[name].counts == split.counts
+    shutil.rmtree(found.cache)
+    with pytest.raises(UserError, match=r"--jobs have no use here: impressions\.arrow is small\."):
+        open_mind(tmp_path / "arrow", engine=lambda job: pytest.fail("started"))

@@ -4,6 +4,7 @@ import json
 import logging
 import multiprocessing
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -67,7 +68,8 @@ def write(root, seed=0, train=(0, 9, 1, 0, 14, 0), dev=(5,), test=(3, 1), group=
 
 
 def backwards(job):
-    """Compile the last part first, in this process."""
+    """Compile the last part first, in this process, as another one would get it."""
+    job = pickle.loads(pickle.dumps(job))
     for number in reversed(range(len(job.parts))):
         yield json.loads(json.dumps(parts.compile_part(job, number)))
 

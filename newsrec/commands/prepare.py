@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_on_bad_line(parser)
     use = "hash all files and arrays again, and compile again what has changed or is damaged"
     parser.add_argument("--check", action="store_true", help=use)
-    use = "how impressions.parquet is compiled: by processes of this machine (local), or by actors "
-    use += "of Ray on this machine or a cluster (ray)"
+    use = "how impressions are compiled: by processes of this machine (local), or by actors of Ray "
+    use += "on this machine or a cluster (ray)"
     parser.add_argument("--engine", choices=ENGINES, default="local", help=use)
     use = "number of processes or actors; without it 1, with ray one for each CPU"
     parser.add_argument("--jobs", type=int, default=None, metavar="N", help=use)

@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -82,7 +83,7 @@ def keep_clicks(root: Path) -> None:
     """Write train's clicks in place of its impressions."""
     path = root / "train" / TABLES["parquet"]
     table = pq.read_table(path)
-    clicked = pc.equal(pc.list_flatten(table["labels"]), 1)
+    clicked = pc.list_flatten(table["labels"]).cast(pa.bool_())
     rows = table.take(pc.list_parent_indices(table["candidates"]).filter(clicked))
     news = pc.list_flatten(table["candidates"]).filter(clicked)
     clicks = rows.select(["user_id", "time"]).append_column("news_id", news)
