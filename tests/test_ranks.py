@@ -22,6 +22,7 @@ from newsrec.data.datamodule import MindDataModule
 from newsrec.model.plm.cut import CutPlm
 from newsrec.training import module
 from newsrec.training.checkpoint.saving import AtomicCheckpointIO
+from newsrec.training.processes import share_folder
 
 pytestmark = pytest.mark.slow
 
@@ -135,21 +136,26 @@ def test_two_processes_store_the_same_states_and_wait_past_the_time_out(fit, one
     assert len(losses(root)) == 6
 
 
-@pytest.mark.parametrize("killed", [0, 1])
-def test_a_killed_process_ends_the_other_and_the_next_run_continues(fit, one, killed):
-    root, options = fit(f"killed {killed}", 4)
+def by_slurm(killed, options, work):
+    """Start two processes as srun would, of which ``killed`` is to die."""
     slurm = {
         "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "DIES": str(killed),
         "SLURM_JOB_NAME": "x", "SLURM_JOB_ID": "1", "SLURM_NODEID": "0",
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
     }  # fmt: skip
-    processes = [
+    return [
         Process(
-            [*options, "--trainer.devices=2", "--trainer.strategy=ddp"], dying,
+            [*options, "--trainer.devices=2", "--trainer.strategy=ddp"], work,
             env=os.environ | slurm | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
         )
         for rank in (0, 1)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_ends_the_other_and_the_next_run_continues(fit, one, killed):
+    root, options = fit(f"killed {killed}", 4)
+    processes = by_slurm(killed, options, dying)
     dead, other = processes[killed], processes[1 - killed]
     assert dead.finish().returncode == -signal.SIGKILL
     start = time.monotonic()
@@ -162,3 +168,33 @@ def test_a_killed_process_ends_the_other_and_the_next_run_continues(fit, one, ki
     main(options)
     assert losses(root) == pytest.approx(losses(one), abs=1e-5)
     assert not list((root / ".newsrec").glob(".building-*"))
+
+
+def dying_early():
+    """Run ``newsrec``, and kill it before the processes form their group."""
+    owner, name = ((share_folder, "_hash"), (MindDataModule, "prepare_data"))[
+        int(os.environ["DIES"])
+    ]
+    whole = getattr(owner, name)
+
+    def work(*args):
+        if os.environ["SLURM_PROCID"] == os.environ["DIES"]:
+            time.sleep(5)  # the other one has found the store meanwhile
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(*args)
+
+    setattr(owner, name, work)
+    newsrec()
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_process_killed_before_the_group_forms_ends_the_other(fit, killed):
+    _, options = fit(f"killed early {killed}", 4)
+    both = by_slurm(killed, [*options, "--ckpt_path=auto"], dying_early)
+    assert both[killed].finish().returncode == -signal.SIGKILL
+    start = time.monotonic()
+    left = both[1 - killed].finish()
+    assert time.monotonic() - start < 60
+    assert left.returncode in (1, 2), left.stderr
+    assert "process" in left.stderr.splitlines()[-1]
+    assert "Traceback" not in left.stderr

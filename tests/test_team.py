@@ -285,3 +285,17 @@ def test_a_silent_process_of_another_machine_counts_as_killed(monkeypatch, capsy
 
 def test_a_process_that_has_ended_well_does_not_count_as_killed(monkeypatch):
     assert watches(monkeypatch, together.LEFT) == []
+
+
+def test_a_process_that_never_starts_ends_the_others(monkeypatch, capsys):
+    store = distributed.HashStore()
+    monkeypatch.setattr(together, "connect_store", lambda: store)
+    monkeypatch.setattr(together, "POLL", 0.01)
+    monkeypatch.setattr(together, "START", 0.1)
+    ended = []
+    monkeypatch.setattr(together.os, "_exit", lambda code: ended.append(code) or sys.exit())
+    watch = together._Watch(0, 2)
+    watch.start()
+    watch.join(10)
+    assert ended == [1]
+    assert "newsrec: error: process 1 has not started within" in capsys.readouterr().err

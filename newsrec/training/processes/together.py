@@ -45,6 +45,8 @@ TRIES = 6
 """Attempts to reach a store that should exist."""
 GRACE = 3 * POLL
 """Seconds that a failing process stays alive, so that the others learn of the failure."""
+START = 1800.0
+"""Seconds within which a process must give its first sign of life."""
 LAST = 30.0
 """Seconds that a process may go on after the store is gone, which ends with the first process."""
 
@@ -170,6 +172,8 @@ class _Watch(threading.Thread):
 
     def run(self) -> None:
         """Check for another process's failure, and end this process if there is one."""
+        self._seen_at = time.monotonic()
+        self.connect()  # say at once that this process is alive
         while not self.stopped.wait(POLL):
             if self.connect() is None:
                 continue
@@ -201,10 +205,14 @@ class _Watch(threading.Thread):
         """Say that this process is alive, and report the next one if it is not."""
         self._say_alive(self._store)
         key = f"{SIGN}/{self.next}"
-        sign = self._store.get(key).decode() if self._store.check([key]) else LEFT
-        if sign != self._last_sign:
+        has_sign = self._store.check([key])
+        sign = self._store.get(key).decode() if has_sign else LEFT
+        if has_sign and sign != self._last_sign:
             self._last_sign, self._seen_at = sign, time.monotonic()
         if sign == LEFT:
+            if not has_sign and time.monotonic() - self._seen_at > START:
+                said = f"process {self.next} has not started within {START / 60:.0f} minutes. "
+                self._report_next(f"{said}Start all processes at the same time.")
             return
         _, space, pid, host = sign.split("\n")
         if space and space == _id_space():
@@ -214,9 +222,12 @@ class _Watch(threading.Thread):
         if ended:
             said = f"process {self.next} on {host} was killed, perhaps because memory ran out. "
             said += "Free memory there, then start all processes again."
-            self._store.compare_set(KEY, "", f"{self.next}\n1\n{said}")
-            if self.next == 0:  # else process 0 prints it
-                say(f"newsrec: error: {said}", error=True)
+            self._report_next(said)
+
+    def _report_next(self, said: str) -> None:
+        self._store.compare_set(KEY, "", f"{self.next}\n1\n{said}")
+        if self.next == 0:  # else process 0 prints it
+            say(f"newsrec: error: {said}", error=True)
 
     def report(self, error: Exception) -> None:
         """Tell the other processes that this one fails, and why."""
