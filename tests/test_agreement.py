@@ -18,14 +18,14 @@ OWN = threading.local()
 
 @pytest.fixture
 def store(monkeypatch):
-    """The store of threads that stand for processes; silence is noticed after .2 s."""
+    """The store of threads that stand for processes; silence is noticed after 1 s."""
     store = distributed.HashStore()
     monkeypatch.setattr(agreement, "_meeting_place", lambda num_nodes: ("host", 1, True))
     monkeypatch.setattr(agreement, "_store", lambda *place: store)
     monkeypatch.setattr(agreement, "POLL", 0.01)
-    monkeypatch.setattr(agreement, "SILENCE", 0.2)
+    monkeypatch.setattr(agreement, "SILENCE", 1.0)  # a busy machine may stop a thread for a while
     monkeypatch.setattr(agreement, "is_first_process", lambda: OWN.rank == 0)
-    monkeypatch.setattr(agreement, "PATIENCE", agreement.PATIENCE / 1000)
+    monkeypatch.setattr(agreement, "PATIENCE", agreement.PATIENCE / 300)
     # What a decision leaves for processes that Lightning starts goes with the test.
     monkeypatch.setattr(agreement.os, "environ", dict(os.environ))
     return store
@@ -45,7 +45,7 @@ def test_the_others_wait_for_a_first_process_that_takes_longer_than_the_silence(
 
     def decide():
         calls.append(1)
-        time.sleep(3 * agreement.SILENCE)
+        time.sleep(2 * agreement.SILENCE)
         return "bf16"
 
     assert decided(decide) == ["bf16"] * 3
@@ -78,7 +78,7 @@ def test_a_first_process_that_was_killed_ends_the_others(store, sign):
     start = time.monotonic()
     errors = decided(None, ranks=(1, 2))
     assert time.monotonic() - start < 10
-    limit = "0.2" if sign != "none" else "0.6"
+    limit = "1" if sign != "none" else "2"
     for error in errors:
         assert isinstance(error, UserError)
         assert "The first process did not send its precision through host:1" in str(error)
