@@ -7,12 +7,15 @@ OPTIONS_WITH_KEYS = re.compile(r"&(sig|[^&=]*(secret|password|token|key))=", re.
 
 
 def _keys(any_character: str) -> re.Pattern[str]:
-    """Return a pattern for what stands before the ``@`` of an address.
+    """Return a pattern for the keys before the last ``@`` of an address.
 
-    It ends at the last ``@``, since a secret may have ``/``, ``?`` and ``@`` in it. The ``@`` of a
-    path alone, after host:port, [IPv6] or a bucket, is not taken for that. The name before the
-    ``@`` of abfs and gs has no colon and stays. One of the two slashes may be missing, since
-    ``pathlib`` removes it.
+    A secret may itself have ``/``, ``?`` and ``@`` in it. If host:port, [IPv6] or a bucket comes
+    first, an ``@`` belongs to the path, and the pattern does not match. A name without a colon
+    before the ``@``, as in addresses of abfs and gs, is no key and stays. One of the two slashes
+    may be missing, since ``pathlib`` removes it.
+
+    Args:
+        any_character: Characters that an address can have: without white space in a text.
     """
     part, last = r"[^\s/?]" if any_character == r"\S" else "[^/?]", rf"{any_character}*@"
     first, name = part.replace("^", "^:"), part.replace("^", "^:@")

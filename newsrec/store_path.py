@@ -215,7 +215,7 @@ def open_root(address: str) -> Path:
     if shown != place.rstrip("/") or OPTIONS_WITH_KEYS.search(f"&{options}"):
         raise UserError(
             f"--data.root {shown} has keys in its address, which checkpoints would keep. Give them "
-            "as the store's own tools take them, such as by AWS_ACCESS_KEY_ID and "
+            "as the store's own tools take them, for example in AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY."
         )
     store = Store(address)

@@ -236,7 +236,7 @@ def test_messages_of_inspect_name_no_option_that_it_lacks(
 def test_an_export_at_an_address_is_to_be_copied(capsys, argv):
     said = refused(capsys, *argv)
     assert "s3://own is an address, and an export must be a folder on this machine" in said
-    assert "copy it here, such as by `aws s3 cp --recursive s3://own DIR`, and name" in said
+    assert "copy it here, for example by `aws s3 cp --recursive s3://own DIR`, and name" in said
 
 
 def test_the_next_command_keeps_the_options_of_an_address(own, memory, tmp_path, capsys):

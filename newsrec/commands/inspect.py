@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _in_words(found: re.Match[str]) -> str:
-    """Return a command as it is; the option of other commands is an argument of this one."""
+    """Return a command as it is, and the option ``--data.root`` as this command's argument."""
     if found["command"] or found["value"]:
         return found["command"] or ""
     return "give it as DIR" if found["set"] else "DIR"

@@ -87,7 +87,7 @@ def make_engine(name: str, jobs: int | None = None, address: str | None = None) 
 
 @dataclass
 class CompiledParts:
-    """The parts of a split; as a ``Pass``, all that was read, once they are joined."""
+    """The parts of a split; once they are joined, a ``Pass`` over all that was read."""
 
     whole: Pass
     files: tuple[SourceFile, ...]

@@ -17,7 +17,11 @@ class RunSamples:
     """The samples of a labelled split, listed and put into batches as the data options say.
 
     If ``tokens_per_batch`` limits the batches, the tokens of each sample are counted in
-    ``catalogue``; UserError if a batch could not hold two samples. DataError if there are none.
+    ``catalogue``.
+
+    Raises:
+        DataError: If there are no samples.
+        UserError: If a batch could not hold two samples.
     """
 
     def __init__(self, split: Split, options: DataOptions, catalogue: Catalogue) -> None:

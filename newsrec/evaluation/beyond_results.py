@@ -210,7 +210,7 @@ def differences(
 
 
 def unlike_metrics(runs: Sequence[EvaluatedRun]) -> dict[str, list[str]]:
-    """Return the metrics that cannot be compared: of other vectors or voices, or partly missing."""
+    """Return by reason what cannot be compared: missing in a run, of other vectors or voices."""
     have = [sum(name in run.beyond for run in runs) for name in PER_IMPRESSION]
     lacking = [n for n, count in zip(PER_IMPRESSION, have, strict=True) if 0 < count < len(runs)]
     found = {"missing": lacking}

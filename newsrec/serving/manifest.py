@@ -112,7 +112,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if (address := address_in(folder)) and not folder.exists():
         command = COPY.get(address.partition(":")[0])
-        by = f", such as by `{command} {address} DIR`" if command else ""
+        by = f", for example by `{command} {address} DIR`" if command else ""
         raise ModelError(
             f"{address} is an address, and an export must be a folder on this machine: copy it "
             f"here{by}, and name the copy."

@@ -54,8 +54,8 @@ class Preset:
     """Number of early news that almost nobody reads, so that only a large split contains all of
     them: MINDlarge's dev has 72,023 news, its train 101,527."""
     median_life: float = 1.1
-    """Half of the news is shown for at least this many days. In MIND 84.5 % is seen for less than
-    two days, many of these because a split begins or ends during their life."""
+    """Half of the news is shown for at least this many days. In MIND 84.5 % of the news
+    items are seen for less than two days, many of them since a split begins or ends meanwhile."""
     length_scale: float = 1.0
     """Length of histories and candidate lists, relative to MIND's."""
     like_mind: bool = True

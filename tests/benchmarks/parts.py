@@ -2,7 +2,7 @@
 
     python tests/benchmarks/parts.py --impressions 1000000 --files 16
     python tests/benchmarks/parts.py --format mind --impressions 300000  # or clicks, ebnerd
-    python tests/benchmarks/parts.py --data.root DIR  # data that are kept, and compiled elsewhere
+    python tests/benchmarks/parts.py --data.root DIR  # existing data, compiled elsewhere
 
 Prints one JSON object. Each measurement is a separate process, and includes the start of Python.
 ``join_cpu_s`` are the CPU seconds of the first process, which joins the parts; more workers do not

@@ -166,7 +166,7 @@ class Part(Protocol):
         """About how many bytes of the split's files these impressions are."""
 
     def read(self, ids: pa.Array) -> tuple[Pass, Iterator[Impressions]]:
-        """Read the part as ``Reader.impressions`` reads all; hash only files that begin in it."""
+        """Read it as ``Reader.impressions`` reads a split; hash only files that begin in it."""
 
 
 class Divided(NamedTuple):

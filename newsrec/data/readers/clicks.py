@@ -1,7 +1,7 @@
 """Makes impressions from a log of clicks: who clicked what, and when.
 
 Such a log does not tell what users were shown and did not click. So each moment at which a user
-clicked becomes an impression: its candidates are the clicked news and news that are drawn at random
+clicked becomes an impression: its candidates are the clicked news and news that is drawn at random
 from what others clicked in the hours before. News is therefore drawn as often as it was popular
 then, and popularity alone cannot tell clicked from drawn news. The history is what the user clicked
 before that moment, in this split and the splits before it.
@@ -140,7 +140,7 @@ class SplitClicks(NamedTuple):
     def impressions(
         self, sampling: Sampling, number: int = 0, parts: int = 1
     ) -> Iterator[Impressions]:
-        """Yield the impressions in order of time, or those of one of some ``parts``."""
+        """Yield all impressions in order of time, or those of part ``number`` of ``parts``."""
         blocks = max(-(-self.moments.num // BLOCK), 1)
         for block in range(blocks * number // parts, blocks * (number + 1) // parts):
             some = slice(block * BLOCK, min((block + 1) * BLOCK, self.moments.num))

@@ -98,7 +98,7 @@ class _Part(NamedTuple):
     files: tuple[SourceFile, ...]
     span: Span
     key: str
-    """The same for all parts of a split."""
+    """The same for all parts of a split, which share its histories in a process."""
 
     @property
     def num_bytes(self) -> int:
@@ -268,7 +268,7 @@ def _labels(shown: Lists, clicked: Lists) -> tuple[NDArray[np.int8], int]:
     candidates, clicks = pairs[: len(shown.values)], np.unique(pairs[len(shown.values) :])
     # np.isin would sort all candidates, which takes longer than all the rest.
     place = np.searchsorted(clicks, candidates)
-    clicks = np.append(clicks, -1)  # which no pair is
+    clicks = np.append(clicks, -1)  # no pair is -1
     label = clicks[place] == candidates
     was_shown = np.zeros(len(clicks), bool)
     was_shown[place[label]] = True

@@ -87,9 +87,10 @@ class ParquetReader:
         return clicks[0], blocks()
 
     def divide(self, files: tuple[SourceFile, ...], most_bytes: int) -> Divided | str:
-        """Divide a split's ``impressions.parquet`` between row groups, or the moments of clicks.
+        """Divide a split's ``impressions.parquet`` between row groups.
 
-        Each process reads all clicks, once for all its parts.
+        Without that file, the impressions that are made of clicks are divided by time. Each process
+        then reads all clicks, once for all its parts.
         """
         shown = part_of(files, IMPRESSIONS)
         if shown:
@@ -106,14 +107,14 @@ class ParquetReader:
 
 
 class _ClicksPart(NamedTuple):
-    """Some moments of a log of clicks; see ``newsrec.data.readers.base.Part``."""
+    """Some impressions made of clicks; see ``newsrec.data.readers.base.Part``."""
 
     files: tuple[SourceFile, ...]
     number: int
     parts: int
     num_bytes: int
     key: str
-    """The same for all parts of a split."""
+    """The same for all parts of a split, which share its clicks in a process."""
 
     def read(self, ids: pa.Array) -> tuple[Pass, Iterator[Impressions]]:
         """Make these impressions; the first part also reports on the clicks."""

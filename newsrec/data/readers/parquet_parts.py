@@ -21,7 +21,7 @@ class Span(NamedTuple):
     """About how many bytes of its files these rows are."""
 
     def open(self, required: Mapping[str, Check], optional: Mapping[str, Check]) -> ParquetTable:
-        """Return a table of these rows; its hashes are those of the files that begin in them."""
+        """Return a table of these rows, with hashes only of files that begin in them."""
         table = ParquetTable([p.file for p in self.pieces], self.place, required, optional)
         table.pieces, table.first_row = list(self.pieces), self.first_row
         table.files = [piece.file for piece in self.pieces if not piece.begin]
@@ -58,7 +58,7 @@ def divide(table: ParquetTable, most_bytes: int) -> list[Span]:
 
 
 def keep(key: Hashable, make: Callable[[], Value]) -> Value:
-    """Return what ``make`` returns; call it once for all parts that a process reads in turn."""
+    """Return what ``make`` returns; it is called again only when another key comes."""
     if key not in _kept:
         _kept.clear()
         _kept[key] = make()

@@ -43,7 +43,7 @@ class TsvFile:
     """Reads a file without a header line once, block by block.
 
     ``columns`` names all its columns, ``keep`` those to return, all if None. ``on_read`` is called
-    with the number of bytes after each block. A ``span`` reads only these lines.
+    with the number of bytes after each block. With a ``span`` only its lines are read.
     """
 
     def __init__(
@@ -67,7 +67,10 @@ class TsvFile:
 
     @property
     def hashes(self) -> dict[SourceFile, str]:
-        """SHA-256 of the bytes read so far; of the whole file, if a span begins it, else none."""
+        """SHA-256 of the bytes read so far.
+
+        With a span: of the whole file if the span begins at its first byte, else none.
+        """
         if self.span is None:
             return {self.file: self._hash.hexdigest()}
         return {} if self.span.begin else {self.file: hash_source(self.file)}
@@ -100,7 +103,8 @@ class TsvFile:
         with self.file.open() as stream:
             if begin:
                 stream.seek(begin)
-            rest = [stream.read(min(-begin % BLOCK_BYTES, left))]  # then chunks as of a whole file
+            # The first chunk is short, so that the next ones are those of reading the whole file.
+            rest = [stream.read(min(-begin % BLOCK_BYTES, left))]
             left -= len(rest[0])
             while chunk := stream.read(min(BLOCK_BYTES, left)):
                 left -= len(chunk)
@@ -178,9 +182,9 @@ class TsvFile:
 
 
 def divide(file: SourceFile, most_bytes: int) -> list[Span]:
-    """Divide a file that is not in a zip at ends of lines, where a whole reading begins a block.
+    """Divide a file at ends of lines, where a block begins when the whole file is read.
 
-    A span ends with the block that brings it to ``most_bytes``.
+    The file must not be in a zip. A span ends with the block that brings it to ``most_bytes``.
     """
     spans: list[Span] = []
     place = begin = 0

@@ -84,7 +84,7 @@ def watched_store() -> Any:
 def early_team() -> Team:
     """Return all processes before they form their group.
 
-    Each is alone outside ``fail_together_from_the_start``, where they have no store yet.
+    Outside ``fail_together_from_the_start`` they have no store yet, and each is a team of its own.
     """
     place = early_rank()
     if not _watching or place is None or torch.distributed.is_initialized():
@@ -156,11 +156,11 @@ class _Watch(threading.Thread):
     def connect(self) -> Any:
         """Return the store; None while it cannot be reached.
 
-        Whoever gets it has said there that it is alive. So others that wait for this process can
-        see it end, even if it is killed before the thread looks for the first time.
+        Before the store is returned, this process says there that it is alive. So others that wait
+        for it notice its end, even if it is killed before the thread looks for the first time.
         """
         if self._store is None and (store := connect_store()) is not None:
-            with suppress(RuntimeError):  # the store ended again: the next attempt is another one
+            with suppress(RuntimeError):  # the store has ended again; the next call tries again
                 self._say_alive(store)
                 self._store = store
         return self._store
