@@ -146,4 +146,4 @@ def test_a_split_in_a_zip_is_compiled_by_one_process(mind_dir, caplog, capsys):
             assert "train.zip, behaviors.tsv is in a zip" in caplog.text
     capsys.readouterr()  # an older handler of the log may have complained
     said = refused(capsys, "prepare", "--data.root", mind_dir, "--jobs", "2")
-    assert "train.zip, behaviors.tsv is in a zip, which is read from its beginning; unpack" in said
+    assert "in a zip, which can be divided only after it is unpacked. Leave them out." in said

@@ -57,7 +57,7 @@ class MindReader:
         """Divide a split's ``behaviors.tsv`` at ends of lines."""
         file, labelled = files[1], has_labels(files[1])
         if file.member is not None:
-            return f"{file} is in a zip, which is read from its beginning; unpack it to divide it"
+            return f"{file} is in a zip, which can be divided only after it is unpacked"
         spans = divide(file, most_bytes)
         return Divided(
             TsvFile(file, BEHAVIORS_COLUMNS), [_Part(file, span, labelled) for span in spans]
