@@ -82,7 +82,7 @@ PARTS = {
         "evaluate.py --data.root {root} --impressions 100000",
         (
             Figure("impressions of dev to metrics", "model.impressions_per_s", "/s", True),
-            Figure("matrix rate reached while news are encoded", "model.news_share", "of 1", True),
+            Figure("matrix rate reached while news is encoded", "model.news_share", "of 1", True),
             Figure("metrics of 100,000 impressions", "metrics.cpu_s", "s"),
         ),
     ),
