@@ -22,6 +22,17 @@ def test_a_text_loses_the_keys_of_its_addresses_and_nothing_else():
             text = f"no s3:{slashes}bucket/a: 1"
             assert without_keys(text.replace("bucket", f"{keys}@bucket")) == text
     assert without_keys("(https://TOKEN@host/a)") == "(https://host/a)"
+    assert without_keys("HTTPS://TOKEN@host/a") == "HTTPS://host/a"
+
+
+def test_a_text_loses_the_keys_among_the_options_of_its_addresses():
+    said = without_keys("'https://host/a?sig=SECRET&part=1&X-Amz-Signature=SECRET': not found")
+    assert said == "'https://host/a?sig=...&part=1&X-Amz-Signature=...': not found"
+    assert without_keys("--users s3://b/a?secret_key=SECRET --k 5") == (
+        "--users s3://b/a?secret_key=... --k 5"
+    )
+    for text in ("http://host/a?part=1&b=c", "key=value", "a?b", "monkey=1"):
+        assert without_keys(text) == text
 
 
 @pytest.mark.parametrize(
@@ -38,6 +49,7 @@ def test_a_text_loses_the_keys_of_its_addresses_and_nothing_else():
         ("ftp://user:SEC@RET@host/out", "ftp://host/out"),
         ("ftp://user:SE/C@RET@host/out", "ftp://host/out"),
         ("https://TOKEN@host/out?key=SECRET", "https://host/out"),
+        ("HTTPS://TOKEN@host/out", "HTTPS://host/out"),
         ("simplecache::s3://KEY:SECRET@bucket/out", "simplecache::s3://bucket/out"),
         ("s3://bucket/a:b@c", "s3://bucket/a:b@c"),
         ("hdfs://host:9000/a@b", "hdfs://host:9000/a@b"),

@@ -283,5 +283,24 @@ def test_options_in_a_config_at_an_address_are_read(memory, capsys):
     assert "memory://configs/a.yaml, line 2: model.max_tokens follows data.max_tokens" in said
 
 
+@pytest.mark.parametrize("name", ["model.yaml", "../configs/model.yaml"])
+def test_a_group_is_looked_for_beside_the_config_that_names_it(memory, capsys, name):
+    with memory.open("/configs/b.yaml", "w") as file:
+        file.write(f"data: null\nmodel: {name}\n")
+    said = refused(capsys, "fit", "--config", "memory://configs/b.yaml")
+    assert "There is no configuration file at memory://configs/model.yaml." in said
+    with memory.open("/configs/model.yaml", "w") as file:
+        file.write("max_tokens: 20\n")
+    said = refused(capsys, "fit", "--config", "memory://configs/b.yaml")
+    assert "memory://configs/model.yaml, line 1: model.max_tokens follows data.max_tokens" in said
+
+
+def test_an_error_of_a_config_at_an_address_does_not_show_its_keys(capsys):
+    said = refused(capsys, "fit", "--config", "https://TOKEN@host.invalid/a.yaml?sig=SECRET")
+    assert "error: https://host.invalid/a.yaml cannot be opened (" in said
+    assert "TOKEN" not in said
+    assert "SECRET" not in said
+
+
 def test_a_service_takes_its_examples_from_an_address(own):
     assert Examples.of("memory://own")._users == Examples.of(own)._users

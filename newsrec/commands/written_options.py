@@ -1,6 +1,8 @@
 """Find which options the command line and its configuration files set, and where."""
 
 import contextlib
+import os
+import posixpath
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +15,7 @@ from newsrec.shipped import config_file, shipped_config
 
 GROUPS = ("data", "model", "model.news", "model.user", "model.lora", "trainer")
 """Options whose value may be a file with further options."""
+NULL = "tag:yaml.org,2002:null"
 
 
 class Written(NamedTuple):
@@ -59,7 +62,7 @@ def _in_arguments(args: Sequence[str]) -> Iterator[Written]:
             yield from _in_file(value, "")
         elif name in GROUPS and value.startswith("{"):
             with contextlib.suppress(yaml.YAMLError):  # the parser reports it
-                for inner in _in_node("", yaml.compose(value), f"{name}."):
+                for inner in _in_node("", "", yaml.compose(value), f"{name}."):
                     yield inner._replace(place=option)
         elif name in GROUPS:
             yield from _in_group(value, Written(name, option, value))
@@ -77,7 +80,10 @@ def _in_group(path: str, written: Written) -> Iterator[Written]:
 
 def _in_file(path: str, prefix: str) -> Iterator[Written]:
     try:
-        text = _at_address(path) if "://" in path else Path(path).read_text(encoding="utf-8")
+        at_address = "://" in path
+        text = _at_address(path) if at_address else Path(path).read_text(encoding="utf-8")
+        # As the parser does, look for the files that it names beside it.
+        folder = path.rpartition("/")[0] if at_address else str(Path(path).parent)
         path = without_secrets(path)
         root = yaml.compose(text)
     except UnicodeDecodeError:
@@ -91,12 +97,13 @@ def _in_file(path: str, prefix: str) -> Iterator[Written]:
         raise UserError(f"{place}: not YAML: {problem}. Check quotes and brackets there.") from None
     if root is not None and not isinstance(root, yaml.MappingNode):
         raise UserError(f"{path} has no options. An option looks like `max_history: 50`.")
-    yield from _in_node(path, root, prefix)
+    yield from _in_node(path, folder, root, prefix)
 
 
 def _at_address(address: str) -> str:
     """Return the text of a configuration file at an address, as the parser will read it."""
     import fsspec
+    from fsspec.core import has_magic  # such an address is searched for, and not found
 
     try:
         with fsspec.open(address, "r", encoding="utf-8") as file:
@@ -104,24 +111,39 @@ def _at_address(address: str) -> str:
     except UnicodeDecodeError:
         raise
     except Exception as error:  # each file system has errors of its own
-        shown, reason = without_secrets(address), " ".join(str(error).split())
+        shown = without_secrets(address)
+        if isinstance(error, FileNotFoundError) and not has_magic(address):
+            raise UserError(
+                f"There is no configuration file at {shown}. Check the address, or copy the file "
+                "to this machine and name its path."
+            ) from error
+        # Some file systems say the whole address.
+        reason = " ".join(str(error).replace(address, shown).split()).rstrip(".")
         raise UserError(
-            f"{shown} cannot be opened ({reason.rstrip('.')}). Copy the configuration file to this "
-            "machine, and name its path."
+            f"{shown} cannot be opened ({reason}). Copy the configuration file to this machine, "
+            "and name its path."
         ) from error
     return text
 
 
-def _in_node(path: str, node: yaml.Node | None, prefix: str) -> Iterator[Written]:
+def _in_node(path: str, folder: str, node: yaml.Node | None, prefix: str) -> Iterator[Written]:
     if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:
         name = prefix + str(key.value)
         place = f"{path}, line {key.start_mark.line + 1}"
         if isinstance(value, yaml.MappingNode):
-            yield from _in_node(path, value, f"{name}.")
-        elif isinstance(value, yaml.ScalarNode) and name in GROUPS:
-            group = value.value if "://" in value.value else str(Path(path).parent / value.value)
-            yield from _in_group(group, Written(name, place, value.value))
+            yield from _in_node(path, folder, value, f"{name}.")
+        elif isinstance(value, yaml.ScalarNode) and name in GROUPS and value.tag != NULL:
+            written = Written(name, place, value.value)
+            yield from _in_group(_beside(folder, value.value), written)
         else:
             yield Written(name, place, str(value.value))
+
+
+def _beside(folder: str, name: str) -> str:
+    """Return the path or address of a file that a configuration file in ``folder`` names."""
+    if "://" in name or os.path.isabs(name) or "://" not in folder:
+        return name if "://" in name else os.path.join(folder, name)
+    scheme, _, place = folder.partition("://")
+    return f"{scheme}://{posixpath.normpath(f'{place}/{name}')}"
