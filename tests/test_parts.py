@@ -1,5 +1,6 @@
 """Impressions compiled in parts: the files are the same as by one process, or none are left."""
 
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -326,6 +327,26 @@ def test_a_killed_process_leaves_no_files(tmp_path, monkeypatch, capsys):
     assert "Run again with fewer than --jobs 2." in said
     assert not [path for path in (root / ".newsrec").iterdir() if path.is_dir()]
     assert not multiprocessing.active_children()
+
+
+def test_a_stopped_command_does_not_wait_for_its_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    root = write(tmp_path)
+    ended = []
+
+    def engine(job):
+        with contextlib.closing(parts.make_engine("local", 2)(job)) as results:
+            yield next(results)
+            workers = multiprocessing.active_children()
+            with contextlib.suppress(KeyboardInterrupt):
+                results.throw(KeyboardInterrupt)
+            ended.extend(worker.exitcode for worker in workers)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compiled(root, engine)
+    assert ended == [-signal.SIGTERM] * 2
+    assert not [path for path in (root / ".newsrec").iterdir() if path.is_dir()]
 
 
 @pytest.mark.engines

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +21,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import islice
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -201,6 +203,7 @@ _job: Job
 
 
 def _local(job: Job, *, jobs: int) -> Results:
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
         min(jobs, len(job.parts)),
         multiprocessing.get_context("spawn"),  # a fork would lose Arrow's threads
@@ -208,15 +211,37 @@ def _local(job: Job, *, jobs: int) -> Results:
         (os.getpid(), job),
     )
     try:
-        for future in [pool.submit(_compile, number) for number in range(len(job.parts))]:
+        with _no_ctrl_c_for_workers():
+            futures = [pool.submit(_compile, number) for number in range(len(job.parts))]
+        for future in futures:
             yield future.result()
     except BrokenProcessPool as error:
         raise UserError(
             "A process that compiled a part was killed, perhaps because the memory was full. "
             f"Nothing was kept. Run again with fewer than --jobs {jobs}."
         ) from error
+    except BaseException:
+        # Nobody needs their parts any more. A second Ctrl-C while Python waits for them would make
+        # Python 3.11 wait forever.
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _no_ctrl_c_for_workers() -> Iterator[None]:
+    """Let processes that are started meanwhile never get Ctrl-C; this one gets it afterwards."""
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # else the first process starts it, and it unblocks Ctrl-C
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(parent: int, job: Job) -> None:
