@@ -1,4 +1,5 @@
 import csv
+import gc
 import json
 import logging
 import re
@@ -17,7 +18,7 @@ from conftest import fit_options, refused, tiny_behaviors, tiny_news, write_mind
 from sklearn.metrics import roc_auc_score
 from warm import run
 
-from newsrec.__main__ import main
+from newsrec.__main__ import main, no_garbage_collection
 from newsrec.evaluation.baselines import BASELINES
 from newsrec.metrics import METRICS
 from newsrec.training.checkpoint.read import read_checkpoint
@@ -688,6 +689,33 @@ def test_a_package_that_a_command_lacks_is_named(monkeypatch, capsys):
     """As in an environment that has what newsrec.serving needs, and no more."""
     monkeypatch.setitem(sys.modules, "jsonargparse", None)
     assert "needs the package jsonargparse" in refused(capsys, "recommend", "exported")
+
+
+def test_imports_are_not_searched_for_garbage(tmp_path, monkeypatch):
+    """The collector is as before afterwards, also if an import fails or the caller had it off."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "slow_import.py").write_text("import gc\non = gc.isenabled()\n", encoding="utf-8")
+    (tmp_path / "broken_import.py").write_text("raise OSError\n", encoding="utf-8")
+    try:
+        with no_garbage_collection():
+            import slow_import
+        assert not slow_import.on
+        assert gc.isenabled()
+        assert (kept := gc.get_freeze_count()) > 0
+        with no_garbage_collection():  # nothing new: what the caller has made is not kept for ever
+            import slow_import
+        assert gc.get_freeze_count() == kept
+        with pytest.raises(OSError), no_garbage_collection():  # noqa: PT011
+            import broken_import  # noqa: F401
+        assert gc.isenabled()
+        gc.disable()
+        with no_garbage_collection():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+        gc.unfreeze()
+        sys.modules.pop("slow_import", None)
 
 
 @pytest.mark.slow

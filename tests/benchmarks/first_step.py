@@ -49,15 +49,16 @@ def marked(owner, name, what, after=True):
     setattr(owner, name, hook)
 
 mark("python")
-for name in ("torch", "transformers", "torchmetrics", "torch._dynamo", "lightning"):
-    importlib.import_module(name)
-    mark(name)
-from newsrec.__main__ import main
-from newsrec.commands.fit import FitCLI
-from newsrec.data.datamodule import MindDataModule
-from newsrec.training.callbacks import FrozenStates
-from newsrec.training.module import RecommenderModule
-from newsrec.training.run import Run
+from newsrec.__main__ import main, no_garbage_collection
+with no_garbage_collection():
+    for name in ("torch", "transformers", "torchmetrics", "torch._dynamo", "lightning"):
+        importlib.import_module(name)
+        mark(name)
+    from newsrec.commands.fit import FitCLI
+    from newsrec.data.datamodule import MindDataModule
+    from newsrec.training.callbacks import FrozenStates
+    from newsrec.training.module import RecommenderModule
+    from newsrec.training.run import Run
 
 mark("newsrec")
 marked(FitCLI, "instantiate_classes", "options", after=False)
