@@ -1,6 +1,7 @@
 """Runs a job in numbered parts on Ray, on this machine or on a cluster."""
 
 import contextlib
+import ctypes
 import importlib
 import logging
 import multiprocessing
@@ -8,6 +9,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import traceback
 from collections.abc import Generator
 from typing import Any
@@ -25,6 +27,8 @@ RAY_STORE = 128 << 20
 SECONDS_TO_CONNECT = 5
 SECONDS_TO_END = 30
 """Time that Ray has to end its processes."""
+PR_SET_CHILD_SUBREAPER = 36
+"""Option of Linux's prctl(2): adopt what the processes below this one leave behind."""
 
 
 def require_address(option: str, address: str | None) -> None:
@@ -99,6 +103,9 @@ def run_on_ray(
 def _drive(parent: int, sender: Any, given: tuple[Any, ...]) -> None:
     """Run Ray in a process of its own, and send what it yields or how it fails."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the first process ends this one
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # until Ray sets its own
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     watch(parent, SECONDS_TO_END)
     nothing = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # Ray prints whole logs when its cluster is lost
@@ -112,6 +119,22 @@ def _drive(parent: int, sender: Any, given: tuple[Any, ...]) -> None:
         sender.send(("mistake", str(error)))
     except Exception:
         sender.send(("bug", traceback.format_exc()))
+    finally:
+        _end_what_is_left()
+
+
+def _end_what_is_left() -> None:
+    """Kill the processes of Ray that it has not ended itself.
+
+    When Ray ends early, its agents report this for a minute to a server that has ended, too.
+    """
+    try:
+        psutil: Any = importlib.import_module("psutil")  # it comes with Ray
+    except ImportError:
+        return  # Ray was not imported yet
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _lost(problem: str) -> UserError:

@@ -50,8 +50,11 @@ def processes(root, name):
 
 
 def command_of(pid):
-    """Return the first word of a process's command line."""
-    return (Path("/proc") / str(pid) / "cmdline").read_text().partition("\0")[0]
+    """Return the first word of a process's command line, or nothing if it has ended."""
+    try:
+        return (Path("/proc") / str(pid) / "cmdline").read_text().partition("\0")[0]
+    except OSError:
+        return ""
 
 
 def is_running(pid):

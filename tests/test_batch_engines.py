@@ -164,10 +164,7 @@ def test_a_run_of_ray_whose_driver_is_killed_is_resumed(world, whole, tmp_path):
     finally:
         driver.kill()
     driver.wait(30)
-    end = time.monotonic() + 20
-    while left := [pid for pid in below if is_running(pid)]:
-        assert time.monotonic() < end, [command_of(pid) for pid in left]
-        time.sleep(0.1)
+    assert_ended(below)
     assert not (tmp_path / "out").exists()
     kept = len(list(work.glob("part-*")))
     assert 3 <= kept < 20
@@ -175,6 +172,32 @@ def test_a_run_of_ray_whose_driver_is_killed_is_resumed(world, whole, tmp_path):
     manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
     assert manifest["parts"] == whole["parts"]
     assert {name: file_hash(tmp_path / "out" / name) for name in whole["parts"]} == whole["parts"]
+
+
+def test_nothing_of_ray_outlives_a_run_that_is_killed_while_ray_starts(world, tmp_path):
+    """Ray's agents would look for its server for a minute, which has ended before they notice."""
+    pytest.importorskip("ray", reason='ray is missing: pip install "newsrec[ray]"')
+    argv = ["batch", str(world / "many"), "--users", str(world / "many_users"), "-k", "7",
+            "--output", str(tmp_path / "out"), "--engine", "ray"]  # fmt: skip
+    driver = subprocess.Popen([sys.executable, "-m", "newsrec", *argv])
+    try:
+        while not any(command_of(p).endswith("/raylet") for p in processes(driver.pid, "")):
+            assert driver.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.5)  # it starts its agents
+        below = processes(driver.pid, "")
+    finally:
+        driver.kill()
+    driver.wait(30)
+    assert_ended(below)
+    assert not (tmp_path / "out").exists()
+
+
+def assert_ended(pids):
+    end = time.monotonic() + 20
+    while left := [pid for pid in pids if is_running(pid)]:
+        assert time.monotonic() < end, [command_of(pid) for pid in left]
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("engine", ["ray", "spark"])
