@@ -46,6 +46,8 @@ def place(plm_dir, tmp_path_factory):
         "list": "- 1\n",
         "tab": "data:\n\tbatch_size: 1\n",
         "no_group": "data: data/none.yaml\n",
+        "null_group": "seed_everything: 1\nmodel:\n",
+        "list_group": "trainer: [3]\n",
         "no_class": "trainer:\n  callbacks:\n  - class_path: Nope\n",
         "no_class_option": "trainer:\n  callbacks:\n  - class_path: lightning.pytorch.callbacks."
         "EarlyStopping\n    init_args: {monitor: x, patiense: 1}\n",
@@ -92,6 +94,8 @@ FIT = [
     ("--config configs/tab.yaml", "tab.yaml, line 2: not YAML"),
     ("--config configs/latin.yaml", "is not UTF-8 text"),
     ("--config configs/no_group.yaml", "no_group.yaml, line 1: data names data/none.yaml"),
+    ("--config configs/null_group.yaml", "null_group.yaml, line 2: model is null", "indented"),
+    ("--config configs/list_group.yaml", "line 1: trainer is a list or a single value"),
     ("--config configs/no_class.yaml", "no_class.yaml, line 2: trainer.callbacks names Nope"),
     ("--config configs/no_class_option.yaml", "has no option patiense"),
     ("--config configs/good.yaml --data.batch_size big", "--data.batch_size is 'big'"),

@@ -15,7 +15,9 @@ from newsrec.shipped import config_file, shipped_config
 
 GROUPS = ("data", "model", "model.news", "model.user", "model.lora", "trainer")
 """Options whose value may be a file with further options."""
-NULL = "tag:yaml.org,2002:null"
+WHOLE_GROUPS = ("data", "model", "trainer")
+"""Groups that are always there; null takes no group's options away."""
+NULL, TEXT = "tag:yaml.org,2002:null", "tag:yaml.org,2002:str"
 
 
 class Written(NamedTuple):
@@ -134,6 +136,12 @@ def _in_node(path: str, folder: str, node: yaml.Node | None, prefix: str) -> Ite
         place = f"{path}, line {key.start_mark.line + 1}"
         if isinstance(value, yaml.MappingNode):
             yield from _in_node(path, folder, value, f"{name}.")
+        elif name in WHOLE_GROUPS and value.tag != TEXT:
+            given = "null" if value.tag == NULL else "a list or a single value"
+            raise UserError(
+                f"{place}: {name} is {given}, but it is a group of options. Write them below it, "
+                "indented, or the name of a file with them, or leave it out."
+            )
         elif isinstance(value, yaml.ScalarNode) and name in GROUPS and value.tag != NULL:
             written = Written(name, place, value.value)
             yield from _in_group(_beside(folder, value.value), written)

@@ -218,8 +218,10 @@ class LastCheckpoint(Checkpoint):
             return
         io: Any = trainer.strategy.checkpoint_io
         self._saving = True
-        trainer.save_checkpoint(self.path, weights_only=False)
-        self._saving = False
+        try:
+            trainer.save_checkpoint(self.path, weights_only=False)
+        finally:
+            self._saving = False
         failed = trainer.strategy.broadcast(getattr(io, "failed", None))
         if failed is not None:
             raise UserError(failed)
