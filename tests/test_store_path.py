@@ -286,7 +286,7 @@ def test_options_in_a_config_at_an_address_are_read(memory, capsys):
 @pytest.mark.parametrize("name", ["model.yaml", "../configs/model.yaml"])
 def test_a_group_is_looked_for_beside_the_config_that_names_it(memory, capsys, name):
     with memory.open("/configs/b.yaml", "w") as file:
-        file.write(f"data: null\nmodel: {name}\n")
+        file.write(f"data:\n  batch_size: 8\nmodel: {name}\n")
     said = refused(capsys, "fit", "--config", "memory://configs/b.yaml")
     assert "There is no configuration file at memory://configs/model.yaml." in said
     with memory.open("/configs/model.yaml", "w") as file:
