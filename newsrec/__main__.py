@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None, callbacks: Sequence["Callback"] = ()) ->
     failures.run_folder = None
     try:
         try:
-            _run(given, callbacks)
+            _run(given, callbacks, for_one_command=argv is None)
         except SystemExit:  # for example from a parser's --help
             failures.flush()
             raise
@@ -65,19 +65,20 @@ def main(argv: list[str] | None = None, callbacks: Sequence["Callback"] = ()) ->
 
 
 @contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """Import modules without looking for garbage, which takes a fifth of the imports of ``fit``.
+def no_garbage_collection(freeze: bool) -> Iterator[None]:
+    """Import modules without searching for garbage; the search takes a fifth of ``fit``'s imports.
 
-    What they make lives as long as the process, so it is not looked at later either.
+    Args:
+        freeze: Leave all objects out of later searches, too. It is for a process that has only
+            imported modules: if a caller in Python has a model, it would never be freed.
     """
     if not gc.isenabled():
         yield
         return
-    known = len(sys.modules)
     gc.disable()
     try:
         yield
-        if len(sys.modules) > known:  # else a call in Python would keep the caller's garbage
+        if freeze:
             gc.freeze()
     finally:
         gc.enable()
@@ -97,7 +98,7 @@ def _mistake(error: Exception) -> Exception:
     return error
 
 
-def _run(given: list[str], callbacks: Sequence["Callback"]) -> None:
+def _run(given: list[str], callbacks: Sequence["Callback"], for_one_command: bool) -> None:
     if not given or given[0] in ("-h", "--help"):
         print(_usage())
         return
@@ -111,7 +112,7 @@ def _run(given: list[str], callbacks: Sequence["Callback"]) -> None:
         hint = f"Did you mean {near[0]!r}?" if near else f"Choose from {', '.join(COMMANDS)}."
         raise UserError(f"There is no command {name!r}. {hint}")
     try:
-        with no_garbage_collection():
+        with no_garbage_collection(freeze=for_one_command):
             import jsonargparse  # noqa: F401, newsrec.serving is installed without it
 
             from newsrec.commands import common

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import sys
+import weakref
 import zipfile
 from pathlib import Path
 
@@ -696,26 +697,41 @@ def test_imports_are_not_searched_for_garbage(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "slow_import.py").write_text("import gc\non = gc.isenabled()\n", encoding="utf-8")
     (tmp_path / "broken_import.py").write_text("raise OSError\n", encoding="utf-8")
+    before = gc.get_freeze_count()
     try:
-        with no_garbage_collection():
+        with no_garbage_collection(freeze=False):
             import slow_import
         assert not slow_import.on
         assert gc.isenabled()
-        assert (kept := gc.get_freeze_count()) > 0
-        with no_garbage_collection():  # nothing new: what the caller has made is not kept for ever
-            import slow_import
-        assert gc.get_freeze_count() == kept
-        with pytest.raises(OSError), no_garbage_collection():  # noqa: PT011
+        assert gc.get_freeze_count() == before
+        with pytest.raises(OSError), no_garbage_collection(freeze=True):  # noqa: PT011
             import broken_import  # noqa: F401
         assert gc.isenabled()
+        with no_garbage_collection(freeze=True):
+            pass
+        assert gc.get_freeze_count() > before
         gc.disable()
-        with no_garbage_collection():
+        with no_garbage_collection(freeze=True):
             pass
         assert not gc.isenabled()
     finally:
         gc.enable()
         gc.unfreeze()
         sys.modules.pop("slow_import", None)
+
+
+def test_a_command_called_from_python_keeps_no_garbage_of_the_caller(monkeypatch):
+    class Model:
+        pass
+
+    monkeypatch.delitem(sys.modules, "newsrec.commands.configs", raising=False)
+    model = Model()
+    model.trainer = model
+    alive = weakref.ref(model)
+    main(["configs"])
+    del model
+    gc.collect()
+    assert alive() is None
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def marked(owner, name, what, after=True):
 
 mark("python")
 from newsrec.__main__ import main, no_garbage_collection
-with no_garbage_collection():
+with no_garbage_collection(freeze=True):
     for name in ("torch", "transformers", "torchmetrics", "torch._dynamo", "lightning"):
         importlib.import_module(name)
         mark(name)
