@@ -215,16 +215,16 @@ def _local(job: Job, *, jobs: int) -> Results:
             futures = [pool.submit(_compile, number) for number in range(len(job.parts))]
         for future in futures:
             yield future.result()
-    except BrokenProcessPool as error:
-        raise UserError(
-            "A process that compiled a part was killed, perhaps because the memory was full. "
-            f"Nothing was kept. Run again with fewer than --jobs {jobs}."
-        ) from error
-    except BaseException:
-        # Nobody needs their parts any more. A second Ctrl-C while Python waits for them would make
-        # Python 3.11 wait forever.
+    except BaseException as error:
+        # Nobody needs their parts any more. Python 3.11 would wait forever for a worker that was
+        # started while it ended the others, and after a second Ctrl-C.
         for worker in set(multiprocessing.active_children()) - others:
             worker.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise UserError(
+                "A process that compiled a part was killed, perhaps because the memory was full. "
+                f"Nothing was kept. Run again with fewer than --jobs {jobs}."
+            ) from error
         raise
     finally:
         pool.shutdown(cancel_futures=True)
