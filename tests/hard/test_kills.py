@@ -172,9 +172,10 @@ def test_a_fit_killed_at_any_moment_goes_on_bit_for_bit(plm_dir, tmp_path):
             process.process.kill()
             process.finish()
             killed += 1
-        if process.finish().returncode == -9:
-            process = Process([*options, f"--output={folder}"])
-        assert process.finish().returncode == 0, folder
+        ended = process.finish()
+        if ended.returncode == -9:
+            ended = Process([*options, f"--output={folder}"]).finish()
+        assert ended.returncode == 0, (folder, ended.stderr)
         assert_same(last(whole), last(folder), str(folder))
         best = [
             torch.load(r / "checkpoints" / "best.ckpt", weights_only=True) for r in (whole, folder)
