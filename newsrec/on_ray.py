@@ -1,7 +1,6 @@
 """Runs a job in numbered parts on Ray, on this machine or on a cluster."""
 
 import contextlib
-import ctypes
 import importlib
 import logging
 import multiprocessing
@@ -15,7 +14,7 @@ from collections.abc import Generator
 from typing import Any
 
 from newsrec.errors import MissingPackageError, UserError
-from newsrec.parent import watch
+from newsrec.parent import adopt_orphans, watch
 
 RAY_VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",  # send no statistics unasked
@@ -27,8 +26,6 @@ RAY_STORE = 128 << 20
 SECONDS_TO_CONNECT = 5
 SECONDS_TO_END = 30
 """Time that Ray has to end its processes."""
-PR_SET_CHILD_SUBREAPER = 36
-"""Option of Linux's prctl(2): adopt what the processes below this one leave behind."""
 
 
 def require_address(option: str, address: str | None) -> None:
@@ -104,8 +101,7 @@ def _drive(parent: int, sender: Any, given: tuple[Any, ...]) -> None:
     """Run Ray in a process of its own, and send what it yields or how it fails."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the first process ends this one
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # until Ray sets its own
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    adopt_orphans()
     watch(parent, SECONDS_TO_END)
     nothing = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # Ray prints whole logs when its cluster is lost
@@ -128,6 +124,7 @@ def _end_what_is_left() -> None:
 
     When Ray ends early, its agents report this for a minute to a server that has ended, too.
     """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut this short
     try:
         psutil: Any = importlib.import_module("psutil")  # it comes with Ray
     except ImportError:

@@ -149,26 +149,33 @@ def test_a_run_of_ray_whose_worker_is_killed_is_complete_and_equal(ray, world, w
     assert many["parts"] == whole["parts"]
 
 
-def test_a_run_of_ray_whose_driver_is_killed_is_resumed(world, whole, tmp_path):
+def kill_batch_when(argv, is_time):
+    """Start ``batch`` on Ray, kill it when it is time; all its processes end."""
     pytest.importorskip("ray", reason='ray is missing: pip install "newsrec[ray]"')
-    argv = ["batch", str(world / "many"), "--users", str(world / "many_users"), "-k", "7",
-            "--users_per_part", "100"]  # fmt: skip
-    ray = ["--output", str(tmp_path / "out"), "--engine", "ray", "--workers", "2"]
-    driver = subprocess.Popen([sys.executable, "-m", "newsrec", *argv, *ray])
-    work = tmp_path / "out.unfinished"
+    driver = subprocess.Popen([sys.executable, "-m", "newsrec", *argv, "--engine", "ray"])
     try:
-        while len(list(work.glob("part-*"))) < 3:
+        while not is_time(driver.pid):
             assert driver.poll() is None
             time.sleep(0.02)
         below = processes(driver.pid, "")
     finally:
         driver.kill()
     driver.wait(30)
-    assert_ended(below)
+    end = time.monotonic() + 20
+    while left := [pid for pid in below if is_running(pid)]:
+        assert time.monotonic() < end, [command_of(pid) for pid in left]
+        time.sleep(0.1)
+
+
+def test_a_run_of_ray_whose_driver_is_killed_is_resumed(world, whole, tmp_path):
+    argv = ["batch", str(world / "many"), "--users", str(world / "many_users"), "-k", "7",
+            "--users_per_part", "100", "--output", str(tmp_path / "out")]  # fmt: skip
+    work = tmp_path / "out.unfinished"
+    kill_batch_when([*argv, "--workers", "2"], lambda _: len(list(work.glob("part-*"))) >= 3)
     assert not (tmp_path / "out").exists()
     kept = len(list(work.glob("part-*")))
     assert 3 <= kept < 20
-    main([*argv, *ray[:2], "--resume"])  # on another engine
+    main([*argv, "--resume"])  # on another engine
     manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
     assert manifest["parts"] == whole["parts"]
     assert {name: file_hash(tmp_path / "out" / name) for name in whole["parts"]} == whole["parts"]
@@ -176,28 +183,16 @@ def test_a_run_of_ray_whose_driver_is_killed_is_resumed(world, whole, tmp_path):
 
 def test_nothing_of_ray_outlives_a_run_that_is_killed_while_ray_starts(world, tmp_path):
     """Ray's agents would look for its server for a minute, which has ended before they notice."""
-    pytest.importorskip("ray", reason='ray is missing: pip install "newsrec[ray]"')
-    argv = ["batch", str(world / "many"), "--users", str(world / "many_users"), "-k", "7",
-            "--output", str(tmp_path / "out"), "--engine", "ray"]  # fmt: skip
-    driver = subprocess.Popen([sys.executable, "-m", "newsrec", *argv])
-    try:
-        while not any(command_of(p).endswith("/raylet") for p in processes(driver.pid, "")):
-            assert driver.poll() is None
-            time.sleep(0.02)
-        time.sleep(0.5)  # it starts its agents
-        below = processes(driver.pid, "")
-    finally:
-        driver.kill()
-    driver.wait(30)
-    assert_ended(below)
+
+    def agents_start(pid):
+        if any(command_of(p).endswith("/raylet") for p in processes(pid, "")):
+            time.sleep(0.5)
+            return True
+        return False
+
+    argv = ["batch", str(world / "many"), "--users", str(world / "many_users"), "-k", "7"]
+    kill_batch_when([*argv, "--output", str(tmp_path / "out")], agents_start)
     assert not (tmp_path / "out").exists()
-
-
-def assert_ended(pids):
-    end = time.monotonic() + 20
-    while left := [pid for pid in pids if is_running(pid)]:
-        assert time.monotonic() < end, [command_of(pid) for pid in left]
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("engine", ["ray", "spark"])

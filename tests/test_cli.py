@@ -716,7 +716,6 @@ def test_imports_are_not_searched_for_garbage(tmp_path, monkeypatch):
         assert not gc.isenabled()
     finally:
         gc.enable()
-        gc.unfreeze()
         sys.modules.pop("slow_import", None)
 
 

@@ -15,8 +15,6 @@ from newsrec.shipped import config_file, shipped_config
 
 GROUPS = ("data", "model", "model.news", "model.user", "model.lora", "trainer")
 """Options whose value may be a file with further options."""
-WHOLE_GROUPS = ("data", "model", "trainer")
-"""Groups that are always there; null takes no group's options away."""
 NULL, TEXT = "tag:yaml.org,2002:null", "tag:yaml.org,2002:str"
 
 
@@ -136,15 +134,15 @@ def _in_node(path: str, folder: str, node: yaml.Node | None, prefix: str) -> Ite
         place = f"{path}, line {key.start_mark.line + 1}"
         if isinstance(value, yaml.MappingNode):
             yield from _in_node(path, folder, value, f"{name}.")
-        elif name in WHOLE_GROUPS and value.tag != TEXT:
-            given = "null" if value.tag == NULL else "a list or a single value"
+        elif name in GROUPS and value.tag == TEXT:
+            written = Written(name, place, value.value)
+            yield from _in_group(_beside(folder, value.value), written)
+        elif name in GROUPS and (name, value.tag) != ("model.lora", NULL):  # without LoRA
+            given = "a list" if isinstance(value, yaml.SequenceNode) else value.value or "empty"
             raise UserError(
                 f"{place}: {name} is {given}, but it is a group of options. Write them below it, "
                 "indented, or the name of a file with them, or leave it out."
             )
-        elif isinstance(value, yaml.ScalarNode) and name in GROUPS and value.tag != NULL:
-            written = Written(name, place, value.value)
-            yield from _in_group(_beside(folder, value.value), written)
         else:
             yield Written(name, place, str(value.value))
 

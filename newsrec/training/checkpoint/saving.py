@@ -176,9 +176,7 @@ class LastCheckpoint(Checkpoint):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write, so that a run killed in a validation resumes with that validation."""
         if not trainer.sanity_checking:
-            self._before_validation = True
-            self._save(trainer)
-            self._before_validation = False
+            self._save(trainer, before_validation=True)
             self._stop_if_asked()
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
@@ -212,16 +210,16 @@ class LastCheckpoint(Checkpoint):
         else:
             internals.end_validation(checkpoint)
 
-    def _save(self, trainer: Trainer) -> None:
+    def _save(self, trainer: Trainer, before_validation: bool = False) -> None:
         self.check(trainer)
         if getattr(trainer, "fast_dev_run", False):  # a trial keeps nothing
             return
         io: Any = trainer.strategy.checkpoint_io
-        self._saving = True
+        self._saving, self._before_validation = True, before_validation
         try:
             trainer.save_checkpoint(self.path, weights_only=False)
         finally:
-            self._saving = False
+            self._saving = self._before_validation = False
         failed = trainer.strategy.broadcast(getattr(io, "failed", None))
         if failed is not None:
             raise UserError(failed)
