@@ -16,10 +16,12 @@ import pytest
 import torch
 import yaml
 from conftest import fit_options, refused, tiny_behaviors, tiny_news, write_mind
+from lightning import Trainer
 from sklearn.metrics import roc_auc_score
 from warm import run
 
 from newsrec.__main__ import main, no_garbage_collection
+from newsrec.commands.fit import RunConfig
 from newsrec.evaluation.baselines import BASELINES
 from newsrec.metrics import METRICS
 from newsrec.training.checkpoint.read import read_checkpoint
@@ -731,6 +733,24 @@ def test_a_command_called_from_python_keeps_no_garbage_of_the_caller(monkeypatch
     del model
     gc.collect()
     assert alive() is None
+
+
+def test_the_options_of_a_run_are_written_whole_or_not_at_all(tmp_path):
+    """A run that was killed here left an empty file, and no command could resume it."""
+    seen = []
+
+    class Parser:
+        def dump(self, config, **options):
+            seen.append((tmp_path / "config.yaml").read_text(encoding="utf-8"))
+            return config
+
+    (tmp_path / "config.yaml").write_text("old\n", encoding="utf-8")
+    writer = RunConfig(Parser(), "new\n", save_to_log_dir=False)
+    trainer = Trainer(default_root_dir=tmp_path, logger=False, accelerator="cpu")
+    writer.setup(trainer, None, "fit")
+    assert seen == ["old\n"]
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    assert (tmp_path / "config.yaml").read_text(encoding="utf-8") == "new\n"
 
 
 @pytest.mark.slow

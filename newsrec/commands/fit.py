@@ -11,8 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
-from lightning import Callback, Trainer
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+)
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
 
@@ -23,7 +28,7 @@ from newsrec.commands.written_options import with_shipped_files, written_options
 from newsrec.console import counted, is_first_process
 from newsrec.data.datamodule import MindDataModule
 from newsrec.errors import MissingPackageError, UserError
-from newsrec.files import require_writable
+from newsrec.files import require_writable, write_text
 from newsrec.report.closing import close_run
 from newsrec.training.checkpoint.read import check_run_folder
 from newsrec.training.checkpoint.saving import Stopped
@@ -239,6 +244,15 @@ def add_run_options(parser: jsonargparse.ArgumentParser) -> None:
     add("--dry_run", type=bool, nargs="?", const=True, default=False, help=use)
 
 
+class RunConfig(SaveConfigCallback):
+    """Writes ``config.yaml`` whole or not at all; Lightning empties the file first."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write all options of the run to its folder."""
+        text = self.parser.dump(self.config, skip_none=False)
+        write_text(Path(trainer.default_root_dir) / self.config_filename, text)
+
+
 def cli_options(run: bool = True) -> dict[str, Any]:
     """Return the arguments of ``FitCLI``; with ``run=False`` it only builds the objects."""
     whole_numbers_first()
@@ -249,7 +263,8 @@ def cli_options(run: bool = True) -> dict[str, Any]:
     return {
         "model_class": RecommenderModule,
         "datamodule_class": MindDataModule,
-        "save_config_kwargs": {"overwrite": True},
+        "save_config_callback": RunConfig,
+        "save_config_kwargs": {"save_to_log_dir": False},
         "trainer_defaults": dict(DEFAULTS),
         "seed_everything_default": 42,
         "parser_kwargs": parser | {"fit": parser},
