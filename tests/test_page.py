@@ -122,7 +122,7 @@ def test_rows_slide_to_their_places_unless_motion_is_reduced(open_page):
         )
         page.locator("#recommended .title").nth(2).click()
         expect(page.locator("#history li")).to_have_count(2)
-        page.wait_for_function("document.querySelector('#recommended .moved')")
+        page.wait_for_selector("#recommended .moved")
         assert page.evaluate("window.slid === true") == slides
 
 
