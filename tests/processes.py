@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def killed_when(begun, name):
-    """Kill a process below this one, by the beginning of its command line.
+    """Kill a process below this one, by a part of its command line.
 
     It is killed once ``begun`` returns something true, and before the block has ended.
     """
@@ -31,7 +31,7 @@ def killed_when(begun, name):
 
 
 def processes(root, name):
-    """Return the processes below one whose command line begins with a name."""
+    """Return the processes below one whose command line has this in it."""
     parents = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -44,7 +44,7 @@ def processes(root, name):
     for pid, (parent, line) in parents.items():
         while parent in parents and parent != root:
             parent = parents[parent][0]
-        if parent == root and line.startswith(name):
+        if parent == root and name in line:
             found.append(pid)
     return found
 

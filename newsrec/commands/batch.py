@@ -30,10 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--result", choices=tuple(RESULTS), default="news", help=use)
     add("-k", type=int, default=100, help="news items for each user, with --result news")
     add("--exclude_history", type=bool, default=True, help="leave out news that the user clicked")
-    use = "local: this process; ray, spark: actors or tasks on this machine or a cluster"
+    use = "local: processes of this machine; ray, spark: actors or tasks here or on a cluster"
     add("--engine", choices=ENGINES, default="local", help=use)
-    use = "users scored at once: threads, actors of Ray, or tasks of Spark on this machine; all "
-    use += "cores unless given"
+    use = "users scored at once: processes and threads, actors of Ray, or tasks of Spark on this "
+    use += "machine; all cores unless given"
     add("--workers", type=int, default=None, metavar="N", help=use)
     use = "address of a Ray cluster, such as auto or 10.0.0.1:6379, whose machines have the same "
     use += "files at the same paths; without it Ray starts on this machine"

@@ -9,19 +9,12 @@ byte as if one process had read all files.
 import contextlib
 import json
 import logging
-import multiprocessing
-import os
 import shutil
-import signal
-import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import islice
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,8 +25,8 @@ from newsrec.data.cache import remove_shared
 from newsrec.data.readers.base import BadLine, Divided, Part, Pass, Reader
 from newsrec.data.readers.source import SourceFile
 from newsrec.errors import DataError, UserError
+from newsrec.on_processes import run_in_processes
 from newsrec.on_ray import require_address, require_ray, run_on_ray
-from newsrec.parent import watch
 
 log = logging.getLogger(__name__)
 
@@ -198,61 +191,17 @@ def _news_ids(folder: str) -> pa.Array:
     return read_table(Path(folder) / NEWS)["news_id"].combine_chunks()
 
 
-_job: Job
-"""The job of a worker process."""
-
-
 def _local(job: Job, *, jobs: int) -> Results:
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(
-        min(jobs, len(job.parts)),
-        multiprocessing.get_context("spawn"),  # a fork would lose Arrow's threads
-        _start_worker,
-        (os.getpid(), job),
+    killed = (
+        "A process that compiled a part was killed, perhaps because the memory was full. Nothing "
+        f"was kept. Run again with fewer than --jobs {jobs}."
     )
-    try:
-        with _no_ctrl_c_for_workers():
-            futures = [pool.submit(_compile, number) for number in range(len(job.parts))]
-        for future in futures:
-            yield future.result()
-    except BaseException as error:
-        # Nobody needs their parts any more. Python 3.11 would wait forever for a worker that was
-        # started while it ended the others, and after a second Ctrl-C.
-        for worker in set(multiprocessing.active_children()) - others:
-            worker.terminate()
-        if isinstance(error, BrokenProcessPool):
-            raise UserError(
-                "A process that compiled a part was killed, perhaps because the memory was full. "
-                f"Nothing was kept. Run again with fewer than --jobs {jobs}."
-            ) from error
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+    numbers = list(range(len(job.parts)))
+    return run_in_processes(_compile, job, numbers, jobs, killed=killed)
 
 
-@contextlib.contextmanager
-def _no_ctrl_c_for_workers() -> Iterator[None]:
-    """Let processes that are started meanwhile never get Ctrl-C; this one gets it afterwards."""
-    if sys.platform == "win32":
-        yield
-        return
-    resource_tracker.ensure_running()  # else the first process starts it, and it unblocks Ctrl-C
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_worker(parent: int, job: Job) -> None:
-    global _job
-    _job = job
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the first process ends the workers
-    watch(parent)
-
-
-def _compile(number: int) -> dict[str, Any]:
-    return compile_part(_job, number)
+def _compile(job: Job, number: int, advance: Callable[[int], None]) -> dict[str, Any]:
+    return compile_part(job, number)  # it counts when it is joined
 
 
 class PartCompiler:

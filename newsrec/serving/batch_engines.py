@@ -1,10 +1,10 @@
-"""Engines that score the parts of a batch run: this process, actors of Ray, or tasks of Spark."""
+"""Engines that score the parts of a batch run: this machine, actors of Ray, or tasks of Spark."""
 
 import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any
@@ -12,12 +12,16 @@ from typing import Any
 import pyarrow as pa
 
 from newsrec.errors import MissingPackageError, UserError
+from newsrec.on_processes import Advance, run_in_processes
 from newsrec.on_ray import require_address, require_ray, run_on_ray
 from newsrec.serving.batch import BatchScorer
-from newsrec.serving.batch_parts import Advance, Job, score_part
+from newsrec.serving.batch_parts import Job, score_part
 
 ENGINES = ("local", "ray", "spark")
-Engine = Callable[[Job, BatchScorer, list[int], Advance], Iterator[dict[str, Any]]]
+USERS_PER_PROCESS = 2000
+"""With fewer users for each, starting a process costs more than it saves."""
+Results = Generator[dict[str, Any], None, None]
+Engine = Callable[[Job, BatchScorer, list[int], Advance], Results]
 """Scores parts, by their numbers, and yields what ``score_part`` returns for each."""
 
 
@@ -26,8 +30,8 @@ def make_engine(name: str, workers: int | None = None, address: str | None = Non
 
     Args:
         name: One of ``ENGINES``.
-        workers: Users scored at once: threads of this process, actors, or tasks; None takes all
-            cores of this machine or of the cluster.
+        workers: Users scored at once: processes and threads of this machine, actors, or tasks;
+            None takes all cores of this machine or of the cluster.
         address: Address of a cluster of Ray or master of Spark; None starts one on this machine.
 
     Raises:
@@ -37,7 +41,7 @@ def make_engine(name: str, workers: int | None = None, address: str | None = Non
         raise UserError(f"--workers is {workers}; it must be at least 1.")
     require_address("--spark_master" if name == "spark" else "--ray_address", address)
     if name == "local":
-        return _local
+        return partial(_local, workers=workers)
     if name == "ray":
         require_ray()
         return partial(_ray, workers=workers, address=address)
@@ -49,39 +53,59 @@ def make_engine(name: str, workers: int | None = None, address: str | None = Non
 
 
 def _local(
-    job: Job, scorer: BatchScorer, numbers: list[int], advance: Advance
-) -> Iterator[dict[str, Any]]:
-    for number in numbers:
-        yield score_part(job, number, scorer, advance)
+    job: Job, scorer: BatchScorer, numbers: list[int], advance: Advance, *, workers: int | None
+) -> Results:
+    workers = workers or os.cpu_count() or 1
+    users = min(len(numbers) * job.users_per_part, job.users.num_rows)
+    processes = min(workers, len(numbers), users // USERS_PER_PROCESS)
+    if processes < 2 or job.is_in_memory:
+        for number in numbers:
+            yield score_part(job, number, scorer, advance)
+        return
+    killed = (
+        "A process that scored users was killed, perhaps because the memory was full. Continue "
+        f"with --resume, and with fewer than --workers {workers}."
+    )
+    threads = workers // processes
+    work = partial(_score, threads=threads)
+    yield from run_in_processes(
+        work, job, numbers, processes, killed=killed, advance=advance, threads=threads
+    )
+
+
+def _score(job: Job, number: int, advance: Advance, *, threads: int) -> dict[str, Any]:
+    return _part_scorer(job, threads).score(number, advance)
 
 
 class PartScorer:
-    """A stateful actor for Ray Data: reads, scores and writes parts, and returns what it did.
+    """Reads, scores and writes parts, and returns what it did; a stateful actor for Ray Data.
 
     The users do not pass through Ray's object store: each part is read where it is scored.
 
     Args:
         job: What is scored.
+        threads: As in ``newsrec.serving.batch.BatchScorer``.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, threads: int = 1) -> None:
         self.job = job
         self.scorer: BatchScorer | None = None
         self.error = ""
         try:
-            self.scorer = job.scorer()
+            self.scorer = job.scorer(threads)
         except UserError as error:  # an engine would retry an error raised here forever
             self.error = str(error)
 
     def __call__(self, parts: pa.Table) -> pa.Table:
         """Score parts by their numbers."""
-        done = []
-        for number in parts["part"].to_pylist():
-            part: dict[str, Any] = {"number": number, "error": self.error}
-            if self.scorer is not None:
-                part = score_part(self.job, number, self.scorer)
-            done.append(json.dumps(part))
+        done = [json.dumps(self.score(number)) for number in parts["part"].to_pylist()]
         return pa.table({"done": pa.array(done, pa.string())})
+
+    def score(self, number: int, advance: Advance = lambda users: None) -> dict[str, Any]:
+        """Score one part; returns what ``score_part`` does."""
+        if self.scorer is None:
+            return {"number": number, "error": self.error}
+        return score_part(self.job, number, self.scorer, advance)
 
 
 def _ray(
@@ -92,7 +116,7 @@ def _ray(
     *,
     workers: int | None,
     address: str | None,
-) -> Iterator[dict[str, Any]]:
+) -> Results:
     yield from _told(run_on_ray(PartScorer, job, numbers, workers, address), job, advance)
 
 
@@ -104,7 +128,7 @@ def _spark(
     *,
     workers: int | None,
     address: str | None,
-) -> Iterator[dict[str, Any]]:
+) -> Results:
     from pyspark.sql import SparkSession
 
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -145,7 +169,7 @@ def _score_batches(job: Job, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.R
         yield from scored.to_batches()
 
 
-def _told(lines: Iterator[str], job: Job, advance: Advance) -> Iterator[dict[str, Any]]:
+def _told(lines: Iterator[str], job: Job, advance: Advance) -> Results:
     for line in lines:
         part = json.loads(line)
         counts = part.get("counts", {})

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -20,6 +19,7 @@ from newsrec.aside import MARK
 from newsrec.errors import DataError, ModelError, UserError
 from newsrec.files import file_hash
 from newsrec.filesystems import Place, find_place
+from newsrec.on_processes import Advance
 from newsrec.serving.batch import BatchScorer
 from newsrec.serving.batch_files import Users, read_users
 from newsrec.serving.folder import ExportFolder
@@ -29,8 +29,6 @@ PLAN = "_plan.json"
 """File with the settings of an output that is not complete."""
 WRITER = "writer"
 """Key of the plan: the command that writes it, in an object store, which has no locks."""
-Advance = Callable[[int], None]
-"""Called with the number of users just scored."""
 
 
 class Job(NamedTuple):
@@ -60,6 +58,11 @@ class Job(NamedTuple):
             "exclude_history": self.exclude_history if self.result == "news" else None,
             "users_per_part": self.users_per_part,
         }
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether users or output are in the memory of this process, which no other reads."""
+        return any(place.startswith("memory:") for place in (self.users.place, self.folder))
 
     @property
     def num_parts(self) -> int:
@@ -147,11 +150,9 @@ def parts_done(work: Place, job: Job) -> dict[int, dict[str, Any]]:
     """Describe the parts that are complete, and remove half-written files."""
     found: dict[int, dict[str, Any]] = {}
     names = {job.part_name(number): number for number in range(job.num_parts)}
+    remove_half_written(work)
     for info in work.files():
         name = info.path.rpartition("/")[2]
-        if work.is_local and MARK in name:
-            with contextlib.suppress(OSError):
-                os.unlink(info.path)
         if name not in names:
             continue
         try:
@@ -166,6 +167,15 @@ def parts_done(work: Place, job: Job) -> dict[int, dict[str, Any]]:
         if fits:
             found[names[name]] = described(work / name, names[name], counts)
     return found
+
+
+def remove_half_written(work: Place) -> None:
+    """Remove what killed processes left in a folder; no process may be writing there."""
+    if work.is_local:
+        for info in work.files():
+            if MARK in info.path.rpartition("/")[2]:
+                with contextlib.suppress(OSError):
+                    os.unlink(info.path)
 
 
 def require_ours(folder: Place, job: Job) -> None:

@@ -33,6 +33,7 @@ from newsrec.serving.batch_parts import (
     export_hash,
     parts_done,
     read_json,
+    remove_half_written,
     require_ours,
 )
 
@@ -174,8 +175,11 @@ def _score_missing(
         log.info("%d of %d parts are there already.", len(done), job.num_parts)
     last = job.users.num_rows - (job.num_parts - 1) * job.users_per_part
     left = sum(last if n == job.num_parts - 1 else job.users_per_part for n in missing)
-    with progress("scoring", left, SLOW, lambda rate: f"{rate:,.0f} users/s") as advance:
-        for part in engine(job, scorer, missing, advance):
+    with (
+        progress("scoring", left, SLOW, lambda rate: f"{rate:,.0f} users/s") as advance,
+        contextlib.closing(engine(job, scorer, missing, advance)) as parts,
+    ):
+        for part in parts:
             if "error" in part:
                 raise UserError(part["error"])
             done[part["number"]] = part
@@ -277,6 +281,7 @@ def _keep_or_remove(work: Place, job: Job) -> None:
     """
     with contextlib.suppress(OSError, UserError):
         require_ours(work, job)
+        remove_half_written(work)
         found = {info.path.rpartition("/")[2] for info in work.files()}
         whole = found.intersection(map(job.part_name, range(job.num_parts)))
         if whole:

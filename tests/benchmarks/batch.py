@@ -14,7 +14,6 @@ the same number of user vectors, at most 2,000, with all news in blocks and take
 import argparse
 import contextlib
 import json
-import os
 import resource
 import shutil
 import subprocess
@@ -68,12 +67,11 @@ def write_users(path: Path, users: int, news: int) -> None:
             writer.write_table(pa.table([names, history], schema=schema))
 
 
-def measure(command: list[str], threads: int) -> dict[str, float]:
+def measure(command: list[str]) -> dict[str, float]:
     """Return the seconds and the memory of a command and its processes."""
-    variables = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=variables)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     peak = [0]
 
     def watch() -> None:
@@ -143,7 +141,7 @@ def main() -> None:
             command = [sys.executable, "-m", "newsrec", "batch", str(export), "--users", str(users),
                        "--output", str(output), "-k", str(args.k), "--engine", engine,
                        "--workers", str(args.workers), "--users_per_part", "1000"]  # fmt: skip
-            taken = measure(command, args.workers if engine == "local" else 1)
+            taken = measure(command)
             taken["users_per_s"] = round(args.users / taken["seconds"])
             if engine == "local":
                 taken["cpu_ms_per_user"] = round(taken["cpu_s"] / args.users * 1e3, 2)

@@ -1,0 +1,170 @@
+"""``batch`` in several processes of this machine: the same bytes, and what is left after kills."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from batch_world import users_of, write_export, write_users
+from conftest import refused
+from processes import is_running, killed_when, processes
+
+from newsrec import on_processes
+from newsrec.__main__ import main
+from newsrec.errors import UserError
+from newsrec.files import file_hash
+from newsrec.serving import batch_engines, batch_run
+from newsrec.serving.batch_run import run_batch
+
+OURS = "multiprocessing.spawn"
+"""What the command line of a process that scores has in it."""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("world")
+    write_export(root / "export")
+    write_users(root / "users", sizes=(120, 80))
+    return root
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """An export that takes its time, and users enough for two processes."""
+    root = tmp_path_factory.mktemp("many")
+    write_export(root / "export", news=20_000)
+    write_users(root / "users", sizes=(6000,), news=20_000)
+    words = ["batch", str(root / "export"), "--users", str(root / "users"), "-k", "7",
+             "--users_per_part", "300", "--workers", "2"]  # fmt: skip
+    main([*words, "--output", str(root / "whole"), "--workers", "1"])
+    return words, {path.name: file_hash(path) for path in (root / "whole").glob("part-*")}
+
+
+def words_of(world, output, *more):
+    return ["batch", f"{world / 'export'}", "--users", f"{world / 'users'}", "--output",
+            f"{output}", "-k", "5", "--users_per_part", "110", "--workers", "5", *more]  # fmt: skip
+
+
+def test_processes_write_the_bytes_of_one_process_and_count_all_users(world, tmp_path, monkeypatch):
+    counted, threads = [], []
+
+    def run(*given, advance, **more):
+        threads.append(more["threads"])
+        return on_processes.run_in_processes(
+            *given, advance=lambda n: (counted.append(n), advance(n)), **more
+        )
+
+    main(words_of(world, tmp_path / "one"))  # too few users for more
+    assert not threads
+    monkeypatch.setattr(batch_engines, "USERS_PER_PROCESS", 1)
+    monkeypatch.setattr(batch_engines, "run_in_processes", run)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    main(words_of(world, tmp_path / "two"))
+    assert threads == [2]  # five workers are two processes of two threads
+    assert sum(counted) == 200
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert not multiprocessing.active_children()
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_users_in_the_memory_of_this_process_are_scored_in_it(world, tmp_path, monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    monkeypatch.setattr(batch_engines, "USERS_PER_PROCESS", 1)
+    fsspec.filesystem("memory").put(str(world / "users"), "/on_processes/users", recursive=True)
+    for users, output in (
+        ("memory://on_processes/users", str(tmp_path / "out")),
+        (str(world / "users"), "memory://on_processes/out"),
+    ):
+        found = run_batch(world / "export", users, output, k=5, users_per_part=110, workers=2)
+        assert found["counts"]["users"] == 200
+
+
+@pytest.mark.slow
+def test_a_bad_row_in_a_part_of_another_process_is_named(world, tmp_path, monkeypatch, capsys):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    monkeypatch.setattr(batch_engines, "USERS_PER_PROCESS", 1)
+    users = users_of(0, 200)
+    history = users["history"].to_pylist()
+    history[150] = None
+    column = pa.array(history, pa.list_(pa.string()))
+    (tmp_path / "users").mkdir()
+    pq.write_table(users.set_column(1, "history", column), tmp_path / "users" / "a.parquet")
+    (tmp_path / "export").symlink_to(world / "export")
+    said = refused(capsys, *words_of(tmp_path, tmp_path / "out"))
+    assert "a.parquet, row 150, column history: null; write an empty list" in said
+    assert "keeps 1 of 2 parts" in said
+    main(words_of(tmp_path, tmp_path / "out", "--resume", "--on_bad_line", "drop"))
+    assert len(pq.read_table(tmp_path / "out")) == 199
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [0, 2])
+def test_a_killed_process_ends_the_command_which_can_be_continued(many, tmp_path, capsys, kept):
+    words, whole = many
+    words = [*words, "--output", str(tmp_path / "out")]
+    work = tmp_path / "out.unfinished"
+
+    def begun():
+        some = list(work.glob(".part-*")) if not kept else list(work.glob("part-*"))
+        return len(some) >= max(kept, 1)
+
+    with killed_when(begun, OURS):
+        said = refused(capsys, *words)
+    assert "A process that scored users was killed, perhaps because the memory was full" in said
+    assert "--resume, and with fewer than --workers 2." in said
+    assert not multiprocessing.active_children()
+    assert not list(tmp_path.rglob(".*"))  # no half part
+    assert work.exists() == bool(list(work.glob("part-*")))
+    main([*words, "--resume"])
+    assert {path.name: file_hash(path) for path in (tmp_path / "out").glob("part-*")} == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_process_outlives_a_stopped_command(many, tmp_path, sent):
+    words, whole = many
+    words = [*words, "--output", str(tmp_path / "out")]
+    work = tmp_path / "out.unfinished"
+    with subprocess.Popen(
+        [sys.executable, "-m", "newsrec", *words], stderr=subprocess.PIPE, text=True
+    ) as command:
+        while not list(work.glob("part-*")):
+            assert command.poll() is None
+            time.sleep(0.01)
+        below = processes(command.pid, OURS)
+        assert len(below) >= 2
+        command.send_signal(sent)
+        said = command.communicate(timeout=30)[1]
+    assert command.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[sent]
+    end = time.monotonic() + 20
+    while any(map(is_running, below)):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    if sent != signal.SIGKILL:
+        assert "The same command with --resume continues." in said
+        assert not list(work.glob(".part-*"))
+    main([*words, "--resume"])
+    assert {path.name: file_hash(path) for path in (tmp_path / "out").glob("part-*")} == whole
+
+
+def test_an_engine_is_closed_when_a_part_fails(world, tmp_path, monkeypatch):
+    """Its processes would otherwise write on while the folder is looked through."""
+    closed = []
+
+    def engine(*given):
+        try:
+            yield {"number": 0, "error": "no."}
+        finally:
+            closed.append(True)
+
+    monkeypatch.setattr(batch_run, "make_engine", lambda *given: engine)
+    with pytest.raises(UserError, match="no"):
+        run_batch(world / "export", world / "users", tmp_path / "out", k=5)
+    assert closed
+    assert not list(tmp_path.iterdir())
