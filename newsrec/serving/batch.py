@@ -27,12 +27,12 @@ from newsrec.data.readers.base import Rows
 from newsrec.data.readers.parquet_columns import Lists, Lookup, as_bools, as_text, is_filled, shown
 from newsrec.data.readers.parquet_table import Check, check_schema
 from newsrec.errors import DataError, UserError
-from newsrec.serving.catalogue import Catalogue
 from newsrec.serving.folder import ExportFolder
 from newsrec.serving.matching import Scores, Users, match_all
 from newsrec.serving.search import SCORES_AT_ONCE, Best, best_alone, score_alone
 from newsrec.serving.sessions import Encoders
 from newsrec.serving.vectors import blocks
+from newsrec.serving.vectors import part as rows_of
 
 RESULTS = {
     "news": {"news_ids": pa.list_(pa.string()), "scores": pa.list_(pa.float32())},
@@ -112,12 +112,13 @@ class BatchScorer:
                 f"k is {k!r}; it must be from 1 to the number of news, {len(news.table):,}."
             )
         self._encoders = Encoders(self.folder, 1)
-        self._catalogue = Catalogue.of(news)
+        self._vectors = news.vectors
+        self._real_vectors = rows_of(news.vectors, slice(FIRST_NEWS, None))
         self._ids = news.table["news_id"].combine_chunks()
         self._lookup = Lookup(self._ids)
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._cold: Best | None = None
-        real = self._catalogue.real_vectors
+        real = self._real_vectors
         lengths = (np.linalg.norm(real[rows], axis=1).max() for rows in blocks(real))
         self._longest = float(max(lengths))
 
@@ -184,7 +185,7 @@ class BatchScorer:
         if "time" in users.column_names:
             times = rows.column("time")
             answer["time"] = as_text(times) if checks.is_text(times.type) else times
-        answer |= getattr(self, f"_{self.result}")(rows, clicked)
+        answer |= getattr(self, f"_find_{self.result}")(rows, clicked)
         answer["num_unknown_history"] = lists.lengths - known.lengths
         schema = self.schema
         if "time" in answer:
@@ -195,8 +196,8 @@ class BatchScorer:
         ]
         return pa.Table.from_arrays(arrays, schema=schema)
 
-    def _news(self, rows: Rows, clicked: Sequence[NDArray[np.int32]]) -> dict[str, Any]:
-        news = self._catalogue.real_vectors
+    def _find_news(self, rows: Rows, clicked: Sequence[NDArray[np.int32]]) -> dict[str, Any]:
+        news = self._real_vectors
         at_once = max(1, min(MOST_USERS, len(clicked), SCORES_AT_ONCE // len(news)))
         block = np.empty((at_once, len(news)), np.float32)
         found: list[Best] = []
@@ -221,19 +222,19 @@ class BatchScorer:
         """Return one user's best news; all users without a known click have the same."""
         if self._cold is not None and not len(known):
             return self._cold
-        best = best_alone(scores, user, self._catalogue.real_vectors, self.k, self._longest)
+        best = best_alone(scores, user, self._real_vectors, self.k, self._longest)
         if not len(known):
             self._cold = best
         return best
 
-    def _ranks(self, rows: Rows, clicked: Sequence[NDArray[np.int32]]) -> dict[str, Any]:
+    def _find_ranks(self, rows: Rows, clicked: Sequence[NDArray[np.int32]]) -> dict[str, Any]:
         lists = Lists.of(rows.column("candidates"))
         found = self._lookup.find(lists.values)
         unknown = np.diff(to_offsets(found == UNKNOWN_NEWS)[lists.offsets])
         candidates = np.split(found, lists.offsets[1:-1]) if len(clicked) else []
 
         def rank(known: NDArray[np.int32], rows: NDArray[np.int32]) -> list[NDArray[Any]]:
-            scores = score_alone(self._encode(known), self._catalogue.vectors, rows)
+            scores = score_alone(self._encode(known), self._vectors, rows)
             ranks = np.empty(len(rows), np.int32)
             ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(rows) + 1)
             return [scores, ranks]
@@ -246,17 +247,16 @@ class BatchScorer:
             "num_unknown_candidates": unknown,
         }
 
-    def _vectors(self, rows: Rows, clicked: Sequence[NDArray[np.int32]]) -> dict[str, Any]:
-        vectors = self._catalogue.vectors
+    def _find_vectors(self, rows: Rows, clicked: Sequence[NDArray[np.int32]]) -> dict[str, Any]:
         found = self._map(
-            lambda known: self._encoders.user_vectors([known.tolist()], vectors)[0], clicked
+            lambda known: self._encoders.user_vectors([known.tolist()], self._vectors)[0], clicked
         )
         offsets = np.arange(len(clicked) + 1) * self._encoders.dim
         return {"user_vector": _lists(offsets, pa.array(_joined(list(found), np.float32)))}
 
     def _encode(self, known: NDArray[np.int32]) -> Users:
         """Encode one user alone, because the last bits of a block of users depend on its shape."""
-        return self._encoders.users([known.tolist()], self._catalogue.vectors)
+        return self._encoders.users([known.tolist()], self._vectors)
 
     def _map(self, work: Any, *lists: Iterable[Any]) -> Iterator[Any]:
         return self._pool.map(work, *lists) if self._pool else map(work, *lists)
