@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Generator
 from typing import Any
 
+from newsrec.cores import usable_cores
 from newsrec.errors import MissingPackageError, UserError
 from newsrec.parent import adopt_orphans, watch
 
@@ -192,7 +193,7 @@ def start_ray(ray: Any, workers: int | None, address: str | None) -> None:
     if address is None:
         ray.init(
             address="local",
-            num_cpus=workers or os.cpu_count(),
+            num_cpus=workers or usable_cores(),
             include_dashboard=False,
             object_store_memory=RAY_STORE,
             _node_ip_address="127.0.0.1",

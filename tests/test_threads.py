@@ -12,9 +12,9 @@ from conftest import fit_options, refused
 from torch.utils.data import DataLoader
 
 from newsrec.__main__ import main
+from newsrec.cores import usable_cores
 from newsrec.errors import UserError
 from newsrec.training.hardware import machine, threads
-from newsrec.training.hardware.machine import usable_cores
 from newsrec.training.hardware.probe import LinearMap
 from newsrec.training.hardware.threads import (
     SETTINGS,

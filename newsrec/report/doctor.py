@@ -17,6 +17,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from newsrec import __version__
+from newsrec.cores import usable_cores
 from newsrec.errors import UserError
 from newsrec.plm_source import DEFAULT_PLM, PACKAGE, find_plm
 from newsrec.shipped import INSTALLED
@@ -187,7 +188,7 @@ def _plm(found: Findings, name: str) -> None:
 def _devices(found: Findings) -> None:
     import torch
 
-    from newsrec.training.hardware.machine import this_machine, usable_cores
+    from newsrec.training.hardware.machine import this_machine
 
     memory = None
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:

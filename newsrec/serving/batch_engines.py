@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from newsrec.cores import usable_cores
 from newsrec.errors import MissingPackageError, UserError
 from newsrec.on_processes import Advance, run_in_processes
 from newsrec.on_ray import require_address, require_ray, run_on_ray
@@ -55,7 +56,7 @@ def make_engine(name: str, workers: int | None = None, address: str | None = Non
 def _local(
     job: Job, scorer: BatchScorer, numbers: list[int], advance: Advance, *, workers: int | None
 ) -> Results:
-    workers = workers or os.cpu_count() or 1
+    workers = workers or usable_cores()
     users = min(len(numbers) * job.users_per_part, job.users.num_rows)
     processes = min(workers, len(numbers), users // USERS_PER_PROCESS)
     if processes < 2 or job.is_in_memory:

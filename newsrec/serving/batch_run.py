@@ -19,6 +19,7 @@ from pyarrow import fs
 from newsrec import __version__
 from newsrec.aside import stopped_by_signals
 from newsrec.console import progress
+from newsrec.cores import usable_cores
 from newsrec.errors import UserError
 from newsrec.files import require_empty, require_replaceable, require_writable
 from newsrec.filesystems import Place, find_place, named
@@ -111,7 +112,7 @@ def run_batch(
     )
     run = make_engine(engine, workers, address)
     # Made before anything is written, because it refuses invalid settings.
-    scorer = job.scorer(workers or os.cpu_count() or 1 if engine == "local" else 1)
+    scorer = job.scorer(workers or usable_cores() if engine == "local" else 1)
     finished = _finished(place, job, resume)
     if finished is not None:
         log.info("%s is complete already; nothing was left to do.", place.given)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -13,6 +12,7 @@ import anyio.to_thread
 from fastapi import Response
 
 from newsrec.console import clipped, printable
+from newsrec.cores import usable_cores
 from newsrec.errors import StoreError, UserError
 from newsrec.serving.examples import Examples
 from newsrec.serving.http_limits import Refused
@@ -21,7 +21,7 @@ from newsrec.serving.live import Answer, LiveRecommender, Stats
 
 JSON = "application/json"
 NOT_READY = "The news vectors are not read yet; /ready says when they are."
-ANSWERING, WRITING = 2 * (os.cpu_count() or 1) + 2, 4
+ANSWERING, WRITING = 2 * usable_cores() + 2, 4
 """Threads that answer, and threads that write."""
 
 Found = dict[str, Any]

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from newsrec.cores import usable_cores
 from newsrec.errors import UserError
 from newsrec.training.hardware.machine import (
     measurement_key,
     recall,
     remember,
     this_machine,
-    usable_cores,
 )
 from newsrec.training.hardware.probe import LinearMap, one_thread_and_many
 
