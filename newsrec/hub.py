@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from newsrec.addresses import without_secrets
 from newsrec.errors import HubError, UserError
 from newsrec.places import looked_for
 
@@ -40,6 +41,11 @@ def find_folder(name: str | Path, revision: str | None, files: Iterable[str]) ->
                 f"revision is {revision!r}, but {name} is a folder, which has none. Leave it out."
             )
         return Found(path, path)
+    if "://" in str(name):
+        raise UserError(
+            f"{without_secrets(str(name))} is an address, and an exported folder has to be on a "
+            "disk. Copy it there, or name a repository on the Hugging Face hub, such as me/news."
+        )
     repo_id = checked_id(name, or_folder=True)
     from huggingface_hub import snapshot_download
 

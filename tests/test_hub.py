@@ -239,6 +239,7 @@ def test_the_hubs_links_are_followed_only_within_the_repository(hub, saved, tmp_
             r"There is no folder no/such/folder\. .*Name a folder, or a repos",
         ),
         ("me/nothing", None, r"'me/nothing' cannot be read .*Check the name, or name a folder\."),
+        ("s3://me:key@news/export", None, r"^s3://news/export is an address, and .* Copy it"),
         (".", "v1", "revision is 'v1', but . is a folder"),
         (".", None, "has no manifest.json, so it is no exported folder"),
     ],

@@ -95,7 +95,7 @@ def _in_file(path: str, prefix: str) -> Iterator[Written]:
         place = f"{path}, line {mark.line + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or "cannot be read"
         raise UserError(f"{place}: not YAML: {problem}. Check quotes and brackets there.") from None
-    if root is not None and not isinstance(root, yaml.MappingNode):
+    if not isinstance(root, yaml.MappingNode):
         raise UserError(f"{path} has no options. An option looks like `max_history: 50`.")
     yield from _in_node(path, folder, root, prefix)
 
