@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import resource_tracker
+from types import ModuleType
 from typing import Any
 
 from newsrec.errors import UserError
@@ -55,7 +56,7 @@ def run_in_processes(
         min(processes, len(numbers)), spawn, _start, (os.getpid(), work, job, done)
     )
     try:
-        with _no_ctrl_c_for_processes(), _threads(threads):
+        with _no_ctrl_c_for_processes(), _threads(threads), without_main():
             futures = [pool.submit(_work, number) for number in numbers]
         for future in futures:
             while True:
@@ -90,6 +91,20 @@ def _no_ctrl_c_for_processes() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def without_main() -> Iterator[None]:
+    """Let processes that are started meanwhile not import the script that this one runs.
+
+    They would run it again, unless it has ``if __name__ == "__main__"``.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @contextlib.contextmanager

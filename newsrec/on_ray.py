@@ -15,6 +15,7 @@ from typing import Any
 
 from newsrec.cores import usable_cores
 from newsrec.errors import MissingPackageError, UserError
+from newsrec.on_processes import without_main
 from newsrec.parent import adopt_orphans, watch
 
 RAY_VARIABLES = {
@@ -80,7 +81,8 @@ def run_on_ray(
     spawn = multiprocessing.get_context("spawn")
     lines, sender = spawn.Pipe(duplex=False)
     driver = spawn.Process(target=_drive, args=(os.getpid(), sender, given))
-    driver.start()
+    with without_main():
+        driver.start()
     sender.close()
     try:
         while True:

@@ -84,6 +84,22 @@ def test_users_in_the_memory_of_this_process_are_scored_in_it(world, tmp_path, m
 
 
 @pytest.mark.slow
+def test_a_script_without_a_main_guard_may_use_processes(world, tmp_path):
+    (tmp_path / "script.py").write_text(
+        "from newsrec.serving import batch_engines\n"
+        "from newsrec.serving.batch_run import run_batch\n"
+        "print('once')\n"
+        "batch_engines.USERS_PER_PROCESS = 1\n"
+        f"run_batch({str(world / 'export')!r}, {str(world / 'users')!r}, 'out', k=5, workers=2,\n"
+        "          users_per_part=110)\n"
+    )
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "once\n", "")
+    assert len(list((tmp_path / "out").glob("part-*"))) == 2
+
+
+@pytest.mark.slow
 def test_a_bad_row_in_a_part_of_another_process_is_named(world, tmp_path, monkeypatch, capsys):
     import pyarrow as pa
     import pyarrow.parquet as pq
