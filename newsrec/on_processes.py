@@ -62,7 +62,8 @@ def run_in_processes(
             while True:
                 ended = wait([future], INTERVAL).done
                 now = done.value
-                advance(now - told)
+                if now > told:  # a rate shown to a person would begin with the processes' start
+                    advance(now - told)
                 told = now
                 if ended:
                     break
