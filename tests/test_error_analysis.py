@@ -1,5 +1,6 @@
 import itertools
 import json
+import math
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,11 +11,18 @@ from newsrec.__main__ import main
 from newsrec.data.dataset import open_mind
 from newsrec.evaluation import error_analysis
 from newsrec.evaluation.beyond_lists import list_distances
-from newsrec.evaluation.error_analysis import EDGES, drift, reliability, weakest_groups
+from newsrec.evaluation.error_analysis import (
+    EDGES,
+    drift,
+    reliability,
+    weakest_groups,
+    worst_impressions,
+)
 from newsrec.evaluation.intervals import paired_interval
 from newsrec.evaluation.runs import read_run
 from newsrec.evaluation.scoring import Scored
 from newsrec.evaluation.slices import Slice
+from newsrec.metrics import impression_metrics
 from newsrec.report.error_analysis import error_notes
 from newsrec.report.evaluate import evaluate
 
@@ -122,7 +130,6 @@ def test_evaluate_lists_what_the_best_baseline_ranks_better(mind_dir, tmp_path):
     aucs = pq.read_table(tmp_path / "x" / "per_impression.parquet").to_pandas()
     of = aucs.set_index("impression_id")["auc"]
     losses = [line["auc"] - line["baseline_auc"] for line in errors["impressions"]]
-    assert losses == sorted(losses)
     assert max(losses) < 0
     assert all(line["auc"] == of[line["impression_id"]] for line in errors["impressions"])
     page = (tmp_path / "x" / "report.html").read_text()
@@ -131,6 +138,32 @@ def test_evaluate_lists_what_the_best_baseline_ranks_better(mind_dir, tmp_path):
     assert all(note.replace("'", "&#39;") in page for note in error_notes(errors))
     lone = evaluate(lambda: scored, mind_dir, "dev", None, baselines=False).metrics["errors"]
     assert set(lone) == {"drift", "reliability"}
+
+
+def test_losses_are_measured_by_what_chance_does_to_so_many_candidates():
+    rng = np.random.default_rng(3)
+    data, _, _ = random_data(400, 50, 2, largest=30)
+    split = data.split("train")
+    split = split._replace(labels=(rng.random(len(split.labels)) < 0.3).astype(np.int8))
+    own, other = (
+        impression_metrics(rng.random(len(split.labels)), split.labels, split.candidates.offsets)
+        for _ in range(2)
+    )
+    found = worst_impressions(own.of("auc"), other.of("auc"), split)
+    losses = {}
+    for row, (begin, end) in enumerate(itertools.pairwise(split.candidates.offsets)):
+        clicked = int(split.labels[begin:end].sum())
+        skipped = int(end - begin) - clicked
+        apart = own.of("auc")[row] - other.of("auc")[row]
+        if clicked and skipped and apart < 0:
+            spread = math.sqrt((clicked + skipped + 1) / (12 * clicked * skipped))
+            losses[row] = apart / spread
+    assert found.tolist() == sorted(losses, key=losses.get)[:10]
+    labels = np.array([True] * 3 + [False] * 5)  # the spread is that of random orders
+    scores = rng.random((20_000, 8))
+    drawn = impression_metrics(scores.ravel(), np.tile(labels, 20_000), np.arange(0, 160_001, 8))
+    assert drawn.of("auc").std() == pytest.approx(math.sqrt(9 / (12 * 15)), rel=0.02)
+    assert len(worst_impressions(own.of("auc"), own.of("auc"), split)) == 0
 
 
 def test_the_lists_of_runs_are_compared_rank_by_rank(mind_dir, tmp_path, capsys):

@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 
@@ -104,7 +105,8 @@ def test_each_rule_moves_the_metric_that_it_is_for(world):
     )
     metrics = mind_metrics(scores, split.labels, split.candidates.offsets)
     assert found["none"]["ndcg@10"] == pytest.approx(metrics["ndcg@10"])
-    first = {"diversity": 1, "calibration": -1, "half_life": -1}
+    first = {"diversity": 1, "calibration": -1, "per_category": 1, "near_duplicates": -1,
+             "half_life": -1}  # fmt: skip
     for rule, lines in found["rules"].items():
         values = [found["none"][lines["for"]], *(one[lines["for"]] for one in lines["measured"])]
         assert first[rule] * (values[-1] - values[0]) > 0
@@ -115,12 +117,58 @@ def test_each_rule_moves_the_metric_that_it_is_for(world):
     low, high = strong["ndcg@10_difference_interval"]
     assert low <= strong["ndcg@10_difference"] <= high
     rows = trade_off_rows(found)
-    assert all(len(lines) == 8 for _, lines in rows.values())
-    assert all("<svg" in curve.picture for curve in trade_off_pictures(found).values())
-    assert set(trade_off(data, "train", scores, None, None)["rules"]) == {
-        "calibration",
-        "half_life",
-    }
+    assert [len(lines) for _, lines in rows.values()] == [
+        1 + len(values) for values, _ in TRADE_OFF.values()
+    ]
+    assert {"calibration", "per_category", "half_life"} == set(
+        trade_off(data, "train", scores, None, None)["rules"]
+    )
+
+
+def test_accuracy_is_shown_against_each_property_for_each_value(world):
+    data, split, scores, vectors = world
+    found = trade_off(data, "train", scores, vectors, vectors)
+    curves = trade_off_pictures(found)
+    assert {curve.name for curve in curves[:5]} == {
+        "calibration", "category diversity", "vector diversity", "near-duplicates",
+        "freshness, hours",
+    }  # fmt: skip
+    others = {"fragmentation", "novelty, bits", "unexpectedness", "serendipity", "coverage",
+              "Gini of exposure"}  # fmt: skip
+    assert {curve.name for curve in curves[5:]} == others
+    picture = next(curve.picture for curve in curves if curve.name == "coverage")
+    assert picture.count("<polyline") == len(TRADE_OFF)
+    rule = found["rules"]["per_category"]["measured"][3]
+    assert (
+        f"<title>--per_category 2: nDCG@10 {rule['ndcg@10']:.4f}, {rule['coverage@10']:.3f}<"
+        in (picture)
+    )
+    changed = Rerank(per_category=2).apply(data, "train", scores, None)
+    listed, shown, alike = set(), set(), []
+    names = category_codes(data)
+    for begin, end in itertools.pairwise(split.candidates.offsets):
+        if 0 < split.labels[begin:end].sum() < end - begin:
+            news = split.candidates.values[begin:end]
+            best = [news[i] for i in np.argsort(-changed[begin:end], kind="stable")[:10]]
+            listed |= {n for n in best if n > 1}
+            shown |= {n for n in news.tolist() if n > 1}
+            pairs = list(itertools.combinations([names[n] for n in best if n > 1], 2))
+            alike += [np.mean([a != b for a, b in pairs])] if pairs else []
+    assert rule["coverage@10"] == pytest.approx(len(listed) / len(shown))
+    assert rule["category_diversity@10"] == pytest.approx(np.mean(alike))
+
+
+def test_without_a_click_to_rank_there_is_no_trade_off(mind_dir, tmp_path, caplog):
+    data = open_mind(mind_dir)
+    part = data.split("dev")
+    nothing = part._replace(labels=np.zeros_like(part.labels))
+    data = data._replace(splits=data.splits | {"dev": nothing})
+    scores = np.zeros(len(part.candidates.values), np.float32)
+    info = {"selected_on": None, "trained_on": {}, "precision": None}
+    scored = Scored("some", data, scores, None, info)
+    found = evaluate(lambda: scored, mind_dir, "dev", tmp_path / "x", measure_trade_off=True)
+    assert "trade_off" not in found.metrics
+    assert "dev has no clicked beside a skipped candidate: left out." in caplog.text
 
 
 def test_evaluate_reports_the_new_order(mind_dir, tmp_path, capsys):

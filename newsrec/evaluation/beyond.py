@@ -10,7 +10,8 @@ some data have (``newsrec.evaluation.pools``); without them they are left out.
 
 Sources: Vrijenhoek et al., RADio, RecSys 2022 (calibration, fragmentation, activation,
 representation, alternative voices); Kruse et al., EB-NeRD, RecSys Challenge 2024 (diversity,
-novelty, unexpectedness); Murakami et al. 2007 (serendipity).
+novelty, unexpectedness); Murakami et al. 2007 (serendipity); Ziegler et al., WWW 2005 (category
+diversity).
 """
 
 from collections.abc import Callable
@@ -99,7 +100,10 @@ def fragmentation(lists: Lists, k: int) -> Floats:
 
 
 def category_diversity(lists: Lists, k: int) -> Floats:
-    """Share of pairs of the list's news items that have different categories."""
+    """Share of pairs of the list's news items that have different categories.
+
+    Ziegler et al. 2005: intra-list diversity, where two categories are at distance 1.
+    """
     categories = lists.categories[:, :k]
     return _over_pairs(lists.news, k, categories[:, :, None] != categories[:, None, :])
 
@@ -117,7 +121,8 @@ def vector_diversity(lists: Lists, k: int) -> Floats:
 def near_duplicates(lists: Lists, k: int) -> Floats:
     """Share of the list's news items whose vector is like that of one ranked above.
 
-    Two vectors, those of ``vector_diversity``, are alike if their cosine is at least ``NEAR``.
+    Two vectors, those of ``vector_diversity``, are alike if their cosine is at least ``NEAR``. This
+    project's own definition.
     """
     assert lists.cosines is not None
     known = lists.news[:, :k] >= FIRST_NEWS
@@ -156,7 +161,10 @@ def serendipity(lists: Lists, k: int) -> Floats:
 
 
 def freshness(lists: Lists, k: int) -> Floats:
-    """Mean hours since the list's news items were first shown, in any split."""
+    """Mean hours since the list's news items were first shown, in any split.
+
+    This project's own definition, since MIND has no times of publication (``evaluation.ages``).
+    """
     return _mean(lists.news, k, lists.hours[:, :k])
 
 

@@ -3,19 +3,20 @@
 The rules are those of ``newsrec.reranking.pick``, which ``recommend`` and the service use, too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from newsrec.console import progress
+from newsrec.data import FIRST_NEWS
 from newsrec.data.dataset import NewsData
 from newsrec.errors import UserError
 from newsrec.evaluation.ages import ages
-from newsrec.evaluation.beyond import LONGEST, PER_IMPRESSION
+from newsrec.evaluation.beyond import LONGEST, PER_IMPRESSION, WHOLE
 from newsrec.evaluation.beyond_lists import measure, top_of
-from newsrec.evaluation.beyond_results import row_intervals
+from newsrec.evaluation.beyond_results import leave_outs, row_intervals
 from newsrec.evaluation.pools import kinds_of
 from newsrec.evaluation.results import category_codes
 from newsrec.evaluation.slices import clusters
@@ -27,9 +28,13 @@ MOST = 10_000
 """Most impressions that the trade-off is measured on; of more, this many evenly over the file."""
 SHARES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.97)
 HOURS = (384.0, 192.0, 96.0, 48.0, 24.0, 12.0, 6.0)
-TRADE_OFF = {
+COSINES = (0.95, 0.9, 0.8, 0.7, 0.5)
+NUMBERS = (5, 4, 3, 2, 1)
+TRADE_OFF: dict[str, tuple[Sequence[float], str]] = {
     "diversity": (SHARES, "vector_diversity@10"),
     "calibration": (SHARES, "calibration@10"),
+    "per_category": (NUMBERS, "category_diversity@10"),
+    "near_duplicates": (COSINES, "near_duplicates@10"),
     "half_life": (HOURS, "freshness@10"),
 }
 """Values of each rule that are measured, from weak to strong, and the metric that it is for."""
@@ -131,14 +136,15 @@ def trade_off(
     vectors: NDArray[np.floating] | None,
     plm_vectors: NDArray[np.floating] | None,
     voices: Voices | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Measure accuracy and the metrics beyond it for some values of each rule of ``TRADE_OFF``.
 
     Args:
         data: The data.
         split: Name of a split with labels.
         scores: Scores in the order of the file ``[candidates]``.
-        vectors: News vectors of the model; None leaves ``diversity`` out ``[news, dim]``.
+        vectors: News vectors of the model; None leaves out the rules that compare them
+            ``[news, dim]``.
         plm_vectors: News vectors that diversity is measured by; None leaves such metrics out.
         voices: Which named entities count; None counts persons by name.
 
@@ -146,49 +152,66 @@ def trade_off(
         The field ``trade_off`` of ``metrics.json``: the number of ``impressions``, the metrics
         of the scores as they are under ``none``, and ``rules``: for each rule the metric it is
         ``for``, and ``measured``, a list of values, each with its metrics, and the difference of
-        nDCG@10 from that of ``none`` with its interval, paired and clustered by user.
+        nDCG@10 from that of ``none`` with its interval, paired and clustered by user. None if no
+        impression has a clicked and a skipped candidate.
     """
     part = data.split(split)
     assert part.labels is not None
     plain = impression_metrics(scores, part.labels, part.candidates.offsets)
     counted = np.flatnonzero(plain.valid)
+    if not len(counted):
+        return None
     rows = counted[np.linspace(0, len(counted) - 1, min(MOST, len(counted))).round().astype(int)]
     users = clusters(np.asarray(part.user)[rows])
-    kinds = kinds_of(data, voices)
+    places, offsets = part.candidates.places(rows)
+    labels = part.labels[places]
+    few = part._replace(candidates=part.candidates.take(rows), labels=labels)
+    tried, values, tops = [], {}, {}
+    for rule, value, changed in _by_rule(data, split, scores, vectors, rows):
+        name = f"{rule} {value}"
+        tried.append((rule, value, name))
+        values[name] = impression_metrics(changed[places], labels, offsets)
+        tops[name] = top_of(few, ranks(changed[places], offsets))
+    beyond = measure(data, split, tops, plm_vectors, rows, kinds=kinds_of(data, voices))
+    shown = len(np.unique(few.candidates.values[few.candidates.values >= FIRST_NEWS]))
 
-    def measured(changed: NDArray[np.floating]) -> tuple[dict[str, float], NDArray[np.floating]]:
-        assert part.labels is not None
-        values = impression_metrics(changed, part.labels, part.candidates.offsets)
-        top = top_of(part, ranks(changed, part.candidates.offsets)).take(rows)
-        beyond = measure(data, split, {"": top}, plm_vectors, rows, kinds=kinds)[""]
-        means = {"auc": float(values.of("auc")[rows].mean())}
-        means["ndcg@10"] = float(values.of("ndcg@10")[rows].mean())
-        for name, row in zip(PER_IMPRESSION, beyond, strict=True):
-            if name.endswith("@10") and not np.isnan(row).all():
-                means[name] = float(np.nanmean(row, dtype=np.float64))
-        return means, values.of("ndcg@10")[rows]
+    def means(name: str) -> dict[str, float]:
+        found = {metric: float(values[name].of(metric).mean()) for metric in ("auc", "ndcg@10")}
+        for metric, row in zip(PER_IMPRESSION, beyond[name], strict=True):
+            if metric.endswith("@10") and not np.isnan(row).all():
+                found[metric] = float(np.nanmean(row, dtype=np.float64))
+        whole = leave_outs(tops[name].news, users, shown)
+        return found | {n: float(whole[n][0]) for n in WHOLE if n.endswith("@10")}
 
-    none, base = measured(scores)
-    old = ages(data, split)
+    none = tried.pop(0)[2]
     rules: dict[str, Any] = {}
-    for rule, (values, aim) in TRADE_OFF.items():
-        if rule == "diversity" and vectors is None:
-            continue
-        found: list[dict[str, Any]] = []
+    for rule, value, name in tried:
+        gains = values[name].of("ndcg@10") - values[none].of("ndcg@10")
+        line = {"value": value, **means(name), "ndcg@10_difference": float(gains.mean())}
+        line["ndcg@10_difference_interval"] = row_intervals(gains[None], users)[0].tolist()
+        rules.setdefault(rule, {"for": TRADE_OFF[rule][1], "measured": []})["measured"].append(line)
+    return {"impressions": len(rows), "none": means(none), "rules": rules}
+
+
+def _by_rule(
+    data: NewsData,
+    split: str,
+    scores: NDArray[np.floating],
+    vectors: NDArray[np.floating] | None,
+    rows: NDArray[np.integer],
+) -> Iterator[tuple[str, float, NDArray[np.floating]]]:
+    """Yield the scores as they are, then those of each rule of ``TRADE_OFF`` and its values."""
+    yield "none", 0.0, scores
+    old = ages(data, split)
+    for rule, (values, _) in TRADE_OFF.items():
         for value in values:
             if rule == "half_life":
-                changed = scores + age_term(old, value)
-            else:
-                diverse = rule == "diversity"
-                rerank = Rerank(diversity=value) if diverse else Rerank(calibration=value)
-                changed = rerank.apply(data, split, scores, vectors, rows)
-            means, gains = measured(changed)
-            interval = row_intervals((gains - base)[None], users)[0].tolist()
-            difference = {"ndcg@10_difference": float((gains - base).mean())}
-            difference |= {"ndcg@10_difference_interval": interval}
-            found.append({"value": value, **means, **difference})
-        rules[rule] = {"for": aim, "measured": found}
-    return {"impressions": len(rows), "none": none, "rules": rules}
+                yield rule, value, scores + age_term(old, value)
+                continue
+            options: dict[str, Any] = {rule: value}
+            rerank = Rerank(**options)
+            if vectors is not None or not rerank.compares:
+                yield rule, value, rerank.apply(data, split, scores, vectors, rows)
 
 
 def check_vectors(rules: "Rerank | None", scorer: str | None, members: int) -> None:

@@ -141,19 +141,25 @@ def evaluate(
     labelled = data.split(split).labels is not None
     # Only one model's scores, lowered by age at most, are logits of a softmax.
     logits = scored.scores if own_vectors is not None and "repeats" not in scored.info else None
-    if measure_trade_off and not labelled:
-        log.warning("--trade_off compares with clicks, and %s has no labels: left out.", split)
-    elif measure_trade_off:
-        found = trade_off(data, split, scored.scores, own_vectors, vectors, voices)
-        scored = scored._replace(info=scored.info | {"trade_off": found})
+    if measure_trade_off:
+        found = None
+        if labelled:
+            found = trade_off(data, split, scored.scores, own_vectors, vectors, voices)
+        if found is None:
+            lacks = "clicked beside a skipped candidate" if labelled else "labels"
+            log.warning(
+                "--trade_off compares with clicks, and %s has no %s: left out.", split, lacks
+            )
+        else:
+            scored = scored._replace(info=scored.info | {"trade_off": found})
+    ranked = scored.scores
     if rerank is not None:
-        scores = rerank.apply(data, split, scored.scores, own_vectors)
-        info = scored.info | {"rerank": rerank.described()}
-        scored = scored._replace(scores=scores, info=info)
+        ranked = rerank.apply(data, split, scored.scores, own_vectors)
+        scored = scored._replace(info=scored.info | {"rerank": rerank.described()})
     others = {}
     if baselines and labelled:
         others = scores_beside(data, split, vectors, leave_out=leave_out)
-    measured = measure_split(data, split, scored.scores, others, vectors, logits, beyond, voices)
+    measured = measure_split(data, split, ranked, others, vectors, logits, beyond, voices)
     metrics = measured.results.metrics | scored.info
     written: list[str] = []
     if folder is not None:

@@ -93,7 +93,7 @@ def html_page(
         **_beyond(metrics, own),
         "trade_off": trade_off_rows(trade_off) if trade_off else {},
         "trade_off_note": trade_off_note(metrics) if trade_off else "",
-        "trade_offs": trade_off_pictures(trade_off) if trade_off else {},
+        "trade_offs": trade_off_pictures(trade_off) if trade_off else [],
         **{"curves": training_curves(curves or {}), "examples": examples, "losses": losses},
         "explained": any(candidate.reasons for each in examples for candidate in each.candidates),
         **{"facts": _facts(metrics, title), "config": config, "WITHOUT_CLICKS": WITHOUT_CLICKS},
@@ -172,7 +172,7 @@ def _verdict(
         )
     if weak:
         named = [
-            f"{clipped(group.slice)} {clipped(group.name)} ({group.row['auc']:.4f})"
+            f"{clipped(group.slice)}: {clipped(group.name)} ({group.row['auc']:.4f})"
             for group in weak[:NAMED]
         ]
         said.append(f"It is weakest on these groups: {', '.join(named)}.")

@@ -26,6 +26,8 @@ MAX_POINTS = 240
 TALL = 150
 MARGIN = 0.05
 """Room at both ends of an axis, as a share of what it covers."""
+NEAR_END = 0.04
+"""Share of an axis that half a number may need."""
 NONE = "–"  # noqa: RUF001
 """Shown in place of a number that is not known."""
 
@@ -121,6 +123,11 @@ class Axis(NamedTuple):
         """Return the place of a number on the axis, such as ``12.50%``."""
         return f"{100 * (value - self.low) / (self.high - self.low):.2f}%"
 
+    def anchor(self, value: float) -> str:
+        """Return which part of a number's text is at its place: no text leaves the picture."""
+        place = (value - self.low) / (self.high - self.low)
+        return "start" if place < NEAR_END else "end" if place > 1 - NEAR_END else "middle"
+
     @property
     def ticks(self) -> list[float]:
         """Some round numbers on the axis."""
@@ -206,7 +213,32 @@ def lines(
     stands at its end. The ends of ``x`` are labelled; ``about`` is for screen readers.
     """
     series = {name: thinned(x, y) for name, (x, y) in series.items()}
-    left, right, top = 46, WIDTH - (14 if list(series) == [""] else 72), 8
+    return _picture(series, about, x_name)
+
+
+def paths(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    hints: Sequence[Sequence[str]],
+    about: str,
+    x_name: str,
+) -> Markup:
+    """Return a picture of paths from one common point, which is a ring; each point has a dot.
+
+    ``series`` has the points of each path by its name, in order; a name is not shown. ``hints``
+    says what each point is.
+    """
+    arrays = {name: tuple(np.array(points).T) for name, points in series.items()}
+    return _picture(arrays, about, x_name, hints)
+
+
+def _picture(
+    series: Mapping[str, tuple[NDArray[np.float64], ...]],
+    about: str,
+    x_name: str,
+    hints: Sequence[Sequence[str]] = (),
+) -> Markup:
+    named = list(series) != [""] and not hints
+    left, right, top = 46, WIDTH - (72 if named else 14), 8
     every_x, every_y = (np.concatenate(each) for each in zip(*series.values(), strict=True))
     low, high = float(every_y.min()), float(every_y.max())
     margin = (high - low) * 0.06 or max(abs(high) * 0.05, 1e-6)
@@ -223,15 +255,16 @@ def lines(
     return render(
         "line.svg.j2",
         **{"about": about, "left": left, "right": right, "width": WIDTH, "tall": TALL},
-        **{"curves": curves, "labels": _apart(series, curves), "x_name": x_name},
-        **{"ticks": list(zip(ticks, down(ticks), strict=True))},
+        **{"curves": curves, "labels": _apart(series, curves) if named else []},
+        **{"x_name": x_name, "hints": hints, "ticks": list(zip(ticks, down(ticks), strict=True))},
         **{"first": _end(every_x.min()), "last": _end(every_x.max())},
     )
 
 
 def _end(value: float) -> str:
     """Format an end of an axis, short enough to stand beside the name of the axis."""
-    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+    digits = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 0
+    return f"{round(value, digits):.8g}"
 
 
 def thinned(

@@ -225,9 +225,6 @@ def print_results(
         print_tables(weights_table(metrics["fitted"]))
     if metrics.get("half_life", {}).get("measured"):
         print_tables(half_life_table(metrics["half_life"]))
-    if "trade_off" in metrics:
-        print_tables(*trade_off_tables(metrics["trade_off"]))
-        say(trade_off_note(metrics))
     if "auc" in metrics:
         tables = [metrics_table(metrics)]
         if metrics.get("baselines"):
@@ -243,6 +240,9 @@ def print_results(
     if "beyond" in metrics:
         print_tables(beyond_table(metrics))
         say("\n".join(beyond_notes(metrics)) + "\n")
+    if "trade_off" in metrics:
+        print_tables(*trade_off_tables(metrics["trade_off"]))
+        say(f"{trade_off_note(metrics)}\n")
     say("\n".join(counts(metrics)))
     if PAGE_FILE in written:
         say(page_link(output / PAGE_FILE))
