@@ -220,9 +220,21 @@ def test_what_is_unknown_is_left_out_and_json_holds_the_rest(mind_dir):
         named = set(found.metrics["metrics"])
         assert not {f"{m}@5" for m in ("vector_diversity", "unexpectedness", "serendipity")} & named
         assert {"calibration@5", "novelty@10", *WHOLE} <= named
-        for line in found.metrics["baselines"]["same"].values():
-            assert line["difference"] == 0
-            assert line["difference_interval"] == [0, 0]
+        for metric, line in found.metrics["baselines"]["same"].items():
+            own = {name: line.pop(name) for name in ("difference", "difference_interval")}
+            assert own == {"difference": 0, "difference_interval": [0, 0]}
+            assert line == found.metrics["metrics"][metric]
+
+
+def test_a_split_that_shows_no_known_news_has_no_metrics_beyond_accuracy(mind_dir):
+    data = open_mind(mind_dir)
+    part = data.split("dev")
+    unknown = part.candidates._replace(values=np.ones_like(part.candidates.values))
+    data = data._replace(splits=data.splits | {"dev": part._replace(candidates=unknown)})
+    rank = ranks(np.zeros(len(unknown.values)), unknown.offsets)
+    found = beyond_accuracy(data, "dev", rank, {"same": rank}, None).metrics
+    assert found["shown_news"] == 0
+    assert found["metrics"] == found["baselines"]["same"] == {}
 
 
 def test_metrics_of_the_vectors_of_two_plms_are_not_compared(world, tmp_path):

@@ -73,7 +73,7 @@ def beyond_accuracy(
         vector, by which ``compare`` knows the PLM), ``voices`` (``Voices.described``; None without
         a file), ``metrics`` and ``baselines``. ``metrics`` has for each metric its ``value``,
         ``interval`` and, for a mean, number of ``impressions``; ``baselines`` has for each baseline
-        and metric its ``value`` and the ``difference`` of these ranks from it, with
+        and metric the same, and the ``difference`` of these ranks from it, with
         ``difference_interval``.
     """
     part = data.split(split)
@@ -130,20 +130,18 @@ def _lines_beside(
     owner: NDArray[np.integer],
 ) -> dict[str, Any]:
     """Return each metric of a baseline, and the difference of a ranking from it."""
-    lines: dict[str, Any] = {}
+    lines = _own_lines(other, other_whole, owner)
     difference = own - other
     bounds = row_intervals(difference, owner).tolist()
-    for metric, row, low_high, there in zip(PER_IMPRESSION, difference, bounds, other, strict=True):
-        if not np.isnan(row).all():
-            line = {
-                "value": float(np.nanmean(there, dtype=np.float64)),
-                "difference": float(np.nanmean(row, dtype=np.float64)),
-            }
-            lines[metric] = line | {"difference_interval": low_high}
-    for metric in WHOLE:
-        apart = own_whole[metric] - other_whole[metric]
-        line = {"value": other_whole[metric][0], "difference": apart[0]}
-        lines[metric] = line | {"difference_interval": _reach(apart)}
+    for metric, row, low_high in zip(PER_IMPRESSION, difference, bounds, strict=True):
+        if np.isnan(row).all():
+            lines.pop(metric, None)
+            continue
+        mean = float(np.nanmean(row, dtype=np.float64))
+        lines[metric] |= {"difference": mean, "difference_interval": low_high}
+    for metric, values in own_whole.items():
+        apart = values - other_whole[metric]
+        lines[metric] |= {"difference": apart[0], "difference_interval": _reach(apart)}
     return lines
 
 
@@ -199,10 +197,10 @@ def differences(
         for side in (a, b):
             tops = [run.top[rows] for run in side if run.top is not None]
             wholes = [leave_outs(top, users, shown) for top in tops]
-            for name in WHOLE:
+            for name in wholes[0]:
                 found = np.mean([whole[name] for whole in wholes], axis=0)
                 result.setdefault(name, {})["a" if side is a else "b"] = found
-        for name in WHOLE:
+        for name in wholes[0]:
             one, other = result[name]["a"], result[name]["b"]
             line = {"a": one[0], "b": other[0], "difference": one[0] - other[0]}
             result[name] = line | {"interval": _reach(one - other)}
@@ -250,11 +248,15 @@ def leave_outs(
 ) -> dict[str, NDArray[np.float64]]:
     """Return each metric of ``WHOLE`` of all lists, then without each group of users.
 
+    There are none if no known news is shown.
+
     Args:
         news: The best-ranked candidates, 0 for none ``[impressions, LONGEST]``.
         users: Number of each impression's user ``[impressions]``.
         shown: Number of news items that the impressions show.
     """
+    if not shown:
+        return {}
     _, owner = np.unique(users, return_inverse=True)
     groups = min(GROUPS, int(owner.max(initial=-1)) + 1)
     result: dict[str, NDArray[np.float64]] = {}

@@ -14,7 +14,7 @@ from newsrec.data import FIRST_NEWS
 from newsrec.data.dataset import NewsData
 from newsrec.errors import UserError
 from newsrec.evaluation.ages import ages
-from newsrec.evaluation.beyond import LONGEST, PER_IMPRESSION, WHOLE
+from newsrec.evaluation.beyond import LONGEST, PER_IMPRESSION
 from newsrec.evaluation.beyond_lists import measure, top_of
 from newsrec.evaluation.beyond_results import leave_outs, row_intervals
 from newsrec.evaluation.pools import kinds_of
@@ -181,7 +181,7 @@ def trade_off(
             if metric.endswith("@10") and not np.isnan(row).all():
                 found[metric] = float(np.nanmean(row, dtype=np.float64))
         whole = leave_outs(tops[name].news, users, shown)
-        return found | {n: float(whole[n][0]) for n in WHOLE if n.endswith("@10")}
+        return found | {n: float(v[0]) for n, v in whole.items() if n.endswith("@10")}
 
     none = tried.pop(0)[2]
     rules: dict[str, Any] = {}

@@ -109,8 +109,10 @@ def accuracy_lines(
     unseen = metrics.get("unseen", {})
     result = []
     for metric, heading in HEADINGS.items():
-        baselines = {name: row[metric] for name, row in metrics.get("baselines", {}).items()}
-        marks, others = _marks(baselines, best), {}
+        rows = metrics.get("baselines", {})
+        baselines = {name: row[metric] for name, row in rows.items()}
+        known = {name: row.get("intervals", {}).get(metric) for name, row in rows.items()}
+        marks, others = _marks(baselines, best, known), {}
         if best:
             others[BASELINE_NAMES.get(best, best)] = baselines[best]
         if metric in unseen:
@@ -191,8 +193,10 @@ def beyond_groups(metrics: Mapping[str, Any]) -> list[BeyondGroup]:
         if long not in found["metrics"]:
             continue
         row = found["metrics"][long]
-        beside = {n: rows[long]["value"] for n, rows in found["baselines"].items() if long in rows}
-        dot = Dot(name, row["value"], row["interval"], "strong", _marks(beside, best))
+        lines = {n: rows[long] for n, rows in found["baselines"].items() if long in rows}
+        beside = {n: line["value"] for n, line in lines.items()}
+        marks = _marks(beside, best, {n: line.get("interval") for n, line in lines.items()})
+        dot = Dot(name, row["value"], row["interval"], "strong", marks)
         short = found["metrics"].get(f"{key}@{SHORT}", {}).get("value")
         apart = found["baselines"].get(best, {}).get(long, {}).get("difference_interval")
         line = BeyondLine(dot, EXPLAINED[key], short, beside.get(best), apart)
@@ -231,9 +235,12 @@ def legend(dots: Iterable[Dot], own: str) -> dict[str, str]:
     return {"own": f"{own}, 95 % interval"} | {k: t for k, t in KINDS.items() if k in found}
 
 
-def _marks(values: Mapping[str, float], best: str) -> list[Mark]:
+def _marks(
+    values: Mapping[str, float], best: str, intervals: Mapping[str, Sequence[float] | None]
+) -> list[Mark]:
     """Return a mark for each baseline, the best last, so that it is on top."""
-    return [
-        Mark(BASELINE_NAMES.get(name, name), values[name], "best" if name == best else "other")
-        for name in sorted(values, key=lambda name: name == best)
-    ]
+    marks = []
+    for name in sorted(values, key=lambda name: name == best):
+        kind = "best" if name == best else "other"
+        marks.append(Mark(BASELINE_NAMES.get(name, name), values[name], kind, intervals.get(name)))
+    return marks

@@ -141,6 +141,8 @@ class Mark(NamedTuple):
     value: float
     kind: str = "other"
     """``other``, ``best`` (baseline), ``unseen`` or ``ceiling``."""
+    interval: Sequence[float] | None = None
+    """Only said, not drawn."""
 
 
 class Dot(NamedTuple):
