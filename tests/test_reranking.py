@@ -3,8 +3,11 @@
 import json
 import math
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import refused
 from hypothesis import given, settings
@@ -213,6 +216,63 @@ def test_the_command_applies_the_rules_and_refuses_them_with_candidates(capsys, 
         assert f"either --candidates, which are all ranked, or {option.split('=')[0]}." in said
     said = refused(capsys, "recommend", served.export, "--per_category=0")
     assert "per_category is 0; it is a number of news, 1 or more" in said
+
+
+def test_older_news_fall_as_the_times_of_a_file_say(capsys, served, tmp_path):
+    recommender = Recommender.load(served.export, threads=1)
+    ids = recommender.news["news_id"].to_pylist()
+    plain = recommender.rank(["N1"], ids)
+    rng = np.random.default_rng(0)
+    ages = dict(zip(ids[::2], rng.uniform(0, 60, len(ids[::2])), strict=True))
+    lowered = {
+        news_id: score - math.log(2) * ages.get(news_id, 0) / 12
+        for news_id, score in zip(ids, plain.candidate_scores, strict=True)
+        if news_id != "N1"
+    }
+    best = sorted(lowered, key=lambda news_id: -lowered[news_id])
+    found = recommender.recommend(["N1"], 5, half_life=12, ages=ages)
+    assert found.news_ids == best[:5]
+    np.testing.assert_allclose(found.scores, [lowered[n] for n in best[:5]], atol=1e-5)
+    young = [n for n in best if ages.get(n, 99) <= 30]
+    both = {"half_life": 12.0, "max_age": 30.0}
+    assert recommender.recommend(["N1"], 5, **both, ages=ages).news_ids == young[:5]
+    start = datetime(2019, 11, 15, 12, tzinfo=UTC)
+    times = [start - timedelta(hours=ages[n]) if n in ages else None for n in ids]
+    file = tmp_path / "times.parquet"
+    pq.write_table(pa.table({"news_id": ids, "published": times}), file)
+    main(["recommend", str(served.export), "--history", "N1", "-k5", "--json", "--explain",
+          "--half_life=12", f"--published={file}", "--at=2019-11-15T12:00"])  # fmt: skip
+    news = json.loads(capsys.readouterr().out)["news"]
+    assert [one["news_id"] for one in news] == best[:5]
+    for one in news:
+        why = one["explanation"]
+        parts = [why["rest"], why["age"], *(click["value"] for click in why["clicks"])]
+        assert sum(parts) == pytest.approx(one["score"], abs=1e-4)
+    assert any(one["explanation"]["age"] < 0 for one in news)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--half_life=5"], "--half_life needs the times of the news. Add --published FILE."),
+        (["--published=x"], "--published is only for --half_life and --max_age. Leave it out"),
+        (["--at=2019-11-15"], "--at is only for --half_life and --max_age."),
+        (["--max_age=5", "--published=none.parquet"], "none.parquet: there is no such file."),
+        (["--max_age=5", f"--published={__file__}"], "has no times of news. It needs to be"),
+        (["--max_age=5", "--published=x", "--at=noon"], "--at is 'noon'; give a time such as"),
+        (["--candidates", "N1", "--half_life=5"], "Give either --candidates, which are all"),
+    ],
+)
+def test_ages_without_times_are_refused(capsys, served, options, said):
+    assert said in refused(capsys, "recommend", served.export, *options)
+
+
+def test_a_rule_for_age_needs_ages(served):
+    recommender = Recommender.load(served.export, threads=1)
+    with pytest.raises(UserError, match="max_age is given, but no news has an age"):
+        recommender.recommend(["N1"], 3, max_age=4)
+    with pytest.raises(UserError, match="ages has values that are no numbers"):
+        recommender.recommend(["N1"], 3, half_life=4, ages={"N2": "old"})
 
 
 def test_a_tiny_half_life_leaves_news_of_age_0_as_they_are():

@@ -121,8 +121,8 @@ def vector_diversity(lists: Lists, k: int) -> Floats:
 def near_duplicates(lists: Lists, k: int) -> Floats:
     """Share of the list's news items whose vector is like that of one ranked above.
 
-    Two vectors, those of ``vector_diversity``, are alike if their cosine is at least ``NEAR``. This
-    project's own definition.
+    Two vectors, those of ``vector_diversity``, are alike if their cosine is at least ``NEAR``, a
+    definition of this project.
     """
     assert lists.cosines is not None
     known = lists.news[:, :k] >= FIRST_NEWS
@@ -227,7 +227,6 @@ TABLE: dict[str, Aspect] = {
     "alternative_voices": Aspect("alternative voices", alternative_voices, 0, ("voices",)),
 }
 """Metrics of an impression, in the order in which they are reported."""
-
 
 ASPECT_HEADINGS = {name: line.heading for name, line in (TABLE | OVER_ALL).items()}
 BETTER = {name: line.better for name, line in (TABLE | OVER_ALL).items()}

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import numpy as np
+
+from newsrec.reranking import age_term
 from newsrec.serving.recommend import Recommender
 
 
@@ -65,8 +68,14 @@ def answer(
     if explain:
         titles = dict(zip(history, recommender.describe(history), strict=True))
         explained = recommender.explain(history, ids)
-        for news, explanation in zip(found_news["news"], explained, strict=True):
-            news["explanation"] = explanation.plain()
+        terms = np.zeros(len(ids))
+        if candidates is None and rules.get("half_life") is not None:
+            hours = np.array([rules["ages"].get(news_id, np.nan) for news_id in ids])
+            terms = age_term(hours, rules["half_life"])
+        for news, explanation, age in zip(
+            found_news["news"], explained, terms.tolist(), strict=True
+        ):
+            news["explanation"] = explanation._replace(age=age).plain()
             for click in news["explanation"]["clicks"]:
                 click["title"] = titles[click["news_id"]]["title"]
     return found_news

@@ -1,7 +1,7 @@
 """Ranks news for users: candidates, or the whole catalogue."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -142,6 +142,9 @@ class Ranker(TextEncoder):
         near_duplicates: float | None = None,
         diversity: float = 0.0,
         calibration: float = 0.0,
+        half_life: float | None = None,
+        max_age: float | None = None,
+        ages: Mapping[str, float] | None = None,
     ) -> Recommendations:
         """Score the whole catalogue for one user, and return the ``k`` best news.
 
@@ -156,6 +159,10 @@ class Ranker(TextEncoder):
             near_duplicates: Of two news with at least this cosine, keep only the better one.
             diversity: How much a news item has to differ from the ones before it, from 0 to 1.
             calibration: How much the categories have to match those of the history, from 0 to 1.
+            half_life: Hours in which the odds of a news item halve.
+            max_age: Most hours since a news item was published.
+            ages: Hours since each news item was published, by its id; needed by the last two. News
+                without an age are not lowered by ``half_life``, and left out with ``max_age``.
 
         Raises:
             UserError: If the catalogue is empty, or an argument is invalid.
@@ -171,6 +178,9 @@ class Ranker(TextEncoder):
             near_duplicates=near_duplicates,
             diversity=diversity,
             calibration=calibration,
+            half_life=half_life,
+            max_age=max_age,
+            ages=ages,
         )[0]
 
     def recommend_many(
@@ -185,6 +195,9 @@ class Ranker(TextEncoder):
         near_duplicates: float | None = None,
         diversity: float = 0.0,
         calibration: float = 0.0,
+        half_life: float | None = None,
+        max_age: float | None = None,
+        ages: Mapping[str, float] | None = None,
     ) -> list[Recommendations]:
         """Do the same as ``recommend`` for several users, with a history for each."""
         catalogue = self._catalogue
@@ -203,7 +216,10 @@ class Ranker(TextEncoder):
             skip_repeats=skip_repeats,
             diversity=diversity,
             calibration=calibration,
+            half_life=half_life,
+            max_age=max_age,
         )
+        hours = _hours(catalogue.ids, ages, rules) if rules.by_age else None
         allowed = None if categories is None else of_categories(catalogue.table, categories)
         found = catalogue.look_up_all(histories)
         results: list[Recommendations] = []
@@ -212,13 +228,14 @@ class Ranker(TextEncoder):
 
         def best(clicked: list[int], scores: NDArray[np.float32]) -> Best:
             read = None if codes is None else codes[clicked]
-            return choose(scores, news, codes, None, rules, k, read=read)
+            return choose(scores, news, codes, hours, rules, k, read=read)
 
         for users in self._users(catalogue, found):
             part = found[len(results) : len(results) + len(users)]
             clicks = [[row - FIRST_NEWS for row in history.rows] for history in part]
             excluded = excluded_rows(news, clicks, exclude_history, skip_repeats)
-            own = None if rules.by_score_alone else [partial(best, rows) for rows in clicks]
+            plain = rules.by_score_alone and not rules.by_age
+            own = None if plain else [partial(best, rows) for rows in clicks]
             tops = self._search(catalogue, users, k, excluded, allowed, own)
             results += [
                 Recommendations([catalogue.ids[row] for row in top], scores, history.unknown)
@@ -254,3 +271,19 @@ class Ranker(TextEncoder):
         for start in range(0, len(found), at_once):
             rows = [history.rows for history in found[start : start + at_once]]
             yield self._encoders.users(rows, catalogue.vectors)
+
+
+def _hours(
+    news_ids: Sequence[str], ages: Mapping[str, float] | None, rules: Rules
+) -> NDArray[np.float64]:
+    """Return the age of each news item in hours, NaN where it is not known ``[news]``."""
+    if ages is None:
+        name = "max_age" if rules.half_life is None else "half_life"
+        raise UserError(
+            f"{name} is given, but no news has an age. Give ages: hours since each news item was "
+            "published, by its id."
+        )
+    try:
+        return np.array([ages.get(news_id, np.nan) for news_id in news_ids], dtype=np.float64)
+    except (TypeError, ValueError):
+        raise UserError("ages has values that are no numbers; give hours, by news id.") from None

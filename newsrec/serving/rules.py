@@ -78,6 +78,11 @@ class Rules:
         return not (limited or self.diversity or self.calibration)
 
     @property
+    def by_age(self) -> bool:
+        """Whether the ages of news decide on a list."""
+        return self.half_life is not None or self.max_age is not None
+
+    @property
     def by_category(self) -> bool:
         """Whether the categories of news decide on a list."""
         return self.per_category is not None or self.calibration > 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,6 +129,30 @@ def import_store(store: Path, news: Path | None = None, clicks: Path | None = No
         assert isinstance(added, AddedNews)
         new = click_store.add(made) if made else 0
     return Imported(added, new, len(made) - new)
+
+
+def read_published(path: Path) -> dict[str, datetime]:
+    """Return when news was published, by news id; news without a time is left out.
+
+    Args:
+        path: Parquet with the columns ``news_id`` and ``published``, such as a store's export.
+
+    Raises:
+        UserError: If the file cannot be used.
+    """
+    if not path.is_file():
+        said = f"{path}: there is no such file. {looked_for(path)}".strip()
+        raise DataError(f"{said} Name Parquet with the columns news_id and published.")
+    try:
+        times = _more_of(path)[0]
+    except pa.ArrowException as error:
+        raise DataError(f"{path} cannot be read: {error}. Write it again.") from None
+    if not times:
+        raise DataError(
+            f"{path} has no times of news. It needs to be Parquet with the columns news_id and "
+            "published."
+        )
+    return {news_id: time for news_id, time in times.items() if time is not None}
 
 
 def _read_news(path: Path) -> list[NewsItem]:
