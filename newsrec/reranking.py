@@ -195,17 +195,14 @@ def _miscalibration(
     Returns:
         Divergence by category; the last is for a news item without one ``[categories + 1]``.
     """
-    wanted = target > 0
-
-    def terms(counts: NDArray[np.floating]) -> NDArray[np.float64]:
-        shares = (1 - MIXED) * counts[wanted] / (number + 1) + MIXED * target[wanted]
-        found = np.zeros(len(target))
-        found[wanted] = target[wanted] * np.log(target[wanted] / shares)
-        return found
-
-    without = terms(listed)
+    wanted = np.flatnonzero(target > 0)
+    p = target[wanted]
+    shares = np.array([listed[wanted], listed[wanted] + 1]) * ((1 - MIXED) / (number + 1))
+    without, joined = p * np.log(p / (shares + MIXED * p))
     total = without.sum()
-    return np.append(total - without + terms(listed + 1), total)
+    found = np.full(len(target) + 1, total)
+    found[wanted] += joined - without
+    return found
 
 
 def _of_length_one(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

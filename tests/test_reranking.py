@@ -249,6 +249,8 @@ def test_older_news_fall_as_the_times_of_a_file_say(capsys, served, tmp_path):
         parts = [why["rest"], why["age"], *(click["value"] for click in why["clicks"])]
         assert sum(parts) == pytest.approx(one["score"], abs=1e-4)
     assert any(one["explanation"]["age"] < 0 for one in news)
+    main(["recommend", str(served.export), "--max_age=.001", f"--published={file}"])
+    assert capsys.readouterr() == ("", "These options allow no news item.\n")
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,9 @@ def print_recommendations(answer: Mapping[str, Any]) -> None:
             title = Text("\n").join(lines)
         score = f"{news['score']:.3f}"
         rows.append((str(news["rank"]), news["news_id"], score, news["category"] or "?", title))
+    if not rows:
+        say("These options allow no news item.", error=True)
+        return
     headings = ("", "news", "score", "category", "title")
     print_tables(table(headings, rows, _title(clicks, read), align="rlrl"))
     if any("explanation" in news for news in answer["news"]):
