@@ -79,6 +79,20 @@ def test_the_pointer_shows_the_numbers_of_pictures(show):
     assert page.locator("#tip").inner_text().split("\n")[:2] == ["step 0", "AUC 0.5000"]
 
 
+def test_the_dots_of_a_trade_off_say_their_values(show):
+    none = {"ndcg@10": 0.6, "novelty@10": 9.0, "coverage@10": 0.4}
+    step = {"value": 0.3, "ndcg@10": 0.5, "novelty@10": 9.5, "coverage@10": 0.4,
+            "ndcg@10_difference_interval": [-0.2, 0.0]}  # fmt: skip
+    rules = {"diversity": {"for": "novelty@10", "measured": [step]}}
+    found = {"impressions": 5, "none": none, "rules": rules}
+    page = show(html_page("x", fake(SLICES, trade_off=found), None, [], None))
+    assert page.locator("svg.lines[role=img]").count() == 1  # coverage stays the same: no picture
+    page.locator("svg.lines .told").nth(1).hover()
+    assert page.locator("#tip").inner_text() == "--diversity 0.3: nDCG@10 0.5000, 9.500"
+    page.locator("svg.lines .start").hover()
+    assert page.locator("#tip").inner_text() == "as it is: nDCG@10 0.6000, 9.000"
+
+
 def test_without_a_script_all_is_there_to_read(show, mind_dir):
     text, metrics, examples = page_of(mind_dir)
     page = show(text, java_script_enabled=False)
