@@ -276,6 +276,16 @@ def test_an_axis_has_two_to_six_ticks():
         assert 2 <= len(Axis.of([-0.3 * span, 0.7 * span], "a").ticks) <= 6
 
 
+def test_numbers_at_the_ends_of_an_axis_stay_inside_its_picture():
+    axis = Axis(0.0, 1.0, "a")
+    for share, anchor in ((0.01, "start"), (0.5, "middle"), (0.97, "end")):
+        assert axis.anchor(share) == anchor
+    module = TEMPLATES.get_template("parts.html.j2").module
+    picture = module.ticks(Axis(0.0, 0.605, "a"))
+    assert 'x="99.17%" y="12" text-anchor="end">0.6<' in picture
+    assert 'x="0.00%" y="12" text-anchor="start">0<' in picture
+
+
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0, -1e-9, 1e6])
 def test_a_row_of_one_number_is_drawn(value):
     axis = Axis.of([value, None, math.nan], "a")
@@ -451,6 +461,7 @@ def test_one_impression_of_a_user_without_history_has_a_page(mind_dir):
     words = Page(text).text
     assert metrics["evaluated"] == 1
     assert "1 user is too few" in words
+    assert "), of 1 user, too few to trust the interval." in words
     assert "No clicks before." in words
     assert f"{metrics['auc']:.4f}" in words
     assert not re.search(r"\bnan\b", words)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from newsrec.console import clipped
+from newsrec.console import clipped, counted
 from newsrec.evaluation.intervals import FEWEST_USERS
 from newsrec.evaluation.names import BASELINE_NAMES, HEADINGS
 from newsrec.evaluation.results import ENTROPY
@@ -162,6 +162,8 @@ def _verdict(
         apart, name = row["auc_difference"], BASELINE_NAMES.get(best, best)
         side = "above" if apart >= 0 else "below"
         shown = "" if low > 0 or high < 0 else ", so this split does not show which is better"
+        if metrics["users"] < FEWEST_USERS:
+            shown = f", of {counted(metrics['users'], 'user')}, too few to trust the interval"
         said.append(
             f"That is {abs(apart):.4f} {side} the best baseline, {name} ({low:+.4f} to "
             f"{high:+.4f}){shown}."
