@@ -144,7 +144,8 @@ def evaluate(
     if measure_trade_off:
         found = None
         if labelled:
-            found = trade_off(data, split, scored.scores, own_vectors, vectors, voices)
+            aged = scored.info.get("half_life", {}).get("hours") is not None
+            found = trade_off(data, split, scored.scores, own_vectors, vectors, voices, aged)
         if found is None:
             lacks = "clicked beside a skipped candidate" if labelled else "labels"
             log.warning(

@@ -39,7 +39,7 @@ def trade_off_tables(found: Mapping[str, Any]) -> list[Table]:
 def trade_off_note(metrics: Mapping[str, Any]) -> str:
     """Return a sentence on the impressions and the order that a trade-off was measured on."""
     said = f"Measured on {counted(metrics['trade_off']['impressions'], 'impression')}"
-    alone = ", each option alone, without the rules above" if "rerank" in metrics else ""
+    alone = ", each option alone, without this re-ranking" if "rerank" in metrics else ""
     return f"{said}{alone}."
 
 
