@@ -321,7 +321,7 @@ def test_a_metric_that_only_the_longer_lists_have_is_shown():
     assert beyond_groups(metrics)[0].lines[0].short is None
     notes = " ".join(beyond_notes(metrics))
     assert "Representation counts persons by name" in notes
-    assert "news vectors need the PLM of a checkpoint, baselines and labels" in notes
+    assert "Metrics of news vectors need a PLM, baselines and labels; they are left out." in notes
 
 
 def test_large_numbers_have_two_digits_after_the_point():

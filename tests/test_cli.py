@@ -181,6 +181,13 @@ def test_a_tuned_plm_is_compared_with_itself_before_training(mind_dir, plm_dir, 
     before = cosine("before", "--scorer=cosine", f"--model.plm={plm}", "--data.max_tokens=12")
     beside = cosine("beside", f"--ckpt_path={best}")["baselines"]["cosine"]
     assert {name: beside[name] for name in METRICS} == {name: before[name] for name in METRICS}
+    recent = cosine("recent", "--scorer=recent", f"--model.plm={plm}", "--data.max_tokens=12")
+    name = "vector_diversity@10"
+    assert recent["beyond"]["vectors"] == before["beyond"]["vectors"]
+    assert (
+        recent["beyond"]["baselines"]["cosine"][name]["value"]
+        == (before["beyond"]["metrics"][name]["value"])
+    )
     shutil.rmtree(plm)
     assert "cosine" not in cosine("gone", f"--ckpt_path={best}")["baselines"]
     assert "baseline cosine left out" in caplog.text

@@ -20,6 +20,7 @@ from newsrec.evaluation.intervals import paired_interval, sign_flip_p
 from newsrec.evaluation.results import per_impression_table
 from newsrec.evaluation.runs import METRICS, read_run
 from newsrec.evaluation.seeds import seed_interval
+from newsrec.report.beyond import left_out_notes
 from newsrec.report.comparison_page import comparison_page
 from newsrec.report.differences import print_differences
 from newsrec.report.evaluate import measure_split
@@ -155,7 +156,8 @@ def test_metrics_of_other_vectors_or_voices_are_not_compared_and_named(tmp_path,
     for part, value, left, said in (
         ("voices", {"digest": "another"}, OF_VOICES, "representation, alternative voices, because "
          "they count different names (--voices)."),
-        ("vectors", [9.0, 9.0], OF_VECTORS, "because their news vectors are of different PLMs."),
+        ("vectors", [9.0, 9.0], OF_VECTORS,
+         "because their news vectors are of different PLMs or texts."),
     ):  # fmt: skip
         other = found["b"] | {"beyond": found["b"]["beyond"] | {part: value}}
         (folders["b"] / "metrics.json").write_text(json.dumps(other))
@@ -192,6 +194,10 @@ def test_metrics_that_only_one_side_has_are_named(tmp_path, capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert "vector diversity, near-duplicates" in said
     assert "because not all of the results have them." in said
+    assert "--model.plm" not in said
+    result["b"][0]["scorer"] = "recent"
+    hint = "For a baseline, evaluate measures those of news vectors with --model.plm."
+    assert left_out_notes(result)[-1] == hint
 
 
 def test_a_run_against_itself_does_not_differ(world, capsys):

@@ -53,7 +53,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--data.eval_batch_size", type=int, help="impressions per step")
     add("--data.num_workers", type=int, help="processes that prepare batches")
     add_on_bad_line(parser, default=None)
-    use = "only for the baseline cosine; a checkpoint has its own value"
+    use = (
+        "only for a baseline whose PLM is run: cosine, and any with --model.plm, which measures "
+        "the diversity of news vectors and so on; a checkpoint has its own value"
+    )
     for name, kind in FROM_CHECKPOINT.items():
         add(f"--{name}", type=kind | None, help=use)
     use = "days of --split last_day, for a baseline; a checkpoint brings its own"

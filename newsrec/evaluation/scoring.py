@@ -199,14 +199,15 @@ def score_by_baseline(
 ) -> Scored:
     """Score a split by a baseline.
 
-    ``cosine`` runs ``plm``, the default PLM if None, on ``device``; the other baselines use only
-    ``on_bad_line`` of the data's options. ``val_days`` are the days of the split ``last_day``.
+    ``cosine`` runs ``plm``, the default PLM if None, on ``device``. With the other baselines a
+    ``plm`` is run for the metrics of news vectors alone; without one they use only ``on_bad_line``
+    of the data's options. ``val_days`` are the days of the split ``last_day``.
     """
     data = open_mind(root, data_options.get("on_bad_line", "error"))
     if split == LAST_DAY:
         data = choose_splits(data, val=LAST_DAY, days=val_days)
     vectors = None
-    if name == "cosine":
+    if name == "cosine" or plm is not None:
         from newsrec.data.datamodule import MindDataModule
 
         if plm is not None:

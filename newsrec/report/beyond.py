@@ -6,8 +6,9 @@ from typing import Any
 from rich.table import Table
 
 from newsrec.console import counted
-from newsrec.evaluation.beyond import ASPECT_HEADINGS, BETTER, CUTS
+from newsrec.evaluation.beyond import ASPECT_HEADINGS, BETTER, CUTS, OF_VECTORS
 from newsrec.evaluation.names import BASELINE_NAMES
+from newsrec.evaluation.runs import CHECKPOINT
 from newsrec.report.tables import table
 
 SHORT, LONG = min(CUTS), max(CUTS)
@@ -74,7 +75,7 @@ def directions(names: Collection[str]) -> str:
 def left_out_notes(result: Mapping[str, Any]) -> list[str]:
     """Return which metrics ``compare`` left out, and why."""
     reasons = {
-        "vectors": "their news vectors are of different PLMs",
+        "vectors": "their news vectors are of different PLMs or texts",
         "voices": "they count different names (--voices)",
         "missing": "not all of the results have them",
     }
@@ -83,6 +84,10 @@ def left_out_notes(result: Mapping[str, Any]) -> list[str]:
         kinds = dict.fromkeys(name.partition("@")[0] for name in names)
         headings = ", ".join(ASPECT_HEADINGS[kind].partition(",")[0] for kind in kinds)
         lines.append(f"A and B are not compared in {headings}, because {reasons[reason]}.")
+    runs = [*result["a"], *result["b"]]
+    missing = result["beyond_left_out"].get("missing", ())
+    if OF_VECTORS.intersection(missing) and any(map(_is_baseline, runs)):
+        lines.append("For a baseline, evaluate measures those of news vectors with --model.plm.")
     return lines
 
 
@@ -128,11 +133,13 @@ def beyond_notes(metrics: Mapping[str, Any]) -> list[str]:
     lines = [f"{signs} docs/evaluate.md explains each line (Beyond accuracy)."]
     lines += _voices_notes(found)
     if f"vector_diversity@{LONG}" not in found["metrics"]:
-        lines.append(
-            "Metrics of news vectors need the PLM of a checkpoint, baselines and labels; they are "
-            "left out."
-        )
+        needed = "--model.plm" if _is_baseline(metrics) else "a PLM, baselines and labels"
+        lines.append(f"Metrics of news vectors need {needed}; they are left out.")
     return lines
+
+
+def _is_baseline(run: Mapping[str, Any]) -> bool:
+    return run.get("scorer") not in (None, CHECKPOINT)
 
 
 def _voices_notes(found: Mapping[str, Any]) -> list[str]:
