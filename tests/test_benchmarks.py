@@ -273,6 +273,9 @@ def test_metrics_beyond_accuracy_are_timed_and_compared_with_a_loop(monkeypatch,
     result = measure(monkeypatch, capsys, "beyond.py", *options)
     assert result["metrics"] == 22
     assert result["compared_with_a_loop"] == 500
+    found = measure(monkeypatch, capsys, "beyond.py", "--trade_off", *options)
+    assert found["measured"] == 3000
+    assert found["cpu_s"] > 0
 
 
 @pytest.mark.slow

@@ -1,11 +1,12 @@
 """How long all metrics beyond accuracy of one ranking take, and how much memory.
 
     python tests/benchmarks/beyond.py [--impressions 376471] [--baselines 7] [--annotations]
+    python tests/benchmarks/beyond.py --trade_off
 
 Prints one JSON object. Impressions have about as many candidates as MIND's dev, users as many
 clicks; a news vector has 384 numbers. The reference is a loop over impressions, on a part of them:
 it must give the same numbers, or the benchmark fails. Memory is the growth of
-the process's own memory.
+the process's own memory. ``--trade_off`` measures the trade-off instead, without a reference.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import numpy as np
 from newsrec.evaluation.beyond import PER_IMPRESSION
 from newsrec.evaluation.beyond_lists import centred, draw_others
 from newsrec.evaluation.beyond_results import Beyond, beyond_accuracy
+from newsrec.evaluation.rerank import MOST, trade_off
 from newsrec.metrics import ranks
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -40,12 +42,19 @@ def main() -> None:
     parser.add_argument("--baselines", type=int, default=0, help=use)
     use = "give the news sentiments and named entities, and measure these with a file of voices"
     parser.add_argument("--annotations", action="store_true", help=use)
+    use = "measure the trade-off of all rules of re-ranking instead"
+    parser.add_argument("--trade_off", action="store_true", help=use)
     args = parser.parse_args()
     size = (args.impressions, args.news, args.dim)
     data, scores, vectors = random_data(*size, annotated=args.annotations)
     known = VOICES if args.annotations else None
     voices = None if known is None else voices_of(known)
     split = data.split("train")
+    if args.trade_off:
+        cost = measured(lambda: trade_off(data, "train", scores, vectors, vectors, voices))
+        result = {"impressions": args.impressions, "measured": min(MOST, args.impressions), **cost}
+        print(json.dumps(result, indent=1))
+        return
     rank = ranks(scores, split.candidates.offsets)
     others = {str(number): rank for number in range(args.baselines)}
     found: list[Beyond] = []
