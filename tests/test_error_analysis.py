@@ -189,4 +189,6 @@ def test_the_lists_of_runs_are_compared_rank_by_rank(mind_dir, tmp_path, capsys)
     assert f"{said}{found['between']:.3f}." in " ".join(capsys.readouterr().out.split())
     bare = one._replace(top=None)
     assert list_distances([bare], [other]) is None
+    unknown = one._replace(top=np.minimum(one.top, 1))
+    assert list_distances([unknown], [other]) is None
     assert json.dumps(found)

@@ -241,11 +241,14 @@ def list_distances(
 
     It is the distance of ``fragmentation``, which is rank-aware, of the lists of one impression,
     averaged over impressions and pairs of runs: ``between`` the sides, and among the runs of ``a``
-    and of ``b``, None for one run. None if a run does not have its lists.
+    and of ``b``, None for one run. None if a run does not have its lists, or only empty ones.
     """
     tops_a, tops_b = ([run.top for run in side if run.top is not None] for side in (a, b))
     if len(tops_a) + len(tops_b) < len(a) + len(b):
         return None
+    tops = [*tops_a, *tops_b]
+    if not np.all([(top >= FIRST_NEWS).any(axis=1) for top in tops], axis=0).any():
+        return None  # no impression has known news in all lists
     pairs = {
         "between": list(itertools.product(tops_a, tops_b)),
         "a": list(itertools.combinations(tops_a, 2)),
