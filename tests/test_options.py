@@ -40,10 +40,11 @@ def test_a_file_that_is_not_yaml_is_refused_with_its_line(tmp_path):
         written_options([f"--config={path}"])
 
 
-def test_a_file_that_is_missing_or_empty_is_left_to_the_parser(tmp_path):
+def test_a_missing_file_is_left_to_the_parser_and_an_empty_one_refused(tmp_path):
     (tmp_path / "empty.yaml").write_text("")
     assert written_options([f"--config={tmp_path / 'none.yaml'}"]) == []
-    assert written_options([f"--config={tmp_path / 'empty.yaml'}"]) == []
+    with pytest.raises(UserError, match=r"empty\.yaml has no options"):
+        written_options([f"--config={tmp_path / 'empty.yaml'}"])
 
 
 def test_a_message_gets_the_place_and_the_nearest_option():
