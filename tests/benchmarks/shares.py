@@ -13,81 +13,66 @@ pages. The model and its PLM are tiny.
 import argparse
 import gc
 import json
-import os
 import re
 import runpy
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import tracemalloc
+from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from newsrec.data.datamodule import MindDataModule
 from newsrec.data.dataset import NewsData, open_mind, split_of
 from newsrec.data.ragged import to_offsets
 from newsrec.data.samplers import EvalBatches
-from newsrec.data.splits import choose_splits, seen_news
+from newsrec.data.splits import choose_splits
 from newsrec.evaluation.results import compute_results
 from newsrec.training.callbacks import ScoreCollector
 
-FIT = [
-    *("--data.batch_size=2048", "--data.eval_batch_size=4096", "--model.dim=16", "--threads=1"),
-    *("--model.news={heads: 2, ffn: 16}", "--model.user={heads: 2, ffn: 16}"),
-    *("--trainer.max_epochs=1", "--baselines=false", "--model.precision=fp32"),
-    "--data.frozen_states=none",
-]
-TRAINER = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+FIT = ["--model.dim=16", "--model.news={heads: 2, ffn: 16}", "--model.user={heads: 2, ffn: 16}"]
+FIT += ["--data.batch_size=2048", "--trainer.max_epochs=1", "--data.frozen_states=none"]
+FIT += ["--baselines=false", "--model.precision=fp32", "--threads=1"]
 
 
-def watch(argv: list[str], processes: int, cache: Path) -> list[dict[str, int]]:
+def watch(argv: list[str], processes: int, cache: Path) -> list[Counter[str]]:
     """Run a command in processes; return the most bytes of each file that each has mapped."""
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        port = place.getsockname()[1]
-    shared = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "GROUP_RANK": 0}
-    shared |= {"GROUP_WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     file = re.compile(rf"{re.escape(str(cache))}/(\S+)\n(?:.*\n)*?Rss:\s+(\d+)")
-    command, runs = [sys.executable, "-m", "newsrec", *argv, *TRAINER], []
-    for rank in range(processes):
-        mine = shared | {"TORCHELASTIC_RUN_ID": "shares", "RANK": rank, "LOCAL_RANK": rank}
-        mine = os.environ | {name: str(value) for name, value in mine.items()}
-        run = subprocess.Popen(command, env=mine, stdout=subprocess.DEVNULL)
-        runs.append((run, Path(f"/proc/{run.pid}/smaps"), {}))
-    while any(run.poll() is None for run, *_ in runs):
-        for run, maps, peaks in runs:
-            for name, kib in file.findall(maps.read_text()) if run.returncode is None else ():
-                peaks[name] = max(peaks.get(name, 0), int(kib) << 10)
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *launch, "-m", "newsrec", *argv, "--trainer.accelerator=cpu"]
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+    peaks: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    while run.poll() is None:
+        with suppress(OSError):  # a process has ended
+            for child in map(int, children.read_bytes().split()):
+                for name, kib in file.findall(Path(f"/proc/{child}/smaps").read_bytes().decode()):
+                    peaks[child][name] = max(peaks[child][name], int(kib) << 10)
         time.sleep(0.2)
-    assert not any(run.returncode for run, *_ in runs)
-    return [peaks for *_, peaks in runs]
+    assert not run.returncode
+    return [peaks[child] for child in sorted(peaks)]
 
 
-def repeated(data: NewsData, times: int) -> NewsData:
-    """Return data with train alone, whose impressions are repeated."""
+def own_memory(data: NewsData, plm: str, times: int) -> dict[str, Any]:
+    """Return the bytes that each piece of work leaves and has at its peak, with train repeated."""
     train = data.split("train")
-    names = ("impression_id", "user", "time", "history", "labels")
-    arrays = {name: np.tile(getattr(train, name), times) for name in names}
-    arrays["candidate_values"] = np.tile(train.candidates.values, times)
-    arrays["candidate_offsets"] = to_offsets(np.tile(train.candidates.lengths, times))
+    arrays = {"candidate_offsets": to_offsets(np.tile(train.candidates.lengths, times))}
     arrays |= {f"history_{name}": array for name, array in train.histories._asdict().items()}
+    arrays["candidate_values"] = np.tile(train.candidates.values, times)
+    for name in ("impression_id", "user", "time", "history", "labels"):
+        arrays[name] = np.tile(getattr(train, name), times)
     number = len(train.history) * times
-    whole = split_of(arrays, "train", 0, number, train.counts, "", train.num_news)
-    return data._replace(splits={"train": whole}, arrays=arrays)
-
-
-def own_memory(data: NewsData, plm: str) -> dict[str, NDArray[np.int64]]:
-    """Return the bytes that each piece of work leaves, and those at its peak."""
+    split = split_of(arrays, "train", 0, number, train.counts, "", train.num_news)
+    data = data._replace(splits={"train": split}, arrays=arrays)
     found = {}
-    split = data.split("train")
 
     def measure(name: str, work: Callable[[], Any]) -> Any:
         gc.collect()
@@ -97,25 +82,21 @@ def own_memory(data: NewsData, plm: str) -> dict[str, NDArray[np.int64]]:
         found[name] = np.array(tracemalloc.get_traced_memory()) - before
         return result
 
-    number = len(split.history)
-    measure("open: split", lambda: split_of(data.arrays, "x", 0, number, split.counts, "", 2))
-    measure("open: later split", lambda: split_of(data.arrays, "x", 1, number, split.counts, "", 2))
     measure("fit: val last_day", lambda: choose_splits(data, val="last_day"))
     for batches in ("random", "impression", "user"):
         made = MindDataModule(data.root, plm=plm, batches=batches, val="none")
         made.setup("validate")
         made._data = data
         measure(f"fit: samples, {batches}", partial(made.setup, "fit"))
-        epoch = iter(measure(f"fit: loader, {batches}", made.train_dataloader).sampler)
+        epoch = iter(measure(f"fit: groups, {batches}", made.train_dataloader).sampler)
         measure(f"fit: order of an epoch, {batches}", partial(next, epoch))
     collector = ScoreCollector()
     for part in measure("evaluate: order", lambda: EvalBatches(split, 4096)):
         scores = np.zeros(split.candidates.lengths[part].sum(), dtype=np.float32)
         collector.parts.append((part, scores))
     alone = SimpleNamespace(world_size=1)
-    scores = measure("evaluate: scores of all", lambda: collector.scores(alone, split))
-    measure("evaluate: news that train has seen", lambda: seen_news(split, data.num_news))
-    measure("evaluate: metrics", lambda: compute_results(data, "train", scores))
+    scores = measure("evaluate: scores, first process", lambda: collector.scores(alone, split))
+    measure("evaluate: metrics, first process", lambda: compute_results(data, "train", scores))
     return found
 
 
@@ -123,29 +104,27 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data.root", dest="root", required=True, help="with train and dev")
-    parser.add_argument("--processes", type=int, default=2, help="0: only own memory")
+    parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     data = open_mind(args.root)
-    rows = {name: len(split.history) for name, split in data.splits.items()}
+    rows = sum(len(split.history) for split in data.splits.values())
     files = {path.name: path.stat().st_size for path in sorted(data.cache.glob("*.npy"))}
-    each = {name: round(size / sum(rows.values()), 1) for name, size in files.items()}
+    each = {name: round(size / rows, 1) for name, size in files.items()}
+    found: dict[str, Any] = {"impressions": rows, "files": each}
     with tempfile.TemporaryDirectory() as folder:
         gpu = runpy.run_path(str(Path(__file__).parent / "gpu.py"))
         plm = gpu["write_plm"](gpu["CASES"]["tiny"].plm, Path(folder) / "plm")
-        found: dict[str, Any] = {"impressions": rows, "files": each}
         tracemalloc.start()
-        few, many = (own_memory(repeated(data, times), plm) for times in (4, 8))
+        few, many = (own_memory(data, plm, times) for times in (4, 8))
         tracemalloc.stop()
-        found["own"] = {
-            name: ((many[name] - few[name]) / (4 * rows["train"])).round(1).tolist() for name in few
-        }
+        more = 4 * len(data.split("train").history)
+        found["own"] = {name: ((many[name] - few[name]) / more).round(1).tolist() for name in few}
         fit = ["fit", f"--output={folder}/run", f"--model.plm={plm}", *FIT]
         evaluate = ["evaluate", f"--ckpt_path={folder}/run/checkpoints/last.ckpt", "--split=dev"]
-        for argv in (fit, [*evaluate, f"--output={folder}/dev"]) if args.processes else ():
+        for argv in (fit, [*evaluate, f"--output={folder}/dev"]):
             mapped = watch([*argv, f"--data.root={args.root}"], args.processes, data.cache)
             found[f"mapped, {argv[0]}"] = {
-                name: [round(own.get(name, 0) / size, 2) for own in mapped]
-                for name, size in files.items()
+                name: [round(own[name] / size, 2) for own in mapped] for name, size in files.items()
             }
     print(json.dumps(found, indent=1))
 
