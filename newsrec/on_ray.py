@@ -16,7 +16,7 @@ from typing import Any
 from newsrec.cores import usable_cores
 from newsrec.errors import MissingPackageError, UserError
 from newsrec.on_processes import without_main
-from newsrec.parent import adopt_orphans, watch
+from newsrec.parent import watch
 
 RAY_VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",  # send no statistics unasked
@@ -98,13 +98,15 @@ def run_on_ray(
         driver.terminate()
         driver.join(SECONDS_TO_END)
         driver.kill()
+        _end_what_is_left(driver.pid)  # if the process was killed
 
 
 def _drive(parent: int, sender: Any, given: tuple[Any, ...]) -> None:
     """Run Ray in a process of its own, and send what it yields or how it fails."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the first process ends this one
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # until Ray sets its own
-    adopt_orphans()
+    if sys.platform != "win32":
+        os.setsid()  # a session of its own, which has all processes of Ray
     watch(parent, SECONDS_TO_END)
     nothing = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # Ray prints whole logs when its cluster is lost
@@ -119,22 +121,26 @@ def _drive(parent: int, sender: Any, given: tuple[Any, ...]) -> None:
     except Exception:
         sender.send(("bug", traceback.format_exc()))
     finally:
-        _end_what_is_left()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut this short
+        _end_what_is_left(os.getpid())
 
 
-def _end_what_is_left() -> None:
-    """Kill the processes of Ray that it has not ended itself.
+def _end_what_is_left(session: int | None) -> None:
+    """Kill the processes of Ray that it has not ended itself, by the session that they are in.
 
     When Ray ends early, its agents report this for a minute to a server that has ended, too.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut this short
     try:
         psutil: Any = importlib.import_module("psutil")  # it comes with Ray
     except ImportError:
         return  # Ray was not imported yet
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
+    if sys.platform == "win32":
+        return
+    for _ in range(2):  # a process may start another meanwhile
+        for pid in psutil.pids():
+            with contextlib.suppress(OSError):  # it has ended
+                if pid != os.getpid() and os.getsid(pid) == session:
+                    os.kill(pid, signal.SIGKILL)
 
 
 def _lost(problem: str) -> UserError:

@@ -10,8 +10,6 @@ from typing import Any
 
 PR_SET_PDEATHSIG = 1
 """Option of Linux's prctl(2): set the signal that a process gets when its parent ends."""
-PR_SET_CHILD_SUBREAPER = 36
-"""Option of Linux's prctl(2): adopt what the processes below this one leave behind."""
 INTERVAL = 1.0
 """Seconds between two checks of the parent."""
 STARTER = "NEWSREC_STARTED_BY"
@@ -33,12 +31,6 @@ def end_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     watch(parent)
-
-
-def adopt_orphans() -> None:
-    """Become the parent of processes below this one whose own parent ends; only on Linux."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def watch(parent: int, grace: float = 0) -> None:

@@ -11,10 +11,17 @@ import time
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import test_clicks
+import test_ebnerd
 from batch_world import users_of, write_export, write_users
+from conftest import tiny_behaviors, tiny_news, write_mind
 from processes import command_of, is_running, killed_when, processes
+from test_parts import as_by_one_process
+from test_xmind import translate
 
 from newsrec.__main__ import main
+from newsrec.data import parts
+from newsrec.data.readers import parquet, tsv
 from newsrec.errors import UserError
 from newsrec.files import file_hash
 from newsrec.on_ray import RAY_VARIABLES
@@ -147,6 +154,52 @@ def test_a_run_of_ray_whose_worker_is_killed_is_complete_and_equal(ray, world, w
         many = run_batch(world / "many", world / "many_users", tmp_path / "ray", engine="ray",
                          workers=2, k=7, users_per_part=100)  # fmt: skip
     assert many["parts"] == whole["parts"]
+
+
+def write_log(root, form):
+    """Write a log in a format, with a bad row."""
+    if form == "clicks":
+        test_clicks.write(root, test_clicks.splits_of(4))
+        path = root / "dev" / "clicks.parquet"
+        table = pq.read_table(path)
+        users = ["" if row == 5 else u for row, u in enumerate(table["user_id"].to_pylist())]
+        pq.write_table(table.set_column(0, "user_id", pa.array(users)), path)
+    elif form == "ebnerd":
+        rows = test_ebnerd.behaviors(test_ebnerd.TRAIN)
+        test_ebnerd.write(root, test_ebnerd.changed(rows, "user_id", 2, None))
+        test_ebnerd.in_groups(root)
+    else:
+        write_mind(root, tiny_news(), tiny_behaviors())
+        path = root / "train" / "behaviors.tsv"
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join([*lines[:30], b"cut\n", *lines[30:]]))
+        if form == "xmind":
+            translate(root, "swh")
+
+
+@pytest.mark.parametrize("form", ["mind", "xmind", "ebnerd", "clicks"])
+def test_actors_of_ray_prepare_every_format_as_one_process(
+    ray, tmp_path, monkeypatch, caplog, form
+):
+    class InSmallBlocks(parts.PartCompiler):
+        def __init__(self, job):
+            tsv.BLOCK_BYTES = 400  # also in the actor's process
+            super().__init__(job)
+
+    monkeypatch.setattr(parts, "PartCompiler", InSmallBlocks)
+    monkeypatch.setattr(tsv, "BLOCK_BYTES", 400)
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    monkeypatch.setattr(parquet, "CLICKS_PER_PART", 50)
+    write_log(tmp_path, form)
+    numbers = []
+
+    def engine(job):
+        numbers.append(len(job.parts))
+        yield from parts.make_engine("ray", 2)(job)
+
+    found = as_by_one_process(tmp_path, caplog, engine)
+    assert min(numbers) > 3
+    assert sum(counts["dropped_lines"] for counts in found.counts.values()) == 1
 
 
 def kill_batch_when(argv, is_time):

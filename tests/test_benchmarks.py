@@ -54,6 +54,15 @@ def test_parts_are_compared_byte_by_byte(monkeypatch, capsys, demo, tmp_path):
 
 
 @pytest.mark.slow
+def test_what_a_process_holds_of_the_data_is_measured(monkeypatch, capsys, demo):
+    result = measure(monkeypatch, capsys, "shares.py", f"--data.root={demo}", "--processes=1")
+    assert result["own"]["evaluate: order"][0] == pytest.approx(8, abs=1)
+    for command in ("fit", "evaluate"):
+        (share,) = result[f"mapped, {command}"]["candidate_values.npy"]
+        assert share > 0.2
+
+
+@pytest.mark.slow
 def test_parquet_gives_the_arrays_of_tsv_and_of_pandas(monkeypatch, capsys, demo):
     result = measure(monkeypatch, capsys, "parquet.py", f"--data.root={demo}", "--rounds", "1")
     assert result["impressions"] == result["pandas"]["rows"] == 2000

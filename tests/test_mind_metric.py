@@ -9,7 +9,8 @@ from forks import started
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newsrec.metrics import METRICS, mind_metrics
+from newsrec.metrics import METRICS, ImpressionMetrics, mind_metrics
+from newsrec.training import mind_metric
 from newsrec.training.mind_metric import MindMetric
 
 CLOSE = {"rtol": 0, "atol": 1e-12}
@@ -72,6 +73,15 @@ def test_a_metric_keeps_its_sums_without_float64():
         metric.update(*map(torch.tensor, (scores[start:end], labels[start:end], [0, end - start])))
     expected = [mind_metrics(scores, labels, offsets)[name] for name in METRICS]
     np.testing.assert_allclose(list(metric.compute().values()), expected, **CLOSE)
+
+
+def test_the_sums_of_many_impressions_do_not_overflow(monkeypatch):
+    some = ImpressionMetrics(np.full((4, 10**6), 0.75), np.ones(10**6, bool), np.zeros(10**6, bool))
+    monkeypatch.setattr(mind_metric, "impression_metrics", lambda *batch: some)
+    metric = MindMetric()
+    for _ in range(15):  # one integer in UNIT would hold a sum of 8 million
+        metric.update(*[torch.zeros(0)] * 3)
+    np.testing.assert_allclose(list(metric.compute().values()), [0.75] * 4, **CLOSE)
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")

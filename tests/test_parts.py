@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 import test_clicks
 from conftest import refused
-from processes import killed_when
+from processes import command_of, is_running, killed_when, processes
 
 from newsrec.__main__ import main
 from newsrec.data import parts
@@ -90,17 +90,17 @@ class Found(NamedTuple):
     counts: dict[str, dict[str, int]]
 
 
-def as_by_one_process(root, caplog):
+def as_by_one_process(root, caplog, engine=backwards):
     """Check that parts refuse bad rows, and leave them out, as one process does."""
-    said, found = [], []
-    for engine in (None, backwards):
+    said, found, engines = [], [], (None, engine)
+    for engine in engines:
         with pytest.raises(UserError) as error:
             compiled(root, engine)
         said.append(str(error.value))
         assert not [path for path in (root / ".newsrec").iterdir() if path.is_dir()]
     assert said[0] == said[1]
     caplog.set_level(logging.WARNING)
-    for engine in (None, backwards):
+    for engine in engines:
         caplog.clear()
         found.append((compiled(root, engine, "drop"), caplog.messages.copy()))
     assert found[0] == found[1]
@@ -381,3 +381,32 @@ def test_a_killed_actor_of_ray_is_replaced(tmp_path, monkeypatch):
     ):
         found = compiled(root, parts.make_engine("ray", 2))
     assert found == expected
+
+
+@pytest.mark.engines
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_nothing_of_ray_outlives_the_process_that_used_it(tmp_path, monkeypatch):
+    """Ray's agents alone would look for its server for a minute."""
+    pytest.importorskip("ray", reason='ray is missing: pip install "newsrec[ray]"')
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    root = write(tmp_path, train=(90, 90), group=2)
+    of_ray = []
+
+    def kill():
+        while not list(root.glob(".newsrec/.building-*/parts/?*")):
+            time.sleep(0.01)
+        of_ray.extend(p for p in processes(os.getpid(), "") if "ray" in command_of(p))
+        (driver,) = multiprocessing.active_children()
+        driver.kill()
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    with pytest.raises(UserError, match="the process that used it was ended"):
+        compiled(root, parts.make_engine("ray", 2))
+    thread.join()
+    assert of_ray
+    end = time.monotonic() + 10
+    while left := [command_of(pid) for pid in of_ray if is_running(pid)]:
+        assert time.monotonic() < end, left
+        time.sleep(0.1)
+    assert [path.name for path in (root / ".newsrec").iterdir()] == ["lock"]

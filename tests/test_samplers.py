@@ -120,6 +120,24 @@ def test_samples_of_a_user_follow_each_other(num_samples, num_users, histories_p
     assert len(histories) == len(set(histories))
 
 
+@given(st.integers(0, 60), st.integers(1, 12), st.booleans(), st.integers(0, 99))
+@settings(max_examples=200, deadline=None)
+def test_the_order_is_that_of_64_bit_numbers_sorted_by_a_key(
+    num_samples, num_users, grouped, epoch
+):
+    """A smaller type and fewer copies change no batch of an older run."""
+    groups = made_groups(num_samples, num_users, epoch) if grouped else None
+    rng = np.random.default_rng([42, epoch])
+    expected = rng.permutation(num_samples)
+    if groups is not None:
+        place = rng.permutation(int(groups.group.max(initial=-1)) + 1)
+        key = (place[groups.group] << 32) | groups.history
+        expected = expected[np.argsort(key[expected], kind="stable")]
+    order = TrainBatches(num_samples, 4, 42, groups=groups).order(epoch)
+    assert order.dtype == np.int32
+    assert order.tolist() == expected.tolist()
+
+
 def test_users_and_the_samples_within_a_user_are_shuffled_anew_in_each_epoch():
     groups = made_groups(2000, 100)
     first, second, other = (

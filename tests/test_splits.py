@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from test_compile import contents
 from test_slices import random_world
 
+from newsrec.data import splits
 from newsrec.data.dataset import open_mind
 from newsrec.data.splits import (
     choose_splits,
@@ -54,6 +55,21 @@ def test_the_last_day_of_train_is_kept_from_training(data):
     assert chosen.split("dev").fingerprint == data.split("dev").fingerprint
     prints = [chosen.split(n).fingerprint for n in ("train", "last_day")]
     assert len({*prints, data.split("train").fingerprint}) == 3
+
+
+def test_rows_in_the_order_of_time_are_not_copied(tmp_path):
+    days = {"train": [9, 9, 10, 12, 14, 14], "dev": [15, 15]}
+    behaviors = {name: rows(some) for name, some in days.items()}
+    data = open_mind(write_mind(tmp_path, dict.fromkeys(days, NEWS), behaviors))
+    chosen, whole = choose_splits(data, val="last_day"), contents(data)
+    assert (contents(chosen), contents(chosen, "last_day")) == (whole[:4], whole[4:])
+    for split in (*data.splits.values(), *chosen.splits.values()):
+        assert np.shares_memory(split.candidates.values, data.arrays["candidate_values"])
+        assert np.shares_memory(split.labels, data.arrays["labels"])
+        assert np.shares_memory(split.time, data.arrays["time"])
+    for opened in (data, chosen):  # offsets from 0 are not copied either
+        train = opened.split("train").candidates
+        assert np.shares_memory(train.offsets, data.arrays["candidate_offsets"])
 
 
 @pytest.mark.parametrize(
@@ -120,6 +136,13 @@ def cut_by_loop(split, seen):
         if len({label for *_, label in left}) == 2:
             found += left
     return found
+
+
+def test_what_train_has_seen_is_read_in_blocks(monkeypatch):
+    data = random_world(1)
+    train = data.split("train")
+    monkeypatch.setattr(splits, "BLOCK", 3)
+    assert set(np.flatnonzero(seen_news(train, data.num_news))) == seen_by_loop(train)
 
 
 @given(st.integers(0, 2**32))

@@ -171,8 +171,7 @@ def split_of(
 ) -> Split:
     """Return impressions ``begin`` to ``end`` of the arrays as a split."""
     rows = slice(begin, end)
-    offsets = arrays["candidate_offsets"][begin : end + 1]
-    shown = slice(offsets[0], offsets[-1])
+    offsets = arrays["candidate_offsets"]
     return Split(
         name=name,
         impression_id=arrays["impression_id"][rows],
@@ -180,8 +179,8 @@ def split_of(
         time=arrays["time"][rows],
         history=arrays["history"][rows],
         histories=Ragged(arrays["history_values"], arrays["history_offsets"]),
-        candidates=Ragged(arrays["candidate_values"][shown], offsets - offsets[0]),
-        labels=arrays["labels"][shown] if "clicks" in counts else None,
+        candidates=Ragged(arrays["candidate_values"], offsets).between(begin, end),
+        labels=arrays["labels"][offsets[begin] : offsets[end]] if "clicks" in counts else None,
         counts=counts,
         fingerprint=fingerprint,
         num_news=num_news,

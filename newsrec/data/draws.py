@@ -11,7 +11,7 @@ from newsrec.data.ragged import Ragged
 
 
 def draw_skipped(
-    num_skipped: NDArray[np.int64], npratio: int, seed: int, epoch: int, sample: NDArray[np.int64]
+    num_skipped: NDArray[np.int64], npratio: int, seed: int, epoch: int, sample: NDArray[np.integer]
 ) -> NDArray[np.int64]:
     """Draw ``npratio`` different skipped news for each sample.
 

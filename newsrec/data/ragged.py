@@ -45,9 +45,10 @@ class Ragged(NamedTuple):
         return Ragged(places, offsets)
 
     def between(self, start: int, stop: int) -> "Ragged":
-        """Return rows ``start`` to ``stop``; values are shared, not copied."""
+        """Return rows ``start`` to ``stop``; values are shared, from row 0 also the offsets."""
         offsets = self.offsets[start : stop + 1]
-        return Ragged(self.values[offsets[0] : offsets[-1]], offsets - offsets[0])
+        values = self.values[offsets[0] : offsets[-1]]
+        return Ragged(values, offsets - offsets[0] if offsets[0] else offsets)
 
     def select(self, keep: NDArray[np.bool_]) -> "Ragged":
         """Return the rows without those values where ``keep`` ``[values]`` is False."""

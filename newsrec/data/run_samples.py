@@ -66,7 +66,7 @@ class RunSamples:
         assert self.tokens is not None
         return TokenBatches(self.tokens, options.tokens_per_batch, *place, groups)
 
-    def names(self, batch: NDArray[np.int64], data: NewsData) -> list[str]:
+    def names(self, batch: NDArray[np.integer], data: NewsData) -> list[str]:
         """Return ids by which a person finds the samples of a batch in the files."""
         impressions = self.index.impression[batch]
         clicks = data.news["news_id"].take(self.index.click[batch] - FIRST_NEWS)

@@ -22,7 +22,7 @@ class BatchKey(NamedTuple):
     """Identifies a training batch: its content depends only on this key and the data."""
 
     epoch: int
-    samples: NDArray[np.int64]
+    samples: NDArray[np.integer]
     largest: int = 0
     """Samples of the largest batch that any process has in this step."""
 
@@ -88,24 +88,27 @@ class TrainBatches(Sampler[BatchKey]):
             largest = int(np.diff(cuts[step : step + self.world_size + 1]).max())
             yield BatchKey(self.epoch, order[cuts[piece] : cuts[piece + 1]], largest)
 
-    def samples(self, epoch: int, step: int) -> NDArray[np.int64]:
+    def samples(self, epoch: int, step: int) -> NDArray[np.integer]:
         """Return the samples of this process's batch at a step of an epoch ``[batch]``."""
         order = self.order(epoch)
         start, end = self.cuts(order)[step * self.world_size + self.rank :][:2]
         return order[start:end]
 
-    def order(self, epoch: int) -> NDArray[np.int64]:
+    def order(self, epoch: int) -> NDArray[np.integer]:
         """Return all samples in an epoch's order ``[samples]``."""
         rng = np.random.default_rng([self.seed, epoch])
-        order = rng.permutation(self.num_samples)
+        # Each process holds this array, so it has the smaller type if that is enough.
+        kind = np.int32 if self.num_samples < 1 << 31 else np.int64
+        order = rng.permutation(np.arange(self.num_samples, dtype=kind))
         if self.groups is not None:
             group, history = self.groups
-            place = rng.permutation(int(group.max(initial=-1)) + 1)  # of each group
-            key = (place[group] << 32) | history
-            order = order[np.argsort(key[order], kind="stable")]
+            key = rng.permutation(int(group.max(initial=-1)) + 1)[group[order]]
+            key <<= 32
+            key |= history[order]
+            order = order[np.argsort(key, kind="stable")]
         return order
 
-    def cuts(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
+    def cuts(self, order: NDArray[np.integer]) -> NDArray[np.int64]:
         """Return the offsets of all processes' batches in an order ``[batches + 1]``.
 
         The batches of one step have equal sizes, so that each sample has the same weight when
@@ -149,7 +152,7 @@ class TokenBatches(TrainBatches):
     def __len__(self) -> int:
         return self.steps
 
-    def cuts(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
+    def cuts(self, order: NDArray[np.integer]) -> NDArray[np.int64]:
         """Return the offsets of all processes' batches in an order ``[batches + 1]``."""
         pieces = self.steps * self.world_size
         if self.steps == self.num_samples // self.world_size:  # one sample per batch
@@ -163,13 +166,14 @@ class TokenBatches(TrainBatches):
         cuts = np.maximum.accumulate(cuts - ahead) + ahead
         return np.minimum(cuts, len(order) - ahead[::-1])
 
-    def _costs(self, order: NDArray[np.int64]) -> NDArray[np.int32]:
+    def _costs(self, order: NDArray[np.integer]) -> NDArray[np.int32]:
         """Return the cost of each sample in an order ``[samples]``."""
         own, history = (counts[order] for counts in self.tokens)
         if self.groups is not None:
             group, shared = (numbers[order] for numbers in self.groups)
             history[1:][(group[1:] == group[:-1]) & (shared[1:] == shared[:-1])] = 0
-        return own + history
+        costs: NDArray[np.int32] = own + history
+        return costs
 
 
 class EvalBatches(Sampler[NDArray[np.int64]]):

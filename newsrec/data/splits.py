@@ -21,6 +21,8 @@ from newsrec.errors import UserError
 
 LAST_DAY = "last_day"
 """The last days of the training split, left out of training to choose the checkpoint."""
+BLOCK = 1 << 16
+"""Histories read at once."""
 NONE = "none"
 """No validation: the model trains on everything, and the last checkpoint is kept."""
 NEWS_TO_JUDGE = ("all", "new")
@@ -126,7 +128,9 @@ def seen_news(split: Split, num_news: int) -> NDArray[np.bool_]:
     seen[split.candidates.values] = True
     used = np.zeros(split.histories.num_rows, dtype=bool)
     used[split.history] = True
-    seen[split.histories.values[np.repeat(used, split.histories.lengths)]] = True
+    for start in range(0, len(used), BLOCK):  # so that not all histories are copied at once
+        block = split.histories.between(start, start + BLOCK)
+        seen[block.values[np.repeat(used[start : start + BLOCK], block.lengths)]] = True
     seen[:FIRST_NEWS] = False
     return seen
 
@@ -192,17 +196,24 @@ def _select(split: Split, keep: NDArray[np.bool_], name: str) -> Split:
 
 def _take(split: Split, keep: NDArray[np.bool_]) -> Split:
     """Return some impressions of a split, possibly none."""
-    rows = np.flatnonzero(keep)
-    labels = split.labels
-    if labels is not None:
-        labels = Ragged(labels, split.candidates.offsets).take(rows).values
+    places, candidates = np.flatnonzero(keep), split.candidates
+    rows: slice | NDArray[np.int64] = places
+    shown: slice | NDArray[np.bool_]
+    if len(places) and places[-1] - places[0] + 1 == len(places):  # stays mapped, is not copied
+        rows = slice(places[0], places[-1] + 1)
+        shown = slice(candidates.offsets[rows.start], candidates.offsets[rows.stop])
+        candidates = candidates.between(rows.start, rows.stop)
+    else:
+        lengths = candidates.lengths
+        shown = np.repeat(keep, lengths)
+        candidates = Ragged(candidates.values[shown], to_offsets(lengths[places]))
     part = split._replace(
         impression_id=split.impression_id[rows],
         user=split.user[rows],
         time=split.time[rows],
         history=split.history[rows],
-        candidates=split.candidates.take(rows),
-        labels=labels,
+        candidates=candidates,
+        labels=None if split.labels is None else split.labels[shown],
     )
     counts = _counts(part)
     if "sampled_candidates" in split.counts:  # then all skipped candidates are

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from newsrec.data.batch import EvalBatch
 from newsrec.data.dataset import Split
-from newsrec.data.ragged import Ragged, to_offsets
 from newsrec.files import write_text
 from newsrec.training.catalogue import frozen_states
 from newsrec.training.processes.together import fail_together
@@ -64,7 +63,7 @@ class ScoreCollector(Callback):
     """Collects the scores of ``trainer.predict`` and sorts them into the order of the file."""
 
     def __init__(self) -> None:
-        self.parts: list[tuple[NDArray, NDArray, NDArray]] = []
+        self.parts: list[tuple[NDArray, NDArray]] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget earlier scores."""
@@ -73,26 +72,27 @@ class ScoreCollector(Callback):
     def on_predict_batch_end(
         self, trainer: Trainer, module: Any, outputs: Any, batch: EvalBatch, *_: Any
     ) -> None:
-        """Keep a batch's rows, sizes and scores."""
-        part = (batch.row, batch.offsets.diff(), outputs)
-        self.parts.append(tuple(t.cpu().numpy() for t in part))  # type: ignore[arg-type]
+        """Keep a batch's rows and scores."""
+        self.parts.append((batch.row.cpu().numpy(), outputs.cpu().numpy()))
 
     def scores(self, trainer: Trainer, split: Split) -> NDArray[np.float32] | None:
         """Gather the scores of all processes on the first one; None on the others.
 
         They are in the order of the split's file ``[candidates]``.
         """
-        columns = zip(*self.parts, strict=True)
-        rows, sizes, scores = (np.concatenate(column) for column in columns)
+        parts, self.parts = self.parts, []
         if trainer.world_size > 1:
             first = trainer.is_global_zero
-            parts: list[Any] | None = [None] * trainer.world_size if first else None
-            torch.distributed.gather_object((rows, sizes, scores), parts)
-            if parts is None:
+            gathered: list[Any] | None = [None] * trainer.world_size if first else None
+            torch.distributed.gather_object(parts, gathered)
+            if gathered is None:
                 return None
-            rows, sizes, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
-        assert len(rows) == len(split.history)
-        return Ragged(scores, to_offsets(sizes)).take(np.argsort(rows)).values
+            parts = [part for own in gathered for part in own]
+        assert sum(len(rows) for rows, _ in parts) == len(split.history)
+        scores = np.empty(len(split.candidates.values), dtype=np.float32)
+        for rows, own in parts:
+            scores[split.candidates.places(rows).values] = own
+        return scores
 
 
 class RunCsv(CSVLogger):
