@@ -38,7 +38,8 @@ class World(NamedTuple):
         return (self.bias + self.table[history].sum(dim=0)) @ self.maps  # [interests, dim]
 
     def score(self, sample, news):
-        return (self.user(sample.history) @ self.table[news]).max()
+        # In float64, since loops sum the exponentials of scores, and e^89 is no float32.
+        return (self.user(sample.history) @ self.table[news]).max().double()
 
 
 def made_world(rng, num_news, interests=1, dim=3):
