@@ -12,6 +12,7 @@ from multiprocessing import resource_tracker
 from types import ModuleType
 from typing import Any
 
+from newsrec.aside import STOPS
 from newsrec.errors import UserError
 from newsrec.parent import watch
 
@@ -72,7 +73,7 @@ def run_in_processes(
         # Nobody needs their parts any more. Python 3.11 would wait forever for a process that was
         # started while it ended the others, and after a second Ctrl-C.
         for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
+            process.kill()
         if isinstance(error, BrokenProcessPool):
             raise UserError(killed) from error
         raise
@@ -131,6 +132,8 @@ def _start(parent: int, work: Callable[[Any, int, Advance], Any], job: Any, done
     global _given
     _given = work, job, done
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the first process ends the others
+    for number in STOPS:  # else SystemExit would be a part's result, and this process would go on
+        signal.signal(number, lambda *_: os._exit(1))
     watch(parent)
 
 

@@ -14,6 +14,7 @@ from processes import is_running, killed_when, processes
 
 from newsrec import on_processes
 from newsrec.__main__ import main
+from newsrec.aside import stopped_by_signals
 from newsrec.errors import UserError
 from newsrec.files import file_hash
 from newsrec.serving import batch_engines, batch_run
@@ -83,6 +84,24 @@ def test_users_in_the_memory_of_this_process_are_scored_in_it(world, tmp_path, m
         assert found["counts"]["users"] == 200
 
 
+def begin(folder, number, advance):
+    """Work that writes a file whole or not at all, which takes long; but for the first part."""
+    (folder / str(number)).touch()
+    with stopped_by_signals():
+        time.sleep(60 if number else 0)
+
+
+def test_processes_that_are_writing_take_no_other_part_when_they_are_stopped(tmp_path):
+    """They would go on in place of ending, as whoever writes a file undoes it at a SIGTERM."""
+    parts = on_processes.run_in_processes(begin, tmp_path, [0, 1, 2, 3, 4, 5], 2, killed="killed")
+    next(parts)
+    while len(list(tmp_path.iterdir())) < 3:
+        time.sleep(0.01)
+    parts.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
+    assert not multiprocessing.active_children()
+
+
 @pytest.mark.slow
 def test_a_script_without_a_main_guard_may_use_processes(world, tmp_path):
     (tmp_path / "script.py").write_text(
@@ -97,6 +116,13 @@ def test_a_script_without_a_main_guard_may_use_processes(world, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "once\n", "")
     assert len(list((tmp_path / "out").glob("part-*"))) == 2
+
+
+def test_a_daemonic_process_which_may_start_no_other_scores_alone(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_engines, "USERS_PER_PROCESS", 1)
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    found = run_batch(world / "export", world / "users", tmp_path / "out", k=5, users_per_part=110)
+    assert found["counts"]["users"] == 200
 
 
 @pytest.mark.slow

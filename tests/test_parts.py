@@ -345,7 +345,7 @@ def test_a_stopped_command_does_not_wait_for_its_workers(tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         compiled(root, engine)
-    assert ended == [-signal.SIGTERM] * 2
+    assert ended == [-signal.SIGKILL] * 2
     assert not [path for path in (root / ".newsrec").iterdir() if path.is_dir()]
 
 

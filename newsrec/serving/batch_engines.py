@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -59,7 +60,8 @@ def _local(
     workers = workers or usable_cores()
     users = min(len(numbers) * job.users_per_part, job.users.num_rows)
     processes = min(workers, len(numbers), users // USERS_PER_PROCESS)
-    if processes < 2 or job.is_in_memory:
+    # A daemonic process of multiprocessing may start no other.
+    if processes < 2 or job.is_in_memory or multiprocessing.current_process().daemon:
         for number in numbers:
             yield score_part(job, number, scorer, advance)
         return
