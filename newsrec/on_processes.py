@@ -1,14 +1,16 @@
 """Runs a job in numbered parts in processes of this machine; ``newsrec.on_ray`` does it on Ray."""
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import resource_tracker
+from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +22,8 @@ Advance = Callable[[int], None]
 """Called with the amount of work just done."""
 INTERVAL = 0.2
 """Seconds between two looks at what the processes have done."""
+SECONDS_TO_END = 10
+"""Time that processes have to remove what they have half written, before they are killed."""
 
 
 def run_in_processes(
@@ -48,17 +52,25 @@ def run_in_processes(
         threads: Threads for numpy's products in each process; None leaves it to the environment.
 
     Raises:
-        UserError: If a process is killed, perhaps because the memory was full.
+        UserError: If the processes cannot be started, or one is killed, perhaps because the memory
+            was full.
     """
-    others = set(multiprocessing.active_children())
-    spawn = multiprocessing.get_context("spawn")  # a fork would lose Arrow's threads
-    done, told = spawn.Value("q", 0), 0
-    pool = ProcessPoolExecutor(
-        min(processes, len(numbers)), spawn, _start, (os.getpid(), work, job, done)
-    )
+    context = _Context()  # a fork would lose Arrow's threads
+    pool: ProcessPoolExecutor | None = None
     try:
-        with _no_ctrl_c_for_processes(), _threads(threads), without_main():
-            futures = [pool.submit(_work, number) for number in numbers]
+        try:
+            _start_resource_tracker()
+            done, told = context.Value("q", 0), 0
+            pool = ProcessPoolExecutor(
+                min(processes, len(numbers)), context, _start, (os.getpid(), work, job, done)
+            )
+            with _no_signals_for_processes(), without_main(), _threads(threads):
+                futures = [pool.submit(_work, number) for number in numbers]
+        except OSError as error:
+            raise UserError(
+                f"{processes} processes could not be started ({error.strerror or error}). Ask for "
+                "fewer, or raise the limits that `ulimit -a` shows."
+            ) from error
         for future in futures:
             while True:
                 ended = wait([future], INTERVAL).done
@@ -70,43 +82,105 @@ def run_in_processes(
                     break
             yield future.result()
     except BaseException as error:
-        # Nobody needs their parts any more. Python 3.11 would wait forever for a process that was
-        # started while it ended the others, and after a second Ctrl-C.
-        for process in set(multiprocessing.active_children()) - others:
-            process.kill()
+        # Nobody needs their parts any more, and Python 3.11 would wait forever for a process that
+        # was started while it ended the others.
+        with _no_ctrl_c():
+            _end(context.started)
+            if pool is not None:
+                pool.shutdown(cancel_futures=True)
         if isinstance(error, BrokenProcessPool):
             raise UserError(killed) from error
         raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+    pool.shutdown()
+
+
+class _Context(SpawnContext):
+    """Starts processes anew, and knows those that it started."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: list[SpawnProcess] = []
+
+    def Process(self, *args: Any, **more: Any) -> SpawnProcess:  # type: ignore[override]
+        """Make a process, as the class of this name does."""
+        self.started.append(SpawnProcess(*args, **more))
+        return self.started[-1]
+
+
+def _end(processes: list[SpawnProcess]) -> None:
+    """End processes, also those that do not obey a signal."""
+    begun = [process for process in processes if process.pid is not None]
+    for process in begun:
+        process.terminate()
+    end = time.monotonic() + SECONDS_TO_END
+    for process in begun:
+        process.join(max(end - time.monotonic(), 0))
+        if process.is_alive():
+            process.kill()
 
 
 @contextlib.contextmanager
-def _no_ctrl_c_for_processes() -> Iterator[None]:
-    """Let processes that are started meanwhile never get Ctrl-C; this one gets it afterwards."""
+def _no_ctrl_c() -> Iterator[None]:
+    """Ignore a second Ctrl-C, which would leave processes that Python waits for when it ends."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+
+
+def _start_resource_tracker() -> None:
+    """Start the process that removes semaphores, so that a closed terminal does not end it.
+
+    It would be started again, and print a traceback for each semaphore that it does not know.
+    """
+    if sys.platform == "win32":
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _no_signals_for_processes() -> Iterator[None]:
+    """Let processes that are started meanwhile never get Ctrl-C or the end of the terminal.
+
+    This process gets these signals and SIGTERM afterwards: in between, it would leave a process
+    half started, which prints a traceback.
+    """
     if sys.platform == "win32":
         yield
         return
-    resource_tracker.ensure_running()  # else the first process starts it, and it unblocks Ctrl-C
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+_one_at_a_time = threading.Lock()
+
+
 @contextlib.contextmanager
 def without_main() -> Iterator[None]:
     """Let processes that are started meanwhile not import the script that this one runs.
 
-    They would run it again, unless it has ``if __name__ == "__main__"``.
+    They would run it again, unless it has ``if __name__ == "__main__"``. One thread at a time may
+    do this.
     """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+    with _one_at_a_time:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 @contextlib.contextmanager
@@ -131,6 +205,8 @@ _given: tuple[Callable[[Any, int, Advance], Any], Any, Any]
 def _start(parent: int, work: Callable[[Any, int, Advance], Any], job: Any, done: Any) -> None:
     global _given
     _given = work, job, done
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the first process ends the others
     for number in STOPS:  # else SystemExit would be a part's result, and this process would go on
         signal.signal(number, lambda *_: os._exit(1))
@@ -144,4 +220,7 @@ def _work(number: int) -> Any:
         with done.get_lock():
             done.value += amount
 
-    return work(job, number, advance)
+    try:
+        return work(job, number, advance)
+    except SystemExit as error:  # of SIGTERM: the pool would send it back, and go on
+        os._exit(error.code if isinstance(error.code, int) else 1)

@@ -1,4 +1,4 @@
-"""Finds processes and kills them midway; reads /proc."""
+"""Finds processes and kills them midway; reads /proc. Also work for processes."""
 
 import contextlib
 import os
@@ -6,6 +6,8 @@ import signal
 import threading
 import time
 from pathlib import Path
+
+from newsrec.aside import stopped_by_signals
 
 
 @contextlib.contextmanager
@@ -64,3 +66,10 @@ def is_running(pid):
     except OSError:
         return False
     return status[0] != "Z"
+
+
+def work_long(job, number, advance):
+    """Work of ``run_in_processes`` that cleans up on signals, as all that writes files does."""
+    with stopped_by_signals():
+        advance(1)
+        time.sleep(60)

@@ -1,22 +1,25 @@
 """``batch`` in several processes of this machine: the same bytes, and what is left after kills."""
 
+import errno
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 from batch_world import users_of, write_export, write_users
 from conftest import refused
-from processes import is_running, killed_when, processes
+from processes import is_running, killed_when, processes, work_long
 
 from newsrec import on_processes
 from newsrec.__main__ import main
 from newsrec.aside import stopped_by_signals
 from newsrec.errors import UserError
 from newsrec.files import file_hash
+from newsrec.on_processes import run_in_processes
 from newsrec.serving import batch_engines, batch_run
 from newsrec.serving.batch_run import run_batch
 
@@ -168,28 +171,31 @@ def test_a_killed_process_ends_the_command_which_can_be_continued(many, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_no_process_outlives_a_stopped_command(many, tmp_path, sent):
+@pytest.mark.parametrize("to", [os.kill, os.killpg])  # a terminal stops the whole group
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_no_process_outlives_a_stopped_command(many, tmp_path, sent, to):
     words, whole = many
     words = [*words, "--output", str(tmp_path / "out")]
     work = tmp_path / "out.unfinished"
+    line = [sys.executable, "-m", "newsrec", *words]
     with subprocess.Popen(
-        [sys.executable, "-m", "newsrec", *words], stderr=subprocess.PIPE, text=True
+        line, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as command:
         while not list(work.glob("part-*")):
             assert command.poll() is None
             time.sleep(0.01)
         below = processes(command.pid, OURS)
         assert len(below) >= 2
-        command.send_signal(sent)
+        to(command.pid, sent)
         said = command.communicate(timeout=30)[1]
-    assert command.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[sent]
+    assert command.returncode == (-9 if sent == signal.SIGKILL else 128 + sent)
     end = time.monotonic() + 20
     while any(map(is_running, below)):
         assert time.monotonic() < end
         time.sleep(0.1)
     if sent != signal.SIGKILL:
         assert "The same command with --resume continues." in said
+        assert "Traceback" not in said
         assert not list(work.glob(".part-*"))
     main([*words, "--resume"])
     assert {path.name: file_hash(path) for path in (tmp_path / "out").glob("part-*")} == whole
@@ -210,3 +216,56 @@ def test_an_engine_is_closed_when_a_part_fails(world, tmp_path, monkeypatch):
         run_batch(world / "export", world / "users", tmp_path / "out", k=5)
     assert closed
     assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_is_ended_by_a_signal_is_told_as_a_killed_one():
+    """The pool would take the end of the work for a result, and let the process go on."""
+
+    def end_one(amount):
+        for worker in processes(os.getpid(), OURS)[:1]:
+            os.kill(worker, signal.SIGTERM)
+
+    with pytest.raises(UserError, match="It was killed"):
+        list(run_in_processes(work_long, None, [0, 1], 2, killed="It was killed.", advance=end_one))
+    assert not multiprocessing.active_children()
+
+
+def test_a_second_ctrl_c_does_not_keep_processes(monkeypatch):
+    end = on_processes._end
+
+    def ctrl_c(*given):
+        os.kill(os.getpid(), signal.SIGINT)
+        if given[0] != 1:  # the first time it is what advance does
+            end(*given)
+
+    monkeypatch.setattr(on_processes, "_end", ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        list(run_in_processes(work_long, None, [0], 1, killed="", advance=ctrl_c))
+    assert not multiprocessing.active_children()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_processes_that_cannot_be_started_are_a_message(monkeypatch):
+    def submit(*given):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(on_processes.ProcessPoolExecutor, "submit", submit)
+    with pytest.raises(UserError, match=r"9 processes could not be .*Too many open files.*fewer"):
+        list(run_in_processes(work_long, None, [0], 9, killed=""))
+
+
+def test_threads_that_start_processes_at_once_leave_the_script_in_its_place():
+    main_module, inside, leave = sys.modules["__main__"], threading.Event(), threading.Event()
+
+    def start():
+        with on_processes.without_main():
+            inside.set()
+            leave.wait(10)
+
+    other = threading.Thread(target=start)
+    with on_processes.without_main():
+        other.start()
+        assert not inside.wait(0.05)
+    leave.set()
+    other.join()
+    assert sys.modules["__main__"] is main_module
