@@ -298,6 +298,12 @@ def test_a_worker_that_cannot_write_reports_the_folder(tmp_path):
     assert f"Check that each machine has {tmp_path / 'nowhere'}" in found["error"]
 
 
+def test_a_daemonic_process_which_may_start_no_other_compiles_alone(monkeypatch):
+    assert parts.make_engine("local", 2) is not None
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    assert parts.make_engine("local", 2) is None
+
+
 def test_processes_give_the_same_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "PART_BYTES", 1)
     root = write(tmp_path)

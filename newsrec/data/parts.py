@@ -9,6 +9,7 @@ byte as if one process had read all files.
 import contextlib
 import json
 import logging
+import multiprocessing
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -77,7 +78,9 @@ def make_engine(name: str, jobs: int | None = None, address: str | None = None) 
         return partial(_ray, jobs=jobs, address=address)
     if address is not None:
         raise UserError(f"--ray_address is for --engine ray, and --engine is {name}. Leave it out.")
-    return partial(_local, jobs=jobs) if jobs and jobs > 1 else None
+    # A daemonic process of multiprocessing may start no other.
+    alone = multiprocessing.current_process().daemon
+    return partial(_local, jobs=jobs) if jobs and jobs > 1 and not alone else None
 
 
 @dataclass
