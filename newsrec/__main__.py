@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from newsrec import __version__
 from newsrec.commands import failures
-from newsrec.console import show_our_messages
+from newsrec.console import replace_closed_streams, show_our_messages
 from newsrec.errors import MissingPackageError, UserError
 from newsrec.parent import end_with_parent
 
@@ -48,6 +48,7 @@ COMMANDS = {
 def main(argv: list[str] | None = None, callbacks: Sequence["Callback"] = ()) -> None:
     """Run the command of ``argv``, by default ``sys.argv``; ``fit`` takes further callbacks."""
     if argv is None:
+        replace_closed_streams()
         end_with_parent()
     given = sys.argv[1:] if argv is None else argv
     failures.run_folder = None

@@ -92,6 +92,19 @@ class _Printable(logging.Formatter):
         return printable(without_keys(super().format(record)), lines=True)
 
 
+def replace_closed_streams() -> None:
+    """Let standard streams that were closed, as by ``2>&-``, be the null device.
+
+    They are None otherwise, and the next files opened would get their numbers, to which libraries
+    print.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            handle = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(handle, True)
+            setattr(sys, name, open(handle, mode, encoding="utf-8"))  # noqa: SIM115
+
+
 def show_our_messages() -> None:
     """Print log messages of ``newsrec`` and hide remarks of libraries.
 

@@ -3,6 +3,7 @@ import json
 import logging
 import re
 import shutil
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from rich.text import Text
 
 from newsrec.__main__ import main
-from newsrec.console import printable, say, show_our_messages, terminal
+from newsrec.console import printable, replace_closed_streams, say, show_our_messages, terminal
 from newsrec.export.export import describe
 from newsrec.files import file_hash
 from newsrec.report.pictures import TEMPLATES
@@ -177,3 +178,15 @@ def test_a_locale_without_utf_8_shows_a_title_all_the_same(monkeypatch):
     show_our_messages()
     print("Caf\xe9 l\xe4uft", flush=True)
     assert printed.getvalue().strip() == rb"Caf\xe9 l\xe4uft"
+
+
+def test_closed_streams_become_the_null_device(monkeypatch):
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    replace_closed_streams()
+    say("out")
+    say("error", error=True)
+    assert not sys.stderr.isatty()
+    assert sys.stdin.read() == ""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        stream.close()
