@@ -22,10 +22,11 @@ from newsrec import filesystems, on_ray
 from newsrec.__main__ import main
 from newsrec.commands import batch as batch_command
 from newsrec.commands import failures
-from newsrec.errors import UserError
+from newsrec.errors import DataError, UserError
 from newsrec.files import file_hash
 from newsrec.serving import batch_engines, batch_files, batch_parts
 from newsrec.serving.batch import RESULTS, BatchScorer
+from newsrec.serving.batch_files import find_users, read_users
 from newsrec.serving.batch_run import run_batch
 
 
@@ -216,6 +217,38 @@ def test_users_that_change_while_the_command_runs_are_refused(world, tmp_path, m
     said = refused(capsys, *batch(world, tmp_path / "out", users=users))
     assert "users.parquet was changed while the command ran" in said
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("size", [0, 3000])
+def test_users_that_are_cut_off_while_they_are_read_are_refused(tmp_path, size):
+    """Arrow reads a row group of such a file as one without rows."""
+    path = tmp_path / "users.parquet"
+    pq.write_table(users_of(0, 100), path, row_group_size=20)
+    rows = read_users(find_users(str(path), "news"), 0, 100)
+    next(rows)
+    os.truncate(path, size)
+    with pytest.raises(DataError, match=r"users\.parquet"):
+        list(rows)
+
+
+def test_an_output_that_another_program_makes_meanwhile_costs_no_part(
+    world, tmp_path, monkeypatch, capsys
+):
+    real = batch_engines.score_part
+
+    def score(*given):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / "theirs").touch()
+        return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_engines, "score_part", score)
+        said = refused(capsys, *batch(world, tmp_path / "out"))
+    assert "out is not empty. Remove it, and run the command again with --resume." in said
+    shutil.rmtree(tmp_path / "out")
+    monkeypatch.setattr(batch_engines, "score_part", None)  # nothing is scored again
+    main(batch(world, tmp_path / "out", "--resume"))
+    assert len(rows_of(tmp_path / "out")) == 103
 
 
 def test_a_resume_without_anything_to_go_on_with_starts_from_the_beginning(world, tmp_path, capsys):

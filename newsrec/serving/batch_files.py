@@ -118,25 +118,33 @@ def read_users(users: Users, start: int, stop: int) -> Iterator[tuple[str, Rows]
     place = find_place(users.place, "--users")
     begin = 0
     for path, num_rows, footer in users.files:
-        if begin < stop and begin + num_rows > start:
+        left = min(stop, begin + num_rows) - max(start, begin)
+        if left > 0:
             with _parquet(place, path) as (source, parquet):
                 shown = without_secrets(path)
-                if _footer_hash(source, parquet) != footer:
-                    raise DataError(
-                        f"{shown} was changed while the command ran. Run the command anew, without "
-                        "--resume and with another --output."
-                    )
+                _require_unchanged(shown, _footer_hash(source, parquet) == footer)
                 for line, batch in _batches(shown, parquet, users.columns, start - begin):
                     if line >= stop - begin:
                         break
                     first = max(start - begin - line, 0)
                     batch = batch.slice(first, stop - begin - line - first)
+                    left -= len(batch)
                     if len(batch):
                         for column in batch.columns:
                             check_codes(column)
                         lines = line + first + np.arange(len(batch))
                         yield shown, Rows(pa.Table.from_batches([batch]), lines, [], 0)
+                # Arrow reads a file that is truncated meanwhile as one with fewer rows.
+                _require_unchanged(shown, not left and _footer_hash(source, parquet) == footer)
         begin += num_rows
+
+
+def _require_unchanged(path: str, same: bool) -> None:
+    if not same:
+        raise DataError(
+            f"{path} was changed while the command ran. Run the command anew, without --resume and "
+            "with another --output."
+        )
 
 
 def _batches(

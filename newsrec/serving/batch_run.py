@@ -190,11 +190,14 @@ def _score_missing(
 def _publish(place: Place, work: Place, job: Job, manifest: dict[str, Any]) -> None:
     """Make the parts the output: write the manifest, and rename a local folder."""
     require_ours(work, job)
+    if place.is_local:  # before the plan is removed, so that --resume can do this again
+        hint = "Remove it, and run the command again with --resume."
+        require_empty(Path(place.path), hint)
+        require_replaceable(Path(place.path))
     with named(work.given):
         _write_json(work / DONE, manifest)
     if place.is_local:
         Path((work / PLAN).path).unlink()
-        require_replaceable(Path(place.path))
         os.rename(work.path, place.path)
     else:
         work.filesystem.delete_file((work / PLAN).path)
