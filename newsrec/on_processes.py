@@ -81,17 +81,15 @@ def run_in_processes(
                 if ended:
                     break
             yield future.result()
-    except BaseException as error:
-        # Nobody needs their parts any more, and Python 3.11 would wait forever for a process that
-        # was started while it ended the others.
+    except BrokenProcessPool as error:
+        raise UserError(killed) from error
+    finally:
+        # Nobody needs the processes any more. Python 3.11 would wait forever if one was killed
+        # while it waited for its next part, or was started while the others were ended.
         with _no_ctrl_c():
             _end(context.started)
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
-        if isinstance(error, BrokenProcessPool):
-            raise UserError(killed) from error
-        raise
-    pool.shutdown()
 
 
 class _Context(SpawnContext):

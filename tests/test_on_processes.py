@@ -12,7 +12,7 @@ import time
 import pytest
 from batch_world import users_of, write_export, write_users
 from conftest import refused
-from processes import is_running, killed_when, processes, work_long
+from processes import is_running, killed_when, processes, work_long, work_short
 
 from newsrec import on_processes
 from newsrec.__main__ import main
@@ -227,6 +227,17 @@ def test_a_process_that_is_ended_by_a_signal_is_told_as_a_killed_one():
 
     with pytest.raises(UserError, match="It was killed"):
         list(run_in_processes(work_long, None, [0, 1], 2, killed="It was killed.", advance=end_one))
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_processes_that_are_killed_after_their_last_part_are_not_waited_for(which):
+    """One of the two waits for a next part, and the other for its turn to wait."""
+    results = run_in_processes(work_short, None, [0, 1], 2, killed="")
+    assert [next(results), next(results)] == [0, 1]
+    time.sleep(0.5)
+    os.kill(sorted(processes(os.getpid(), OURS))[which], signal.SIGKILL)
+    assert not list(results)
     assert not multiprocessing.active_children()
 
 
