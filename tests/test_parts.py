@@ -355,6 +355,21 @@ def test_a_stopped_command_does_not_wait_for_its_workers(tmp_path, monkeypatch):
     assert not [path for path in (root / ".newsrec").iterdir() if path.is_dir()]
 
 
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stopped_command_leaves_no_files(tmp_path, monkeypatch, sent):
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    root = write(tmp_path)
+
+    def engine(job):
+        os.kill(os.getpid(), sent)
+        yield {}
+
+    with pytest.raises(SystemExit) as ended:
+        compiled(root, engine)
+    assert ended.value.code == 128 + sent
+    assert not [path for path in (root / ".newsrec").iterdir() if path.is_dir()]
+
+
 @pytest.mark.engines
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_actors_of_ray_give_the_same_bytes(tmp_path, monkeypatch, jobs):

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from newsrec.aside import stopped_by_signals
 from newsrec.data.cache import (
     build_lock,
     building,
@@ -117,7 +118,7 @@ def _compile(
 ) -> Found:
     files = [file for split in splits.values() for file in split]
     before = {file: _stamp(file) for file in files}
-    with building(base) as folder:
+    with stopped_by_signals(), building(base) as folder:
         hashes, num_bad = compile_splits(reader, splits, folder, on_bad_line, engine)
         if isinstance(root, StorePath):
             root.store.refresh()
