@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -22,8 +21,6 @@ Advance = Callable[[int], None]
 """Called with the amount of work just done."""
 INTERVAL = 0.2
 """Seconds between two looks at what the processes have done."""
-SECONDS_TO_END = 10
-"""Time that processes have to remove what they have half written, before they are killed."""
 
 
 def run_in_processes(
@@ -106,15 +103,12 @@ class _Context(SpawnContext):
 
 
 def _end(processes: list[SpawnProcess]) -> None:
-    """End processes, also those that do not obey a signal."""
+    """Kill processes; what they have half written is removed by the one that started them."""
     begun = [process for process in processes if process.pid is not None]
     for process in begun:
-        process.terminate()
-    end = time.monotonic() + SECONDS_TO_END
+        process.kill()
     for process in begun:
-        process.join(max(end - time.monotonic(), 0))
-        if process.is_alive():
-            process.kill()
+        process.join()
 
 
 @contextlib.contextmanager
