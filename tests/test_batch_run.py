@@ -453,6 +453,24 @@ def test_names_of_parts_sort_as_their_numbers():
     assert names == sorted(names)
 
 
+def test_a_limit_of_the_system_is_not_taken_for_another_command(world, tmp_path, monkeypatch):
+    """A process that cannot be started is the same error as a lock that another command holds."""
+    stopping_after(monkeypatch, 0, BlockingIOError(errno.EAGAIN, "limit of processes"))
+    with pytest.raises(BlockingIOError, match="limit of processes"):
+        run_batch(world / "export", world / "users", tmp_path / "out", k=5)
+
+
+def test_a_part_that_cannot_be_written_says_why(world, tmp_path, monkeypatch, capsys):
+    def write(*given):  # as Arrow does
+        raise OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", write)
+    said = refused(capsys, *batch(world, tmp_path / "out"))
+    reason = os.strerror(errno.ENOSPC)
+    assert f"part-00000.parquet could not be written ({reason}). Check the disk there" in said
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_output_that_another_command_writes_is_refused(world, tmp_path, capsys, monkeypatch):
     fcntl = pytest.importorskip("fcntl")
     with monkeypatch.context() as patch:

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -135,7 +136,9 @@ def score_part(
     except UserError as error:
         return {"number": number, "error": str(error)}
     except OSError as error:
-        problem = f"{target.given} could not be written ({error}). Check the disk there, and "
+        code = error.errno or 0  # Arrow repeats what it means
+        reason = os.strerror(code) if code > 0 else error
+        problem = f"{target.given} could not be written ({reason}). Check the disk there, and "
         return {"number": number, "error": problem + "continue with --resume."}
     return described(target, number, counts)
 
@@ -167,6 +170,28 @@ def parts_done(work: Place, job: Job) -> dict[int, dict[str, Any]]:
         if fits:
             found[names[name]] = described(work / name, names[name], counts)
     return found
+
+
+@contextlib.contextmanager
+def only_one(work: Place) -> Iterator[None]:
+    """Let one command at a time write a folder; the lock ends with the process."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        fcntl = None  # type: ignore[assignment]
+    if not work.is_local or fcntl is None:
+        yield
+        return
+    handle = os.open(work.path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            told = f"Another command is writing {work.given}. Wait until it ends."
+            raise UserError(told) from None
+        yield
+    finally:
+        os.close(handle)
 
 
 def remove_half_written(work: Place) -> None:

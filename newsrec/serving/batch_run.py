@@ -10,7 +10,6 @@ import logging
 import os
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from newsrec.serving.batch_parts import (
     Job,
     damaged,
     export_hash,
+    only_one,
     parts_done,
     read_json,
     remove_half_written,
@@ -118,7 +118,7 @@ def run_batch(
         log.info("%s is complete already; nothing was left to do.", place.given)
         return finished
     job = _begin(place, work, job, resume)
-    with _only_one(work), stopped_by_signals():
+    with only_one(work), stopped_by_signals():
         done = parts_done(work, job)
         try:
             _score_missing(job, run, scorer, done)
@@ -295,27 +295,6 @@ def _keep_or_remove(work: Place, job: Job) -> None:
         work.filesystem.delete_file((work / PLAN).path)
         if not work.files():
             work.filesystem.delete_dir(work.path)
-
-
-@contextlib.contextmanager
-def _only_one(work: Place) -> Iterator[None]:
-    """Let one command at a time write a folder; the lock ends with the process."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        fcntl = None  # type: ignore[assignment]
-    if not work.is_local or fcntl is None:
-        yield
-        return
-    handle = os.open(work.path, os.O_RDONLY)
-    try:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-            return
-        raise UserError(f"Another command is writing {work.given}. Wait until it ends.")
-    finally:
-        os.close(handle)
 
 
 def _write_json(place: Place, value: Any) -> None:
