@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -248,6 +249,30 @@ def test_an_output_that_another_program_makes_meanwhile_costs_no_part(
     shutil.rmtree(tmp_path / "out")
     monkeypatch.setattr(batch_engines, "score_part", None)  # nothing is scored again
     main(batch(world, tmp_path / "out", "--resume"))
+    assert len(rows_of(tmp_path / "out")) == 103
+
+
+@pytest.mark.parametrize("last", ["rename", "unlink"])
+def test_a_run_that_is_stopped_at_its_very_end_loses_no_part(
+    world, tmp_path, monkeypatch, capsys, last
+):
+    where = os if last == "rename" else Path
+    real = getattr(where, last)
+
+    def stop(path, *given, **options):
+        if str(path).endswith((".unfinished", "_plan.json")):
+            raise KeyboardInterrupt
+        return real(path, *given, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, last, stop)
+        with pytest.raises(SystemExit):
+            main(batch(world, tmp_path / "out"))
+    assert ("out.unfinished keeps 4 of 4 parts" in capsys.readouterr().err) == (last == "rename")
+    monkeypatch.setattr(batch_engines, "score_part", None)  # nothing is scored again
+    main(batch(world, tmp_path / "out", "--resume"))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert not (tmp_path / "out" / "_plan.json").exists()
     assert len(rows_of(tmp_path / "out")) == 103
 
 

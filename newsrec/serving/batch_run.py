@@ -122,11 +122,12 @@ def run_batch(
         done = parts_done(work, job)
         try:
             _score_missing(job, run, scorer, done)
+            model = scorer.folder.manifest["model_hash"]
+            manifest = _manifest(job, export, source.given, model, done)
+            _publish(place, work, job, manifest)
         except BaseException:
             _keep_or_remove(work, job)
             raise
-        manifest = _manifest(job, export, source.given, scorer.folder.manifest["model_hash"], done)
-        _publish(place, work, job, manifest)
     return manifest
 
 
@@ -190,15 +191,14 @@ def _score_missing(
 def _publish(place: Place, work: Place, job: Job, manifest: dict[str, Any]) -> None:
     """Make the parts the output: write the manifest, and rename a local folder."""
     require_ours(work, job)
-    if place.is_local:  # before the plan is removed, so that --resume can do this again
-        hint = "Remove it, and run the command again with --resume."
-        require_empty(Path(place.path), hint)
+    if place.is_local:
+        require_empty(Path(place.path), "Remove it, and run the command again with --resume.")
         require_replaceable(Path(place.path))
     with named(work.given):
         _write_json(work / DONE, manifest)
-    if place.is_local:
-        Path((work / PLAN).path).unlink()
+    if place.is_local:  # renamed with its plan, which --resume needs if this ends here
         os.rename(work.path, place.path)
+        Path((place / PLAN).path).unlink(missing_ok=True)
     else:
         work.filesystem.delete_file((work / PLAN).path)
 
@@ -225,6 +225,8 @@ def _finished(place: Place, job: Job, resume: bool) -> dict[str, Any] | None:
                     f"--resume: {part.given} is missing or was changed since it was written. "
                     f"Remove {place.given}, and run the command again."
                 )
+        if place.is_local:
+            Path((place / PLAN).path).unlink(missing_ok=True)  # of a run killed at its very end
         return manifest
     if place.is_local:
         require_empty(Path(place.path), "Choose another --output, or remove it.")
