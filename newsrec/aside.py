@@ -147,13 +147,15 @@ def _remove(path: Path) -> None:
 def stopped_by_signals() -> Iterator[None]:
     """Let SIGTERM and SIGHUP raise SystemExit if they would otherwise end the process at once.
 
-    A second signal of the same kind ends it at once.
+    A second signal of the same kind ends it at once; one of the other kind does nothing, because a
+    closed terminal or a service manager may send both.
     """
     builder = os.getpid()
     before: dict[int, Any] = {}
 
     def stop(number: int, _: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
+        for other in before:  # SIG_IGN would print a traceback if that signal is here already
+            signal.signal(other, signal.SIG_DFL if other == number else lambda *_: None)
         if os.getpid() != builder:  # a forked process, which builds nothing
             os.kill(os.getpid(), number)
         raise SystemExit(128 + number)

@@ -50,6 +50,32 @@ def test_a_signal_takes_away_what_was_built(tmp_path, number):
     assert names(tmp_path) == []
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="has no SIGHUP")
+@pytest.mark.parametrize("numbers", [STOPS, STOPS[::-1]])
+def test_a_signal_of_the_other_kind_does_not_disturb_what_the_first_one_undoes(numbers):
+    """A closed terminal sends SIGHUP, and a service manager SIGTERM."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    undone = []
+
+    def build():
+        with aside.stopped_by_signals():
+            try:
+                signal.raise_signal(numbers[0])
+            finally:
+                signal.raise_signal(numbers[1])
+                undone.append(True)
+
+    try:
+        with pytest.raises(SystemExit) as stop:
+            build()
+        assert [signal.getsignal(number) for number in numbers] == [signal.SIG_DFL] * 2
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+    assert undone
+    assert stop.value.code == 128 + numbers[0]
+
+
 def test_what_a_killed_process_left_goes_with_the_next_one_for_the_same_target(tmp_path):
     killed, living = building(tmp_path / "new"), building(tmp_path / "new")
     other = building(tmp_path / "newer")
