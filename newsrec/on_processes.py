@@ -63,15 +63,16 @@ def run_in_processes(
             )
             with _no_signals_for_processes(), without_main(), _threads(threads):
                 futures = [pool.submit(_work, number) for number in numbers]
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # RuntimeError: a thread could not be started
+            reason = getattr(error, "strerror", None) or error
             raise UserError(
-                f"{processes} processes could not be started ({error.strerror or error}). Ask for "
-                "fewer, or raise the limits that `ulimit -a` shows."
+                f"{processes} processes could not be started ({reason}). Ask for fewer, or for "
+                "one, which starts none; `ulimit -a` shows some limits of the system."
             ) from error
         for future in futures:
             while True:
                 ended = wait([future], INTERVAL).done
-                now = done.value
+                now = done.get_obj().value  # unlocked, since a killed process may hold the lock
                 if now > told:  # a rate shown to a person would begin with the processes' start
                     advance(now - told)
                 told = now
@@ -86,7 +87,8 @@ def run_in_processes(
         with _no_ctrl_c():
             _end(context.started)
             if pool is not None:
-                pool.shutdown(cancel_futures=True)
+                with contextlib.suppress(RuntimeError):  # its thread could not be started
+                    pool.shutdown(cancel_futures=True)
 
 
 class _Context(SpawnContext):

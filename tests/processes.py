@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+from newsrec import on_processes
 from newsrec.aside import stopped_by_signals
 
 
@@ -78,3 +79,9 @@ def work_long(job, number, advance):
 def work_short(job, number, advance):
     """Work of ``run_in_processes``; returns the number."""
     return number
+
+
+def work_killed_while_counting(job, number, advance):
+    """Work of ``run_in_processes`` that is killed while it tells how much it has done."""
+    on_processes._given[2].get_lock().acquire()
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -12,7 +12,14 @@ import time
 import pytest
 from batch_world import users_of, write_export, write_users
 from conftest import refused
-from processes import is_running, killed_when, processes, work_long, work_short
+from processes import (
+    is_running,
+    killed_when,
+    processes,
+    work_killed_while_counting,
+    work_long,
+    work_short,
+)
 
 from newsrec import on_processes
 from newsrec.__main__ import main
@@ -230,6 +237,12 @@ def test_a_process_that_is_ended_by_a_signal_is_told_as_a_killed_one():
     assert not multiprocessing.active_children()
 
 
+def test_a_process_that_is_killed_while_it_counts_is_told_as_any_other():
+    """It leaves the counter locked."""
+    with pytest.raises(UserError, match="It was killed"):
+        list(run_in_processes(work_killed_while_counting, None, [0], 1, killed="It was killed."))
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_processes_that_are_killed_after_their_last_part_are_not_waited_for(which):
     """One of the two waits for a next part, and the other for its turn to wait."""
@@ -256,13 +269,21 @@ def test_a_second_ctrl_c_does_not_keep_processes(monkeypatch):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_processes_that_cannot_be_started_are_a_message(monkeypatch):
-    def submit(*given):
-        raise OSError(errno.EMFILE, "Too many open files")
+@pytest.mark.parametrize(
+    ("where", "error", "said"),
+    [
+        (on_processes.SpawnProcess, OSError(errno.EMFILE, "Too many open files"), "Too many open"),
+        (threading.Thread, RuntimeError("can't start new thread"), "can't start new thread"),
+    ],
+)
+def test_processes_that_cannot_be_started_are_a_message(monkeypatch, where, error, said):
+    def start(*given):
+        raise error
 
-    monkeypatch.setattr(on_processes.ProcessPoolExecutor, "submit", submit)
-    with pytest.raises(UserError, match=r"9 processes could not be .*Too many open files.*fewer"):
+    monkeypatch.setattr(where, "start", start)
+    with pytest.raises(UserError, match=rf"9 processes could not be started \({said}.*fewer"):
         list(run_in_processes(work_long, None, [0], 9, killed=""))
+    assert not multiprocessing.active_children()
 
 
 def test_threads_that_start_processes_at_once_leave_the_script_in_its_place():
