@@ -408,12 +408,15 @@ def test_a_full_disk_under_what_is_printed_is_said():
     assert os.strerror(errno.ENOSPC) in done.stderr
 
 
-def test_too_little_memory_is_no_bug(capsys, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [MemoryError("Unable to allocate 8.00 TiB"), RuntimeError("can't start new thread")]
+)
+def test_too_little_memory_is_no_bug(capsys, monkeypatch, error):
     def allocate(*args):
-        raise MemoryError("Unable to allocate 8.00 TiB")
+        raise error
 
     monkeypatch.setattr("newsrec.commands.prepare.open_mind", allocate)
-    assert_told(capsys, ["prepare", "--data.root=x"], "too little memory (Unable to allocate 8.00")
+    assert_told(capsys, ["prepare", "--data.root=x"], f"too little memory ({error}). Close other")
 
 
 def test_ctrl_c_is_no_bug(capsys, monkeypatch):

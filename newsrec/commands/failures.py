@@ -109,11 +109,13 @@ def _print_traceback(error: BaseException) -> None:
 
 def _os_error_message(error: BaseException) -> str | None:
     """Return a message for an error of the operating system, with what to do; None for others."""
-    if isinstance(error, MemoryError):
+    no_thread = isinstance(error, RuntimeError) and str(error) == "can't start new thread"
+    if isinstance(error, MemoryError) or no_thread:
         what = f" ({error})" if str(error) else ""
         return (
-            f"There is too little memory{what}. Close other programs, or lower batch sizes "
-            "(data.eval_batch_size, data.batch_size)."
+            f"There is too little memory{what}. Close other programs, lower batch sizes "
+            "(data.eval_batch_size, data.batch_size) or the number of processes (--workers, "
+            "--jobs), or raise the limits that `ulimit -a` shows."
         )
     if not isinstance(error, OSError) or error.errno not in NEXT_STEPS:
         return None
