@@ -362,8 +362,9 @@ def test_options_that_cannot_be_are_refused(world, tmp_path, capsys, change, sai
 def test_an_engine_that_is_not_installed_is_told_with_its_command(
     world, tmp_path, capsys, monkeypatch
 ):
-    for engine, package in (("ray", "ray"), ("spark", "pyspark")):
-        monkeypatch.setitem(sys.modules, package, None)
+    for engine, package, part in (("ray", "ray", "data"), ("spark", "pyspark", "sql")):
+        for module in (package, f"{package}.{part}"):  # another test may have imported it
+            monkeypatch.setitem(sys.modules, module, None)
         said = refused(capsys, *batch(world, tmp_path / "out", "--engine", engine))
         assert f'pip install "newsrec[{engine}]"' in said
         assert f"--engine {engine} needs the package {package}" in said
