@@ -185,9 +185,13 @@ def test_no_process_outlives_a_stopped_command(many, tmp_path, sent, to):
     words = [*words, "--output", str(tmp_path / "out")]
     work = tmp_path / "out.unfinished"
     line = [sys.executable, "-m", "newsrec", *words]
-    with subprocess.Popen(
-        line, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as command:
+    options = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+
+    def default():  # signals may be ignored here, as below nohup
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+
+    with subprocess.Popen(line, preexec_fn=default, **options) as command:
         while not list(work.glob("part-*")):
             assert command.poll() is None
             time.sleep(0.01)
@@ -263,10 +267,14 @@ def test_a_second_ctrl_c_does_not_keep_processes(monkeypatch):
             end(*given)
 
     monkeypatch.setattr(on_processes, "_end", ctrl_c)
-    with pytest.raises(KeyboardInterrupt):
-        list(run_in_processes(work_long, None, [0], 1, killed="", advance=ctrl_c))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored here
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(run_in_processes(work_long, None, [0], 1, killed="", advance=ctrl_c))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not multiprocessing.active_children()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize(
