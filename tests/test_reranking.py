@@ -269,6 +269,34 @@ def test_ages_without_times_are_refused(capsys, served, options, said):
     assert said in refused(capsys, "recommend", served.export, *options)
 
 
+@pytest.mark.parametrize(
+    ("ids", "times", "said"),
+    [
+        (["N1"], pa.array([2**62], pa.timestamp("us")), "not a time such as"),
+        (["N1"], pa.nulls(1, pa.timestamp("us")), "has no times of news. It needs to be"),
+        (["other"], pa.array([0], pa.timestamp("us")), "has no time of a news item of"),
+    ],
+)
+def test_a_file_without_a_time_that_counts_is_refused(tmp_path, capsys, served, ids, times, said):
+    file = tmp_path / "times.parquet"
+    pq.write_table(pa.table({"news_id": ids, "published": times}), file)
+    options = ["--half_life=5", f"--published={file}"]
+    assert said in refused(capsys, "recommend", served.export, *options)
+
+
+def test_times_that_cannot_be_read_are_refused(tmp_path, capsys, served):
+    said = refused(capsys, "recommend", served.export, "--max_age=5", f"--published={tmp_path}")
+    assert f"{tmp_path} is a folder. Name Parquet" in said
+    file = tmp_path / "times.parquet"
+    ids = [f"N{number}" for number in range(100)]
+    pq.write_table(pa.table({"news_id": ids, "published": range(100)}), file)
+    content = bytearray(file.read_bytes())
+    content[40:80] = b"\xff" * 40
+    file.write_bytes(content)
+    said = refused(capsys, "recommend", served.export, "--max_age=5", f"--published={file}")
+    assert f"{file} cannot be read: " in said
+
+
 def test_a_rule_for_age_needs_ages(served):
     recommender = Recommender.load(served.export, threads=1)
     with pytest.raises(UserError, match="max_age is given, but no news has an age"):

@@ -77,6 +77,11 @@ def run(args: argparse.Namespace) -> None:
     rules = {rule: value for rule, value in given.items() if value is not None}
     if args.published is not None or args.at is not None or rules.keys() & AGED:
         rules["ages"] = _ages(args.published, args.at, rules)
+        if not any(news_id in known for news_id in rules["ages"]):
+            raise UserError(
+                f"{args.published} has no time of a news item of {args.export_dir}. Give its "
+                "column news_id the ids of the export's news.parquet."
+            )
     found = answer(recommender, history, args.k, candidates, args.explain, **rules)
     if args.json:
         print(json.dumps(found, indent=1))

@@ -16,7 +16,14 @@ from newsrec.console import progress
 from newsrec.data.readers.base import Rows
 from newsrec.data.readers.news_file import read_news
 from newsrec.data.readers.parquet import CLICKS_REQUIRED
-from newsrec.data.readers.parquet_columns import NO_TIME, as_seconds, as_text, is_filled, shown
+from newsrec.data.readers.parquet_columns import (
+    NO_TIME,
+    as_seconds,
+    as_text,
+    is_filled,
+    shown,
+    shown_value,
+)
 from newsrec.data.readers.parquet_files import CLICKS, NEWS
 from newsrec.data.readers.parquet_table import ParquetTable
 from newsrec.data.readers.source import SourceFile
@@ -142,17 +149,20 @@ def read_published(path: Path) -> dict[str, datetime]:
     """
     if not path.is_file():
         said = f"{path}: there is no such file. {looked_for(path)}".strip()
+        said = f"{path} is a folder." if path.is_dir() else said
         raise DataError(f"{said} Name Parquet with the columns news_id and published.")
     try:
-        times = _more_of(path)[0]
-    except pa.ArrowException as error:
-        raise DataError(f"{path} cannot be read: {error}. Write it again.") from None
+        found = _more_of(path)[0]
+    except (OSError, pa.ArrowException) as error:  # OSError: pages that cannot be decompressed
+        said = str(error).strip().rstrip(".")
+        raise DataError(f"{path} cannot be read: {said}. Write it again.") from None
+    times = {news_id: time for news_id, time in found.items() if time is not None}
     if not times:
         raise DataError(
             f"{path} has no times of news. It needs to be Parquet with the columns news_id and "
             "published."
         )
-    return {news_id: time for news_id, time in times.items() if time is not None}
+    return times
 
 
 def _read_news(path: Path) -> list[NewsItem]:
@@ -190,8 +200,9 @@ def _more_of(path: Path) -> tuple[dict[str, Any], set[str]]:
         if len(wrong):
             row = int(wrong[0])
             raise DataError(
-                f"{path}, row {row}, column published: {NO_TIME}: {values[row].as_py()!r}. Correct "
-                "the row (rows count from 0), or leave the time out."
+                f"{path}, row {row}, column published: {NO_TIME}: "
+                f"{shown_value(values[row])!r}. Correct the row (rows count from 0), or leave the "
+                "time out."
             )
         found = zip(ids, micros.tolist(), good.tolist(), strict=True)
         for news_id, time, there in found:

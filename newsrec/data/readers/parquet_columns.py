@@ -184,13 +184,14 @@ def shown(rows: Rows, name: str) -> Callable[[int], str]:
         value = rows.table[name][row]
         if is_list(value.type):
             parts = [] if value.values is None else value.values[:SHOWN]
-            return " ".join(map(_shown_value, parts))
-        return _shown_value(value)
+            return " ".join(map(shown_value, parts))
+        return shown_value(value)
 
     return show
 
 
-def _shown_value(value: pa.Scalar) -> str:
+def shown_value(value: pa.Scalar) -> str:
+    """Return a value as text, even if it is long, not UTF-8, or a time that Python lacks."""
     if is_text(value.type) and value.is_valid:
         value = value.value if types.is_dictionary(value.type) else value
         raw: bytes = value.cast(pa.binary()).as_py()
