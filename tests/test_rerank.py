@@ -120,13 +120,17 @@ def test_each_rule_moves_the_metric_that_it_is_for(world):
     assert [len(lines) for _, lines in rows.values()] == [
         1 + len(values) for values, _ in TRADE_OFF.values()
     ]
-    for aged, rules in ((False, {"half_life"}), (True, set())):
-        lines = trade_off(data, "train", scores, None, None, aged=aged)["rules"]
+    for by_age, rules in ((True, {"half_life"}), (False, set())):
+        lines = trade_off(data, "train", scores, None, None, by_age=by_age)["rules"]
         assert set(lines) == {"calibration", "per_category"} | rules
 
 
 def test_accuracy_is_shown_against_each_property_for_each_value(world):
     data, split, scores, vectors = world
+    without = trade_off(data, "train", scores, vectors, None)
+    headings, rows = trade_off_rows(without)["--diversity"]
+    assert "vector\ndiversity" not in headings
+    assert all(len(row) == len(headings) for row in rows)
     found = trade_off(data, "train", scores, vectors, vectors)
     curves = trade_off_pictures(found)
     assert {curve.name for curve in curves[:5]} == {
@@ -207,6 +211,7 @@ def test_a_baseline_can_be_re_ranked_without_vectors(mind_dir, tmp_path, capsys)
     said = capsys.readouterr().out
     assert "re-ranked: at most 1 of a category, calibration 0.9." in said
     assert "Trade-off: --calibration" in said
+    assert "Trade-off: --half_life" not in said
     main(["compare", str(tmp_path / "plain"), str(tmp_path / "new")])
     said = " ".join(capsys.readouterr().out.split())
     assert "First news: A not re-ranked, B at most 1 of a category, calibration 0.9." in said

@@ -136,7 +136,7 @@ def trade_off(
     vectors: NDArray[np.floating] | None,
     plm_vectors: NDArray[np.floating] | None,
     voices: Voices | None = None,
-    aged: bool = False,
+    by_age: bool = True,
 ) -> dict[str, Any] | None:
     """Measure accuracy and the metrics beyond it for some values of each rule of ``TRADE_OFF``.
 
@@ -148,7 +148,8 @@ def trade_off(
             ``[news, dim]``.
         plm_vectors: News vectors that diversity is measured by; None leaves such metrics out.
         voices: Which named entities count; None counts persons by name.
-        aged: Whether the scores are already lowered by a half-life; no other is measured then.
+        by_age: Whether half-lives are measured; not for scores that are no logits, or already
+            lowered by one.
 
     Returns:
         The field ``trade_off`` of ``metrics.json``: the number of ``impressions``, the metrics
@@ -169,7 +170,7 @@ def trade_off(
     labels = part.labels[places]
     few = part._replace(candidates=part.candidates.take(rows), labels=labels)
     tried, values, tops = [], {}, {}
-    for rule, value, changed in _by_rule(data, split, scores, vectors, rows, aged):
+    for rule, value, changed in _by_rule(data, split, scores, vectors, rows, by_age):
         name = f"{rule} {value}"
         tried.append((rule, value, name))
         values[name] = impression_metrics(changed[places], labels, offsets)
@@ -201,7 +202,7 @@ def _by_rule(
     scores: NDArray[np.floating],
     vectors: NDArray[np.floating] | None,
     rows: NDArray[np.integer],
-    aged: bool,
+    by_age: bool,
 ) -> Iterator[tuple[str, float, NDArray[np.floating]]]:
     """Yield the scores as they are, then those of each rule of ``TRADE_OFF`` and its values."""
     yield "none", 0.0, scores
@@ -209,7 +210,7 @@ def _by_rule(
     for rule, (values, _) in TRADE_OFF.items():
         for value in values:
             if rule == "half_life":
-                if not aged:
+                if by_age:
                     yield rule, value, scores + age_term(old, value)
                 continue
             options: dict[str, Any] = {rule: value}

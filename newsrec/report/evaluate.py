@@ -145,7 +145,8 @@ def evaluate(
         found = None
         if labelled:
             aged = scored.info.get("half_life", {}).get("hours") is not None
-            found = trade_off(data, split, scored.scores, own_vectors, vectors, voices, aged)
+            by_age = leave_out is None and not aged  # a baseline's scores are no logits
+            found = trade_off(data, split, scored.scores, own_vectors, vectors, voices, by_age)
         if found is None:
             lacks = "clicked beside a skipped candidate" if labelled else "labels"
             log.warning(

@@ -31,6 +31,7 @@ def trade_off_tables(found: Mapping[str, Any]) -> list[Table]:
     for rule, lines in found["rules"].items():
         names = [lines["for"], "calibration@10", "vector_diversity@10", "freshness@10"]
         headings, rows = _rows(found, rule, [n for n in dict.fromkeys(names) if n in found["none"]])
+        headings = [heading.replace("-", "-\n") for heading in headings]  # fits into 80 columns
         shown = [bold(*row) if not number else row for number, row in enumerate(rows)]
         tables.append(table(headings, shown, f"Trade-off: {RULE_NAMES.get(rule, rule)}"))
     return tables
@@ -48,11 +49,12 @@ def trade_off_rows(found: Mapping[str, Any]) -> dict[str, tuple[list[str], list[
 
     The first row is of the scores as they are. The metric that a rule is for comes first.
     """
+    names = _properties(found)
     return {
         RULE_NAMES.get(rule, rule): _rows(
-            found, rule, list(dict.fromkeys([lines["for"], *_properties(found)]))
+            found, rule, sorted(names, key=lambda name: name != found["rules"][rule]["for"])
         )
-        for rule, lines in found["rules"].items()
+        for rule in found["rules"]
     }
 
 
