@@ -104,7 +104,7 @@ def _ages(published: str | None, at: str | None, rules: Mapping[str, Any]) -> di
         except ValueError:
             raise UserError(f"--at is {at!r}; give a time such as 2019-11-15T12:00.") from None
         now = now if now.tzinfo else now.replace(tzinfo=UTC)
-    from newsrec.serving.store_tables import read_published
+    from newsrec.serving.published import read_published
 
     times = read_published(Path(published))
     return {news_id: (now - time).total_seconds() / 3600 for news_id, time in times.items()}

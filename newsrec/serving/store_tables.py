@@ -2,28 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pyarrow.types as types
-from numpy.typing import NDArray
 
 from newsrec.console import progress
 from newsrec.data.readers.base import Rows
 from newsrec.data.readers.news_file import read_news
 from newsrec.data.readers.parquet import CLICKS_REQUIRED
-from newsrec.data.readers.parquet_columns import (
-    NO_TIME,
-    as_seconds,
-    as_text,
-    is_filled,
-    shown,
-    shown_value,
-)
+from newsrec.data.readers.parquet_columns import NO_TIME, as_text, is_filled, shown
 from newsrec.data.readers.parquet_files import CLICKS, NEWS
 from newsrec.data.readers.parquet_table import ParquetTable
 from newsrec.data.readers.source import SourceFile
@@ -37,6 +26,7 @@ from newsrec.serving.folder import ExportFolder
 from newsrec.serving.items import Click, NewsItem, check_clicks, check_items, to_time
 from newsrec.serving.live import LiveRecommender
 from newsrec.serving.news_rows import NEWS_FILE
+from newsrec.serving.published import as_micros, more_of
 from newsrec.serving.results import AddedNews
 from newsrec.serving.store import NewsStore
 
@@ -138,36 +128,9 @@ def import_store(store: Path, news: Path | None = None, clicks: Path | None = No
     return Imported(added, new, len(made) - new)
 
 
-def read_published(path: Path) -> dict[str, datetime]:
-    """Return when news was published, by news id; news without a time is left out.
-
-    Args:
-        path: Parquet with the columns ``news_id`` and ``published``, such as a store's export.
-
-    Raises:
-        UserError: If the file cannot be used.
-    """
-    if not path.is_file():
-        said = f"{path}: there is no such file. {looked_for(path)}".strip()
-        said = f"{path} is a folder." if path.is_dir() else said
-        raise DataError(f"{said} Name Parquet with the columns news_id and published.")
-    try:
-        found = _more_of(path)[0]
-    except (OSError, pa.ArrowException) as error:  # OSError: pages that cannot be decompressed
-        said = str(error).strip().rstrip(".")
-        raise DataError(f"{path} cannot be read: {said}. Write it again.") from None
-    times = {news_id: time for news_id, time in found.items() if time is not None}
-    if not times:
-        raise DataError(
-            f"{path} has no times of news. It needs to be Parquet with the columns news_id and "
-            "published."
-        )
-    return times
-
-
 def _read_news(path: Path) -> list[NewsItem]:
     table = read_news(path)
-    published, unknown = _more_of(path)
+    published, unknown = more_of(path)
     columns = [table[name].to_pylist() for name in NewsItem._fields[:5]]
     items = []
     for news_id, title, category, subcategory, abstract in zip(*columns, strict=True):
@@ -178,39 +141,6 @@ def _read_news(path: Path) -> list[NewsItem]:
         return check_items(items)
     except UserError as error:
         raise DataError(f"{path}: {error}") from error
-
-
-def _more_of(path: Path) -> tuple[dict[str, Any], set[str]]:
-    """Return the times of publication, and which news have no abstract that is known."""
-    try:
-        names = set(pq.read_schema(path).names)
-    except pa.ArrowInvalid:  # no Parquet
-        return {}, set()
-    if "news_id" not in names:  # EB-NeRD's articles
-        return {}, set()
-    given = [name for name in ("news_id", "published", "abstract") if name in names]
-    table = pq.ParquetFile(path).read(given).combine_chunks()
-    column = {name: table[name].combine_chunks() for name in given}
-    ids = as_text(column["news_id"]).to_pylist()
-    times: dict[str, Any] = {}
-    if "published" in column:
-        values = column["published"]
-        micros, good = _micros(values)
-        wrong = np.flatnonzero(~good & np.asarray(values.is_valid()))
-        if len(wrong):
-            row = int(wrong[0])
-            raise DataError(
-                f"{path}, row {row}, column published: {NO_TIME}: "
-                f"{shown_value(values[row])!r}. Correct the row (rows count from 0), or leave the "
-                "time out."
-            )
-        found = zip(ids, micros.tolist(), good.tolist(), strict=True)
-        for news_id, time, there in found:
-            times.setdefault(news_id, to_time(time) if there else None)
-    abstracts = (
-        column["abstract"].is_null().to_pylist() if "abstract" in column else [True] * len(ids)
-    )
-    return times, {news_id for news_id, lacks in zip(ids, abstracts, strict=True) if lacks}
 
 
 def _read_clicks(path: Path) -> list[Click]:
@@ -234,26 +164,16 @@ def _parse_clicks(rows: Rows) -> Rows:
     for name in ("user_id", "news_id"):
         good = is_filled(as_text(rows.column(name)))
         rows = rows.require(good, name, "null, empty or not UTF-8", shown(rows, name))
-    return rows.require(_micros(rows.column("time"))[1], "time", NO_TIME, shown(rows, "time"))
+    return rows.require(as_micros(rows.column("time"))[1], "time", NO_TIME, shown(rows, "time"))
 
 
 def _clicks_of(rows: Rows) -> Iterator[Click]:
     ids: Sequence[list[str]] = [
         as_text(rows.column(name)).to_pylist() for name in ("user_id", "news_id")
     ]
-    micros = _micros(rows.column("time"))[0].tolist()
+    micros = as_micros(rows.column("time"))[0].tolist()
     for user_id, news_id, time in zip(*ids, micros, strict=True):
         yield Click(user_id, news_id, to_time(time))
-
-
-def _micros(values: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return times in microseconds since 1970, and which of them are times ``[rows]``."""
-    seconds, good = as_seconds(values)
-    micros = seconds.astype(np.int64) * 10**6
-    if types.is_timestamp(values.type):
-        ticks = values.cast(pa.timestamp("us", values.type.tz), safe=False).cast(pa.int64())
-        micros = np.where(good, ticks.fill_null(0).to_numpy(), 0)
-    return micros, good
 
 
 def vacuum_store(store: Path, retention_days: float | None = None) -> tuple[int, int]:
