@@ -214,7 +214,4 @@ def _work(number: int) -> Any:
         with done.get_lock():
             done.value += amount
 
-    try:
-        return work(job, number, advance)
-    except SystemExit as error:  # of SIGTERM: the pool would send it back, and go on
-        os._exit(error.code if isinstance(error.code, int) else 1)
+    return work(job, number, advance)
